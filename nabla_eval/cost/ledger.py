@@ -1,0 +1,46 @@
+"""The ledger: what one problem cost, in the paper's units and in ours (DESIGN 8)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass
+class Ledger:
+    """Counts of one problem (or, summed, of a run). Every field adds up.
+
+    `model_calls` follows the paper's accounting: a generated token is one call, a gradient pass
+    four (policy and reward model, forward and backward), a scoring one. Prefills are listed but
+    not counted there, as the paper does not count them.
+    """
+
+    generated_tokens: int = 0  # tokens that the policy's decode loop produced
+    gradient_passes: int = 0  # joint forward + backward passes of policy and reward model
+    scorings: int = 0  # reward evaluations of a whole response
+    prefills: int = 0  # prompts (with their committed prefixes) fed to the decode loop
+    prefill_tokens: int = 0  # tokens in them
+    refinements: int = 0  # positions at which a refined distribution was drawn from
+    speculative_tokens: int = 0  # share of generated_tokens that lookahead threw away
+    speculative_scorings: int = 0  # share of scorings that lookahead threw away
+    speculative_passes: int = 0  # share of gradient_passes that lookahead threw away
+    parallel_tokens: int = 0  # length of the longest chain of tokens that had to be sequential
+    flops: float = 0.0  # floating-point operations, 2P forward and 4P forward + backward a token
+
+    @property
+    def model_calls(self) -> int:
+        """The paper's model calls: tokens + 4 x gradient passes + scorings."""
+        return self.generated_tokens + 4 * self.gradient_passes + self.scorings
+
+    def add(self, other: Ledger) -> None:
+        """Add another ledger's counts to this one, in place."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def __add__(self, other: Ledger) -> Ledger:
+        total = Ledger(**asdict(self))
+        total.add(other)
+        return total
+
+    def as_dict(self) -> dict[str, float]:
+        """The counts and `model_calls`, ready for JSON."""
+        return {**asdict(self), "model_calls": self.model_calls}

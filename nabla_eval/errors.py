@@ -1,0 +1,51 @@
+"""One base for every error that nabla_eval raises on purpose.
+
+Each message says what went wrong, what was got, and what to try. The children also inherit the
+fitting built-in, so that code which knows nothing of nabla_eval can still catch them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NablaError(Exception):
+    """Base of nabla_eval's own errors; the command line prints it without a traceback."""
+
+
+class ConfigError(NablaError, ValueError):
+    """An option is unknown, out of range, or contradicts another one."""
+
+
+class ModelError(NablaError, ValueError):
+    """A checkpoint cannot serve as the policy or the reward model."""
+
+
+class VocabularyError(ModelError):
+    """Policy and reward model disagree about the tokens."""
+
+
+class ContextError(NablaError, ValueError):
+    """A prompt and the tokens asked for do not fit the model's context."""
+
+
+class RewardError(NablaError, ArithmeticError):
+    """The reward model answered with something that is not a finite number."""
+
+
+class DataError(NablaError, ValueError):
+    """A data set, a trace or a results folder is missing, torn, or not what it says."""
+
+
+class DependencyError(NablaError, ImportError):
+    """An optional package is needed for what was asked and is not installed."""
+
+
+def suggest(unknown: str, known: Iterable[str]) -> str:
+    """Sentence that offers the closest known names, or lists them all when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(unknown, known, n=3, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known names: {', '.join(known)}."

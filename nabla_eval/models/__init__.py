@@ -1,0 +1,1 @@
+"""The policy and the reward model as one pair."""

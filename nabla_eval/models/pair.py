@@ -1,0 +1,111 @@
+"""A policy and a reward model, reduced to what the engine needs of them (DESIGN 6).
+
+Both are seen as base (tokens or embeddings -> last hidden states), head (hidden states -> logits or
+scores) and an embedding table whose rows follow the *policy's* token ids, so that one gradient
+with respect to input embeddings per model gives dL/dy at every position (DESIGN 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Frame, Problem
+
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model. V is the width of its logits, D its hidden size."""
+
+    base: torch.nn.Module = field(repr=False)  # -> .last_hidden_state [B, L, D]
+    head: Callable[[Tensor], Tensor] = field(repr=False)  # [..., D] -> logits [..., V]
+    embedding: Tensor = field(repr=False)  # [V, D], as the base sees tokens
+    tokenizer: Any = field(repr=False)
+    end_ids: tuple[int, ...]  # tokens that end a response
+    pad_id: int
+    context: int  # longest input, tokens
+    parameters: int  # outside the input embedding table
+    name: str = "policy"
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def vocabulary(self) -> int:
+        """V: rows of the embedding table."""
+        return self.embedding.shape[0]
+
+    def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
+        """Token ids of a rendered prompt; `special` adds BOS where the tokenizer would."""
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Text of token ids; `special` keeps special tokens such as the end of turn."""
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+        )
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward model: outcome (one score, read at the last token) or process (one per prefix)."""
+
+    base: torch.nn.Module = field(repr=False)  # -> .last_hidden_state [B, L, D]
+    head: Callable[[Tensor], Tensor] = field(repr=False)  # [..., D] -> scores [...]
+    table: Tensor = field(repr=False)  # [own vocabulary, D], for the frame's tokens
+    embedding: Tensor = field(repr=False)  # [V, D], rows in the policy's order
+    frame: Callable[[Messages], Frame] = field(repr=False)  # user messages -> ids around a response
+    context: int
+    parameters: int
+    known: Tensor | None = field(default=None, repr=False)  # [V] bool; None: knows every token
+    process: bool = False
+    step_ids: frozenset[int] | None = None  # policy tokens that end a step; None: every token does
+    name: str = "reward"
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Policy and reward model that agree about the meaning of token ids."""
+
+    policy: Policy
+    reward: Reward
+
+    def problem(
+        self,
+        prompt: str | Sequence[int],
+        key: Key,
+        *,
+        messages: Messages | None = None,
+        max_new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        id: str = "",
+    ) -> Problem:
+        """Make a `Problem` of a rendered prompt (text or policy token ids).
+
+        `messages` are the chat messages behind the prompt; without them the reward model is shown
+        the whole prompt as one user message.
+        """
+        ids = self.policy.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+        text = prompt if isinstance(prompt, str) else self.policy.decode(ids)
+        messages = messages or [{"role": "user", "content": text}]
+        return Problem(
+            key=key,
+            prompt=ids,
+            frame=self.reward.frame(messages),
+            max_new_tokens=max_new_tokens,
+            stop=tuple(stop),
+            text=text,
+            id=id,
+        )

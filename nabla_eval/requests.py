@@ -1,0 +1,205 @@
+"""The only words that methods and the engine share: four requests and their results.
+
+A method is a generator that yields lists of requests and receives their results in order
+(DESIGN 4). It sees tokens, text and plain numbers; what lives on the device (hidden states,
+gradients) passes through it as opaque fields that only the engine opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from nabla_eval.config import DTO, Objective, Sampling
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.randomness import Key
+
+StopReason: TypeAlias = Literal["eos", "stop", "length"]
+Verdict: TypeAlias = Literal["accepted", "rejected", "tie"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The reward model's token ids before and after the response (its chat template)."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt to answer, and the key of all its randomness."""
+
+    key: Key
+    prompt: tuple[int, ...]  # policy token ids
+    frame: Frame
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # strings that end the response and are cut from it
+    text: str = ""  # the prompt as text
+    id: str = ""  # task/document/repeat, for traces
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A whole response and what the policy knew while sampling it. Lengths are L.
+
+    `tokens` includes the end-of-turn token or the tokens of the stop string; the first `scored`
+    of them are what the reward model sees, and `text` is their text with any stop string cut.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    scored: int
+    stop: StopReason
+    argmax: tuple[int, ...]  # the policy's most likely token at each position
+    entropy: tuple[float, ...]  # nats, of softmax(z_i) at temperature 1
+    top_probability: tuple[float, ...]  # of the argmax, at temperature 1
+    key: Key  # the stream this response was drawn from
+    states: Any = field(repr=False, compare=False, default=None)  # [L, D] last hidden states
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Roll out a response: from the prompt, or from `prefix.tokens[:keep]` followed by `token`."""
+
+    problem: Problem
+    key: Key
+    sampling: Sampling
+    prefix: Trajectory | None = None
+    keep: int = 0
+    token: int | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Reward of one response."""
+
+    reward: float
+    prefix_scores: tuple[float, ...] = ()  # a process reward's score after each scored token
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Evaluate r(y|x). `repeat_prompt` reproduces the released code's mis-scored comparison."""
+
+    problem: Problem
+    trajectory: Trajectory
+    repeat_prompt: bool = False
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Gradient of L at one hard sequence, valid at every position of it (DESIGN 3.6)."""
+
+    hard: tuple[int, ...]
+    norms: Mapping[int, float]  # of the rows asked for
+    handle: Any = field(repr=False, compare=False, default=None)
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Differentiate:
+    """Gradient of L at `hard`, a sequence as long as the trajectory that gives the logits z.
+
+    `rows` are the positions whose norm is wanted, of dL/dz (`norm="logits"`, with p at
+    `temperature`) or of dL/dy (`norm="onehot"`).
+    """
+
+    problem: Problem
+    trajectory: Trajectory
+    hard: tuple[int, ...]
+    objective: Objective
+    rows: tuple[int, ...] = ()
+    norm: Literal["logits", "onehot"] = "logits"
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A token drawn from the refined distribution at one position, and how it came about."""
+
+    token: int
+    probability: float  # under the refined, filtered distribution it was drawn from
+    passes: int = 0  # gradient passes beyond the one that was given
+    flips: int = 0  # steps after which some hard token had changed
+    moved: float = 0.0  # largest |change| of a logit at the position
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Refine z by DTO with the tokens before `position` committed, then draw there.
+
+    `gradient` is the one at the starting hard sequence (None exactly when `dto.steps == 0`).
+    `relaxation` is the temperature of the straight-through softmax (DESIGN 3.2).
+    """
+
+    problem: Problem
+    trajectory: Trajectory
+    position: int
+    key: Key
+    sampling: Sampling
+    dto: DTO
+    gradient: Gradient | None = None
+    relaxation: float = 1.0
+    min_probability: float = 0.0
+
+
+Request: TypeAlias = Generate | Score | Differentiate | Refine
+Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Trace of one complete response drawn from the prompt."""
+
+    index: int
+    tokens: tuple[int, ...]
+    text: str
+    stop: StopReason
+    reward: float | None = None  # None where no reward was asked for
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Trace of one judged revision: a draw that differed from the token it would replace."""
+
+    index: int  # 0-based, in the order judged
+    sweep: int
+    position: int
+    entropy: float  # nats, of the policy at the position
+    top_probability: float
+    gradient_norm: float | None  # None where no gradient was taken
+    old_token: int
+    new_token: int
+    old_reward: float  # of the response it was compared with
+    new_reward: float
+    verdict: Verdict
+    tokens: tuple[int, ...]  # the whole candidate response
+    text: str
+    stop: StopReason
+    flips: int = 0
+    moved: float = 0.0
+    compared_reward: float | None = None  # where acceptance=released compared with another number
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method hands back for one problem."""
+
+    text: str
+    tokens: tuple[int, ...]
+    stop: StopReason
+    reward: float | None = None  # of the returned response, where it was scored
+    drafts: tuple[Draft, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    visited: int = 0  # positions at which a refined distribution was drawn from
+    positions: int = 0  # positions passed in all sweeps, refined or skipped
+    ended: str = "done"  # why the method stopped: done, budget, reward, sweeps
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
