@@ -1,0 +1,91 @@
+"""Every method by name: its options, its presets, its generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nabla_eval.config import build, leaves
+from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.methods.best_of_n import BestOfN, best_of_n
+from nabla_eval.methods.greedy import Greedy, greedy
+from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
+from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
+from nabla_eval.requests import Method, Problem
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method as the harness sees it."""
+
+    config: type  # dataclass of its options
+    run: Callable[[Problem, Any], Method]
+    summary: str
+    needs_reward: bool = True
+    samples: bool = True  # draws tokens at random: a task's `do_sample: false` is not for it
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+# The paper's and the released code's sampling values, for the baselines (DESIGN 3.5).
+_SAMPLING = {
+    "paper": {"temperature": 0.5, "top_p": 0.95},
+    "released": {"temperature": 0.6, "top_p": 0.95},
+}
+
+METHODS: dict[str, MethodSpec] = {
+    "nabla": MethodSpec(
+        Nabla, nabla, "∇-Reasoner: gradient descent on token logits (steps=0: its twin)",
+        presets=PRESETS,
+    ),
+    "greedy": MethodSpec(
+        Greedy, greedy, "the most likely token, always", needs_reward=False, samples=False,
+        presets={"paper": {}, "released": {}},
+    ),
+    "self_consistency": MethodSpec(
+        SelfConsistency, self_consistency, "majority over n sampled answers", needs_reward=False,
+        presets=_SAMPLING,
+    ),
+    "best_of_n": MethodSpec(
+        BestOfN, best_of_n, "the best of n samples under the reward model", presets=_SAMPLING
+    ),
+}  # fmt: skip
+
+
+def spec(method: str) -> MethodSpec:
+    """Look a method up by name; `ConfigError` offers the closest names."""
+    if method not in METHODS:
+        raise ConfigError(f"Unknown method {method!r}. {suggest(method, METHODS)}")
+    return METHODS[method]
+
+
+def option_names(method: str) -> tuple[str, ...]:
+    """Flat names of a method's options."""
+    return tuple(leaves(spec(method).config))
+
+
+def configure(method: str, options: Mapping[str, Any], preset: str | None = None) -> Any:
+    """Validated options of a method: defaults, then the preset's values, then `options`.
+
+    Raises `ConfigError` for an unknown method, preset or option, or a value out of range.
+    """
+    entry = spec(method)
+    values: dict[str, Any] = {}
+    if preset is not None and preset != "default":
+        if preset not in entry.presets:
+            known = ["default", *entry.presets]
+            raise ConfigError(f"Unknown preset {preset!r} for {method}. {suggest(preset, known)}")
+        values.update(entry.presets[preset])
+    known_names = leaves(entry.config)
+    for name in options:
+        if name not in known_names:
+            raise ConfigError(f"Method {method} has no option {name!r}. {suggest(name, known_names)}")
+    return build(entry.config, {**values, **options})
+
+
+def start(problem: Problem, config: Any) -> Method:
+    """The generator of the method whose options `config` is."""
+    for entry in METHODS.values():
+        if type(config) is entry.config:
+            return entry.run(problem, config)
+    raise ConfigError(f"{type(config).__name__} is not the options class of a registered method.")
