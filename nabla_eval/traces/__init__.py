@@ -1,0 +1,19 @@
+"""Traces: one JSON line per problem with every decision and every cost (DESIGN 8).
+
+Written while a run goes on, flushed per problem, so that a killed run resumes from them.
+"""
+
+from nabla_eval.traces.read import done, read, restore, same_work
+from nabla_eval.traces.schema import Record
+from nabla_eval.traces.write import TraceWriter, record, trace_path
+
+__all__ = [
+    "Record",
+    "TraceWriter",
+    "done",
+    "read",
+    "record",
+    "restore",
+    "same_work",
+    "trace_path",
+]

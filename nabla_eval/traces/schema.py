@@ -1,0 +1,129 @@
+"""What a trace line holds, as JSON, and how numbers that JSON does not know are written.
+
+The format is versioned: a change that an old reader would misread raises `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, TypedDict
+
+from nabla_eval.requests import Problem, StopReason, Verdict
+
+SCHEMA = 1
+_FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
+
+
+class DraftRecord(TypedDict):
+    """One complete response drawn from the prompt."""
+
+    index: int
+    tokens: list[int]
+    text: str
+    stop: StopReason
+    reward: float | None
+
+
+class CandidateRecord(TypedDict):
+    """One judged revision: `requests.Candidate` and the texts around it."""
+
+    index: int
+    sweep: int
+    position: int
+    entropy: float
+    top_probability: float
+    gradient_norm: float | None
+    old_token: int
+    new_token: int
+    old_text: str  # the old token as text
+    new_text: str
+    context: str  # text of the (at most `CONTEXT_TOKENS`) tokens before the position
+    old_reward: float
+    new_reward: float
+    verdict: Verdict
+    tokens: list[int]
+    text: str
+    stop: StopReason
+    flips: int
+    moved: float
+    compared_reward: float | None
+
+
+class OutcomeRecord(TypedDict):
+    """What the method returned."""
+
+    text: str
+    tokens: list[int]
+    stop: StopReason
+    reward: float | None
+    ended: str
+    visited: int
+    positions: int
+
+
+class Record(TypedDict):
+    """One line of a trace: one problem, answered by one method."""
+
+    schema: int
+    id: str  # task/document/repeat
+    problem_hash: str  # of prompt ids, reward frame, length limit and stop strings
+    key: str  # of the problem's randomness, hexadecimal: it depends on the seed
+    prompt: str
+    method: str
+    config: dict[str, Any]  # flat options, defaults included
+    config_hash: str
+    models: dict[str, Any]  # names and fingerprints of policy and reward model
+    drafts: list[DraftRecord]
+    candidates: list[CandidateRecord]
+    outcome: OutcomeRecord
+    ledger: dict[str, float]
+    seconds: float
+    versions: dict[str, str | None]
+
+
+def problem_hash(problem: Problem) -> str:
+    """Short hash of everything that a problem asks: equal exactly when the inputs are."""
+    frame = problem.frame
+    asked = [
+        problem.prompt,
+        frame.before,
+        frame.after,
+        problem.max_new_tokens,
+        problem.stop,
+    ]
+    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
+
+
+def document(identifier: str) -> str:
+    """The task/document part of a problem id: what repeats of one problem share."""
+    return identifier.rpartition("/")[0] or identifier
+
+
+def dumps(value: Any) -> str:
+    """One line of standard ASCII JSON; infinities and NaN survive as tagged objects."""
+    return json.dumps(_tag(value), allow_nan=False, separators=(",", ":"))
+
+
+def loads(text: str | bytes) -> Any:
+    """Inverse of `dumps`. Raises ValueError for anything that is not standard JSON."""
+    return json.loads(text, object_hook=_untag, parse_constant=_refuse)
+
+
+def _tag(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}
+    if isinstance(value, dict):
+        return {key: _tag(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_tag(item) for item in value]
+    return value
+
+
+def _untag(value: dict[str, Any]) -> Any:
+    return float(value[_FLOAT]) if value.keys() == {_FLOAT} else value
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is not standard JSON")

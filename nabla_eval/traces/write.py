@@ -1,0 +1,177 @@
+"""Build trace lines and append them to a file, one flush per problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import platform
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+import nabla_eval
+from nabla_eval.config import fingerprint, flatten
+from nabla_eval.errors import DataError
+from nabla_eval.requests import Candidate, Outcome, Problem
+from nabla_eval.traces.read import intact
+from nabla_eval.traces.schema import (
+    SCHEMA,
+    CandidateRecord,
+    DraftRecord,
+    Record,
+    dumps,
+    problem_hash,
+)
+
+CONTEXT_TOKENS = 32  # kept before a revised token: enough to read, and it does not grow with L
+_LIBRARIES = ("torch", "transformers", "lm_eval")
+
+
+def trace_path(folder: str | Path, rank: int = 0) -> Path:
+    """The file that one rank of a run writes: ranks never share a file."""
+    return Path(folder) / f"trace-rank{rank}.jsonl"
+
+
+class TraceWriter:
+    """Append records to a trace file; a context manager.
+
+    Opening a trace that a killed run left behind removes its torn last line, so that the next
+    record starts on a line of its own. Raises `DataError` where the file cannot be written, or is
+    no trace that this version reads.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> TraceWriter:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+            if self._file.tell() > 0:
+                self._drop_torn_line()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise _unwritable(self.path, error) from error
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, record: Record) -> None:
+        """Append one record and hand it to the operating system before returning."""
+        if self._file is None:
+            raise DataError(f"Trace {self.path} is not open. Use it as `with TraceWriter(...)`.")
+        try:
+            self._file.write(dumps(record).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed already."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _drop_torn_line(self) -> None:
+        assert self._file is not None
+        end = intact(self.path)[1]
+        if end < self._file.tell():
+            warnings.warn(f"Removing the torn last line of {self.path}.", stacklevel=3)
+            self._file.truncate(end)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"Cannot write the trace {path}: {error.strerror or error}. "
+        "Free some space or choose another trace_dir."
+    )
+
+
+def record(
+    problem: Problem,
+    method: str,
+    config: Any,
+    outcome: Outcome,
+    seconds: float,
+    token_text: Callable[[int], str],
+    decode: Callable[[Sequence[int]], str],
+    models: Mapping[str, Any] | None = None,
+) -> Record:
+    """One trace line: everything that was asked, decided and spent on one problem.
+
+    `config` is the method's (nested) options dataclass; `token_text` and `decode` turn one token
+    and several into text, with special tokens visible; `models` names policy and reward model.
+    """
+    options = flatten(config)
+    return {
+        "schema": SCHEMA,
+        "id": problem.id,
+        "problem_hash": problem_hash(problem),
+        "key": problem.key.digest.hex(),
+        "prompt": problem.text,
+        "method": method,
+        "config": options,
+        "config_hash": fingerprint(options),
+        "models": dict(models or {}),
+        "drafts": [cast(DraftRecord, _fields(draft)) for draft in outcome.drafts],
+        "candidates": [_candidate(c, token_text, decode) for c in outcome.candidates],
+        "outcome": {
+            "text": outcome.text,
+            "tokens": list(outcome.tokens),
+            "stop": outcome.stop,
+            "reward": outcome.reward,
+            "ended": outcome.ended,
+            "visited": outcome.visited,
+            "positions": outcome.positions,
+        },
+        "ledger": outcome.ledger.as_dict(),
+        "seconds": seconds,
+        "versions": dict(versions()),
+    }
+
+
+def _candidate(
+    candidate: Candidate,
+    token_text: Callable[[int], str],
+    decode: Callable[[Sequence[int]], str],
+) -> CandidateRecord:
+    start = max(0, candidate.position - CONTEXT_TOKENS)
+    texts = {
+        "old_text": token_text(candidate.old_token),
+        "new_text": token_text(candidate.new_token),
+        "context": decode(candidate.tokens[start : candidate.position]),
+    }
+    return cast(CandidateRecord, {**_fields(candidate), **texts})
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Fields of a flat dataclass, tuples as the lists that JSON will make of them."""
+    pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in pairs}
+
+
+@functools.cache
+def versions() -> Mapping[str, str | None]:
+    """Versions of what produced a record; None for a library that is not installed."""
+    found: dict[str, str | None] = {
+        "nabla_eval": nabla_eval.__version__,
+        "python": platform.python_version(),
+    }
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found

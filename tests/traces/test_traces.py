@@ -1,0 +1,241 @@
+"""Traces survive what runs do to them: odd numbers, odd text, kills, other versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from nabla_eval.config import change
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.errors import DataError
+from nabla_eval.methods.nabla import Nabla
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Candidate, Draft, Frame, Outcome, Problem
+from nabla_eval.traces import TraceWriter, done, read, record, restore, same_work, trace_path
+from nabla_eval.traces.schema import SCHEMA, document, dumps, loads
+
+CONFIG = Nabla(n=4)
+MODELS = {"policy": "tiny", "reward": "tiny-rm"}
+
+
+def problem(index: int = 0, seed: int = 0, **changes) -> Problem:
+    base = Problem(
+        key=Key.root(seed) / index,
+        prompt=(5, 6, 7 + index),
+        frame=Frame((1,), (2,)),
+        max_new_tokens=18,
+        stop=(";",),
+        text=f"problem {index}",
+        id=f"task/{index}/0",
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def candidate(**changes) -> Candidate:
+    base = Candidate(
+        index=0,
+        sweep=1,
+        position=2,
+        entropy=0.7,
+        top_probability=0.5,
+        gradient_norm=3.25,
+        old_token=10,
+        new_token=11,
+        old_reward=-0.5,
+        new_reward=0.25,
+        verdict="accepted",
+        tokens=(1, 2, 11, 4),
+        text="1 2 11 4",
+        stop="eos",
+        flips=1,
+        moved=0.125,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+OUTCOME = Outcome(
+    text="1 2 11 4",
+    tokens=(1, 2, 11, 4),
+    stop="eos",
+    reward=0.25,
+    drafts=(Draft(0, (1, 2, 10, 4), "1 2 10 4", "eos", -0.5), Draft(1, (), "", "length")),
+    candidates=(candidate(), candidate(index=1, gradient_norm=None, verdict="tie")),
+    visited=3,
+    positions=4,
+    ended="budget",
+    ledger=Ledger(generated_tokens=9, gradient_passes=2, scorings=3, flops=1e18),
+)
+
+
+def line(index: int = 0, outcome: Outcome = OUTCOME, **changes):
+    return record(
+        problem(index, **changes),
+        "nabla",
+        CONFIG,
+        outcome,
+        0.5,
+        token_text=lambda token: f"<{token}>",
+        decode=lambda tokens: " ".join(map(str, tokens)),
+        models=MODELS,
+    )
+
+
+def written(path, count: int):
+    with TraceWriter(path) as trace:
+        for index in range(count):
+            trace.write(line(index))
+    return path
+
+
+def test_a_record_restores_the_outcome_it_was_made_from(tmp_path):
+    path = written(tmp_path / "new" / "trace-rank0.jsonl", 1)
+    (stored,) = read(path)
+    assert stored == line()
+    assert restore(stored) == OUTCOME
+    assert stored["ledger"]["model_calls"] == 9 + 4 * 2 + 3
+    first = stored["candidates"][0]
+    assert (first["context"], first["old_text"], first["new_text"]) == ("1 2", "<10>", "<11>")
+
+
+def test_the_context_of_a_late_revision_stays_short():
+    tokens = tuple(range(1000))
+    outcome = dataclasses.replace(OUTCOME, candidates=(candidate(tokens=tokens, position=900),))
+    (late,) = line(outcome=outcome)["candidates"]
+    assert late["context"].split() == [str(token) for token in range(868, 900)]
+
+
+def test_every_line_is_ascii_standard_json(tmp_path):
+    hostile = "\x1b[31m<script>\u2028\ud800\x00 ∇"
+    outcome = dataclasses.replace(
+        OUTCOME,
+        text=hostile,
+        reward=math.nan,
+        candidates=(candidate(new_reward=math.inf, old_reward=-math.inf),),
+    )
+    with TraceWriter(tmp_path / "t.jsonl") as trace:
+        trace.write(line(outcome=outcome))
+    raw = (tmp_path / "t.jsonl").read_bytes()
+    raw.decode("ascii")
+    assert raw.count(b"\n") == 1
+    json.loads(raw, parse_constant=lambda word: pytest.fail(f"{word} in the file"))
+    restored = restore(read(tmp_path / "t.jsonl")[0])
+    assert restored.text == hostile
+    assert math.isnan(restored.reward)
+    assert restored.candidates[0].new_reward == math.inf
+    assert restored.candidates[0].old_reward == -math.inf
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_round_trips_any_value(value):
+    assume(not (isinstance(value, dict) and "$float" in value))
+    assert loads(dumps(value)) == value
+
+
+def test_records_are_on_disk_before_the_writer_is_closed(tmp_path):
+    path = tmp_path / "t.jsonl"
+    with TraceWriter(path) as trace:
+        trace.write(line(0))
+        assert [r["id"] for r in read(path)] == ["task/0/0"]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 40])
+def test_a_torn_last_line_is_dropped_and_written_again(tmp_path, lost):
+    path = written(tmp_path / "trace-rank0.jsonl", 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-lost])
+    with pytest.warns(UserWarning, match="torn"):
+        assert done(tmp_path).keys() == {"task/0/0", "task/1/0"}
+    with pytest.warns(UserWarning, match="torn"), TraceWriter(path) as trace:
+        trace.write(line(2))
+    assert path.read_bytes() == whole
+
+
+def test_an_unreadable_whole_last_line_counts_as_torn(tmp_path):
+    path = written(tmp_path / "t.jsonl", 2)
+    path.write_bytes(path.read_bytes() + b"\x00\x00\x00\n")
+    with pytest.warns(UserWarning, match="torn"):
+        assert len(read(path)) == 2
+
+
+def test_a_damaged_middle_line_names_file_and_line(tmp_path):
+    path = written(tmp_path / "t.jsonl", 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
+    with pytest.raises(DataError, match=r"t\.jsonl:2 is damaged"):
+        read(path)
+    with pytest.raises(DataError, match=r"t\.jsonl:2 is damaged"), TraceWriter(path):
+        pass
+    assert path.read_bytes().startswith(lines[0])
+
+
+def test_another_schema_is_refused(tmp_path):
+    path = tmp_path / "t.jsonl"
+    with TraceWriter(path) as trace:
+        trace.write(line(0))
+        trace.write({**line(1), "schema": SCHEMA + 1})
+    with pytest.raises(DataError, match=r":2 has schema 2"):
+        read(path)
+
+
+@pytest.mark.parametrize("foreign", [b"[]\n", b'{"a": 1}\n', b'{"schema": 1}\n'])
+def test_a_file_that_is_no_trace_is_refused(tmp_path, foreign):
+    (tmp_path / "t.jsonl").write_bytes(foreign)
+    with pytest.raises(DataError):
+        read(tmp_path / "t.jsonl")
+
+
+def test_a_missing_trace_is_an_error_to_read_and_nothing_done(tmp_path):
+    assert done(tmp_path) == {} == done(tmp_path / "none")
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DataError, match="No trace at"):
+            read(path)
+
+
+def test_ranks_are_read_together_in_order(tmp_path):
+    for rank in (10, 2, 0):
+        with TraceWriter(trace_path(tmp_path, rank)) as trace:
+            trace.write(line(rank))
+    assert [r["id"] for r in read(tmp_path)] == ["task/0/0", "task/2/0", "task/10/0"]
+
+
+def test_the_last_record_of_a_problem_wins(tmp_path):
+    path = tmp_path / "t.jsonl"
+    with TraceWriter(path) as trace:
+        trace.write(line())
+        trace.write({**line(), "seconds": 9.0})
+    assert done(path)["task/0/0"]["seconds"] == 9.0
+
+
+def test_only_the_same_work_is_resumed(tmp_path):
+    stored = done(written(tmp_path / "t.jsonl", 1))["task/0/0"]
+    assert same_work(stored, problem(), "nabla", CONFIG, MODELS)
+    assert not same_work(stored, problem(seed=1), "nabla", CONFIG, MODELS)
+    assert not same_work(stored, problem(prompt=(5,)), "nabla", CONFIG, MODELS)
+    assert not same_work(stored, problem(max_new_tokens=9), "nabla", CONFIG, MODELS)
+    assert not same_work(stored, problem(frame=Frame((), ())), "nabla", CONFIG, MODELS)
+    assert not same_work(stored, problem(), "twin", CONFIG, MODELS)
+    assert not same_work(stored, problem(), "nabla", change(CONFIG, lr=0.1), MODELS)
+    assert not same_work(stored, problem(), "nabla", CONFIG, {"policy": "other"})
+
+
+def test_a_writer_that_is_not_open_or_cannot_write_says_so(tmp_path):
+    with pytest.raises(DataError, match="not open"):
+        TraceWriter(tmp_path / "t.jsonl").write(line())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Cannot write"), TraceWriter(tmp_path / "file" / "t"):
+        pass
+
+
+def test_document_is_what_repeats_share():
+    assert document("task/7/3") == "task/7" == document("task/7/0")
+    assert document("alone") == "alone"
