@@ -1,7 +1,7 @@
 """Has nabla_eval register itself with lm-eval when lm-eval's models are imported.
 
-Installed beside a `.pth` file that imports it whenever Python starts. So it imports nothing, costs a
-fraction of a millisecond, and must never make Python or lm-eval fail. What is registered, and why
+Installed beside a `.pth` file that imports it whenever Python starts. So it imports nothing, costs
+a fraction of a millisecond, and must never make Python or lm-eval fail. What is registered, and why
 this is needed at all, says `nabla_eval/harness/register.py`.
 """
 

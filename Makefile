@@ -1,0 +1,50 @@
+# Every target sets itself up in $(VENV); Python (3.10 or later) and make are all that is needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.nabla-eval-installed
+
+# Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
+PYTEST_FLAGS ?= -n 2
+
+# Threads of torch that spin while they wait slow each other down on few cores.
+export OMP_WAIT_POLICY := passive
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench reports theory
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+setup: $(STAMP) ## make the virtual environment, with the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (the first time takes some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e ".[test,lint]"
+	@touch $@
+
+demo: $(STAMP) ## compare the methods on the embedded pair and print the tables
+	$(BIN)/nabla-eval demo
+
+test: $(STAMP) ## run the tests, slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## run the benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+reports: $(STAMP) ## run every report's own run.sh again
+	@set -e; for script in reports/*/run.sh; do \
+		test -f "$$script" || { echo "There is no reports/*/run.sh."; exit 1; }; \
+		echo "$$script"; PATH="$(abspath $(BIN)):$$PATH" bash "$$script"; \
+	done
+
+theory: $(STAMP) ## check the paper's mathematics numerically
+	$(BIN)/python -m theory

@@ -1,0 +1,96 @@
+"""The group `nabla-eval`: its commands by name, imported only when they are run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from nabla_eval import __version__
+from nabla_eval.errors import NablaError, suggest
+
+
+class Entry(NamedTuple):
+    """Where a command is, and the line that the list of commands shows for it."""
+
+    target: str  # "module:object", imported when the command is run or asked for its help
+    summary: str
+
+
+COMMANDS = {
+    "demo": Entry(
+        "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in a few minutes."
+    ),
+    "embedded": Entry("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
+    "tasks": Entry("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
+    "check-pair": Entry(
+        "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
+    ),
+    "theory": Entry("nabla_eval.cli.theory:theory", "Check the paper's mathematics numerically."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that lists its commands without importing them, and prints our errors plainly."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, name = entry.target.partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}. {suggest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NablaError as error:
+            if ctx.params["traceback"]:
+                raise
+            show(error)
+            ctx.exit(1)
+
+
+def show(error: NablaError) -> None:
+    """Print an error as one paragraph on stderr; its text is never read as markup."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    message = Text.assemble(("Error: ", "bold red"), str(error))
+    console.print(message, soft_wrap=not console.is_terminal)  # logs wrap for themselves
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nabla-eval")
+@click.option("--traceback", is_flag=True, help="Show where in the code an error arose.")
+def main(traceback: bool) -> None:
+    """Run, measure and compare ∇-Reasoner and its rivals.
+
+    Evaluations themselves run through lm-eval:
+
+    \b
+      lm_eval --model nabla --tasks nabla_countdown \\
+          --include_path "$(nabla-eval tasks path)" --limit 32
+
+    Example: nabla-eval demo
+    """
+
+
+if __name__ == "__main__":
+    main()
