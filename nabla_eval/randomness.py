@@ -52,21 +52,22 @@ class Key:
         return f"Key({self.digest.hex()[:12]})"
 
 
-def uniforms(keys: Sequence[Key], start: int, count: int) -> np.ndarray:
-    """Uniform numbers of several streams at positions start..start+count-1.
+def uniforms(keys: Sequence[Key], start: int | Sequence[int], count: int) -> np.ndarray:
+    """Uniform numbers of several streams at positions start..start+count-1 (one start a stream).
 
-    Shapes: `[len(keys), count]`, float64, strictly between 0 and 1 (multiples of 2**-53 plus half
-    a step), so that both log(u) and log(1-u) are finite.
+    Shapes: `[len(keys), count]`, float64, strictly between 0 and 1 (odd multiples of 2**-53), so
+    that both log(u) and log(1-u) are finite.
 
     A counter-based generator: two rounds of the SplitMix64 finaliser (Steele, Lea and Flood 2014)
     over position and the key's 128-bit hash.
     """
     words = np.frombuffer(b"".join(key.digest for key in keys), dtype="<u8").reshape(-1, 2)
-    counter = np.arange(start + 1, start + 1 + count, dtype=np.uint64)
+    starts = np.broadcast_to(np.asarray(start, dtype=np.uint64), (len(keys),))
+    counter = starts[:, None] + np.arange(1, 1 + count, dtype=np.uint64)
     with np.errstate(over="ignore"):
         state = _mix(words[:, :1] + counter * _GOLDEN)
         state = _mix(state ^ words[:, 1:])
-    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.config import DTO, Resampling, Sampling, Selection, require
+from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.select import hard_sequence, uncertain
 from nabla_eval.requests import (
     Candidate,
@@ -97,6 +98,7 @@ class _Run:
     candidates: list[Candidate] = field(default_factory=list)
     visited: int = 0
     positions: int = 0
+    surplus: Ledger = field(default_factory=Ledger)  # what lookahead threw away
 
     def accept(self, rival: Trajectory, reward: float) -> None:
         self.current, self.reward, self.compared = rival, reward, None
@@ -128,6 +130,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
         visited=run.visited,
         positions=run.positions,
         ended=run.ended(config) or "done",
+        ledger=run.surplus,  # the driver adds what the requests cost
     )
 
 
@@ -150,6 +153,9 @@ def _sweep(problem: Problem, config: Nabla, run: _Run, sweep: int) -> Part:
             proposed = True
             end = yield from _judge(problem, config, run, sweep, fresh, end)
         run.visited += sum(i <= end for i in window)
+        run.surplus.speculative_passes += sum(
+            draw.passes for i, draw in zip(window, draws, strict=True) if i > end
+        )
         run.positions += end + 1 - position
         position = end + 1
     return proposed
@@ -233,12 +239,15 @@ def _judge(
     if config.acceptance == "released" and run.compared is None:
         (wrong,) = yield [Score(problem, run.current, repeat_prompt=True)]
         run.compared = wrong.reward
-    for (i, draw), rival, judgement in zip(fresh, rivals, judged, strict=True):
+    for at, ((i, draw), rival, judgement) in enumerate(zip(fresh, rivals, judged, strict=True)):
         run.rollouts += 1
         candidate = _candidate(config, run, sweep, i, draw, rival, judgement)
         run.candidates.append(candidate)
         if candidate.verdict == "accepted":
             run.accept(rival, judgement.reward)
+            unseen = rivals[at + 1 :]
+            run.surplus.speculative_scorings += len(unseen)
+            run.surplus.speculative_tokens += sum(r.cost.generated_tokens for r in unseen)
             return i
         if run.ended(config):
             return i

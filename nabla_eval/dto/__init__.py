@@ -1,0 +1,1 @@
+"""Differentiable textual optimisation: gradient descent on token logits (the paper's Alg. 2, 4)."""

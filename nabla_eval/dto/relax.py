@@ -1,0 +1,74 @@
+"""Straight-through relaxation of tokens (Alg. 2, lines 4-5; DESIGN 3.2).
+
+y_i = onehot(argmax_j(z_ij/tau + o_ij)) + p_i - stopgrad(p_i) with p_i = softmax(z_i/tau): the
+forward value is a token, the gradient is the softmax's. The offset o anchors the hard token: zero
+is the paper read literally, the other two make it start at the token that was sampled.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nabla_eval.config import DTO
+
+
+def soft_backward(
+    logits: Float[Tensor, "R V"], gradient: Float[Tensor, "R V"], temperature: float
+) -> Float[Tensor, "R V"]:
+    """dL/dz_i = (1/tau)(diag(p_i) - p_i p_i^T) dL/dy_i."""
+    p = (logits / temperature).softmax(-1)
+    return p * (gradient - (p * gradient).sum(-1, keepdim=True)) / temperature
+
+
+def hard_tokens(
+    logits: Float[Tensor, "R V"], offset: Float[Tensor, "R V"] | None, temperature: float
+) -> Int[Tensor, " R"]:
+    """The hard token of each row."""
+    scaled = logits / temperature
+    return (scaled if offset is None else scaled + offset).argmax(-1)
+
+
+def anchor_offset(
+    logits: Float[Tensor, "R V"],
+    tokens: Int[Tensor, " R"],
+    uniform: Float[Tensor, "R V"],
+    temperature: float,
+    dto: DTO,
+) -> Float[Tensor, "R V"] | None:
+    """Constant o with argmax(z/tau + o) = the sampled tokens; None for anchor=argmax."""
+    if dto.anchor == "argmax":
+        return None
+    scaled = logits / temperature
+    if dto.anchor_offset == "margin":
+        return margin_offset(scaled, tokens, dto.anchor_margin)
+    return gumbel_offset(scaled, tokens, uniform)
+
+
+def margin_offset(
+    scaled: Float[Tensor, "R V"], tokens: Int[Tensor, " R"], margin: float
+) -> Float[Tensor, "R V"]:
+    """The sampled token leads by at least `margin`, so a competitor must gain that much."""
+    own = tokens[:, None]
+    rival = scaled.scatter(-1, own, -torch.inf).max(-1, keepdim=True).values
+    lead = (rival - scaled.gather(-1, own) + margin).clamp_(min=0)
+    return torch.zeros_like(scaled).scatter_(-1, own, lead)
+
+
+def gumbel_offset(
+    scaled: Float[Tensor, "R V"], tokens: Int[Tensor, " R"], uniform: Float[Tensor, "R V"]
+) -> Float[Tensor, "R V"]:
+    """Gumbel noise conditioned on the sampled token being the perturbed argmax.
+
+    Sampling from softmax(z/tau) is taking the argmax of z/tau + Gumbel noise; given its outcome,
+    the maximum is Gumbel(logsumexp) and the others are Gumbels truncated at it (Maddison, Tarlow
+    and Minka 2014, "A* sampling", section 3).
+    """
+    own = tokens[:, None]
+    gumbel = -torch.log(-torch.log(uniform.to(scaled.dtype)))
+    top = scaled.logsumexp(-1, keepdim=True) + gumbel.gather(-1, own)
+    free = scaled + gumbel
+    # -log(exp(-top) + exp(-free)): below top, and equal to free where free is far below it.
+    truncated = -torch.logaddexp(-top.expand_as(free), -free)
+    return truncated.scatter(-1, own, top) - scaled

@@ -1,0 +1,1 @@
+"""Runs methods: groups their requests, executes each group as batches, sends results back."""

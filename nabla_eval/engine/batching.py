@@ -1,0 +1,65 @@
+"""Micro-batches: sorted by length, cut at a token budget, halved when memory runs out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_batches(
+    run: Callable[[list[Item]], list[Result]],
+    items: Sequence[Item],
+    length: Callable[[Item], int],
+    budget: int,
+) -> list[Result]:
+    """Apply `run` to items in micro-batches; results in the order of `items`.
+
+    A micro-batch holds at most `budget` padded tokens (and at least one item). Out of memory, a
+    batch is run again as two halves; a single item that does not fit raises the original error.
+    """
+    order = sorted(range(len(items)), key=lambda i: length(items[i]), reverse=True)
+    results: dict[int, Result] = {}
+    while order:
+        rows = max(1, budget // max(1, length(items[order[0]])))
+        batch, order = order[:rows], order[rows:]
+        outputs = _halving(run, [items[i] for i in batch])
+        results.update(zip(batch, outputs, strict=True))
+    return [results[i] for i in range(len(items))]
+
+
+def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result]:
+    try:
+        return run(items)
+    except torch.OutOfMemoryError:
+        if len(items) == 1:
+            raise
+    # Outside the handler, so that the failed attempt's tensors are no longer held by it.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(
+        f"Out of memory with a micro-batch of {len(items)}: trying again with two halves. "
+        "A smaller max_batch_tokens avoids the failed attempts.",
+        stacklevel=2,
+    )
+    half = len(items) // 2
+    return _halving(run, items[:half]) + _halving(run, items[half:])
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids `[B, L]` padded on the left, and the mask `[B, L]` (1 = a token, 0 = padding)."""
+    width = max(len(row) for row in rows)
+    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids `[B, L]` that count tokens and not padding."""
+    return (mask.cumsum(-1) - 1).clamp_(min=0)

@@ -1,0 +1,297 @@
+"""∇-Reasoner for one problem, written to be read: the specification of the fast engine.
+
+Algorithm 1 (decoding) and Algorithm 2 (DTO) of arXiv 2603.04948 with loops, no KV cache, no
+batch, no gradient cache; one-hot matrices are multiplied and autograd does the rest. It shares
+with the fast engine the keys of its random numbers and the models, and nothing else: sampling,
+objective, relaxation, optimiser and control flow are written again. The fast engine must return
+the same tokens, candidates and verdicts (float64), for fewer model calls.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nabla_eval.config import DTO, Objective, Sampling
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.methods.nabla import Nabla
+from nabla_eval.models.pair import Pair
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Candidate, Draft, Outcome, Problem, StopReason, Verdict
+
+
+@dataclass
+class Sequence:
+    """A response y with the logits z it was drawn from, and how it ended."""
+
+    y: list[int]
+    z: list[Tensor]  # one V-vector a token
+    stop: StopReason
+    key: Key
+
+    @property
+    def scored(self) -> list[int]:
+        """What the reward model sees: everything but the end-of-turn token."""
+        return self.y[:-1] if self.stop == "eos" else self.y
+
+
+def distribution(z: Tensor, sampling: Sampling) -> list[float]:
+    """softmax(z / tau) with the k most likely tokens kept, then the smallest set of mass >= p."""
+    if sampling.temperature == 0:
+        best = int(z.argmax())
+        return [1.0 if token == best else 0.0 for token in range(len(z))]
+    p = torch.softmax(z / sampling.temperature, -1).tolist()
+    order = sorted(range(len(p)), key=lambda token: -p[token])  # stable: ties by token id
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    total, mass, kept = sum(p[token] for token in order), 0.0, set()
+    for token in order:
+        if mass / total >= sampling.top_p and sampling.top_p < 1:
+            break
+        kept.add(token)
+        mass += p[token]
+    return [p[token] / mass if token in kept else 0.0 for token in range(len(p))]
+
+
+def draw(probabilities: list[float], number: float) -> int:
+    """Inverse CDF: walk the vocabulary until the number is passed."""
+    cumulative, last = 0.0, 0
+    for token, probability in enumerate(probabilities):
+        cumulative += probability
+        last = token if probability > 0 else last
+        if cumulative > number:
+            return token
+    return last
+
+
+@torch.no_grad()
+def next_logits(pair: Pair, tokens: list[int]) -> Tensor:
+    """z of the token that follows, by a forward pass over everything before it."""
+    states = pair.policy.base(input_ids=torch.tensor([tokens])).last_hidden_state
+    return pair.policy.head(states[0, -1])
+
+
+def rollout(
+    pair: Pair, problem: Problem, sampling: Sampling, key: Key, start: Sequence | None = None
+) -> Sequence:
+    """y ~ pi(.|x), token by token, from the prompt or from an unfinished sequence."""
+    y = list(start.y) if start else []
+    z = list(start.z) if start else []
+    while True:
+        if y and y[-1] in pair.policy.end_ids:
+            return Sequence(y, z, "eos", key)
+        if len(y) >= problem.max_new_tokens:
+            return Sequence(y, z, "length", key)
+        z.append(next_logits(pair, [*problem.prompt, *y]))
+        y.append(draw(distribution(z[-1], sampling), key.uniform(len(y))))
+
+
+def reward_of(pair: Pair, problem: Problem, y: Tensor, objective: Objective | None = None) -> Tensor:
+    """r(y|x) for one-hot rows y; with reward_gradient=process, plus the weighted prefix scores."""
+    table, before, after = pair.reward.table, problem.frame.before, problem.frame.after
+    inputs = torch.cat([table[list(before)], y @ pair.reward.embedding, table[list(after)]])
+    scores = pair.reward.head(pair.reward.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
+    if objective is None or objective.reward_gradient == "final":
+        return scores[-1]
+    ends = pair.reward.step_ids
+    steps = [i for i in range(len(y)) if ends is None or int(y[i].argmax()) in ends]
+    return scores[-1] + objective.process_weight * sum(scores[len(before) + i] for i in steps)
+
+
+def loss(pair: Pair, problem: Problem, y: Tensor, scored: int, objective: Objective) -> Tensor:
+    """Eq. 2: L(y) = -lam r(y|x) - nll_weight sum_i y_i^T log pi(.|y_<i, x)."""
+    table = pair.policy.embedding
+    inputs = torch.cat([table[list(problem.prompt)], y @ table])
+    states = pair.policy.base(inputs_embeds=inputs[None]).last_hidden_state[0]
+    predicting = states[len(problem.prompt) - 1 : -1]
+    log_likelihood = (y * torch.log_softmax(pair.policy.head(predicting), -1)).sum()
+    reward = reward_of(pair, problem, y[:scored], objective)
+    return -objective.lam * reward - objective.nll_weight * log_likelihood
+
+
+def one_hot(tokens: list[int], vocabulary: int) -> Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(tokens, dtype=torch.long), vocabulary).double()
+
+
+def token_gradient(
+    pair: Pair, problem: Problem, tokens: list[int], scored: int, objective: Objective
+) -> Tensor:
+    """dL/dy `[L, V]` at one-hot tokens, by autograd through the one-hot product (Prop. C.1)."""
+    y = one_hot(tokens, pair.policy.vocabulary).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(pair, problem, y, scored, objective), y)
+    return gradient
+
+
+def anchor(sequence: Sequence, row: int, tau: float, dto: DTO) -> Tensor:
+    """The constant o_i of DESIGN 3.2 for one position: none, a margin, or conditioned Gumbels."""
+    scaled, own = sequence.z[row] / tau, sequence.y[row]
+    offset = torch.zeros_like(scaled)
+    if dto.anchor == "argmax":
+        return offset
+    if dto.anchor_offset == "margin":
+        rival = max(float(scaled[j]) for j in range(len(scaled)) if j != own)
+        offset[own] = max(0.0, rival - float(scaled[own]) + dto.anchor_margin)
+        return offset
+    u = (sequence.key / "anchor" / row).uniforms(0, len(scaled))
+    gumbel = [-math.log(-math.log(number)) for number in u]
+    top = float(torch.logsumexp(scaled, -1)) + gumbel[own]
+    for j in range(len(scaled)):
+        free = float(scaled[j]) + gumbel[j]
+        highest = max(-top, -free)
+        log_sum = highest + math.log(math.exp(-top - highest) + math.exp(-free - highest))
+        offset[j] = (top if j == own else -log_sum) - float(scaled[j])
+    return offset
+
+
+def refine(
+    pair: Pair, problem: Problem, sequence: Sequence, position: int, tau: float, dto: DTO
+) -> tuple[Tensor, int]:
+    """Algorithm 2 and 4: refined logits at a position, and the gradient passes spent."""
+    end = position + 1 if dto.update == "first" else len(sequence.y)
+    rows = range(position, end)
+    offsets = [anchor(sequence, i, tau, dto) for i in range(len(sequence.y))]
+    if dto.parameterisation == "latents":
+        start = torch.stack([_state(pair, problem, sequence, i) for i in rows])
+    else:
+        start = torch.stack([sequence.z[i] for i in rows])
+    free = torch.nn.Parameter(start.clone())
+    optimiser = torch.optim.AdamW([free], lr=dto.lr, weight_decay=dto.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, dto.steps, dto.min_lr)
+    for _ in range(dto.steps):
+        z = list(sequence.z)
+        moving = pair.policy.head(free) if dto.parameterisation == "latents" else free
+        for i in rows:
+            z[i] = moving[i - position]
+        y = list(one_hot(sequence.y, len(z[0])))
+        for i in range(position, len(z)):
+            # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i / tau) - stopgrad(softmax(z_i / tau))
+            token = int((z[i] / tau + offsets[i]).argmax())
+            p = torch.softmax(z[i] / tau, -1)
+            y[i] = one_hot([token], len(z[0]))[0] + p - p.detach()
+        optimiser.zero_grad()
+        loss(pair, problem, torch.stack(y), len(sequence.scored), dto.objective).backward()
+        optimiser.step()
+        schedule.step()
+    refined = pair.policy.head(free) if dto.parameterisation == "latents" else free
+    return refined[0].detach(), dto.steps
+
+
+@torch.no_grad()
+def _state(pair: Pair, problem: Problem, sequence: Sequence, row: int) -> Tensor:
+    tokens = [*problem.prompt, *sequence.y[:row]]
+    return pair.policy.base(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+
+
+def selected(
+    pair: Pair, problem: Problem, sequence: Sequence, position: int, config: Nabla, ledger: Ledger
+) -> bool:
+    """Section 3.3: is the policy unsure of this token, and does L depend on it?"""
+    z, selection, tau = sequence.z[position], config.selection, config.relaxation
+    p = torch.softmax(z, -1)
+    if selection.uncertainty == "entropy":
+        unsure = float(-(p * torch.log(p)).nansum()) > selection.entropy_threshold
+    else:
+        unsure = float(p.max()) <= selection.top_probability_threshold
+    if not unsure or not config.differentiates:
+        return unsure
+    hard = list(sequence.y)
+    if config.dto.anchor == "argmax":
+        hard[position:] = [int(z_i.argmax()) for z_i in sequence.z[position:]]
+    objective = config.dto.objective
+    g = token_gradient(pair, problem, hard, len(sequence.scored), objective)[position]
+    ledger.gradient_passes += 1
+    if selection.gradient_norm == "logits":
+        p = torch.softmax(z / tau, -1)
+        g = (torch.diag(p) - torch.outer(p, p)) @ g / tau
+    return float(g.norm()) > selection.gradient_threshold
+
+
+def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) -> int:
+    """Draw from the refined policy, without tokens that are too unlikely or unknown to r."""
+    p, masked = torch.softmax(z, -1), refined.clone()
+    for token in range(len(z)):
+        unknown = pair.reward.known is not None and not pair.reward.known[token]
+        if token != int(z.argmax()) and (p[token] < config.resampling.min_probability or unknown):
+            masked[token] = -math.inf
+    sampling = config.resampling.of(config.sampling)
+    return draw(distribution(masked, sampling), key.uniform())
+
+
+def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
+    """Algorithm 1: commit tokens from left to right, revising where a revision is accepted."""
+    ledger, candidates, key = Ledger(), [], problem.key
+    current = rollout(pair, problem, config.sampling, key / "draft" / 0)
+    first, reward = current, _score(pair, problem, current.scored, ledger)
+    first_reward = reward
+    ledger.generated_tokens += len(current.y)
+    rollouts = 1
+
+    def finished() -> bool:
+        good = config.stop_reward is not None and reward >= config.stop_reward
+        return good or rollouts >= config.n
+
+    for sweep in range(config.passes):
+        proposed, i = False, 0
+        while i < len(current.y) and not finished():
+            if not selected(pair, problem, current, i, config, ledger):
+                i += 1
+                continue
+            refined = current.z[i]
+            if config.dto.steps > 0:
+                refined, passes = refine(pair, problem, current, i, config.relaxation, config.dto)
+                ledger.gradient_passes += passes
+            token = resample(current.z[i], refined, pair, config, key / "resample" / sweep / i)
+            if token != current.y[i]:
+                proposed = True
+                begun = Sequence([*current.y[:i], token], current.z[: i + 1], "length", current.key)
+                rival = rollout(pair, problem, config.sampling, key / "rollout" / sweep / i, begun)
+                ledger.generated_tokens += len(rival.y) - (i + 1)
+                rollouts += 1
+                value = _score(pair, problem, rival.scored, ledger)
+                bar = reward
+                if config.acceptance == "released":  # prompt ids repeated inside the response
+                    bar = _score(pair, problem, [*problem.prompt, *current.scored], ledger)
+                candidate = _candidate(pair, config, sweep, i, current, rival, reward, value, bar)
+                candidates.append(candidate(len(candidates)))
+                if value > bar:
+                    current, reward = rival, value
+            i += 1
+        if finished() or not proposed:
+            break
+    text = pair.policy.decode(current.scored)
+    draft = Draft(0, tuple(first.y), pair.policy.decode(first.scored), first.stop, first_reward)
+    return Outcome(
+        text, tuple(current.y), current.stop, reward, (draft,), tuple(candidates), ledger=ledger
+    )
+
+
+@torch.no_grad()
+def _score(pair: Pair, problem: Problem, tokens: list[int], ledger: Ledger) -> float:
+    ledger.scorings += 1
+    return float(reward_of(pair, problem, one_hot(tokens, pair.policy.vocabulary)))
+
+
+def _candidate(pair, config, sweep, i, old, new, old_reward, new_reward, bar):  # type: ignore[no-untyped-def]
+    """The record of one judged revision, without its index."""
+    p = torch.softmax(old.z[i], -1)
+    verdict: Verdict = "accepted" if new_reward > bar else "rejected"
+    return lambda index: Candidate(
+        index=index,
+        sweep=sweep,
+        position=i,
+        entropy=float(-(p * torch.log(p)).nansum()),
+        top_probability=float(p.max()),
+        gradient_norm=None,
+        old_token=old.y[i],
+        new_token=new.y[i],
+        old_reward=old_reward,
+        new_reward=new_reward,
+        verdict="tie" if new_reward == bar else verdict,
+        tokens=tuple(new.y),
+        text=pair.policy.decode(new.scored),
+        stop=new.stop,
+        compared_reward=bar if config.acceptance == "released" else None,
+    )

@@ -1,0 +1,188 @@
+"""Executes `Refine`: DTO on the free rows of several requests side by side, then one draw each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.dto import optimise
+from nabla_eval.dto.cache import GradientCache
+from nabla_eval.dto.objective import differentiate, row_gradient, widen
+from nabla_eval.dto.relax import anchor_offset, hard_tokens, soft_backward
+from nabla_eval.engine.gradient import pass_cost, site
+from nabla_eval.engine.sampler import Filter, draw
+from nabla_eval.models.pair import Pair
+from nabla_eval.randomness import uniforms
+from nabla_eval.requests import Refine, Refinement
+
+
+def free_rows(request: Refine) -> range:
+    """Positions whose logits DTO may change."""
+    last = request.position + 1
+    if request.dto.update == "all":
+        last = len(request.trajectory.tokens)
+    return range(request.position, last)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
+    """Refine and draw for requests that share `dto` and `relaxation`."""
+    solution = optimise_rows(pair, requests)
+    firsts = [sum(solution.sizes[:i]) for i in range(len(requests))]
+    before, after = solution.start[firsts], solution.logits[firsts]
+    allowed = _allowed(pair, before, [request.min_probability for request in requests])
+    filters = Filter([request.sampling for request in requests], after.device)
+    probabilities = filters.distribution(after.masked_fill(~allowed, -torch.inf))
+    number = torch.tensor([request.key.uniform() for request in requests], device=after.device)
+    tokens = draw(probabilities, number)
+    chosen = probabilities.gather(-1, tokens[:, None])[:, 0].tolist()
+    moved = (after - before).abs().amax(-1).tolist()
+    return [
+        Refinement(
+            token=token,
+            probability=chosen[i],
+            passes=solution.passes[i],
+            flips=solution.flips[i],
+            moved=moved[i],
+            cost=_cost(pair, requests[i], solution.passes[i]),
+        )
+        for i, token in enumerate(tokens.tolist())
+    ]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """DTO's result for several requests, their free rows one after another (R in all)."""
+
+    start: Tensor  # [R, V] the policy's logits
+    logits: Tensor  # [R, V] refined
+    gradient: Tensor | None  # [R, V] dL/dy before the first step
+    sizes: list[int]
+    passes: list[int]
+    flips: list[int]
+
+
+def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
+    """T steps of Alg. 4 on all free rows, with one gradient cache over the requests."""
+    dto, tau = requests[0].dto, requests[0].relaxation
+    rows = [free_rows(request) for request in requests]
+    sizes = [len(own) for own in rows]
+    hidden = torch.cat(
+        [r.trajectory.states[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
+    )
+    logits = widen(pair.policy.head(hidden))
+    if dto.steps == 0:
+        none = [0] * len(requests)
+        return Solution(logits, logits, None, sizes, none, list(none))
+    gradient = _first_gradient(pair, requests, rows)
+    offset = _offsets(pair, requests, rows, logits)
+    cache = GradientCache(
+        gradient,
+        _flat([_hard(request)[own.start : own.stop] for request, own in zip(requests, rows, strict=True)], logits),
+        sizes,
+        lambda groups, hard: _recompute(pair, requests, rows, groups, hard),
+    )  # fmt: skip
+    latents = dto.parameterisation == "latents"
+    state = optimise.init(widen(hidden) if latents else logits)
+    current, at = logits, gradient
+    for count in range(dto.steps):
+        downhill = soft_backward(current, at, tau)
+        if latents:
+            downhill = _through_head(pair, state.parameters, hidden.dtype, downhill)
+        state, _ = optimise.step(state, downhill, dto)
+        current = state.parameters
+        if latents:
+            current = widen(pair.policy.head(current.to(hidden.dtype)))
+        if count + 1 < dto.steps:
+            at = cache.at(hard_tokens(current, offset, tau), dto)
+    return Solution(logits, current, gradient, sizes, cache.passes, cache.flips)
+
+
+def _hard(request: Refine) -> tuple[int, ...]:
+    assert request.gradient is not None, "DTO needs the gradient at its starting sequence"
+    return request.gradient.hard
+
+
+def _flat(parts: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    return torch.tensor([token for part in parts for token in part], device=like.device)
+
+
+def _first_gradient(pair: Pair, requests: Sequence[Refine], rows: Sequence[range]) -> Tensor:
+    parts = []
+    for request, own in zip(requests, rows, strict=True):
+        assert request.gradient is not None, "DTO needs the gradient at its starting sequence"
+        objective = request.dto.objective
+        parts.append(row_gradient(pair, request.gradient.handle, own, objective))
+    return torch.cat(parts)
+
+
+def _offsets(
+    pair: Pair, requests: Sequence[Refine], rows: Sequence[range], logits: Tensor
+) -> Tensor | None:
+    """Anchors of the sampled tokens, from streams that belong to the trajectory's rows."""
+    dto, tau = requests[0].dto, requests[0].relaxation
+    if dto.anchor == "argmax":
+        return None
+    pairs = [(r.trajectory, i) for r, own in zip(requests, rows, strict=True) for i in own]
+    tokens = torch.tensor([trajectory.tokens[i] for trajectory, i in pairs], device=logits.device)
+    uniform = logits
+    if dto.anchor_offset == "gumbel":
+        keys = [trajectory.key / "anchor" / i for trajectory, i in pairs]
+        uniform = torch.from_numpy(uniforms(keys, 0, logits.shape[-1])).to(logits.device)
+    return anchor_offset(logits, tokens, uniform, tau, dto)
+
+
+def _recompute(
+    pair: Pair,
+    requests: Sequence[Refine],
+    rows: Sequence[range],
+    groups: list[int],
+    hard: list[tuple[int, ...]],
+) -> Tensor:
+    """dL/dy of some requests' free rows, at new hard tokens there."""
+    sites = []
+    for group, tokens in zip(groups, hard, strict=True):
+        request, own = requests[group], rows[group]
+        old = _hard(request)
+        new = old[: own.start] + tokens + old[own.stop :]
+        sites.append(site(request.problem, request.trajectory, new))
+    objective = requests[0].dto.objective
+    backwards = differentiate(pair, sites, objective)
+    return torch.cat(
+        [
+            row_gradient(pair, backward, rows[group], objective)
+            for group, backward in zip(groups, backwards, strict=True)
+        ]
+    )
+
+
+def _through_head(pair: Pair, latents: Tensor, dtype: torch.dtype, outer: Tensor) -> Tensor:
+    """dL/dh from dL/dz for z = head(h)."""
+    with torch.enable_grad():
+        leaf = latents.detach().requires_grad_()
+        logits = widen(pair.policy.head(leaf.to(dtype)))
+        return torch.autograd.grad(logits, leaf, outer)[0]
+
+
+def _allowed(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
+    """Tokens that may be drawn `[B, V]`: known to the reward model, not below the floor on pi."""
+    probabilities = logits.softmax(-1)
+    floor = torch.tensor(floors, dtype=logits.dtype, device=logits.device)[:, None]
+    allowed = probabilities >= floor
+    if pair.reward is not None and pair.reward.known is not None:
+        allowed &= pair.reward.known.to(allowed.device)
+    # Where nothing passes, the policy's own first choice does.
+    return allowed.scatter(-1, logits.argmax(-1, keepdim=True), True)
+
+
+def _cost(pair: Pair, request: Refine, passes: int) -> Ledger:
+    cost = Ledger(refinements=1)
+    if passes:
+        one = pass_cost(pair, site(request.problem, request.trajectory, _hard(request)))
+        cost.gradient_passes, cost.flops = passes, passes * one.flops
+    return cost
