@@ -1,0 +1,142 @@
+"""Rejection rates: baselines by enumeration of all orders, ties, indices, clusters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+from scipy import stats
+
+from nabla_eval.analysis.rejection import (
+    best_of_n_process,
+    challengers_baseline,
+    draft_rewards,
+    draft_verdicts,
+    first_accepted_baseline,
+    rejection,
+    rejection_difference,
+    verdicts,
+)
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.randomness import Key
+
+A, R, T = "accepted", "rejected", "tie"
+
+
+def test_the_baselines_at_eight_are_the_papers_and_the_designs():
+    assert round(float(first_accepted_baseline(8)), 4) == 0.6603
+    assert round(float(challengers_baseline(8)), 4) == 0.7546
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+def test_all_orders_of_distinct_rewards_reject_at_exactly_the_baselines(n):
+    orders = list(itertools.permutations(range(n)))
+    judged = [draft_verdicts(order) for order in orders]
+    rejected = sum(verdict == R for found in judged for verdict in found)
+    assert Fraction(rejected, n * len(orders)) == first_accepted_baseline(n)
+    if n > 1:
+        assert Fraction(rejected, (n - 1) * len(orders)) == challengers_baseline(n)
+    process = best_of_n_process((str(i), order) for i, order in enumerate(orders))
+    assert process.with_first.estimate.value == pytest.approx(float(first_accepted_baseline(n)))
+    if n > 1:
+        assert process.challengers.estimate.value == pytest.approx(float(challengers_baseline(n)))
+    else:
+        assert process.challengers.judged == 0
+
+
+def test_a_baseline_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="n=0"):
+        first_accepted_baseline(0)
+    with pytest.raises(ConfigError, match="challenger"):
+        challengers_baseline(1)
+
+
+def test_ties_reject_and_are_counted_apart():
+    assert draft_verdicts([1.0, 1.0, 0.5, 2.0, 2.0, 1.5]) == [A, T, R, A, T, R]
+    process = best_of_n_process([("p", [1.0, 1.0, 0.5, 2.0])])
+    assert (process.with_first.judged, process.with_first.rejected) == (4, 2)
+    assert (process.challengers.judged, process.challengers.rejected) == (3, 2)
+    assert process.with_first.ties == process.challengers.ties == 1
+
+
+def test_rates_overall_and_by_index():
+    found = rejection([("a", [R, T, A]), ("b", [A]), ("c", []), ("a", [R, A])])
+    overall = found.overall
+    assert (overall.judged, overall.rejected, overall.ties) == (6, 3, 1)
+    assert overall.estimate.value == 0.5
+    assert overall.estimate.clusters == 2  # c had no candidate, a came twice
+    assert [(r.judged, r.rejected, r.ties) for r in found.by_index] == [
+        (3, 2, 0),
+        (2, 1, 1),
+        (1, 0, 0),
+    ]
+    assert found.first is found.by_index[0]
+
+
+def test_no_candidates_at_all_give_no_rate():
+    found = rejection([("a", []), ("b", [])])
+    assert math.isnan(found.overall.estimate.value)
+    assert found.by_index == () and found.first.judged == 0
+
+
+@pytest.mark.parametrize(("verdict", "value"), [(A, 0.0), (R, 1.0), (T, 1.0)])
+def test_a_rate_at_the_end_still_has_an_interval_of_width(verdict, value):
+    found = rejection([(str(i), [verdict] * 3) for i in range(10)]).overall.estimate
+    expected = stats.binomtest(int(10 * value), 10).proportion_ci(method="wilson")
+    assert found.value == value and found.clusters == 10
+    assert found.interval == pytest.approx((expected.low, expected.high))
+
+
+def test_correlated_candidates_widen_the_interval():
+    """Four identical candidates per problem say as little as one."""
+    pattern = [R if i % 3 else A for i in range(60)]
+    one = rejection((f"{i:02}", [v]) for i, v in enumerate(pattern)).overall.estimate
+    four = rejection((f"{i:02}", [v] * 4) for i, v in enumerate(pattern)).overall.estimate
+    alone = rejection(
+        (f"{i:02}{j}", [v]) for i, v in enumerate(pattern) for j in range(4)
+    ).overall.estimate
+    assert four.interval == pytest.approx(one.interval)
+    assert alone.high - alone.low == pytest.approx((one.high - one.low) / 2, rel=0.1)
+
+
+def test_a_difference_of_rates_is_paired_by_problem():
+    a = [(f"{i:02}", [R, R, A] if i % 2 else [A, A]) for i in range(40)]
+    same = rejection_difference(a, a)
+    assert same.interval == (0.0, 0.0)
+    b = [(problem, [*found, R]) for problem, found in a]
+    shifted = rejection_difference(b, a)
+    assert shifted.value == pytest.approx((40 + 40) / (100 + 40) - 40 / 100)
+    assert shifted.low > 0
+    unpaired = rejection_difference([(f"x{problem}", found) for problem, found in b], a)
+    assert unpaired.high - unpaired.low > 1.5 * (shifted.high - shifted.low)
+
+
+def test_iid_drafts_reproduce_the_baseline_within_the_interval():
+    """400 problems, 8 keyed rewards each: a right 95 % interval misses with probability 0.05."""
+    key = Key.root(0)
+    runs = [(f"{i:03}", list((key / i).uniforms(0, 8))) for i in range(400)]
+    process = best_of_n_process(runs)
+    for rate, baseline in (
+        (process.with_first, first_accepted_baseline(8)),
+        (process.challengers, challengers_baseline(8)),
+    ):
+        assert rate.estimate.low <= baseline <= rate.estimate.high
+        assert rate.ties == 0
+
+
+def test_records_give_their_verdicts_and_rewards_by_document():
+    records = [
+        {
+            "id": "t/3/1",
+            "method": "best_of_n",
+            "candidates": [{"verdict": T}, {"verdict": A}],
+            "drafts": [{"reward": 1.0}, {"reward": -1.0}],
+        }
+    ]
+    assert verdicts(records) == [("t/3", [T, A])]
+    assert draft_rewards(records) == [("t/3", [1.0, -1.0])]
+    records[0]["drafts"][1]["reward"] = None
+    with pytest.raises(DataError, match="did not score its drafts"):
+        draft_rewards(records)
