@@ -55,7 +55,7 @@ class Watcher:
         own = getattr(loader, "__dict__", None)
         if not isinstance(own, dict) or "exec_module" in own:
             return
-        execute = loader.exec_module
+        execute = loader.exec_module  # type: ignore[attr-defined]
 
         def exec_module(module: "ModuleType") -> None:
             execute(module)

@@ -1,0 +1,167 @@
+"""Imports point one way (CONTRIBUTING, "Layers"), and what must be light stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "nabla_eval"
+
+BASE = {"errors", "config", "randomness"}
+WORDS = BASE | {"cost", "requests"}
+ENGINE = WORDS | {"models", "dto"}
+
+# Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `requests`.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "randomness": {"errors"},
+    "config": {"errors", "randomness"},
+    "cost": {"errors"},
+    "requests": BASE | {"cost"},
+    "grading": BASE,
+    "methods": WORDS | {"grading"},
+    "models": WORDS,
+    "dto": WORDS | {"models"},
+    "engine": ENGINE,
+    "traces": WORDS,
+    "analysis": WORDS | {"traces", "grading"},
+    "reporting": WORDS | {"traces", "grading", "analysis"},
+    "embedded": ENGINE | {"engine", "grading"},
+    "training": ENGINE | {"engine", "grading", "embedded"},
+    "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded"},
+    "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},
+    "cli": ENGINE
+    | {"engine", "methods", "grading", "traces", "analysis", "reporting"}
+    | {"embedded", "training", "api", "harness"},
+}
+# These must run without a model: in notebooks over traces, and in tests with a scripted executor.
+WITHOUT_TORCH = sorted(WORDS | {"grading", "methods", "traces", "analysis", "reporting"})
+HEAVY = {"torch", "transformers", "accelerate", "peft", "trl"}
+# The specification takes the options of the method that it specifies; no fast path imports it.
+ALSO = {"nabla_eval.engine.naive": {"methods"}}
+MAY_IMPORT_THEORY = {"nabla_eval/cli/theory.py"}
+
+
+def imported(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """Dotted names that a module imports anywhere in its text, also inside functions.
+
+    `from a import b` yields both `a` and `a.b`, since `b` may be a module.
+    """
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    for file in sorted(folder.rglob("*.py")):
+        parts = file.relative_to(folder.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
+
+
+def imports_of(module: str, file: Path) -> set[str]:
+    return set(imported(file.read_text(encoding="utf-8"), module, file.name == "__init__.py"))
+
+
+def unit(name: str) -> str | None:
+    """`nabla_eval.engine.sampler` -> `engine`; the package itself and other packages -> None."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "nabla_eval" and len(parts) > 1 else None
+
+
+def arrows_up(module: str, names: set[str]) -> set[str]:
+    """Units that `module` imports without leave; public names of the package count as `api`."""
+    own = unit(module)
+    if own is None:  # nabla_eval/__init__.py, which exports the api lazily
+        return set()
+    targets = {unit(name) for name in names} - {None, own, "__version__"}
+    targets = {"api" if name in {"load_pair", "generate", "refine"} else name for name in targets}
+    return {str(target) for target in targets} - MAY_IMPORT[own] - ALSO.get(module, set())
+
+
+def test_every_unit_has_a_place() -> None:
+    units = {unit(module) for module, _ in modules(PACKAGE)} - {None}
+    assert units <= MAY_IMPORT.keys(), "place new packages in MAY_IMPORT and in CONTRIBUTING"
+
+
+def test_the_layers_have_no_cycle() -> None:
+    left = dict(MAY_IMPORT)
+    while left:
+        free = {name for name, below in left.items() if not below & left.keys()}
+        assert free, f"cycle among {sorted(left)}"
+        left = {name: below for name, below in left.items() if name not in free}
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_no_arrow_runs_up(name: str) -> None:
+    wrong = {
+        str(file.relative_to(ROOT)): sorted(up)
+        for module, file in modules(PACKAGE)
+        if unit(module) == name and (up := arrows_up(module, imports_of(module, file)))
+    }
+    assert not wrong, f"{name} may import only {sorted(MAY_IMPORT[name])}"
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_light_units_name_no_heavy_package(name: str) -> None:
+    wrong = {
+        str(file.relative_to(ROOT)): sorted(heavy)
+        for module, file in modules(PACKAGE)
+        if unit(module) == name
+        and (heavy := {n.split(".")[0] for n in imports_of(module, file)} & HEAVY)
+    }
+    assert not wrong
+
+
+def test_light_units_load_no_heavy_package() -> None:
+    """Not even through a third party: in a fresh interpreter, every light module is imported."""
+    light = [module for module, _ in modules(PACKAGE) if unit(module) in WITHOUT_TORCH]
+    assert light
+    script = "\n".join(
+        ["import importlib, sys"]
+        + [f"importlib.import_module({module!r})" for module in light]
+        + [f"print(*sorted({HEAVY!r} & sys.modules.keys()))"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_theory_and_nabla_eval_are_strangers() -> None:
+    for module, file in modules(ROOT / "theory"):
+        roots = {name.split(".")[0] for name in imports_of(module, file)}
+        assert "nabla_eval" not in roots, file
+    for module, file in modules(PACKAGE):
+        if str(file.relative_to(ROOT)) not in MAY_IMPORT_THEORY:
+            roots = {name.split(".")[0] for name in imports_of(module, file)}
+            assert "theory" not in roots, file
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("nabla_eval.methods.x", "from nabla_eval.engine import drive", {"engine"}),
+        ("nabla_eval.methods.x", "from ..engine.drive import drive", {"engine"}),
+        ("nabla_eval.methods.x", "def f():\n    import nabla_eval.models.pair", {"models"}),
+        ("nabla_eval.dto.x", "from nabla_eval import engine", {"engine"}),
+        ("nabla_eval.engine.x", "from nabla_eval import generate", {"api"}),
+        ("nabla_eval.methods.x", "from nabla_eval.requests import Score", set()),
+        ("nabla_eval.methods.x", "from .select import next_position", set()),
+        ("nabla_eval.errors", "from nabla_eval.config import require", {"config"}),
+    ],
+)
+def test_the_walker_sees_every_form_of_import(module: str, source: str, expected: set[str]) -> None:
+    assert arrows_up(module, set(imported(source, module, is_package=False))) == expected

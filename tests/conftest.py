@@ -1,0 +1,41 @@
+"""What every test may use. Environment variables first: torch reads them when it is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples on every run: a failure that nobody can reproduce helps nobody. Wall-clock
+# deadlines measure the machine and not the code.
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, print_blob=True, max_examples=50
+)
+# For a search by hand: pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Optional folder of real problem sets and tokenizers beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the optional data folder ../shared/data is absent")
+    return folder
