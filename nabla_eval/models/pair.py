@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nabla_eval.errors import ModelError
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
 
@@ -44,8 +45,13 @@ class Policy:
         return self.embedding.shape[0]
 
     def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
-        """Token ids of a rendered prompt; `special` adds BOS where the tokenizer would."""
-        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        """Token ids of a rendered prompt; `special` adds BOS where the tokenizer would.
+
+        A text that already starts with BOS, as chat templates write it, gets no second one.
+        """
+        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == (bos, bos) else ids
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; `special` keeps special tokens such as the end of turn."""
@@ -77,10 +83,24 @@ class Reward:
 
 @dataclass(frozen=True)
 class Pair:
-    """Policy and reward model that agree about the meaning of token ids."""
+    """Policy and reward model that agree about the meaning of token ids.
+
+    `reward` is None where none was given: enough for the methods that never ask for a score.
+    """
 
     policy: Policy
-    reward: Reward
+    reward: Reward | None
+
+    @property
+    def judge(self) -> Reward:
+        """The reward model. Raises `ModelError` where the pair has none."""
+        if self.reward is None:
+            raise ModelError(
+                "This method scores responses, and there is no reward model beside the policy "
+                f"{self.policy.name}. Give one (reward=...), or use method=greedy or "
+                "method=self_consistency."
+            )
+        return self.reward
 
     def problem(
         self,
@@ -103,7 +123,7 @@ class Pair:
         return Problem(
             key=key,
             prompt=ids,
-            frame=self.reward.frame(messages),
+            frame=Frame((), ()) if self.reward is None else self.reward.frame(messages),
             max_new_tokens=max_new_tokens,
             stop=tuple(stop),
             text=text,

@@ -1,0 +1,244 @@
+"""Chat framing: the tokens that stand around a response in each model's input (DESIGN 6).
+
+The reward model reads its own chat template around the conversation and the response. Rollouts are
+token ids and the gradient must land on exactly these ids, so a response is never re-tokenised:
+its ids are put between a prefix and a suffix, which are found by rendering the conversation with a
+marker in place of the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, cast
+
+import jinja2
+
+from nabla_eval.errors import ModelError
+from nabla_eval.requests import Frame
+
+Messages = Sequence[Mapping[str, str]]
+
+# Llama's own fallback. Any fixed day will do: today's would make a reward depend on the day.
+DAY = date(2024, 7, 26)
+PLAIN = "plain"
+_MARKER = "Nablaresponse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """How a reward model is shown a conversation.
+
+    `chat_template` is Jinja source that replaces the tokenizer's own, or "plain": the messages'
+    contents joined by blank lines, the response directly after them, then EOS if the tokenizer has
+    one. Tokenizers without a chat template are always plain. `system` goes in front of conversations
+    that have no system message. `thinking=True` says that responses carry their own <think> block:
+    templates such as Qwen3's otherwise put an empty one in front of them. With a `delimiter`, which
+    ends the steps of a process reward, it closes the response in place of the template's tail:
+    the model was trained to judge a step there.
+    """
+
+    chat_template: str | None = None
+    system: str | None = None
+    thinking: bool = False
+    delimiter: str | None = None
+    day: date = DAY
+
+
+@dataclass(frozen=True)
+class Framer:
+    """A reward model's template as a function: messages -> ids before and after the response."""
+
+    tokenizer: Any
+    template: Template = Template()
+
+    @property
+    def plain(self) -> bool:
+        """Whether conversations are shown without a chat template."""
+        if self.template.chat_template is not None:
+            return self.template.chat_template == PLAIN
+        return getattr(self.tokenizer, "chat_template", None) is None
+
+    def __call__(self, messages: Messages) -> Frame:
+        """Frame of a conversation that the response answers, or whose last message it continues.
+
+        Raises `ModelError` where the template drops or rewrites an ordinary response.
+        """
+        frame = self._plain_frame(messages) if self.plain else self._template_frame(messages)
+        if self.template.delimiter is None:
+            return frame
+        return Frame(frame.before, encode(self.tokenizer, self.template.delimiter))
+
+    def _template_frame(self, messages: Messages) -> Frame:
+        marker = self._marker(messages)
+        text = self.render(messages, marker)
+        if text.count(marker) != 1:
+            raise ModelError(
+                f"The reward model's chat template shows the response {text.count(marker)} times in "
+                f"{_excerpt(text)}: it must be there once, word for word. Give another template "
+                "(reward_chat_template=...), or reward_chat_template=plain for none."
+            )
+        start = text.index(marker)
+        return split(self.tokenizer, text, start, start + len(marker))
+
+    def render(self, messages: Messages, response: str) -> str:
+        """The reward model's whole input as text, response included."""
+        chat = self._with_system(messages)
+        opening = ""
+        if chat and chat[-1]["role"] == "assistant":  # lm-eval's gen_prefix
+            opening = chat.pop()["content"]
+        chat.append({"role": "assistant", "content": opening + response})
+        if self.plain:
+            return "\n\n".join(message["content"] for message in chat[:-1]) + chat[-1]["content"]
+        return render(
+            self.tokenizer,
+            chat,
+            generate=False,
+            day=self.template.day,
+            chat_template=self.template.chat_template,
+        )
+
+    def _marker(self, messages: Messages) -> str:
+        marker = _MARKER
+        while any(marker in message["content"] for message in messages):
+            marker += "x"
+        return f"<think>\n{marker}\n</think>\n\n{marker}" if self.template.thinking else marker
+
+    def _with_system(self, messages: Messages) -> list[dict[str, str]]:
+        chat = [dict(message) for message in messages]
+        if self.template.system and not any(m["role"] == "system" for m in chat):
+            chat.insert(0, {"role": "system", "content": self.template.system})
+        return chat
+
+    def _plain_frame(self, messages: Messages) -> Frame:
+        text = self.render(messages, "")
+        before = bos_ids(self.tokenizer) + encode(self.tokenizer, text)
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if bos is not None and before[:2] == (bos, bos):
+            before = before[1:]
+        return Frame(before=before, after=() if eos is None else (eos,))
+
+
+def render(
+    tokenizer: Any,
+    messages: Messages,
+    *,
+    generate: bool = True,
+    day: date = DAY,
+    chat_template: str | None = None,
+    **options: Any,
+) -> str:
+    """A conversation as a tokenizer's chat template writes it, with the date pinned.
+
+    `generate` opens the assistant's turn. `options` are the template's own, such as
+    `enable_thinking`. A template that refuses system messages gets them in front of the first user
+    message. Raises `ModelError` where there is no template or it refuses the conversation.
+    """
+    chat = [dict(message) for message in messages]
+    try:
+        return _apply(tokenizer, chat, generate, day, chat_template, options)
+    except jinja2.TemplateError as error:
+        merged = _merge_system(chat)
+        if merged == chat:
+            raise _refused(chat, error) from error
+    try:
+        return _apply(tokenizer, merged, generate, day, chat_template, options)
+    except jinja2.TemplateError as error:
+        raise _refused(chat, error) from error
+
+
+def _apply(
+    tokenizer: Any,
+    chat: list[dict[str, str]],
+    generate: bool,
+    day: date,
+    chat_template: str | None,
+    options: Mapping[str, Any],
+) -> str:
+    if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError(
+            f"The tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'this model'} has no chat "
+            "template. Use a chat model, or prompts without apply_chat_template."
+        )
+    text = tokenizer.apply_chat_template(
+        chat,
+        tokenize=False,
+        add_generation_prompt=generate,
+        chat_template=chat_template,
+        **{"date_string": f"{day:%d %b %Y}", "strftime_now": day.strftime, **options},
+    )
+    return cast(str, text)
+
+
+def _merge_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    system = [message["content"] for message in chat if message["role"] == "system"]
+    rest = [dict(message) for message in chat if message["role"] != "system"]
+    for message in rest:
+        if system and message["role"] == "user":
+            message["content"] = "\n\n".join([*system, message["content"]])
+            break
+    return rest
+
+
+def _refused(chat: Messages, error: Exception) -> ModelError:
+    roles = ", ".join(message["role"] for message in chat)
+    return ModelError(
+        f"The chat template refuses a conversation with the roles {roles}: {error}. Use a template "
+        "that takes it (reward_chat_template=...), or other few-shot settings "
+        "(fewshot_as_multiturn=False)."
+    )
+
+
+def split(tokenizer: Any, text: str, start: int, stop: int) -> Frame:
+    """Token ids before and after `text[start:stop]`, which stands for the response.
+
+    White space that the tokenizer glues to the response's first token belongs to the response, as
+    it does when a policy of the same family writes it. A token that reaches further across a
+    border would be wrong for every other response: there both sides are tokenised apart.
+    """
+    before, after = encode(tokenizer, text[:start]), encode(tokenizer, text[stop:])
+    if not getattr(tokenizer, "is_fast", False):
+        return Frame(before, after)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, spans = encoding["input_ids"], encoding["offset_mapping"]
+    first = next((i for i, (_, right) in enumerate(spans) if right > start), len(ids))
+    last = next((i for i, (left, _) in enumerate(spans) if left >= stop), len(ids))
+    if first < len(ids) and not text[min(spans[first][0], start) : start].strip():
+        before = tuple(ids[:first])
+    if last == 0 or spans[last - 1][1] <= stop:
+        after = tuple(ids[last:])
+    return Frame(before, after)
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a text, with nothing added."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def bos_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The BOS that the tokenizer itself puts in front of a plain text, if it does."""
+    bos = tokenizer.bos_token_id
+    ids = tokenizer("a")["input_ids"]
+    return (bos,) if bos is not None and ids and ids[0] == bos else ()
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token with which the chat template closes an assistant's turn, if it has one."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+    try:
+        after = Framer(tokenizer)([{"role": "user", "content": "a"}]).after
+    except ModelError:
+        return None
+    return after[0] if after and after[0] in special_ids(tokenizer) else None
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that are no text: the named ones and the special added ones."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def _excerpt(text: str, length: int = 200) -> str:
+    return repr(text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}")

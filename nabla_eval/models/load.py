@@ -1,0 +1,256 @@
+"""Loading a policy and a reward model as one pair (DESIGN 4, 6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.models import chat, roundtrip, split, vocabulary
+from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.checkpoint import (
+    Source,
+    open_config,
+    open_model,
+    open_tokenizer,
+    parse_device,
+    parse_dtype,
+)
+from nabla_eval.models.pair import Pair, Policy, Reward
+
+Contrast = Literal["logit", "probability"]
+
+
+def load_pair(
+    policy: str | Path | None = None,
+    reward: str | Path | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | int | torch.device | None = None,
+    *,
+    reward_dtype: str | torch.dtype | None = None,
+    reward_device: str | int | torch.device | None = None,
+    device_map: Any = None,
+    reward_device_map: Any = None,
+    parallelize: bool = False,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    reward_revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    local_files_only: bool = False,
+    vocab: vocabulary.Mode = "align",
+    step_delimiter: str | None = None,
+    process_score: Contrast = "logit",
+    template: Template | None = None,
+) -> Pair:
+    """Load a policy and a reward model, each a hub id or a folder; the embedded pair by default.
+
+    With a policy and no reward model, `Pair.reward` is None. `device_map` is accelerate's;
+    `parallelize` spreads both models over all GPUs ("auto"). dtype: bfloat16 on CUDA, float32 on
+    the CPU. `vocab`, `step_delimiter`, `process_score`, `template`: see `reward_from`.
+
+    Raises `ModelError` (`VocabularyError` for vocabularies that do not fit) and `ConfigError`.
+    """
+    if policy is None:
+        policy, embedded_reward = _embedded()
+        reward = embedded_reward if reward is None else reward
+    where = parse_device(device)
+    shared = {
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+        "local_files_only": local_files_only,
+    }
+    policy_source = Source(name=_name(policy), role="policy", revision=revision, **shared)
+    spread = device_map if device_map is not None else ("auto" if parallelize else None)
+    kind = parse_dtype(dtype, where)
+    model, tokenizer = _open(policy_source, kind, where, spread, attn_implementation)
+    loaded = policy_from(model, tokenizer)
+    if reward is None:
+        return Pair(policy=loaded, reward=None)
+    source = Source(name=_name(reward), role="reward", revision=reward_revision, **shared)
+    reward_where = where if reward_device is None else parse_device(reward_device)
+    if reward_device_map is None and reward_device is None:
+        reward_device_map = spread if isinstance(spread, str) else None
+    reward_kind = kind if reward_dtype is None else parse_dtype(reward_dtype, reward_where)
+    judge, judge_tokenizer = _open(
+        source, reward_kind, reward_where, reward_device_map, attn_implementation
+    )
+    return Pair(
+        policy=loaded,
+        reward=reward_from(
+            judge,
+            judge_tokenizer,
+            loaded,
+            vocab=vocab,
+            step_delimiter=step_delimiter,
+            process_score=process_score,
+            template=template,
+        ),
+    )
+
+
+def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Policy:
+    """A `Policy` of a loaded transformers causal language model (also with LoRA adapters).
+
+    The weights are frozen in place. Raises `ModelError` where base and head do not add up to the
+    model.
+    """
+    if hasattr(model, "get_base_model"):  # peft: its adapters sit inside the layers
+        model = model.get_base_model()
+    name = str(getattr(model, "name_or_path", "") or "policy")
+    halves = split.split_policy(model, name)
+    ends = end_ids(model, tokenizer)
+    if not ends:
+        raise ModelError(
+            f"The policy {name} has no end-of-text token: neither its tokenizer nor its generation "
+            "config names one, so no response would end. Set tokenizer.eos_token."
+        )
+    return Policy(
+        base=halves.base,
+        head=halves.head,
+        embedding=halves.embedding,
+        tokenizer=tokenizer,
+        end_ids=ends,
+        pad_id=pad_id(model, tokenizer, ends),
+        context=context or halves.context,
+        parameters=halves.parameters,
+        name=name,
+    )
+
+
+def reward_from(
+    model: Any,
+    tokenizer: Any,
+    policy: Policy,
+    *,
+    vocab: vocabulary.Mode = "align",
+    step_delimiter: str | None = None,
+    process_score: Contrast = "logit",
+    template: Template | None = None,
+    context: int | None = None,
+) -> Reward:
+    """A `Reward` of a loaded sequence classifier (outcome) or token classifier (process).
+
+    `vocab`: "align" re-indexes by token string, "same" refuses to, "force" takes any overlap.
+    `step_delimiter`: the text that ends a step, such as a blank line; a process reward is then read
+    at the policy's tokens that end in it, and the delimiter closes the last step in place of the
+    template's tail. Without it, every token ends a step. `process_score`: how two labels (wrong,
+    right) become a score. `template`: how conversations are shown.
+    """
+    name = str(getattr(model, "name_or_path", "") or "reward")
+    halves, process = split.split_reward(model, name, process_score)
+    table = _grow(model, halves.embedding, policy.vocabulary)
+    aligned = vocabulary.align(
+        table,
+        vocabulary.vocabulary(policy.tokenizer),
+        vocabulary.vocabulary(tokenizer),
+        policy.vocabulary,
+        vocab,
+    )
+    if step_delimiter is not None and not process:
+        raise ConfigError(
+            f"step_delimiter={step_delimiter!r} needs a process reward (a token classifier), and "
+            f"{name} gives one score per response. Leave step_delimiter out."
+        )
+    framer = Framer(tokenizer, replace(template or Template(), delimiter=step_delimiter))
+    roundtrip.check_frame(framer)
+    return Reward(
+        base=halves.base,
+        head=halves.head,
+        table=table[: halves.embedding.shape[0]],
+        embedding=aligned.embedding,
+        frame=framer,
+        context=context or halves.context,
+        parameters=halves.parameters,
+        known=aligned.known,
+        process=process,
+        step_ids=None if step_delimiter is None else step_ids(policy.tokenizer, step_delimiter),
+        name=name,
+    )
+
+
+def pair_from(policy: Policy, model: Any = None, tokenizer: Any = None, **options: Any) -> Pair:
+    """A `Pair` of a policy and a loaded reward model, if any; options are `reward_from`'s."""
+    if model is None:
+        return Pair(policy=policy, reward=None)
+    return Pair(policy=policy, reward=reward_from(model, tokenizer, policy, **options))
+
+
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end a response: the generation config's, the tokenizer's, the end of turn."""
+    ids: list[int] = []
+    config = model.config.get_text_config()
+    for owner in (getattr(model, "generation_config", None), config):
+        found = getattr(owner, "eos_token_id", None)
+        ids += found if isinstance(found, list) else [found]
+    ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
+    return tuple(dict.fromkeys(int(index) for index in ids if index is not None))
+
+
+def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
+    """A token to fill batches with; masked out, so any valid id will do."""
+    config = model.config.get_text_config()
+    found = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends[0])
+    rows = model.get_input_embeddings().weight.shape[0]
+    return next(int(index) for index in found if index is not None and 0 <= index < rows)
+
+
+def step_ids(tokenizer: Any, delimiter: str) -> frozenset[int]:
+    """The policy's tokens whose text ends in a step delimiter. Raises `ConfigError` for none."""
+    special = chat.special_ids(tokenizer)
+    ids = list(vocabulary.vocabulary(tokenizer).values())
+    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
+    found = frozenset(
+        index
+        for index, text in zip(ids, texts, strict=True)
+        if text.endswith(delimiter) and index not in special
+    )
+    if not delimiter or not found:
+        raise ConfigError(
+            f"No token of the policy ends in step_delimiter={delimiter!r}, so no step would ever "
+            "end. Take a text that the policy writes between steps, such as a line break."
+        )
+    return found
+
+
+def _open(
+    source: Source, dtype: torch.dtype, device: torch.device, spread: Any, attention: str | None
+) -> tuple[Any, Any]:
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    if spread is not None:
+        options["device_map"] = spread
+    source = replace(source, options=options)
+    config = open_config(source)
+    tokenizer = open_tokenizer(source)
+    model = open_model(source, config, dtype)
+    return (model if spread is not None else model.to(device)), tokenizer
+
+
+def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
+    """The reward model's table with at least `rows` rows; the model then looks up in a view of it.
+
+    Padding differs inside a family (152064 and 151936 rows). Growing the one table costs the few
+    rows that are missing, a second table would cost gigabytes.
+    """
+    own = table.shape[0]
+    if own >= rows:
+        return table
+    grown = torch.cat([table, table.new_zeros(rows - own, table.shape[1])])
+    lookup = model.base_model.get_input_embeddings()
+    if lookup.weight.data_ptr() == table.data_ptr():
+        lookup.weight.data = grown[:own]
+    return grown
+
+
+def _name(name: str | Path) -> str:
+    text = str(name)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _embedded() -> tuple[Path, Path]:
+    from nabla_eval import embedded
+
+    return embedded.paths()

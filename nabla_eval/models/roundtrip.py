@@ -1,0 +1,102 @@
+"""Is the framed response what the reward model would read? Chat templates, put to the test.
+
+Templates trim, drop or move what is in a response. Each probe is rendered and tokenised whole, and
+the tokens between the frame's two sides must be the response, the whole response, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nabla_eval.errors import ModelError
+from nabla_eval.models.chat import Framer, Messages, bos_ids, encode, special_ids
+from nabla_eval.requests import Frame
+
+QUESTION: Messages = ({"role": "user", "content": "What is 2+2?"},)
+THINKING = "<think>\nTwo and two.\n</think>\n\nFour."
+ORDINARY = ("The answer is \\boxed{12}.", "First, $x^2 = 9$.\n\nSo $x = 3$, or ∇f = 0.")
+# What templates are known to touch. The frame keeps all of it.
+TOUCHY = ("Ends in a line break.\n", "\nStarts with one.", THINKING)
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Whether a response stands in the reward model's rendered input exactly as it is framed."""
+
+    response: str
+    exact: bool
+    reason: str = ""  # why it does not
+
+
+def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> RoundTrip:
+    """Compare the frame with the ids of the whole rendered conversation."""
+    framer = replace(framer, template=replace(framer.template, delimiter=None))
+    frame = framer(messages)
+    text = framer.render(messages, response)
+    whole = encode(framer.tokenizer, text)
+    if framer.plain:
+        bos = bos_ids(framer.tokenizer)
+        whole = whole if whole[: len(bos)] == bos else bos + whole
+        whole += frame.after
+    if _spans(framer, frame, whole, response):
+        return RoundTrip(response, exact=True)
+    return RoundTrip(response, exact=False, reason=_difference(text, response))
+
+
+def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
+    """Round trips of probe responses, ordinary ones first.
+
+    Raises `ModelError` where not even an ordinary response is framed exactly.
+    """
+    ordinary = [THINKING] if framer.template.thinking else ordinary_probes(framer)
+    trips = [round_trip(framer, response) for response in ordinary]
+    if trips and not any(trip.exact for trip in trips):
+        raise ModelError(
+            f"The reward model's chat template does not show a response word for word: of "
+            f"{trips[0].response!r} {trips[0].reason}. Give another template "
+            "(reward_chat_template=...), or reward_chat_template=plain for none."
+        )
+    touchy = (response for response in TOUCHY if response not in ordinary)
+    return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer, r)))
+
+
+def ordinary_probes(framer: Framer) -> list[str]:
+    """Responses of plain text that the tokenizer can write, made of its own words if need be."""
+    probes = [response for response in ORDINARY if _encodable(framer, response)]
+    if probes:
+        return probes
+    tokenizer = framer.tokenizer
+    special = special_ids(tokenizer)
+    ids = [index for index in sorted(tokenizer.get_vocab().values()) if index not in special]
+    drawn = (ids[start :: max(1, len(ids) // 5)][:5] for start in range(min(len(ids), 20)))
+    texts = (tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in drawn)
+    return [text for text in texts if text.strip() == text and _encodable(framer, text)][:2]
+
+
+def _encodable(framer: Framer, text: str) -> bool:
+    return bool(text) and _decode(framer, encode(framer.tokenizer, text)) == text
+
+
+def _decode(framer: Framer, ids: Sequence[int]) -> str:
+    text: str = framer.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return text
+
+
+def _spans(framer: Framer, frame: Frame, whole: tuple[int, ...], response: str) -> bool:
+    start, stop = len(frame.before), len(whole) - len(frame.after)
+    if whole[:start] != frame.before or whole[stop:] != frame.after:
+        return False
+    shown = _decode(framer, whole[start:stop])
+    # SentencePiece glues the blank before a word to the word.
+    return shown == response or shown.lstrip(" ") == response
+
+
+def _difference(text: str, response: str) -> str:
+    if "<think>" in response:
+        return "the thinking block is moved or dropped, or another one is put before it"
+    if response in text:
+        return "tokens merge across its border; the frame keeps them apart"
+    if response.strip() in text:
+        return "white space at its ends is trimmed; the frame keeps it"
+    return "words are changed"

@@ -1,0 +1,209 @@
+"""Taking a transformers model apart: base, head and input embedding (DESIGN 3.1, 6).
+
+The engine feeds embeddings to the base and hidden states to the head, so both halves must add up to
+the model. What architectures put between them (soft caps, scales) is read from the config, and the
+sum is verified on a few tokens: a model that does not add up is refused, not approximated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nabla_eval.errors import ModelError
+
+# Relative error allowed between a model and its two halves: both run the same kernels on the same
+# input, so only the reward head's float32 (against the model's own dtype) makes a difference.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A model as base and head, with its input embedding table."""
+
+    base: torch.nn.Module  # -> .last_hidden_state [B, L, D]
+    head: LogitHead | ScoreHead
+    embedding: Tensor  # [own vocabulary, D], what the base takes as inputs_embeds
+    context: int
+    parameters: int  # used per token: all but the lookup table
+
+
+@dataclass(frozen=True)
+class LogitHead:
+    """Hidden states [..., D] to logits [..., V]: a linear map, a scale, a soft cap."""
+
+    linear: torch.nn.Module
+    device: torch.device
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        logits = self.linear(states)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits.to(self.device)
+
+
+@dataclass(frozen=True)
+class ScoreHead:
+    """Hidden states [..., D] to scores [...], in float32 or better.
+
+    bfloat16 has 8 bits: scores near 16 would fall on steps of 0.06, and ties reject candidates.
+    `contrast` is for two labels, wrong and right: "logit" gives their log-odds, "probability" the
+    probability of right.
+    """
+
+    linear: torch.nn.Linear
+    device: torch.device
+    contrast: Literal["logit", "probability"] | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        labels = self.labels(states)
+        if self.contrast is None:
+            return labels[..., 0]
+        log_odds = labels[..., 1] - labels[..., 0]
+        return log_odds if self.contrast == "logit" else torch.sigmoid(log_odds)
+
+    def labels(self, states: Tensor) -> Tensor:
+        """One number per label, [..., 1 or 2]."""
+        weight, bias = self.linear.weight, self.linear.bias
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        states = states.to(weight.device, dtype)
+        scores = F.linear(states, weight.to(dtype), None if bias is None else bias.to(dtype))
+        return scores.to(self.device)
+
+
+def split_policy(model: Any, name: str) -> Halves:
+    """Halves of a causal language model. Raises `ModelError` where they do not add up to it."""
+    base, table = _prepare(model, name)
+    linear = model.get_output_embeddings()
+    if linear is None:
+        raise _unknown(model, name, "has no output embeddings")
+    config = model.config.get_text_config()
+    scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))  # Granite
+    scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    head = LogitHead(linear, table.device, scale, cap)
+    tied = linear.weight is model.get_input_embeddings().weight
+    halves = Halves(base, head, table, context_length(config), _parameters(model, tied))
+    _verify_policy(model, halves, name)
+    return halves
+
+
+def split_reward(
+    model: Any, name: str, score: Literal["logit", "probability"] = "logit"
+) -> tuple[Halves, bool]:
+    """Halves of a reward model, and whether it is a process (token) one.
+
+    Raises `ModelError` for a wrong number of labels, for a model that looks ahead, and where the
+    halves do not add up to the model.
+    """
+    process = type(model).__name__.endswith("ForTokenClassification")
+    base, table = _prepare(model, name)
+    linear = next((m for m in (getattr(model, a, None) for a in ("score", "classifier")) if m), None)
+    if not isinstance(linear, torch.nn.Linear):
+        raise _unknown(model, name, "has no linear `score` head")
+    labels = linear.out_features
+    if labels not in ((1, 2) if process else (1,)):
+        wanted = "1 (a score) or 2 (wrong, right)" if process else "1"
+        raise ModelError(
+            f"The reward model {name} has {labels} labels; {wanted} is needed. A classifier of "
+            "another kind is no reward model: give one that was trained to score responses."
+        )
+    head = ScoreHead(linear, table.device, score if labels == 2 else None)
+    config = model.config.get_text_config()
+    halves = Halves(base, head, table, context_length(config), _parameters(model, tied=False))
+    _verify_reward(model, halves, name, process)
+    return halves, process
+
+
+def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
+    """Freeze the model; return its base and the embeddings as the base takes them."""
+    model.eval()
+    model.requires_grad_(False)
+    base = model.base_model
+    if base is model:
+        raise _unknown(model, name, "has no base model")
+    lookup = base.get_input_embeddings()
+    scale = getattr(lookup, "embed_scale", None)  # Gemma 3 scales inside the lookup
+    table = lookup.weight
+    if scale is not None:
+        table = table * torch.as_tensor(scale).to(table)
+    return base, table.detach()
+
+
+def context_length(config: Any) -> int:
+    """Longest input a config allows, in tokens."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    lengths = [getattr(config, name, None) for name in names]
+    return next((int(length) for length in lengths if length), 2048)
+
+
+def _parameters(model: Any, tied: bool) -> int:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total if tied else total - int(model.get_input_embeddings().weight.numel())
+
+
+def _probe(model: Any, rows: int) -> Tensor:
+    """A few different token ids, none of them padding: classifiers pool the last other token."""
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    ids = [index for index in range(min(rows, 12)) if index != pad][:8]
+    return torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+
+
+@torch.no_grad()
+def _verify_policy(model: Any, halves: Halves, name: str) -> None:
+    ids = _probe(model, halves.embedding.shape[0])
+    whole = model(input_ids=ids, use_cache=False).logits
+    states = _states(halves, ids)
+    ours = halves.head(states)
+    rows = halves.embedding.shape[0]
+    if whole.shape[-1] != rows:
+        raise _unknown(model, name, f"has {rows} input and {whole.shape[-1]} output tokens")
+    _compare(model, name, ours, whole, "logits")
+
+
+@torch.no_grad()
+def _verify_reward(model: Any, halves: Halves, name: str, process: bool) -> None:
+    assert isinstance(halves.head, ScoreHead)
+    ids = _probe(model, halves.embedding.shape[0])
+    whole = model(input_ids=ids).logits
+    states = _states(halves, ids)
+    ours = halves.head.labels(states)
+    _compare(model, name, ours if process else ours[:, -1], whole, "scores")
+    earlier = halves.head.labels(_states(halves, ids[:, :-2]))
+    if not _close(earlier, ours[:, :-2], states.dtype):
+        raise ModelError(
+            f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score depends "
+            "on later tokens. Use one with a decoder-only (causal) body."
+        )
+
+
+def _states(halves: Halves, ids: Tensor) -> Tensor:
+    return halves.base(inputs_embeds=halves.embedding[ids], use_cache=False).last_hidden_state
+
+
+def _compare(model: Any, name: str, ours: Tensor, whole: Tensor, what: str) -> None:
+    if ours.shape == whole.shape and _close(ours, whole, whole.dtype):
+        return
+    error = "shapes" if ours.shape != whole.shape else f"{(ours - whole.to(ours)).abs().max():.3g}"
+    raise _unknown(model, name, f"{what} differ from its head on its base (by {error})")
+
+
+def _close(ours: Tensor, whole: Tensor, dtype: torch.dtype) -> bool:
+    scale = max(1.0, float(whole.abs().max()))
+    difference = (ours - whole.to(ours.device, ours.dtype)).abs().max()
+    return bool(difference <= TOLERANCE.get(dtype, 1e-4) * scale)
+
+
+def _unknown(model: Any, name: str, fault: str) -> ModelError:
+    return ModelError(
+        f"{name} ({type(model).__name__}) cannot be taken apart into base and head: {fault}. "
+        "Use a Qwen2, Qwen3, Llama, Mistral, Gemma or GPT-2 model."
+    )

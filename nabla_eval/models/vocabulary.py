@@ -1,0 +1,162 @@
+"""Alignment of two vocabularies by token string (DESIGN 6).
+
+The gradient with respect to a one-hot token needs the reward model's embedding of every token of
+the *policy*. Sizes say nothing (tables are padded differently inside one family), so strings are
+compared: the same string is the same token, whatever its ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nabla_eval.errors import ConfigError, VocabularyError
+
+Mode = Literal["align", "same", "force"]
+
+# Relatives know all but a few special tokens of each other (Qwen2.5 and Qwen3: 100 and 99.997 %).
+# Strangers reach 72-85 % all the same (Qwen and Llama 3 grew from one base vocabulary), but split
+# text differently: numbers, for one. Nothing real lies between, so the exact limit hardly matters.
+LEAST_OVERLAP = 0.99
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two vocabularies compare. Counts are tokens; padded ids without a string do not count."""
+
+    policy: int
+    reward: int
+    moved: int  # in both, under different ids
+    missing: int  # the policy's that the reward model lacks
+    first_moved: tuple[tuple[str, int, int], ...] = ()  # string, policy id, reward id
+    first_missing: tuple[tuple[str, int], ...] = ()  # string, policy id
+
+    @property
+    def shared(self) -> int:
+        """Policy tokens that the reward model has too."""
+        return self.policy - self.missing
+
+    @property
+    def share(self) -> float:
+        """Share of the policy's tokens that the reward model has too."""
+        return self.shared / self.policy if self.policy else 0.0
+
+    @property
+    def kind(self) -> Literal["shared", "aligned", "foreign"]:
+        """Same ids for all that is shared; alignable by string; or too different."""
+        if self.share < LEAST_OVERLAP:
+            return "foreign"
+        return "aligned" if self.moved else "shared"
+
+    def describe(self) -> str:
+        """One sentence with the numbers and the first differences."""
+        parts = [f"the reward model has {self.shared} of the policy's {self.policy} tokens"]
+        if self.missing:
+            token, index = self.first_missing[0]
+            parts.append(f"lacks {self.missing} (first: {token!r} {index})")
+        if self.moved:
+            token, index, other = self.first_moved[0]
+            parts.append(f"has {self.moved} under another id (first: {token!r} {index} vs {other})")
+        return f"{', '.join(parts)}; overlap {percent(self.share)}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that says 100 % only when it is all."""
+    return "100 %" if share == 1 else f"{min(100 * share, 99.999):.{3 if share > 0.99 else 1}f} %"
+
+
+def compare(policy: Mapping[str, int], reward: Mapping[str, int], examples: int = 5) -> Overlap:
+    """Compare two vocabularies, each string -> id."""
+    by_id = sorted(policy.items(), key=lambda item: item[1])
+    missing = [(token, i) for token, i in by_id if token not in reward]
+    moved = [(token, i, reward[token]) for token, i in by_id if reward.get(token, i) != i]
+    return Overlap(
+        policy=len(policy),
+        reward=len(reward),
+        moved=len(moved),
+        missing=len(missing),
+        first_moved=tuple(moved[:examples]),
+        first_missing=tuple(missing[:examples]),
+    )
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The reward model's embedding table in the policy's order. V is the policy's table height."""
+
+    embedding: Tensor  # [V, D]; zero rows where unknown
+    known: Tensor | None  # [V] bool; None: every row is known
+    ids: Tensor  # [V] reward ids, -1 where unknown
+    overlap: Overlap
+
+
+def align(
+    table: Tensor,
+    policy: Mapping[str, int],
+    reward: Mapping[str, int],
+    rows: int,
+    mode: Mode = "align",
+) -> Alignment:
+    """Re-index the reward model's table `[own vocabulary, D]` by the policy's ids.
+
+    Tokens the reward model lacks, and padded ids without a string, get zero rows and `known=False`.
+    Where the ids agree the result is a view of `table`: no memory. Its unknown rows, which no
+    string of the reward model leads to, are then zeroed in place.
+
+    `mode`: "align" needs 99 % of the policy's tokens, "same" needs all of them under the same ids,
+    "force" takes any overlap. Raises `VocabularyError` with the numbers.
+    """
+    overlap = compare(policy, reward)
+    check_overlap(overlap, mode)
+    ids = reward_ids(policy, reward, rows, table.shape[0])
+    known = ids >= 0
+    unused = torch.ones(rows, dtype=torch.bool)
+    unused[[index for index in reward.values() if index < rows]] = False
+    in_place = not overlap.moved and table.shape[0] >= rows and bool(unused[~known].all())
+    with torch.no_grad():
+        embedding = table[:rows] if in_place else table[ids.clamp(min=0).to(table.device)]
+        embedding[(~known).to(table.device)] = 0
+    mask = None if bool(known.all()) else known.to(table.device)
+    return Alignment(embedding=embedding, known=mask, ids=ids, overlap=overlap)
+
+
+def reward_ids(
+    policy: Mapping[str, int], reward: Mapping[str, int], rows: int, reward_rows: int
+) -> Tensor:
+    """Reward id of every policy id, `[rows]` int64 on the CPU, -1 where there is none."""
+    ids = torch.full((rows,), -1, dtype=torch.long)
+    pairs = [
+        (index, reward[token])
+        for token, index in policy.items()
+        if index < rows and reward.get(token, reward_rows) < reward_rows
+    ]
+    if pairs:
+        own, other = torch.tensor(pairs, dtype=torch.long).unbind(1)
+        ids[own] = other
+    return ids
+
+
+def check_overlap(overlap: Overlap, mode: Mode = "align") -> None:
+    """Raise `VocabularyError` where the vocabularies cannot work together under `mode`."""
+    if mode not in get_args(Mode):
+        raise ConfigError(f"vocab={mode!r} is not one of {', '.join(get_args(Mode))}.")
+    if mode == "same" and (overlap.moved or overlap.missing):
+        raise VocabularyError(
+            f"vocab=same asks for one vocabulary, but {overlap.describe()}. "
+            "Use a reward model with the policy's tokenizer, or vocab=align."
+        )
+    if overlap.shared == 0 or (mode == "align" and overlap.kind == "foreign"):
+        raise VocabularyError(
+            f"The vocabularies are too different: {overlap.describe()}, and {percent(LEAST_OVERLAP)} "
+            "is needed. Use a reward model of the policy's family (Qwen with Qwen, Llama with Llama)"
+            + (", or vocab=force to give unknown tokens probability 0." if overlap.shared else ".")
+        )
+
+
+def vocabulary(tokenizer: Any) -> dict[str, int]:
+    """A tokenizer's strings and ids, added tokens included."""
+    return dict(tokenizer.get_vocab())

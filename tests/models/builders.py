@@ -1,0 +1,102 @@
+"""Tiny random-weight checkpoints and synthetic tokenizers for the tests of models/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tokenizers"
+QWEN25, QWEN3, LLAMA = "qwen2.5-7b-instruct", "qwen3-4b", "llama-3.2-3b-instruct"
+
+WORDS = [*"0123456789", *"+-*/=?;,", "\n", " ", *"abcdefgh"]
+SPECIAL = ["<eos>", "<pad>", "<unk>"]
+CHAT = (
+    "{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+}
+AUTO = {
+    "policy": AutoModelForCausalLM,
+    "outcome": AutoModelForSequenceClassification,
+    "process": AutoModelForTokenClassification,
+}
+
+
+def word_tokenizer(
+    words: Sequence[str] = WORDS, chat: str | None = CHAT, **options: Any
+) -> PreTrainedTokenizerFast:
+    """One token per character of `words`, ids in their order, then the special ones."""
+    tokens = [*words, *SPECIAL]
+    core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        **options,
+    )
+    tokenizer.chat_template = chat
+    return tokenizer
+
+
+def tiny(
+    kind: str, tokenizer: Any, family: str = "qwen2", seed: int = 0, rows: int | None = None, **more: Any
+) -> Any:
+    """A tiny random float64 model; `kind` is policy, outcome or process."""
+    torch.manual_seed(seed)
+    options = {**TINY, "vocab_size": rows or len(tokenizer), "max_position_embeddings": 512}
+    if kind != "policy":
+        options["num_labels"] = 1
+    config = AutoConfig.for_model(
+        family,
+        **{
+            **options,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **more,
+        },
+    )
+    return AUTO[kind].from_config(config, dtype=torch.float64)
+
+
+def save(folder: Path, kind: str, tokenizer: Any, family: str = "qwen2", **more: Any) -> Path:
+    """A checkpoint folder of such a model with its tokenizer."""
+    tiny(kind, tokenizer, family, **more).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def real_tokenizer(name: str) -> Any:
+    """A real tokenizer of the optional data folder."""
+    return AutoTokenizer.from_pretrained(DATA / name)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change entries of a saved config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
