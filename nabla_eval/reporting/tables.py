@@ -1,0 +1,72 @@
+"""A table is rows of numbers and columns that word them; every format renders the same cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import rich.table
+from rich.text import Text
+
+from nabla_eval.reporting.text import jsonable, markdown, printable
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """One column: what it is called and how it words a row."""
+
+    header: str
+    cell: Callable[[R], str]
+    justify: Literal["left", "right"] = "right"
+
+
+@dataclass(frozen=True)
+class Table(Generic[R]):
+    """Rows (dataclasses of plain numbers), the columns that show them, and notes below.
+
+    Cells may hold model text: every rendering escapes them.
+    """
+
+    name: str  # key in JSON
+    title: str
+    columns: Sequence[Column[R]]
+    rows: Sequence[R]
+    notes: Sequence[str] = ()
+
+    def cells(self) -> list[list[str]]:
+        """What every format shows: one string per row and column."""
+        return [[column.cell(row) for column in self.columns] for row in self.rows]
+
+
+def to_rich(table: Table[Any]) -> rich.table.Table:
+    """For a terminal; text is never read as rich markup."""
+    view = rich.table.Table(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        caption=Text("\n".join(table.notes)) if table.notes else None,
+        caption_justify="left",
+    )
+    for column in table.columns:
+        view.add_column(Text(column.header), justify=column.justify, overflow="fold")
+    for row in table.cells():
+        view.add_row(*(Text(printable(cell)) for cell in row))
+    return view
+
+
+def to_markdown(table: Table[Any]) -> str:
+    """A heading, a GitHub table and the notes."""
+    rule = ["---:" if column.justify == "right" else ":---" for column in table.columns]
+    headers = [markdown(column.header) for column in table.columns]
+    rows = [[markdown(cell) for cell in row] for row in table.cells()]
+    lines = [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]
+    notes = [markdown(note) for note in table.notes]
+    return "\n\n".join([f"### {markdown(table.title)}", "\n".join(lines), *notes])
+
+
+def to_json(table: Table[Any]) -> list[dict[str, Any]]:
+    """The rows' own numbers, unrounded; what is unknown is null."""
+    return [jsonable(dataclasses.asdict(row)) for row in table.rows]

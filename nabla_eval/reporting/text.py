@@ -1,0 +1,63 @@
+"""Numbers as words, and model text made harmless: it may hold escapes, markup or HTML."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+MISSING = "–"  # what the data cannot say
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number with a comma between thousands."""
+    return MISSING if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of one as per cent: 0.571 -> 57.1 %."""
+    return MISSING if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def percent_range(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """An interval of shares: 64.1 to 70.9 %."""
+    if interval is None or math.isnan(interval[0]):
+        return MISSING
+    low, high = interval
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of shares in percentage points, always signed."""
+    return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}"
+
+
+def points_range(interval: tuple[float, float], digits: int = 1) -> str:
+    """An interval of differences in percentage points, always signed."""
+    low, high = interval
+    return MISSING if math.isnan(low) else f"{points(low, digits)} to {points(high, digits)}"
+
+
+def printable(text: str) -> str:
+    """Text in which every character is visible: controls, bidi marks and newlines as escapes.
+
+    A model can emit terminal escapes; shown raw they could recolour, hide or rewrite a screen.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def markdown(text: str) -> str:
+    """Printable text that Markdown and HTML show literally, also inside a table cell."""
+    return _MARKDOWN.sub(r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def jsonable(value: Any) -> Any:
+    """The same value for standard JSON: NaN and infinities become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return value

@@ -1,0 +1,201 @@
+"""One source of numbers for every format, and model text that stays text."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from nabla_eval.analysis.cost import COSTS
+from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
+from nabla_eval.analysis.runs import Run
+from nabla_eval.errors import DataError
+from nabla_eval.reporting.rows import DifferenceRow, RejectionRow, examples
+from nabla_eval.reporting.standard import (
+    accuracy_table,
+    difference_table,
+    rejection_table,
+    revision_table,
+)
+from nabla_eval.reporting.summary import Summary, as_json, as_markdown, verdict, write
+from nabla_eval.reporting.tables import to_json, to_markdown, to_rich
+from nabla_eval.reporting.text import MISSING, markdown, number, percent, points, printable
+
+HOSTILE = "\x1b[2J[red]<script>alert(1)</script>|`*_\u202e\n$&amp; "
+
+
+def candidate(verdict: str, position: int = 1, text: str = "1+2=3") -> dict:
+    return {
+        "index": 0,
+        "sweep": 0,
+        "position": position,
+        "old_text": "4",
+        "new_text": text[:1],
+        "context": text,
+        "old_reward": -1.0,
+        "new_reward": {"accepted": 2.0, "rejected": -2.0, "tie": -1.0}[verdict],
+        "verdict": verdict,
+        "text": text,
+    }
+
+
+def make_run(name: str, verdicts: list[list[str]], right: list[int], **changes) -> Run:
+    records = [
+        {
+            "id": f"t/{i}/0",
+            "prompt": f"question {i}",
+            "method": "nabla",
+            "config_hash": name,
+            "config": {"n": 8},
+            "models": {},
+            "candidates": [candidate(v) for v in found],
+            "drafts": [{"reward": float(j)} for j in range(8)],
+            "ledger": dict.fromkeys(COSTS, 10.0),
+            "seconds": 0.1,
+            **changes,
+        }
+        for i, found in enumerate(verdicts)
+    ]
+    return Run(name, records, {f"t/{i}": [float(x)] for i, x in enumerate(right)}, 1.5)
+
+
+@pytest.fixture
+def ours() -> Run:
+    return make_run("ours", [["accepted", "tie"], ["rejected"], [], ["accepted"]], [1, 1, 0, 1])
+
+
+@pytest.fixture
+def twin() -> Run:
+    return make_run("twin", [["rejected"], ["rejected"], ["tie"], ["accepted"]], [0, 1, 0, 1])
+
+
+def screen(table) -> str:
+    console = Console(file=io.StringIO(), width=250, force_terminal=False)
+    console.print(to_rich(table))
+    return console.file.getvalue()
+
+
+def all_tables(ours, twin):
+    return [
+        accuracy_table([ours, twin]),
+        rejection_table([ours, twin], ours),
+        difference_table(ours, [twin], [twin]),
+        revision_table(ours),
+    ]
+
+
+def test_terminal_and_markdown_show_the_same_cells(ours, twin):
+    for table in all_tables(ours, twin):
+        shown, page = screen(table), to_markdown(table)
+        assert len(table.cells()) == len(table.rows) > 0
+        for row in table.cells():
+            for cell in row:
+                assert cell in shown
+                assert markdown(cell) in page
+
+
+def test_json_has_the_unrounded_numbers_behind_the_cells(ours, twin):
+    (first, _) = to_json(accuracy_table([ours, twin]))
+    assert first["accuracy"] == 0.75 and first["problems"] == 4
+    assert first["se"] == pytest.approx(0.25)
+    assert first["model_calls"] == 10 and first["seconds"] == 1.5
+    assert first["correct_per_100_calls"] == pytest.approx(7.5)
+    cells = accuracy_table([ours]).cells()
+    assert cells[0][:3] == ["ours", "75.0 ± 25.0 %", "10.0"]
+
+
+def test_rejection_stands_beside_its_controls(ours, twin):
+    rows = to_json(rejection_table([ours, twin], ours))
+    assert [row["run"] for row in rows[:2]] == ["ours", "twin"]
+    assert (rows[0]["candidates"], rows[0]["rejected"], rows[0]["ties"]) == (4, 2, 1)
+    assert rows[0]["by_index"][0]["candidates"] == 3 and rows[0]["by_index"][0]["index"] == 1
+    drafts, challengers, exact, exact_challengers = rows[2:]
+    assert (drafts["candidates"], challengers["candidates"]) == (32, 28)
+    assert drafts["rejected"] == challengers["rejected"] == 0  # the fixture's drafts all rise
+    assert exact["rate"] == float(first_accepted_baseline(8))
+    assert exact_challengers["rate"] == float(challengers_baseline(8))
+    shown = screen(rejection_table([ours], ours))
+    assert "66.03 %" in shown and "75.46 %" in shown
+
+
+def test_one_draw_has_no_challengers():
+    single = make_run("one", [[], []], [1, 0], config={"n": 1}, drafts=[{"reward": 0.0}])
+    names = [row.run for row in RejectionRow.controls(single)]
+    assert names == ["one's drafts, first = accepted", "i.i.d. draws: 1 - H_1/1"]
+
+
+def test_differences_are_worded_as_their_intervals_allow(ours, twin):
+    row = DifferenceRow.accuracy(ours, twin)
+    assert (row.difference, row.wins, row.losses, row.decided) == (0.25, 1, 0, False)
+    assert "cannot be told apart" in verdict(row) and "+25.0 points" in verdict(row)
+    better = DifferenceRow("accuracy", "a", "b", 100, 0.1, (0.05, 0.15), 12, 2)
+    assert verdict(better) == (
+        "a is above b in accuracy on 100 problems (+10.0 points, 95 % interval +5.0 to +15.0, "
+        "12 problems won and 2 lost)."
+    )
+    worse = DifferenceRow("rejection", "a", "b", 100, -0.1, (-0.15, -0.05))
+    assert verdict(worse).startswith("a is below b in rejection")
+    nothing = DifferenceRow("rejection", "a", "b", 0, math.nan, (math.nan, math.nan))
+    assert "no data" in verdict(nothing) and not nothing.decided
+
+
+def test_examples_show_one_of_each_verdict_in_the_order_of_the_problems(ours, twin):
+    assert [row.verdict for row in examples(ours.records)] == ["accepted", "rejected", "tie"]
+    assert [row.problem for row in examples(ours.records)] == ["t/0/0", "t/1/0", "t/0/0"]
+    only = make_run("r", [["rejected", "rejected", "rejected"], ["rejected"]], [0, 0])
+    assert [row.problem for row in examples(only.records)] == ["t/0/0"] * 3
+    assert examples(make_run("none", [[]], [0]).records) == []
+
+
+def test_model_text_is_inert_everywhere(tmp_path):
+    hostile = make_run("r", [["accepted"]], [1], prompt=HOSTILE)
+    hostile.records[0]["candidates"][0] = candidate("accepted", text=HOSTILE)
+    table = revision_table(hostile)
+    for text in (screen(table), to_markdown(table)):
+        assert "\x1b" not in text and "\u202e" not in text
+    assert "[red]<script>alert(1)</script>" in re.sub(r"\s+", "", screen(table))
+    page = to_markdown(table)
+    assert "<script>" not in page
+    row = page.splitlines()[-3]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(table.columns) + 1
+    (stored,) = to_json(table)
+    assert json.loads(json.dumps(stored))["prompt"] == HOSTILE
+
+
+@given(st.text())
+def test_printable_text_has_no_control_and_markdown_no_tag(text):
+    assert printable(text).isprintable()
+    shown = markdown(text)
+    assert shown.isprintable() and "<" not in shown and ">" not in shown
+    assert not re.search(r"(?<!\\)(\\\\)*[|`*_\[\]]", shown)
+
+
+def test_what_is_unknown_is_a_dash_in_words_and_null_in_json():
+    assert number(math.nan) == percent(None) == points(math.nan) == MISSING
+    none = make_run("none", [[]], [0])
+    assert MISSING in rejection_table([none], none).cells()[0]
+    row = to_json(rejection_table([none], none))[0]
+    assert row["rate"] is None and row["ci95"] == [None, None]
+
+
+def test_a_summary_is_written_twice_with_the_same_rows(tmp_path, ours, twin):
+    tables = all_tables(ours, twin)
+    summary = Summary("Title", "nabla-eval demo", ["It ended."], tables, {"seed": 0, "x": math.nan})
+    paths = write(summary, tmp_path / "new")
+    assert [path.name for path in paths] == ["summary.json", "summary.md"]
+    stored = json.loads(paths[0].read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert stored["facts"] == {"seed": 0, "x": None}
+    assert stored["accuracy"] == json.loads(json.dumps(to_json(tables[0])))
+    page = paths[1].read_text()
+    assert page == as_markdown(summary) and as_json(summary) == paths[0].read_text()
+    for table in tables:
+        assert to_markdown(table) in page
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Cannot write"):
+        write(summary, tmp_path / "file")
