@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.nabla-eval-installed
 
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 # Threads of torch that spin while they wait slow each other down on few cores.
 export OMP_WAIT_POLICY := passive
