@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": WORDS | {"traces", "grading"},
     "reporting": WORDS | {"traces", "grading", "analysis"},
     "training": ENGINE | {"engine", "grading", "embedded"},
+    "testing": ENGINE | {"engine", "methods"},
     "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded"},
     "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},
     "cli": ENGINE
