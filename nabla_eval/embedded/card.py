@@ -1,0 +1,72 @@
+"""The model card: what was trained, how, what it measures, and the hash of every shipped file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.errors import DataError
+
+CARD = "card.json"
+FOLDERS = ("policy", "reward")
+SCHEMA = 1
+
+
+def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size in bytes of every file of a pair, by path relative to the folder."""
+    found = {}
+    for part in FOLDERS:
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                content = path.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                name = path.relative_to(folder).as_posix()
+                found[name] = {"sha256": digest, "bytes": len(content)}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the weights' exact bits depend on besides the recipe."""
+    names = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def write_card(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Add schema, versions and file hashes to the content, write card.json, return the card."""
+    card = {"schema": SCHEMA, **content, "versions": versions(), "files": file_hashes(folder)}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card beside a pair; raises DataError when it is missing or of another schema."""
+    path = folder / CARD
+    if not path.is_file():
+        raise DataError(
+            f"No model card at {path}. Train a pair with `nabla-eval embedded train --output DIR`."
+        )
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if card.get("schema") != SCHEMA:
+        raise DataError(
+            f"{path} has schema {card.get('schema')!r}; this version reads {SCHEMA}. "
+            "Train the pair again or use the version that wrote it."
+        )
+    return card
+
+
+def verify_files(folder: Path) -> list[str]:
+    """Every way in which the files differ from the card; empty when each byte is as described."""
+    expected, found = read_card(folder)["files"], file_hashes(folder)
+    problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name}: not in the card" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name] != expected[name]:
+            problems.append(
+                f"{name}: sha256 {found[name]['sha256'][:12]} ({found[name]['bytes']} bytes), "
+                f"card says {expected[name]['sha256'][:12]} ({expected[name]['bytes']} bytes)"
+            )
+    return problems

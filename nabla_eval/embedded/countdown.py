@@ -1,0 +1,318 @@
+"""Countdown, the embedded task: reach the target using every given number exactly once.
+
+A problem is written ``20,14,7,3=39?`` and a solution ``20-14=6;6*7=42;42-3=39``. Everything here is
+exact: the verifier, the search that decides whether a prefix can still be completed, and the split
+that keeps test problems out of training. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias
+
+from nabla_eval.errors import ConfigError
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+
+MAX_INPUT: Final = 20
+MAX_VALUE: Final = 99
+MIN_TARGET: Final = 10
+SPLIT_BUCKETS: Final = 16
+OPERATORS: Final = ("+", "-", "*", "/")
+EOS: Final = "<eos>"
+
+_INTEGER = r"(?:0|[1-9][0-9]?)"
+_EQUATION = re.compile(rf"({_INTEGER})([-+*/])({_INTEGER})=({_INTEGER})")
+_PROMPT = re.compile(rf"({_INTEGER}(?:,{_INTEGER})*)=({_INTEGER})\?")
+_TOKEN = re.compile(rf"<eos>|{_INTEGER}|.", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One Countdown problem; ``numbers`` are in the order in which the prompt prints them."""
+
+    numbers: tuple[int, ...]
+    target: int
+
+    @property
+    def prompt(self) -> str:
+        """The text given to the policy, for example ``20,14,7,3=39?``."""
+        return f"{','.join(map(str, self.numbers))}={self.target}?"
+
+    @property
+    def canonical(self) -> str:
+        """The same text for every order of the numbers; the split is a hash of it."""
+        return f"{','.join(map(str, sorted(self.numbers)))}={self.target}"
+
+    @property
+    def response_tokens(self) -> int:
+        """Tokens of every well-formed solution, the closing ``<eos>`` included."""
+        return 6 * (len(self.numbers) - 1)
+
+    @classmethod
+    def from_prompt(cls, prompt: str) -> Problem:
+        """Parse a prompt; raises ConfigError when it is not one."""
+        match = _PROMPT.fullmatch(prompt)
+        if match is None:
+            raise ConfigError(
+                f"A Countdown prompt looks like '20,14,7,3=39?'; got {prompt!r}. "
+                "Write integers from 0 to 99 without spaces or leading zeros."
+            )
+        return cls(tuple(int(number) for number in match[1].split(",")), int(match[2]))
+
+
+ProblemLike: TypeAlias = Problem | Mapping[str, Any] | str
+
+
+def as_problem(problem: ProblemLike) -> Problem:
+    """Accept a Problem, a document of `test_problems`, or a prompt."""
+    if isinstance(problem, Problem):
+        return problem
+    if isinstance(problem, str):
+        return Problem.from_prompt(problem)
+    return Problem(tuple(problem["numbers"]), problem["target"])
+
+
+def combine(left: int, operator: str, right: int) -> int | None:
+    """The value of one step, or None when the rules forbid it: results are integers in 1..99."""
+    match operator:
+        case "+":
+            value = left + right
+        case "-":
+            value = left - right
+        case "*":
+            value = left * right
+        case "/" if right != 0 and left % right == 0:
+            value = left // right
+        case _:
+            return None
+    return value if 1 <= value <= MAX_VALUE else None
+
+
+def verify(problem: ProblemLike, response: str) -> bool:
+    """Whether the response solves the problem; the text is untrusted and is only ever matched.
+
+    Every equation must be true, use numbers that are still available (given or computed before),
+    and the last must use up everything and hit the target. White space around it is ignored.
+    """
+    problem = as_problem(problem)
+    available = list(problem.numbers)
+    steps = response.strip().split(";", maxsplit=len(available))
+    if len(steps) != len(available) - 1:
+        return False
+    for step in steps:
+        match = _EQUATION.fullmatch(step)
+        if match is None:
+            return False
+        left, operator, right, result = int(match[1]), match[2], int(match[3]), int(match[4])
+        for operand in (left, right):
+            if operand not in available:
+                return False
+            available.remove(operand)
+        if combine(left, operator, right) != result:
+            return False
+        available.append(result)
+    return available == [problem.target]
+
+
+# --- exact search -------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 18)
+def reachable(values: tuple[int, ...]) -> frozenset[int]:
+    """Every result that some order of steps makes of all the (sorted) values."""
+    if len(values) == 1:
+        return frozenset(values)
+    found: set[int] = set()
+    for left, right in _partitions(values):
+        for a in reachable(left):
+            for b in reachable(right):
+                outcomes = (combine(x, op, y) for x, y in ((a, b), (b, a)) for op in OPERATORS)
+                found.update(value for value in outcomes if value is not None)
+    return frozenset(found)
+
+
+def _partitions(values: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Each way to split into two non-empty parts, once: the last value stays on the right."""
+    for mask in range(1, 1 << (len(values) - 1)):
+        left = tuple(v for i, v in enumerate(values) if mask >> i & 1)
+        yield left, tuple(v for i, v in enumerate(values) if not mask >> i & 1)
+
+
+def solvable(problem: ProblemLike) -> bool:
+    """Whether any solution exists."""
+    problem = as_problem(problem)
+    return problem.target in reachable(tuple(sorted(problem.numbers)))
+
+
+def solve(problem: ProblemLike) -> str | None:
+    """One solution (the first in a fixed search order), or None when there is none."""
+    problem = as_problem(problem)
+    steps = _search(list(problem.numbers), problem.target)
+    return None if steps is None else ";".join(steps)
+
+
+def _search(values: list[int], target: int) -> list[str] | None:
+    if len(values) == 1:
+        return [] if values[0] == target else None
+    for left, operator, right, result, rest in _moves(values):
+        if target in reachable(tuple(sorted((*rest, result)))):
+            tail = _search([*rest, result], target)
+            if tail is not None:
+                return [f"{left}{operator}{right}={result}", *tail]
+    return None
+
+
+def _moves(values: list[int]) -> Iterator[tuple[int, str, int, int, list[int]]]:
+    for i, left in enumerate(values):
+        for j, right in enumerate(values):
+            if i == j:
+                continue
+            rest = [value for k, value in enumerate(values) if k not in (i, j)]
+            for operator in OPERATORS:
+                result = combine(left, operator, right)
+                if result is not None:
+                    yield left, operator, right, result, rest
+
+
+# --- prefix oracle ------------------------------------------------------------------------------
+
+
+def tokenise(text: str) -> list[str]:
+    """Split a response as the tokenizer does: integers 0..99, symbols, ``<eos>``."""
+    return _TOKEN.findall(text)
+
+
+class PrefixOracle:
+    """Reads a response token by token and knows whether the target can still be reached.
+
+    Integers are atomic, as in the vocabulary: after ``1`` the number is 1, not the start of 14.
+    A dead prefix stays dead. ``<eos>`` is alive only after a complete solution.
+    """
+
+    def __init__(self, problem: ProblemLike) -> None:
+        problem = as_problem(problem)
+        self._target = problem.target
+        self._available = list(problem.numbers)
+        self._equation: list[str] = []
+        self.finished = False
+        self.alive = solvable(problem)
+
+    def read(self, token: str) -> bool:
+        """Take one more token and say whether the prefix that ends with it is alive."""
+        self.alive = self.alive and not self.finished and self._admits(token)
+        return self.alive
+
+    def _admits(self, token: str) -> bool:
+        slot = len(self._equation)
+        if slot == 5:
+            return self._close(token)
+        if slot in (0, 2, 4) and not re.fullmatch(_INTEGER, token):
+            return False
+        self._equation.append(token)
+        if slot == 3:
+            return token == "="
+        if slot == 4:
+            return self._result() == int(token)
+        return any(self._fits(move) for move in _moves(self._available))
+
+    def _fits(self, move: tuple[int, str, int, int, list[int]]) -> bool:
+        left, operator, right, result, rest = move
+        written = [str(left), operator, str(right)][: len(self._equation)]
+        if written != self._equation:
+            return False
+        return self._target in reachable(tuple(sorted((*rest, result))))
+
+    def _result(self) -> int | None:
+        left, operator, right = self._equation[:3]
+        return combine(int(left), operator, int(right))
+
+    def _close(self, token: str) -> bool:
+        left, right, result = (int(self._equation[slot]) for slot in (0, 2, 4))
+        self._available.remove(left)
+        self._available.remove(right)
+        self._available.append(result)
+        self._equation = []
+        if len(self._available) > 1:
+            return token == ";"
+        self.finished = token == EOS
+        return self.finished
+
+
+def prefix_labels(problem: ProblemLike, tokens: Sequence[str]) -> list[bool]:
+    """For each prefix ``tokens[:1] .. tokens[:]``, whether the target is still reachable."""
+    oracle = PrefixOracle(problem)
+    return [oracle.read(token) for token in tokens]
+
+
+def prefix_reachable(problem: ProblemLike, prefix: str) -> bool:
+    """Whether some continuation of the prefix (possibly inside an equation) is a solution."""
+    labels = prefix_labels(problem, tokenise(prefix))
+    return labels[-1] if labels else solvable(problem)
+
+
+# --- problems and their split -------------------------------------------------------------------
+
+
+def split_of(problem: ProblemLike) -> Split:
+    """The split a problem belongs to, by a hash of (sorted numbers, target) modulo 16."""
+    bucket = _hash(as_problem(problem).canonical) % SPLIT_BUCKETS
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def problems(n: int, split: Split, *, numbers: int = 4, seed: int = 0) -> list[Problem]:
+    """The first n of a fixed random order of a split's solvable problems, without duplicates.
+
+    Uniform over (multiset of inputs, target): sorted draws are accepted with equal probability
+    whatever the number of their orders or solutions. Raises ConfigError when the split is smaller.
+    """
+    if numbers < 2:
+        raise ConfigError(f"A problem needs at least 2 numbers; got {numbers}. Try numbers=4.")
+    rng = random.Random(f"countdown/{split}/{numbers}/{seed}")
+    chosen: dict[str, Problem] = {}
+    misses = 0
+    while len(chosen) < n:
+        problem = _draw(rng, numbers)
+        fresh = problem.canonical not in chosen and split_of(problem) == split
+        if fresh and problem.target not in problem.numbers and solvable(problem):
+            chosen[problem.canonical] = _shuffled(problem, seed)
+            misses = 0
+        else:
+            misses += 1
+        if misses > 200_000:
+            raise ConfigError(
+                f"The {split} split with {numbers} numbers has about {len(chosen)} problems; "
+                f"got n={n}. Ask for fewer."
+            )
+    return list(chosen.values())
+
+
+def test_problems(n: int, numbers: int = 4, seed: int = 0) -> list[dict[str, Any]]:
+    """The first n test problems as documents with the keys prompt, numbers and target."""
+    drawn = problems(n, "test", numbers=numbers, seed=seed)
+    return [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in drawn]
+
+
+test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
+
+
+def _draw(rng: random.Random, numbers: int) -> Problem:
+    """A uniform multiset: the bars of a stars-and-bars code are a uniform combination."""
+    bars = sorted(rng.sample(range(MAX_INPUT + numbers - 1), numbers))
+    multiset = tuple(bar - i + 1 for i, bar in enumerate(bars))
+    return Problem(multiset, rng.randint(MIN_TARGET, MAX_VALUE))
+
+
+def _shuffled(problem: Problem, seed: int) -> Problem:
+    """A prompt order that is a function of the problem, so that it never depends on its place."""
+    rng = random.Random(_hash(f"order/{seed}/{problem.canonical}"))
+    return Problem(tuple(rng.sample(problem.numbers, len(problem.numbers))), problem.target)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

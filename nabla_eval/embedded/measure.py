@@ -1,0 +1,155 @@
+"""What the model card reports: the pair, measured on held-out test problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nabla_eval.embedded.countdown import Problem, prefix_labels, problems, verify
+from nabla_eval.embedded.sampling import prefix_scores, response_text, sample, token_logits
+from nabla_eval.embedded.tokenizer import token_strings
+
+Floats = NDArray[np.float64]
+Numbers = dict[str, Any]
+
+DRAWS = 8
+UNCERTAIN = 0.25  # nats, the paper's entropy threshold (DESIGN 3.5)
+
+
+def measure(policy: Any, reward: Any, *, numbers: int, count: int, seed: int = 0) -> Numbers:
+    """The card's `measured` block on the first `count` test problems, 8 samples each."""
+    questions = problems(count, "test", numbers=numbers)
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "problems": count,
+        "draws": DRAWS,
+        "seed": seed,
+        "greedy_accuracy": mean_and_error(greedy_right(policy, questions)),
+        "sampled": {
+            f"T={temperature}": _sampled(policy, reward, questions, temperature, generator)
+            for temperature in (0.7, 1.0)
+        },
+    }
+
+
+def greedy_right(policy: Any, questions: Sequence[Problem]) -> Floats:
+    """1 where the greedy response is right, else 0."""
+    responses = sample(policy, questions, temperature=0, generator=torch.Generator())
+    return _right(questions, responses)
+
+
+def _sampled(
+    policy: Any,
+    reward: Any,
+    questions: Sequence[Problem],
+    temperature: float,
+    generator: torch.Generator,
+) -> Numbers:
+    repeated = [question for question in questions for _ in range(DRAWS)]
+    responses = sample(policy, repeated, temperature=temperature, generator=generator)
+    shape = (len(questions), DRAWS)
+    right = _right(repeated, responses).reshape(shape)
+    scores = prefix_scores(reward, repeated, responses)
+    final = np.array([row[-1].item() for row in scores]).reshape(shape)
+    best = np.take_along_axis(right, final.argmax(axis=1)[:, None], axis=1)[:, 0]
+    texts = [response_text(response) for response in responses]
+    return {
+        "accuracy": mean_and_error(right.mean(axis=1)),
+        "pass@8": mean_and_error(right.max(axis=1)),
+        "best_of_8_accuracy": mean_and_error(best),
+        "best_of_8_gain": mean_and_error(best - right.mean(axis=1)),
+        "distinct_responses_of_8": mean_and_error(_distinct(texts)),
+        "distinct_results_of_8": mean_and_error(_distinct([_result(text) for text in texts])),
+        "uncertain_tokens": mean_and_error(_uncertain_tokens(policy, repeated, responses)),
+        "reward_auc": {
+            "pooled": auc(final[right == 1], final[right == 0]),
+            "within_question": within_auc(final, right),
+            "questions_with_both": int(((right.max(1) == 1) & (right.min(1) == 0)).sum()),
+        },
+        "prefix_auc": _prefix_auc(repeated, responses, scores),
+    }
+
+
+def _right(questions: Sequence[Problem], responses: Sequence[list[int]]) -> Floats:
+    pairs = zip(questions, responses, strict=True)
+    return np.array([float(verify(question, response_text(ids))) for question, ids in pairs])
+
+
+def _result(text: str) -> str:
+    """The answer that a response arrives at: what follows its last equals sign."""
+    return text.rpartition("=")[2]
+
+
+def _distinct(texts: Sequence[str]) -> Floats:
+    groups = [texts[start : start + DRAWS] for start in range(0, len(texts), DRAWS)]
+    return np.array([float(len(set(group))) for group in groups])
+
+
+def _uncertain_tokens(
+    policy: Any, questions: Sequence[Problem], responses: Sequence[list[int]]
+) -> Floats:
+    """Per problem, the mean number of tokens whose distribution (T = 1) has over 0.25 nats."""
+    counts = []
+    for logits in token_logits(policy, questions, responses):
+        entropy = torch.distributions.Categorical(logits=logits).entropy()
+        counts.append(float((entropy > UNCERTAIN).sum()))
+    return np.array(counts).reshape(-1, DRAWS).mean(axis=1)
+
+
+def _prefix_auc(
+    questions: Sequence[Problem], responses: Sequence[list[int]], scores: Sequence[torch.Tensor]
+) -> Numbers:
+    """AUC of prefix scores for "the target is still reachable", the closing token left out.
+
+    Pooled over all prefixes, and at each place of the response where both labels occur.
+    """
+    places: dict[int, tuple[list[float], list[bool]]] = {}
+    for question, response, row in zip(questions, responses, scores, strict=True):
+        labels = prefix_labels(question, token_strings(response))
+        for place in range(min(len(response), question.response_tokens - 1)):
+            values, alive = places.setdefault(place + 1, ([], []))
+            values.append(row[place].item())
+            alive.append(labels[place])
+    split = {
+        place: (np.array(values)[np.array(alive)], np.array(values)[~np.array(alive)])
+        for place, (values, alive) in sorted(places.items())
+    }
+    pooled = [np.concatenate(side) for side in zip(*split.values(), strict=True)]
+    by_place = {str(p): auc(*pair) for p, pair in split.items() if all(map(len, pair))}
+    return {"pooled": auc(*pooled), "by_token": by_place}
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def mean_and_error(per_problem: Floats) -> Numbers:
+    """Mean and standard error over problems: they, not their draws, are the independent units."""
+    values = np.asarray(per_problem, dtype=np.float64)
+    return {
+        "value": round(float(values.mean()), 4),
+        "standard_error": round(float(values.std(ddof=1) / np.sqrt(len(values))), 4),
+    }
+
+
+def auc(positive: Floats, negative: Floats) -> float | None:
+    """Probability that a positive scores above a negative, ties half; None without pairs."""
+    if not len(positive) or not len(negative):
+        return None
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    up_to = np.searchsorted(ordered, positive, side="right")
+    return round(float((below + up_to).mean() / (2 * len(negative))), 4)
+
+
+def within_auc(scores: Floats, right: Floats) -> float | None:
+    """Mean over the questions with right and wrong responses of the AUC inside the question."""
+    found = []
+    for row, labels in zip(scores, right, strict=True):
+        value = auc(row[labels == 1], row[labels == 0])
+        if value is not None:
+            found.append(value)
+    return round(float(np.mean(found)), 4) if found else None

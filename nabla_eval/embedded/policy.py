@@ -1,0 +1,136 @@
+"""Training of the embedded policy from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nabla_eval.embedded.data import TrainingRows
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS
+
+Report = Callable[[int, float], None]  # (step, loss in nats)
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """Everything the policy's weights depend on, together with the library versions."""
+
+    seed: int = 0
+    numbers: int = 4
+    steps: int = 2200
+    batch: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    mismatched: float = 0.2
+    walks: int = 4_000_000
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 256
+
+
+def build_policy(recipe: PolicyRecipe) -> Any:
+    """A randomly initialised Qwen2 model with tied embeddings."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(TOKENS),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.feed_forward,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=512,
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=EOS_ID,
+        pad_token_id=PAD_ID,
+        use_cache=True,
+    )
+    with seeded(recipe.seed):
+        return Qwen2ForCausalLM(config)
+
+
+def train_policy(recipe: PolicyRecipe, report: Report | None = None) -> tuple[Any, dict[str, Any]]:
+    """Train and return (model, facts for the card); bit for bit a function of the recipe."""
+    rows = TrainingRows(
+        walks=recipe.walks,
+        numbers=recipe.numbers,
+        mismatched=recipe.mismatched,
+        rng=np.random.default_rng([recipe.seed, recipe.numbers]),
+    )
+    model = build_policy(recipe).train()
+    optimizer, schedule = adamw(model, recipe)
+    losses: list[float] = []
+    for step in range(recipe.steps):
+        ids, labels = (torch.from_numpy(part) for part in rows.batch(recipe.batch))
+        loss = _response_loss(model, ids, labels)
+        losses.append(update(model, optimizer, schedule, loss))
+        if report is not None:
+            report(step + 1, losses[-1])
+    facts = {"training_problems": rows.problems, "training_rows": recipe.steps * recipe.batch}
+    return model.eval(), {**facts, "losses": losses}
+
+
+def _response_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats of the labelled tokens of ids [B, L].
+
+    Rows have one length, so the head runs on the response's positions only.
+    """
+    start = int((labels != -100).any(dim=0).int().argmax())
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden[:, start - 1 :])
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, start:].flatten())
+
+
+def adamw(model: Any, recipe: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW with a short linear warm-up and a cosine to zero."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+    )
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(recipe.warmup, 1))
+        return rise * 0.5 * (1.0 + float(np.cos(np.pi * step / recipe.steps)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def update(model: Any, optimizer: torch.optim.Optimizer, schedule: Any, loss: Tensor) -> float:
+    """One clipped optimiser step; returns the loss before it."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return loss.item()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator inside the block only: module initialisers read it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread: sums keep their order, so the same seed gives the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

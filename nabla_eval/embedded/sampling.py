@@ -1,0 +1,103 @@
+"""Plain batched sampling from the embedded policy, for training and for the model card.
+
+The engine has its own keyed sampler; this one needs nothing but torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nabla_eval.embedded.countdown import Problem
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
+
+_ROWS = 512
+
+
+@torch.inference_mode()
+def sample(
+    model: Any,
+    problems: Sequence[Problem],
+    *,
+    temperature: float,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """One response (token ids, closing ``<eos>`` included if drawn) per problem.
+
+    Temperature 0 is greedy. Problems must have equally many numbers; a response is cut at the
+    length of a well-formed solution, since nothing longer can be right.
+    """
+    responses: list[list[int]] = []
+    for start in range(0, len(problems), _ROWS):
+        part = problems[start : start + _ROWS]
+        prompts = torch.tensor([encode_prompt(problem) for problem in part])
+        drawn = _rollout(model, prompts, part[0].response_tokens, temperature, generator)
+        responses += [_until_eos(row) for row in drawn.tolist()]
+    return responses
+
+
+def _rollout(
+    model: Any, ids: Tensor, steps: int, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """Token ids [B, steps] drawn after prompts [B, P]; rows run on past their <eos>."""
+    cache, columns = None, []
+    for _ in range(steps):
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = output.past_key_values, output.logits[:, -1]
+        if temperature == 0:
+            ids = logits.argmax(dim=-1, keepdim=True)
+        else:
+            probabilities = (logits / temperature).softmax(dim=-1)
+            ids = torch.multinomial(probabilities, 1, generator=generator)
+        columns.append(ids)
+    return torch.cat(columns, dim=1)
+
+
+def _until_eos(ids: list[int]) -> list[int]:
+    return ids[: ids.index(EOS_ID) + 1] if EOS_ID in ids else ids
+
+
+def response_text(ids: Sequence[int]) -> str:
+    """The text of a response, without its closing token."""
+    return "".join(token_strings([index for index in ids if index != EOS_ID]))
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids [B, L], padded on the right: under causal attention padding changes nothing."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[PAD_ID] * (width - len(row))] for row in rows])
+
+
+@torch.inference_mode()
+def token_logits(
+    model: Any, problems: Sequence[Problem], responses: Sequence[list[int]]
+) -> list[Tensor]:
+    """For each response, the policy's logits [tokens, V] that each of its tokens was drawn from."""
+    found: list[Tensor] = []
+    for start in range(0, len(problems), _ROWS):
+        part = slice(start, start + _ROWS)
+        prompts = [encode_prompt(problem) for problem in problems[part]]
+        rows = [prompt + row for prompt, row in zip(prompts, responses[part], strict=True)]
+        logits = model(input_ids=padded(rows), use_cache=False).logits
+        for prompt, row, values in zip(prompts, rows, logits, strict=True):
+            found.append(values[len(prompt) - 1 : len(row) - 1].clone())
+    return found
+
+
+@torch.inference_mode()
+def prefix_scores(
+    reward: Any, problems: Sequence[Problem], responses: Sequence[list[int]]
+) -> list[Tensor]:
+    """For each response, the reward model's score [tokens] of every prefix; the last is final."""
+    found: list[Tensor] = []
+    for start in range(0, len(problems), _ROWS):
+        part = slice(start, start + _ROWS)
+        prompts = [encode_prompt(problem) for problem in problems[part]]
+        rows = [prompt + row for prompt, row in zip(prompts, responses[part], strict=True)]
+        scores = reward(input_ids=padded(rows)).logits[..., 0]
+        for prompt, row, values in zip(prompts, rows, scores, strict=True):
+            found.append(values[len(prompt) : len(row)].clone())
+    return found

@@ -1,0 +1,175 @@
+"""Training of the embedded pair from scratch, as `nabla-eval embedded train` runs it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from nabla_eval.embedded.card import write_card
+from nabla_eval.embedded.countdown import (
+    MAX_INPUT,
+    MAX_VALUE,
+    MIN_TARGET,
+    SPLIT_BUCKETS,
+    problems,
+    split_of,
+)
+from nabla_eval.embedded.data import TrainingRows
+from nabla_eval.embedded.measure import measure
+from nabla_eval.embedded.policy import PolicyRecipe, one_thread, train_policy
+from nabla_eval.embedded.reward import RewardRecipe, train_reward
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, build_tokenizer
+from nabla_eval.errors import ConfigError
+
+Stage = Callable[[str, int], Callable[[int, float], None]]  # (title, steps) -> report(step, loss)
+
+TEST_PROBLEMS: Final = 1600
+FACTS: Final = "policy_training.json"  # lets --reward-only write a whole card later
+_POLICY_SHARE: Final = 2 / 3  # of --minutes
+
+
+def train_pair(
+    output: Path,
+    policy_recipe: PolicyRecipe,
+    reward_recipe: RewardRecipe,
+    *,
+    stage: Stage,
+    only: str | None = None,
+    test_problems: int = TEST_PROBLEMS,
+) -> dict[str, Any] | None:
+    """Train, save and measure a pair under `output`; returns its card.
+
+    `only` is "policy" or "reward": the first stops early (and returns None), the second reads
+    output/policy. One thread throughout: the weights are a function of recipe and versions.
+    """
+    with one_thread():
+        if only == "reward":
+            policy, policy_facts = _load_policy(output)
+        else:
+            report = stage("policy", policy_recipe.steps)
+            policy, policy_facts = _timed(lambda: train_policy(policy_recipe, report))
+            policy_facts["recipe"] = asdict(policy_recipe)
+            save(policy, output / "policy")
+            (output / FACTS).write_text(json.dumps(policy_facts, indent=2) + "\n")
+        if only == "policy":
+            return None
+        report = stage("reward model", reward_recipe.steps)
+        reward, reward_facts = _timed(lambda: train_reward(policy, reward_recipe, report))
+        reward_facts["recipe"] = asdict(reward_recipe)
+        save(reward, output / "reward")
+        stage("measuring on test problems", 0)
+        measured = measure(policy, reward, numbers=reward_recipe.numbers, count=test_problems)
+    return write_card(
+        output,
+        {
+            "task": _task(reward_recipe.numbers),
+            "policy": _described(policy, policy_facts),
+            "reward": _described(reward, reward_facts),
+            "disjointness": disjointness(policy_recipe, reward_recipe, test_problems),
+            "measured": measured,
+        },
+    )
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a checkpoint with its tokenizer: float32 safetensors and JSON."""
+    if model.can_generate():
+        model.generation_config.update(do_sample=False, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+
+
+def _load_policy(output: Path) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    folder = output / "policy"
+    if not (folder / "config.json").is_file() or not (output / FACTS).is_file():
+        raise ConfigError(
+            f"No policy at {folder}. Train it first (--policy-only), or leave out --reward-only."
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, json.loads((output / FACTS).read_text())
+
+
+def _timed(train: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+    start = time.perf_counter()
+    model, facts = train()
+    losses = facts.pop("losses")
+    facts["training_minutes"] = round((time.perf_counter() - start) / 60, 1)
+    facts["loss"] = {"first": losses[0], "last_50_mean": float(np.mean(losses[-50:]))}
+    return model, facts
+
+
+def _described(model: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"class": type(model).__name__, "parameters": parameters, "dtype": "float32", **facts}
+
+
+def _task(numbers: int) -> dict[str, Any]:
+    return {
+        "name": "Countdown",
+        "numbers": numbers,
+        "inputs": [1, MAX_INPUT],
+        "results": [1, MAX_VALUE],
+        "targets": [MIN_TARGET, MAX_VALUE],
+        "split": f"hash(sorted numbers, target) mod {SPLIT_BUCKETS}: "
+        "0 test, 1 validation, others train",
+    }
+
+
+def disjointness(
+    policy_recipe: PolicyRecipe, reward_recipe: RewardRecipe, count: int
+) -> dict[str, Any]:
+    """Regenerate every training problem and count those among the test problems: 0 is right."""
+    numbers = policy_recipe.numbers
+    held_out = problems(count, "test", numbers=numbers)
+    test = {problem.canonical for problem in held_out}
+    rows = TrainingRows(
+        walks=policy_recipe.walks,
+        numbers=numbers,
+        mismatched=policy_recipe.mismatched,
+        rng=np.random.default_rng([policy_recipe.seed, numbers]),
+    )
+    policy_problems = rows.canonical_problems()
+    graded = problems(reward_recipe.questions, "train", numbers=numbers, seed=reward_recipe.seed)
+    reward_problems = {problem.canonical for problem in graded}
+    return {
+        "test_problems": len(test),
+        "all_in_test_split": all(split_of(problem) == "test" for problem in held_out),
+        "policy_training_problems": len(policy_problems),
+        "shared_with_policy_training": len(test & policy_problems),
+        "reward_training_problems": len(reward_problems),
+        "shared_with_reward_training": len(test & reward_problems),
+    }
+
+
+def recipes_for(
+    minutes: float, policy_recipe: PolicyRecipe, reward_recipe: RewardRecipe
+) -> tuple[PolicyRecipe, RewardRecipe]:
+    """Step counts that fit a time budget, by timing a few updates on this machine.
+
+    The learning-rate schedule depends on the step count, so a run is reproduced by the counts that
+    this returns, not by its minutes.
+    """
+    with one_thread():
+        trial = replace(policy_recipe, steps=1, walks=100_000)
+        train_policy(trial)
+        begin = time.perf_counter()
+        train_policy(trial)
+        overhead = time.perf_counter() - begin
+        begin = time.perf_counter()
+        train_policy(replace(trial, steps=11))
+        step = max((time.perf_counter() - begin - overhead) / 10, 1e-3)
+    seconds = 60 * minutes
+    policy_steps = max(50, int(seconds * _POLICY_SHARE / step))
+    reward_steps = max(50, int(seconds * (1 - _POLICY_SHARE) / 1.5 / step))
+    return replace(policy_recipe, steps=policy_steps), replace(
+        reward_recipe, steps=reward_steps, questions=min(reward_recipe.questions, 12 * reward_steps)
+    )
