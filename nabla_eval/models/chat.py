@@ -28,21 +28,19 @@ _MARKER = "Nablaresponse"
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """How a reward model is shown a conversation.
+    """How a reward model is shown a conversation."""
 
-    `chat_template` is Jinja source that replaces the tokenizer's own, or "plain": the messages'
-    contents joined by blank lines, the response directly after them, then EOS if the tokenizer has
-    one. Tokenizers without a chat template are always plain. `system` goes in front of conversations
-    that have no system message. `thinking=True` says that responses carry their own <think> block:
-    templates such as Qwen3's otherwise put an empty one in front of them. With a `delimiter`, which
-    ends the steps of a process reward, it closes the response in place of the template's tail:
-    the model was trained to judge a step there.
-    """
-
+    # Jinja source in place of the tokenizer's own, or "plain": the messages joined by blank lines,
+    # the response right after them, then EOS. Tokenizers without a chat template are always plain.
     chat_template: str | None = None
+    # Goes in front of conversations that have no system message.
     system: str | None = None
+    # Responses carry their own <think> block: templates like Qwen3's otherwise add an empty one.
     thinking: bool = False
+    # Closes the response in place of the template's tail: what ends a process reward's steps,
+    # because there it was trained to judge.
     delimiter: str | None = None
+    # What templates take for today.
     day: date = DAY
 
 
@@ -75,8 +73,8 @@ class Framer:
         text = self.render(messages, marker)
         if text.count(marker) != 1:
             raise ModelError(
-                f"The reward model's chat template shows the response {text.count(marker)} times in "
-                f"{_excerpt(text)}: it must be there once, word for word. Give another template "
+                f"The reward model's chat template shows the response {text.count(marker)} times "
+                f"in {_excerpt(text)}: it must be there once, word for word. Give another template "
                 "(reward_chat_template=...), or reward_chat_template=plain for none."
             )
         start = text.index(marker)
@@ -157,9 +155,10 @@ def _apply(
     options: Mapping[str, Any],
 ) -> str:
     if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
         raise ModelError(
-            f"The tokenizer of {getattr(tokenizer, 'name_or_path', '') or 'this model'} has no chat "
-            "template. Use a chat model, or prompts without apply_chat_template."
+            f"The tokenizer of {name} has no chat template. Use a chat model, or prompts without "
+            "apply_chat_template."
         )
     text = tokenizer.apply_chat_template(
         chat,
@@ -241,4 +240,5 @@ def special_ids(tokenizer: Any) -> set[int]:
 
 
 def _excerpt(text: str, length: int = 200) -> str:
-    return repr(text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}")
+    half = length // 2
+    return repr(text if len(text) <= length else f"{text[:half]} ... {text[-half:]}")

@@ -6,20 +6,24 @@ the config and the file names is refused before any weight is read.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
 from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.models.explain import explained, pickle_only
 
 Role = Literal["policy", "reward"]
+Kind = Literal["causal", "outcome", "process"]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 OUTCOME = "ForSequenceClassification"
@@ -38,7 +42,12 @@ class Source:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     local_files_only: bool = False
-    options: dict[str, Any] = field(default_factory=dict)  # from_pretrained's: device_map, ...
+    options: Mapping[str, Any] = field(default_factory=dict)  # from_pretrained's: device_map, ...
+
+    @property
+    def who(self) -> str:
+        """What messages call it."""
+        return "policy" if self.role == "policy" else "reward model"
 
     @property
     def hub(self) -> dict[str, Any]:
@@ -50,12 +59,93 @@ class Source:
         }
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What may be done to get at checkpoints."""
+
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    local_files_only: bool = False
+
+    def source(
+        self, name: str | Path, role: Role, revision: str | None, options: Mapping[str, Any]
+    ) -> Source:
+        """A checkpoint by hub id or folder, in which ~ is the home folder."""
+        text = str(name)
+        return Source(
+            name=str(Path(text).expanduser()) if text.startswith("~") else text,
+            role=role,
+            revision=revision,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            local_files_only=self.local_files_only,
+            options=options,
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint before its weights are read."""
+
+    source: Source
+    config: Any
+    tokenizer: Any
+    kind: Kind
+
+    def load(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """The model, on the device unless `device_map` says where."""
+        model = open_model(self.source, self.config, dtype)
+        return model if self.source.options.get("device_map") is not None else model.to(device)
+
+
+def examine(source: Source, weights: bool = True) -> Checkpoint:
+    """Open config and tokenizer, and refuse what they already show to be wrong.
+
+    `weights=False` does without files of weights. Raises `ModelError`.
+    """
+    source = reachable(source)
+    config = open_config(source)
+    kind = check_architecture(source, config)
+    if weights:
+        check_weights(source)
+    return Checkpoint(source, config, open_tokenizer(source), kind)
+
+
+def reachable(source: Source) -> Source:
+    """The source, from the local cache only where the hub is out of reach.
+
+    The hub's own client repeats each request for half a minute before it gives up.
+    """
+    if source.local_files_only or Path(source.name).exists() or hub_answers():
+        return source
+    return replace(source, local_files_only=True)
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub's machine takes connections; behind a proxy it is taken to do so."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = urlsplit(constants.ENDPOINT)
+    if url.scheme in getproxies():
+        return True
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        with socket.create_connection((url.hostname or "", port), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def open_config(source: Source) -> Any:
     """The checkpoint's config. Raises `ModelError` where it is missing or out of reach."""
     from transformers import AutoConfig
 
     _check_folder(source)
-    with _explained(source):
+    source = reachable(source)
+    with explained(source.who, source.name, part="config"):
         return AutoConfig.from_pretrained(source.name, **source.hub)
 
 
@@ -63,19 +153,27 @@ def open_tokenizer(source: Source) -> Any:
     """The checkpoint's tokenizer. Raises `ModelError` where it has none."""
     from transformers import AutoTokenizer
 
-    with _explained(source, part="tokenizer"):
-        return AutoTokenizer.from_pretrained(source.name, **source.hub)
+    source = reachable(source)
+    with explained(source.who, source.name, part="tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.name, **source.hub)
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"The {source.who} {source.name} comes without a tokenizer: it would have "
+            f"{len(tokenizer.get_vocab())} tokens. Save one there with tokenizer.save_pretrained."
+        )
+    return tokenizer
 
 
 def open_model(source: Source, config: Any, dtype: torch.dtype) -> Any:
-    """The checkpoint's model for its role, evaluated, frozen. Raises `ModelError`.
+    """The checkpoint's model for its role. Raises `ModelError`.
 
     Weights that the checkpoint lacks would be drawn at random: that is refused.
     """
-    kind = check_architecture(source, config)
-    _check_weights(source)
-    with _explained(source, part="weights"):
-        model, info = _auto_class(kind).from_pretrained(
+    auto = _auto_class(check_architecture(source, config))
+    check_weights(source)
+    source = reachable(source)
+    with explained(source.who, source.name, part="weights"), _no_reports():
+        model, info = auto.from_pretrained(
             source.name,
             config=config,
             dtype=dtype,
@@ -85,34 +183,49 @@ def open_model(source: Source, config: Any, dtype: torch.dtype) -> Any:
             **source.options,
         )
     if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+        trained = ", one that was trained as a reward model" if source.role == "reward" else ""
         raise ModelError(
-            f"The {source.role} {source.name} lacks {len(missing)} of its weights (first: "
-            f"{missing[0]}), which would be random. Use a complete checkpoint"
-            + (", one that was trained as a reward model." if source.role == "reward" else ".")
+            f"The {source.who} {source.name} lacks {len(info['missing_keys'])} of its weights "
+            f"(first: {min(info['missing_keys'])}), which would be random. Use a complete "
+            f"checkpoint{trained}."
         )
     return model
 
 
-def check_architecture(source: Source, config: Any) -> Literal["causal", "outcome", "process"]:
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Keep transformers' tables of missing weights back: what they say becomes an error."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def check_architecture(source: Source, config: Any) -> Kind:
     """What the checkpoint is, by `config.architectures`; `ModelError` if its role needs another."""
     names = list(getattr(config, "architectures", None) or [])
     found = ", ".join(names) or f"no architecture (model type {config.model_type})"
-    kinds: dict[str, Literal["causal", "outcome", "process"]] = {OUTCOME: "outcome", PROCESS: "process"}
-    kind = next((kinds[end] for end in kinds for name in names if name.endswith(end)), "causal")
+    kind: Kind = "causal"
+    if any(name.endswith((OUTCOME, PROCESS)) for name in names):
+        kind = "outcome" if any(name.endswith(OUTCOME) for name in names) else "process"
     if source.role == "reward":
         if kind == "causal":
             raise ModelError(
-                f"The reward model {source.name} is {found}; a ...{OUTCOME} (one score per response) "
-                f"or ...{PROCESS} (one score per step) is needed. Give a reward model, such as "
-                "Skywork/Skywork-Reward-V2-Qwen3-4B."
+                f"The {source.who} {source.name} is {found}; a ...{OUTCOME} (one score per "
+                f"response) or ...{PROCESS} (one score per step) is needed. Give a reward model, "
+                "such as Skywork/Skywork-Reward-V2-Qwen3-4B."
             )
         return kind
-    if not any(name.endswith(CAUSAL) for name in names) or getattr(config, "is_encoder_decoder", False):
+    decoder = not getattr(config, "is_encoder_decoder", False)
+    if not decoder or not any(name.endswith(CAUSAL) for name in names):
         hint = " It is a reward model: give it as reward=..." if kind != "causal" else ""
         raise ModelError(
-            f"The policy {source.name} is {found}; a decoder-only language model (...ForCausalLM) "
-            f"is needed.{hint or ' Give one, such as Qwen/Qwen2.5-7B-Instruct.'}"
+            f"The {source.who} {source.name} is {found}; a decoder-only language model "
+            f"(...ForCausalLM) is needed.{hint or ' Give one, such as Qwen/Qwen2.5-7B-Instruct.'}"
         )
     return "causal"
 
@@ -141,11 +254,11 @@ def parse_device(device: str | int | torch.device | None) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device={device!r} is no device. Try cpu, cuda or cuda:1.") from None
     if parsed.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r} was asked for, and torch sees no GPU. Try device=cpu.")
+        raise ConfigError(f"device={device!r} is not there: torch sees no GPU. Try device=cpu.")
     return parsed
 
 
-def _auto_class(kind: Literal["causal", "outcome", "process"]) -> Any:
+def _auto_class(kind: Kind) -> Any:
     import transformers
 
     return {
@@ -165,71 +278,27 @@ def _check_folder(source: Source) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
-                f"The {source.role} folder {path} has no config.json. Give a folder that "
+                f"The {source.who} folder {path} has no config.json. Give a folder that "
                 "save_pretrained wrote, or a hub id such as Qwen/Qwen2.5-7B-Instruct."
             )
     elif path.exists():
-        raise ModelError(f"The {source.role} {path} is a file. Give the folder that holds it.")
+        raise ModelError(f"The {source.who} {path} is a file. Give the folder that holds it.")
     elif looks_local(source.name):
         raise ModelError(
-            f"The {source.role} folder {source.name} does not exist. Check the path, or give a hub id."
+            f"The {source.who} folder {source.name} does not exist. Check the path, or give a hub "
+            "id such as Qwen/Qwen2.5-7B-Instruct."
         )
 
 
-def _check_weights(source: Source) -> None:
+def check_weights(source: Source) -> None:
+    """Raise `ModelError` where a folder holds no weights that may be read."""
     path = Path(source.name)
     if not path.is_dir() or source.allow_pickle or any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for end in ("*.bin", "*.pt", "*.pth") for file in path.glob(end))
     if not pickles:
         raise ModelError(
-            f"The {source.role} folder {path} holds no weights (*.safetensors). Download them, or "
+            f"The {source.who} folder {path} holds no weights (*.safetensors). Download them, or "
             "save the model there with save_pretrained."
         )
-    raise _pickle_only(source, pickles[0])
-
-
-def _pickle_only(source: Source, found: str) -> ModelError:
-    return ModelError(
-        f"The {source.role} {source.name} has only pickled weights ({found}), which can run any code "
-        "when read. Convert them to safetensors, or pass allow_pickle=True if you trust the source."
-    )
-
-
-@contextmanager
-def _explained(source: Source, part: str = "config") -> Iterator[None]:
-    """Turn what `from_pretrained` raises into one paragraph: what, got, try."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except (OSError, ValueError, ImportError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        raise _explain(source, part, error) from error
-
-
-def _explain(source: Source, part: str, error: Exception) -> ModelError:
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    what = f"The {source.role}'s {part} ({source.name}) cannot be read"
-    if "trust_remote_code" in text or "custom code" in text:
-        return ModelError(
-            f"The {source.role} {source.name} comes with its own Python code, which is not run. "
-            "Read that code, then pass trust_remote_code=True if you trust it."
-        )
-    if re.search(r"gated|401|403|[Aa]uthoriz|restricted", text):
-        return ModelError(
-            f"{what}: the hub wants a permission. Accept the model's licence on its hub page and log "
-            "in (`hf auth login`, or HF_TOKEN), or give a folder with the checkpoint."
-        )
-    if re.search(r"no file named .*(safetensors|\.bin)|safetensors", text) and part == "weights":
-        return _pickle_only(source, "no *.safetensors")
-    if re.search(r"404|not a valid model identifier|RepositoryNotFound|Repo id must", text):
-        return ModelError(
-            f"{what}: there is no such folder or hub model. Check the name and revision; a private "
-            "model also needs a login (`hf auth login`, or HF_TOKEN)."
-        )
-    if re.search(r"connect|offline|[Rr]esolve|[Nn]etwork|[Tt]imed? ?out|[Mm]ax retries|cache", text):
-        return ModelError(
-            f"{what}: it is neither a folder nor in the local cache, and the hub is out of reach. "
-            "Check the name and the network, or give a folder with the checkpoint."
-        )
-    return ModelError(f"{what}: {type(error).__name__}: {text[:300]}. Check the checkpoint's files.")
+    raise ModelError(pickle_only(source.who, source.name, pickles[0]))

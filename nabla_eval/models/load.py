@@ -9,17 +9,11 @@ from typing import Any, Literal
 import torch
 
 from nabla_eval.errors import ConfigError, ModelError
-from nabla_eval.models import chat, roundtrip, split, vocabulary
+from nabla_eval.models import chat, roundtrip, split
 from nabla_eval.models.chat import Framer, Template
-from nabla_eval.models.checkpoint import (
-    Source,
-    open_config,
-    open_model,
-    open_tokenizer,
-    parse_device,
-    parse_dtype,
-)
+from nabla_eval.models.checkpoint import Trust, examine, parse_device, parse_dtype
 from nabla_eval.models.pair import Pair, Policy, Reward
+from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
 
 Contrast = Literal["logit", "probability"]
 
@@ -41,7 +35,7 @@ def load_pair(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     local_files_only: bool = False,
-    vocab: vocabulary.Mode = "align",
+    vocab: Mode = "align",
     step_delimiter: str | None = None,
     process_score: Contrast = "logit",
     template: Template | None = None,
@@ -57,38 +51,33 @@ def load_pair(
     if policy is None:
         policy, embedded_reward = _embedded()
         reward = embedded_reward if reward is None else reward
-    where = parse_device(device)
-    shared = {
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-        "local_files_only": local_files_only,
-    }
-    policy_source = Source(name=_name(policy), role="policy", revision=revision, **shared)
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    trust = Trust(trust_remote_code, allow_pickle, local_files_only)
     spread = device_map if device_map is not None else ("auto" if parallelize else None)
-    kind = parse_dtype(dtype, where)
-    model, tokenizer = _open(policy_source, kind, where, spread, attn_implementation)
-    loaded = policy_from(model, tokenizer)
-    if reward is None:
-        return Pair(policy=loaded, reward=None)
-    source = Source(name=_name(reward), role="reward", revision=reward_revision, **shared)
-    reward_where = where if reward_device is None else parse_device(reward_device)
-    if reward_device_map is None and reward_device is None:
-        reward_device_map = spread if isinstance(spread, str) else None
-    reward_kind = kind if reward_dtype is None else parse_dtype(reward_dtype, reward_where)
-    judge, judge_tokenizer = _open(
-        source, reward_kind, reward_where, reward_device_map, attn_implementation
+    actor = examine(
+        trust.source(policy, "policy", revision, {"device_map": spread, **attention}),
     )
-    return Pair(
-        policy=loaded,
-        reward=reward_from(
-            judge,
-            judge_tokenizer,
-            loaded,
-            vocab=vocab,
-            step_delimiter=step_delimiter,
-            process_score=process_score,
-            template=template,
-        ),
+    where = parse_device(device)
+    kind = parse_dtype(dtype, where)
+    if reward is None:
+        return Pair(policy=policy_from(actor.load(kind, where), actor.tokenizer), reward=None)
+    if reward_device_map is None and reward_device is None and isinstance(spread, str):
+        reward_device_map = spread
+    judge = examine(
+        trust.source(
+            reward, "reward", reward_revision, {"device_map": reward_device_map, **attention}
+        )
+    )
+    check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
+    reward_where = where if reward_device is None else parse_device(reward_device)
+    return pair_from(
+        policy_from(actor.load(kind, where), actor.tokenizer),
+        judge.load(parse_dtype(reward_dtype or kind, reward_where), reward_where),
+        judge.tokenizer,
+        vocab=vocab,
+        step_delimiter=step_delimiter,
+        process_score=process_score,
+        template=template,
     )
 
 
@@ -126,7 +115,7 @@ def reward_from(
     tokenizer: Any,
     policy: Policy,
     *,
-    vocab: vocabulary.Mode = "align",
+    vocab: Mode = "align",
     step_delimiter: str | None = None,
     process_score: Contrast = "logit",
     template: Template | None = None,
@@ -143,10 +132,10 @@ def reward_from(
     name = str(getattr(model, "name_or_path", "") or "reward")
     halves, process = split.split_reward(model, name, process_score)
     table = _grow(model, halves.embedding, policy.vocabulary)
-    aligned = vocabulary.align(
+    aligned = align(
         table,
-        vocabulary.vocabulary(policy.tokenizer),
-        vocabulary.vocabulary(tokenizer),
+        policy.tokenizer.get_vocab(),
+        tokenizer.get_vocab(),
         policy.vocabulary,
         vocab,
     )
@@ -181,13 +170,13 @@ def pair_from(policy: Policy, model: Any = None, tokenizer: Any = None, **option
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Tokens that end a response: the generation config's, the tokenizer's, the end of turn."""
-    ids: list[int] = []
+    ids: list[int | None] = []
     config = model.config.get_text_config()
     for owner in (getattr(model, "generation_config", None), config):
         found = getattr(owner, "eos_token_id", None)
         ids += found if isinstance(found, list) else [found]
     ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
-    return tuple(dict.fromkeys(int(index) for index in ids if index is not None))
+    return tuple(dict.fromkeys(index for index in ids if index is not None))
 
 
 def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
@@ -201,7 +190,7 @@ def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
 def step_ids(tokenizer: Any, delimiter: str) -> frozenset[int]:
     """The policy's tokens whose text ends in a step delimiter. Raises `ConfigError` for none."""
     special = chat.special_ids(tokenizer)
-    ids = list(vocabulary.vocabulary(tokenizer).values())
+    ids = list(tokenizer.get_vocab().values())
     texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
     found = frozenset(
         index
@@ -214,19 +203,6 @@ def step_ids(tokenizer: Any, delimiter: str) -> frozenset[int]:
             "end. Take a text that the policy writes between steps, such as a line break."
         )
     return found
-
-
-def _open(
-    source: Source, dtype: torch.dtype, device: torch.device, spread: Any, attention: str | None
-) -> tuple[Any, Any]:
-    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-    if spread is not None:
-        options["device_map"] = spread
-    source = replace(source, options=options)
-    config = open_config(source)
-    tokenizer = open_tokenizer(source)
-    model = open_model(source, config, dtype)
-    return (model if spread is not None else model.to(device)), tokenizer
 
 
 def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
@@ -243,11 +219,6 @@ def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
     if lookup.weight.data_ptr() == table.data_ptr():
         lookup.weight.data = grown[:own]
     return grown
-
-
-def _name(name: str | Path) -> str:
-    text = str(name)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _embedded() -> tuple[Path, Path]:

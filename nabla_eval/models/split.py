@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nabla_eval.errors import ModelError
 
@@ -75,7 +74,9 @@ class ScoreHead:
         weight, bias = self.linear.weight, self.linear.bias
         dtype = torch.promote_types(weight.dtype, torch.float32)
         states = states.to(weight.device, dtype)
-        scores = F.linear(states, weight.to(dtype), None if bias is None else bias.to(dtype))
+        scores = torch.nn.functional.linear(
+            states, weight.to(dtype), None if bias is None else bias.to(dtype)
+        )
         return scores.to(self.device)
 
 
@@ -106,7 +107,7 @@ def split_reward(
     """
     process = type(model).__name__.endswith("ForTokenClassification")
     base, table = _prepare(model, name)
-    linear = next((m for m in (getattr(model, a, None) for a in ("score", "classifier")) if m), None)
+    linear = getattr(model, "score", None) or getattr(model, "classifier", None)
     if not isinstance(linear, torch.nn.Linear):
         raise _unknown(model, name, "has no linear `score` head")
     labels = linear.out_features
@@ -180,8 +181,8 @@ def _verify_reward(model: Any, halves: Halves, name: str, process: bool) -> None
     earlier = halves.head.labels(_states(halves, ids[:, :-2]))
     if not _close(earlier, ours[:, :-2], states.dtype):
         raise ModelError(
-            f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score depends "
-            "on later tokens. Use one with a decoder-only (causal) body."
+            f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score "
+            "depends on later tokens. Use one with a decoder-only (causal) body."
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -151,12 +151,8 @@ def check_overlap(overlap: Overlap, mode: Mode = "align") -> None:
         )
     if overlap.shared == 0 or (mode == "align" and overlap.kind == "foreign"):
         raise VocabularyError(
-            f"The vocabularies are too different: {overlap.describe()}, and {percent(LEAST_OVERLAP)} "
-            "is needed. Use a reward model of the policy's family (Qwen with Qwen, Llama with Llama)"
+            f"The vocabularies are too different: {overlap.describe()}, and "
+            f"{percent(LEAST_OVERLAP)} is needed. Use a reward model of the policy's family (Qwen "
+            "with Qwen, Llama with Llama)"
             + (", or vocab=force to give unknown tokens probability 0." if overlap.shared else ".")
         )
-
-
-def vocabulary(tokenizer: Any) -> dict[str, int]:
-    """A tokenizer's strings and ids, added tokens included."""
-    return dict(tokenizer.get_vocab())

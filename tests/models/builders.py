@@ -64,7 +64,12 @@ def word_tokenizer(
 
 
 def tiny(
-    kind: str, tokenizer: Any, family: str = "qwen2", seed: int = 0, rows: int | None = None, **more: Any
+    kind: str,
+    tokenizer: Any,
+    family: str = "qwen2",
+    seed: int = 0,
+    rows: int | None = None,
+    **more: Any,
 ) -> Any:
     """A tiny random float64 model; `kind` is policy, outcome or process."""
     torch.manual_seed(seed)
