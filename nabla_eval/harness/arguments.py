@@ -1,0 +1,172 @@
+"""`--model_args` of `--model nabla`, checked before anything heavy is imported or loaded.
+
+Three kinds of names meet in one flat list: those of this class, those of the method (DESIGN 3.5),
+and those of lm-eval's `HFLM`. Each has one owner, so a name that nobody owns is a mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.config import coerce, fingerprint, flatten
+from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.methods.registry import METHODS, MethodSpec, configure, option_names, spec
+
+# Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
+HFLM_NAMES = frozenset({
+    "backend", "revision", "subfolder", "tokenizer", "truncation", "logits_cache", "max_length",
+    "device", "dtype", "softmax_dtype", "mixed_precision_dtype", "batch_size", "max_batch_size",
+    "trust_remote_code", "use_fast_tokenizer", "add_bos_token", "prefix_token_id", "parallelize",
+    "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "tp_plan", "peft", "delta",
+    "autogptq", "gptqmodel", "gguf_file", "think_end_token", "enable_thinking",
+    "chat_template_args",
+})  # fmt: skip
+# What `HFLM` hands on to `from_pretrained`.
+PASSED_ON = frozenset({
+    "attn_implementation", "cache_dir", "device_map", "force_download", "load_in_4bit",
+    "load_in_8bit", "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_quant_storage",
+    "bnb_4bit_use_double_quant", "local_files_only", "low_cpu_mem_usage", "max_memory",
+    "offload_buffers", "offload_state_dict", "proxies", "quantization_config", "rope_scaling",
+    "token", "use_safetensors", "variant",
+})  # fmt: skip
+# How the reward model is loaded and shown conversations: see `nabla_eval.models.load`.
+REWARD_NAMES = frozenset({
+    "reward_dtype", "reward_device", "reward_device_map", "reward_revision",
+    "reward_chat_template", "reward_system", "reward_thinking", "vocab", "step_delimiter",
+    "process_score",
+})  # fmt: skip
+OWN_NAMES = frozenset({
+    "pretrained", "reward", "method", "preset", "seed", "trace_dir", "allow_pickle",
+    "max_batch_tokens",
+})  # fmt: skip
+COMMON_NAMES = OWN_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What `--model_args` asked for. `config` holds the method's validated options."""
+
+    method: str
+    preset: str | None
+    config: Any
+    given: frozenset[str]  # options of the method that model_args name: they beat gen_kwargs
+    seed: int | None = None  # None: lm-eval's own --seed
+    pretrained: Any = None  # hub id, folder or a loaded model; None: the embedded policy
+    reward: str | Path | None = None
+    trace_dir: Path | None = None
+    allow_pickle: bool = False
+    max_batch_tokens: int = 2**17  # padded tokens of one micro-batch
+    reward_options: Mapping[str, Any] = field(default_factory=dict)
+    hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
+
+    @property
+    def spec(self) -> MethodSpec:
+        return spec(self.method)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the method's options, as traces store it."""
+        return fingerprint(flatten(self.config))
+
+
+def read(options: Mapping[str, Any], *, paired: bool = False) -> Arguments:
+    """Check flat model arguments and sort them by owner; strings are read as the option's type.
+
+    `paired`: the models are loaded already, so nothing that says how to load them is accepted.
+    Raises `ConfigError` for an unknown, unfitting or contradictory argument. Loads nothing.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    method = str(options.get("method", "nabla"))
+    own = option_names(method)
+    _refuse_unknown(options, method, own)
+    preset = options.get("preset")
+    config = configure(method, {n: options[n] for n in options if n in own}, preset)
+    arguments = Arguments(
+        method=method,
+        preset=None if preset is None else str(preset),
+        config=config,
+        given=frozenset(options) & frozenset(own),
+        seed=coerce("seed", options.get("seed"), int | None),
+        pretrained=options.get("pretrained"),
+        reward=options.get("reward"),
+        trace_dir=Path(str(options["trace_dir"])) if "trace_dir" in options else None,
+        allow_pickle=coerce("allow_pickle", options.get("allow_pickle", False), bool),
+        max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), int),
+        reward_options={n: options[n] for n in options if n in REWARD_NAMES},
+        hf={n: options[n] for n in options if n in HFLM_NAMES | PASSED_ON},
+    )
+    _refuse_contradictions(arguments, paired)
+    return arguments
+
+
+def _refuse_unknown(options: Iterable[str], method: str, own: tuple[str, ...]) -> None:
+    known = {*own, *COMMON_NAMES}
+    for name in options:
+        if name in known:
+            continue
+        owners = [other for other in METHODS if name in option_names(other)]
+        if owners:
+            raise ConfigError(
+                f"method={method} has no option {name!r}; it belongs to method={'|'.join(owners)}. "
+                f"Leave it out, or change the method."
+            )
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = suggest(name, known if close else own)
+        raise ConfigError(
+            f"--model nabla has no argument {name!r}, neither of its own (method={method}) nor of "
+            f"lm-eval's hf model. {hint}"
+        )
+
+
+def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
+    hf = arguments.hf
+    alone = arguments.pretrained is not None and arguments.reward is None
+    if paired:
+        _refuse_loading(arguments)
+    elif alone and arguments.spec.needs_reward:
+        free = [name for name, entry in METHODS.items() if not entry.needs_reward]
+        raise ConfigError(
+            f"method={arguments.method} needs a reward model, and got pretrained="
+            f"{arguments.pretrained} without one. Pass reward=..., leave pretrained out for the "
+            f"embedded pair, or try method={' or method='.join(free)}."
+        )
+    if hf.get("backend", "causal") not in ("causal", "default"):
+        raise ConfigError(
+            f"backend={hf['backend']!r} cannot be steered token by token. Use a decoder-only model."
+        )
+    if hf.get("enable_thinking") and hf.get("think_end_token") is None:
+        raise ConfigError(
+            "enable_thinking=True needs think_end_token, or the thoughts would be graded. "
+            "Try think_end_token=</think>."
+        )
+    for one, other in (("peft", "delta"), ("autogptq", "gptqmodel"), ("parallelize", "tp_plan")):
+        if hf.get(one) and hf.get(other):
+            raise ConfigError(f"{one}={hf[one]} contradicts {other}={hf[other]}. Leave one out.")
+    if arguments.max_batch_tokens < 1:
+        raise ConfigError(
+            f"max_batch_tokens={arguments.max_batch_tokens} is out of range: it takes an "
+            "integer >= 1."
+        )
+
+
+# With a loaded pair these still mean something; the rest would silently do nothing.
+_STILL_USED = frozenset({
+    "batch_size", "max_batch_size", "max_length", "add_bos_token", "prefix_token_id",
+    "think_end_token", "enable_thinking", "chat_template_args", "logits_cache", "softmax_dtype",
+    "mixed_precision_dtype", "truncation", "backend",
+})  # fmt: skip
+
+
+def _refuse_loading(arguments: Arguments) -> None:
+    named = {"pretrained": arguments.pretrained, "reward": arguments.reward}
+    idle = [name for name, value in named.items() if value is not None]
+    idle += [name for name in (*arguments.reward_options, *arguments.hf) if name not in _STILL_USED]
+    if idle:
+        raise ConfigError(
+            f"{', '.join(idle)}: these say how to load models, and pair= is loaded already. "
+            "Leave them out, or leave pair out."
+        )

@@ -1,0 +1,141 @@
+"""A task's generation arguments (`generation_kwargs`, `--gen_kwargs`), read for a method."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nabla_eval.config import change, coerce, flatten, leaves
+from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.harness.arguments import Arguments
+
+LOGGER = logging.getLogger("nabla_eval")
+
+SAMPLING = {"temperature": float, "top_p": float, "top_k": int}
+# In the order in which lm-eval's other models prefer them.
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+# Values at which an option of transformers' `generate` does nothing; no other is understood here.
+NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1,
+    "length_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "typical_p": 1,
+    "min_p": 0,
+    "use_cache": True,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One set of generation arguments, understood: the method's options, and when to stop."""
+
+    config: Any
+    stop: tuple[str, ...]
+    max_new_tokens: int | None  # None: nobody asked
+
+
+class Reader:
+    """Reads generation arguments for one method; remembers them, and warns once of each kind.
+
+    Precedence for temperature, top_p and top_k: `--model_args`, then the generation arguments, then
+    the preset and the defaults.
+    """
+
+    def __init__(self, arguments: Arguments, end: str = "") -> None:
+        self.arguments = arguments
+        self.end = end  # the end-of-text token as text, which tasks may list among stop strings
+        self._read: dict[str, Asked] = {}
+        self._warned: set[str] = set()
+
+    def __call__(self, options: Mapping[str, Any]) -> Asked:
+        """Raises `ConfigError` for an argument that is unknown or has a value that is not taken."""
+        name = json.dumps(options, sort_keys=True, default=str)
+        if name not in self._read:
+            self._read[name] = self._understand(dict(options))
+        return self._read[name]
+
+    def _understand(self, options: dict[str, Any]) -> Asked:
+        stop = _stop_strings(options.pop("until", None), self.end)
+        lengths = [options.pop(name, None) for name in LENGTHS]
+        longest = next((value for value in lengths if value is not None), None)
+        sample = coerce("do_sample", options.pop("do_sample", None), bool | None)
+        sampling = {
+            name: coerce(name, value, SAMPLING[name])
+            for name in SAMPLING
+            if (value := options.pop(name, None)) is not None
+        }
+        _refuse_rest(options)
+        return Asked(
+            config=self._config(sample, sampling),
+            stop=stop,
+            max_new_tokens=None if longest is None else _length(longest),
+        )
+
+    def _config(self, sample: bool | None, sampling: dict[str, Any]) -> Any:
+        """The method's options with what the task asks for, where the method can follow."""
+        method, config = self.arguments.method, self.arguments.config
+        greedy = sample is False or sampling.get("temperature") == 0
+        if not self.arguments.spec.samples:
+            if not greedy and (sample or sampling):
+                self._warn("greedy", "method=%s never samples: the task's %s is not used.", method,
+                           sampling or "do_sample=True")  # fmt: skip
+            return config
+        if greedy:
+            self._warn(
+                "sampling",
+                "The task asks for greedy decoding (%s), which method=%s cannot do: it keeps its "
+                "own sampling, %s. Use method=greedy for greedy decoding.",
+                "do_sample=False" if sample is False else "temperature=0",
+                method,
+                _sampling(config),
+            )
+            return config
+        known = leaves(type(config))
+        wanted = {n: v for n, v in sampling.items() if n in known and n not in self.arguments.given}
+        return change(config, **wanted) if wanted else config
+
+    def _warn(self, kind: str, message: str, *details: Any) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            LOGGER.warning(message, *details)
+
+
+def _sampling(config: Any) -> str:
+    values = flatten(config)
+    return ", ".join(f"{name}={values[name]}" for name in SAMPLING if name in values)
+
+
+def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
+    if until is None:
+        return ()
+    strings = [until] if isinstance(until, str) else until
+    if not isinstance(strings, (list, tuple)) or not all(isinstance(s, str) for s in strings):
+        raise ConfigError(f"until={until!r} is neither a string nor a list of strings.")
+    return tuple(dict.fromkeys(string for string in strings if string and string != end))
+
+
+def _length(value: Any) -> int:
+    length = coerce("max_gen_toks", value, int)
+    if length < 1:
+        raise ConfigError(f"max_gen_toks={length} is out of range: it takes an integer >= 1.")
+    return int(length)
+
+
+def _refuse_rest(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in NEUTRAL:
+            known = ("until", "do_sample", *SAMPLING, *LENGTHS)
+            raise ConfigError(
+                f"--model nabla does not know the generation argument {name}={value!r}. "
+                f"{suggest(name, known)} Options of a method belong into --model_args."
+            )
+        if value is not None and value != NEUTRAL[name]:
+            raise ConfigError(
+                f"The generation argument {name}={value!r} has no counterpart in --model nabla: "
+                f"leave it out, or set it to {NEUTRAL[name]}."
+            )

@@ -1,0 +1,277 @@
+"""`--model nabla`: an lm-eval model that answers with a test-time method (DESIGN 7)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import postprocess_generated_text
+from lm_eval.utils import simple_parse_args_string
+from tqdm import tqdm
+
+from nabla_eval.config import flatten
+from nabla_eval.engine.drive import Execute
+from nabla_eval.engine.execute import Executor
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness import arguments as model_args
+from nabla_eval.harness import loading
+from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.preflight import plain_errors
+from nabla_eval.harness.requests import Draw, draws, fit
+from nabla_eval.harness.response import NablaResponse
+from nabla_eval.harness.run import Run
+from nabla_eval.models.chat import DATE
+from nabla_eval.models.pair import Messages, Pair
+from nabla_eval.requests import Outcome, Problem
+
+LOGGER = logging.getLogger("nabla_eval")
+
+
+class NablaLM(HFLM):
+    """A policy and a reward model under a test-time method, as lm-eval's `--model nabla`.
+
+    Keyword arguments are those of `--model_args`: `pretrained` and `reward` (hub ids or folders;
+    the embedded pair by default), `method`, `preset`, every option of the method (`n=8`, `lr=0.1`),
+    `seed`, `trace_dir`, and whatever `HFLM` takes. `pair` is a loaded pair instead of names;
+    `progress(done, total)` is called after each response.
+
+    `batch_size` is the number of problems that are active at once; no result depends on it. Without
+    `seed`, draws are keyed by the torch seed that lm-eval's `--seed` sets, or by 0.
+
+    Raises `ConfigError` for arguments that are unknown or contradict each other, before anything
+    is loaded, and `ModelError` for models that do not fit.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any = None,
+        *,
+        pair: Pair | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> None:
+        self.arguments = model_args.read(
+            {"pretrained": pretrained, **options}, paired=pair is not None
+        )
+        self.progress = progress
+        self._adopted = pair is not None
+        self._conversations: dict[str, Messages] = {}
+        self._warned = False
+        if pair is None:
+            self.pair = self._load()
+        else:
+            self.pair = self._adopt(pair)
+        self.models = loading.identity(self.pair)
+        self._read = Reader(self.arguments, self.tok_decode([self.eot_token_id], False))
+        # A template may print today's date; a prompt must not depend on the day.
+        fixed = {"date_string": DATE, "strftime_now": datetime.strptime(DATE, "%d %b %Y").strftime}
+        self.chat_template_args = {**fixed, **self.chat_template_args}
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> NablaLM:
+        """Called by lm-eval with `--model_args`, which beat its own `--batch_size`, `--device`."""
+        if "lm_eval._cli.run" in sys.modules:
+            plain_errors()
+        given = {n: v for n, v in (additional_config or {}).items() if v is not None}
+        return cls(**{**given, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
+    ) -> NablaLM:
+        """As `create_from_arg_obj`, from `name=value,name=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    def _load(self) -> Pair:
+        loading.check_reward(self.arguments)
+        options = loading.policy_options(self.arguments)
+        super().__init__(**options)
+        return loading.load_pair(
+            self.arguments, self.model, self.tokenizer, options["dtype"], self.device
+        )
+
+    def _adopt(self, pair: Pair) -> Pair:
+        hf = {"batch_size": 32, **self.arguments.hf}
+        super().__init__(pretrained=pair.policy.base, tokenizer=pair.policy.tokenizer, **hf)
+        if "max_length" in hf:
+            pair = replace(pair, policy=replace(pair.policy, context=self.max_length))
+        if self.arguments.spec.needs_reward:
+            pair.judge  # noqa: B018 - raises where there is none, before any decoding
+        return pair
+
+    def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
+        """Logits for loglikelihood tasks; an adopted policy comes as base and head."""
+        if not self._adopted:
+            return super()._model_call(inps, attn_mask, labels)
+        with torch.no_grad():
+            return self.pair.policy.head(self.pair.policy.base(input_ids=inps).last_hidden_state)
+
+    @property
+    def seed(self) -> int:
+        """Seed of every draw: the argument `seed`, else what lm-eval seeded torch with, else 0."""
+        if self.arguments.seed is not None:
+            return self.arguments.seed
+        ambient = torch.initial_seed()
+        # Unseeded, torch starts from 64 random bits: larger than any seed that anybody would type.
+        return ambient if ambient < 2**32 else 0
+
+    @property
+    def width(self) -> int:
+        """Problems that are active at once."""
+        if str(self.batch_size).startswith("auto"):
+            return int(self.max_batch_size or 64)
+        return int(self.batch_size)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a conversation, and remember it: the reward model has a template of its own."""
+        prompt = super().apply_chat_template(chat_history, add_generation_prompt)
+        self._conversations[prompt] = [dict(message) for message in chat_history]
+        return prompt
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Accept lm-eval's `--use_cache`, whose keys name neither method, options, seed nor models.
+
+        Raises `DataError` for a cache that another run has filled.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is None:
+            return
+        mine = {**self._info(), "models": self.models}
+        found = cache_hook.dbdict.get("nabla_eval")
+        if found is not None and found != mine:
+            differing = sorted(name for name in mine if found.get(name) != mine[name])
+            raise DataError(
+                "The cache of --use_cache was filled by a run with another "
+                f"{', '.join(differing)}; its answers are not this run's. Use another file."
+            )
+        cache_hook.dbdict["nabla_eval"] = mine
+
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """As lm-eval's; a metric that a rank lacks (no candidate there) is an empty list there."""
+        gathered = super().gather_object(obj, dst)
+        return gathered if gathered is None else _with_all_metrics(gathered)
+
+    def generate_until(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[NablaResponse]:
+        """Answer requests with the method: one `NablaResponse` each, in their order.
+
+        Whatever can be refused (`ConfigError`, `ContextError`, `DataError`) is refused before the
+        first token is drawn.
+        """
+        todo = draws(requests)
+        self._refuse_cached_repeats(todo)
+        seed = self.seed
+        work = [self._problem(draw, seed) for draw in todo]
+        run = Run(
+            self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
+            self._answer,
+        )  # fmt: skip
+        quiet = disable_tqdm or self.rank != 0 or self.progress is not None
+        title = f"Running generate_until requests ({self.arguments.method})"
+        count = 0
+        with tqdm(total=len(requests), disable=quiet, desc=title) as bar:
+
+            def finished(index: int, response: NablaResponse) -> None:
+                nonlocal count
+                count += 1
+                self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
+                bar.update(len(todo[index].places))
+                if self.progress is not None:
+                    self.progress(count, len(todo))
+
+            responses = run(work, finished)
+        ordered = {
+            place: response
+            for draw, response in zip(todo, responses, strict=True)
+            for place in draw.places
+        }
+        return [ordered[place] for place in range(len(requests))]
+
+    def _executor(self) -> Execute:
+        return Executor(self.pair, max_batch_tokens=self.arguments.max_batch_tokens)
+
+    def _problem(self, draw: Draw, seed: int) -> tuple[Problem, Any]:
+        prompt, options = draw.request.args
+        asked = self._read(options)
+        problem = self.pair.problem(
+            self.tok_encode(prompt) or [self.prefix_token_id],
+            draw.key(seed),
+            messages=self._messages(prompt),
+            max_new_tokens=asked.max_new_tokens or self.max_gen_toks,
+            stop=asked.stop,
+            id=draw.id,
+        )
+        problem = fit(problem, self.pair, asked=asked.max_new_tokens is not None)
+        return replace(problem, text=prompt), asked.config
+
+    def _messages(self, prompt: str) -> Messages:
+        """The conversation behind a prompt; one that no template made is the user's message."""
+        if prompt in self._conversations:
+            return self._conversations[prompt]
+        text = prompt.removeprefix(self.tokenizer.bos_token or "")
+        if not self._warned and any(token in text for token in self.tokenizer.all_special_tokens):
+            self._warned = True
+            LOGGER.warning(
+                "A prompt holds special tokens, and no conversation is known that it was made of "
+                "(--cache_requests?): the reward model sees it as one user message, %.60r...",
+                text,
+            )
+        return [{"role": "user", "content": text}]
+
+    def _refuse_cached_repeats(self, todo: Sequence[Draw]) -> None:
+        if self.cache_hook.dbdict is None:
+            return
+        for draw in todo:
+            if draw.repeat > 0 and not draw.request.args[1].get("do_sample", False):
+                raise ConfigError(
+                    f"--use_cache keeps one answer per prompt, and {draw.request.task_name} draws "
+                    f"{draw.request.repeats}: a second run would read the same one every time. "
+                    "Leave --use_cache out; trace_dir= continues a stopped run."
+                )
+
+    def _answer(self, problem: Problem, outcome: Outcome) -> str:
+        """The response without its thoughts, as lm-eval's hf model cuts them off."""
+        end = self.think_end_token
+        if end is None:
+            return outcome.text
+        if isinstance(end, str):
+            return postprocess_generated_text(outcome.text, None, end)
+        if end not in outcome.tokens:
+            return outcome.text
+        after = len(outcome.tokens) - outcome.tokens[::-1].index(end)
+        text = self.pair.policy.decode(outcome.tokens[after:]).lstrip()
+        return postprocess_generated_text(text, list(problem.stop), None)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "method": self.arguments.method,
+            "preset": self.arguments.preset,
+            "config": flatten(self.arguments.config),
+            "config_hash": self.arguments.fingerprint,
+            "seed": self.seed,
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval's results say about the model: hf's facts, the method, the models."""
+        return {**super().get_model_info(), "nabla": {**self._info(), "models": self.models}}
+
+
+def _with_all_metrics(gathered: list[Any]) -> list[Any]:
+    """Ranks' metrics, {task: {(metric, filter): values}}, with the same metrics on every rank."""
+    for task in {name for rank in gathered if isinstance(rank, dict) for name in rank}:
+        parts = [rank[task] for rank in gathered if isinstance(rank.get(task), dict)]
+        for metric in {name for part in parts for name in part}:
+            for part in parts:
+                part.setdefault(metric, [])
+    return gathered

@@ -1,0 +1,159 @@
+"""The models behind `--model nabla`: the policy as `HFLM` loads it, the reward model beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nabla_eval import embedded
+from nabla_eval.config import coerce
+from nabla_eval.harness.arguments import Arguments
+from nabla_eval.models.chat import Template
+from nabla_eval.models.checkpoint import (
+    Source,
+    check_architecture,
+    open_config,
+    open_model,
+    open_tokenizer,
+    parse_device,
+    parse_dtype,
+)
+from nabla_eval.models.load import pair_from, policy_from
+from nabla_eval.models.pair import Pair, Policy
+
+_SAMPLES = 64  # numbers of each tensor that go into a fingerprint
+
+
+def policy_options(arguments: Arguments) -> dict[str, Any]:
+    """Arguments of `HFLM.__init__`: the embedded policy, device and dtype where nothing was said.
+
+    Raises `ModelError` where the checkpoint cannot be a policy, before its weights are read.
+    """
+    options = dict(arguments.hf)
+    pretrained = arguments.pretrained
+    options["pretrained"] = str(embedded.paths()[0]) if pretrained is None else pretrained
+    options.setdefault("batch_size", 32)  # HFLM's own default, 1, would run problems one by one
+    options.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    if options.get("dtype") is None:
+        where = options["device"] if torch.cuda.is_available() else "cpu"
+        options["dtype"] = parse_dtype(None, parse_device(where))
+    elif options["dtype"] != "auto":
+        options["dtype"] = parse_dtype(options["dtype"], torch.device("cpu"))
+    plain = not any(options.get(n) for n in ("subfolder", "gguf_file", "autogptq", "gptqmodel"))
+    if isinstance(options["pretrained"], str) and plain:
+        source = _source(arguments, options["pretrained"], "policy", options.get("revision"))
+        check_architecture(source, open_config(source))
+        if not arguments.allow_pickle:
+            options.setdefault("use_safetensors", True)
+    return options
+
+
+def check_reward(arguments: Arguments) -> None:
+    """Raise `ModelError` where the checkpoint is no reward model, before any weights are read."""
+    source = _reward_source(arguments)
+    if source is not None:
+        check_architecture(source, open_config(source))
+
+
+def load_pair(arguments: Arguments, model: Any, tokenizer: Any, dtype: Any, device: Any) -> Pair:
+    """The policy that `HFLM` has loaded, and the reward model, if the method needs one."""
+    context = coerce("max_length", arguments.hf.get("max_length"), int | None)
+    policy = policy_from(model, tokenizer, context=context)
+    source = _reward_source(arguments)
+    if source is None:
+        return pair_from(policy)
+    return _with_reward(arguments, policy, source, dtype, device)
+
+
+def _with_reward(
+    arguments: Arguments, policy: Policy, source: Source, dtype: Any, device: Any
+) -> Pair:
+    options = arguments.reward_options
+    where = parse_device(options.get("reward_device", device))
+    spread = options.get("reward_device_map")
+    if spread is None and "reward_device" not in options and arguments.hf.get("parallelize"):
+        spread = "auto"
+    loading = {} if spread is None else {"device_map": spread}
+    if "attn_implementation" in arguments.hf:
+        loading["attn_implementation"] = arguments.hf["attn_implementation"]
+    source = replace(source, options=loading)
+    judge = open_model(
+        source, open_config(source), parse_dtype(options.get("reward_dtype", dtype), where)
+    )
+    reading = {n: options[n] for n in ("vocab", "step_delimiter", "process_score") if n in options}
+    return pair_from(
+        policy,
+        judge if spread is not None else judge.to(where),
+        open_tokenizer(source),
+        template=_template(arguments),
+        **reading,
+    )
+
+
+def _template(arguments: Arguments) -> Template:
+    options = arguments.reward_options
+    return Template(
+        chat_template=options.get("reward_chat_template"),
+        system=options.get("reward_system"),
+        thinking=coerce("reward_thinking", options.get("reward_thinking", False), bool),
+    )
+
+
+def _reward_source(arguments: Arguments) -> Source | None:
+    """Where the reward model is; None for methods that ask for no reward."""
+    if not arguments.spec.needs_reward:
+        return None
+    name = embedded.paths()[1] if arguments.reward is None else arguments.reward
+    return _source(arguments, str(name), "reward", arguments.reward_options.get("reward_revision"))
+
+
+def _source(arguments: Arguments, name: str, role: Any, revision: Any) -> Source:
+    return Source(
+        name=name,
+        role=role,
+        revision=None if revision is None else str(revision),
+        trust_remote_code=bool(arguments.hf.get("trust_remote_code", False)),
+        allow_pickle=arguments.allow_pickle,
+        local_files_only=bool(arguments.hf.get("local_files_only", False)),
+    )
+
+
+def identity(pair: Pair) -> dict[str, Any]:
+    """Names and fingerprints of the models, and the policy's dtype: what traces tell apart."""
+    models: dict[str, Any] = {
+        "policy": pair.policy.name,
+        "policy_hash": fingerprint(pair.policy),
+        "dtype": str(pair.policy.embedding.dtype).removeprefix("torch."),
+    }
+    if pair.reward is not None:
+        models |= {"reward": pair.reward.name, "reward_hash": fingerprint(pair.reward)}
+    return models
+
+
+def fingerprint(model: Any) -> str:
+    """Short hash of a model's shapes and of some numbers of each of its tensors.
+
+    Training moves every tensor nearly everywhere, so a few numbers tell two checkpoints apart;
+    hashing all of them would take minutes on large ones. Depends on the dtype.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in _tensors(model):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.device.type != "meta" and tensor.numel():
+            flat = tensor.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // _SAMPLES)]
+            digest.update(sample.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    yield "embedding", model.embedding
+    yield from model.base.named_parameters()
+    linear = inspect.getattr_static(model.head, "linear", None)
+    if isinstance(linear, torch.nn.Module):
+        yield from linear.named_parameters(prefix="head")

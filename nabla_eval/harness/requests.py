@@ -1,0 +1,87 @@
+"""From lm-eval's requests to problems: which draw is which, and do they fit the models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nabla_eval.errors import ContextError
+from nabla_eval.models.pair import Pair
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Problem
+
+
+@dataclass
+class Draw:
+    """One response to produce, and the places among lm-eval's requests that it answers."""
+
+    request: Any  # lm_eval.api.instance.Instance
+    repeat: int
+    places: list[int] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """task/document/repeat, as traces name it."""
+        return "/".join(map(str, (*self._document(), self.repeat)))
+
+    def key(self, seed: int) -> Key:
+        """The stream of this draw: seed / task / document / repeat (DESIGN 5)."""
+        key = Key.root(seed)
+        for part in (*self._document(), self.repeat):
+            key = key / part
+        return key
+
+    def _document(self) -> tuple[str | int, ...]:
+        """A request that belongs to no task, as in a notebook, is named by its prompt."""
+        request = self.request
+        if request.task_name is None or request.doc_id is None:
+            return ("", str(request.args[0]))
+        # A document with several requests needs them told apart; with one, idx is 0.
+        part = (request.idx,) if request.idx else ()
+        return (str(request.task_name), int(request.doc_id), *part)
+
+
+def draws(requests: Sequence[Any]) -> list[Draw]:
+    """The distinct draws that requests ask for, in order of first appearance.
+
+    lm-eval asks for K repeats by handing over the same object K times. With several ranks it pads
+    the shorter ones with further copies of the last request: occurrences beyond `repeats` start
+    again at repeat 0, and are answered by the draws that exist.
+    """
+    seen: Counter[int] = Counter()
+    found: dict[tuple[int, int], Draw] = {}
+    for place, request in enumerate(requests):
+        occurrence = seen[id(request)]
+        seen[id(request)] += 1
+        repeat = occurrence % request.repeats if request.repeats else occurrence
+        draw = found.setdefault((id(request), repeat), Draw(request, repeat))
+        draw.places.append(place)
+    return list(found.values())
+
+
+def fit(problem: Problem, pair: Pair, *, asked: bool) -> Problem:
+    """The problem, with `max_new_tokens` cut to what both models' contexts hold.
+
+    Raises `ContextError` where nothing fits, or less than was `asked` for.
+    """
+    frame, wanted = problem.frame, problem.max_new_tokens
+    limits = [("prompt", "policy", len(problem.prompt), pair.policy.context)]
+    if pair.reward is not None:
+        taken = len(frame.before) + len(frame.after)
+        limits.append(("conversation", "reward model", taken, pair.reward.context))
+    for what, model, taken, context in limits:
+        left = context - taken
+        if left < 1:
+            raise ContextError(
+                f"The {what} of {problem.id} takes {taken} tokens, and the {model}'s context holds "
+                f"{context}. Use fewer few-shot examples, or a {model} with a longer context."
+            )
+        if asked and left < wanted:
+            raise ContextError(
+                f"The {what} of {problem.id} takes {taken} tokens and max_gen_toks={wanted} more "
+                f"are to be generated, but the {model}'s context holds {context}. Try --gen_kwargs "
+                f"max_gen_toks={left}, fewer few-shot examples, or a {model} with a longer context."
+            )
+    return replace(problem, max_new_tokens=min([wanted] + [c - t for _, _, t, c in limits]))

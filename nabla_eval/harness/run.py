@@ -1,0 +1,106 @@
+"""Answering problems: drive the method, write the trace, pick up what a stopped run left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from nabla_eval.engine.drive import Execute, drive
+from nabla_eval.errors import DataError
+from nabla_eval.harness.arguments import Arguments
+from nabla_eval.harness.response import NablaResponse
+from nabla_eval.methods.registry import start
+from nabla_eval.models.pair import Policy
+from nabla_eval.requests import Method, Outcome, Problem
+from nabla_eval.traces import Record, TraceWriter, done, record, restore, same_work, trace_path
+
+Work = tuple[Problem, Any]  # a problem and its method's options
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the answers to a list of problems depend on, and how they are reported."""
+
+    arguments: Arguments
+    policy: Policy
+    models: Mapping[str, Any]  # what traces tell models apart by
+    execute: Execute
+    width: int = 32  # problems that are active at once
+    rank: int = 0
+    answer: Callable[[Problem, Outcome], str] = lambda problem, outcome: outcome.text
+
+    def __call__(
+        self, work: Sequence[Work], finished: Callable[[int, NablaResponse], None]
+    ) -> list[NablaResponse]:
+        """Answers in the order of `work`; `finished(index, response)` is called as each is ready.
+
+        With `trace_dir`, each answer is on disk before `finished` hears of it, and answers that the
+        folder holds already are taken from there. Raises `DataError` where it holds another run.
+        """
+        responses = self._stored(work)
+        for index in sorted(responses):
+            finished(index, responses[index])
+        left = [index for index in range(len(work)) if index not in responses]
+        began: dict[int, float] = {}
+        with ExitStack() as stack:
+            writer = self._writer(stack)
+
+            def ended(place: int, outcome: Outcome) -> None:
+                index = left[place]
+                seconds = time.perf_counter() - began[index]
+                if writer is not None:
+                    writer.write(self._record(*work[index], outcome, seconds))
+                responses[index] = self._response(work[index][0], outcome, seconds)
+                finished(index, responses[index])
+
+            methods = (_timed(start(*work[index]), began, index) for index in left)
+            drive(methods, self.execute, width=self.width, done=ended)
+        return [responses[index] for index in range(len(work))]
+
+    def _stored(self, work: Sequence[Work]) -> dict[int, NablaResponse]:
+        folder, method = self.arguments.trace_dir, self.arguments.method
+        known = {} if folder is None else done(folder)
+        responses = {}
+        for index, (problem, config) in enumerate(work):
+            stored = known.get(problem.id)
+            if stored is None:
+                continue
+            if not same_work(stored, problem, method, config, self.models):
+                raise DataError(
+                    f"trace_dir={folder} holds {problem.id} of another run: its method "
+                    f"({stored['method']}), options ({stored['config_hash']}), seed, prompt or "
+                    "models differ from this run's. Choose another trace_dir, or remove that one."
+                )
+            responses[index] = self._response(problem, restore(stored), stored["seconds"])
+        return responses
+
+    def _writer(self, stack: ExitStack) -> TraceWriter | None:
+        folder = self.arguments.trace_dir
+        if folder is None:
+            return None
+        return stack.enter_context(TraceWriter(trace_path(folder, self.rank)))
+
+    def _record(self, problem: Problem, config: Any, outcome: Outcome, seconds: float) -> Record:
+        return record(
+            problem,
+            self.arguments.method,
+            config,
+            outcome,
+            seconds,
+            lambda token: self.policy.decode([token], special=True),
+            lambda tokens: self.policy.decode(tokens, special=True),
+            models=self.models,
+        )
+
+    def _response(self, problem: Problem, outcome: Outcome, seconds: float) -> NablaResponse:
+        stats = {"id": problem.id, "method": self.arguments.method, "seconds": seconds}
+        return NablaResponse(self.answer(problem, outcome), {**outcome.stats(), **stats})
+
+
+def _timed(method: Method, began: dict[int, float], index: int) -> Method:
+    """The same method, noting when it is admitted."""
+    began[index] = time.perf_counter()
+    return (yield from method)

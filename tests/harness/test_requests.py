@@ -1,0 +1,165 @@
+"""Which draw a request is, and whether it fits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from nabla_eval.errors import ConfigError, ContextError
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.requests import draws, fit
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Frame, Problem
+
+
+def instance(doc: int | None, repeats: int | None = 1, idx: int = 0, prompt: str = "p") -> Instance:
+    task = None if doc is None else "task"
+    return Instance("generate_until", {}, (prompt, {}), idx, metadata=(task, doc, repeats))
+
+
+def test_the_same_object_k_times_is_k_repeats() -> None:
+    one, two = instance(0, 2), instance(1, 2)
+    found = draws([one, one, two, two])
+    assert [draw.id for draw in found] == ["task/0/0", "task/0/1", "task/1/0", "task/1/1"]
+    assert found[1].key(3) == Key.root(3) / "task" / 0 / 1
+    assert len({draw.key(3).digest for draw in found}) == 4
+
+
+def test_padding_copies_are_no_new_repeats() -> None:
+    one, two = instance(0, 2), instance(1, 2)
+    found = draws([one, one, two, two, two, two])  # as evaluate() pads a short rank
+    assert [draw.places for draw in found] == [[0], [1], [2, 4], [3, 5]]
+
+
+def test_equal_requests_that_are_different_objects_are_not_repeats() -> None:
+    found = draws([instance(0), instance(0)])
+    assert [draw.repeat for draw in found] == [0, 0]
+
+
+def test_several_requests_of_a_document_have_streams_of_their_own() -> None:
+    found = draws([instance(0, idx=0), instance(0, idx=1)])
+    assert found[0].key(0) != found[1].key(0)
+    assert found[0].key(0) == draws([instance(0)])[0].key(0)
+
+
+def test_requests_without_a_task_are_known_by_their_prompt() -> None:
+    loose = instance(None, None, prompt="a")
+    found = draws([loose, loose, instance(None, None, prompt="b")])
+    assert len({draw.key(0).digest for draw in found}) == 3
+    assert found[0].key(0) == draws([instance(None, None, prompt="a")])[0].key(0)
+
+
+def problem(prompt: int = 10, framed: int = 4, wanted: int = 50) -> Problem:
+    frame = Frame((0,) * framed, ())
+    return Problem(Key.root(0), (0,) * prompt, frame, wanted, id="task/0/0")
+
+
+def pair(policy: int = 100, reward: int | None = 100) -> SimpleNamespace:
+    judge = None if reward is None else SimpleNamespace(context=reward)
+    return SimpleNamespace(policy=SimpleNamespace(context=policy), reward=judge)
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "length"),
+    [
+        (pair(), True, 50),
+        (pair(60), True, 50),  # exactly full
+        (pair(59), False, 49),  # nobody asked for 50
+        (pair(100, 20), False, 16),
+        (pair(100, None), True, 50),
+    ],
+)
+def test_what_fits_is_kept(models: SimpleNamespace, asked: bool, length: int) -> None:
+    assert fit(problem(), models, asked=asked).max_new_tokens == length
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "words"),
+    [
+        (pair(59), True, ["policy", "59", "max_gen_toks=49"]),
+        (pair(10), False, ["policy", "10 tokens", "few-shot"]),
+        (pair(100, 53), True, ["reward model", "53", "max_gen_toks=49"]),
+        (pair(100, 4), False, ["reward model", "4 tokens"]),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    models: SimpleNamespace, asked: bool, words: list[str]
+) -> None:
+    with pytest.raises(ContextError) as error:
+        fit(problem(), models, asked=asked)
+    for word in [*words, "task/0/0"]:
+        assert word in str(error.value)
+
+
+def test_precedence_of_sampling_options() -> None:
+    task = {"temperature": 0.9, "top_p": 0.5, "top_k": 3, "do_sample": True}
+    given = Reader(read({"preset": "paper", "temperature": 0.3}))(task).config.sampling
+    assert (given.temperature, given.top_p, given.top_k) == (0.3, 0.5, 3)
+    preset = Reader(read({"preset": "paper"}))({}).config.sampling
+    assert (preset.temperature, preset.top_p) == (0.5, 0.95)
+
+
+def test_lengths_and_stop_strings() -> None:
+    reader = Reader(read({}), end="<eos>")
+    asked = reader({"until": ["\n", "", "<eos>", "\n"], "max_new_tokens": 5, "max_gen_toks": 7})
+    assert (asked.stop, asked.max_new_tokens) == (("\n",), 7)
+    assert reader({"until": "Q:"}).stop == ("Q:",)
+    assert reader({}).max_new_tokens is None and reader({}).stop == ()
+    assert reader({"until": None, "num_beams": 1, "repetition_penalty": 1.0}).stop == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temprature": 1.0}, ["temprature", "temperature"]),
+        ({"num_beams": 4}, ["num_beams=4", "1"]),
+        ({"max_gen_toks": 0}, ["max_gen_toks=0"]),
+        ({"until": 3}, ["until=3"]),
+        ({"top_p": 1.5}, ["top_p=1.5"]),
+        ({"do_sample": "perhaps"}, ["do_sample", "perhaps"]),
+        ({"steps": 3}, ["steps", "--model_args"]),
+    ],
+)
+def test_generation_arguments_that_make_no_sense_are_refused(
+    options: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        Reader(read({}))(options)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("task", [{"do_sample": False}, {"temperature": 0.0}])
+def test_a_sampling_method_keeps_sampling_and_says_so_once(
+    task: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = Reader(read({"method": "best_of_n", "temperature": 0.4}))
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        config = reader({**task, "max_gen_toks": 3}).config
+        reader({**task, "max_gen_toks": 4})
+    assert config == reader.arguments.config
+    (record,) = caplog.records
+    assert "best_of_n" in record.getMessage() and "temperature=0.4" in record.getMessage()
+
+
+def test_greedy_stays_greedy_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    reader = Reader(read({"method": "greedy"}))
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        reader({"do_sample": False})
+        assert not caplog.records
+        reader({"do_sample": True, "temperature": 0.6})
+        reader({"do_sample": True, "temperature": 0.7})
+    (record,) = caplog.records
+    assert "greedy" in record.getMessage() and "0.6" in record.getMessage()
+
+
+def test_the_order_of_problems_changes_no_key() -> None:
+    forward = [instance(i) for i in range(5)]
+    keys = {draw.id: draw.key(1) for draw in draws(forward)}
+    assert {draw.id: draw.key(1) for draw in draws(forward[::-1])} == keys
+    assert replace(problem(), key=keys["task/0/0"]).key != keys["task/1/0"]
