@@ -198,8 +198,27 @@ class Outcome:
     candidates: tuple[Candidate, ...] = ()
     visited: int = 0  # positions at which a refined distribution was drawn from
     positions: int = 0  # positions passed in all sweeps, refined or skipped
-    ended: str = "done"  # why the method stopped: done, budget, reward, sweeps
+    ended: str = "done"  # why the method stopped: done, budget, reward
     ledger: Ledger = field(default_factory=Ledger)
+
+    def stats(self) -> dict[str, Any]:
+        """The ledger and the counts of verdicts, ready for JSON.
+
+        `rejection_rate` is rejected / judged with ties rejected (DESIGN 8), None without candidates.
+        """
+        judged = len(self.candidates)
+        ties = sum(candidate.verdict == "tie" for candidate in self.candidates)
+        accepted = sum(candidate.verdict == "accepted" for candidate in self.candidates)
+        return {
+            **self.ledger.as_dict(),
+            "candidates": judged,
+            "rejected": judged - accepted,
+            "ties": ties,
+            "rejection_rate": (judged - accepted) / judged if judged else None,
+            "truncated": self.stop == "length",
+            "reward": self.reward,
+            "ended": self.ended,
+        }
 
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]

@@ -55,7 +55,7 @@ def differentiate(pair: Pair, sites: Sequence[Site], objective: Objective) -> li
     """Gradient of L at several sequences, as one batch per model."""
     with torch.inference_mode(False), torch.enable_grad():
         policy = _policy_pass(pair.policy, sites, objective.nll_weight)
-        reward = _reward_pass(pair.reward, sites, objective)
+        reward = _reward_pass(pair.judge, sites, objective)
     return [Backward(*own, *other) for own, other in zip(policy, reward, strict=True)]
 
 
@@ -173,7 +173,7 @@ def row_gradient(
 ) -> Float[Tensor, "R V"]:
     """dL/dy at some positions (Prop. C.1): the three terms, summed."""
     index = list(rows)
-    policy, reward = pair.policy, pair.reward
+    policy, reward = pair.policy, pair.judge
     gradient = widen(backward.policy[index]) @ widen(policy.embedding).T
     gradient += (widen(backward.reward[index]) @ widen(reward.embedding).T).to(gradient.device)
     if objective.nll_weight:

@@ -10,7 +10,6 @@ from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.score import score
-from nabla_eval.errors import ConfigError
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Differentiate, Generate, Problem, Refine, Request, Score
 
@@ -46,16 +45,11 @@ class Executor:
     def _plan(self, request: Request) -> tuple[Callable, Callable[[Any], int], int]:
         """How a kind of request is run, the length of one, and the budget of a micro-batch."""
         pair, budget = self.pair, self.max_batch_tokens
-        if not isinstance(request, Generate) and pair.reward is None and _needs_reward(request):
-            raise ConfigError(
-                "This method asks for rewards, but the pair has no reward model. Pass reward=, or "
-                "try method=greedy or method=self_consistency."
-            )
         match request:
             case Generate():
                 return lambda batch: rollout(pair.policy, batch), _generated_length, budget
             case Score():
-                return lambda batch: score(pair.reward, batch), _length, budget
+                return lambda batch: score(pair.judge, batch), _length, budget
             case Differentiate():
                 return lambda batch: gradients(pair, batch), _length, budget
             case Refine():
@@ -72,10 +66,6 @@ def _group(request: Request) -> Hashable:
         case Refine():
             return (Refine, request.dto, request.relaxation)
     return type(request)
-
-
-def _needs_reward(request: Request) -> bool:
-    return not (isinstance(request, Refine) and request.dto.steps == 0)
 
 
 def _generated_length(request: Generate) -> int:

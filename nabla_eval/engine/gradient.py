@@ -59,5 +59,5 @@ def pass_cost(pair: Pair, own: Site) -> Ledger:
     return Ledger(
         gradient_passes=1,
         flops=gradient_flops(pair.policy.parameters, len(own.prompt) + len(own.tokens) - 1)
-        + gradient_flops(pair.reward.parameters, reward_tokens),
+        + gradient_flops(pair.judge.parameters, reward_tokens),
     )

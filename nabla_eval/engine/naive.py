@@ -91,12 +91,13 @@ def rollout(
 
 def reward_of(pair: Pair, problem: Problem, y: Tensor, objective: Objective | None = None) -> Tensor:
     """r(y|x) for one-hot rows y; with reward_gradient=process, plus the weighted prefix scores."""
-    table, before, after = pair.reward.table, problem.frame.before, problem.frame.after
-    inputs = torch.cat([table[list(before)], y @ pair.reward.embedding, table[list(after)]])
-    scores = pair.reward.head(pair.reward.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
+    judge, before, after = pair.judge, problem.frame.before, problem.frame.after
+    frame = [judge.table[list(ids)] for ids in (before, after)]
+    inputs = torch.cat([frame[0], y @ judge.embedding, frame[1]])
+    scores = judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
     if objective is None or objective.reward_gradient == "final":
         return scores[-1]
-    ends = pair.reward.step_ids
+    ends = judge.step_ids
     steps = [i for i in range(len(y)) if ends is None or int(y[i].argmax()) in ends]
     return scores[-1] + objective.process_weight * sum(scores[len(before) + i] for i in steps)
 
@@ -213,7 +214,7 @@ def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) ->
     """Draw from the refined policy, without tokens that are too unlikely or unknown to r."""
     p, masked = torch.softmax(z, -1), refined.clone()
     for token in range(len(z)):
-        unknown = pair.reward.known is not None and not pair.reward.known[token]
+        unknown = pair.judge.known is not None and not pair.judge.known[token]
         if token != int(z.argmax()) and (p[token] < config.resampling.min_probability or unknown):
             masked[token] = -math.inf
     sampling = config.resampling.of(config.sampling)

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from nabla_eval.config import Sampling, require
-from nabla_eval.grading import cluster, extract
 from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem
 
 
@@ -40,6 +39,8 @@ def self_consistency(problem: Problem, config: SelfConsistency) -> Method:
 
 def majority(texts: list[str]) -> int:
     """Index of the first text whose answer is the most frequent one (0 when none has any)."""
+    from nabla_eval.grading import cluster, extract
+
     answers = {i: answer for i, text in enumerate(texts) if (answer := extract(text)) is not None}
     if not answers:
         return 0

@@ -1,0 +1,234 @@
+"""The Python API, for notebooks and for checking us from outside (DESIGN 4)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from nabla_eval.config import DTO, Objective, Sampling, flatten
+from nabla_eval.dto.objective import row_gradient, widen
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.gradient import gradients
+from nabla_eval.engine.refine import optimise_rows
+from nabla_eval.engine.score import score
+from nabla_eval.errors import ConfigError, ContextError
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.chat import render
+from nabla_eval.models.load import load_pair
+from nabla_eval.models.pair import Messages, Pair
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+
+__all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Answer to one problem: `stats` holds counts and costs, `trace` every decision."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    stats: Mapping[str, Any]
+    trace: Outcome
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What DTO made of a response's logits. L is the response's length, V the vocabulary."""
+
+    logits: Tensor  # [L - committed, V] refined; rows that were not free are the policy's
+    gradient: Tensor  # [L - committed, V] dL/dy before the first step
+    passes: int  # gradient passes spent, the first one included
+    reward: float  # r(y|x) of the response
+
+
+@overload
+def generate(pair: Pair, problem: str, method: str = ..., **options: Any) -> Generation: ...
+@overload
+def generate(
+    pair: Pair, problem: Sequence[str], method: str = ..., **options: Any
+) -> list[Generation]: ...
+def generate(
+    pair: Pair,
+    problem: str | Sequence[str],
+    method: str = "nabla",
+    *,
+    seed: int = 0,
+    preset: str | None = None,
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    chat: bool | None = None,
+    batch_size: int = 32,
+    **options: Any,
+) -> Generation | list[Generation]:
+    """Answer a problem (or a list of them) with a test-time method.
+
+    `options` are the method's own (`n=8, lr=0.1, ...`; `configure` lists them). `chat` renders the
+    problem with the policy's chat template; by default it does when there is one. Responses are
+    at most `max_new_tokens` long (1024, or what the context leaves). A problem's answer depends on
+    its text, the seed and the options, not on the list it came in.
+
+    Raises `ConfigError` for options that do not exist or contradict each other, `ContextError`
+    for a problem that does not fit.
+    """
+    config = configure(method, options, preset)
+    texts = [problem] if isinstance(problem, str) else list(problem)
+    seen: Counter[str] = Counter()
+    problems = []
+    for text in texts:
+        key = Key.root(seed) / "api" / text / seen[text]
+        seen[text] += 1
+        problems.append(_problem(pair, text, key, max_new_tokens, stop, chat))
+    began = time.perf_counter()
+    seconds: dict[int, float] = {}
+    outcomes = drive(
+        [start(entry, config) for entry in problems],
+        Executor(pair),
+        width=batch_size,
+        done=lambda i, _: seconds.__setitem__(i, time.perf_counter() - began),
+    )
+    answers = [
+        Generation(
+            outcome.text,
+            outcome.tokens,
+            {**outcome.stats(), "seconds": seconds[i], "method": method, "config": flatten(config)},
+            outcome,
+        )
+        for i, outcome in enumerate(outcomes)
+    ]
+    return answers[0] if isinstance(problem, str) else answers
+
+
+def _problem(
+    pair: Pair,
+    text: str,
+    key: Key,
+    max_new_tokens: int | None,
+    stop: Sequence[str],
+    chat: bool | None,
+) -> Problem:
+    messages = [{"role": "user", "content": text}]
+    tokenizer = pair.policy.tokenizer
+    templated = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
+    rendered = render(tokenizer, messages) if templated else text
+    ids = pair.policy.encode(rendered, special=not templated)
+    room = pair.policy.context - len(ids)
+    length = min(1024, room) if max_new_tokens is None else max_new_tokens
+    if not 1 <= length <= room:
+        raise ContextError(
+            f"A prompt of {len(ids)} tokens and {length} new ones do not fit the context of "
+            f"{pair.policy.context} of {pair.policy.name}. Try max_new_tokens={max(room, 0)}, or a "
+            "shorter problem."
+        )
+    return pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop)
+
+
+def refine(
+    pair: Pair,
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+    committed: int = 0,
+    steps: int = 20,
+    lr: float = 0.01,
+    min_lr: float = 0.001,
+    lam: float = 1.0,
+    nll_weight: float = 1e-3,
+    update: Literal["first", "all"] = "first",
+    anchor: Literal["argmax", "sampled"] = "argmax",
+    parameterisation: Literal["logits", "latents"] = "logits",
+    grad_cache: bool = True,
+    *,
+    messages: Messages | None = None,
+    temperature: float = 1.0,
+    anchor_offset: Literal["gumbel", "margin"] = "gumbel",
+    reward_gradient: Literal["final", "process"] = "final",
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> Refined:
+    """Run DTO (Alg. 2 and 4) once on a given response, with its first `committed` tokens fixed.
+
+    The reward model is shown its chat template around the user message (the decoded prompt, or
+    `messages`) and the response without its end-of-turn token. `temperature` is the tau of the
+    straight-through softmax. With anchor="argmax" L is differentiated at the committed tokens
+    followed by the argmax of each row, with anchor="sampled" at the response itself.
+
+    Raises `ConfigError` for options out of range, `ContextError` for a response that is too long.
+    """
+    objective = Objective(lam=lam, nll_weight=nll_weight, reward_gradient=reward_gradient)
+    dto = DTO(
+        steps=steps,
+        lr=lr,
+        min_lr=min(min_lr, lr),
+        weight_decay=weight_decay,
+        update=update,
+        anchor=anchor,
+        anchor_offset=anchor_offset,
+        parameterisation=parameterisation,
+        grad_cache=grad_cache,
+        objective=objective,
+    )
+    if not 0 <= committed < len(response_ids):
+        raise ConfigError(
+            f"committed={committed} of a response of {len(response_ids)} tokens leaves nothing to "
+            f"refine: it takes 0 to {len(response_ids) - 1}."
+        )
+    problem = pair.problem(
+        list(prompt_ids), Key.root(seed) / "refine", messages=messages,
+        max_new_tokens=len(response_ids),
+    )  # fmt: skip
+    trajectory = replay(pair, problem, response_ids)
+    hard = trajectory.tokens
+    if anchor == "argmax":
+        hard = hard[:committed] + trajectory.argmax[committed:]
+    ask = Differentiate(problem, trajectory, hard, objective)
+    (gradient,) = gradients(pair, [ask])
+    rows = range(committed, len(hard))
+    raw = row_gradient(pair, gradient.handle, rows, objective)
+    reward = gradient.handle.value
+    if hard[: trajectory.scored] != trajectory.tokens[: trajectory.scored]:
+        reward = score(pair.judge, [Score(problem, trajectory)])[0].reward
+    request = Refine(
+        problem, trajectory, committed, problem.key, Sampling(), dto, gradient, temperature
+    )
+    with torch.no_grad():
+        logits = widen(pair.policy.head(trajectory.states[committed:]))
+        solution = optimise_rows(pair, [request])
+    refined = torch.cat([solution.logits, logits[len(solution.logits) :]])
+    return Refined(refined, raw, 1 + solution.passes[0], reward)
+
+
+@torch.no_grad()
+def replay(pair: Pair, problem: Problem, response_ids: Sequence[int]) -> Trajectory:
+    """The trajectory of a response that was written elsewhere: its states by one forward pass."""
+    policy, tokens = pair.policy, tuple(response_ids)
+    whole = [*problem.prompt, *tokens]
+    if len(whole) > policy.context or not problem.prompt or not tokens:
+        raise ContextError(
+            f"A prompt of {len(problem.prompt)} tokens and a response of {len(tokens)} were given; "
+            f"{policy.name} takes at least one of each, at most {policy.context} together."
+        )
+    ids = torch.tensor([whole[:-1]], device=policy.device)
+    states = policy.base(input_ids=ids, use_cache=False).last_hidden_state[0, -len(tokens) :]
+    logits = widen(policy.head(states))
+    top, argmax = logits.softmax(-1).max(-1)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    ended = tokens[-1] in policy.end_ids
+    scored = len(tokens) - ended
+    return Trajectory(
+        tokens=tokens,
+        text=policy.decode(tokens[:scored]),
+        scored=scored,
+        stop="eos" if ended else "length",
+        argmax=tuple(argmax.tolist()),
+        entropy=tuple(entropy.tolist()),
+        top_probability=tuple(top.tolist()),
+        key=problem.key,
+        states=states,
+    )

@@ -1,0 +1,106 @@
+"""What tests of methods and engines need: a tiny random pair, and an executor that counts.
+
+In the package and not under tests/, so that whoever adds a method elsewhere can hold it to the
+same contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
+    Qwen2ForTokenClassification,
+)
+
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.models.load import policy_from, reward_from
+from nabla_eval.models.pair import Pair
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Problem, Request
+
+
+def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """One token a character, from `a` (2) on, after `<pad>` (0) and `<eos>` (1); no spaces."""
+    letters = {letter(i): i for i in range(2, vocabulary)}
+    raw = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, **letters}, unk_token="<pad>"))
+    raw.pre_tokenizer = Split("", "isolated")
+    raw.decoder = Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
+
+
+def letter(token: int) -> str:
+    """Text of a token id from 2 on."""
+    return chr(ord("a") + token - 2) if token < 28 else chr(0x4E00 + token)
+
+
+def tiny_pair(
+    seed: int = 0, vocabulary: int = 11, process: bool = True, dtype: torch.dtype = torch.float64
+) -> Pair:
+    """A random Qwen2 policy and reward model, with weights large enough to have opinions."""
+    tokenizer = tiny_tokenizer(vocabulary)
+
+    def config(hidden: int, **options: Any) -> Qwen2Config:
+        return Qwen2Config(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            initializer_range=0.5,
+            pad_token_id=0,
+            eos_token_id=1,
+            **options,
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config(16, tie_word_embeddings=True))
+        kind = Qwen2ForTokenClassification if process else Qwen2ForSequenceClassification
+        judge = kind(config(8, num_labels=1))
+    policy = policy_from(model.to(dtype).eval(), tokenizer)
+    return Pair(policy, reward_from(judge.to(dtype).eval(), tokenizer, policy))
+
+
+def tiny_problems(
+    pair: Pair, count: int, max_new_tokens: int = 8, seed: int = 0, **options: Any
+) -> list[Problem]:
+    """Prompts of two to four words, of different lengths so that batches are padded."""
+    words = pair.policy.vocabulary - 2
+    return [
+        pair.problem(
+            "".join(letter(2 + (7 * i + 3 * j) % words) for j in range(2 + i % 3)),
+            Key.root(seed) / "tiny" / i,
+            max_new_tokens=max_new_tokens,
+            id=f"tiny/{i}/0",
+            **options,
+        )
+        for i in range(count)
+    ]
+
+
+class CountingExecutor:
+    """Runs another executor and keeps its own count of what each problem was given."""
+
+    def __init__(self, execute: Callable[[list[Request]], list[Any]]) -> None:
+        self.execute = execute
+        self.totals: dict[str, Ledger] = {}
+        self.rounds: list[list[Request]] = []
+
+    def __call__(self, requests: list[Request]) -> list[Any]:
+        results = self.execute(requests)
+        self.rounds.append(requests)
+        for request, result in zip(requests, results, strict=True):
+            self.totals.setdefault(request.problem.id, Ledger()).add(result.cost)
+        return results

@@ -1,0 +1,167 @@
+"""The driver's bookkeeping, with scripted methods; micro-batches and running out of memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nabla_eval.config import Sampling
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.batching import in_batches, left_pad, positions
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.errors import ModelError, RewardError
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.pair import Pair
+from nabla_eval.requests import Judgement, Outcome, Score
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+
+def scripted(name: int, rounds: int):
+    total = 0.0
+    for i in range(rounds):
+        answers = yield [(name, i, j) for j in range(name % 3)]
+        total += sum(answer.reward for answer in answers)
+    return Outcome(str(total), (name,), "eos")
+
+
+def echo(requests):
+    cost = Ledger(scorings=1)
+    return [Judgement(100.0 * name + 10 * i + j, cost=cost) for name, i, j in requests]
+
+
+@pytest.mark.parametrize("width", [1, 2, 50])
+def test_every_method_gets_its_own_results_in_order(width):
+    rounds = [3, 0, 2, 1, 4, 2]
+    finished = []
+    outcomes = drive(
+        (scripted(name, count) for name, count in enumerate(rounds)),
+        echo,
+        width,
+        lambda i, outcome: finished.append((i, outcome.text)),
+    )
+    for name, (count, outcome) in enumerate(zip(rounds, outcomes, strict=True)):
+        expected = sum(100.0 * name + 10 * i + j for i in range(count) for j in range(name % 3))
+        assert outcome.text == str(float(expected)) and outcome.tokens == (name,)
+        assert outcome.ledger.scorings == count * (name % 3)
+    assert sorted(i for i, _ in finished) == list(range(len(rounds)))
+
+
+def test_at_most_width_methods_are_active():
+    active = set()
+
+    def watched(requests):
+        active.update([len({name for name, _, _ in requests})])
+        return echo(requests)
+
+    drive((scripted(2, 3) for _ in range(9)), watched, 4)
+    rounds = []
+    drive((scripted(1 + i, 2) for i in range(9)), lambda r: (rounds.append(r), echo(r))[1], 4)
+    assert max(len({name for name, _, _ in requests}) for requests in rounds) <= 4
+
+
+def test_an_error_in_the_engine_reaches_the_caller():
+    def broken(requests):
+        raise RewardError("the reward is NaN")
+
+    with pytest.raises(RewardError):
+        drive([scripted(2, 1)], broken)
+
+
+def test_micro_batches_stay_within_the_budget_and_keep_the_order():
+    sizes = [5, 1, 9, 3, 3, 7, 2]
+    batches = []
+
+    def run(batch):
+        batches.append(batch)
+        return [10 * size for size in batch]
+
+    assert in_batches(run, sizes, lambda size: size, 12) == [10 * size for size in sizes]
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= 12 for batch in batches)
+    assert sorted(size for batch in batches for size in batch) == sorted(sizes)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing():
+    attempts = []
+
+    def run(batch):
+        attempts.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("simulated")
+        return [-item for item in batch]
+
+    with pytest.warns(UserWarning, match="two halves"):
+        assert in_batches(run, list(range(9)), lambda _: 1, 100) == [-i for i in range(9)]
+    assert max(attempts) == 9 and attempts.count(2) >= 4
+
+
+def test_a_single_item_that_does_not_fit_raises():
+    def run(batch):
+        raise torch.OutOfMemoryError("simulated")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(run, [1], lambda _: 1, 100)
+
+
+def test_a_run_out_of_memory_gives_the_same_result(monkeypatch):
+    from nabla_eval.engine import execute
+
+    pair = tiny_pair()
+    config = configure("nabla", {"n": 4, "temperature": 1.0, "lr": 0.3})
+    problems = tiny_problems(pair, 9)
+    expected = drive([start(p, config) for p in problems], Executor(pair))
+    for name in ("rollout", "score", "gradients", "refine"):
+        real = getattr(execute, name)
+
+        def small(model, batch, real=real):
+            if len(batch) > 4:
+                raise torch.OutOfMemoryError("simulated")
+            return real(model, batch)
+
+        monkeypatch.setattr(execute, name, small)
+    with pytest.warns(UserWarning, match="two halves"):
+        again = drive([start(p, config) for p in problems], Executor(pair))
+    assert [o.tokens for o in again] == [o.tokens for o in expected]
+    assert [o.ledger for o in again] == [o.ledger for o in expected]
+
+
+def test_left_padding():
+    ids, mask = left_pad([[5], [1, 2, 3]], 9, torch.device("cpu"))
+    assert ids.tolist() == [[9, 9, 5], [1, 2, 3]] and mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert positions(mask).tolist() == [[0, 0, 0], [0, 1, 2]]
+
+
+def test_a_reward_that_is_not_a_number_is_an_error_and_not_a_score():
+    from dataclasses import replace
+
+    pair = tiny_pair()
+    broken = Pair(pair.policy, replace(pair.judge, head=lambda hidden: hidden[..., 0] * float("nan")))
+    config = configure("best_of_n", {"n": 2})
+    with pytest.raises(RewardError, match="nan"):
+        drive([start(p, config) for p in tiny_problems(pair, 1)], Executor(broken))
+
+
+def test_a_method_that_scores_needs_a_reward_model():
+    pair = tiny_pair()
+    config = configure("best_of_n", {"n": 2})
+    with pytest.raises(ModelError, match="reward"):
+        drive([start(p, config) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None)))
+    greedy = configure("greedy", {})
+    (outcome,) = drive(
+        [start(p, greedy) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None))
+    )
+    assert outcome.reward is None and outcome.tokens
+
+
+def test_scores_are_those_of_each_response_alone():
+    pair = tiny_pair()
+    executor = Executor(pair)
+    problems = tiny_problems(pair, 6, max_new_tokens=12)
+    from nabla_eval.requests import Generate
+
+    drafts = executor([Generate(p, p.key, Sampling(temperature=1.3)) for p in problems])
+    together = executor([Score(p, d) for p, d in zip(problems, drafts, strict=True)])
+    for problem, draft, judgement in zip(problems, drafts, together, strict=True):
+        (alone,) = executor([Score(problem, draft)])
+        assert judgement.reward == pytest.approx(alone.reward, abs=1e-12)
+        assert len(judgement.prefix_scores) == draft.scored

@@ -1,0 +1,128 @@
+"""The decode loop against forward passes without a cache and against transformers' generate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nabla_eval.config import Sampling
+from nabla_eval.engine.naive import next_logits
+from nabla_eval.engine.rollout import rollout
+from nabla_eval.requests import Generate
+from nabla_eval.testing import letter, tiny_pair, tiny_problems
+
+PAIR = tiny_pair(seed=4)
+HOT = Sampling(temperature=1.2)
+
+
+def requests(problems, sampling=HOT, name="draft"):
+    return [Generate(problem, problem.key / name / 0, sampling) for problem in problems]
+
+
+def test_greedy_equals_generate_of_transformers():
+    from transformers import Qwen2ForCausalLM
+
+    problems = tiny_problems(PAIR, 6, max_new_tokens=20)
+    model = Qwen2ForCausalLM(PAIR.policy.base.config)
+    model = model.double().eval()
+    model.model.load_state_dict(PAIR.policy.base.state_dict())
+    model.tie_weights()
+    for problem, ours in zip(problems, rollout(PAIR.policy, requests(problems, Sampling(temperature=0))), strict=True):
+        ids = torch.tensor([problem.prompt])
+        with torch.no_grad():
+            whole = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False
+            )
+        assert ours.tokens == tuple(whole[0, len(problem.prompt) :].tolist())
+
+
+def test_what_is_recorded_is_what_a_plain_forward_pass_gives():
+    problems = tiny_problems(PAIR, 5, max_new_tokens=12)
+    for problem, trajectory in zip(problems, rollout(PAIR.policy, requests(problems)), strict=True):
+        assert len(trajectory.tokens) == len(trajectory.entropy) == len(trajectory.states)
+        for i in range(len(trajectory.tokens)):
+            z = next_logits(PAIR, [*problem.prompt, *trajectory.tokens[:i]])
+            p = torch.softmax(z, -1)
+            torch.testing.assert_close(PAIR.policy.head(trajectory.states[i]), z, rtol=0, atol=1e-10)
+            assert trajectory.argmax[i] == int(z.argmax())
+            assert trajectory.top_probability[i] == pytest.approx(float(p.max()), abs=1e-12)
+            assert trajectory.entropy[i] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-10)
+
+
+def test_rows_do_not_influence_each_other():
+    """A row alone, among others, and among others with different prompts: the same tokens."""
+    problems = tiny_problems(PAIR, 9, max_new_tokens=15)
+    together = rollout(PAIR.policy, requests(problems))
+    assert len({len(t.tokens) for t in together}) > 2  # rows finish at different steps
+    for i, problem in enumerate(problems):
+        (alone,) = rollout(PAIR.policy, requests([problem]))
+        assert alone.tokens == together[i].tokens
+    reordered = rollout(PAIR.policy, requests(problems[::-1]))[::-1]
+    assert [t.tokens for t in reordered] == [t.tokens for t in together]
+
+
+def test_responses_longer_than_a_block_of_random_numbers():
+    pair = tiny_pair(seed=4, vocabulary=7)
+    problems = tiny_problems(pair, 3, max_new_tokens=150)
+    hot = Sampling(temperature=1.0, top_k=3)
+    together = rollout(pair.policy, requests(problems, hot))
+    assert max(len(t.tokens) for t in together) > 130
+    for problem, trajectory in zip(problems, together, strict=True):
+        cut = min(70, len(trajectory.tokens) - 1)
+        again = Generate(
+            problem, problem.key / "draft" / 0, hot, prefix=trajectory, keep=cut,
+            token=trajectory.tokens[cut],
+        )  # fmt: skip
+        assert rollout(pair.policy, [again])[0].tokens == trajectory.tokens
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3])
+def test_continuing_from_a_prefix_repeats_the_rest(keep):
+    """The same key draws the same numbers at the same positions, wherever the rollout starts."""
+    (problem,) = tiny_problems(PAIR, 1, max_new_tokens=12)
+    (whole,) = rollout(PAIR.policy, requests([problem]))
+    assert len(whole.tokens) > 4
+    (again,) = rollout(
+        PAIR.policy,
+        [Generate(problem, whole.key, HOT, prefix=whole, keep=keep, token=whole.tokens[keep])],
+    )
+    assert again.tokens == whole.tokens
+    torch.testing.assert_close(again.states, whole.states, rtol=0, atol=1e-12)
+    assert again.entropy == pytest.approx(whole.entropy, abs=1e-12)
+    assert again.cost.generated_tokens == len(whole.tokens) - keep - 1
+
+
+def test_a_forced_end_of_turn_ends_the_response_without_a_model_call():
+    (problem,) = tiny_problems(PAIR, 1)
+    (whole,) = rollout(PAIR.policy, requests([problem]))
+    end = PAIR.policy.end_ids[0]
+    (cut,) = rollout(PAIR.policy, [Generate(problem, problem.key, HOT, prefix=whole, keep=2, token=end)])
+    assert cut.tokens == (*whole.tokens[:2], end) and cut.stop == "eos" and cut.scored == 2
+    assert cut.cost.generated_tokens == 0 and len(cut.states) == 3
+
+
+def test_a_stop_string_cuts_the_text_and_the_scored_tokens():
+    problems = tiny_problems(PAIR, 8, max_new_tokens=15)
+    plain = rollout(PAIR.policy, requests(problems))
+    stop = letter(plain[0].tokens[1]) + letter(plain[0].tokens[2])
+    stopped = tiny_problems(PAIR, 8, max_new_tokens=15, stop=(stop, "never"))
+    for before, after in zip(plain, rollout(PAIR.policy, requests(stopped)), strict=True):
+        if stop not in before.text:
+            assert after == before
+            continue
+        assert after.stop == "stop" and after.text == before.text.split(stop)[0]
+        assert PAIR.policy.decode(after.tokens[: after.scored]) == after.text
+        assert after.tokens == before.tokens[: len(after.tokens)]
+
+
+def test_length_counts_the_prefix():
+    (problem,) = tiny_problems(PAIR, 1, max_new_tokens=5)
+    (whole,) = rollout(PAIR.policy, requests([problem]))
+    assert len(whole.tokens) <= 5
+    letters = [t for t in range(2, 11) if t != whole.tokens[0]]
+    trajectories = rollout(
+        PAIR.policy,
+        [Generate(problem, problem.key / t, HOT, prefix=whole, keep=0, token=t) for t in letters],
+    )
+    assert all(len(t.tokens) <= 5 for t in trajectories)
+    assert {t.stop for t in trajectories} <= {"eos", "length"}

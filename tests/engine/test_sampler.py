@@ -1,0 +1,133 @@
+"""Keyed sampling has the right distribution: by enumeration first, then by counting."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from nabla_eval.config import Sampling
+from nabla_eval.engine.naive import distribution as naive_distribution
+from nabla_eval.engine.naive import next_logits
+from nabla_eval.engine.rollout import rollout
+from nabla_eval.engine.sampler import Filter, draw
+from nabla_eval.randomness import Key, uniforms
+from nabla_eval.requests import Generate
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+CPU = torch.device("cpu")
+SETTINGS = [
+    Sampling(temperature=t, top_p=p, top_k=k)
+    for t, p, k in itertools.product([0.0, 0.5, 1.0, 2.0], [1.0, 0.9, 0.3], [0, 1, 4])
+]
+
+
+def logits(rows: int, words: int = 12) -> torch.Tensor:
+    return 2 * torch.randn(rows, words, generator=torch.Generator().manual_seed(rows)).double()
+
+
+def test_each_token_owns_exactly_its_share_of_the_unit_interval():
+    """Inverse CDF on a 3-token vocabulary: a token is drawn on [F(t-1), F(t)), nowhere else."""
+    p = torch.tensor([[0.25, 0.0, 0.75]], dtype=torch.float64)
+    below, above = np.nextafter(0.25, 0), np.nextafter(1.0, 0)
+    for number, token in [(1e-300, 0), (below, 0), (0.25, 2), (above, 2)]:
+        assert draw(p, torch.tensor([number])).item() == token
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    counts = torch.bincount(draw(p.expand(4000, 3), grid), minlength=3)
+    assert counts.tolist() == [1000, 0, 3000]
+
+
+def test_zero_probability_is_never_drawn_at_the_ends():
+    p = torch.tensor([[0.0, 0.1, 0.2, 0.7, 0.0]], dtype=torch.float32)
+    ends = torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
+    assert draw(p.expand(2, 5), ends).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_filters_are_those_of_transformers_and_of_the_specification(sampling):
+    z = logits(20)
+    ours = Filter([sampling] * len(z), CPU).distribution(z)
+    for row, own in zip(z, ours, strict=True):
+        expected = torch.tensor(naive_distribution(row, sampling), dtype=torch.float64)
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-14)
+    if sampling.temperature:
+        scores = TemperatureLogitsWarper(sampling.temperature)(None, z)
+        if sampling.top_k:
+            scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+        if sampling.top_p < 1:
+            scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+        torch.testing.assert_close(ours, scores.softmax(-1), rtol=0, atol=1e-14)
+
+
+def test_rows_keep_their_own_settings():
+    z = logits(len(SETTINGS))
+    together = Filter(SETTINGS, CPU)
+    mixed = together.distribution(z)
+    for i, sampling in enumerate(SETTINGS):
+        alone = Filter([sampling], CPU).distribution(z[i : i + 1])
+        torch.testing.assert_close(mixed[i : i + 1], alone, rtol=0, atol=0)
+    kept = torch.tensor([3, 20, 5])
+    torch.testing.assert_close(together.rows(kept).distribution(z[kept]), mixed[kept])
+
+
+def test_sequences_have_the_probabilities_that_enumeration_gives():
+    """All sequences of a 3-token policy, their exact probabilities, and 6,000 keyed rollouts.
+
+    Chi-square over the sequences expected at least 5 times; fails by chance with probability 1e-4
+    (and the keys are fixed, so it does not at all).
+    """
+    pair = tiny_pair(seed=5, vocabulary=3)
+    (problem,) = tiny_problems(pair, 1, max_new_tokens=3)
+    sampling, draws = Sampling(temperature=1.5), 6000
+    exact: dict[tuple[int, ...], float] = {}
+
+    def walk(tokens: tuple[int, ...], probability: float) -> None:
+        if len(tokens) == 3 or (tokens and tokens[-1] in pair.policy.end_ids):
+            exact[tokens] = probability
+            return
+        p = naive_distribution(next_logits(pair, [*problem.prompt, *tokens]), sampling)
+        for token in range(3):
+            walk((*tokens, token), probability * p[token])
+
+    walk((), 1.0)
+    assert sum(exact.values()) == pytest.approx(1)
+    requests = [Generate(problem, problem.key / "draft" / i, sampling) for i in range(draws)]
+    seen = [trajectory.tokens for trajectory in rollout(pair.policy, requests)]
+    assert set(seen) <= set(exact)
+    likely = [s for s, p in exact.items() if p * draws >= 5]
+    counts = [seen.count(s) for s in likely] + [sum(s not in likely for s in seen)]
+    expected = [exact[s] * draws for s in likely]
+    expected += [draws - sum(expected)]
+    if expected[-1] < 5:  # the rare rest joins the last of the likely ones
+        counts, expected = fold(counts), fold(expected)
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+def fold(values: list[float]) -> list[float]:
+    return [*values[:-2], values[-2] + values[-1]]
+
+
+def test_uniform_numbers_do_not_depend_on_how_they_are_asked_for():
+    keys = [Key.root(0) / "x" / i for i in range(4)]
+    whole = uniforms(keys, 0, 100)
+    assert (uniforms(keys, 60, 40) == whole[:, 60:]).all()
+    assert (uniforms(keys[2:3], 0, 100) == whole[2:3]).all()
+    ragged = uniforms(keys, [0, 5, 9, 60], 10)
+    for row, start in enumerate([0, 5, 9, 60]):
+        assert (ragged[row] == whole[row, start : start + 10]).all()
+    assert len({(Key.root(0) / part).digest for part in (1, "1", 11)}) == 3
+    assert (Key.root(0) / "a" / "b").digest != (Key.root(0) / "ab").digest
+
+
+def test_uniform_numbers_are_uniform_within_and_across_streams():
+    """KS along one stream and across streams, lag-1 correlation of both: failure odds 1e-4 each."""
+    along = uniforms([Key.root(1)], 0, 50_000)[0]
+    across = uniforms([Key.root(1) / i for i in range(50_000)], 0, 1)[:, 0]
+    for numbers in (along, across):
+        assert numbers.min() > 0 and numbers.max() < 1
+        assert stats.kstest(numbers, "uniform").pvalue > 1e-4
+        assert abs(np.corrcoef(numbers[1:], numbers[:-1])[0, 1]) < 3.9 / 50_000**0.5
