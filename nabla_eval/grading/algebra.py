@@ -1,0 +1,149 @@
+"""Equality of expressions by math-verify, with vetoes; imported only in the worker process.
+
+math-verify (and its parser latex2sympy2-extended) accepts; exact arithmetic and evaluation at
+points may veto, because a wrong answer that is accepted costs more than a right one that is not:
+math-verify rounds decimals to six places, takes equations without real solutions for equal, and
+compares products of letters without regard to case. The parser builds SymPy objects from a grammar;
+no text is ever handed to `eval` or to SymPy's own string parser.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+import sympy
+from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.logic import And
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from sympy.core.relational import Relational
+
+from nabla_eval.grading.simple import parse_number, tolerance
+
+_DECIMAL = re.compile(r"(?<![0-9])[0-9]*\.[0-9]+|[0-9]+\.(?![0-9])")
+_DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?|(?<![A-Za-z\\])[A-Za-z])\^\\circ")
+_DIGITS = 40
+_MAX_DIGITS = 1200
+_NEGLIGIBLE = sympy.Float("1e-25")
+_SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+
+
+def same_expression(gold: str, answer: str) -> bool:
+    """Whether two normalised expressions are equal; False where either cannot be parsed."""
+    complex_numbers = should_treat_as_complex(gold) or should_treat_as_complex(answer)
+    try:
+        a, b = (_parse(text, complex_numbers=complex_numbers) for text in (gold, answer))
+    except Exception:
+        # The grammar reports what it does not know in many ways, none of which is an answer.
+        return False
+    relations = _relations(a), _relations(b)
+    if relations[0] or relations[1]:
+        return len(relations[0]) == len(relations[1]) and all(
+            map(_same_relation, relations[0], relations[1])
+        )
+    if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
+        if a == b:
+            return True
+        if not a.free_symbols and not b.free_symbols:
+            return _same_value(a, b, gold, answer)
+        agreement = _agree_at_points(a, b)
+        return agreement is not False and (agreement or _verified(a, b) or _zero(a - b))
+    return _verified(a, b)
+
+
+def _parse(text: str, *, complex_numbers: bool) -> Any:
+    text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
+    # Decimals become exact fractions, so that no comparison depends on binary rounding.
+    text = _DECIMAL.sub(lambda match: _as_fraction(match.group()), text)
+    return latex2sympy(text, is_real=not complex_numbers, normalization_config=None)
+
+
+def _as_fraction(decimal: str) -> str:
+    value = Fraction(decimal.rstrip(".") or "0")
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _verified(a: Any, b: Any) -> bool:
+    # The parent's deadline bounds the time; math-verify's own alarm would replace it.
+    return bool(verify(a, b, timeout_seconds=None))
+
+
+def _same_value(a: sympy.Expr, b: sympy.Expr, gold: str, answer: str) -> bool:
+    """Two constants: exact, or within the rounding that a precisely written decimal allows."""
+    if a.has(sympy.nan, sympy.zoo) or b.has(sympy.nan, sympy.zoo):
+        return False
+    if a.is_infinite or b.is_infinite:
+        return bool(a == b)
+    difference = a - b
+    size = difference.evalf(_DIGITS, maxn=_MAX_DIGITS)
+    written = [number for number in map(parse_number, (gold, answer)) if number is not None]
+    allowed = tolerance(*written) if len(written) == 1 else Fraction(0)
+    if allowed:
+        limit = sympy.Rational(allowed.numerator, allowed.denominator)
+        return bool(size.is_number and size.is_real is not False and abs(size) <= limit)
+    # Zero to `_MAX_DIGITS` digits is taken for zero; proofs of nested radicals may take for ever.
+    return all(map(_vanishes, size.as_real_imag()))
+
+
+def _vanishes(size: sympy.Expr) -> bool:
+    """Whether `evalf` could not tell the number from zero: its precision is then one bit."""
+    return bool(size == 0 or getattr(size, "_prec", None) == 1)
+
+
+def _zero(expression: sympy.Expr) -> bool:
+    if expression == 0:
+        return True
+    simplified = sympy.simplify(expression)
+    return bool(simplified == 0 or simplified.is_zero)
+
+
+def _agree_at_points(a: sympy.Expr, b: sympy.Expr) -> bool | None:
+    """Whether the values agree at generic points of every sign; None where some is undefined.
+
+    Two analytic expressions that agree to 40 digits at four generic points are the same; the signs
+    tell \\sqrt{x^2} from x.
+    """
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    defined = True
+    for signs in _SIGNS:
+        point = {
+            symbol: signs[index % 2] * (sympy.Rational(7, 13) + index * sympy.Rational(11, 23))
+            for index, symbol in enumerate(symbols)
+        }
+        difference = (a.subs(point) - b.subs(point)).evalf(_DIGITS)
+        if not difference.is_number or not difference.is_finite:
+            defined = False
+        elif abs(difference) > _NEGLIGIBLE:
+            return False
+    return True if defined else None
+
+
+def _relations(parsed: Any) -> list[Relational]:
+    """The relation, or the links of a chain such as a < x < b in the order written."""
+    if isinstance(parsed, Relational):
+        return [parsed]
+    if isinstance(parsed, And) and all(isinstance(link, Relational) for link in parsed.args):
+        links = list(getattr(parsed, "_unsorted_args", parsed.args))
+        return sorted((_upwards(link) for link in links), key=str)
+    return []
+
+
+def _upwards(relation: Relational) -> Relational:
+    """The same relation with < or <= rather than > or >=."""
+    return relation.reversed if relation.rel_op in {">", ">="} else relation
+
+
+def _same_relation(gold: Relational, answer: Relational) -> bool:
+    """Equal when one is a constant multiple of the other, positive for inequalities."""
+    a, b = _upwards(gold), _upwards(answer)
+    if a.rel_op != b.rel_op:
+        return False
+    left, right = a.lhs - a.rhs, b.lhs - b.rhs
+    if _zero(left) or _zero(right) or left.free_symbols != right.free_symbols:
+        return False
+    ratio = sympy.simplify(left / right)
+    if ratio.free_symbols or not ratio.is_finite or ratio.is_zero:
+        return False
+    return a.rel_op in {"==", "!="} or bool(ratio.is_positive)

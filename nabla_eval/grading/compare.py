@@ -1,0 +1,279 @@
+"""Whether two structured answers are the same, in three values: yes, no, not decided here.
+
+`same` walks the structures of gold and answer and asks an oracle about the expressions at the
+leaves. In the caller's process the oracle knows nothing, and None means that computer algebra is
+needed; in the worker the oracle is `algebra.same_expression`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from nabla_eval.grading.simple import Number, same_number
+from nabla_eval.grading.structure import (
+    Assignment,
+    Collection,
+    Leaf,
+    Matrix,
+    Node,
+    Relation,
+    function_of,
+    is_name,
+    parse,
+)
+from nabla_eval.grading.units import compatible
+
+Oracle = Callable[[str, str], "bool | None"]
+
+MAX_LEAF = 800
+"""Longer expressions are compared by spelling only."""
+
+_CHOICE = re.compile(r"\(?([A-Ja-j])\)?\Z")
+_BASED = re.compile(r"(-?[0-9A-Z]+)_\{([0-9]+)\}\Z")
+_SUBSCRIPTED_NUMBER = re.compile(r"[0-9]_\{")
+_SPACED_NUMBERS = re.compile(r"[0-9.] [0-9.]")
+_COMMANDS = frozenset(
+    "frac sqrt pi cdot times div sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln "
+    "exp binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor lceil rceil circ "
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho "
+    "sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell "
+    "emptyset sum prod int pm mp gcd lcm det mathbb overline bar".split()
+)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-zA-Z]*\}")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+
+
+def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
+    """Whether two normalised, non-empty answers agree; None where ``oracle`` could not say.
+
+    A comma between digits may separate thousands or items: the answers agree when one of the two
+    readings makes them agree, the same reading for both.
+    """
+    if gold == answer:
+        return True
+    verdict = _same(parse(gold), parse(answer), oracle)
+    if verdict is not True and "," in gold and "," in answer:
+        return _any([verdict, _same(parse(gold, grouped=False), parse(answer, grouped=False), oracle)])
+    return verdict
+
+
+def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
+    if gold.text == answer.text and type(gold) is type(answer):
+        return not isinstance(gold, Leaf) or _same_leaf(gold, answer, oracle)
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _same_relation(gold, answer, oracle)
+    if isinstance(gold, Assignment) and isinstance(answer, Assignment):
+        return _same_assignment(gold, answer, oracle)
+    if isinstance(gold, Assignment):
+        return _same(gold.value, answer, oracle)
+    if isinstance(answer, Assignment):
+        return _same(gold, answer.value, oracle)
+    if isinstance(gold, Leaf) and isinstance(answer, Leaf):
+        return _same_leaf(gold, answer, oracle)
+    if isinstance(gold, Collection) and isinstance(answer, Collection):
+        return _same_collection(gold, answer, oracle)
+    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+        if len(gold.rows) != len(answer.rows) or len(gold.rows[0]) != len(answer.rows[0]):
+            return False
+        cells = zip(_cells(gold), _cells(answer))
+        return _all(_same(a, b, oracle) for a, b in cells)
+    return _unlike(gold, answer, oracle)
+
+
+def _unlike(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
+    """Nodes of different kinds agree only where an expression evaluates to the other kind."""
+    kinds = {type(gold), type(answer)}
+    expression = any(isinstance(node, Leaf) and node.number is None for node in (gold, answer))
+    unions = any(isinstance(node, Collection) and node.brackets == "u" for node in (gold, answer))
+    if expression and (Matrix in kinds or unions):
+        return _ask(gold.text, answer.text, oracle)
+    return False
+
+
+def _same_leaf(gold: Leaf, answer: Node, oracle: Oracle) -> bool | None:
+    assert isinstance(answer, Leaf)
+    if not gold.text or not answer.text or not compatible(gold.units, answer.units):
+        return False
+    if gold.number is not None and answer.number is not None:
+        if same_number(gold.number, answer.number):
+            return True
+        # One percent sign missing: the value itself may have been written.
+        if gold.percent != answer.percent:
+            return same_number(_value(gold, gold.number), _value(answer, answer.number))
+        return False
+    if gold.text == answer.text:
+        return True
+    letters = _CHOICE.match(gold.text), _CHOICE.match(answer.text)
+    if letters[0] and letters[1]:
+        return letters[0].group(1).upper() == letters[1].group(1).upper()
+    based = _BASED.match(gold.text), _BASED.match(answer.text)
+    if based[0] or based[1]:
+        return _same_based(gold, answer)
+    if not (_algebraic(gold.text) and _algebraic(answer.text)):
+        return _spelling(gold.text) == _spelling(answer.text)
+    return oracle(gold.text, answer.text)
+
+
+def _value(leaf: Leaf, number: Number) -> Number:
+    if not leaf.percent:
+        return number
+    step = number.step / 100 if number.step is not None else None
+    return Number(number.value / 100, step, number.digits)
+
+
+def _same_based(gold: Leaf, answer: Leaf) -> bool:
+    """Digits and base both count; only base ten may be left out."""
+    written = []
+    for leaf in (gold, answer):
+        match = _BASED.match(leaf.text)
+        digits, base = match.groups() if match else (leaf.text, "10")
+        written.append((digits.lstrip("0"), base))
+    return written[0] == written[1]
+
+
+def _ask(gold: str, answer: str, oracle: Oracle) -> bool | None:
+    return oracle(gold, answer) if _algebraic(gold) and _algebraic(answer) else False
+
+
+def _algebraic(text: str) -> bool:
+    """Whether an expression is worth parsing: known commands, no words, nothing that parsers drop."""
+    if len(text) > MAX_LEAF or not text.isascii() or text.count("{") != text.count("}"):
+        return False
+    if _SUBSCRIPTED_NUMBER.search(text) or _SPACED_NUMBERS.search(text) or _depth(text) > 24:
+        return False
+    bare = _ENVIRONMENT.sub("", text)
+    if not set(_COMMAND.findall(bare)) <= _COMMANDS:
+        return False
+    return re.search(r"[A-Za-z]{4,}", _COMMAND.sub("", bare)) is None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _spelling(text: str) -> str:
+    return re.sub(r"[\s\"`.,;:!?]+", "", text).lower()
+
+
+def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bool | None:
+    kinds = {gold.brackets, answer.brackets}
+    if len(kinds) == 2 and kinds != {"", "{}"} and not ("" in kinds and kinds & {"()"}):
+        return False
+    if kinds == {"u"}:
+        matched = _match(gold.items, answer.items, oracle)
+        return matched if matched else _any([matched, _ask(gold.text, answer.text, oracle)])
+    if len(gold.items) != len(answer.items):
+        return False
+    names = [[n.name for n in c.items if isinstance(n, Assignment)] for c in (gold, answer)]
+    repeated = any(len(set(group)) < len(group) for group in names)
+    # A bare list beside a tuple, or values of several unknowns without their names, keep order.
+    one_named = bool(names[0]) != bool(names[1])
+    if gold.ordered or answer.ordered or repeated or one_named:
+        return _all(_same(a, b, oracle) for a, b in zip(gold.items, answer.items))
+    return _match(gold.items, answer.items, oracle)
+
+
+def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool | None:
+    """Whether the items can be paired off, in any order."""
+    if len(gold) != len(answer):
+        return False
+    rest = list(answer)
+    left = []
+    for node in gold:
+        twin = next((other for other in rest if other.text == node.text), None)
+        if twin is None:
+            left.append(node)
+        else:
+            rest.remove(twin)
+    verdicts = [[_same(a, b, oracle) for b in rest] for a in left]
+    if _pairs_off([[v is True for v in row] for row in verdicts]):
+        return True
+    return None if _pairs_off([[v is not False for v in row] for row in verdicts]) else False
+
+
+def _pairs_off(allowed: list[list[bool]]) -> bool:
+    """Whether a perfect matching exists (augmenting paths)."""
+    owner: dict[int, int] = {}
+
+    def place(row: int, seen: set[int]) -> bool:
+        for column, fits in enumerate(allowed[row]):
+            if fits and column not in seen:
+                seen.add(column)
+                if column not in owner or place(owner[column], seen):
+                    owner[column] = row
+                    return True
+        return False
+
+    return all(place(row, set()) for row in range(len(allowed)))
+
+
+def _same_assignment(gold: Assignment, answer: Assignment, oracle: Oracle) -> bool | None:
+    function = function_of(gold.name), function_of(answer.name)
+    same_name = gold.name == answer.name or (function[0] is not None and function[0] == function[1])
+    # y = 2x + 3 is the usual other way to write f(x) = 2x + 3.
+    graph = (function[0] and answer.name == "y") or (function[1] and gold.name == "y")
+    if same_name or graph:
+        return _same(gold.value, answer.value, oracle)
+    symbolic = all(re.search(r"(?<![A-Za-z\\])[A-Za-z]", node.value.text) for node in (gold, answer))
+    return _ask(gold.text, answer.text, oracle) if symbolic else False
+
+
+def _same_relation(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
+    if isinstance(gold, (Relation, Assignment)) and isinstance(answer, (Relation, Assignment)):
+        if isinstance(gold, Assignment) and isinstance(gold.value, Collection):
+            return _same_relation(gold.value, answer, oracle)
+        if isinstance(answer, Assignment) and isinstance(answer.value, Collection):
+            return _same_relation(gold, answer.value, oracle)
+        return _ask(gold.text, answer.text, oracle)
+    if isinstance(gold, Relation):
+        interval = _as_interval(gold)
+        return _same(interval, answer, oracle) if interval is not None else False
+    assert isinstance(answer, Relation)
+    interval = _as_interval(answer)
+    # (0,1) alone may be a point, which an inequality does not name.
+    certain = isinstance(gold, Collection) and (gold.brackets != "()" or r"\infty" in gold.text)
+    return _same(gold, interval, oracle) if interval is not None and certain else False
+
+
+def _as_interval(relation: Relation) -> Node | None:
+    """Interval of the one unknown that an inequality bounds; None for other relations."""
+    sides, signs = list(relation.sides), list(relation.signs)
+    if not set(signs) <= {"<", ">", r"\le", r"\ge"}:
+        return None
+    if {">", r"\ge"} & set(signs):
+        if {"<", r"\le"} & set(signs):
+            return None
+        sides.reverse()
+        signs = [{">": "<", r"\ge": r"\le"}[sign] for sign in reversed(signs)]
+    if len(sides) == 3 and is_name(sides[1]):
+        low, high = sides[0], sides[2]
+    elif len(sides) == 2 and is_name(sides[0]) != is_name(sides[1]):
+        low, high = (r"-\infty", sides[1]) if is_name(sides[0]) else (sides[0], r"\infty")
+        signs = ["<", signs[0]] if is_name(sides[0]) else [signs[0], "<"]
+    else:
+        return None
+    brackets = ("[" if signs[0] == r"\le" else "(") + ("]" if signs[1] == r"\le" else ")")
+    return Collection(f"{brackets[0]}{low},{high}{brackets[1]}", brackets, (parse(low), parse(high)))
+
+
+def _cells(matrix: Matrix) -> Iterable[Node]:
+    return (cell for row in matrix.rows for cell in row)
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    undecided = False
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        undecided |= verdict is None
+    return None if undecided else True
+
+
+def _any(verdicts: Iterable[bool | None]) -> bool | None:
+    verdicts = list(verdicts)
+    return True if True in verdicts else None if None in verdicts else False

@@ -1,0 +1,163 @@
+"""`equal`, `grade` and `cluster`: the verdicts that metrics and majority votes use."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from nabla_eval.grading.compare import same
+from nabla_eval.grading.extract import extract
+from nabla_eval.grading.normalise import normalise
+from nabla_eval.grading.pool import Pool, Verdict
+
+TIMEOUT = 5.0
+"""Seconds that computer algebra may spend on one comparison."""
+
+MAX_ANSWER = 2000
+"""Longer answers are wrong unless they are spelt like the gold answer."""
+
+_CACHE_SIZE = 4096
+_pool = Pool()
+_cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Grade:
+    """Verdict on one response.
+
+    ``answer`` is what was compared with the gold answer (None when there was none); ``reason`` is
+    "" for a comparison that ran to its end, else "no_answer", "grader_timeout", "too_long" or
+    "grader_error: ..." - all of them count as wrong.
+    """
+
+    equal: bool
+    answer: str | None
+    timed_out: bool = False
+    reason: str = ""
+
+
+def equal(gold: str, answer: str | None, *, timeout: float = TIMEOUT) -> bool:
+    """Whether a final answer equals the gold answer, as the README of this folder defines it.
+
+    ``timeout`` is in seconds; a comparison that takes longer counts as unequal.
+    """
+    return _verdict(gold, answer, timeout).equal
+
+
+def grade(
+    gold: str,
+    response: str | None,
+    *,
+    extracted: bool = False,
+    in_thought: bool = False,
+    timeout: float = TIMEOUT,
+) -> Grade:
+    """Grade a whole response, or an answer taken from one where ``extracted`` is true.
+
+    ``in_thought`` is passed on to `extract`; ``timeout`` is in seconds.
+    """
+    if response is not None and response.strip() and response.strip() == gold.strip():
+        return Grade(True, response.strip())
+    answer = response if extracted else extract(response, in_thought=in_thought)
+    if answer is None or not answer.strip():
+        return Grade(False, None, reason="no_answer")
+    verdict = _verdict(gold, answer, timeout)
+    if verdict.error is None:
+        return Grade(verdict.equal, answer)
+    reason = {"timeout": "grader_timeout", "too_long": "too_long"}.get(
+        verdict.error, f"grader_error: {verdict.error}"
+    )
+    return Grade(False, answer, timed_out=verdict.timed_out, reason=reason)
+
+
+def grade_batch(
+    pairs: Iterable[tuple[str, str | None]],
+    *,
+    workers: int = 2,
+    extracted: bool = False,
+    in_thought: bool = False,
+    timeout: float = TIMEOUT,
+) -> list[Grade]:
+    """`grade` for many (gold, response) pairs, with up to ``workers`` processes side by side."""
+    with ThreadPoolExecutor(max_workers=workers) as threads:
+        jobs = [
+            threads.submit(
+                grade, gold, text, extracted=extracted, in_thought=in_thought, timeout=timeout
+            )
+            for gold, text in pairs
+        ]
+        return [job.result() for job in jobs]
+
+
+def cluster(answers: Sequence[str | None], *, timeout: float = TIMEOUT) -> list[int]:
+    """Group of each answer: equal answers share a number, 0 for the first group and so on.
+
+    A missing answer (None or blank) belongs to no group and gets -1. Equality is tested against the
+    first member of each group only, so the result depends on the order where equality is not
+    transitive (decimals that round to one value).
+    """
+    groups: dict[str, int] = {}
+    first: list[str] = []
+    numbers = []
+    for answer in answers:
+        if answer is None or not answer.strip():
+            numbers.append(-1)
+            continue
+        key = normalise(answer[:MAX_ANSWER]) if len(answer) <= MAX_ANSWER else answer
+        if key not in groups:
+            groups[key] = next(
+                (n for n, other in enumerate(first) if _verdict(other, answer, timeout).equal),
+                len(first),
+            )
+            if groups[key] == len(first):
+                first.append(answer)
+        numbers.append(groups[key])
+    return numbers
+
+
+def close() -> None:
+    """End the worker processes; they start again when needed."""
+    _pool.close()
+
+
+def reference(gold: str) -> str:
+    """The answer in a gold field: the field itself, or the final answer of a whole solution."""
+    solution = "boxed" in gold or "####" in gold or len(gold) > 200
+    return (extract(gold) if solution else None) or gold
+
+
+def _verdict(gold: str, answer: str | None, timeout: float) -> Verdict:
+    if answer is None or not answer.strip() or not gold.strip():
+        return Verdict(False)
+    gold = reference(gold)
+    if gold.strip() == answer.strip():
+        return Verdict(True)
+    if len(answer) > MAX_ANSWER or len(gold) > MAX_ANSWER:
+        return Verdict(False, "too_long")
+    a, b = normalise(gold), normalise(answer)
+    if not a or not b:
+        return Verdict(False)
+    decided = same(a, b, lambda *_: None)
+    if decided is not None:
+        return Verdict(decided)
+    return _ask_worker(a, b, timeout)
+
+
+def _ask_worker(gold: str, answer: str, timeout: float) -> Verdict:
+    key = (gold, answer)
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    verdict = _pool.ask(gold, answer, timeout)
+    # A longer deadline or a quieter machine may still decide what was cut off.
+    if verdict.error not in {"timeout", "died"}:
+        with _cache_lock:
+            _cache[key] = verdict
+            while len(_cache) > _CACHE_SIZE:
+                _cache.popitem(last=False)
+    return verdict

@@ -1,0 +1,151 @@
+"""One spelling for answers that differ only in notation.
+
+Everything here is string work that takes time linear in the length of the answer, so that it may
+run in the caller's own process on whatever a model wrote.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+DOLLAR = "\ue000"
+"""Stands for an escaped dollar sign, so that it is not taken for a mathematics delimiter."""
+
+CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+
+FUNCTIONS = (
+    "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
+).split()
+GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho "
+    "sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega"
+).split()
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
+    "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ", "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ",
+    "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
+    "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\varphi ", "∠": r"\angle ",
+    "′": "'", "’": "'", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    "∛": r"\sqrt[3]", "∧": r"\land ", "⟨": "(", "⟩": ")", "“": '"', "”": '"', "，": ",",
+}  # fmt: skip
+_SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
+
+# A command of LaTeX never follows a line break immediately, so two backslashes before its name are
+# one backslash that was escaped once too often.
+_DOUBLED = re.compile(
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mathrm|pi|infty|begin|end|cdot|times|leq?|geq?"
+    r"|boxed|pm|cup|cap|in|circ|neq?|quad)(?![A-Za-z]))"
+)
+_WRAPPER = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|boxed|fbox"
+    r"|operatorname\*?|boldsymbol|bm|ensuremath|underline|displaylines)\s*\{([^{}]*)\}"
+)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?:align|aligned|gather|gathered|equation)\*?\}")
+
+_REWRITES: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"(?<!\\)\\\$", DOLLAR),
+        (r"(?<!\\)\\[()\[\]]|\$", " "),
+        # Separators of thousands that cannot be anything else.
+        (r"(?<=[0-9])\s*\{\s*,\s*\}\s*(?=[0-9]{3}(?![0-9]))", ""),
+        (r"(?<=[0-9])(?:,\s*\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),
+        (r"(?<!\\)\\[,;:!> ~]|~|\\q?quad|\\(?:display|text|script)style(?![a-zA-Z])", " "),
+        (r"\\(?:h|v)space\*?\{[^{}]*\}|\\(?:no)?limits(?![a-zA-Z])|\\phantom\{[^{}]*\}", " "),
+        (r"\\(?:left|right|middle)(?![a-zA-Z])\s*\.?", ""),
+        (r"\\[bB]igg?[lrm]?(?![a-zA-Z])", ""),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:leq|leqslant|le)(?![a-zA-Z])|<=|=<", r"\\le "),
+        (r"\\(?:geq|geqslant|ge)(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\(?:neq|ne)(?![a-zA-Z])|!=|\\not\s*=", r"\\ne "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\(?:approxeq|approx|simeq|doteq)(?![a-zA-Z])", r"\\approx "),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\(?:[lr]?vert|mid)(?![a-zA-Z])", "|"),
+        (r"\\(?:varnothing|empty)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
+        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
+        (r"(?<![0-9A-Za-z)}\]])\+\s*\\infty", r"\\infty "),
+        (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
+        (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
+        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z])", r"^\\circ "),
+        (r"\\(?:%|percent(?![a-zA-Z]))", "%"),
+        (rf"(?<![A-Za-z\\])(?={'(?![A-Za-z])|'.join([*FUNCTIONS, *GREEK, 'pi'])}(?![A-Za-z]))", r"\\"),
+        (r"\*\*(?=\S)", "^"),
+        (r"\\frac\s+", r"\\frac"),
+        (r"\\(frac|sqrt)([0-9a-zA-Z])(?=[^a-zA-Z]|\Z)", r"\\\1{\2}"),
+        (r"\\frac([0-9])([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+        (r"\\frac\{([^{}]*)\}\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
+        (r"\\sqrt\s+([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\tan\s*\^\s*\{\s*-1\s*\}", r"\\arctan "),
+        (r"\\sin\s*\^\s*\{\s*-1\s*\}", r"\\arcsin "),
+        (r"\\cos\s*\^\s*\{\s*-1\s*\}", r"\\arccos "),
+        (r"\^\s*(-?[0-9]+(?:\.[0-9]+)?|[a-zA-Z])(?![0-9])", r"^{\1}"),
+        (r"_\s*([0-9a-zA-Z])", r"_{\1}"),
+    ]
+]  # fmt: skip
+_PARENTHESISED = re.compile(r"(\\sqrt|\^)\s*\(")
+_SPACES = re.compile(r"\s+")
+_NEEDLESS_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+
+
+def plain_text(text: str) -> str:
+    """``text`` without control and formatting characters, with one code point per symbol."""
+    text = re.sub(r"[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub(r"[₀-₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(
+        " " if char.isspace() else char for char in text
+        if char.isspace() or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn"}
+    )  # fmt: skip
+
+
+def normalise(answer: str) -> str:
+    """The canonical spelling of an answer; answers with one spelling are the same answer.
+
+    Idempotence is not promised; equality of two canonical spellings is what callers may rely on.
+    """
+    text = _DOUBLED.sub(r"\\", _SPACES.sub(" ", plain_text(answer)))
+    text = re.sub(r"\\{3,}(?![A-Za-z{}])", r"\\\\", text)
+    text = _ENVIRONMENT.sub(" ", text)
+    for _ in range(4):
+        text, count = _WRAPPER.subn(r" \1 ", text)
+        if not count:
+            break
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = _braces_for_parentheses(text)
+    text = _NEEDLESS_SPACE.sub("", _SPACES.sub(" ", text))
+    return text.strip(" *\"`").rstrip(" .,;:*\"`\\")
+
+
+def _braces_for_parentheses(text: str) -> str:
+    """``\\sqrt(a)`` and ``x^(a)`` become ``\\sqrt{a}`` and ``x^{a}``."""
+    if not _PARENTHESISED.search(text):
+        return text
+    partner = matching_brackets(text, "(", ")")
+    characters = list(text)
+    for match in _PARENTHESISED.finditer(text):
+        start = match.end() - 1
+        if start in partner:
+            characters[start], characters[partner[start]] = "{", "}"
+    return "".join(characters)
+
+
+def matching_brackets(text: str, opening: str, closing: str) -> dict[int, int]:
+    """Position of the bracket that closes each opening one; unclosed ones are left out."""
+    stack: list[int] = []
+    partner = {}
+    for position, char in enumerate(text):
+        if char == opening:
+            stack.append(position)
+        elif char == closing and stack:
+            partner[stack.pop()] = position
+    return partner

@@ -1,0 +1,205 @@
+"""Worker processes for `worker`: started when first needed, reused, killed at a deadline.
+
+A worker is a fresh interpreter rather than a fork, so that the caller may hold threads, locks and
+accelerators. Importing this module starts nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from nabla_eval.errors import DependencyError, NablaError
+
+START_SECONDS = 120.0
+"""Time a worker may take to import SymPy and math-verify (slow network disks)."""
+
+MEGABYTES = 1024
+"""Address space of one worker."""
+
+MAX_REQUESTS = 2000
+"""A worker is replaced after this many requests, so that SymPy's caches cannot grow for ever."""
+
+_BOOTSTRAP = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from nabla_eval.grading.worker import main; main(int(sys.argv[1]))"
+)
+
+
+class GradingError(NablaError, RuntimeError):
+    """The process that compares answers cannot be started."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a worker said; ``error`` names the exception, or "timeout" or "died"."""
+
+    equal: bool
+    error: str | None = None
+
+    @property
+    def timed_out(self) -> bool:
+        return self.error == "timeout"
+
+
+class Worker:
+    """One process; not to be shared between threads."""
+
+    def __init__(self) -> None:
+        # The worker sees exactly the modules that the caller sees, wherever it was started.
+        path = [os.path.abspath(entry) for entry in sys.path]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOTSTRAP, str(MEGABYTES), *path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.requests = 0
+        self.ready = False
+
+    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+        """Compare two answers; the process is dead afterwards when it took longer."""
+        if not self.ready:
+            self._await_ready()
+        self.requests += 1
+        request = {"gold": gold, "answer": answer, "seconds": seconds}
+        try:
+            self._send(request)
+            reply = self._receive(time.monotonic() + seconds)
+        except TimeoutError:
+            self.kill()
+            return Verdict(False, "timeout")
+        except (EOFError, OSError):
+            self.kill()
+            return Verdict(False, "died")
+        if self.requests >= MAX_REQUESTS or reply["error"] == "MemoryError":
+            self.kill()
+        return Verdict(reply["equal"] is True, reply["error"])
+
+    def _await_ready(self) -> None:
+        try:
+            reply = self._receive(time.monotonic() + START_SECONDS)
+        except (TimeoutError, EOFError, OSError) as error:
+            self.kill()
+            raise GradingError(
+                f"The process that compares answers did not start ({type(error).__name__}). "
+                f'Try: {sys.executable} -c "import nabla_eval.grading.algebra"'
+            ) from error
+        if not reply["ready"]:
+            self.kill()
+            raise DependencyError(
+                f"Comparing answers needs math-verify, and importing it failed: {reply['error']}. "
+                "Try: pip install 'math-verify[antlr4_13_2]'"
+            )
+        self.ready = True
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        body = json.dumps(message).encode()
+        self.process.stdin.write(struct.pack(">I", len(body)) + body)
+        self.process.stdin.flush()
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        (length,) = struct.unpack(">I", self._read(4, deadline))
+        reply: dict[str, Any] = json.loads(self._read(length, deadline))
+        return reply
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        received = b""
+        while len(received) < count:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise TimeoutError
+            chunk = os.read(descriptor, count - len(received))
+            if not chunk:
+                raise EOFError
+            received += chunk
+        return received
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End the process now and collect it."""
+        self.process.kill()
+        self.close_pipes()
+        self.process.wait()
+
+    def close_pipes(self) -> None:
+        """Close this process's ends; the worker ends by itself when nobody holds its stdin."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    # Unsent bytes of a request to a dead worker; there is nobody to read them.
+                    continue
+
+
+class Pool:
+    """Idle workers, handed to one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        _pools.add(self)
+
+    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+        """Compare two normalised answers in a worker within ``seconds`` (start-up not counted)."""
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        if worker is None or not worker.alive:
+            worker = Worker()
+        try:
+            verdict = worker.ask(gold, answer, seconds)
+        except BaseException:
+            # KeyboardInterrupt included: a reply still to come must not answer the next request.
+            worker.kill()
+            raise
+        if worker.alive:
+            with self._lock:
+                self._idle.append(worker)
+        return verdict
+
+    def close(self) -> None:
+        """End all idle workers; the next request starts a new one."""
+        with self._lock:
+            workers, self._idle = self._idle, []
+        for worker in workers:
+            worker.kill()
+
+    def forget(self) -> None:
+        """In a forked child: the workers belong to the parent, so only let go of the pipes."""
+        self._lock = threading.Lock()
+        workers, self._idle = self._idle, []
+        for worker in workers:
+            worker.close_pipes()
+            # Popen would warn about, and wait for, a process that is not ours.
+            worker.process.returncode = 0
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _each(method: str) -> None:
+    for pool in list(_pools):
+        getattr(pool, method)()
+
+
+atexit.register(_each, "close")
+os.register_at_fork(after_in_child=lambda: _each("forget"))

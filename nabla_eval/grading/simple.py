@@ -1,0 +1,104 @@
+"""Numbers that need no computer algebra: integers, decimals, fractions, mixed and scientific ones.
+
+Values are exact rationals. A decimal also remembers how precisely it was written, because a decimal
+may stand for an exact value only when it was written precisely enough.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MIN_DIGITS = 6
+"""A rounded decimal must show this many significant digits to stand for another value."""
+
+MAX_DIGITS = 12
+"""Digits beyond this many are taken for floating-point noise."""
+
+_MAX_LENGTH = 400
+_MAX_EXPONENT = 300
+
+_UNSIGNED = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_DECIMAL = re.compile(rf"{_UNSIGNED}\Z")
+_FRACTION = re.compile(
+    rf"(?:\\frac\{{(-?{_UNSIGNED})\}}\{{(-?{_UNSIGNED})\}}|({_UNSIGNED})/({_UNSIGNED}))\Z"
+)
+_MIXED = re.compile(r"([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))\Z")
+_SCIENTIFIC = re.compile(
+    rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}|[eE]([+-]?[0-9]{{1,4}}))\Z"
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact value; ``step`` is the worth of the last digit of a decimal, else None."""
+
+    value: Fraction
+    step: Fraction | None = None
+    digits: int = 0
+
+
+def parse_number(text: str) -> Number | None:
+    """Number written by ``text``, an answer normalised by `normalise`; None for anything else."""
+    if len(text) > _MAX_LENGTH:
+        return None
+    negative = False
+    while text[:1] in {"-", "+"}:
+        negative ^= text[0] == "-"
+        text = text[1:].lstrip()
+    number = _unsigned(text)
+    if number is None or not negative:
+        return number
+    return Number(-number.value, number.step, number.digits)
+
+
+def _unsigned(text: str) -> Number | None:
+    if _DECIMAL.match(text):
+        return _decimal(text)
+    if match := _MIXED.match(text):
+        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
+        # "2 5/3" is no mixed number; it is left to the computer algebra, which multiplies.
+        return Number(whole + Fraction(top, bottom)) if top < bottom else None
+    if match := _FRACTION.match(text):
+        top_text, bottom_text = (group for group in match.groups() if group is not None)
+        bottom = Fraction(bottom_text)
+        return Number(Fraction(top_text) / bottom) if bottom else None
+    if match := _SCIENTIFIC.match(text):
+        exponent = int(match.group(2) or match.group(3))
+        if abs(exponent) > _MAX_EXPONENT:
+            return None
+        scale = Fraction(10) ** exponent
+        mantissa = _decimal(match.group(1))
+        step = mantissa.step * scale if mantissa.step is not None else None
+        return Number(mantissa.value * scale, step, mantissa.digits)
+    return None
+
+
+def _decimal(text: str) -> Number:
+    whole, _, places = text.partition(".")
+    if not places:
+        return Number(Fraction(int(whole)))
+    digits = len((whole + places).lstrip("0"))
+    return Number(Fraction(text), Fraction(1, 10 ** len(places)), digits)
+
+
+def tolerance(*numbers: Number) -> Fraction:
+    """Largest difference at which rounding explains that the numbers are not identical.
+
+    Half a unit in the last place of the decimal written most coarsely, provided that it shows at
+    least `MIN_DIGITS` significant digits; digits beyond `MAX_DIGITS` are not counted. Zero when no
+    number is a decimal, or when the coarsest one is too coarse.
+    """
+    decimals = [(number.step, number) for number in numbers if number.step is not None]
+    if not decimals:
+        return Fraction(0)
+    step, coarsest = max(decimals, key=lambda pair: pair[0])
+    if coarsest.digits < MIN_DIGITS:
+        return Fraction(0)
+    return step * Fraction(10) ** max(0, coarsest.digits - MAX_DIGITS) / 2
+
+
+def same_number(a: Number, b: Number) -> bool:
+    """Whether two numbers are equal, exactly or up to the rounding that `tolerance` allows."""
+    return abs(a.value - b.value) <= tolerance(a, b)

@@ -1,0 +1,79 @@
+"""The process that runs computer algebra on untrusted answers.
+
+Protocol on stdin and stdout: a message is its length in bytes (4 bytes, big-endian) and that many
+bytes of JSON. The worker says {"ready": true} once, then answers every
+{"gold", "answer", "seconds"} with {"equal", "error"}. It ends when stdin closes. The parent kills it
+at the deadline; should the parent be gone by then, the kernel's alarm ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO
+
+GRACE = 2.0
+"""Seconds after the parent's deadline at which the worker's own alarm ends it."""
+
+
+def read_message(stream: BinaryIO) -> Any | None:
+    """The next message; None at the end of the stream."""
+    header = stream.read(4)
+    if len(header) < 4:
+        return None
+    return json.loads(stream.read(struct.unpack(">I", header)[0]))
+
+
+def write_message(stream: BinaryIO, message: Any) -> None:
+    """Send ``message`` (anything that JSON can say) at once."""
+    body = json.dumps(message).encode()
+    stream.write(struct.pack(">I", len(body)) + body)
+    stream.flush()
+
+
+def _limit_memory(megabytes: int) -> None:
+    limit = megabytes * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _verdict(request: dict[str, Any]) -> dict[str, Any]:
+    from nabla_eval.grading.algebra import same_expression
+    from nabla_eval.grading.compare import same
+
+    try:
+        return {"equal": same(request["gold"], request["answer"], same_expression), "error": None}
+    except (MemoryError, RecursionError) as error:
+        return {"equal": False, "error": type(error).__name__}
+    except Exception as error:
+        # Computer algebra fails in as many ways as there are expressions; none of them is a match.
+        return {"equal": False, "error": type(error).__name__}
+
+
+def main(megabytes: int) -> None:
+    """Serve requests until stdin closes."""
+    # Keep the protocol's stream to ourselves: a library that prints must not corrupt it.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        import nabla_eval.grading.algebra  # noqa: F401
+    except ImportError as error:
+        write_message(replies, {"ready": False, "error": str(error)})
+        return
+    _limit_memory(megabytes)
+    # The default action of SIGALRM ends the process even inside long integer arithmetic.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    write_message(replies, {"ready": True})
+    while (request := read_message(sys.stdin.buffer)) is not None:
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + GRACE)
+        reply = _verdict(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        write_message(replies, reply)
+        if reply["error"] == "MemoryError":
+            return
