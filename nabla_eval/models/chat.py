@@ -78,7 +78,8 @@ class Framer:
                 "(reward_chat_template=...), or reward_chat_template=plain for none."
             )
         start = text.index(marker)
-        return split(self.tokenizer, text, start, start + len(marker))
+        continued = bool(messages) and messages[-1]["role"] == "assistant"
+        return split(self.tokenizer, text, start, start + len(marker), glue=not continued)
 
     def render(self, messages: Messages, response: str) -> str:
         """The reward model's whole input as text, response included."""
@@ -189,12 +190,12 @@ def _refused(chat: Messages, error: Exception) -> ModelError:
     )
 
 
-def split(tokenizer: Any, text: str, start: int, stop: int) -> Frame:
+def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -> Frame:
     """Token ids before and after `text[start:stop]`, which stands for the response.
 
-    White space that the tokenizer glues to the response's first token belongs to the response, as
-    it does when a policy of the same family writes it. A token that reaches further across a
-    border would be wrong for every other response: there both sides are tokenised apart.
+    With `glue`, white space of the template that the tokenizer joins to the response's first token
+    belongs to the response: a policy of the same family writes it there. Other tokens that reach
+    across a border would be wrong for every other response: there both sides are tokenised apart.
     """
     before, after = encode(tokenizer, text[:start]), encode(tokenizer, text[stop:])
     if not getattr(tokenizer, "is_fast", False):
@@ -203,7 +204,7 @@ def split(tokenizer: Any, text: str, start: int, stop: int) -> Frame:
     ids, spans = encoding["input_ids"], encoding["offset_mapping"]
     first = next((i for i, (_, right) in enumerate(spans) if right > start), len(ids))
     last = next((i for i, (left, _) in enumerate(spans) if left >= stop), len(ids))
-    if first < len(ids) and not text[min(spans[first][0], start) : start].strip():
+    if glue and first < len(ids) and not text[min(spans[first][0], start) : start].strip():
         before = tuple(ids[:first])
     if last == 0 or spans[last - 1][1] <= stop:
         after = tuple(ids[last:])

@@ -7,20 +7,17 @@ the config and the file names is refused before any weight is read.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models.explain import explained, pickle_only
+from nabla_eval.models.hub import hub_answers
 
 Role = Literal["policy", "reward"]
 Kind = Literal["causal", "outcome", "process"]
@@ -28,6 +25,7 @@ Kind = Literal["causal", "outcome", "process"]
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 OUTCOME = "ForSequenceClassification"
 PROCESS = "ForTokenClassification"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 _SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -97,6 +95,15 @@ class Checkpoint:
         model = open_model(self.source, self.config, dtype)
         return model if self.source.options.get("device_map") is not None else model.to(device)
 
+    def generation_config(self) -> Any:
+        """The checkpoint's generation config, None where it has none."""
+        from transformers import GenerationConfig
+
+        try:
+            return GenerationConfig.from_pretrained(self.source.name, **_without_code(self.source))
+        except OSError:
+            return None
+
 
 def examine(source: Source, weights: bool = True) -> Checkpoint:
     """Open config and tokenizer, and refuse what they already show to be wrong.
@@ -119,24 +126,6 @@ def reachable(source: Source) -> Source:
     if source.local_files_only or Path(source.name).exists() or hub_answers():
         return source
     return replace(source, local_files_only=True)
-
-
-@cache
-def hub_answers() -> bool:
-    """Whether the hub's machine takes connections; behind a proxy it is taken to do so."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = urlsplit(constants.ENDPOINT)
-    if url.scheme in getproxies():
-        return True
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        with socket.create_connection((url.hostname or "", port), timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def open_config(source: Source) -> Any:
@@ -169,7 +158,7 @@ def open_model(source: Source, config: Any, dtype: torch.dtype) -> Any:
 
     Weights that the checkpoint lacks would be drawn at random: that is refused.
     """
-    auto = _auto_class(check_architecture(source, config))
+    auto = auto_class(check_architecture(source, config))
     check_weights(source)
     source = reachable(source)
     with explained(source.who, source.name, part="weights"), _no_reports():
@@ -190,6 +179,18 @@ def open_model(source: Source, config: Any, dtype: torch.dtype) -> Any:
             f"checkpoint{trained}."
         )
     return model
+
+
+def has_weights(source: Source) -> bool | None:
+    """Whether a folder holds files of weights, of any kind; None for a hub id."""
+    path = Path(source.name)
+    if not path.is_dir():
+        return None
+    return any(file.suffix in WEIGHTS for file in path.iterdir())
+
+
+def _without_code(source: Source) -> dict[str, Any]:
+    return {name: value for name, value in source.hub.items() if name != "trust_remote_code"}
 
 
 @contextmanager
@@ -258,7 +259,8 @@ def parse_device(device: str | int | torch.device | None) -> torch.device:
     return parsed
 
 
-def _auto_class(kind: Kind) -> Any:
+def auto_class(kind: Kind) -> Any:
+    """The transformers class that loads such a checkpoint."""
     import transformers
 
     return {
@@ -295,7 +297,7 @@ def check_weights(source: Source) -> None:
     path = Path(source.name)
     if not path.is_dir() or source.allow_pickle or any(path.glob("*.safetensors")):
         return
-    pickles = sorted(file.name for end in ("*.bin", "*.pt", "*.pth") for file in path.glob(end))
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHTS)
     if not pickles:
         raise ModelError(
             f"The {source.who} folder {path} holds no weights (*.safetensors). Download them, or "

@@ -144,7 +144,10 @@ def reward_from(
             f"step_delimiter={step_delimiter!r} needs a process reward (a token classifier), and "
             f"{name} gives one score per response. Leave step_delimiter out."
         )
-    framer = Framer(tokenizer, replace(template or Template(), delimiter=step_delimiter))
+    template = template or Template()
+    if step_delimiter is not None:
+        template = replace(template, delimiter=step_delimiter)
+    framer = Framer(tokenizer, template)
     roundtrip.check_frame(framer)
     return Reward(
         base=halves.base,
@@ -169,10 +172,14 @@ def pair_from(policy: Policy, model: Any = None, tokenizer: Any = None, **option
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end a response of a loaded model."""
+    return end_ids_of(getattr(model, "generation_config", None), model.config, tokenizer)
+
+
+def end_ids_of(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
     """Tokens that end a response: the generation config's, the tokenizer's, the end of turn."""
     ids: list[int | None] = []
-    config = model.config.get_text_config()
-    for owner in (getattr(model, "generation_config", None), config):
+    for owner in (generation, config.get_text_config()):
         found = getattr(owner, "eos_token_id", None)
         ids += found if isinstance(found, list) else [found]
     ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nabla_eval.errors import ModelError
 from nabla_eval.models.chat import Framer, Messages, bos_ids, encode, special_ids
@@ -41,7 +42,7 @@ def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> 
         whole += frame.after
     if _spans(framer, frame, whole, response):
         return RoundTrip(response, exact=True)
-    return RoundTrip(response, exact=False, reason=_difference(text, response))
+    return RoundTrip(response, exact=False, reason=_difference(framer, messages, text, response))
 
 
 def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
@@ -49,7 +50,7 @@ def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
 
     Raises `ModelError` where not even an ordinary response is framed exactly.
     """
-    ordinary = [THINKING] if framer.template.thinking else ordinary_probes(framer)
+    ordinary = [THINKING] if framer.template.thinking else probes(framer.tokenizer)
     trips = [round_trip(framer, response) for response in ordinary]
     if trips and not any(trip.exact for trip in trips):
         raise ModelError(
@@ -57,29 +58,28 @@ def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
             f"{trips[0].response!r} {trips[0].reason}. Give another template "
             "(reward_chat_template=...), or reward_chat_template=plain for none."
         )
-    touchy = (response for response in TOUCHY if response not in ordinary)
-    return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer, r)))
+    touchy = [f"{THINKING}\n"] if framer.template.thinking else TOUCHY
+    return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer.tokenizer, r)))
 
 
-def ordinary_probes(framer: Framer) -> list[str]:
-    """Responses of plain text that the tokenizer can write, made of its own words if need be."""
-    probes = [response for response in ORDINARY if _encodable(framer, response)]
-    if probes:
-        return probes
-    tokenizer = framer.tokenizer
+def probes(tokenizer: Any) -> list[str]:
+    """Texts of plain text that the tokenizer can write, made of its own words if need be."""
+    found = [response for response in ORDINARY if _encodable(tokenizer, response)]
+    if found:
+        return found
     special = special_ids(tokenizer)
     ids = [index for index in sorted(tokenizer.get_vocab().values()) if index not in special]
     drawn = (ids[start :: max(1, len(ids) // 5)][:5] for start in range(min(len(ids), 20)))
     texts = (tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in drawn)
-    return [text for text in texts if text.strip() == text and _encodable(framer, text)][:2]
+    return [text for text in texts if text.strip() == text and _encodable(tokenizer, text)][:2]
 
 
-def _encodable(framer: Framer, text: str) -> bool:
-    return bool(text) and _decode(framer, encode(framer.tokenizer, text)) == text
+def _encodable(tokenizer: Any, text: str) -> bool:
+    return bool(text) and _decode(tokenizer, encode(tokenizer, text)) == text
 
 
-def _decode(framer: Framer, ids: Sequence[int]) -> str:
-    text: str = framer.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
     return text
 
 
@@ -87,16 +87,17 @@ def _spans(framer: Framer, frame: Frame, whole: tuple[int, ...], response: str) 
     start, stop = len(frame.before), len(whole) - len(frame.after)
     if whole[:start] != frame.before or whole[stop:] != frame.after:
         return False
-    shown = _decode(framer, whole[start:stop])
+    shown = _decode(framer.tokenizer, whole[start:stop])
     # SentencePiece glues the blank before a word to the word.
     return shown == response or shown.lstrip(" ") == response
 
 
-def _difference(text: str, response: str) -> str:
-    if "<think>" in response:
-        return "the thinking block is moved or dropped, or another one is put before it"
+def _difference(framer: Framer, messages: Messages, text: str, response: str) -> str:
+    bare = response.strip()
+    if bare != response and framer.render(messages, bare) == text:
+        return "white space at its ends is trimmed; the frame keeps it"
+    if "<think>" in response and not framer.plain:
+        return "thinking blocks are added, moved or dropped (see the option thinking)"
     if response in text:
         return "tokens merge across its border; the frame keeps them apart"
-    if response.strip() in text:
-        return "white space at its ends is trimmed; the frame keeps it"
     return "words are changed"

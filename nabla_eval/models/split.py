@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
+from nabla_eval.models.exact import widen_norms
 
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
@@ -110,18 +111,22 @@ def split_reward(
     linear = getattr(model, "score", None) or getattr(model, "classifier", None)
     if not isinstance(linear, torch.nn.Linear):
         raise _unknown(model, name, "has no linear `score` head")
-    labels = linear.out_features
+    check_labels(name, linear.out_features, process)
+    head = ScoreHead(linear, table.device, score if linear.out_features == 2 else None)
+    config = model.config.get_text_config()
+    halves = Halves(base, head, table, context_length(config), _parameters(model, tied=False))
+    _verify_reward(model, halves, name, process)
+    return halves, process
+
+
+def check_labels(name: str, labels: int, process: bool) -> None:
+    """Raise `ModelError` for a classifier whose labels are no reward."""
     if labels not in ((1, 2) if process else (1,)):
         wanted = "1 (a score) or 2 (wrong, right)" if process else "1"
         raise ModelError(
             f"The reward model {name} has {labels} labels; {wanted} is needed. A classifier of "
             "another kind is no reward model: give one that was trained to score responses."
         )
-    head = ScoreHead(linear, table.device, score if labels == 2 else None)
-    config = model.config.get_text_config()
-    halves = Halves(base, head, table, context_length(config), _parameters(model, tied=False))
-    _verify_reward(model, halves, name, process)
-    return halves, process
 
 
 def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
@@ -136,6 +141,8 @@ def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
     table = lookup.weight
     if scale is not None:
         table = table * torch.as_tensor(scale).to(table)
+    if table.dtype == torch.float64:
+        widen_norms(base)
     return base, table.detach()
 
 
@@ -178,8 +185,8 @@ def _verify_reward(model: Any, halves: Halves, name: str, process: bool) -> None
     states = _states(halves, ids)
     ours = halves.head.labels(states)
     _compare(model, name, ours if process else ours[:, -1], whole, "scores")
-    earlier = halves.head.labels(_states(halves, ids[:, :-2]))
-    if not _close(earlier, ours[:, :-2], states.dtype):
+    earlier = halves.head.labels(_states(halves, ids[:, :-1]))
+    if not _close(earlier, ours[:, :-1], states.dtype):
         raise ModelError(
             f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score "
             "depends on later tokens. Use one with a decoder-only (causal) body."
