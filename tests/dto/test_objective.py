@@ -42,8 +42,8 @@ def test_equals_autograd_through_one_hot_rows_at_every_position(objective):
 def test_equals_central_differences():
     """Directional derivatives of L, taken without autograd.
 
-    RMSNorm makes L strongly curved where an embedding is small: the error at h = 1e-5 is 4e-3 of
-    the slope and falls as h^2, so 4e-7 at h = 1e-7, where rounding (1e-16 |L| / h) is as small.
+    RMSNorm makes L strongly curved where an embedding is small: the error is 4e-3 of the slope at
+    h = 1e-5 and falls as h^2, so 4e-7 at h = 1e-7, where rounding (1e-16 |L| / h) is smaller.
     """
     pair, objective = tiny_pair(seed=2), Objective(lam=1.0, nll_weight=0.5)
     problems, batch = sites(pair)
