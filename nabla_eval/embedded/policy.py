@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nabla_eval.embedded.data import TrainingRows
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS
+from nabla_eval.errors import ModelError
 
 Report = Callable[[int, float], None]  # (step, loss in nats)
 
@@ -77,7 +78,33 @@ def train_policy(recipe: PolicyRecipe, report: Report | None = None) -> tuple[An
         if report is not None:
             report(step + 1, losses[-1])
     facts = {"training_problems": rows.problems, "training_rows": recipe.steps * recipe.batch}
-    return model.eval(), {**facts, "losses": losses}
+    return as_llama(model).eval(), {**facts, "losses": losses}
+
+
+def as_llama(model: Any) -> Any:
+    """The same function as a Llama checkpoint: Qwen2 is Llama with q, k and v biases.
+
+    transformers 5 gives every checkpoint of type qwen2 Qwen2's own byte-level tokenizer, whatever
+    tokenizer lies beside it, and would read ``20`` as two tokens; for Llama it reads the folder's.
+    Llama's further bias, of the attention output, is zero.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shared = (
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads max_position_embeddings initializer_range rms_norm_eps "
+        "tie_word_embeddings bos_token_id eos_token_id pad_token_id use_cache"
+    )
+    settings = {name: getattr(model.config, name) for name in shared.split()}
+    with seeded(0):
+        llama = LlamaForCausalLM(LlamaConfig(**settings, attention_bias=True))
+    missing, unexpected = llama.load_state_dict(model.state_dict(), strict=False)
+    if unexpected or not all(name.endswith("o_proj.bias") for name in missing):
+        raise ModelError(
+            f"Qwen2 and Llama layers differ in this transformers: {missing} are missing, "
+            f"{unexpected} unexpected. Train with the versions in constraints.txt."
+        )
+    return llama
 
 
 def _response_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:

@@ -51,15 +51,16 @@ class Graded:
 
 def build_reward(policy: Any, recipe: RewardRecipe) -> Any:
     """A token classifier with one label on a copy of the policy's body."""
-    from transformers import Qwen2Config, Qwen2ForTokenClassification
+    from transformers import LlamaConfig, LlamaForTokenClassification
 
     settings = policy.config.to_dict()
-    settings.update(num_labels=1, classifier_dropout=0.0, use_cache=False)
-    settings.pop("architectures", None)
-    config = Qwen2Config(**settings)
+    for stale in ("architectures", "id2label", "label2id"):
+        settings.pop(stale, None)
+    config = LlamaConfig(**settings)
     config.id2label, config.label2id = {0: "correct"}, {"correct": 0}
+    config.classifier_dropout, config.use_cache = 0.0, False
     with seeded(recipe.seed):
-        model = Qwen2ForTokenClassification(config)
+        model = LlamaForTokenClassification(config)
     model.model.load_state_dict(policy.model.state_dict())
     return model
 

@@ -25,7 +25,7 @@ from nabla_eval.embedded.data import TrainingRows
 from nabla_eval.embedded.measure import measure
 from nabla_eval.embedded.policy import PolicyRecipe, one_thread, train_policy
 from nabla_eval.embedded.reward import RewardRecipe, train_reward
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, build_tokenizer
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, save_tokenizer
 from nabla_eval.errors import ConfigError
 
 Stage = Callable[[str, int], Callable[[int, float], None]]  # (title, steps) -> report(step, loss)
@@ -80,10 +80,14 @@ def train_pair(
 
 def save(model: Any, folder: Path) -> None:
     """Write a checkpoint with its tokenizer: float32 safetensors and JSON."""
+    from transformers import GenerationConfig
+
     if model.can_generate():
-        model.generation_config.update(do_sample=False, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
+        model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=PAD_ID)
     model.save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    save_tokenizer(folder)
+    for path in folder.iterdir():  # safetensors writes files that only their owner can read
+        path.chmod(0o644)
 
 
 def _load_policy(output: Path) -> tuple[Any, dict[str, Any]]:
