@@ -8,6 +8,8 @@ marker in place of the response.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +26,7 @@ Messages = Sequence[Mapping[str, str]]
 DAY = date(2024, 7, 26)
 PLAIN = "plain"
 _MARKER = "Nablaresponse"
+_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +168,19 @@ def _apply(
         chat,
         tokenize=False,
         add_generation_prompt=generate,
-        chat_template=chat_template,
-        **{"date_string": f"{day:%d %b %Y}", "strftime_now": day.strftime, **options},
+        chat_template=_pinned(tokenizer.get_chat_template(chat_template), day),
+        **{"date_string": f"{day:%d %b %Y}", **options},
     )
     return cast(str, text)
+
+
+def _pinned(source: str, day: date) -> str:
+    """A template whose calls of the clock are replaced by what they say on that day."""
+
+    def on_the_day(call: re.Match[str]) -> str:
+        return json.dumps(day.strftime(call["format"]))
+
+    return _CLOCK.sub(on_the_day, source)
 
 
 def _merge_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:

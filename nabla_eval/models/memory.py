@@ -94,7 +94,7 @@ class Use:
 
 
 def of_policy(shape: Shape, parameters: int, use: Use) -> Memory:
-    """Memory of the policy: also the cache of as many rollouts, and the rows of V numbers in use."""
+    """Memory of the policy: also the cache of as many rollouts, and rows of V numbers."""
     cache = 2 * shape.layers * shape.key * use.itemsize
     rows = min(CHUNK, use.count * shape.rows)
     return Memory(

@@ -48,14 +48,15 @@ def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> 
 def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
     """Round trips of probe responses, ordinary ones first.
 
-    Raises `ModelError` where not even an ordinary response is framed exactly.
+    Raises `ModelError` where an ordinary response is not framed exactly.
     """
     ordinary = [THINKING] if framer.template.thinking else probes(framer.tokenizer)
     trips = [round_trip(framer, response) for response in ordinary]
-    if trips and not any(trip.exact for trip in trips):
+    wrong = next((trip for trip in trips if not trip.exact), None)
+    if wrong is not None:
         raise ModelError(
-            f"The reward model's chat template does not show a response word for word: of "
-            f"{trips[0].response!r} {trips[0].reason}. Give another template "
+            "The reward model's chat template does not show a response word for word: of "
+            f"{wrong.response!r} {wrong.reason}. Give another template "
             "(reward_chat_template=...), or reward_chat_template=plain for none."
         )
     touchy = [f"{THINKING}\n"] if framer.template.thinking else TOUCHY

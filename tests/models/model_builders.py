@@ -14,11 +14,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
 )
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tokenizers"
 QWEN25, QWEN3, LLAMA = "qwen2.5-7b-instruct", "qwen3-4b", "llama-3.2-3b-instruct"
 
 WORDS = [*"0123456789", *"+-*/=?;,", "\n", " ", *"abcdefgh"]
@@ -94,11 +92,6 @@ def save(folder: Path, kind: str, tokenizer: Any, family: str = "qwen2", **more:
     tiny(kind, tokenizer, family, **more).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def real_tokenizer(name: str) -> Any:
-    """A real tokenizer of the optional data folder."""
-    return AutoTokenizer.from_pretrained(DATA / name)
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

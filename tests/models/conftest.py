@@ -1,0 +1,53 @@
+"""Fixtures of the tests of models/: real tokenizers where the optional data folder has them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves model_builders out of it
+
+import model_builders as build
+
+
+@pytest.fixture(scope="session")
+def real(shared_data: Path) -> Callable[[str], Any]:
+    """Real tokenizers by name, each read once (it takes seconds)."""
+    from transformers import AutoTokenizer
+
+    return cache(lambda name: AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name))
+
+
+@pytest.fixture
+def real_folder(shared_data: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Folders with a real tokenizer and its config, whose entries may be changed."""
+
+    def make(name: str, **changes: Any) -> Path:
+        source = shared_data / "tokenizers" / name
+        folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            if (source / file).exists():
+                (folder / file).symlink_to(source / file)
+        config = json.loads((source / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Callable[..., Path]:
+    """Saves tiny checkpoints: checkpoints("policy" | "outcome" | "process", **options)."""
+
+    def make(kind: str, tokenizer: Any = None, **options: Any) -> Path:
+        folder = tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}"
+        return build.save(folder, kind, tokenizer or build.word_tokenizer(), **options)
+
+    return make

@@ -1,0 +1,204 @@
+"""Frames against transformers' own rendering: before + response + after is the whole input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import model_builders as build
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from nabla_eval.errors import ModelError
+from nabla_eval.models.chat import Framer, Template, encode, end_of_turn, render
+from nabla_eval.models.roundtrip import THINKING, check_frame, round_trip
+
+USER = {"role": "user", "content": "What is 2+2?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+SHOT = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "It is \\boxed{2}."}]
+CONVERSATIONS = {
+    "plain": [USER],
+    "system": [SYSTEM, USER],
+    "few-shot": [SYSTEM, *SHOT, *SHOT, USER],
+    "marker": [{"role": "user", "content": "Nablaresponse Nablaresponsex"}],
+}
+RESPONSES = ("The answer is \\boxed{4}.", "So 2+2 = 4.\n\nHence 4 ∎", "1234567", "<|im_end|>?")
+TOKENIZERS = (build.QWEN25, build.QWEN3, build.LLAMA)
+
+
+def hf_ids(tokenizer: Any, messages: list[dict[str, str]], response: str) -> tuple[int, ...]:
+    """transformers' own path, the date pinned as Llama's template takes it."""
+    chat = [*messages, {"role": "assistant", "content": response}]
+    encoded = tokenizer.apply_chat_template(chat, tokenize=True, date_string="26 Jul 2024")
+    return tuple(encoded["input_ids"])
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_frame_is_what_transformers_renders(
+    real: Callable[[str], Any], name: str, conversation: str
+) -> None:
+    tokenizer, messages = real(name), CONVERSATIONS[conversation]
+    frame = Framer(tokenizer)(messages)
+    for response in RESPONSES:
+        framed = frame.before + encode(tokenizer, response) + frame.after
+        assert framed == hf_ids(tokenizer, messages, response)
+
+
+def test_no_second_bos(real: Callable[[str], Any]) -> None:
+    tokenizer = real(build.LLAMA)
+    assert Framer(tokenizer)([USER]).before.count(tokenizer.bos_token_id) == 1
+    plain = Framer(tokenizer, Template(chat_template="plain"))
+    assert plain([USER]).before.count(tokenizer.bos_token_id) == 1
+    again = [{"role": "user", "content": "<|begin_of_text|>2+2"}]
+    assert plain(again).before.count(tokenizer.bos_token_id) == 1
+
+
+def test_the_date_is_pinned(real: Callable[[str], Any]) -> None:
+    tokenizer = real(build.LLAMA)
+    text = tokenizer.decode(Framer(tokenizer)([USER]).before)
+    assert "Today Date: 26 Jul 2024" in text
+    other = Framer(tokenizer, Template(day=date(2025, 1, 2)))([USER])
+    assert "Today Date: 02 Jan 2025" in tokenizer.decode(other.before)
+
+
+def test_a_template_that_asks_the_clock_gets_the_pinned_day() -> None:
+    tokenizer = build.word_tokenizer(chat="{{ strftime_now('%d%m%Y') }}{{ messages[0].content }}")
+    assert render(tokenizer, [{"role": "user", "content": "a"}]) == "26072024a"
+
+
+def test_thinking_block_stands_where_the_response_brings_it(real: Callable[[str], Any]) -> None:
+    tokenizer = real(build.QWEN3)
+    answer, thought = Framer(tokenizer), Framer(tokenizer, Template(thinking=True))
+    assert tokenizer.decode(answer([USER]).before).endswith("<think>\n\n</think>\n\n")
+    assert not round_trip(answer, THINKING).exact
+    assert tokenizer.decode(thought([USER]).before).endswith("<|im_start|>assistant\n")
+    assert round_trip(thought, THINKING).exact
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "reason"),
+    [
+        (build.LLAMA, "Ends in a line break.\n", "trimmed"),
+        (build.QWEN3, "\nStarts with one.", "trimmed"),
+        (build.QWEN25, "\nStarts with one.", "merge"),
+        (build.QWEN3, THINKING, "thinking blocks"),
+    ],
+)
+def test_what_a_template_does_to_a_response_is_explained(
+    real: Callable[[str], Any], name: str, response: str, reason: str
+) -> None:
+    trip = round_trip(Framer(real(name)), response)
+    assert not trip.exact
+    assert reason in trip.reason
+
+
+def test_a_response_that_continues_a_message_keeps_the_blank_before_it(
+    real: Callable[[str], Any],
+) -> None:
+    tokenizer = real(build.QWEN25)
+    opened = [USER, {"role": "assistant", "content": "The answer is "}]
+    before = Framer(tokenizer)(opened).before
+    assert tokenizer.decode(before).endswith("<|im_start|>assistant\nThe answer is ")
+    assert Framer(tokenizer)(opened).after == Framer(tokenizer)([USER]).after
+
+
+def test_system_option_adds_but_does_not_replace(real: Callable[[str], Any]) -> None:
+    framer = Framer(real(build.QWEN25), Template(system="Be brief."))
+    assert framer([USER]) == framer([SYSTEM, USER])
+    other = {"role": "system", "content": "Be long."}
+    assert "Be long." in framer.tokenizer.decode(framer([other, USER]).before)
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}{{ m['content'] }};{% endfor %}"
+)
+
+
+def test_a_system_message_that_is_refused_goes_into_the_user_message() -> None:
+    tokenizer = build.word_tokenizer(chat=NO_SYSTEM)
+    chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    assert render(tokenizer, chat) == "a\n\nb;"
+    assert chat[1]["content"] == "b", "the caller's messages must stay as they are"
+
+
+def test_a_refused_conversation_names_the_roles_and_the_reason() -> None:
+    tokenizer = build.word_tokenizer(chat="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ModelError, match=r"roles user, assistant: roles must alternate"):
+        Framer(tokenizer)([{"role": "user", "content": "1"}])
+
+
+@pytest.mark.parametrize(
+    ("template", "times"),
+    [
+        ("{{ messages[0].content }}", 0),
+        ("{{ messages[-1].content }}{{ messages[-1].content }}", 2),
+        ("{{ messages[-1].content | upper }}", 0),
+    ],
+)
+def test_a_template_that_does_not_show_the_response_once_is_refused(
+    template: str, times: int
+) -> None:
+    with pytest.raises(ModelError, match=f"shows the response {times} times"):
+        Framer(build.word_tokenizer(chat=template))([{"role": "user", "content": "1"}])
+
+
+def test_a_template_that_changes_words_is_refused() -> None:
+    rewriting = "{{ messages[0].content }}{{ messages[-1].content | replace('0', '9') }}"
+    with pytest.raises(ModelError, match="word for word"):
+        check_frame(Framer(build.word_tokenizer([*"09"], chat=rewriting)))
+
+
+def test_without_a_template_the_texts_are_joined_and_eos_closes() -> None:
+    tokenizer = build.word_tokenizer(chat=None)
+    framer = Framer(tokenizer)
+    frame = framer([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
+    assert tokenizer.decode(frame.before) == "1+1\n\n2="
+    assert frame.after == (tokenizer.eos_token_id,)
+    assert all(trip.exact for trip in check_frame(framer))
+
+
+def test_a_delimiter_closes_the_last_step() -> None:
+    tokenizer = build.word_tokenizer()
+    framer = Framer(tokenizer, Template(delimiter="\n"))
+    frame = framer([{"role": "user", "content": "1+1"}])
+    assert frame.before == encode(tokenizer, "1+1")
+    assert frame.after == encode(tokenizer, "\n")
+    assert all(trip.exact for trip in check_frame(framer))
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """SentencePiece's way: a word's token starts with the blank before it."""
+    words = ["<unk>", "</s>", "▁", "▁[I]", "▁[/I]", "▁What", "▁Four", "▁a", "▁b", "▁Nablaresponse"]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = (
+        "[I] {{ messages[0].content }} [/I] {{ messages[-1].content }}{{ eos_token }}"
+    )
+    return tokenizer
+
+
+def test_a_blank_before_the_response_belongs_to_its_first_token() -> None:
+    tokenizer = metaspace_tokenizer()
+    framer = Framer(tokenizer)
+    frame = framer([{"role": "user", "content": "What"}])
+    assert tokenizer.convert_ids_to_tokens(list(frame.before)) == ["▁[I]", "▁What", "▁[/I]"]
+    assert frame.after == (tokenizer.eos_token_id,)
+    assert round_trip(framer, "Four a b", [{"role": "user", "content": "What"}]).exact
+
+
+def test_end_of_turn(real: Callable[[str], Any]) -> None:
+    assert end_of_turn(real(build.QWEN25)) == 151645
+    assert end_of_turn(real(build.LLAMA)) == 128009
+    assert end_of_turn(build.word_tokenizer(chat=None)) is None
+    assert end_of_turn(build.word_tokenizer(chat="{{ messages[-1].content }};")) is None
+
+
+def test_rendering_without_a_template_says_so() -> None:
+    with pytest.raises(ModelError, match="no chat template"):
+        render(build.word_tokenizer(chat=None), [{"role": "user", "content": "1"}])

@@ -1,0 +1,113 @@
+"""Alignment by token string: every policy id meets the reward model's row of the same string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nabla_eval.errors import ConfigError, VocabularyError
+from nabla_eval.models.vocabulary import align, check_overlap, compare, percent
+
+
+def ids(tokens: str | list[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def table_of(vocabulary: dict[str, int], rows: int | None = None) -> torch.Tensor:
+    """Row = code of the token's letter, so that a row tells whose it is; padding is -1."""
+    table = torch.full((rows or len(vocabulary), 2), -1.0)
+    for token, index in vocabulary.items():
+        table[index] = float(ord(token))
+    return table
+
+
+def test_same_ids_share_the_table_without_a_copy() -> None:
+    table = table_of(ids("abcd"))
+    result = align(table, ids("abcd"), ids("abcd"), rows=4)
+    assert result.embedding.data_ptr() == table.data_ptr()
+    assert result.known is None
+    assert result.overlap.kind == "shared"
+
+
+@given(st.permutations("abcdefgh"), st.permutations("abcdefgh"))
+def test_rows_follow_the_string_whatever_the_ids(own: list[str], other: list[str]) -> None:
+    policy, reward = ids(own), ids(other)
+    result = align(table_of(reward), policy, reward, rows=8)
+    assert torch.equal(result.embedding, table_of(policy))
+    assert result.known is None
+    assert result.ids.tolist() == [reward[token] for token in own]
+
+
+def test_padded_ids_are_unknown_and_zero() -> None:
+    table = table_of(ids("ab"), rows=6)
+    result = align(table, ids("ab"), ids("ab"), rows=5)
+    assert result.embedding.data_ptr() == table.data_ptr()
+    assert result.known is not None and result.known.tolist() == [True, True, False, False, False]
+    assert result.embedding.tolist() == [[97, 97], [98, 98], [0, 0], [0, 0], [0, 0]]
+
+
+def test_a_shorter_reward_table_leaves_padded_policy_ids_unknown() -> None:
+    result = align(table_of(ids("ab")), ids("ab"), ids("ab"), rows=4)
+    assert result.known is not None and result.known.tolist() == [True, True, False, False]
+    assert result.embedding[2:].abs().sum() == 0
+
+
+def test_an_id_that_means_another_token_does_not_lend_its_row() -> None:
+    policy, reward = ids("abc"), {**ids("ab"), "X": 2}
+    table = table_of(reward)
+    result = align(table, policy, reward, rows=3, mode="force")
+    assert result.embedding[2].tolist() == [0, 0]
+    assert table[2].tolist() == [88, 88], "the reward model's own row must stay"
+
+
+def test_the_limit_is_ninety_nine_percent() -> None:
+    policy = {f"t{i}": i for i in range(200)}
+    check_overlap(compare(policy, {t: i for t, i in policy.items() if i >= 2}))
+    with pytest.raises(
+        VocabularyError, match=r"197 of the policy's 200 .* lacks 3 \(first: 't0' 0"
+    ):
+        check_overlap(compare(policy, {t: i for t, i in policy.items() if i >= 3}))
+
+
+def test_same_refuses_what_align_takes() -> None:
+    overlap = compare(ids("ab"), ids("ba"))
+    check_overlap(overlap, "align")
+    with pytest.raises(VocabularyError, match=r"2 under another id \(first: 'a' 0 vs 1\)"):
+        check_overlap(overlap, "same")
+
+
+def test_force_needs_at_least_one_token() -> None:
+    check_overlap(compare(ids("ab"), ids("bz")), "force")
+    with pytest.raises(VocabularyError, match=r"0 of the policy's 2 tokens"):
+        check_overlap(compare(ids("ab"), ids("yz")), "force")
+
+
+def test_an_unknown_mode_is_named() -> None:
+    with pytest.raises(ConfigError, match="align, same, force"):
+        check_overlap(compare(ids("a"), ids("a")), "loose")  # type: ignore[arg-type]
+
+
+def test_percent_never_rounds_up_to_all() -> None:
+    assert percent(1) == "100 %"
+    assert percent(151664.999 / 151665) == "99.999 %"
+    assert percent(0.7224) == "72.2 %"
+
+
+def test_qwen_generations_share_and_llama_is_a_stranger(real: Callable[[str], Any]) -> None:
+    qwen25, qwen3, llama = (
+        real(name).get_vocab() for name in (build.QWEN25, build.QWEN3, build.LLAMA)
+    )
+    newer, older = compare(qwen25, qwen3), compare(qwen3, qwen25)
+    assert (newer.policy, newer.missing, newer.moved) == (151665, 0, 0)
+    assert (older.policy, older.missing, older.moved) == (151669, 4, 0)
+    assert older.first_missing[0] == ("<tool_response>", 151665)
+    with pytest.raises(VocabularyError, match=r"109566 of the policy's 151665 .* overlap 72.2 %"):
+        check_overlap(compare(qwen25, llama))
+    with pytest.raises(VocabularyError, match=r"overlap 85.4 %"):
+        check_overlap(compare(llama, qwen3))
