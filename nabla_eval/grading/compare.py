@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from nabla_eval.grading.normalise import COMMANDS
 from nabla_eval.grading.simple import Number, same_number
 from nabla_eval.grading.structure import (
     Assignment,
@@ -31,15 +32,18 @@ MAX_LEAF = 800
 
 _CHOICE = re.compile(r"\(?([A-Ja-j])\)?\Z")
 _BASED = re.compile(r"(-?[0-9A-Z]+)_\{([0-9]+)\}\Z")
-_SUBSCRIPTED_NUMBER = re.compile(r"[0-9]_\{")
-_SPACED_NUMBERS = re.compile(r"[0-9.] [0-9.]")
-_COMMANDS = frozenset(
-    "frac sqrt pi cdot times div sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln "
-    "exp binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor lceil rceil circ "
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho "
-    "sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell "
-    "emptyset sum prod int pm mp gcd lcm det mathbb overline bar".split()
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
+# Notation that parsers read in one of several ways, or drop: a base, "1 2", "2\\frac{5}{3}" (sum or
+# product), a prime, "3!!", "2^{3}^{2}", a repeating decimal inside an expression.
+_AMBIGUOUS = re.compile(
+    r"[0-9]_\{|[0-9.] [0-9.]|[0-9] ?\\frac\{[0-9]+\}\{[0-9]+\}\Z|'|!!|\^\{[^{}]*\} ?\^|\.[0-9]*\\"
 )
+_LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
+_OPERATORS = """
+    frac cdot times div binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor
+    lceil rceil circ ell emptyset sum prod int det mathbb overline bar
+"""
+_KNOWN = COMMANDS.union(_OPERATORS.split())
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-zA-Z]*\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 
@@ -53,9 +57,10 @@ def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
     if gold == answer:
         return True
     verdict = _same(parse(gold), parse(answer), oracle)
-    if verdict is not True and "," in gold and "," in answer:
-        return _any([verdict, _same(parse(gold, grouped=False), parse(answer, grouped=False), oracle)])
-    return verdict
+    if verdict is True or not ("," in gold or "," in answer):
+        return verdict
+    ungrouped = parse(gold, grouped=False), parse(answer, grouped=False)
+    return _any([verdict, _same(*ungrouped, oracle)])
 
 
 def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
@@ -76,7 +81,7 @@ def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if len(gold.rows) != len(answer.rows) or len(gold.rows[0]) != len(answer.rows[0]):
             return False
-        cells = zip(_cells(gold), _cells(answer))
+        cells = zip(_cells(gold), _cells(answer), strict=True)
         return _all(_same(a, b, oracle) for a, b in cells)
     return _unlike(gold, answer, oracle)
 
@@ -110,7 +115,9 @@ def _same_leaf(gold: Leaf, answer: Node, oracle: Oracle) -> bool | None:
     based = _BASED.match(gold.text), _BASED.match(answer.text)
     if based[0] or based[1]:
         return _same_based(gold, answer)
-    if not (_algebraic(gold.text) and _algebraic(answer.text)):
+    # Letters alone may be a word, which no commutation of factors may turn into another.
+    words = _LETTERS.match(gold.text) and _LETTERS.match(answer.text)
+    if words or not (_algebraic(gold.text) and _algebraic(answer.text)):
         return _spelling(gold.text) == _spelling(answer.text)
     return oracle(gold.text, answer.text)
 
@@ -137,13 +144,13 @@ def _ask(gold: str, answer: str, oracle: Oracle) -> bool | None:
 
 
 def _algebraic(text: str) -> bool:
-    """Whether an expression is worth parsing: known commands, no words, nothing that parsers drop."""
+    """Whether to parse an expression: known commands, no words, nothing that parsers drop."""
     if len(text) > MAX_LEAF or not text.isascii() or text.count("{") != text.count("}"):
         return False
-    if _SUBSCRIPTED_NUMBER.search(text) or _SPACED_NUMBERS.search(text) or _depth(text) > 24:
+    if _AMBIGUOUS.search(text) or _depth(text) > 24:
         return False
     bare = _ENVIRONMENT.sub("", text)
-    if not set(_COMMAND.findall(bare)) <= _COMMANDS:
+    if not set(_COMMAND.findall(bare)) <= _KNOWN:
         return False
     return re.search(r"[A-Za-z]{4,}", _COMMAND.sub("", bare)) is None
 
@@ -157,7 +164,7 @@ def _depth(text: str) -> int:
 
 
 def _spelling(text: str) -> str:
-    return re.sub(r"[\s\"`.,;:!?]+", "", text).lower()
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])|[\"`.,;:?]+(?![0-9])", "", text).lower()
 
 
 def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bool | None:
@@ -174,7 +181,8 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
     # A bare list beside a tuple, or values of several unknowns without their names, keep order.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
-        return _all(_same(a, b, oracle) for a, b in zip(gold.items, answer.items))
+        pairs = zip(gold.items, answer.items, strict=True)
+        return _all(_same(a, b, oracle) for a, b in pairs)
     return _match(gold.items, answer.items, oracle)
 
 
@@ -219,7 +227,7 @@ def _same_assignment(gold: Assignment, answer: Assignment, oracle: Oracle) -> bo
     graph = (function[0] and answer.name == "y") or (function[1] and gold.name == "y")
     if same_name or graph:
         return _same(gold.value, answer.value, oracle)
-    symbolic = all(re.search(r"(?<![A-Za-z\\])[A-Za-z]", node.value.text) for node in (gold, answer))
+    symbolic = all(_VARIABLE.search(node.value.text) for node in (gold, answer))
     return _ask(gold.text, answer.text, oracle) if symbolic else False
 
 
@@ -258,7 +266,8 @@ def _as_interval(relation: Relation) -> Node | None:
     else:
         return None
     brackets = ("[" if signs[0] == r"\le" else "(") + ("]" if signs[1] == r"\le" else ")")
-    return Collection(f"{brackets[0]}{low},{high}{brackets[1]}", brackets, (parse(low), parse(high)))
+    text = f"{brackets[0]}{low},{high}{brackets[1]}"
+    return Collection(text, brackets, (parse(low), parse(high)))
 
 
 def _cells(matrix: Matrix) -> Iterable[Node]:

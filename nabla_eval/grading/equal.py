@@ -21,7 +21,8 @@ MAX_ANSWER = 2000
 
 _CACHE_SIZE = 4096
 _pool = Pool()
-_cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+# Verdicts with the deadline they were given.
+_cache: OrderedDict[tuple[str, str], tuple[Verdict, float]] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
@@ -107,7 +108,7 @@ def cluster(answers: Sequence[str | None], *, timeout: float = TIMEOUT) -> list[
         if answer is None or not answer.strip():
             numbers.append(-1)
             continue
-        key = normalise(answer[:MAX_ANSWER]) if len(answer) <= MAX_ANSWER else answer
+        key = normalise(answer) if len(answer) <= MAX_ANSWER else answer
         if key not in groups:
             groups[key] = next(
                 (n for n, other in enumerate(first) if _verdict(other, answer, timeout).equal),
@@ -150,14 +151,14 @@ def _verdict(gold: str, answer: str | None, timeout: float) -> Verdict:
 def _ask_worker(gold: str, answer: str, timeout: float) -> Verdict:
     key = (gold, answer)
     with _cache_lock:
-        if key in _cache:
+        verdict, seconds = _cache.get(key, (None, 0.0))
+        # A longer deadline may still decide what was cut off.
+        if verdict is not None and not (verdict.timed_out and timeout > seconds):
             _cache.move_to_end(key)
-            return _cache[key]
+            return verdict
     verdict = _pool.ask(gold, answer, timeout)
-    # A longer deadline or a quieter machine may still decide what was cut off.
-    if verdict.error not in {"timeout", "died"}:
-        with _cache_lock:
-            _cache[key] = verdict
-            while len(_cache) > _CACHE_SIZE:
-                _cache.popitem(last=False)
+    with _cache_lock:
+        _cache[key] = (verdict, timeout)
+        while len(_cache) > _CACHE_SIZE:
+            _cache.popitem(last=False)
     return verdict

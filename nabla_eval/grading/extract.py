@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 
+from nabla_eval.grading.normalise import COMMANDS
 from nabla_eval.grading.units import UNITS
 
 THINK_TAGS = (
@@ -29,14 +30,15 @@ MAX_RESPONSE = 2_000_000
 
 MAX_BARE = 300
 
-_BOX = re.compile(r"\\+(?:boxed|fbox)\s*(?:(\{)|\s([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"(?<!\\)\\{1,4}(?:boxed|fbox)\s*(?:(\{)|\s([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:\s|[,;$&]|\\[()\[\]]|\\q?quad|\\[,;! ]|\\text\s*\{\s*(?:,?\s*and|or)\s*\}|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=)*\Z"
 )
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _PHRASE = re.compile(
-    r"\banswer\b\**(?:[a-z ,]{0,60}?\b(?:is|are|equals)\b\**[ ]*:?|[ ]*[:=]|[ ]*\n|[ ]+(?=\\[(\[]|\$))",
+    r"\banswer\b\**(?:[a-z ,]{0,60}?\b(?:is|are|equals)\b\**[ ]*:?|[ ]*[:=]|[ ]*\n"
+    r"|[ ]+(?=\\[(\[]|\$))",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|\Z)|<\||\n")
@@ -48,11 +50,13 @@ _NUMBER = re.compile(
 )
 _SPAN_TOKEN = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _CLOSING = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
-_QUOTED_TEXT = re.compile(r"\\(?:begin|end|text\w*|math\w+|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
-_PROSE_FREE = frozenset(
-    "and or percent pct percentage sqrt sin cos tan sec csc cot log ln exp pi infinity inf "
-    "undefined".split()
-) | {spelling for unit in UNITS for spelling in (unit.lower(), unit.lower() + "s")}
+_QUOTED_TEXT = re.compile(
+    r"\\(?:begin|end|text\w*|math\w+|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
+    r"|(?<![A-Za-z])(?:and|or)(?![a-z])"
+)
+_PROSE_FREE = frozenset({"percent", "pct", "percentage", "infinity", "inf", "undefined"}).union(
+    COMMANDS, (unit.lower() + plural for unit in UNITS for plural in ("", "s"))
+)
 
 
 def extract(text: str | None, *, in_thought: bool = False) -> str | None:
@@ -63,7 +67,7 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     """
     if not text:
         return None
-    text = after_thinking(text[-MAX_RESPONSE:], in_thought=in_thought)
+    text = after_thinking(text, in_thought=in_thought)[-MAX_RESPONSE:]
     boxed, text = _boxed(text)
     found = boxed or _after_hashes(text) or _after_phrase(text) or _bare(text) or _last(text)
     found = _trim(found) if found else ""
@@ -82,7 +86,10 @@ def after_thinking(text: str, *, in_thought: bool = False) -> str:
 
 
 def _boxed(text: str) -> tuple[str | None, str]:
-    """Content of the last box or group of boxes, and the text without an unclosed box."""
+    """Content of the last complete box or group of boxes, and where else to search without one.
+
+    A box that is never closed was cut off with its answer; nothing after its start is one.
+    """
     boxes: list[tuple[int, int, str]] = []
     stack: list[tuple[int, int] | None] = []
     for match in _BOX.finditer(text):
@@ -98,9 +105,8 @@ def _boxed(text: str) -> tuple[str | None, str]:
             while boxes and boxes[-1][0] > start:
                 boxes.pop()
             boxes.append((start, match.end(), text[inside : match.start()]))
-    unclosed = min((opened[0] for opened in stack if opened is not None), default=len(text))
-    boxes = [box for box in boxes if box[1] <= unclosed]
     if not boxes:
+        unclosed = min((opened[0] for opened in stack if opened is not None), default=len(text))
         return None, text[:unclosed]
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
@@ -109,7 +115,7 @@ def _boxed(text: str) -> tuple[str | None, str]:
             break
         group.insert(0, box)
     contents = dict.fromkeys(content.strip() for _, _, content in group if content.strip())
-    return ", ".join(contents), text[:unclosed]
+    return ", ".join(contents), text
 
 
 def _after_hashes(text: str) -> str | None:
@@ -118,12 +124,10 @@ def _after_hashes(text: str) -> str | None:
 
 
 def _after_phrase(text: str) -> str | None:
-    last = None
-    for last in _PHRASE.finditer(text):
-        pass
-    if last is None:
+    ends = [match.end() for match in _PHRASE.finditer(text)]
+    if not ends:
         return None
-    rest = text[last.end() : last.end() + 2000].lstrip(" \t*_:\n\"'")
+    rest = text[ends[-1] : ends[-1] + 2000].lstrip(" \t*_:\n\"'")
     if rest.startswith("not "):
         return None
     sentence = rest[: _end_of_sentence(rest)].strip(" *_\"'")
@@ -151,7 +155,7 @@ def _end_of_sentence(text: str) -> int:
 
 def _outside(text: str, spans: list[tuple[int, int]]) -> str:
     bounds = [0, *(bound for span in spans for bound in span), len(text)]
-    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2])]
+    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
     return re.sub(r"\b(?:and|or)\b", " ", " ".join(pieces))
 
 
@@ -204,5 +208,4 @@ def math_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _trim(answer: str) -> str:
-    answer = answer.strip().strip("*_").strip()
-    return re.sub(r"[.,;:\s]+\Z", "", answer)
+    return answer.strip().strip("*_").rstrip(".,;: \t\r\n").lstrip()

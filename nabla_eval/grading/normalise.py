@@ -14,13 +14,15 @@ DOLLAR = "\ue000"
 
 CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 
-FUNCTIONS = (
-    "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
-).split()
-GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho "
-    "sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega"
-).split()
+_FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
+_GREEK = """
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho
+    sigma tau phi varphi chi psi omega pi Gamma Delta Theta Lambda Sigma Phi Psi Omega
+"""
+COMMANDS = frozenset((_FUNCTIONS + _GREEK).split())
+"""Functions and letters that models also write without the backslash."""
+
+_BARE_COMMAND = rf"(?<![A-Za-z\\])(?=(?:{'|'.join(sorted(COMMANDS))})(?![A-Za-z]))"
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -76,7 +78,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
         (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z])", r"^\\circ "),
         (r"\\(?:%|percent(?![a-zA-Z]))", "%"),
-        (rf"(?<![A-Za-z\\])(?={'(?![A-Za-z])|'.join([*FUNCTIONS, *GREEK, 'pi'])}(?![A-Za-z]))", r"\\"),
+        (_BARE_COMMAND, r"\\"),
+        # A comma before a space separates items; without one it may separate thousands.
+        (r"(?<=[0-9]),\s+(?=[0-9])", ";"),
         (r"\*\*(?=\S)", "^"),
         (r"\\frac\s+", r"\\frac"),
         (r"\\(frac|sqrt)([0-9a-zA-Z])(?=[^a-zA-Z]|\Z)", r"\\\1{\2}"),
@@ -92,7 +96,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 _PARENTHESISED = re.compile(r"(\\sqrt|\^)\s*\(")
 _SPACES = re.compile(r"\s+")
-_NEEDLESS_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+# A space after a bracket stays: "\\frac{3}{2} cups" has a unit, "\\frac{3}{2}abc" a product.
+_NEEDLESS_SPACE = re.compile(r"(?<![0-9A-Za-z)}\]]) | (?![0-9A-Za-z])")
 
 
 def plain_text(text: str) -> str:
@@ -123,7 +128,7 @@ def normalise(answer: str) -> str:
         text = pattern.sub(replacement, text)
     text = _braces_for_parentheses(text)
     text = _NEEDLESS_SPACE.sub("", _SPACES.sub(" ", text))
-    return text.strip(" *\"`").rstrip(" .,;:*\"`\\")
+    return text.strip(' *"`').rstrip(' .,;:*"`\\')
 
 
 def _braces_for_parentheses(text: str) -> str:

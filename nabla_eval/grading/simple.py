@@ -25,8 +25,10 @@ _FRACTION = re.compile(
     rf"(?:\\frac\{{(-?{_UNSIGNED})\}}\{{(-?{_UNSIGNED})\}}|({_UNSIGNED})/({_UNSIGNED}))\Z"
 )
 _MIXED = re.compile(r"([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))\Z")
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,40})\}\Z")
 _SCIENTIFIC = re.compile(
-    rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}|[eE]([+-]?[0-9]{{1,4}}))\Z"
+    rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}"
+    r"|[eE]([+-]?[0-9]{1,4}))\Z"
 )
 
 
@@ -56,14 +58,18 @@ def parse_number(text: str) -> Number | None:
 def _unsigned(text: str) -> Number | None:
     if _DECIMAL.match(text):
         return _decimal(text)
+    if match := _REPEATING.match(text):
+        whole, start, cycle = match.groups()
+        repeated = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(start)
+        return Number(Fraction(f"{whole or 0}.{start or 0}") + repeated)
     if match := _MIXED.match(text):
-        whole, top, bottom = (int(group) for group in match.groups() if group is not None)
-        # "2 5/3" is no mixed number; it is left to the computer algebra, which multiplies.
-        return Number(whole + Fraction(top, bottom)) if top < bottom else None
+        units, top, bottom = (int(group) for group in match.groups() if group is not None)
+        # "2 5/3" may be a sum or a product.
+        return Number(units + Fraction(top, bottom)) if top < bottom else None
     if match := _FRACTION.match(text):
         top_text, bottom_text = (group for group in match.groups() if group is not None)
-        bottom = Fraction(bottom_text)
-        return Number(Fraction(top_text) / bottom) if bottom else None
+        denominator = Fraction(bottom_text)
+        return Number(Fraction(top_text) / denominator) if denominator else None
     if match := _SCIENTIFIC.match(text):
         exponent = int(match.group(2) or match.group(3))
         if abs(exponent) > _MAX_EXPONENT:

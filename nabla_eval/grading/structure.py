@@ -76,14 +76,17 @@ _SIGN = re.compile(r"\\(?:le|ge|ne|approx|in)(?![a-zA-Z])|[=<>]")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])")
 _RATIO = re.compile(r":")
 _MATRIX = re.compile(
-    r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{(?:[pbB]?matrix|array)\}[)\]]?\Z"
+    r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)"
+    r"\\end\{(?:[pbB]?matrix|array)\}[)\]]?\Z"
 )
-_LETTER = rf"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell))"
+_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell"
+_LETTER = rf"(?:[A-Za-z]|\\(?:{_GREEK}))"
 _SUBSCRIPT = r"(?:_\{[0-9A-Za-z]{1,4}\})?"
 _ATOM = rf"{_LETTER}{_SUBSCRIPT}'{{0,2}}"
 _NAME = re.compile(
     rf"(?:{_ATOM}(?:\^\{{-1\}})?(?:\({_ATOM}(?:,{_ATOM})*\)|\([0-9]{{1,4}}\))?"
-    r"|(?:m?\\angle ?|\\overline|\\triangle ?)\{?[A-Z]{1,4}\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,6}\]"
+    r"|(?:m?\\angle ?|\\overline|\\triangle ?)\{?[A-Z]{1,4}\}?"
+    r"|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,6}\]"
     rf"|\({_ATOM}(?:,{_ATOM})+\)|{_ATOM}(?::{_ATOM})+|[A-Za-z]{{3,}}(?: [A-Za-z]+){{0,4}})\Z"
 )
 _FUNCTION = re.compile(rf"({_ATOM})\(")
@@ -146,7 +149,7 @@ def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool)
         spread = isinstance(node, Collection) and node.brackets == "" and brackets in {"", "{}"}
         nodes.extend(node.items if spread and isinstance(node, Collection) else [node])
     if brackets in {"", "{}"}:
-        nodes = list({node.text: node for node in _share_name(nodes)}.values())
+        nodes = list({node.text.replace(";", ","): node for node in _share_name(nodes)}.values())
         if len(nodes) == 1:
             return nodes[0]
     return Collection(text, brackets, tuple(nodes))
@@ -188,7 +191,7 @@ def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped:
         if cut == 0 and is_name(sides[0]):
             signs[0] = "="
             return _related(text, sides[:2], signs[:1], depth, grouped)
-        return parse("".join(_interleave(sides[: cut + 1], signs[:cut])), depth=depth + 1)
+        return parse("".join(_joined(sides[: cut + 1], signs[:cut])), depth=depth + 1)
     if set(signs) <= {"=", r"\in"}:
         name, value = sides[0], sides[-1]
         if not is_name(name) and is_name(value) and not re.search("[A-Za-z]", name):
@@ -212,8 +215,8 @@ def function_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _interleave(sides: list[str], signs: list[str]) -> list[str]:
-    return [part for pair in zip(sides, [*(f"{sign} " for sign in signs), ""]) for part in pair]
+def _joined(sides: list[str], signs: list[str]) -> list[str]:
+    return [sides[0], *(f"{sign} {side}" for sign, side in zip(signs, sides[1:], strict=True))]
 
 
 def _enclosed(text: str, brackets: str) -> str | None:
@@ -266,7 +269,7 @@ def _split_signs(text: str) -> tuple[list[str], list[str]]:
     matches = _top_level(text, _SIGN)
     bounds = [0, *(match.end() for match in matches)]
     ends = [*(match.start() for match in matches), len(text)]
-    sides = [text[start:end].strip() for start, end in zip(bounds, ends)]
+    sides = [text[start:end].strip() for start, end in zip(bounds, ends, strict=True)]
     return sides, [match.group() for match in matches]
 
 

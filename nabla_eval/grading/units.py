@@ -17,24 +17,28 @@ _UNITS = {
     "day": "day", "week": "week", "month": "month", "year": "yr year", "degree": "degree deg",
     "radian": "rad radian", "unit": "unit", "dollar": "dollar USD usd buck", "cent": "cent",
     "euro": "euro", "yuan": "yuan", "rupee": "rupee", "mph": "mph", "kph": "kph kmh",
-    "newton": "N newton", "joule": "J joule", "watt": "W watt", "volt": "V volt", "hertz": "Hz hertz",
+    "newton": "N newton", "joule": "J joule", "watt": "W watt", "volt": "V volt",
+    "hertz": "Hz hertz",
 }  # fmt: skip
 UNITS = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
 
 # Words that change the value, so that no number may shed them.
-_MEANINGFUL = frozenset(
-    "and or not no minus plus times over divided squared cubed half third quarter hundred thousand "
-    "million billion trillion dozen score pair factorial choose mod modulo base to between from "
-    "more less than least most about approximately around infinity infinite undefined percent pct "
-    "percentage power root square cubic if when where for except unless pi sqrt per negative am pm"
-    .split()
-)  # fmt: skip
+_MEANINGFUL_WORDS = """
+    and or not no minus plus times over divided squared cubed half third quarter hundred thousand
+    million billion trillion dozen score pair factorial choose mod modulo base to between from more
+    less than least most about approximately around infinity infinite undefined percent pct
+    percentage power root square cubic if when where for except unless pi sqrt per negative am pm
+"""
+_MEANINGFUL = frozenset(_MEANINGFUL_WORDS.split())
 # Of the meaningful words, those that may stand inside the name of a unit.
-_IN_UNITS = frozenset("square cubic squared cubed per sq cu".split())
+_IN_UNITS = frozenset({"square", "cubic", "squared", "cubed", "per", "sq", "cu"})
 
-_PERCENT = re.compile(r"(?:%|(?<![a-zA-Z])(?:percent|pct|percentage)(?: points?)?)\Z", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"(?:%|(?<![a-zA-Z])(?:percent|pct|percentage)(?: points?)?)\Z", re.IGNORECASE
+)
 _DEGREE = re.compile(r"\^\\circ ?([CF]?)\Z")
-_WORDS = re.compile(r"(?<![A-Za-z\\])((?:[A-Za-z]+\.?(?:\^\{[23]\})?[ /]?)+)\Z")
+_ANGLE_FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
+_WORDS = re.compile(r"(?<![A-Za-z\\])((?:[A-Za-z]+\.?(?:\^\{[23]\})?(?:[ /]|\Z))+)\Z")
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -55,17 +59,18 @@ def split_units(text: str) -> Measure:
     """
     units = set()
     for sign, name in CURRENCY.items():
-        if text.count(sign) == 1 and text.strip("-+ ").startswith(sign) or text.endswith(sign):
+        if text.strip("-+ ").startswith(sign) or text.endswith(sign):
             text = text.replace(sign, "", 1).strip()
             units.add(name)
     if match := _PERCENT.search(text):
         return Measure(text[: match.start()].rstrip(), frozenset(units), percent=True)
-    if match := _DEGREE.search(text):
+    if (match := _DEGREE.search(text)) and not _ANGLE_FUNCTION.search(text):
         scale = {"": "degree", "C": "celsius", "F": "fahrenheit"}[match.group(1)]
         return Measure(text[: match.start()].rstrip(), frozenset({scale, *units}))
     match = _WORDS.search(text)
     value = text[: match.start()] if match else ""
-    if match is None or not value or value.rstrip()[-1] not in "0123456789)}]":
+    no_value = not value or value.rstrip()[-1] not in "0123456789)}]"
+    if match is None or no_value or _ANGLE_FUNCTION.search(value):
         return Measure(text, frozenset(units))
     words = _WORD.findall(match.group(1))
     named = {_canonical(word) for word in words}
@@ -96,6 +101,6 @@ def _may_come_off(words: list[str], *, glued: bool) -> bool:
 
 
 def compatible(a: frozenset[str], b: frozenset[str]) -> bool:
-    """Whether two sets of unit names may describe one answer: one is empty, or they share a name."""
+    """Whether two sets of unit names may describe one answer: one is empty, or they meet."""
     a, b = a - {"unit"}, b - {"unit"}
     return not a or not b or bool(a & b)

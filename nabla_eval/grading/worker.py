@@ -1,9 +1,9 @@
 """The process that runs computer algebra on untrusted answers.
 
 Protocol on stdin and stdout: a message is its length in bytes (4 bytes, big-endian) and that many
-bytes of JSON. The worker says {"ready": true} once, then answers every
-{"gold", "answer", "seconds"} with {"equal", "error"}. It ends when stdin closes. The parent kills it
-at the deadline; should the parent be gone by then, the kernel's alarm ends it.
+bytes of JSON. The worker says {"ready": true} once, then answers every {"gold", "answer",
+"seconds"} with {"equal", "error"}. It ends when stdin closes. The parent kills it at the deadline;
+should the parent be gone by then, the kernel's alarm ends it.
 """
 
 from __future__ import annotations
