@@ -111,15 +111,13 @@ class RejectionRow:
         n = int(drafts.config["n"])
         process = rejections.best_of_n_process(rejections.draft_rewards(drafts.records))
         rows = [
-            cls.measured(f"{drafts.name}'s drafts, first = accepted", n, process.with_first),
-            cls._exact(f"i.i.d. draws: 1 - H_{n}/{n}", n, rejections.first_accepted_baseline(n)),
+            cls.measured(f"{drafts.name} drafts", n, process.with_first),
+            cls._exact(f"1 - H_{n}/{n}", n, rejections.first_accepted_baseline(n)),
         ]
         if n > 1:
             exact = rejections.challengers_baseline(n)
-            rows.insert(
-                1, cls.measured(f"{drafts.name}'s drafts, challengers", n, process.challengers)
-            )
-            rows.append(cls._exact(f"i.i.d. challengers: 1 - (H_{n} - 1)/{n - 1}", n, exact))
+            rows.insert(1, cls.measured("... challengers only", n, process.challengers))
+            rows.append(cls._exact(f"1 - (H_{n} - 1)/{n - 1}", n, exact))
         return rows
 
     @classmethod

@@ -29,17 +29,18 @@ def accuracy_table(runs: Iterable[Run]) -> Table[AccuracyRow]:
     columns = [
         Column[AccuracyRow]("Run", lambda row: row.run, "left"),
         Column[AccuracyRow](
-            "Accuracy ± s.e.", lambda row: f"{number(100 * row.accuracy)} ± {percent(row.se)}"
+            "Accuracy ± se", lambda row: f"{number(100 * row.accuracy)} ± {percent(row.se)}"
         ),
-        Column[AccuracyRow]("Model calls", lambda row: number(row.model_calls)),
+        Column[AccuracyRow]("Calls", lambda row: number(row.model_calls)),
         Column[AccuracyRow]("Tokens", lambda row: number(row.generated_tokens)),
-        Column[AccuracyRow]("Gradients", lambda row: number(row.gradient_passes)),
-        Column[AccuracyRow]("Correct/100 calls", lambda row: number(row.correct_per_100_calls, 2)),
+        Column[AccuracyRow]("Grads", lambda row: number(row.gradient_passes)),
+        Column[AccuracyRow]("Right/100", lambda row: number(row.correct_per_100_calls, 2)),
         Column[AccuracyRow]("Seconds", lambda row: number(row.seconds)),
     ]
     notes = [
-        "Calls, generated tokens and gradient passes are means per problem; seconds are of the "
-        "whole run. A token or a scoring is one call, a gradient pass four."
+        "Model calls, generated tokens and gradient passes are means per problem (a token or a "
+        "scoring is one call, a gradient pass four). Right/100: correct answers per 100 calls. "
+        "Seconds: generation, all problems."
     ]
     return Table("accuracy", "Accuracy and cost", columns, rows, notes)
 
@@ -48,18 +49,43 @@ def rejection_table(runs: Iterable[Run], drafts: Run) -> Table[RejectionRow]:
     """Rejection rates of `runs` above their controls; `drafts` is a best-of-N run without stop."""
     rows = [*(RejectionRow.of(run) for run in runs), *RejectionRow.controls(drafts)]
     columns = [
-        Column[RejectionRow]("Draws", lambda row: row.run, "left"),
+        Column[RejectionRow]("Draws of", lambda row: row.run, "left"),
         Column[RejectionRow]("Judged", lambda row: _count(row.candidates)),
         Column[RejectionRow]("Rejected", lambda row: percent(row.rate, 2)),
-        Column[RejectionRow]("95 % interval", lambda row: percent_range(row.ci95)),
+        Column[RejectionRow]("95 % CI", lambda row: percent_range(row.ci95)),
         Column[RejectionRow]("Ties", _tie_share),
-        Column[RejectionRow]("First rejected", _first),
+        Column[RejectionRow](
+            "First", lambda row: percent(row.first.rate) if row.first else MISSING
+        ),
+        Column[RejectionRow](
+            "95 % CI", lambda row: percent_range(row.first.ci95) if row.first else MISSING
+        ),
     ]
     notes = [
-        "Ties are rejected; their share of the judged candidates is listed too. Intervals resample "
-        "problems. First: the first candidate of each problem."
+        "Ties are rejected; their share of all judged is listed apart. First: the first candidate "
+        "of each problem. Intervals resample problems. The last two lines are closed forms."
     ]
     return Table("rejection", "Rejection rate", columns, rows, notes)
+
+
+def index_table(runs: Iterable[Run]) -> Table[RejectionRow]:
+    """Rejection rate of the first, second, ... candidates of all problems."""
+    rows = [RejectionRow.of(run) for run in runs]
+    longest = max((len(row.by_index) for row in rows), default=0)
+    columns = [Column[RejectionRow]("Candidate", lambda row: row.run, "left")]
+    columns += [_nth(index) for index in range(longest)]
+    notes = ["In brackets: how many problems got that far."]
+    return Table("rejection_by_index", "Rejection by candidate", columns, rows, notes)
+
+
+def _nth(index: int) -> Column[RejectionRow]:
+    def cell(row: RejectionRow) -> str:
+        if index >= len(row.by_index):
+            return MISSING
+        found = row.by_index[index]
+        return f"{percent(found.rate, 0)} ({found.candidates})"
+
+    return Column(str(index + 1), cell)
 
 
 def difference_table(
@@ -69,10 +95,10 @@ def difference_table(
     rows = [DifferenceRow.accuracy(ours, rival) for rival in rivals]
     rows += [row for twin in twins for row in DifferenceRow.rejection(ours, twin)]
     columns = [
-        Column[DifferenceRow]("Difference", lambda row: f"{row.a} - {row.b}", "left"),
+        Column[DifferenceRow](f"{ours.name} minus", lambda row: row.b, "left"),
         Column[DifferenceRow]("in", lambda row: row.measure, "left"),
         Column[DifferenceRow]("Points", lambda row: points(row.difference)),
-        Column[DifferenceRow]("95 % interval", lambda row: points_range(row.ci95)),
+        Column[DifferenceRow]("95 % CI", lambda row: points_range(row.ci95)),
         Column[DifferenceRow](
             "Won : lost",
             lambda row: MISSING if row.wins is None else f"{row.wins} : {row.losses}",
@@ -107,10 +133,3 @@ def _tie_share(row: RejectionRow) -> str:
     return (
         percent(row.ties / row.candidates) if row.ties is not None and row.candidates else MISSING
     )
-
-
-def _first(row: RejectionRow) -> str:
-    first = row.first
-    if first is None:
-        return MISSING
-    return f"{percent(first.rate)} ({percent_range(first.ci95)})"

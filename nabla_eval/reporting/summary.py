@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +27,19 @@ class Summary:
 
 
 def verdict(row: DifferenceRow) -> str:
-    """One honest sentence about a paired difference."""
-    if row.difference != row.difference:
-        return f"{row.a} and {row.b} cannot be compared in {row.measure}: no data."
-    numbers = f"{points(row.difference)} points, 95 % interval {points_range(row.ci95)}"
-    counts = "" if row.wins is None else f", {row.wins} problems won and {row.losses} lost"
-    what = f"in {row.measure} on {row.problems} problems ({numbers}{counts})"
+    """One honest sentence about a paired difference: above or below only where the interval is."""
+    measure = row.measure.capitalize()
+    if math.isnan(row.difference):
+        return f"{measure}: {row.a} and {row.b} cannot be compared, there are no data."
+    numbers = f"95 % interval {points_range(row.ci95)}, {row.problems} problems"
+    if row.wins is not None:
+        numbers += f", {row.wins} won and {row.losses} lost"
     if not row.decided:
-        return f"{row.a} cannot be told apart from {row.b} {what}."
-    return f"{row.a} is {'above' if row.difference > 0 else 'below'} {row.b} {what}."
+        difference = f"{points(row.difference)} points, {numbers}"
+        return f"{measure}: {row.a} and {row.b} cannot be told apart ({difference})."
+    side = "above" if row.difference > 0 else "below"
+    distance = points(abs(row.difference)).lstrip("+")
+    return f"{measure}: {row.a} is {distance} points {side} {row.b} ({numbers})."
 
 
 def write(summary: Summary, folder: str | Path) -> list[Path]:

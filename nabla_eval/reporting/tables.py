@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import rich.box
 import rich.table
 from rich.text import Text
 
@@ -45,6 +46,9 @@ class Table(Generic[R]):
 def to_rich(table: Table[Any]) -> rich.table.Table:
     """For a terminal; text is never read as rich markup."""
     view = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD,
+        collapse_padding=True,  # to fit 80 columns
+        pad_edge=False,
         title=Text(table.title, style="bold"),
         title_justify="left",
         caption=Text("\n".join(table.notes)) if table.notes else None,

@@ -21,11 +21,11 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def percent_range(interval: tuple[float, float] | None, digits: int = 1) -> str:
-    """An interval of shares: 64.1 to 70.9 %."""
+    """An interval of shares in per cent: 64.1–70.9."""
     if interval is None or math.isnan(interval[0]):
         return MISSING
     low, high = interval
-    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 
 def points(difference: float, digits: int = 1) -> str:

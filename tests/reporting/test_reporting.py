@@ -20,6 +20,7 @@ from nabla_eval.reporting.rows import DifferenceRow, RejectionRow, examples
 from nabla_eval.reporting.standard import (
     accuracy_table,
     difference_table,
+    index_table,
     rejection_table,
     revision_table,
 )
@@ -85,6 +86,7 @@ def all_tables(ours, twin):
     return [
         accuracy_table([ours, twin]),
         rejection_table([ours, twin], ours),
+        index_table([ours, twin]),
         difference_table(ours, [twin], [twin]),
         revision_table(ours),
     ]
@@ -124,10 +126,17 @@ def test_rejection_stands_beside_its_controls(ours, twin):
     assert "66.03 %" in shown and "75.46 %" in shown
 
 
+def test_rejection_by_index_says_how_many_problems_got_that_far(ours, twin):
+    assert index_table([ours, twin]).cells() == [
+        ["ours", "33 % (3)", "100 % (1)"],
+        ["twin", "75 % (4)", MISSING],
+    ]
+
+
 def test_one_draw_has_no_challengers():
     single = make_run("one", [[], []], [1, 0], config={"n": 1}, drafts=[{"reward": 0.0}])
     names = [row.run for row in RejectionRow.controls(single)]
-    assert names == ["one's drafts, first = accepted", "i.i.d. draws: 1 - H_1/1"]
+    assert names == ["one drafts", "1 - H_1/1"]
 
 
 def test_differences_are_worded_as_their_intervals_allow(ours, twin):
@@ -136,11 +145,11 @@ def test_differences_are_worded_as_their_intervals_allow(ours, twin):
     assert "cannot be told apart" in verdict(row) and "+25.0 points" in verdict(row)
     better = DifferenceRow("accuracy", "a", "b", 100, 0.1, (0.05, 0.15), 12, 2)
     assert verdict(better) == (
-        "a is above b in accuracy on 100 problems (+10.0 points, 95 % interval +5.0 to +15.0, "
-        "12 problems won and 2 lost)."
+        "Accuracy: a is 10.0 points above b "
+        "(95 % interval +5.0 to +15.0, 100 problems, 12 won and 2 lost)."
     )
     worse = DifferenceRow("rejection", "a", "b", 100, -0.1, (-0.15, -0.05))
-    assert verdict(worse).startswith("a is below b in rejection")
+    assert verdict(worse).startswith("Rejection: a is 10.0 points below b (95 % interval -15.0")
     nothing = DifferenceRow("rejection", "a", "b", 0, math.nan, (math.nan, math.nan))
     assert "no data" in verdict(nothing) and not nothing.decided
 
