@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from nabla_eval.embedded.countdown import test_problems, verify
@@ -18,7 +19,12 @@ def dataset(*, countdown_numbers: int = 4, **others: Any) -> dict[str, Any]:
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(test_problems(PROBLEMS, numbers=countdown_numbers, seed=0))}
+    return {"test": Dataset.from_list(_problems(countdown_numbers))}
+
+
+@cache  # drawing them takes seconds, and comparisons load the task once per method
+def _problems(numbers: int) -> list[dict[str, Any]]:
+    return test_problems(PROBLEMS, numbers=numbers, seed=0)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:

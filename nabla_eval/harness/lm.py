@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
-from nabla_eval.models.chat import DATE
+from nabla_eval.models.chat import render
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
 
@@ -69,9 +68,6 @@ class NablaLM(HFLM):
             self.pair = self._adopt(pair)
         self.models = loading.identity(self.pair)
         self._read = Reader(self.arguments, self.tok_decode([self.eot_token_id], False))
-        # A template may print today's date; a prompt must not depend on the day.
-        fixed = {"date_string": DATE, "strftime_now": datetime.strptime(DATE, "%d %b %Y").strftime}
-        self.chat_template_args = {**fixed, **self.chat_template_args}
 
     @classmethod
     def create_from_arg_obj(
@@ -134,7 +130,13 @@ class NablaLM(HFLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """Render a conversation, and remember it: the reward model has a template of its own."""
-        prompt = super().apply_chat_template(chat_history, add_generation_prompt)
+        prompt = render(
+            self.tokenizer,
+            chat_history,
+            generate=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            **self.chat_template_args,
+        )
         self._conversations[prompt] = [dict(message) for message in chat_history]
         return prompt
 
