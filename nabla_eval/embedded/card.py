@@ -12,6 +12,8 @@ from typing import Any
 from nabla_eval.errors import DataError
 
 CARD = "card.json"
+README = "README.md"
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FOLDERS = ("policy", "reward")
 SCHEMA = 1
 
@@ -70,3 +72,12 @@ def verify_files(folder: Path) -> list[str]:
                 f"card says {expected[name]['sha256'][:12]} ({expected[name]['bytes']} bytes)"
             )
     return problems
+
+
+def render_card(card: dict[str, Any]) -> str:
+    """The card as Markdown; every number in it is read from the card."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(card) + "\n"

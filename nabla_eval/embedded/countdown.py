@@ -18,18 +18,16 @@ from typing import Any, Final, Literal, TypeAlias
 from nabla_eval.errors import ConfigError
 
 Split: TypeAlias = Literal["train", "validation", "test"]
+Move: TypeAlias = tuple[int, str, int, int, list[int]]  # left, operator, right, result, the rest
 
-MAX_INPUT: Final = 20
 MAX_VALUE: Final = 99
 MIN_TARGET: Final = 10
 SPLIT_BUCKETS: Final = 16
 OPERATORS: Final = ("+", "-", "*", "/")
-EOS: Final = "<eos>"
 
-_INTEGER = r"(?:0|[1-9][0-9]?)"
-_EQUATION = re.compile(rf"({_INTEGER})([-+*/])({_INTEGER})=({_INTEGER})")
-_PROMPT = re.compile(rf"({_INTEGER}(?:,{_INTEGER})*)=({_INTEGER})\?")
-_TOKEN = re.compile(rf"<eos>|{_INTEGER}|.", re.DOTALL)
+INTEGER: Final = r"(?:0|[1-9][0-9]?)"
+_EQUATION = re.compile(rf"({INTEGER})([-+*/])({INTEGER})=({INTEGER})")
+_PROMPT = re.compile(rf"({INTEGER}(?:,{INTEGER})*)=({INTEGER})\?")
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def solve(problem: ProblemLike) -> str | None:
 def _search(values: list[int], target: int) -> list[str] | None:
     if len(values) == 1:
         return [] if values[0] == target else None
-    for left, operator, right, result, rest in _moves(values):
+    for left, operator, right, result, rest in moves(values):
         if target in reachable(tuple(sorted((*rest, result)))):
             tail = _search([*rest, result], target)
             if tail is not None:
@@ -168,7 +166,8 @@ def _search(values: list[int], target: int) -> list[str] | None:
     return None
 
 
-def _moves(values: list[int]) -> Iterator[tuple[int, str, int, int, list[int]]]:
+def moves(values: Sequence[int]) -> Iterator[Move]:
+    """Every legal next step from the available values."""
     for i, left in enumerate(values):
         for j, right in enumerate(values):
             if i == j:
@@ -178,82 +177,6 @@ def _moves(values: list[int]) -> Iterator[tuple[int, str, int, int, list[int]]]:
                 result = combine(left, operator, right)
                 if result is not None:
                     yield left, operator, right, result, rest
-
-
-# --- prefix oracle ------------------------------------------------------------------------------
-
-
-def tokenise(text: str) -> list[str]:
-    """Split a response as the tokenizer does: integers 0..99, symbols, ``<eos>``."""
-    return _TOKEN.findall(text)
-
-
-class PrefixOracle:
-    """Reads a response token by token and knows whether the target can still be reached.
-
-    Integers are atomic, as in the vocabulary: after ``1`` the number is 1, not the start of 14.
-    A dead prefix stays dead. ``<eos>`` is alive only after a complete solution.
-    """
-
-    def __init__(self, problem: ProblemLike) -> None:
-        problem = as_problem(problem)
-        self._target = problem.target
-        self._available = list(problem.numbers)
-        self._equation: list[str] = []
-        self.finished = False
-        self.alive = solvable(problem)
-
-    def read(self, token: str) -> bool:
-        """Take one more token and say whether the prefix that ends with it is alive."""
-        self.alive = self.alive and not self.finished and self._admits(token)
-        return self.alive
-
-    def _admits(self, token: str) -> bool:
-        slot = len(self._equation)
-        if slot == 5:
-            return self._close(token)
-        if slot in (0, 2, 4) and not re.fullmatch(_INTEGER, token):
-            return False
-        self._equation.append(token)
-        if slot == 3:
-            return token == "="
-        if slot == 4:
-            return self._result() == int(token)
-        return any(self._fits(move) for move in _moves(self._available))
-
-    def _fits(self, move: tuple[int, str, int, int, list[int]]) -> bool:
-        left, operator, right, result, rest = move
-        written = [str(left), operator, str(right)][: len(self._equation)]
-        if written != self._equation:
-            return False
-        return self._target in reachable(tuple(sorted((*rest, result))))
-
-    def _result(self) -> int | None:
-        left, operator, right = self._equation[:3]
-        return combine(int(left), operator, int(right))
-
-    def _close(self, token: str) -> bool:
-        left, right, result = (int(self._equation[slot]) for slot in (0, 2, 4))
-        self._available.remove(left)
-        self._available.remove(right)
-        self._available.append(result)
-        self._equation = []
-        if len(self._available) > 1:
-            return token == ";"
-        self.finished = token == EOS
-        return self.finished
-
-
-def prefix_labels(problem: ProblemLike, tokens: Sequence[str]) -> list[bool]:
-    """For each prefix ``tokens[:1] .. tokens[:]``, whether the target is still reachable."""
-    oracle = PrefixOracle(problem)
-    return [oracle.read(token) for token in tokens]
-
-
-def prefix_reachable(problem: ProblemLike, prefix: str) -> bool:
-    """Whether some continuation of the prefix (possibly inside an equation) is a solution."""
-    labels = prefix_labels(problem, tokenise(prefix))
-    return labels[-1] if labels else solvable(problem)
 
 
 # --- problems and their split -------------------------------------------------------------------
@@ -301,9 +224,14 @@ def test_problems(n: int, numbers: int = 4, seed: int = 0) -> list[dict[str, Any
 test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
 
 
+def largest_input(numbers: int) -> int:
+    """20 with four numbers; 30 with fewer, where 20 would leave too few test problems."""
+    return 20 if numbers >= 4 else 30
+
+
 def _draw(rng: random.Random, numbers: int) -> Problem:
     """A uniform multiset: the bars of a stars-and-bars code are a uniform combination."""
-    bars = sorted(rng.sample(range(MAX_INPUT + numbers - 1), numbers))
+    bars = sorted(rng.sample(range(largest_input(numbers) + numbers - 1), numbers))
     multiset = tuple(bar - i + 1 for i, bar in enumerate(bars))
     return Problem(multiset, rng.randint(MIN_TARGET, MAX_VALUE))
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabla_eval.embedded.countdown import (
-    MAX_INPUT,
     MAX_VALUE,
     MIN_TARGET,
     OPERATORS,
     Problem,
+    largest_input,
     split_of,
 )
 from nabla_eval.embedded.tokenizer import EOS_ID, IDS
@@ -31,7 +31,7 @@ def random_walks(
     Each step picks an ordered pair and then one of the operators that are legal for it; walks that
     get stuck are dropped, so N is at most `count`.
     """
-    inputs = rng.integers(1, MAX_INPUT + 1, size=(count, numbers))
+    inputs = rng.integers(1, largest_input(numbers) + 1, size=(count, numbers))
     available, legal = inputs.copy(), np.ones(count, dtype=bool)
     columns: list[Integers] = []
     for left_over in range(numbers, 1, -1):

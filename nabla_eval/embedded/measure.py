@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nabla_eval.embedded.countdown import Problem, prefix_labels, problems, verify
+from nabla_eval.embedded.countdown import Problem, problems, verify
+from nabla_eval.embedded.prefix import prefix_labels
 from nabla_eval.embedded.sampling import prefix_scores, response_text, sample, token_logits
 from nabla_eval.embedded.tokenizer import token_strings
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nabla_eval.embedded.countdown import Problem, prefix_labels, problems
+from nabla_eval.embedded.countdown import Problem, problems
 from nabla_eval.embedded.policy import Report, adamw, seeded, update
+from nabla_eval.embedded.prefix import prefix_labels
 from nabla_eval.embedded.sampling import padded, sample, token_logits
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 
@@ -26,12 +27,12 @@ class RewardRecipe:
 
     seed: int = 0
     numbers: int = 4
-    steps: int = 1000
-    batch: int = 256
+    steps: int = 1200
+    batch: int = 128
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     warmup: int = 50
-    questions: int = 12_000
+    questions: int = 6_000
     samples: int = 8
     temperatures: tuple[float, ...] = (0.7, 1.0)
     replaced: float = 0.5

@@ -14,10 +14,10 @@ import torch
 
 from nabla_eval.embedded.card import write_card
 from nabla_eval.embedded.countdown import (
-    MAX_INPUT,
     MAX_VALUE,
     MIN_TARGET,
     SPLIT_BUCKETS,
+    largest_input,
     problems,
     split_of,
 )
@@ -120,7 +120,7 @@ def _task(numbers: int) -> dict[str, Any]:
     return {
         "name": "Countdown",
         "numbers": numbers,
-        "inputs": [1, MAX_INPUT],
+        "inputs": [1, largest_input(numbers)],
         "results": [1, MAX_VALUE],
         "targets": [MIN_TARGET, MAX_VALUE],
         "split": f"hash(sorted numbers, target) mod {SPLIT_BUCKETS}: "

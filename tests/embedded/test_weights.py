@@ -1,0 +1,165 @@
+"""The shipped files are the ones the card describes, and they do what the card says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from nabla_eval.cli.embedded import embedded
+from nabla_eval.embedded import WEIGHTS, paths
+from nabla_eval.embedded.card import CARD, README, read_card, render_card, verify_files
+from nabla_eval.embedded.countdown import problems, split_of, verify
+from nabla_eval.embedded.measure import auc, greedy_right, within_auc
+from nabla_eval.embedded.sampling import prefix_scores, response_text, sample
+from nabla_eval.errors import DataError
+
+CARD_CONTENT = read_card(WEIGHTS)
+SPOT = 200  # problems of the spot checks
+
+
+@pytest.fixture(scope="module")
+def policy() -> Any:
+    return AutoModelForCausalLM.from_pretrained(paths()[0]).eval()
+
+
+@pytest.fixture(scope="module")
+def reward() -> Any:
+    return AutoModelForTokenClassification.from_pretrained(paths()[1]).eval()
+
+
+@pytest.fixture()
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(WEIGHTS, tmp_path / "pair"))
+
+
+# --- bytes --------------------------------------------------------------------------------------
+
+
+def test_the_shipped_bytes_are_those_of_the_card() -> None:
+    assert verify_files(WEIGHTS) == []
+    names = CARD_CONTENT["files"].keys()
+    assert {"policy/model.safetensors", "reward/model.safetensors"} <= names
+    assert sum(entry["bytes"] for entry in CARD_CONTENT["files"].values()) < 8_000_000
+
+
+@pytest.mark.parametrize("name", ["policy/model.safetensors", "reward/tokenizer.json"])
+def test_verify_detects_one_flipped_bit(copy: Path, name: str) -> None:
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert [difference.split(":")[0] for difference in verify_files(copy)] == [name]
+    result = CliRunner().invoke(embedded, ["verify", str(copy)])
+    assert isinstance(result.exception, DataError) and name in str(result.exception)
+
+
+def test_verify_detects_missing_and_added_files(copy: Path) -> None:
+    (copy / "policy" / "config.json").unlink()
+    (copy / "reward" / "extra.bin").write_bytes(b"x")
+    assert verify_files(copy) == [
+        "policy/config.json: missing",
+        "reward/extra.bin: not in the card",
+    ]
+
+
+def test_a_folder_without_a_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No model card"):
+        verify_files(tmp_path)
+    (tmp_path / CARD).write_text('{"schema": 0}')
+    with pytest.raises(DataError, match="has schema 0"):
+        read_card(tmp_path)
+
+
+def test_the_readme_is_the_rendered_card() -> None:
+    assert (WEIGHTS.parent / README).read_text(encoding="utf-8") == render_card(CARD_CONTENT)
+
+
+def test_commands_print_the_card_and_the_verdict() -> None:
+    runner = CliRunner()
+    assert "all as the card says" in runner.invoke(embedded, ["verify"]).output
+    assert "Countdown" in runner.invoke(embedded, ["card"]).output
+    assert '"schema": 1' in runner.invoke(embedded, ["card", "--json"]).output
+    refused = runner.invoke(
+        embedded, ["train", "--output", "x", "--minutes", "1", "--policy-steps", "3"]
+    )
+    assert refused.exit_code == 2 and "--minutes chooses the steps" in refused.output
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def test_the_card_meets_what_the_task_was_made_for() -> None:
+    """A fair test bed (DESIGN 10): uncertain, diverse, and with a reward model that helps."""
+    measured = CARD_CONTENT["measured"]
+    draw = measured["sampled"]["T=0.7"]
+    assert measured["problems"] >= 1000
+    assert draw["pass@8"]["value"] - measured["greedy_accuracy"]["value"] >= 0.20
+    assert draw["distinct_responses_of_8"]["value"] >= 4
+    gain = draw["best_of_8_gain"]
+    assert gain["value"] > 5 * gain["standard_error"]
+
+
+def test_the_card_found_training_and_test_disjoint() -> None:
+    found = CARD_CONTENT["disjointness"]
+    assert found["shared_with_policy_training"] == found["shared_with_reward_training"] == 0
+    assert found["all_in_test_split"] and found["test_problems"] >= 1000
+    held_out = problems(found["test_problems"], "test")
+    assert all(split_of(problem) == "test" for problem in held_out)
+
+
+def test_greedy_accuracy_is_the_cards(policy: Any) -> None:
+    """200 of the card's problems; 5 binomial standard deviations fail with p < 1e-6."""
+    stated = CARD_CONTENT["measured"]["greedy_accuracy"]["value"]
+    measured = greedy_right(policy, problems(SPOT, "test")).mean()
+    assert abs(measured - stated) < 5 * np.sqrt(stated * (1 - stated) / SPOT)
+
+
+def test_sampled_accuracy_and_reward_ranking_are_the_cards(policy: Any, reward: Any) -> None:
+    """4 samples of 200 problems at T = 0.7, keyed otherwise than the card's."""
+    draw = CARD_CONTENT["measured"]["sampled"]["T=0.7"]
+    questions = [problem for problem in problems(SPOT, "test") for _ in range(4)]
+    generator = torch.Generator().manual_seed(123)
+    responses = sample(policy, questions, temperature=0.7, generator=generator)
+    pairs = zip(questions, responses, strict=True)
+    right = np.array([verify(question, response_text(ids)) for question, ids in pairs])
+    stated = draw["accuracy"]["value"]
+    # The card's standard error is over 1600 problems with 8 draws; 4 draws at most double a
+    # problem's variance, so this bounds 5 standard deviations.
+    bound = draw["accuracy"]["standard_error"] * np.sqrt(
+        CARD_CONTENT["measured"]["problems"] / SPOT
+    )
+    assert abs(right.mean() - stated) < 5 * np.sqrt(2) * bound
+    final = np.array([row[-1].item() for row in prefix_scores(reward, questions, responses)])
+    pooled = auc(final[right], final[~right])
+    # Hanley and McNeil's bound on the variance of an AUC: A (1 - A) / min(positives, negatives).
+    smaller = min(right.sum(), (~right).sum())
+    area = draw["reward_auc"]["pooled"]
+    assert abs(pooled - area) < 5 * np.sqrt(max(area * (1 - area), 1 / smaller) / smaller)
+
+
+def test_scores_do_not_depend_on_padding_or_what_follows(reward: Any) -> None:
+    """A prefix's score is a function of the prefix: rows of other lengths change nothing."""
+    question = problems(1, "test")[0]
+    long, short = [17, 100, 10, 104, 27, 105], [17, 100, 10]
+    alone = prefix_scores(reward, [question], [short])[0]
+    beside = prefix_scores(reward, [question, question], [short, long])
+    torch.testing.assert_close(beside[0], alone)
+    torch.testing.assert_close(beside[1][:3], alone)
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def test_auc_counts_pairs() -> None:
+    assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == (0.5 + 3) / 4
+    assert auc(np.array([]), np.array([1.0])) is None
+    scores = np.array([[1.0, 2.0], [5.0, 4.0], [1.0, 1.0], [7.0, 8.0]])
+    right = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert within_auc(scores, right) == 0.5  # 1, 0 and a tie; the last has no wrong sample
