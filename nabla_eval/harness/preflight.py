@@ -1,7 +1,7 @@
 """Refusing a wrong command line at once, and in one paragraph.
 
 lm-eval indexes all its tasks (some 10 to 20 seconds) and loads torch before it asks for the model.
-The start-up hook therefore calls `check_command_line` when lm-eval's command line has been parsed.
+So `check_command_line` is for the start-up hook to call when lm-eval's command line begins to run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -53,9 +54,9 @@ def _stored(config: str | None) -> dict[str, Any]:
     """lm-eval's `--config` file."""
     if config is None:
         return {}
-    from lm_eval.config.evaluate_config import EvaluatorConfig
+    import yaml
 
-    return dict(EvaluatorConfig.load_yaml_config(config))
+    return dict(yaml.safe_load(Path(config).read_text(encoding="utf-8")))
 
 
 def _merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
