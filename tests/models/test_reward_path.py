@@ -1,0 +1,156 @@
+"""The reward's whole path (frame, aligned table, base, head) against transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+
+from nabla_eval.dto.objective import Site, reward_inputs, reward_scores
+from nabla_eval.models.chat import encode
+from nabla_eval.models.load import pair_from, policy_from, reward_from
+from nabla_eval.models.pair import Pair, Reward
+
+USER = {"role": "user", "content": "Is 12+34=46?"}
+SYSTEM = {"role": "system", "content": "Judge."}
+TURNS = [USER, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And 7*8?"}]
+RESPONSES = ("The answer is \\boxed{56}.", "It is 56, for:\n\n- 7*8 = 56 ✓", "4")
+
+
+def path(reward: Reward, messages: list[dict[str, str]], rows: list[tuple[int, ...]]) -> Any:
+    """Scores `[B, T]` of policy token rows as one left-padded batch, and the mask."""
+    frame = reward.frame(messages)
+    sites = [Site((), frame, row, len(row)) for row in rows]
+    embeds, mask, _ = reward_inputs(reward, sites)
+    return reward_scores(reward, embeds, mask), mask
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "family"),
+    [
+        (build.QWEN25, build.QWEN3, "qwen3"),
+        (build.QWEN3, build.QWEN25, "qwen2"),
+        (build.LLAMA, build.LLAMA, "llama"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+def test_reward_of_a_conversation_is_transformers_own(
+    real: Callable[[str], Any],
+    own: str,
+    other: str,
+    family: str,
+    kind: str,
+) -> None:
+    tokenizer, judge_tokenizer = real(own), real(other)
+    policy = policy_from(build.tiny("policy", tokenizer, rows=152064), tokenizer)
+    model = build.tiny(kind, judge_tokenizer, family, rows=151936, seed=1)
+    reward = reward_from(model, judge_tokenizer, policy)
+    for messages in ([USER], [SYSTEM, USER], [SYSTEM, *TURNS]):
+        scores, _ = path(reward, messages, [encode(tokenizer, text) for text in RESPONSES])
+        for row, response in zip(scores, RESPONSES, strict=True):
+            chat = [*messages, {"role": "assistant", "content": response}]
+            encoded = judge_tokenizer.apply_chat_template(
+                chat, return_tensors="pt", date_string="26 Jul 2024"
+            )
+            with torch.no_grad():
+                whole = model(input_ids=encoded["input_ids"]).logits
+            expected = whole[0, -1, 0] if kind == "process" else whole[0, 0]
+            torch.testing.assert_close(row[-1], expected, atol=1e-6, rtol=0)
+
+
+def shuffled_pair(seed: int) -> tuple[Pair, Pair]:
+    """One reward model under the policy's ids, and the same one under shuffled ids."""
+    words = list(build.WORDS)
+    tokenizer = build.word_tokenizer(words)
+    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
+    model = build.tiny("process", tokenizer, seed=1)
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(seed)).tolist()
+    other_tokenizer = build.word_tokenizer([words[i] for i in order])
+    other = build.tiny("process", tokenizer, seed=1)
+    with torch.no_grad():
+        lookup = other.get_input_embeddings().weight
+        lookup[: len(order)] = lookup[order]
+    straight = pair_from(policy, model, tokenizer)
+    return straight, pair_from(policy, other, other_tokenizer)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shuffled_vocabulary_gives_the_same_reward(seed: int) -> None:
+    straight, shuffled = shuffled_pair(seed)
+    rows = [tuple(range(5, 17)), (3, 1, 4)]
+    chat = [{"role": "user", "content": "1+2=?"}]
+    one, other = (path(pair.judge, chat, rows)[0] for pair in (straight, shuffled))
+    assert torch.equal(one[:, -1], other[:, -1])
+    assert shuffled.judge.frame(chat).before != straight.judge.frame(chat).before
+    assert shuffled.judge.known is None
+
+
+def test_padding_on_the_left_changes_no_score() -> None:
+    judge = shuffled_pair(0)[0].judge
+    chat = [{"role": "user", "content": "1+2=?"}]
+    rows = [(3, 1, 4, 1, 5, 9, 2, 6), (5, 3), (5,)]
+    batch, mask = path(judge, chat, rows)
+    for row, scores, length in zip(rows, batch, mask.sum(1).tolist(), strict=True):
+        alone, _ = path(judge, chat, [row])
+        torch.testing.assert_close(scores[-length:], alone[0], atol=1e-12, rtol=0)
+
+
+def test_gradient_flows_through_the_aligned_table() -> None:
+    """dr/dy = E_r . dr/de' (DESIGN 3.1) against central differences in the one-hot entries."""
+    judge = shuffled_pair(1)[1].judge
+    row = (3, 1, 4, 1, 5)
+    chat = [{"role": "user", "content": "1+2=?"}]
+    site = Site((), judge.frame(chat), row, len(row))
+    embeds, mask, (span,) = reward_inputs(judge, [site])
+    embeds.requires_grad_()
+    (gradient,) = torch.autograd.grad(reward_scores(judge, embeds, mask)[0, -1], embeds)
+    ours = gradient[0, span] @ judge.embedding.T
+    step = 1e-5
+    for position, token in ((0, 0), (2, 17), (4, 9), (3, 1)):
+        values = []
+        for sign in (1, -1):
+            moved = embeds.detach().clone()
+            moved[0, span][position] += sign * step * judge.embedding[token]
+            values.append(reward_scores(judge, moved, mask)[0, -1])
+        slope = (values[0] - values[1]) / (2 * step)
+        torch.testing.assert_close(ours[position, token], slope, atol=1e-7, rtol=1e-6)
+
+
+def test_outcome_classifier_agrees_when_it_pools_embeddings_itself() -> None:
+    tokenizer = build.word_tokenizer()
+    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
+    model = build.tiny("outcome", tokenizer, seed=1)
+    judge = reward_from(model, tokenizer, policy)
+    sites = [Site((), judge.frame([USER]), row, len(row)) for row in ((3, 1, 4), (5,))]
+    embeds, mask, _ = reward_inputs(judge, sites)
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        pooled = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places).logits
+    torch.testing.assert_close(reward_scores(judge, embeds, mask)[:, -1], pooled[:, 0])
+
+
+def test_a_shorter_reward_table_grows_without_a_second_copy() -> None:
+    tokenizer = build.word_tokenizer()
+    policy = policy_from(build.tiny("policy", tokenizer, rows=48), tokenizer)
+    model = build.tiny("process", tokenizer, rows=40, seed=1)
+    own = model.get_input_embeddings().weight.clone()
+    judge = reward_from(model, tokenizer, policy)
+    assert judge.embedding.shape == (48, 16) and judge.table.shape == (40, 16)
+    assert judge.embedding.data_ptr() == judge.table.data_ptr()
+    assert model.get_input_embeddings().weight.data_ptr() == judge.table.data_ptr()
+    assert torch.equal(judge.table[: len(tokenizer)], own[: len(tokenizer)])
+    assert judge.known is not None and judge.known.sum() == len(tokenizer)
+
+
+def test_tokens_the_reward_model_lacks_are_known_to_be_unknown() -> None:
+    words = [chr(0x4E00 + i) for i in range(150)]
+    tokenizer, other = build.word_tokenizer(words), build.word_tokenizer(words[1:])
+    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
+    judge = reward_from(build.tiny("process", other, seed=1), other, policy)
+    assert judge.known is not None
+    assert judge.known.nonzero()[:, 0].tolist() == list(range(1, len(tokenizer)))
+    assert judge.embedding[0].abs().sum() == 0
+    assert torch.equal(judge.embedding[1:], judge.table[: len(other)])

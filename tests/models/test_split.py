@@ -1,0 +1,125 @@
+"""Base and head add up to the model, for every architecture that is let in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+
+from nabla_eval.errors import ModelError
+from nabla_eval.models.load import policy_from, reward_from
+from nabla_eval.models.split import split_policy, split_reward
+
+SHARP = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0}
+POLICIES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {},
+    "llama": {},
+    "mistral": {},
+    "gpt2": {},
+    "gemma": {},  # scales embeddings inside the base
+    "gemma2": SHARP,  # caps logits
+    "gemma3_text": {},  # scales embeddings inside the lookup
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 2.0},
+    "cohere": {"logit_scale": 0.5},
+}
+REWARDS = ("qwen2", "qwen3", "llama", "mistral", "gpt2", "gemma", "gemma2")
+TOKENS = torch.tensor([[5, 3, 11, 2, 7]])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", POLICIES)
+def test_policy_is_its_head_on_its_base(family: str, tied: bool) -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny("policy", tokenizer, family, tie_word_embeddings=tied, **POLICIES[family])
+    policy = policy_from(model, tokenizer)
+    with torch.no_grad():
+        states = policy.base(inputs_embeds=policy.embedding[TOKENS]).last_hidden_state
+        torch.testing.assert_close(policy.head(states), model(input_ids=TOKENS).logits)
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+@pytest.mark.parametrize("family", REWARDS)
+def test_reward_is_its_head_on_its_base(family: str, kind: str) -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny(kind, tokenizer, family)
+    halves, process = split_reward(model, family)
+    assert process == (kind == "process")
+    with torch.no_grad():
+        states = halves.base(inputs_embeds=halves.embedding[TOKENS]).last_hidden_state
+        scores, whole = halves.head(states), model(input_ids=TOKENS).logits[..., 0]
+    torch.testing.assert_close(scores if process else scores[:, -1], whole)
+
+
+def test_two_labels_become_log_odds_or_the_probability_of_right() -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny("process", tokenizer, num_labels=2)
+    split_reward(model, "m")  # evaluates, and lets its norms compute in float64
+    with torch.no_grad():
+        wrong, right = model(input_ids=TOKENS).logits.unbind(-1)
+        for how, expected in (
+            ("logit", right - wrong),
+            ("probability", torch.stack([wrong, right]).softmax(0)[1]),
+        ):
+            halves, _ = split_reward(model, "m", how)  # type: ignore[arg-type]
+            states = halves.base(inputs_embeds=halves.embedding[TOKENS]).last_hidden_state
+            torch.testing.assert_close(halves.head(states), expected)
+
+
+def test_bfloat16_scores_are_not_rounded_to_bfloat16() -> None:
+    model = build.tiny("outcome", build.word_tokenizer()).to(torch.bfloat16)
+    head = split_reward(model, "m")[0].head
+    states = 100 * torch.randn(64, 16).to(torch.bfloat16)
+    scores = head(states)
+    assert scores.dtype == torch.float32
+    assert len(scores.unique()) > len(scores.bfloat16().unique())
+
+
+def test_weights_are_frozen_and_dropout_is_off() -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny("process", tokenizer).train()
+    policy = policy_from(build.tiny("policy", tokenizer).train(), tokenizer)
+    reward_from(model, tokenizer, policy)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not policy.base.training and not policy.embedding.requires_grad
+
+
+def test_parameters_leave_out_the_lookup_but_not_a_tied_head() -> None:
+    tokenizer = build.word_tokenizer()
+    counts = [
+        policy_from(build.tiny("policy", tokenizer, tie_word_embeddings=t), tokenizer).parameters
+        for t in (True, False)
+    ]
+    assert counts[0] == counts[1], "the head costs the same whether its weights are shared or not"
+
+
+def test_a_model_that_does_not_add_up_is_refused() -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny("policy", tokenizer)
+    forward = model.forward
+
+    def doubled(*args: Any, **options: Any) -> Any:
+        output = forward(*args, **options)
+        output.logits = 2 * output.logits
+        return output
+
+    model.forward = doubled
+    with pytest.raises(ModelError, match="logits differ from its head on its base"):
+        split_policy(model, "odd")
+
+
+def test_a_reward_model_that_looks_ahead_is_refused() -> None:
+    tokenizer = build.word_tokenizer()
+    model = build.tiny("process", tokenizer, "bert")
+    with pytest.raises(ModelError, match="looks ahead"):
+        split_reward(model, "bert")
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("outcome", 2), ("outcome", 3), ("process", 3)])
+def test_a_classifier_of_another_kind_is_refused(kind: str, labels: int) -> None:
+    model = build.tiny(kind, build.word_tokenizer(), num_labels=labels)
+    with pytest.raises(ModelError, match=f"has {labels} labels"):
+        split_reward(model, "m")
