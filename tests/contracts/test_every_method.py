@@ -1,0 +1,153 @@
+"""What every registered method owes, checked for each of them on a tiny pair in float64."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from nabla_eval.config import flatten
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.methods.registry import METHODS, configure, option_names, spec, start
+from nabla_eval.requests import Generate, Score
+from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
+from nabla_eval.traces.read import restore
+from nabla_eval.traces.schema import dumps, loads
+from nabla_eval.traces.write import record
+
+PAIR = tiny_pair(seed=3)
+
+# Options under which a method does all it can on a tiny pair; others run with their defaults.
+LIVELY = {
+    "nabla": {"n": 5, "passes": 3, "temperature": 1.2, "lr": 0.3, "steps": 5},
+    "best_of_n": {"n": 5, "temperature": 1.2},
+    "self_consistency": {"n": 5, "temperature": 1.2},
+}
+NAMES = sorted(METHODS)
+
+
+def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **options):
+    config = configure(name, {**LIVELY.get(name, {}), **options})
+    problems = tiny_problems(PAIR, count, seed=seed)
+    execute = execute or Executor(PAIR, max_batch_tokens=budget)
+    return drive([start(problem, config) for problem in problems], execute, width)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_key_gives_the_same_answer_and_another_seed_another(name):
+    first = run(name)
+    assert run(name) == first
+    if spec(name).samples:
+        assert [o.tokens for o in run(name, seed=1)] != [o.tokens for o in first]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("width", "budget"), [(1, 1), (2, 50), (6, 10**9)])
+def test_any_batch_size_gives_the_same_answer(name, width, budget):
+    for ours, theirs in zip(run(name, width=width, budget=budget), run(name), strict=True):
+        assert ours.tokens == theirs.tokens
+        assert [c.verdict for c in ours.candidates] == [c.verdict for c in theirs.candidates]
+        assert ours.ledger.model_calls == theirs.ledger.model_calls
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_problem_does_not_depend_on_its_neighbours(name):
+    together = run(name, count=6)
+    config = configure(name, LIVELY.get(name, {}))
+    for i in (0, 3, 5):
+        problem = tiny_problems(PAIR, 6)[i]
+        (alone,) = drive([start(problem, config)], Executor(PAIR))
+        assert alone.tokens == together[i].tokens
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ledger_equals_an_independent_count(name):
+    executor = CountingExecutor(Executor(PAIR))
+    outcomes = run(name, execute=executor)
+    shares = ("parallel_tokens", "speculative_tokens", "speculative_scorings", "speculative_passes")
+    for problem, outcome in zip(tiny_problems(PAIR, 6), outcomes, strict=True):
+        none = dict.fromkeys(shares, 0)
+        counted = executor.totals[problem.id]
+        assert replace(outcome.ledger, **none) == counted
+        assert outcome.ledger.model_calls == (
+            counted.generated_tokens + 4 * counted.gradient_passes + counted.scorings
+        )
+        assert 0 < outcome.ledger.parallel_tokens <= counted.generated_tokens
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "n" in option_names(name)])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_the_budget_of_rollouts_is_never_exceeded(name, n):
+    executor = CountingExecutor(Executor(PAIR))
+    outcomes = run(name, n=n, execute=executor)
+    rollouts = {}
+    for requests in executor.rounds:
+        for request in requests:
+            if isinstance(request, Generate):
+                rollouts[request.problem.id] = rollouts.get(request.problem.id, 0) + 1
+    assert max(rollouts.values()) <= n
+    assert all(len(o.candidates) + len(o.drafts) <= n for o in outcomes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_without_a_reward_never_ask_for_one(name):
+    executor = CountingExecutor(Executor(PAIR))
+    run(name, execute=executor)
+    scored = any(isinstance(r, Score) for requests in executor.rounds for r in requests)
+    assert scored == spec(name).needs_reward
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trace_round_trips(name):
+    config = configure(name, LIVELY.get(name, {}))
+    for problem, outcome in zip(tiny_problems(PAIR, 6), run(name), strict=True):
+        decode = PAIR.policy.decode
+        line = record(problem, name, config, outcome, 0.5, lambda t: decode([t]), decode)
+        again = loads(dumps(line))
+        assert restore(again) == outcome
+        assert again["config"] == json.loads(json.dumps(flatten(config)))
+        assert again["ledger"] == outcome.ledger.as_dict()
+
+
+def decisions(outcome):
+    """Everything but floats, which may differ in the last digit between batches of another shape."""
+    judged = [(c.sweep, c.position, c.new_token, c.verdict, c.tokens) for c in outcome.candidates]
+    return outcome.tokens, outcome.stop, outcome.ended, judged
+
+
+@pytest.mark.parametrize("lookahead", [2, 3, 7])
+def test_lookahead_changes_the_cost_and_nothing_else(lookahead):
+    for ours, theirs in zip(run("nabla", lookahead=lookahead), run("nabla"), strict=True):
+        assert decisions(ours) == decisions(theirs)
+        assert (ours.visited, ours.positions) == (theirs.visited, theirs.positions)
+        surplus = ours.ledger.generated_tokens - theirs.ledger.generated_tokens
+        assert surplus == ours.ledger.speculative_tokens
+        assert ours.ledger.parallel_tokens <= theirs.ledger.parallel_tokens
+
+
+def test_gradient_passes_are_bounded_by_acceptances_and_flips():
+    """DESIGN 3.6: one pass per trajectory, a further one only after a flip (anchor=sampled)."""
+    executor = CountingExecutor(Executor(PAIR))
+    outcomes = run("nabla", execute=executor)
+    extra = {}
+    for requests in executor.rounds:
+        for request in requests:
+            extra.setdefault(request.problem.id, 0)
+    assert any(outcome.ledger.gradient_passes for outcome in outcomes)
+    for outcome in outcomes:
+        accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
+        flips = outcome.ledger.gradient_passes - (accepted + 1)
+        steps = outcome.ledger.refinements * configure("nabla", LIVELY["nabla"]).dto.steps
+        assert flips <= steps
+    calm = run("nabla", lr=1e-6, min_lr=0.0, anchor_offset="margin")  # nothing can flip
+    for outcome in calm:
+        accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
+        assert outcome.ledger.gradient_passes <= accepted + 1
+
+
+def test_every_field_of_the_ledger_adds_up():
+    ones = Ledger(*range(1, 12))
+    assert (ones + ones).as_dict() == {k: 2 * v for k, v in ones.as_dict().items()}

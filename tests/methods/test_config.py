@@ -1,0 +1,83 @@
+"""Options: validated on construction, flat on the command line, refused with a suggestion."""
+
+from __future__ import annotations
+
+import pytest
+
+from nabla_eval.config import DTO, change, fingerprint, flatten
+from nabla_eval.errors import ConfigError
+from nabla_eval.methods.nabla import PRESETS, Nabla
+from nabla_eval.methods.registry import METHODS, configure, option_names
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("nabla", {"stepz": 3}, "steps"),
+        ("nabl", {}, "nabla"),
+        ("greedy", {"n": 8}, "'n'"),
+        ("nabla", {"steps": -1}, "steps=-1"),
+        ("nabla", {"steps": "three"}, "steps='three'"),
+        ("nabla", {"n": 2.5}, "n=2.5"),
+        ("nabla", {"n": True}, "n=True"),
+        ("nabla", {"lr": "nan"}, "lr=nan"),
+        ("nabla", {"lr": 0.01, "min_lr": 0.1}, "min_lr"),
+        ("nabla", {"top_p": 0.0}, "top_p"),
+        ("nabla", {"temperature": 0.0}, "temperature"),
+        ("nabla", {"resample_temperature": -1}, "temperature"),
+        ("nabla", {"anchor": "sample"}, "sampled"),
+        ("nabla", {"update": "last"}, "update"),
+        ("nabla", {"lam": "inf"}, "lam"),
+        ("nabla", {"grad_cache": "perhaps"}, "grad_cache"),
+        ("nabla", {"min_probability": 1.0}, "min_probability"),
+        ("best_of_n", {"n": 0}, "n=0"),
+    ],
+)
+def test_bad_options_are_refused_by_name(method, options, said):
+    with pytest.raises(ConfigError, match=".") as error:
+        configure(method, options)
+    assert said in str(error.value)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError, match="paper"):
+        configure("nabla", {}, preset="papers")
+
+
+def test_command_line_strings_are_read_as_the_option_s_type():
+    config = configure("nabla", {"n": "4", "lr": "1e-1", "grad_cache": "false", "stop_reward": "None"})
+    assert (config.n, config.dto.lr, config.dto.grad_cache, config.stop_reward) == (4, 0.1, False, None)
+
+
+def test_presets_hold_the_values_of_the_paper_and_of_the_released_code():
+    paper, released = (configure("nabla", {}, preset=name) for name in ("paper", "released"))
+    assert (paper.n, paper.passes, paper.sampling.temperature, paper.sampling.top_p) == (8, 1, 0.5, 0.95)
+    assert (paper.dto.steps, paper.dto.lr, paper.dto.min_lr) == (20, 0.01, 0.001)
+    assert (paper.dto.update, paper.dto.anchor) == ("all", "argmax")
+    assert (paper.selection.entropy_threshold, paper.selection.gradient_threshold) == (0.25, 8.0)
+    assert paper.selection.gradient_norm == "logits" and paper.dto.objective.nll_weight == 1.0
+    assert released.dto.update == "first" and released.dto.objective.nll_weight == 1e-3
+    assert released.selection.uncertainty == "top_probability"
+    assert released.selection.top_probability_threshold == 0.97
+    assert released.selection.gradient_norm == "onehot"
+    assert released.resampling.of(released.sampling).temperature == 0.5
+
+
+def test_an_option_overrides_its_preset():
+    assert configure("nabla", {"lr": 0.1}, preset="paper").dto.lr == 0.1
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_flat_options_round_trip_and_have_unique_names(method):
+    config = configure(method, {})
+    assert set(flatten(config)) == set(option_names(method))
+    assert configure(method, flatten(config)) == config
+    assert fingerprint(flatten(config)) == fingerprint(flatten(configure(method, {})))
+
+
+def test_changing_one_option_changes_the_fingerprint_and_nothing_else():
+    config = configure("nabla", {})
+    other = change(config, lr=0.25)
+    assert other.dto == DTO(**{**vars(config.dto), "lr": 0.25})
+    assert fingerprint(flatten(other)) != fingerprint(flatten(config))
+    assert isinstance(other, Nabla) and set(PRESETS) == {"paper", "released"}

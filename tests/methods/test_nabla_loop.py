@@ -1,0 +1,230 @@
+"""The decoding loop with scripted answers: every branch of DESIGN 3.4, without a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
+from nabla_eval.config import Sampling
+from nabla_eval.engine.drive import drive
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.randomness import Key
+from nabla_eval.requests import (
+    Differentiate,
+    Frame,
+    Generate,
+    Gradient,
+    Judgement,
+    Problem,
+    Refine,
+    Refinement,
+    Score,
+    Trajectory,
+)
+
+FRAME = Frame((), ())
+
+
+def problem(name: str = "p") -> Problem:
+    return Problem(Key.root(0) / name, (1,), FRAME, 8, id=name)
+
+
+def trajectory(tokens, key=Key.root(0), entropy=1.0) -> Trajectory:
+    L = len(tokens)
+    entropies = (entropy,) * L if isinstance(entropy, float) else tuple(entropy)
+    return Trajectory(
+        tuple(tokens), " ".join(map(str, tokens)), L, "length", tuple(tokens), entropies,
+        (0.5,) * L, key,
+    )  # fmt: skip
+
+
+class Script:
+    """Answers by table: drafts, draws by (sweep, position), rewards by token sequence."""
+
+    def __init__(self, draft, draws, rewards, entropy=1.0, norms=None):
+        self.draft, self.draws, self.rewards = draft, dict(draws), rewards
+        self.entropy, self.norms = entropy, norms
+        self.asked: list[str] = []
+
+    def __call__(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        self.asked.append(type(request).__name__)
+        match request:
+            case Generate(prefix=None):
+                return trajectory(self.draft, request.key, self.entropy)
+            case Generate():
+                rest = request.prefix.tokens[request.keep + 1 :]
+                tokens = (*request.prefix.tokens[: request.keep], request.token, *rest)
+                return trajectory(tokens, request.key, self.entropy)
+            case Score():
+                if request.repeat_prompt:
+                    return Judgement(self.rewards["wrong"])
+                return Judgement(self.rewards[request.trajectory.tokens])
+            case Differentiate():
+                norms = self.norms or [1.0] * len(request.hard)
+                return Gradient(request.hard, {i: norms[i] for i in request.rows})
+            case Refine():
+                own = request.trajectory.tokens[request.position]
+                draws = self.draws.setdefault(request.position, [])
+                return Refinement(draws.pop(0) if draws else own, 1.0)
+
+
+def solve(script, **options):
+    options = {"n": 4, "passes": 1, "gradient_threshold": 0.0, **options}
+    (outcome,) = drive([start(problem(), configure("nabla", options))], script)
+    return outcome
+
+
+def test_a_draw_that_repeats_its_token_commits_it_and_costs_no_rollout():
+    script = Script((5, 6, 7), {}, {(5, 6, 7): 0.0})
+    outcome = solve(script)
+    assert outcome.tokens == (5, 6, 7) and outcome.candidates == ()
+    assert script.asked.count("Generate") == 1 and outcome.visited == 3 and outcome.ended == "done"
+
+
+def test_acceptance_is_strict_and_ties_are_told_apart():
+    rewards = {(5, 6): 1.0, (9, 6): 1.0, (5, 8): 2.0}
+    outcome = solve(Script((5, 6), {0: [9], 1: [8]}, rewards))
+    assert [c.verdict for c in outcome.candidates] == ["tie", "accepted"]
+    assert outcome.tokens == (5, 8) and outcome.reward == 2.0
+    assert [c.old_reward for c in outcome.candidates] == [1.0, 1.0]
+
+
+def test_an_accepted_candidate_replaces_the_rest_and_the_sweep_goes_on_behind_it():
+    rewards = {(5, 6, 7): 0.0, (9, 6, 7): 1.0, (9, 4, 7): 0.5}
+    outcome = solve(Script((5, 6, 7), {0: [9], 1: [4]}, rewards))
+    assert [(c.position, c.old_token, c.new_token) for c in outcome.candidates] == [(0, 5, 9), (1, 6, 4)]
+    assert outcome.tokens == (9, 6, 7) and outcome.candidates[1].tokens == (9, 4, 7)
+
+
+def test_both_gates_must_pass():
+    rewards = {(5, 6, 7): 0.0, (5, 6, 1): -1.0}
+    draws = {0: [1], 1: [1], 2: [1]}
+    gated = Script((5, 6, 7), draws, rewards, entropy=(0.2, 1.0, 1.0), norms=[9.0, 0.5, 2.0])
+    outcome = solve(gated, entropy_threshold=0.25, gradient_threshold=1.0)
+    assert [c.position for c in outcome.candidates] == [2]
+    assert outcome.candidates[0].gradient_norm == 2.0 and outcome.visited == 1
+    assert outcome.positions == 3
+
+
+def test_the_twin_without_a_gradient_gate_takes_no_gradient():
+    script = Script((5, 6), {0: [9]}, {(5, 6): 0.0, (9, 6): 1.0})
+    outcome = solve(script, steps=0)
+    assert "Differentiate" not in script.asked and outcome.candidates[0].gradient_norm is None
+
+
+def test_one_gradient_a_trajectory():
+    rewards = {(5, 6, 7): 0.0, (9, 6, 7): 1.0, (9, 6, 4): 0.0, (5, 3, 7): -1.0}
+    script = Script((5, 6, 7), {0: [9], 2: [4]}, rewards)
+    solve(script)
+    assert script.asked.count("Differentiate") == 2  # the draft's and the accepted candidate's
+    assert script.asked.count("Score") == 3  # the current reward is never scored again
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 3])
+def test_the_rollout_budget_counts_the_draft(lookahead):
+    rewards = {(5, 6, 7): 0.0, (1, 6, 7): -1.0, (5, 1, 7): -1.0, (5, 6, 1): 9.0}
+    outcome = solve(Script((5, 6, 7), {0: [1], 1: [1], 2: [1]}, rewards), n=3, lookahead=lookahead)
+    assert len(outcome.candidates) == 2 and outcome.ended == "budget" and outcome.reward == 0.0
+
+
+def test_sweeps_stop_when_nothing_is_proposed_and_draw_afresh_while_something_is():
+    rewards = {(5, 6): 0.0, (1, 6): -1.0, (2, 6): 1.0}
+    script = Script((5, 6), {0: [1, 2]}, rewards)
+    outcome = solve(script, n=8, passes=5)
+    assert [(c.sweep, c.new_token) for c in outcome.candidates] == [(0, 1), (1, 2)]
+    assert outcome.ended == "done" and script.asked.count("Refine") == 2 + 2 + 2
+
+
+def test_stop_reward_ends_the_search_at_once():
+    rewards = {(5, 6): 0.0, (9, 6): 3.0, (9, 1): 9.0}
+    outcome = solve(Script((5, 6), {0: [9], 1: [1]}, rewards), stop_reward=2.0)
+    assert len(outcome.candidates) == 1 and outcome.ended == "reward"
+    assert not solve(Script((5, 6), {0: [9]}, {(5, 6): 2.0}), stop_reward=2.0).candidates
+
+
+def test_released_acceptance_compares_with_the_mis_scored_reward():
+    rewards = {(5, 6): 1.0, (9, 6): 0.5, "wrong": 0.0}
+    outcome = solve(Script((5, 6), {0: [9]}, rewards), acceptance="released")
+    (candidate,) = outcome.candidates
+    assert candidate.verdict == "accepted" and candidate.compared_reward == 0.0
+    assert candidate.old_reward == 1.0 and outcome.reward == 0.5
+
+
+def iid(index: int, n: int):
+    """The loop on full-sequence i.i.d. draws: one position, every draw new, rewards uniform."""
+
+    def execute(requests):
+        results = []
+        for request in requests:
+            match request:
+                case Generate(prefix=None):
+                    results.append(trajectory((0,), request.key))
+                case Generate():
+                    results.append(trajectory((request.token,), request.key))
+                case Score():
+                    key = Key.root(7) / index / request.trajectory.tokens[0]
+                    results.append(Judgement(key.uniform()))
+                case Refine():
+                    results.append(Refinement(execute.next, 1.0))
+                    execute.next += 1
+        return results
+
+    execute.next = 1
+    config = configure("nabla", {"n": n, "passes": 50, "steps": 0})
+    (outcome,) = drive([start(problem(f"iid{index}"), config)], execute)
+    return outcome
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_the_twin_with_iid_draws_rejects_at_the_harmonic_rate(n):
+    """Rejection of i.i.d. full-sequence draws is 1 - H_N/N with the first draw counted as accepted,
+    1 - (H_N - 1)/(N - 1) without. 1,500 problems; 99.99 % intervals, so each comparison fails by
+    chance with probability 1e-4 (and the keys are fixed, so it does not at all).
+    """
+    runs = [(str(i), [c.verdict for c in iid(i, n).candidates]) for i in range(1500)]
+    assert all(len(found) == n - 1 for _, found in runs)
+    challengers = rejection(runs, level=0.9999).overall.estimate
+    assert challengers.low < float(challengers_baseline(n)) < challengers.high
+    with_first = rejection([(p, ["accepted", *v]) for p, v in runs], level=0.9999).overall.estimate
+    assert with_first.low < float(first_accepted_baseline(n)) < with_first.high
+    assert with_first.high - with_first.low < 0.1
+
+
+def test_majority_ignores_samples_without_an_answer_and_prefers_the_first_seen():
+    from nabla_eval.methods.self_consistency import majority
+
+    assert majority([r"\boxed{3}", r"\boxed{4}", r"so \boxed{4.0}"]) == 1
+    assert majority(["hm", r"\boxed{1}", r"\boxed{2}"]) == 1
+    assert majority(["hm", "well"]) == 0
+
+
+def test_best_of_n_takes_the_first_maximum_and_stops_early():
+    rewards = [0.0, 2.0, 2.0, 5.0]
+
+    def execute(requests):
+        results = []
+        for request in requests:
+            if isinstance(request, Generate):
+                results.append(trajectory((execute.drawn,), request.key))
+                execute.drawn += 1
+            else:
+                results.append(Judgement(rewards[request.trajectory.tokens[0]]))
+        return results
+
+    for options, chosen, drawn in [({"n": 3}, 1, 3), ({"n": 4, "stop_reward": 1.5}, 1, 2), ({"n": 4}, 3, 4)]:
+        execute.drawn = 0
+        (outcome,) = drive([start(problem(), configure("best_of_n", options))], execute)
+        assert outcome.tokens == (chosen,) and len(outcome.drafts) == drawn
+
+
+def test_drafts_are_the_same_draws_for_every_method():
+    """Common random numbers: ∇-Reasoner's draft is best-of-N's first, so comparisons are paired."""
+    keys = {}
+    for name in ("nabla", "best_of_n", "self_consistency", "greedy"):
+        first = next(start(problem(), configure(name, {})))[0]
+        assert first.sampling == (Sampling(temperature=0.0) if name == "greedy" else Sampling())
+        keys[name] = first.key
+    assert len(set(keys.values())) == 1
