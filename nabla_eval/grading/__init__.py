@@ -9,5 +9,15 @@ from __future__ import annotations
 
 from nabla_eval.grading.equal import Grade, close, cluster, equal, grade, grade_batch
 from nabla_eval.grading.extract import extract
+from nabla_eval.grading.pool import GradingError
 
-__all__ = ["Grade", "close", "cluster", "equal", "extract", "grade", "grade_batch"]
+__all__ = [
+    "Grade",
+    "GradingError",
+    "close",
+    "cluster",
+    "equal",
+    "extract",
+    "grade",
+    "grade_batch",
+]

@@ -169,7 +169,10 @@ def _spelling(text: str) -> str:
 
 def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bool | None:
     kinds = {gold.brackets, answer.brackets}
-    if len(kinds) == 2 and kinds != {"", "{}"} and not ("" in kinds and kinds & {"()"}):
+    named = any(isinstance(node, Assignment) for node in gold.items + answer.items)
+    # Without brackets "-2, 1" lists values, while (-2, 1) is a point or an interval; but a list
+    # that names its values, "x = -2, y = 1", may describe the point.
+    if len(kinds) == 2 and kinds != {"", "{}"} and not (named and kinds == {"", "()"}):
         return False
     if kinds == {"u"}:
         matched = _match(gold.items, answer.items, oracle)
@@ -178,7 +181,7 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
         return False
     names = [[n.name for n in c.items if isinstance(n, Assignment)] for c in (gold, answer)]
     repeated = any(len(set(group)) < len(group) for group in names)
-    # A bare list beside a tuple, or values of several unknowns without their names, keep order.
+    # Values of several unknowns keep their order where one side leaves the names out.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
         pairs = zip(gold.items, answer.items, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,15 @@ _pool = Pool()
 # Verdicts with the deadline they were given.
 _cache: OrderedDict[tuple[str, str], tuple[Verdict, float]] = OrderedDict()
 _cache_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held the lock."""
+    global _cache_lock
+    _cache_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,10 @@ def grade_batch(
     in_thought: bool = False,
     timeout: float = TIMEOUT,
 ) -> list[Grade]:
-    """`grade` for many (gold, response) pairs, with up to ``workers`` processes side by side."""
+    """`grade` for many (gold, response) pairs on up to ``workers`` (at most 4) processes.
+
+    Pairs that need no computer algebra need no process either.
+    """
     with ThreadPoolExecutor(max_workers=workers) as threads:
         jobs = [
             threads.submit(

@@ -104,7 +104,8 @@ def _boxed(text: str) -> tuple[str | None, str]:
             # A box around boxes replaces them.
             while boxes and boxes[-1][0] > start:
                 boxes.pop()
-            boxes.append((start, match.end(), text[inside : match.start()]))
+            if content := text[inside : match.start()].strip():
+                boxes.append((start, match.end(), content))
     if not boxes:
         unclosed = min((opened[0] for opened in stack if opened is not None), default=len(text))
         return None, text[:unclosed]
@@ -114,8 +115,7 @@ def _boxed(text: str) -> tuple[str | None, str]:
         if len(between) > 80 or not _BETWEEN_BOXES.match(between):
             break
         group.insert(0, box)
-    contents = dict.fromkeys(content.strip() for _, _, content in group if content.strip())
-    return ", ".join(contents), text
+    return ", ".join(dict.fromkeys(content for _, _, content in group)), text
 
 
 def _after_hashes(text: str) -> str | None:
@@ -162,7 +162,7 @@ def _outside(text: str, spans: list[tuple[int, int]]) -> str:
 def _bare(text: str) -> str | None:
     """The whole text, if it is one expression without prose."""
     text = text.strip()
-    if not text or len(text) > MAX_BARE or "\n" in text:
+    if not text or len(text) > MAX_BARE or "\n" in text or "boxed" in text:
         return None
     words = re.findall(r"[^\W\d_]{2,}", _QUOTED_TEXT.sub(" ", text))
     if any(word.lower() not in _PROSE_FREE and not word.isupper() for word in words):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 DOLLAR = "\ue000"
 """Stands for an escaped dollar sign, so that it is not taken for a mathematics delimiter."""
@@ -106,12 +107,16 @@ def plain_text(text: str) -> str:
     text = re.sub(r"[₀-₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
     text = unicodedata.normalize("NFKC", text)
+    # A control character may stand where another one was lost; it separates. The formatting ones
+    # (zero width, writing direction) are invisible and go.
     return "".join(
-        " " if char.isspace() else char for char in text
-        if char.isspace() or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn"}
-    )  # fmt: skip
+        " " if char.isspace() or category == "Cc" else char
+        for char, category in ((char, unicodedata.category(char)) for char in text)
+        if category not in {"Cf", "Cs", "Co", "Cn"}
+    )
 
 
+@lru_cache(maxsize=1024)
 def normalise(answer: str) -> str:
     """The canonical spelling of an answer; answers with one spelling are the same answer.
 

@@ -152,15 +152,24 @@ class Worker:
 
 
 class Pool:
-    """Idle workers, handed to one thread at a time."""
+    """At most ``size`` workers, each handed to one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
         self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(size)
         self._idle: list[Worker] = []
         _pools.add(self)
 
     def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
-        """Compare two normalised answers in a worker within ``seconds`` (start-up not counted)."""
+        """Compare two normalised answers in a worker within ``seconds``.
+
+        Neither the start of a worker nor waiting for a free one counts.
+        """
+        with self._free:
+            return self._ask(gold, answer, seconds)
+
+    def _ask(self, gold: str, answer: str, seconds: float) -> Verdict:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         if worker is None or not worker.alive:
@@ -186,6 +195,7 @@ class Pool:
     def forget(self) -> None:
         """In a forked child: the workers belong to the parent, so only let go of the pipes."""
         self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(self.size)
         workers, self._idle = self._idle, []
         for worker in workers:
             worker.close_pipes()

@@ -1,0 +1,125 @@
+"""Hostile answers: no hang, no crash, no growth of the caller's memory."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nabla_eval.grading import cluster, equal, extract, grade
+
+BOMBS = {
+    "power tower": "9**9**9**9",
+    "power tower in LaTeX": "9^{9^{9^{9}}}",
+    "ten to the ten to the ten": "10^{10^{10}}",
+    "factorial tower": "(((100!)!)!)!",
+    "factorials": "5!!!!!!!!",
+    "binomial": r"\binom{10^{9}}{5\cdot 10^{8}}",
+    "sum": r"\sum_{k=1}^{10^{100}} k!",
+    "integral": r"\int_0^1 x^{x^{x^{x}}} dx",
+    "expansion": "(a+b+c+d)^{99}-(a+b+c+d)^{98}",
+    "fractions": r"\frac{1}{" * 300 + "1" + "}" * 300,
+    "unclosed fractions": r"\frac{" * 20_000,
+    "opening braces": "{" * 100_000,
+    "closing braces": "}" * 100_000,
+    "boxes": r"\boxed{" * 15_000,
+    "boxes in boxes": r"\boxed{" * 15_000 + "}" * 15_000,
+    "roots": r"\sqrt{" * 200 + "2" + "}" * 200,
+    "parentheses": "(" * 900 + ")" * 900,
+    "tuples in tuples": "(1," * 400 + "1" + ")" * 400,
+    "plus-minus": r"\pm 1," * 300,
+    "letters": "a" * 1900 + "!",
+    "words": "cm^{2} " * 250 + "!",
+    "digits": "1" * 100_000,
+    "exponent": "1e999999999",
+    "NUL": "\x00" * 1000,
+    "writing direction": "\u202e24\u202c\u200f\u061c",
+    "lone surrogate": "\ud800",
+    "code": '__import__("os").system("echo hostile > hostile.txt")',
+    "file": r"\input{/etc/passwd}",
+}
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    equal("x+1", "1+x", timeout=60)
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs(name: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    bomb = BOMBS[name]
+    start = time.monotonic()
+    assert not grade("x^2+1", bomb, extracted=True, timeout=1).equal
+    assert not grade("x^2+1", bomb, timeout=1).equal
+    assert not grade("x^2+1", rf"so \boxed{{{bomb}}}", timeout=1).equal
+    assert not equal(bomb, "x^2+1", timeout=1)
+    # Four deadlines and as many new workers, with a wide margin for a loaded machine.
+    assert time.monotonic() - start < 60
+    assert not os.listdir(str(tmp_path)), "the answer was executed"
+    assert equal("y+1", "1+y", timeout=60), "the next answer is graded as if nothing had happened"
+
+
+def test_invisible_characters_change_nothing_and_control_characters_separate() -> None:
+    assert equal("24", "\u202e24\u202c")
+    assert equal("24", "2\u200b4")
+    assert not equal("42", "4\x002")
+    assert equal("42", "42\x00")
+
+
+def test_a_bomb_does_not_enter_a_cluster() -> None:
+    assert cluster(["1", "9^{9^{9^{9}}}", "1.0", "9^{9^{9^{9}}}"], timeout=1) == [0, 1, 0, 1]
+
+
+FRAGMENTS = st.sampled_from(
+    r"""\frac{ \frac{1}{2} \sqrt{ \boxed{ \text{ } { ( ) [ ] \{ \} ^{ _{ ^ _ ! !! ** 9^{9} 10^{10}
+    0 1 2 7 9999999 .5 0.333 1/0 - + = \pm \cdot \times , ; : \le < \in \cup \infty \pi \circ % \%
+    $ $$ \( \) \[ \] \\ \left( \right) \begin{pmatrix} \end{pmatrix} & \sum_{k=1}^{9} \log \sin
+    x y e i cm million and or answer is <think> </think> #### \overline{ \binom{9}{3}""".split()
+)
+SOUP = st.lists(FRAGMENTS | st.text(max_size=3), max_size=25).map("".join)
+REPEATED = st.builds(lambda piece, n: piece * n, FRAGMENTS, st.integers(1, 5000))
+HOSTILE = SOUP | st.text(max_size=200) | st.lists(SOUP | REPEATED, max_size=3).map(" ".join)
+GOLDS = st.sampled_from(["42", "x^2+1", r"\frac{1}{2}", "(1,2)", r"\{1,2\}", r"[0,\infty)", "x=3"])
+
+
+def _survives(gold: str, text: str) -> None:
+    start = time.monotonic()
+    for result in (grade(gold, text, timeout=1), grade(gold, text, extracted=True, timeout=1)):
+        assert result.reason in {"", "no_answer", "too_long"} or result.reason.startswith("grader_")
+        assert not (result.equal and result.reason)
+    answer = extract(text)
+    assert answer is None or (answer and answer == answer.strip())
+    assert time.monotonic() - start < 60
+
+
+def _run(draws: int) -> None:
+    @settings(
+        max_examples=draws, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(GOLDS, HOSTILE)
+    def survive(gold: str, text: str) -> None:
+        _survives(gold, text)
+
+    survive()
+
+
+def test_500_hostile_draws() -> None:
+    _run(500)
+
+
+@pytest.mark.slow
+def test_10_000_hostile_draws_do_not_grow_memory() -> None:
+    _run(1000)
+    before = _resident_bytes()
+    _run(10_000)
+    # The verdict caches are bounded (a few megabytes); hypothesis itself keeps a few more.
+    assert _resident_bytes() - before < 64 * 2**20

@@ -1,0 +1,200 @@
+"""The worker processes: cheap to import, killed at the deadline, restarted, never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from nabla_eval.errors import DependencyError
+from nabla_eval.grading import GradingError, close, equal, grade, pool
+from nabla_eval.grading.pool import Pool, Worker
+
+BOMB = "9^{9^{9^{9}}}"
+
+
+def _run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _gone(pid: int, seconds: float) -> bool:
+    """Whether the process ends within ``seconds``; a zombie has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_import_and_simple_answers_need_no_computer_algebra() -> None:
+    heavy = "{m for m in ('torch', 'sympy', 'math_verify', 'numpy') if m in sys.modules}"
+    code = (
+        "import sys; from nabla_eval.grading import equal, grade, pool, cluster\n"
+        "assert equal('025', '25') and equal('1/2', '0.5') and not equal('(1,2)', '(2,1)')\n"
+        "assert cluster(['7', '7.0', '8']) == [0, 0, 1]\n"
+        f"assert not {heavy}, {heavy}\n"
+        "assert not any(p._idle for p in pool._pools)\n"
+        "assert equal('x+1', '1+x')\n"
+        f"assert not {heavy}, {heavy}"
+    )
+    _run(code)
+
+
+def test_a_worker_is_reused() -> None:
+    workers = Pool(size=1)
+    assert workers.ask("x+1", "1+x", 60).equal
+    process = workers._idle[0].process
+    assert not workers.ask("x+1", "x+2", 60).equal
+    assert workers._idle[0].process is process
+    workers.close()
+    assert process.poll() is not None
+
+
+def test_the_deadline_kills_and_the_next_request_starts_anew() -> None:
+    workers = Pool(size=1)
+    assert workers.ask("x+1", "1+x", 60).equal
+    killed = workers._idle[0].process
+    start = time.monotonic()
+    assert workers.ask("7", BOMB, 0.5).timed_out
+    assert time.monotonic() - start < 10
+    assert killed.poll() == -signal.SIGKILL
+    assert workers.ask("x+1", "1+x", 60).equal
+    workers.close()
+
+
+def test_a_worker_that_was_killed_from_outside_is_replaced() -> None:
+    workers = Pool(size=1)
+    assert workers.ask("x+1", "1+x", 60).equal
+    workers._idle[0].process.kill()
+    workers._idle[0].process.wait()
+    assert workers.ask("x+1", "1+x", 60).equal
+    workers.close()
+
+
+def test_a_worker_that_dies_while_it_works_is_reported() -> None:
+    worker = Worker()
+    assert worker.ask("x+1", "1+x", 60).equal
+    timer = threading.Timer(0.5, worker.process.kill)
+    timer.start()
+    verdict = worker.ask("7", BOMB, 30)
+    assert not verdict.equal
+    assert verdict.error == "died"
+
+
+def test_memory_of_a_worker_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MEGABYTES", 300)
+    worker = Worker()
+    verdict = worker.ask("x+1", rf"x+\binom{{{10**9}}}{{{5 * 10**8}}}", 20)
+    assert not verdict.equal
+    with open("/proc/self/status") as file:
+        own = next(line for line in file if line.startswith("VmHWM"))
+    assert int(own.split()[1]) < 4 * 2**20
+    worker.kill()
+
+
+def test_a_worker_is_replaced_after_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_REQUESTS", 2)
+    workers = Pool(size=1)
+    assert workers.ask("x+1", "1+x", 60).equal
+    first = workers._idle[0].process
+    assert workers.ask("x+1", "1+x", 60).equal
+    assert workers._idle == []
+    assert first.poll() is not None
+    assert workers.ask("x+1", "1+x", 60).equal
+    workers.close()
+
+
+def test_timeouts_are_reported_and_a_longer_deadline_tries_again() -> None:
+    result = grade("7", rf"\boxed{{{BOMB}}}", timeout=0.3)
+    assert (result.equal, result.timed_out, result.reason) == (False, True, "grader_timeout")
+    start = time.monotonic()
+    assert grade("7", rf"\boxed{{{BOMB}}}", timeout=0.3).timed_out
+    assert time.monotonic() - start < 0.2, "a known timeout costs nothing"
+    start = time.monotonic()
+    assert grade("7", rf"\boxed{{{BOMB}}}", timeout=1.0).timed_out
+    assert time.monotonic() - start > 0.9
+
+
+def test_threads_share_the_workers() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: equal(f"t+{n}", f"{n % 20}+t"), range(40)))
+    assert answers == [n < 20 for n in range(40)]
+
+
+def test_forked_children_use_their_own_workers() -> None:
+    code = (
+        "import os; from nabla_eval.grading import equal\n"
+        "assert equal('x+1', '1+x')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    assert equal('y+1', '1+y') and not equal('y+1', '2+y')\n"
+        "    raise SystemExit(0)\n"
+        "assert equal('z+1', '1+z')\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert equal('u+1', '1+u') and not equal('u+1', '2+u')"
+    )
+    _run(code)
+
+
+def test_nothing_is_left_when_the_caller_exits() -> None:
+    code = (
+        "from nabla_eval.grading import equal, equal as e\n"
+        "from nabla_eval.grading import pool\n"
+        "assert equal('x+1', '1+x')\n"
+        "print(*[w.process.pid for p in pool._pools for w in p._idle])"
+    )
+    pids = [int(pid) for pid in _run(code).split()]
+    assert pids
+    assert all(_gone(pid, 10) for pid in pids)
+
+
+def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
+    code = (
+        "from nabla_eval.grading.pool import Worker\n"
+        "w = Worker(); assert w.ask('x+1', '1+x', 60).equal\n"
+        "print(w.process.pid, flush=True)\n"
+        f"w.ask('7', {BOMB!r}, 3)"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    worker = int(caller.stdout.readline())
+    time.sleep(0.5)
+    os.kill(caller.pid, signal.SIGKILL)
+    caller.wait()
+    caller.stdout.close()
+    # Its deadline, the grace, and a margin for a loaded machine.
+    assert _gone(worker, 3 + 2 + 20)
+
+
+def test_close_may_be_called_at_any_time() -> None:
+    close()
+    close()
+    assert equal("v+1", "1+v", timeout=60)
+
+
+def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_BOOTSTRAP", "raise SystemExit(3)")
+    with pytest.raises(GradingError, match="did not start"):
+        Pool().ask("x+1", "1+x", 5)
+    broken = (
+        "import sys; sys.path[:] = sys.argv[2:]; sys.modules['math_verify'] = None\n"
+        "from nabla_eval.grading.worker import main; main(300)"
+    )
+    monkeypatch.setattr(pool, "_BOOTSTRAP", broken)
+    with pytest.raises(DependencyError, match="pip install"):
+        Pool().ask("x+1", "1+x", 5)
