@@ -67,3 +67,36 @@ def evaluate(task_manager: Callable[..., Any]) -> Iterator[Callable[..., dict[st
         # It lists every installed package, which takes seconds each time.
         patch.setattr(lm_eval.evaluator, "add_env_info", lambda storage: None)
         yield run
+
+
+@pytest.fixture
+def lm(double_pair: Any) -> Callable[..., Any]:
+    """NablaLM on the embedded pair in float64."""
+    from nabla_eval.harness.lm import NablaLM
+
+    def make(**options: Any) -> Any:
+        return NablaLM(pair=double_pair, **{"seed": 0, **options})
+
+    return make
+
+
+@pytest.fixture
+def ask() -> Callable[..., Any]:
+    """One of lm-eval's requests, as its Countdown task would make it."""
+    from lm_eval.api.instance import Instance
+
+    def request(prompt: str = "5,3,2,1=11?", doc: int = 0, repeats: int = 1, **options: Any) -> Any:
+        arguments = (prompt, {"max_gen_toks": 24, **options})
+        return Instance("generate_until", {}, arguments, 0, metadata=("task", doc, repeats))
+
+    return request
+
+
+@pytest.fixture
+def table() -> Callable[..., dict[str, float]]:
+    """The numbers of lm-eval's results table."""
+
+    def numbers(results: dict[str, Any], task: str = "nabla_countdown") -> dict[str, float]:
+        return {name: v for name, v in results["results"][task].items() if "," in name}
+
+    return numbers
