@@ -18,6 +18,7 @@ import torch
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models.explain import explained, pickle_only
 from nabla_eval.models.hub import hub_answers
+from nabla_eval.models.tokenizers import faithful
 
 Role = Literal["policy", "reward"]
 Kind = Literal["causal", "outcome", "process"]
@@ -145,6 +146,7 @@ def open_tokenizer(source: Source) -> Any:
     source = reachable(source)
     with explained(source.who, source.name, part="tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source.name, **source.hub)
+        tokenizer = faithful(tokenizer, **_without_code(source))
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise ModelError(
             f"The {source.who} {source.name} comes without a tokenizer: it would have "

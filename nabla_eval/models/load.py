@@ -13,6 +13,7 @@ from nabla_eval.models import chat, roundtrip, split
 from nabla_eval.models.chat import Framer, Template
 from nabla_eval.models.checkpoint import Trust, examine, parse_device, parse_dtype
 from nabla_eval.models.pair import Pair, Policy, Reward
+from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
 
 Contrast = Literal["logit", "probability"]
@@ -90,6 +91,7 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
     if hasattr(model, "get_base_model"):  # peft: its adapters sit inside the layers
         model = model.get_base_model()
     name = str(getattr(model, "name_or_path", "") or "policy")
+    check_tokenizer(tokenizer)
     halves = split.split_policy(model, name)
     ends = end_ids(model, tokenizer)
     if not ends:
@@ -130,6 +132,7 @@ def reward_from(
     right) become a score. `template`: how conversations are shown.
     """
     name = str(getattr(model, "name_or_path", "") or "reward")
+    check_tokenizer(tokenizer)
     halves, process = split.split_reward(model, name, process_score)
     table = _grow(model, halves.embedding, policy.vocabulary)
     aligned = align(

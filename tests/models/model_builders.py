@@ -96,5 +96,9 @@ def save(folder: Path, kind: str, tokenizer: Any, family: str = "qwen2", **more:
 
 def edit_config(folder: Path, **changes: Any) -> None:
     """Change entries of a saved config.json."""
-    path = folder / "config.json"
+    edit_json(folder / "config.json", **changes)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,0 +1,159 @@
+"""check-pair: what it accepts and refuses without weights, and its memory arithmetic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from nabla_eval.cli.check_pair import check_pair as command
+from nabla_eval.models import memory
+from nabla_eval.models.check import Asked, check_pair
+
+Make = Callable[..., Path]
+OUTCOME = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+QWEN_REWARD = {"architectures": ["Qwen3ForSequenceClassification"], **OUTCOME}
+LLAMA_REWARD = {"architectures": ["LlamaForSequenceClassification"], **OUTCOME}
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def findings(result: Result, verdict: str) -> dict[str, str]:
+    found = json.loads(result.output)["findings"]
+    return {finding["name"]: finding["text"] for finding in found if finding["verdict"] == verdict}
+
+
+def test_qwen_with_a_qwen_reward_is_accepted(real_folder: Make) -> None:
+    policy, reward = real_folder(build.QWEN25), real_folder(build.QWEN3, **QWEN_REWARD)
+    result = run(policy, reward, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output)
+    assert report["ok"] and report["vocabulary"]["kind"] == "shared"
+    assert "151665 of the policy's 151665 tokens" in findings(result, "ok")["vocabulary"]
+    assert findings(result, "skipped").keys() == {
+        "weights of the policy",
+        "weights of the reward model",
+    }
+    weights = report["memory"]["models"]["policy"][0]
+    assert weights["bytes"] == 2 * 7_615_616_512  # Qwen2.5-7B's published 7.62 billion, bfloat16
+
+
+def test_llama_with_a_llama_reward_is_accepted(real_folder: Make) -> None:
+    result = run(real_folder(build.LLAMA), real_folder(build.LLAMA, **LLAMA_REWARD), "--json")
+    assert result.exit_code == 0, result.output
+    assert "<|eot_id|> 128009" in findings(result, "ok")["end of response"]
+    assert "trimmed" in findings(result, "warning")["template"] or "merge" in result.output
+
+
+def test_qwen_with_a_llama_reward_is_refused_with_the_overlap(real_folder: Make) -> None:
+    policy, reward = real_folder(build.QWEN25), real_folder(build.LLAMA, **LLAMA_REWARD)
+    result = run(policy, reward, "--json")
+    assert result.exit_code == 1
+    assert "109566 of the policy's 151665 tokens" in findings(result, "failed")["vocabulary"]
+    assert "overlap 72.2 %" in findings(result, "failed")["vocabulary"]
+    forced = run(policy, reward, "--vocab", "force", "--json")
+    assert forced.exit_code == 0
+    assert "'12'" in findings(forced, "warning")["tokenisation"], "Llama 3 joins digits"
+
+
+def test_a_language_model_is_no_reward(checkpoints: Make) -> None:
+    policy = checkpoints("policy")
+    result = run(policy, policy, "--length", 64)
+    assert result.exit_code == 1
+    assert "Qwen2ForCausalLM" in result.output and "cannot work" in result.output
+
+
+def test_a_tiny_pair_is_loaded_and_tested(checkpoints: Make) -> None:
+    result = run(checkpoints("policy"), checkpoints("process"), "--length", 64, "--load")
+    assert result.exit_code == 0, result.output
+    assert "base and head add up" in result.output and "can work" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--length", "513"], "context of the policy"),
+        (["--length", "64", "--step-delimiter", "zz"], "steps"),
+        (["--length", "64", "--reward-chat-template", "{{ messages[0].content }}"], "template"),
+    ],
+)
+def test_what_cannot_work_gives_exit_code_1(
+    checkpoints: Make, options: list[str], name: str
+) -> None:
+    result = run(checkpoints("policy"), checkpoints("process"), *options, "--json")
+    assert result.exit_code == 1
+    assert name in findings(result, "failed")
+
+
+def test_faults_of_both_sides_are_reported(checkpoints: Make) -> None:
+    labels = checkpoints("outcome", num_labels=3)
+    result = run("/no/such/policy", labels, "--length", 64, "--json")
+    failed = findings(result, "failed")
+    assert "does not exist" in failed["policy"] and "has 3 labels" in failed["score"]
+
+
+def test_loading_finds_what_config_cannot_show(checkpoints: Make) -> None:
+    reward = checkpoints("process")
+    (reward / "model.safetensors").write_bytes(b"")
+    policy = checkpoints("policy")
+    assert check_pair(str(policy), str(reward), Asked(length=64)).ok
+    report = check_pair(str(policy), str(reward), Asked(length=64, load=True))
+    assert [f.name for f in report.findings if f.verdict == "failed"] == ["loading"]
+
+
+def test_markup_in_names_is_printed_as_it_is() -> None:
+    assert "[red]x" in run("/no/[red]x", "/no/y").output
+
+
+def kept_by_autograd(family: str, dtype: torch.dtype, layers: int) -> tuple[int, memory.Shape]:
+    """Bytes of the tensors that autograd keeps for a gradient to the input embeddings."""
+    config = AutoConfig.for_model(
+        family, vocab_size=50, hidden_size=64, intermediate_size=176, num_hidden_layers=layers,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=16, num_labels=1,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
+    model.requires_grad_(False)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    embeds = torch.randn(1, TOKENS, 64, dtype=dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.base_model(inputs_embeds=embeds, use_cache=False)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return total, memory.Shape.of(config)
+
+
+TOKENS = 24
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+def test_kept_memory_is_what_autograd_keeps(family: str, dtype: torch.dtype) -> None:
+    one, shape = kept_by_autograd(family, dtype, 1)
+    three, _ = kept_by_autograd(family, dtype, 3)
+    assert (three - one) / 2 == TOKENS * memory.kept_per_token(shape, dtype.itemsize)
+
+
+def test_memory_grows_with_what_is_asked(checkpoints: Make) -> None:
+    names = str(checkpoints("policy")), str(checkpoints("process"))
+    one = check_pair(*names, Asked(length=64, dtype="float32"))
+    four = check_pair(*names, Asked(length=64, batch=4, dtype="float32"))
+    wide = check_pair(*names, Asked(length=64, dtype="float64"))
+    assert one.bytes < four.bytes < 4 * one.bytes
+    assert one.bytes < wide.bytes
+    for _, part in one.memory:
+        assert part.bytes == sum(term.bytes for term in part.terms)

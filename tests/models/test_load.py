@@ -1,0 +1,240 @@
+"""Loading checkpoints as a pair, and what is refused: one paragraph, before weights are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from nabla_eval.errors import ConfigError, ModelError, NablaError, VocabularyError
+from nabla_eval.models import hub
+from nabla_eval.models.chat import Template
+from nabla_eval.models.load import end_ids, load_pair, policy_from, step_ids
+
+Make = Callable[..., Path]
+pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
+
+
+def test_the_embedded_pair_is_the_default() -> None:
+    pair = load_pair(dtype="float64")
+    assert pair.policy.embedding.dtype == torch.float64
+    assert pair.judge.process and pair.judge.step_ids is None
+    assert pair.judge.embedding.data_ptr() == pair.judge.table.data_ptr()
+    frame = pair.judge.frame([{"role": "user", "content": "20,14,7,3=39?"}])
+    assert pair.policy.decode(frame.before) == "20,14,7,3=39?"
+    assert frame.after == pair.policy.end_ids
+
+
+@pytest.mark.parametrize("kind", ["outcome", "process"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "gpt2"])
+def test_a_pair_from_folders(checkpoints: Make, family: str, kind: str) -> None:
+    pair = load_pair(checkpoints("policy", family=family), checkpoints(kind, family=family))
+    assert pair.judge.process == (kind == "process")
+    assert pair.policy.embedding.dtype == torch.float32  # the CPU's default, not the file's float64
+    assert pair.policy.context == pair.judge.context == 512
+
+
+@pytest.mark.parametrize("dtype", ["float64", "fp64", torch.float64])
+def test_dtype_by_name(checkpoints: Make, dtype: Any) -> None:
+    pair = load_pair(checkpoints("policy"), checkpoints("outcome"), dtype, reward_dtype="bf16")
+    assert pair.policy.embedding.dtype == torch.float64
+    assert pair.judge.table.dtype == torch.bfloat16
+
+
+def test_no_reward_model_is_enough_until_one_is_asked_for(checkpoints: Make) -> None:
+    pair = load_pair(checkpoints("policy"))
+    assert pair.reward is None
+    with pytest.raises(ModelError, match="no reward model beside the policy"):
+        _ = pair.judge
+
+
+def test_a_prompt_gets_one_bos() -> None:
+    tokenizer = build.word_tokenizer(bos_token="<bos>")
+    from tokenizers.processors import TemplateProcessing
+
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
+    assert policy.encode("1+1") == policy.encode("<bos>1+1") == (bos, 1, 10, 1)
+
+
+def test_end_ids_come_from_generation_config_tokenizer_and_template() -> None:
+    tokenizer = build.word_tokenizer(chat="{{ messages[-1].content }}<unk>")
+    model = build.tiny("policy", tokenizer)
+    model.generation_config.eos_token_id = [3, 5]
+    assert end_ids(model, tokenizer) == (3, 5, tokenizer.eos_token_id, tokenizer.unk_token_id)
+
+
+def test_a_policy_that_never_ends_is_refused() -> None:
+    tokenizer = build.word_tokenizer(chat=None)
+    model = build.tiny("policy", tokenizer, eos_token_id=None)
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no end-of-text token"):
+        policy_from(model, tokenizer)
+
+
+def test_step_ids_are_the_tokens_that_end_in_the_delimiter(real: Callable[[str], Any]) -> None:
+    tokenizer = real(build.QWEN25)
+    ids = step_ids(tokenizer, "\n\n")
+    assert {271, 382} <= ids  # "\n\n" and ".\n\n"
+    assert 198 not in ids  # "\n"
+    assert all(tokenizer.decode([index]).endswith("\n\n") for index in ids)
+
+
+def test_steps_of_a_process_reward(checkpoints: Make) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    pair = load_pair(policy, reward, step_delimiter=";")
+    (end,) = pair.judge.step_ids or ()
+    assert pair.policy.decode([end]) == ";"
+    assert pair.judge.frame([{"role": "user", "content": "1"}]).after == (end,)
+    with pytest.raises(ConfigError, match="No token of the policy ends in step_delimiter='zz'"):
+        load_pair(policy, reward, step_delimiter="zz")
+    with pytest.raises(ConfigError, match="needs a process reward"):
+        load_pair(policy, checkpoints("outcome"), step_delimiter=";")
+
+
+def test_template_options_reach_the_frame(checkpoints: Make) -> None:
+    pair = load_pair(
+        checkpoints("policy"), checkpoints("process"), template=Template(chat_template="plain")
+    )
+    frame = pair.judge.frame([{"role": "user", "content": "1"}, {"role": "user", "content": "2"}])
+    assert pair.policy.decode(frame.before) == "1\n\n2"
+
+
+def test_vocabularies_are_compared_before_weights_are_read(checkpoints: Make) -> None:
+    policy = checkpoints("policy")
+    reward = checkpoints("process", build.word_tokenizer([chr(0x4E00 + i) for i in range(40)]))
+    (reward / "model.safetensors").write_bytes(b"not read")
+    with pytest.raises(VocabularyError, match=r"has 3 of the policy's 31 tokens"):
+        load_pair(policy, reward)
+
+
+def refused(policy: Any, reward: Any = None, **options: Any) -> str:
+    """The error's one paragraph, which must come within a second or so."""
+    began = time.perf_counter()
+    with pytest.raises(NablaError) as caught:
+        load_pair(policy, reward, **options)
+    assert time.perf_counter() - began < 10
+    text = str(caught.value)
+    assert "\n" not in text and 40 < len(text) < 600
+    return text
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a/b/c"])
+def test_a_folder_that_does_not_exist(name: str) -> None:
+    assert "does not exist" in refused(name)
+
+
+@pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "no-such-model"])
+def test_a_hub_model_out_of_reach(name: str, checkpoints: Make) -> None:
+    assert "the hub is out of reach" in refused(name)
+    assert "The reward model's config" in refused(checkpoints("policy"), name)
+
+
+def test_a_dead_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: refused
+    monkeypatch.setattr(hub, "getproxies", dict)
+    hub.hub_answers.cache_clear()
+    try:
+        assert "the hub is out of reach" in refused("no-such-owner/no-such-model")
+    finally:
+        hub.hub_answers.cache_clear()
+
+
+def test_a_gated_model_asks_for_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig
+
+    def gated(*_: Any, **__: Any) -> Any:
+        raise OSError("You are trying to access a gated repo. 401 Client Error. Log in.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
+    assert "Accept the model's licence" in refused("meta-llama/Llama-3.1-8B")
+
+
+def test_models_in_the_wrong_role(checkpoints: Make) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    text = refused(policy, policy)
+    assert "is Qwen2ForCausalLM" in text and "ForSequenceClassification" in text
+    assert "give it as reward=" in refused(reward, reward)
+
+
+def test_pickled_weights_need_leave(checkpoints: Make) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    torch.save(load_file(reward / "model.safetensors"), reward / "pytorch_model.bin")
+    (reward / "model.safetensors").unlink()
+    assert "only pickled weights (pytorch_model.bin)" in refused(policy, reward)
+    assert load_pair(policy, reward, allow_pickle=True).judge.process
+    (reward / "pytorch_model.bin").unlink()
+    assert "holds no weights" in refused(policy, reward)
+
+
+def test_weights_that_would_be_random(checkpoints: Make) -> None:
+    headless = checkpoints("policy")
+    build.edit_config(headless, architectures=["Qwen2ForTokenClassification"], num_labels=1)
+    text = refused(checkpoints("policy"), headless)
+    assert "lacks 2 of its weights (first: score." in text
+
+
+def test_damaged_files(checkpoints: Make) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    weights = (reward / "model.safetensors").read_bytes()
+    (reward / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "a file is damaged" in refused(policy, reward)
+    (reward / "model.safetensors").write_bytes(weights)
+    build.edit_config(reward, hidden_size=24)
+    assert "shapes are not those of config.json" in refused(policy, reward)
+    (reward / "config.json").write_text("{")
+    assert "not a valid JSON" in refused(policy, reward)
+    (reward / "config.json").unlink()
+    assert "has no config.json" in refused(policy, reward)
+
+
+def test_no_tokenizer(checkpoints: Make) -> None:
+    reward = checkpoints("process")
+    for file in reward.glob("token*"):
+        file.unlink()
+    assert "comes without a tokenizer" in refused(checkpoints("policy"), reward)
+
+
+def test_a_tokenizer_keeps_the_rules_of_its_file(checkpoints: Make) -> None:
+    """transformers 5 makes a Qwen2Tokenizer of any tokenizer beside a Qwen2 config."""
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    replaced = AutoTokenizer.from_pretrained(policy)
+    assert replaced("1\n2")["input_ids"] != [1, 18, 2], "transformers has mended this: simplify"
+    pair = load_pair(policy, reward)
+    assert pair.policy.encode("1\n2") == (1, 18, 2)
+    assert pair.policy.tokenizer.chat_template == build.CHAT
+    with pytest.raises(ModelError, match="as a Qwen2Tokenizer, which splits"):
+        policy_from(build.tiny("policy", replaced), replaced)
+
+
+def test_code_of_a_checkpoint_is_not_run(checkpoints: Make) -> None:
+    reward = checkpoints("process")
+    auto = {"AutoConfig": "own.Config", "AutoModelForTokenClassification": "own.Model"}
+    build.edit_config(reward, auto_map=auto, model_type="own")
+    (reward / "own.py").write_text("raise SystemExit('ran')")
+    assert "its own Python code, which is not run" in refused(checkpoints("policy"), reward)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"dtype": "int8"}, "dtype='int8' is not one of float64"),
+        ({"device": "gpu"}, "device='gpu' is no device"),
+        ({"vocab": "loose"}, "vocab='loose' is not one of align"),
+    ],
+)
+def test_options_out_of_range(checkpoints: Make, options: dict[str, str], part: str) -> None:
+    assert part in refused(checkpoints("policy"), checkpoints("process"), **options)
