@@ -172,8 +172,10 @@ class Pool:
     def _ask(self, gold: str, answer: str, seconds: float) -> Verdict:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
-        if worker is None or not worker.alive:
-            worker = Worker()
+        if worker is not None and not worker.alive:
+            worker.kill()
+            worker = None
+        worker = worker or Worker()
         try:
             verdict = worker.ask(gold, answer, seconds)
         except BaseException:

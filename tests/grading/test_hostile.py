@@ -58,10 +58,10 @@ def test_bombs(name: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(str(tmp_path))
     bomb = BOMBS[name]
     start = time.monotonic()
-    assert not grade("x^2+1", bomb, extracted=True, timeout=1).equal
-    assert not grade("x^2+1", bomb, timeout=1).equal
-    assert not grade("x^2+1", rf"so \boxed{{{bomb}}}", timeout=1).equal
-    assert not equal(bomb, "x^2+1", timeout=1)
+    assert not grade("x^2+1", bomb, extracted=True, timeout=0.4).equal
+    assert not grade("x^2+1", bomb, timeout=0.4).equal
+    assert not grade("x^2+1", rf"so \boxed{{{bomb}}}", timeout=0.4).equal
+    assert not equal(bomb, "x^2+1", timeout=0.4)
     # Four deadlines and as many new workers, with a wide margin for a loaded machine.
     assert time.monotonic() - start < 60
     assert not os.listdir(str(tmp_path)), "the answer was executed"
@@ -76,15 +76,16 @@ def test_invisible_characters_change_nothing_and_control_characters_separate() -
 
 
 def test_a_bomb_does_not_enter_a_cluster() -> None:
-    assert cluster(["1", "9^{9^{9^{9}}}", "1.0", "9^{9^{9^{9}}}"], timeout=1) == [0, 1, 0, 1]
+    assert cluster(["1", "9^{9^{9^{9}}}", "1.0", "9^{9^{9^{9}}}"], timeout=0.4) == [0, 1, 0, 1]
 
 
-FRAGMENTS = st.sampled_from(
-    r"""\frac{ \frac{1}{2} \sqrt{ \boxed{ \text{ } { ( ) [ ] \{ \} ^{ _{ ^ _ ! !! ** 9^{9} 10^{10}
+_FRAGMENTS = r"""
+    \frac{ \frac{1}{2} \sqrt{ \boxed{ \text{ } { ( ) [ ] \{ \} ^{ _{ ^ _ ! !! ** 9^{9} 10^{10}
     0 1 2 7 9999999 .5 0.333 1/0 - + = \pm \cdot \times , ; : \le < \in \cup \infty \pi \circ % \%
     $ $$ \( \) \[ \] \\ \left( \right) \begin{pmatrix} \end{pmatrix} & \sum_{k=1}^{9} \log \sin
-    x y e i cm million and or answer is <think> </think> #### \overline{ \binom{9}{3}""".split()
-)
+    x y e i cm million and or answer is <think> </think> #### \overline{ \binom{9}{3}
+"""
+FRAGMENTS = st.sampled_from(_FRAGMENTS.split())
 SOUP = st.lists(FRAGMENTS | st.text(max_size=3), max_size=25).map("".join)
 REPEATED = st.builds(lambda piece, n: piece * n, FRAGMENTS, st.integers(1, 5000))
 HOSTILE = SOUP | st.text(max_size=200) | st.lists(SOUP | REPEATED, max_size=3).map(" ".join)
@@ -93,7 +94,7 @@ GOLDS = st.sampled_from(["42", "x^2+1", r"\frac{1}{2}", "(1,2)", r"\{1,2\}", r"[
 
 def _survives(gold: str, text: str) -> None:
     start = time.monotonic()
-    for result in (grade(gold, text, timeout=1), grade(gold, text, extracted=True, timeout=1)):
+    for result in (grade(gold, text, timeout=0.4), grade(gold, text, extracted=True, timeout=0.4)):
         assert result.reason in {"", "no_answer", "too_long"} or result.reason.startswith("grader_")
         assert not (result.equal and result.reason)
     answer = extract(text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +19,20 @@ from nabla_eval.grading import GradingError, close, equal, grade, pool
 from nabla_eval.grading.pool import Pool, Worker
 
 BOMB = "9^{9^{9^{9}}}"
+
+
+@pytest.fixture
+def workers() -> Iterator[Pool]:
+    pool_of_one = Pool(size=1)
+    yield pool_of_one
+    pool_of_one.close()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    one = Worker()
+    yield one
+    one.kill()
 
 
 def _run(code: str) -> str:
@@ -55,8 +71,7 @@ def test_import_and_simple_answers_need_no_computer_algebra() -> None:
     _run(code)
 
 
-def test_a_worker_is_reused() -> None:
-    workers = Pool(size=1)
+def test_a_worker_is_reused(workers: Pool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     process = workers._idle[0].process
     assert not workers.ask("x+1", "x+2", 60).equal
@@ -65,8 +80,7 @@ def test_a_worker_is_reused() -> None:
     assert process.poll() is not None
 
 
-def test_the_deadline_kills_and_the_next_request_starts_anew() -> None:
-    workers = Pool(size=1)
+def test_the_deadline_kills_and_the_next_request_starts_anew(workers: Pool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     killed = workers._idle[0].process
     start = time.monotonic()
@@ -77,8 +91,7 @@ def test_the_deadline_kills_and_the_next_request_starts_anew() -> None:
     workers.close()
 
 
-def test_a_worker_that_was_killed_from_outside_is_replaced() -> None:
-    workers = Pool(size=1)
+def test_a_worker_that_was_killed_from_outside_is_replaced(workers: Pool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     workers._idle[0].process.kill()
     workers._idle[0].process.wait()
@@ -86,8 +99,7 @@ def test_a_worker_that_was_killed_from_outside_is_replaced() -> None:
     workers.close()
 
 
-def test_a_worker_that_dies_while_it_works_is_reported() -> None:
-    worker = Worker()
+def test_a_worker_that_dies_while_it_works_is_reported(worker: Worker) -> None:
     assert worker.ask("x+1", "1+x", 60).equal
     timer = threading.Timer(0.5, worker.process.kill)
     timer.start()
@@ -96,20 +108,31 @@ def test_a_worker_that_dies_while_it_works_is_reported() -> None:
     assert verdict.error == "died"
 
 
-def test_memory_of_a_worker_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MEGABYTES", 300)
-    worker = Worker()
-    verdict = worker.ask("x+1", rf"x+\binom{{{10**9}}}{{{5 * 10**8}}}", 20)
-    assert not verdict.equal
-    with open("/proc/self/status") as file:
-        own = next(line for line in file if line.startswith("VmHWM"))
-    assert int(own.split()[1]) < 4 * 2**20
+def test_memory_of_a_worker_is_limited(worker: Worker) -> None:
+    assert worker.ask("x+1", "1+x", 60).equal
+    limit = pool.MEGABYTES * 2**20
+    assert resource.prlimit(worker.process.pid, resource.RLIMIT_AS) == (limit, limit)
     worker.kill()
 
 
-def test_a_worker_is_replaced_after_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_runs_out_of_memory_is_replaced(workers: Pool) -> None:
+    assert workers.ask("x+1", "1+x", 60).equal
+    pid = workers._idle[0].process.pid
+    with open(f"/proc/{pid}/statm") as file:
+        in_use = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    hard = resource.prlimit(pid, resource.RLIMIT_AS)[1]
+    resource.prlimit(pid, resource.RLIMIT_AS, (in_use + 2**22, hard))
+    verdict = workers.ask("7", r"\sum_{k=1}^{3000} k!", 120)
+    assert not verdict.equal
+    assert verdict.error in {"MemoryError", "died"}
+    assert workers.ask("x+1", "1+x", 60).equal
+    workers.close()
+
+
+def test_a_worker_is_replaced_after_many_requests(
+    workers: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool, "MAX_REQUESTS", 2)
-    workers = Pool(size=1)
     assert workers.ask("x+1", "1+x", 60).equal
     first = workers._idle[0].process
     assert workers.ask("x+1", "1+x", 60).equal
