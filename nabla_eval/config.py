@@ -57,7 +57,7 @@ class Resampling:
 
     def of(self, rollout: Sampling) -> Sampling:
         """The resample distribution's options, given the rollout's."""
-        chosen = {
+        chosen: dict[str, Any] = {
             "temperature": self.resample_temperature,
             "top_p": self.resample_top_p,
             "top_k": self.resample_top_k,
@@ -78,7 +78,12 @@ class Selection:
     gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
 
     def __post_init__(self) -> None:
-        require(_finite(self.entropy_threshold, 0), "entropy_threshold", self.entropy_threshold, "nats >= 0")
+        require(
+            _finite(self.entropy_threshold, 0),
+            "entropy_threshold",
+            self.entropy_threshold,
+            "nats >= 0",
+        )
         top = self.top_probability_threshold
         require(0 < top <= 1, "top_probability_threshold", top, "a number in (0, 1]")
         gradient = self.gradient_threshold
@@ -103,7 +108,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class DTO:
-    """Differentiable textual optimisation, Alg. 2 and 4 (DESIGN 3.2, 3.3). `steps=0` is the twin."""
+    """Differentiable textual optimisation, Alg. 2 and 4 (DESIGN 3.2-3). `steps=0` is the twin."""
 
     steps: int = 20
     lr: float = 0.01
@@ -150,13 +155,15 @@ def build(config: type[T], options: Mapping[str, Any]) -> T:
     known = leaves(config)
     for name in options:
         if name not in known:
-            raise ConfigError(f"Unknown option {name!r} for {config.__name__}. {suggest(name, known)}")
+            raise ConfigError(
+                f"Unknown option {name!r} for {config.__name__}. {suggest(name, known)}"
+            )
     return _fill(config, options)
 
 
 def _fill(config: type[T], options: Mapping[str, Any]) -> T:
     hints = typing.get_type_hints(config)
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         hint = hints[field.name]
         if is_dataclass(hint):

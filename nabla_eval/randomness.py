@@ -2,7 +2,7 @@
 
 A `Key` names a stream: seed / task / document / repeat / purpose / branch. `Key.uniforms` turns it
 into numbers by counting, so the number at a position depends on nothing but the key and that
-position: not on the batch, the order of evaluation, the rank, or how many numbers were drawn before.
+position: not on the batch, the order of evaluation, the rank, or the numbers drawn before.
 There is no global generator anywhere in nabla_eval.
 """
 

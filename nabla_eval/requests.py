@@ -204,7 +204,7 @@ class Outcome:
     def stats(self) -> dict[str, Any]:
         """The ledger and the counts of verdicts, ready for JSON.
 
-        `rejection_rate` is rejected / judged with ties rejected (DESIGN 8), None without candidates.
+        `rejection_rate` is rejected / judged, ties rejected (DESIGN 8); None without candidates.
         """
         judged = len(self.candidates)
         ties = sum(candidate.verdict == "tie" for candidate in self.candidates)

@@ -69,8 +69,10 @@ def tiny_pair(
         model = Qwen2ForCausalLM(config(16, tie_word_embeddings=True))
         kind = Qwen2ForTokenClassification if process else Qwen2ForSequenceClassification
         judge = kind(config(8, num_labels=1))
-    policy = policy_from(model.to(dtype).eval(), tokenizer)
-    return Pair(policy, reward_from(judge.to(dtype).eval(), tokenizer, policy))
+    for network in (model, judge):
+        torch.nn.Module.to(network, dtype)
+    policy = policy_from(model.eval(), tokenizer)
+    return Pair(policy, reward_from(judge.eval(), tokenizer, policy))
 
 
 def tiny_problems(

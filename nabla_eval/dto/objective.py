@@ -72,7 +72,9 @@ def _policy_pass(
     inputs = [site.prompt + site.tokens[:-1] for site in sites]  # no token follows the last one
     mask = _padded_mask([len(row) for row in inputs], policy.device)
     width = mask.shape[1]
-    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in inputs], device=policy.device)
+    ids = torch.tensor(
+        [[0] * (width - len(row)) + list(row) for row in inputs], device=policy.device
+    )
     embeds = policy.embedding[ids].detach().requires_grad_()
     places = (mask.cumsum(-1) - 1).clamp_(min=0)
     output = policy.base(

@@ -46,9 +46,7 @@ def learning_rate(count: int, dto: DTO) -> float:
     return dto.min_lr + (dto.lr - dto.min_lr) * (1 + math.cos(math.pi * count / dto.steps)) / 2
 
 
-def step(
-    state: DTOState, gradient: Float[Tensor, "R N"], dto: DTO
-) -> tuple[DTOState, DTOInfo]:
+def step(state: DTOState, gradient: Float[Tensor, "R N"], dto: DTO) -> tuple[DTOState, DTOInfo]:
     """One AdamW step down `gradient`."""
     lr, count = learning_rate(state.count, dto), state.count + 1
     first = torch.lerp(state.first, gradient, 1 - BETA_1)

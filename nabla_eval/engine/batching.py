@@ -52,7 +52,9 @@ def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> li
     return _halving(run, items[:half]) + _halving(run, items[half:])
 
 
-def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def left_pad(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Ids `[B, L]` padded on the left, and the mask `[B, L]` (1 = a token, 0 = padding)."""
     width = max(len(row) for row in rows)
     ids = [[pad] * (width - len(row)) + list(row) for row in rows]

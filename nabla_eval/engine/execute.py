@@ -65,7 +65,7 @@ def _group(request: Request) -> Hashable:
             return (Differentiate, request.objective)
         case Refine():
             return (Refine, request.dto, request.relaxation)
-    return type(request)
+    return (type(request),)
 
 
 def _generated_length(request: Generate) -> int:

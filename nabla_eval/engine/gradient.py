@@ -1,4 +1,4 @@
-"""Executes `Differentiate`: one forward and backward pass per sequence, then the norms asked for."""
+"""Executes `Differentiate`: a forward and backward pass per sequence, then the norms."""
 
 from __future__ import annotations
 

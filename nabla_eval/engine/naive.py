@@ -89,7 +89,9 @@ def rollout(
         y.append(draw(distribution(z[-1], sampling), key.uniform(len(y))))
 
 
-def reward_of(pair: Pair, problem: Problem, y: Tensor, objective: Objective | None = None) -> Tensor:
+def reward_of(
+    pair: Pair, problem: Problem, y: Tensor, objective: Objective | None = None
+) -> Tensor:
     """r(y|x) for one-hot rows y; with reward_gradient=process, plus the weighted prefix scores."""
     judge, before, after = pair.judge, problem.frame.before, problem.frame.after
     frame = [judge.table[list(ids)] for ids in (before, after)]
@@ -168,7 +170,7 @@ def refine(
             z[i] = moving[i - position]
         y = list(one_hot(sequence.y, len(z[0])))
         for i in range(position, len(z)):
-            # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i / tau) - stopgrad(softmax(z_i / tau))
+            # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
             token = int((z[i] / tau + offsets[i]).argmax())
             p = torch.softmax(z[i] / tau, -1)
             y[i] = one_hot([token], len(z[0]))[0] + p - p.detach()
@@ -223,7 +225,8 @@ def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) ->
 
 def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
     """Algorithm 1: commit tokens from left to right, revising where a revision is accepted."""
-    ledger, candidates, key = Ledger(), [], problem.key
+    ledger, key = Ledger(), problem.key
+    candidates: list[Candidate] = []
     current = rollout(pair, problem, config.sampling, key / "draft" / 0)
     first, reward = current, _score(pair, problem, current.scored, ledger)
     first_reward = reward

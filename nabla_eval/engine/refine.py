@@ -79,11 +79,12 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
     if dto.steps == 0:
         none = [0] * len(requests)
         return Solution(logits, logits, None, sizes, none, list(none))
+    paired = list(zip(requests, rows, strict=True))
     gradient = _first_gradient(pair, requests, rows)
     offset = _offsets(pair, requests, rows, logits)
     cache = GradientCache(
         gradient,
-        _flat([_hard(request)[own.start : own.stop] for request, own in zip(requests, rows, strict=True)], logits),
+        _flat([_hard(r)[own.start : own.stop] for r, own in paired], logits),
         sizes,
         lambda groups, hard: _recompute(pair, requests, rows, groups, hard),
     )  # fmt: skip

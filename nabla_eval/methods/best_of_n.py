@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nabla_eval.config import Sampling, require
-from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem, Score
+from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem, Score, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestOfN:
-    """Options of best-of-N. With `stop_reward` samples are drawn one by one until one reaches it."""
+    """Options of best-of-N; with `stop_reward`, samples are drawn singly until one reaches it."""
 
     n: int = 8
     stop_reward: float | None = None
@@ -26,7 +26,8 @@ def best_of_n(problem: Problem, config: BestOfN) -> Method:
     Early stopping (`stop_reward`) is the fair baseline of methods that stop early themselves: it
     draws the same samples in the same order and returns the first that is good enough.
     """
-    samples, rewards = [], []
+    samples: list[Trajectory] = []
+    rewards: list[float] = []
     batch = config.n if config.stop_reward is None else 1
     while len(samples) < config.n:
         indices = range(len(samples), len(samples) + batch)

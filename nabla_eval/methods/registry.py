@@ -79,7 +79,9 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
     known_names = leaves(entry.config)
     for name in options:
         if name not in known_names:
-            raise ConfigError(f"Method {method} has no option {name!r}. {suggest(name, known_names)}")
+            raise ConfigError(
+                f"Method {method} has no option {name!r}. {suggest(name, known_names)}"
+            )
     return build(entry.config, {**values, **options})
 
 

@@ -47,9 +47,12 @@ RUNS: dict[str, tuple[str, str | None, dict[str, Any], str | None]] = {
     "preset=released": ("nabla", "released", {}, None),
     "preset=released, twin": ("nabla", "released", {"steps": 0}, "preset=released"),
     "twin": ("nabla", None, {**LONG, "steps": 0}, None),
-    "twin, resample T=0.5": ("nabla", None, {**LONG, "steps": 0, "resample_temperature": 0.5}, "twin"),
-    "twin, resample T=1": ("nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.0}, "twin"),
-    "twin, resample T=1.5": ("nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.5}, "twin"),
+    "twin, resample T=0.5": (
+        "nabla", None, {**LONG, "steps": 0, "resample_temperature": 0.5}, "twin"),
+    "twin, resample T=1": (
+        "nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.0}, "twin"),
+    "twin, resample T=1.5": (
+        "nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.5}, "twin"),
     "DTO, lr 0.01": ("nabla", None, LONG, "twin"),
     "DTO, lr 0.03": ("nabla", None, {**LONG, "lr": 0.03, "min_lr": 0.003}, "twin"),
     "DTO, lr 0.1": ("nabla", None, STRONG, "twin"),
@@ -62,7 +65,8 @@ RUNS: dict[str, tuple[str, str | None, dict[str, Any], str | None]] = {
     "DTO, lr 0.1, anchor argmax": ("nabla", None, {**STRONG, "anchor": "argmax"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, anchor margin": (
         "nabla", None, {**STRONG, "anchor_offset": "margin"}, "DTO, lr 0.1"),
-    "DTO, lr 0.1, latents": ("nabla", None, {**STRONG, "parameterisation": "latents"}, "DTO, lr 0.1"),
+    "DTO, lr 0.1, latents": (
+        "nabla", None, {**STRONG, "parameterisation": "latents"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, process gradient": (
         "nabla", None, {**STRONG, "reward_gradient": "process"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, NLL weight 1": ("nabla", None, {**STRONG, "nll_weight": 1.0}, "DTO, lr 0.1"),
@@ -121,7 +125,7 @@ def render(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         "# Which defaults measure best on the embedded pair",
         "",
-        f"{facts['problems']} problems of the **validation** split (neither trained nor tested on), "
+        f"{facts['problems']} problems of the **validation** split (not trained, not tested on), "
         "N = 8. All configurations draw the same random numbers; differences are in points of "
         "accuracy, paired by problem, with 95 % t intervals. Calls are per problem.",
         "",
@@ -129,7 +133,7 @@ def render(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         f"Versions: {', '.join(f'{k} {v}' for k, v in facts['versions'].items())}.",
         "",
-        "| run | accuracy % ± se | calls | passes | rejection | first candidate | against | difference |",
+        "| run | accuracy % ± se | calls | passes | rejection | first | against | difference |",
         "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for line in rows:
@@ -198,7 +202,8 @@ def main() -> None:
     }
     rows = [row(name, results) for name in RUNS]
     facts = {
-        "command": f"python reports/defaults/sweep.py --problems {chosen.problems} --seed {chosen.seed}",
+        "command": "python reports/defaults/sweep.py "
+        f"--problems {chosen.problems} --seed {chosen.seed}",
         "problems": chosen.problems,
         "versions": {
             "nabla_eval": ne.__version__,

@@ -26,16 +26,23 @@ def test_generate_on_the_embedded_pair(embedded):
     assert isinstance(out.text, str) and len(out.token_ids) >= 1
     assert out.stats["model_calls"] > 0 and out.stats["seconds"] > 0
     assert out.trace.drafts and out.trace.tokens == out.token_ids
-    assert ne.generate(embedded, "20,14,7,3=39?", method="nabla", n=8, seed=0).token_ids == out.token_ids
+    assert (
+        ne.generate(embedded, "20,14,7,3=39?", method="nabla", n=8, seed=0).token_ids
+        == out.token_ids
+    )
 
 
 def test_a_list_of_problems_gives_a_list_and_each_answer_its_own(embedded):
     texts = ["20,14,7,3=39?", "1,2,3,4=24?", "20,14,7,3=39?"]
     answers = ne.generate(embedded, texts, method="best_of_n", n=3, temperature=1.0)
-    alone = [ne.generate(embedded, text, method="best_of_n", n=3, temperature=1.0) for text in texts[:2]]
+    alone = [
+        ne.generate(embedded, text, method="best_of_n", n=3, temperature=1.0) for text in texts[:2]
+    ]
     assert [a.token_ids for a in answers[:2]] == [a.token_ids for a in alone]
     # The same problem again is another repeat, with other draws.
-    assert [d.tokens for d in answers[2].trace.drafts] != [d.tokens for d in answers[0].trace.drafts]
+    assert [d.tokens for d in answers[2].trace.drafts] != [
+        d.tokens for d in answers[0].trace.drafts
+    ]
 
 
 def test_bad_calls_are_explained(embedded):
@@ -62,7 +69,9 @@ def test_refine_equals_the_specification(committed, update, parameterisation, an
     problem = PAIR.problem(PROMPT, Key.root(0) / "refine", max_new_tokens=6)
     z = [naive.next_logits(PAIR, PROMPT + RESPONSE[:i]) for i in range(len(RESPONSE))]
     sequence = naive.Sequence(RESPONSE, z, "eos", problem.key)
-    dto = ne.api.DTO(steps=6, lr=0.2, min_lr=0.001, objective=Objective(lam=1.0, nll_weight=0.1), **options)
+    dto = ne.api.DTO(
+        steps=6, lr=0.2, min_lr=0.001, objective=Objective(lam=1.0, nll_weight=0.1), **options
+    )
     expected, _ = naive.refine(PAIR, problem, sequence, committed, 0.8, dto)
     torch.testing.assert_close(ref.logits[0], expected, rtol=0, atol=1e-9)
     hard = list(RESPONSE)
@@ -73,7 +82,9 @@ def test_refine_equals_the_specification(committed, update, parameterisation, an
     y = naive.one_hot(RESPONSE[:5], PAIR.policy.vocabulary)
     assert ref.reward == pytest.approx(float(naive.reward_of(PAIR, problem, y)), abs=1e-12)
     if update == "first":
-        torch.testing.assert_close(ref.logits[1:], torch.stack(z[committed:])[1:], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            ref.logits[1:], torch.stack(z[committed:])[1:], rtol=0, atol=1e-9
+        )
 
 
 def test_refine_counts_its_passes():

@@ -34,7 +34,9 @@ def test_fast_engine_against_the_specification(tiny, benchmark):
         return drive([start(problem, config) for problem in problems], Executor(pair))
 
     benchmark(fast)
-    ratio = seconds(lambda: [naive.nabla(pair, p, config) for p in problems[:8]]) * 4 / seconds(fast)
+    ratio = (
+        seconds(lambda: [naive.nabla(pair, p, config) for p in problems[:8]]) * 4 / seconds(fast)
+    )
     benchmark.extra_info["times faster than naive"] = round(ratio, 1)
     assert ratio > 1
 
@@ -42,7 +44,9 @@ def test_fast_engine_against_the_specification(tiny, benchmark):
 def test_nabla_against_best_of_n(tiny, benchmark):
     """Wall-clock of ∇-Reasoner and of best-of-N at the same N on the same problems."""
     pair, problems = tiny
-    configs = {name: configure(name, {"n": 8, "temperature": 1.0}) for name in ("nabla", "best_of_n")}
+    configs = {
+        name: configure(name, {"n": 8, "temperature": 1.0}) for name in ("nabla", "best_of_n")
+    }
 
     def run(name):
         return drive([start(problem, configs[name]) for problem in problems], Executor(pair))

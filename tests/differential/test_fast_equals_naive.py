@@ -95,7 +95,7 @@ def test_drawn_configurations(options, process, reward_gradient, width, budget, 
 
 
 def test_the_drawn_configurations_reach_what_matters():
-    """Accepted, rejected and flipped candidates all occur on this pair, else nothing was compared."""
+    """Acceptances, rejections and flips all occur on this pair, else nothing was compared."""
     pair = PAIRS[True]
     config = configure("nabla", {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6})
     problems = tiny_problems(pair, 12)

@@ -14,7 +14,9 @@ from nabla_eval.testing import tiny_pair, tiny_problems
 
 OBJECTIVES = [
     Objective(lam=lam, nll_weight=weight, reward_gradient=kind)
-    for lam, weight, kind in itertools.product([1.0, -2.0, 0.0], [1.0, 1e-3, 0.0], ["final", "process"])
+    for lam, weight, kind in itertools.product(
+        [1.0, -2.0, 0.0], [1.0, 1e-3, 0.0], ["final", "process"]
+    )
 ]
 
 
@@ -32,7 +34,9 @@ def sites(pair, lengths=(5, 1, 9, 12)):
 def test_equals_autograd_through_one_hot_rows_at_every_position(objective):
     pair = tiny_pair(seed=1)
     problems, batch = sites(pair)
-    for problem, site, backward in zip(problems, batch, differentiate(pair, batch, objective), strict=True):
+    for problem, site, backward in zip(
+        problems, batch, differentiate(pair, batch, objective), strict=True
+    ):
         expected = naive.token_gradient(pair, problem, list(site.tokens), site.scored, objective)
         ours = row_gradient(pair, backward, range(len(site.tokens)), objective)
         assert ours.shape == (len(site.tokens), pair.policy.vocabulary)
@@ -48,12 +52,17 @@ def test_equals_central_differences():
     pair, objective = tiny_pair(seed=2), Objective(lam=1.0, nll_weight=0.5)
     problems, batch = sites(pair)
     generator = torch.Generator().manual_seed(0)
-    for problem, site, backward in zip(problems, batch, differentiate(pair, batch, objective), strict=True):
+    for problem, site, backward in zip(
+        problems, batch, differentiate(pair, batch, objective), strict=True
+    ):
         y = naive.one_hot(list(site.tokens), pair.policy.vocabulary)
         direction = torch.randn(y.shape, generator=generator, dtype=torch.float64)
         h = 1e-7
         with torch.no_grad():
-            ends = [naive.loss(pair, problem, y + s * h * direction, site.scored, objective) for s in (1, -1)]
+            ends = [
+                naive.loss(pair, problem, y + s * h * direction, site.scored, objective)
+                for s in (1, -1)
+            ]
         slope = float(ends[0] - ends[1]) / (2 * h)
         ours = row_gradient(pair, backward, range(len(site.tokens)), objective)
         assert float((ours * direction).sum()) == pytest.approx(slope, rel=1e-5)
@@ -74,7 +83,9 @@ def test_rewards_are_those_of_the_whole_model():
     """r(y|x) read off our split base and head is transformers' own logit of the last token."""
     pair = tiny_pair(process=False)
     problems, batch = sites(pair)
-    for problem, site, backward in zip(problems, batch, differentiate(pair, batch, Objective()), strict=True):
+    for problem, site, backward in zip(
+        problems, batch, differentiate(pair, batch, Objective()), strict=True
+    ):
         y = naive.one_hot(list(site.tokens[: site.scored]), pair.policy.vocabulary)
         assert backward.value == pytest.approx(float(naive.reward_of(pair, problem, y)), abs=1e-12)
 

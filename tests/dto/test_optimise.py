@@ -10,7 +10,9 @@ from nabla_eval.dto import optimise
 from nabla_eval.dto.cache import GradientCache
 
 
-@pytest.mark.parametrize("dto", [DTO(), DTO(steps=7, lr=0.3, min_lr=0.0, weight_decay=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "dto", [DTO(), DTO(steps=7, lr=0.3, min_lr=0.0, weight_decay=0.1)], ids=str
+)
 def test_matches_torch_adamw_with_cosine_annealing(dto):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 5, generator=generator, dtype=torch.float64)
@@ -40,7 +42,7 @@ def test_rows_are_optimised_independently():
 
 
 def test_the_learning_rate_bounds_the_movement():
-    """|Adam step| <= lr sqrt(1 - b2^t)/(1 - b1^t)-corrected m/sqrt(v) <= lr for a constant gradient."""
+    """For a constant gradient Adam's corrected m / sqrt(v) is at most 1, so a step at most lr."""
     dto, state = DTO(), optimise.init(torch.zeros(1, 4, dtype=torch.float64))
     for _ in range(dto.steps):
         state, _ = optimise.step(state, torch.tensor([[1e3, -1.0, 1e-3, 0.0]]).double(), dto)
@@ -52,10 +54,14 @@ def test_the_learning_rate_bounds_the_movement():
 def cache_of(calls, sizes=(1, 2)):
     def recompute(groups, hard):
         calls.append((groups, hard))
-        return torch.cat([torch.full((sizes[g], 4), float(sum(h))) for g, h in zip(groups, hard, strict=True)])
+        return torch.cat(
+            [torch.full((sizes[g], 4), float(sum(h))) for g, h in zip(groups, hard, strict=True)]
+        )
 
     rows = sum(sizes)
-    return GradientCache(torch.zeros(rows, 4), torch.zeros(rows, dtype=torch.long), list(sizes), recompute)
+    return GradientCache(
+        torch.zeros(rows, 4), torch.zeros(rows, dtype=torch.long), list(sizes), recompute
+    )
 
 
 def test_only_groups_with_a_flip_are_recomputed():

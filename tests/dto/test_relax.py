@@ -7,7 +7,13 @@ import torch
 from scipy import stats
 
 from nabla_eval.config import DTO
-from nabla_eval.dto.relax import anchor_offset, gumbel_offset, hard_tokens, margin_offset, soft_backward
+from nabla_eval.dto.relax import (
+    anchor_offset,
+    gumbel_offset,
+    hard_tokens,
+    margin_offset,
+    soft_backward,
+)
 from nabla_eval.randomness import Key, uniforms
 
 TAU = 0.7

@@ -135,7 +135,9 @@ def test_a_reward_that_is_not_a_number_is_an_error_and_not_a_score():
     from dataclasses import replace
 
     pair = tiny_pair()
-    broken = Pair(pair.policy, replace(pair.judge, head=lambda hidden: hidden[..., 0] * float("nan")))
+    broken = Pair(
+        pair.policy, replace(pair.judge, head=lambda hidden: hidden[..., 0] * float("nan"))
+    )
     config = configure("best_of_n", {"n": 2})
     with pytest.raises(RewardError, match="nan"):
         drive([start(p, config) for p in tiny_problems(pair, 1)], Executor(broken))

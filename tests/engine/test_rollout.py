@@ -38,7 +38,9 @@ def test_greedy_equals_generate_of_transformers():
     model = model.double().eval()
     model.model.load_state_dict(PAIR.policy.base.state_dict())
     model.tie_weights()
-    for problem, ours in zip(problems, rollout(PAIR.policy, requests(problems, Sampling(temperature=0))), strict=True):
+    for problem, ours in zip(
+        problems, rollout(PAIR.policy, requests(problems, Sampling(temperature=0))), strict=True
+    ):
         ids = torch.tensor([problem.prompt])
         with torch.no_grad():
             whole = model.generate(
@@ -54,7 +56,9 @@ def test_what_is_recorded_is_what_a_plain_forward_pass_gives():
         for i in range(len(trajectory.tokens)):
             z = next_logits(PAIR, [*problem.prompt, *trajectory.tokens[:i]])
             p = torch.softmax(z, -1)
-            torch.testing.assert_close(PAIR.policy.head(trajectory.states[i]), z, rtol=0, atol=1e-10)
+            torch.testing.assert_close(
+                PAIR.policy.head(trajectory.states[i]), z, rtol=0, atol=1e-10
+            )
             assert trajectory.argmax[i] == int(z.argmax())
             assert trajectory.top_probability[i] == pytest.approx(float(p.max()), abs=1e-12)
             assert trajectory.entropy[i] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-10)
@@ -104,7 +108,9 @@ def test_a_forced_end_of_turn_ends_the_response_without_a_model_call():
     (problem,) = lasting(1)
     (whole,) = rollout(PAIR.policy, requests([problem]))
     end = PAIR.policy.end_ids[0]
-    (cut,) = rollout(PAIR.policy, [Generate(problem, problem.key, HOT, prefix=whole, keep=2, token=end)])
+    (cut,) = rollout(
+        PAIR.policy, [Generate(problem, problem.key, HOT, prefix=whole, keep=2, token=end)]
+    )
     assert cut.tokens == (*whole.tokens[:2], end) and cut.stop == "eos" and cut.scored == 2
     assert cut.cost.generated_tokens == 0 and len(cut.states) == 3
 
@@ -116,7 +122,11 @@ def test_a_stop_string_cuts_the_text_and_the_scored_tokens():
     stopped = [replace(problem, stop=(stop, "never")) for problem in problems]
     for before, after in zip(plain, rollout(PAIR.policy, requests(stopped)), strict=True):
         if stop not in before.text:
-            assert (after.tokens, after.text, after.stop) == (before.tokens, before.text, before.stop)
+            assert (after.tokens, after.text, after.stop) == (
+                before.tokens,
+                before.text,
+                before.stop,
+            )
             continue
         assert after.stop == "stop" and after.text == before.text.split(stop)[0]
         assert PAIR.policy.decode(after.tokens[: after.scored]) == after.text

@@ -34,7 +34,7 @@ from nabla_eval.methods.registry import METHODS, configure, option_names
     ],
 )
 def test_bad_options_are_refused_by_name(method, options, said):
-    with pytest.raises(ConfigError, match=".") as error:
+    with pytest.raises(ConfigError) as error:
         configure(method, options)
     assert said in str(error.value)
 
@@ -45,13 +45,25 @@ def test_an_unknown_preset_names_the_known_ones():
 
 
 def test_command_line_strings_are_read_as_the_option_s_type():
-    config = configure("nabla", {"n": "4", "lr": "1e-1", "grad_cache": "false", "stop_reward": "None"})
-    assert (config.n, config.dto.lr, config.dto.grad_cache, config.stop_reward) == (4, 0.1, False, None)
+    config = configure(
+        "nabla", {"n": "4", "lr": "1e-1", "grad_cache": "false", "stop_reward": "None"}
+    )
+    assert (config.n, config.dto.lr, config.dto.grad_cache, config.stop_reward) == (
+        4,
+        0.1,
+        False,
+        None,
+    )
 
 
 def test_presets_hold_the_values_of_the_paper_and_of_the_released_code():
     paper, released = (configure("nabla", {}, preset=name) for name in ("paper", "released"))
-    assert (paper.n, paper.passes, paper.sampling.temperature, paper.sampling.top_p) == (8, 1, 0.5, 0.95)
+    assert (paper.n, paper.passes, paper.sampling.temperature, paper.sampling.top_p) == (
+        8,
+        1,
+        0.5,
+        0.95,
+    )
     assert (paper.dto.steps, paper.dto.lr, paper.dto.min_lr) == (20, 0.01, 0.001)
     assert (paper.dto.update, paper.dto.anchor) == ("all", "argmax")
     assert (paper.selection.entropy_threshold, paper.selection.gradient_threshold) == (0.25, 8.0)

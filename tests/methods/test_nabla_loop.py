@@ -29,7 +29,10 @@ def problem(name: str = "p") -> Problem:
     return Problem(Key.root(0) / name, (1,), FRAME, 8, id=name)
 
 
-def trajectory(tokens, key=Key.root(0), entropy=1.0) -> Trajectory:
+KEY = Key.root(0)
+
+
+def trajectory(tokens, key=KEY, entropy=1.0) -> Trajectory:
     L = len(tokens)
     entropies = (entropy,) * L if isinstance(entropy, float) else tuple(entropy)
     return Trajectory(
@@ -95,7 +98,10 @@ def test_acceptance_is_strict_and_ties_are_told_apart():
 def test_an_accepted_candidate_replaces_the_rest_and_the_sweep_goes_on_behind_it():
     rewards = {(5, 6, 7): 0.0, (9, 6, 7): 1.0, (9, 4, 7): 0.5}
     outcome = solve(Script((5, 6, 7), {0: [9], 1: [4]}, rewards))
-    assert [(c.position, c.old_token, c.new_token) for c in outcome.candidates] == [(0, 5, 9), (1, 6, 4)]
+    assert [(c.position, c.old_token, c.new_token) for c in outcome.candidates] == [
+        (0, 5, 9),
+        (1, 6, 4),
+    ]
     assert outcome.tokens == (9, 6, 7) and outcome.candidates[1].tokens == (9, 4, 7)
 
 
@@ -197,8 +203,8 @@ def test_majority_ignores_samples_without_an_answer_and_prefers_the_first_seen()
     from nabla_eval.methods.self_consistency import majority
 
     assert majority([r"\boxed{3}", r"\boxed{4}", r"so \boxed{4.0}"]) == 1
-    assert majority(["hm", r"\boxed{1}", r"\boxed{2}"]) == 1
-    assert majority(["hm", "well"]) == 0
+    assert majority(["no idea", r"\boxed{1}", r"\boxed{2}"]) == 1
+    assert majority(["no idea", "no idea"]) == 0
 
 
 def test_best_of_n_takes_the_first_maximum_and_stops_early():
@@ -214,7 +220,11 @@ def test_best_of_n_takes_the_first_maximum_and_stops_early():
                 results.append(Judgement(rewards[request.trajectory.tokens[0]]))
         return results
 
-    for options, chosen, drawn in [({"n": 3}, 1, 3), ({"n": 4, "stop_reward": 1.5}, 1, 2), ({"n": 4}, 3, 4)]:
+    for options, chosen, drawn in [
+        ({"n": 3}, 1, 3),
+        ({"n": 4, "stop_reward": 1.5}, 1, 2),
+        ({"n": 4}, 3, 4),
+    ]:
         execute.drawn = 0
         (outcome,) = drive([start(problem(), configure("best_of_n", options))], execute)
         assert outcome.tokens == (chosen,) and len(outcome.drafts) == drawn
