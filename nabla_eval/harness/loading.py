@@ -17,6 +17,7 @@ from nabla_eval.models.chat import Template
 from nabla_eval.models.checkpoint import (
     Source,
     check_architecture,
+    check_weights,
     open_config,
     open_model,
     open_tokenizer,
@@ -48,6 +49,9 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     if isinstance(options["pretrained"], str) and plain:
         source = _source(arguments, options["pretrained"], "policy", options.get("revision"))
         check_architecture(source, open_config(source))
+        check_weights(source)
+        if not {"tokenizer", "use_fast_tokenizer", "add_bos_token"} & options.keys():
+            options["tokenizer"] = open_tokenizer(source)  # which keeps a checkpoint's own rules
         if not arguments.allow_pickle:
             options.setdefault("use_safetensors", True)
     return options
@@ -58,6 +62,7 @@ def check_reward(arguments: Arguments) -> None:
     source = _reward_source(arguments)
     if source is not None:
         check_architecture(source, open_config(source))
+        check_weights(source)
 
 
 def load_pair(arguments: Arguments, model: Any, tokenizer: Any, dtype: Any, device: Any) -> Pair:
