@@ -1,4 +1,5 @@
-"""Has nabla_eval register itself with lm-eval when lm-eval's models are imported.
+"""Has nabla_eval register itself with lm-eval when lm-eval's models are imported, and check
+the command line before that.
 
 Installed beside a `.pth` file that imports it whenever Python starts. So it imports nothing, costs
 a fraction of a millisecond, and must never make Python or lm-eval fail. What is registered, and why
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 WATCHED = "lm_eval.models"  # fills lm-eval's registry when it is imported
+COMMAND_LINE = "lm_eval._cli.run"  # imported first of all by lm-eval's command line, and only by it
+BEGUN = "lm_eval.config.evaluate_config"  # imported when the parsed command line begins to run
 
 
 def install() -> None:
@@ -35,6 +38,8 @@ class Watcher:
         path: "Sequence[str] | None" = None,
         target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
+        if fullname == BEGUN and COMMAND_LINE in sys.modules:
+            check_quickly()
         if fullname != WATCHED:
             return None
         for finder in sys.meta_path:
@@ -82,3 +87,12 @@ def register_quietly() -> None:
             "version of lm-eval is supported.",
             error,
         )
+
+
+def check_quickly() -> None:
+    """Let nabla_eval refuse wrong `--model_args` before lm-eval indexes its thousands of tasks."""
+    try:
+        from nabla_eval.harness.preflight import check_command_line
+    except Exception:
+        return  # `register_quietly` says so where it matters
+    check_command_line()
