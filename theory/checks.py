@@ -1,0 +1,177 @@
+"""Every claim as a row with what was expected, what was measured, and why the tolerance is what it is.
+
+A claim is a function from a Context to rows; `CLAIMS` names them in the order of the report.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from enum import Enum
+
+from scipy import stats
+
+# A statistical row fails by chance with at most this probability, over all that it compares.
+FAILURE_PROBABILITY = 1e-6
+
+
+class Sense(str, Enum):
+    """How `measured` is held against `expected`."""
+
+    CLOSE = "="
+    """|measured - expected| <= tolerance"""
+    AT_MOST = "≤"
+    """measured <= expected + tolerance"""
+    AT_LEAST = "≥"
+    """measured >= expected - tolerance"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the report."""
+
+    name: str  # claim/row
+    statement: str  # what holds, with the equation it comes from
+    expected: float
+    measured: float
+    tolerance: float
+    passed: bool
+    sense: Sense
+    why: str  # where the tolerance comes from
+
+    def as_json(self) -> dict[str, object]:
+        """The row as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a claim may depend on."""
+
+    seed: int = 0
+    device: str = "cpu"
+
+
+Claim = Callable[[Context], list[Check]]
+
+# Claim -> the module of theory.claims that holds it, as a function of the same name.
+CLAIMS: dict[str, str] = {
+    "stationarity": "symbolic",
+    "free_energy_identity": "symbolic",
+    "gaussian_closed_forms": "symbolic",
+    "log_normalisers": "symbolic",
+    "ou_moments": "dynamics",
+    "euler_stationary": "dynamics",
+    "bias_order": "dynamics",
+    "mala_unbiased": "dynamics",
+    "wasserstein_contraction": "dynamics",
+    "no_noise": "dynamics",
+    "sign_error": "dynamics",
+    "conservation": "fokker",
+    "stationary_order": "fokker",
+    "transient_order": "fokker",
+    "kl_decay_gaussian": "fokker",
+    "log_sobolev": "fokker",
+    "particles_agree": "duality",
+    "particles_in_distribution": "duality",
+    "fokker_planck_agrees": "duality",
+    "softmax_policy_agrees": "duality",
+    "mixture_policy_agrees": "duality",
+    "ppo_agrees": "duality",
+    "mixing_time": "duality",
+    "proposition_c1": "tokens",
+    "printed_gradients": "tokens",
+    "gradient_bound": "tokens",
+    "adam_reach": "tokens",
+    "dto_reach": "tokens",
+    "records": "baselines",
+    "records_with_ties": "baselines",
+    "improving_proposals": "baselines",
+    "prefix_sharing": "baselines",
+}
+
+
+def close(
+    name: str, statement: str, expected: float, measured: float, tolerance: float, why: str
+) -> Check:
+    """A row that passes iff |measured - expected| <= tolerance (never for NaN)."""
+    passed = abs(measured - expected) <= tolerance
+    return _row(name, statement, expected, measured, tolerance, passed, Sense.CLOSE, why)
+
+
+def at_most(
+    name: str, statement: str, bound: float, measured: float, why: str, tolerance: float = 0.0
+) -> Check:
+    """A row that passes iff measured <= bound + tolerance (never for NaN)."""
+    passed = measured <= bound + tolerance
+    return _row(name, statement, bound, measured, tolerance, passed, Sense.AT_MOST, why)
+
+
+def at_least(
+    name: str, statement: str, bound: float, measured: float, why: str, tolerance: float = 0.0
+) -> Check:
+    """A row that passes iff measured >= bound - tolerance (never for NaN)."""
+    passed = measured >= bound - tolerance
+    return _row(name, statement, bound, measured, tolerance, passed, Sense.AT_LEAST, why)
+
+
+def _row(
+    name: str,
+    statement: str,
+    expected: float,
+    measured: float,
+    tolerance: float,
+    passed: bool,
+    sense: Sense,
+    why: str,
+) -> Check:
+    numbers = float(expected), float(measured), float(tolerance)
+    return Check(name, statement, *numbers, bool(passed), sense, why)
+
+
+def z_limit(comparisons: int) -> float:
+    """The z-score that none of `comparisons` normal deviations exceeds, but for
+    FAILURE_PROBABILITY (Bonferroni, two-sided)."""
+    return float(stats.norm.isf(FAILURE_PROBABILITY / (2 * comparisons)))
+
+
+def sampling(comparisons: int) -> str:
+    """The reason of a z-score's tolerance."""
+    return (
+        f"largest of {comparisons} z-scores; exceeded by chance with p ≤ {FAILURE_PROBABILITY:g}"
+    )
+
+
+def fitted_slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The least-squares slope of log y against log x."""
+    logs = [math.log(v) for v in x], [math.log(v) for v in y]
+    return float(stats.linregress(*logs).slope)
+
+
+def select(names: Sequence[str]) -> list[str]:
+    """The claims that were asked for, all of them for none; ValueError for an unknown name."""
+    unknown = [name for name in names if name not in CLAIMS]
+    if unknown:
+        near = get_close_matches(unknown[0], CLAIMS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(CLAIMS)}."
+        raise ValueError(f"There is no check {unknown[0]!r}. {hint}")
+    return [name for name in CLAIMS if not names or name in names]
+
+
+def run_claim(name: str, context: Context) -> list[Check]:
+    """The rows of one claim."""
+    module = importlib.import_module(f"theory.claims.{CLAIMS[name]}")
+    claim: Claim = getattr(module, name)
+    return claim(context)
+
+
+def run(names: Sequence[str], context: Context) -> Iterator[tuple[str, list[Check], float]]:
+    """Yields each claim's name, rows and seconds, in order."""
+    for name in select(names):
+        began = time.perf_counter()
+        rows = run_claim(name, context)
+        yield name, rows, time.perf_counter() - began

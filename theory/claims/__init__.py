@@ -1,0 +1,1 @@
+"""The claims, by topic; each function of a Context returns rows for theory.checks."""

@@ -1,0 +1,381 @@
+"""Theorem 4.1's particles: Ornstein-Uhlenbeck moments, bias in h, MALA, contraction, the sign."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy import linalg, stats
+
+from theory import free_energy, gaussian, langevin, noise, targets, transition
+from theory.checks import (
+    Check,
+    Context,
+    at_least,
+    at_most,
+    close,
+    fitted_slope,
+    sampling,
+    z_limit,
+)
+from theory.densities import Gaussian, matrix, vector
+from theory.gaussian import Array
+
+PARTICLES = 20_000
+
+
+def ou_setting() -> tuple[targets.Target, Array, Array, Gaussian]:
+    """A plane Gaussian with a quadratic reward: the target, μ and K of ρ*, and the start law."""
+    target = targets.SETTINGS["gaussian2d-quadratic"].target
+    solution = targets.closed_form(target)
+    assert solution is not None and isinstance(solution[1], Gaussian)
+    start = Gaussian(vector([-2.0, 3.0]), matrix([[0.5, -0.1], [-0.1, 0.25]]))
+    return target, solution[1].mean.numpy(), solution[1].precision.numpy(), start
+
+
+def gaussian_z_scores(
+    x: torch.Tensor, mean: Array, cov: Array, slack: tuple[Array, Array] | None = None
+) -> list[float]:
+    """Deviations of a Gaussian sample's mean and covariance in standard errors, less a slack.
+
+    Var(mean_i) = C_ii / N and Var(Ĉ_ij) = (C_ii C_jj + C_ij²) / N (known mean).
+    """
+    sample = x.cpu().numpy()
+    n, d = sample.shape
+    mean_slack, cov_slack = slack if slack is not None else (np.zeros(d), np.zeros((d, d)))
+    found = (sample - mean).T @ (sample - mean) / n
+    if slack is not None:  # the sample's own mean may differ from `mean` by the slack
+        found = np.cov(sample.T, bias=True) * n / (n - 1)
+    errors = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
+    off_mean = np.maximum(np.abs(sample.mean(0) - mean) - mean_slack, 0) / np.sqrt(np.diag(cov) / n)
+    off_cov = np.maximum(np.abs(found - cov) - cov_slack, 0) / errors
+    return [*off_mean.tolist(), *off_cov[np.triu_indices(d)].tolist()]
+
+
+def ou_moments(context: Context) -> list[Check]:
+    """Particles against the Ornstein-Uhlenbeck process at 20 times."""
+    target, mu, K, start = ou_setting()
+    h, steps = 1 / 128, [24 * k for k in range(1, 21)]
+    x0 = start.sample(context.seed, "ou/start", PARTICLES)
+    run = langevin.simulate(
+        target, x0, h, steps, seed=context.seed, stream="ou", device=context.device
+    )
+    m0, c0 = start.mean.numpy(), start.cov.numpy()
+    against_euler, against_ou, bias = [], [], []
+    for n in steps:
+        em = gaussian.euler_mean(mu, K, m0, h, n), gaussian.euler_covariance(K, c0, h, n)
+        ou = gaussian.ou_mean(mu, K, m0, n * h), gaussian.ou_covariance(K, c0, n * h)
+        slack = np.abs(em[0] - ou[0]), np.abs(em[1] - ou[1])
+        bias.append(float(np.linalg.norm(em[0] - ou[0])))
+        against_euler += gaussian_z_scores(run.positions[n], *em)
+        against_ou += gaussian_z_scores(run.positions[n], *ou, slack=slack)
+    count = len(against_ou)
+    top = float(np.linalg.eigvalsh(K).max())
+    bound = 0.5 * h * top * math.exp(h * top - 1) * float(np.linalg.norm(m0 - mu))
+    return [
+        at_most(
+            "ou_moments/euler",
+            "mean and covariance of ULA at 20 times are the closed form of Euler-Maruyama",
+            z_limit(count),
+            max(against_euler),
+            sampling(count),
+        ),
+        at_most(
+            "ou_moments/continuous",
+            "... and those of the Ornstein-Uhlenbeck process, up to Euler's exact bias at h=1/128",
+            z_limit(count),
+            max(against_ou),
+            sampling(count) + "; Euler's bias subtracted in closed form",
+        ),
+        at_most(
+            "ou_moments/bias",
+            "Euler's bias of the mean is O(h): |E_h - E| ≤ ½ h λ_max e^{hλ_max - 1} |m₀ - μ|",
+            bound,
+            max(bias),
+            "n(e^{-hk} - 1 + hk) e^{-hk(n-1)} ≤ ½ h k² t e^{-k(t-h)}, and t e^{-kt} ≤ 1/(ek)",
+        ),
+    ]
+
+
+def euler_stationary(context: Context) -> list[Check]:
+    """Euler-Maruyama's stationary covariance is (K(I - hK/2))⁻¹."""
+    target, mu, K, _ = ou_setting()
+    h = 0.3
+    expected = gaussian.euler_stationary_covariance(K, h)
+    step = np.eye(2) - h * K
+    lyapunov = linalg.solve_discrete_lyapunov(step, 2 * h * np.eye(2))
+    start = Gaussian(vector(mu.tolist()), matrix(expected.tolist()))
+    x0 = start.sample(context.seed, "euler/start", 4 * PARTICLES)
+    run = langevin.simulate(target, x0, h, [30], seed=context.seed, stream="euler")
+    forgotten = np.abs(np.linalg.eigvalsh(step)).max() ** 60
+    scores = gaussian_z_scores(run.last, mu, expected)
+    gap = np.abs(expected - np.linalg.inv(K)).max() / (expected.max() * math.sqrt(2 / len(x0)))
+    return [
+        close(
+            "euler_stationary/lyapunov",
+            "(K(I - hK/2))⁻¹ solves C = (I - hK) C (I - hK) + 2hI",
+            0.0,
+            float(np.abs(lyapunov - expected).max()),
+            1e-12,
+            "rounding in a 2×2 linear system",
+        ),
+        at_most(
+            "euler_stationary/particles",
+            f"ULA at h=0.3 has that covariance after 30 steps (start forgotten to {forgotten:.0e})",
+            z_limit(len(scores)),
+            max(scores),
+            sampling(len(scores)),
+        ),
+        at_least(
+            "euler_stationary/power",
+            "the test would see the difference from K⁻¹, in standard errors",
+            2 * z_limit(len(scores)),
+            float(gap),
+            "twice the limit of the row above",
+        ),
+    ]
+
+
+def coupled_bias(h: float, particles: int, seed: int) -> tuple[float, float]:
+    """E[x²] of ULA minus that of the exact process for L = x²/2, and its standard error.
+
+    Both share their noise, so nearly all of the sampling error cancels.
+    """
+    steps = math.ceil(6 / h)
+    exact = ula = noise.normal(seed, f"bias/start/{h}", 0, (particles,))
+    keep = math.exp(-h)
+    spread = math.sqrt(1 - keep**2)
+    for n in range(steps):
+        xi = noise.normal(seed, f"bias/{h}", n, (particles,))
+        exact = keep * exact + spread * xi
+        ula = langevin.euler_mean(ula, -ula, h) + langevin.noise_scale(h) * xi
+    difference = ula**2 - exact**2
+    return difference.mean().item(), difference.std().item() / math.sqrt(particles)
+
+
+def bias_order(context: Context) -> list[Check]:
+    """Euler-Maruyama's stationary bias is of first order in h."""
+    widths = [0.02, 0.04, 0.08, 0.16]
+    found = [coupled_bias(h, PARTICLES, context.seed) for h in widths]
+    exact = [gaussian.euler_stationary_covariance(np.eye(1), h)[0, 0] - 1 for h in widths]
+    scores = [abs(b - e) / error for (b, error), e in zip(found, exact, strict=True)]
+    setting = targets.SETTINGS["well-linear"]
+    x = transition.nodes(-2.7, 2.7, 401)
+    star = transition.target_mass(setting.target, x) @ x**2
+    small = [0.0025, 0.005, 0.01, 0.02]
+    well = [
+        abs(transition.stationary(transition.ula_matrix(setting.target, x, h)) @ x**2 - star)
+        for h in small
+    ]
+    return [
+        close(
+            "bias_order/gaussian",
+            "slope of log|E_h[x²] - E[x²]| against log h, Gaussian target (particles)",
+            1.0,
+            fitted_slope(widths, [abs(b) for b, _ in found]),
+            0.1,
+            "exact slope over these h is 1.05; coupled particles have 1 % error",
+        ),
+        at_most(
+            "bias_order/constant",
+            "the bias itself is (h/2)/(1 - h/2) at each h",
+            z_limit(len(widths)),
+            max(scores),
+            sampling(len(widths)),
+        ),
+        close(
+            "bias_order/double_well",
+            "the slope for a tilted double well (exact transition matrix, no sampling)",
+            1.0,
+            fitted_slope(small, well),
+            0.1,
+            "the O(h²) term: a relative change of the bias by about h × curvature",
+        ),
+    ]
+
+
+def mala_unbiased(context: Context) -> list[Check]:
+    """MALA leaves ρ* invariant at any step size."""
+    rows = []
+    for name, box, h in (("gaussian-ripple", (-6.0, 7.0), 0.15), ("well-linear", (-2.7, 2.7), 0.1)):
+        target = targets.SETTINGS[name].target
+        x = transition.nodes(*box, 241)
+        star = transition.target_mass(target, x)
+        flow = star[:, None] * transition.mala_matrix(target, x, h)
+        rows.append(
+            close(
+                f"mala_unbiased/balance[{name}]",
+                "detailed balance ρ*(x)P(x,y) = ρ*(y)P(y,x) on a grid, relative to the flow",
+                0.0,
+                float(np.abs(flow - flow.T).max() / flow.max()),
+                1e-12,
+                "rounding of exp and of sums over 241 nodes",
+            )
+        )
+    target = targets.target("mixture-1d", "quadratic-1d", 0.5)
+    solution = targets.closed_form(target)
+    assert solution is not None
+    moments = _mixture_moments(solution[1])
+    x0 = solution[1].sample(context.seed, "mala/start", PARTICLES)
+    run = langevin.simulate(
+        target, x0, 0.4, [40], kernel="mala", seed=context.seed, device=context.device
+    )
+    x = run.last[:, 0].cpu().numpy()
+    scores = [
+        abs((x**k).mean() - m) / ((x**k).std() / math.sqrt(len(x))) for k, m in moments.items()
+    ]
+    share = run.acceptance
+    rows.append(
+        at_most(
+            "mala_unbiased/particles",
+            f"E[x], .., E[x⁴] of a mixture after 40 steps at h=0.4 (acceptance {share:.2f})",
+            z_limit(4),
+            max(scores),
+            sampling(4),
+        )
+    )
+    return rows
+
+
+def _mixture_moments(mixture: targets.Mixture | Gaussian) -> dict[int, float]:
+    """E[x^k], k = 1..4, of a Gaussian mixture on the line."""
+    assert not isinstance(mixture, Gaussian)
+    m = np.array([part.mean.item() for part in mixture.parts])
+    v = np.array([part.cov.item() for part in mixture.parts])
+    powers = {1: m, 2: m**2 + v, 3: m**3 + 3 * m * v, 4: m**4 + 6 * m**2 * v + 3 * v**2}
+    return {k: float(mixture.weights.numpy() @ value) for k, value in powers.items()}
+
+
+def wasserstein_contraction(context: Context) -> list[Check]:
+    """Two laws under one dynamics approach each other in W₂ at the rate λ_min."""
+    target, mu, K, start = ou_setting()
+    rate = float(np.linalg.eigvalsh(K).min())
+    stationary = np.linalg.inv(K)
+    worst = -math.inf
+    first = gaussian.wasserstein2(start.mean.numpy(), start.cov.numpy(), mu, stationary)
+    for t in np.linspace(0.1, 4, 20):
+        mean = gaussian.ou_mean(mu, K, start.mean.numpy(), t)
+        cov = gaussian.ou_covariance(K, start.cov.numpy(), t)
+        now = gaussian.wasserstein2(mean, cov, mu, stationary)
+        worst = max(worst, now / (math.exp(-rate * t) * first))
+    line = targets.SETTINGS["gaussian-linear"].target
+    a = line.density.sample(context.seed, "w2/a", 4000)
+    runs = [
+        langevin.simulate(line, x, 0.05, [40], seed=context.seed, stream="w2")
+        for x in (a, 2 * a - 3)
+    ]
+    shrunk = free_energy.wasserstein2_line(runs[0].last, runs[1].last)
+    began = free_energy.wasserstein2_line(a, 2 * a - 3)
+    return [
+        at_most(
+            "wasserstein_contraction/gaussian",
+            "W₂(ρ_t, ρ*) ≤ e^{-λ_min t} W₂(ρ_0, ρ*) at 20 times, as a ratio (closed forms)",
+            1.0,
+            worst,
+            "rounding of matrix square roots",
+            tolerance=1e-9,
+        ),
+        at_most(
+            "wasserstein_contraction/particles",
+            "two clouds under common noise: W₂ after 40 ULA steps ≤ (1 - h/σ²)^40 W₂ before",
+            (1 - 0.05 / 1.25) ** 40 * began,
+            shrunk,
+            "a theorem for the samples themselves: the common noise is a coupling",
+            tolerance=1e-12,
+        ),
+    ]
+
+
+def no_noise(context: Context) -> list[Check]:
+    """Without the noise, as in DTO, the flow ends in modes and not in ρ*."""
+    target, mu, K, start = ou_setting()
+    x0 = start.sample(context.seed, "flow/start", 2000)
+    run = langevin.simulate(target, x0, 0.1, [100], kernel="flow", seed=context.seed)
+    shrink = np.abs(np.linalg.eigvalsh(np.eye(2) - 0.1 * K)).max() ** 100
+    bimodal = targets.SETTINGS["well-linear"].target
+    y0 = bimodal.density.sample(context.seed, "flow/well", 2000)
+    y = langevin.simulate(bimodal, y0, 0.02, [2000], kernel="flow", seed=context.seed).last
+    return [
+        at_most(
+            "no_noise/gaussian",
+            "noise-free gradient flow leaves no spread around the mode μ",
+            float(shrink * np.linalg.norm(x0.numpy() - mu, axis=1).max()),
+            float(np.linalg.norm(run.last.numpy() - mu, axis=1).max()),
+            "(1 - hλ_min)^n times the farthest start",
+            tolerance=1e-12,
+        ),
+        close(
+            "no_noise/double_well",
+            "in a double well every particle ends in a stationary point: E|∇L|²",
+            0.0,
+            float(bimodal.drift(y).square().mean()),
+            1e-12,
+            "contraction (1 - hL'')^2000 at the minima",
+        ),
+        at_least(
+            "no_noise/free_energy",
+            "its reward exceeds E_ρ*[r]: it maximises λr + log π and ignores the entropy",
+            free_energy.optimum(target, targets.SETTINGS["gaussian2d-quadratic"].box).reward,
+            float(target.reward.value(run.last).mean()),
+            "strict inequality in closed form: E_ρ*[r] = r(μ) - tr(A K⁻¹)/2",
+        ),
+    ]
+
+
+def sign_error(context: Context) -> list[Check]:
+    """The drift with the signs of Eq. 16 and 20-23 as printed runs away."""
+    target = targets.SETTINGS["gaussian-linear"].target
+    solution = targets.closed_form(target)
+    assert solution is not None and isinstance(solution[1], Gaussian)
+    assert isinstance(target.density, Gaussian)
+    mu, k = solution[1].mean.item(), solution[1].precision.item()
+    h, steps = 0.05, [20, 40, 60, 80, 400]
+    x0 = target.density.sample(context.seed, "sign/start", PARTICLES)
+    runs = {
+        printed: langevin.simulate(
+            target, x0, h, steps, seed=context.seed, stream="sign", printed_signs=printed
+        )
+        for printed in (False, True)
+    }
+    growth, scores = 1 + h * k, []
+    for n in steps[:-1]:  # E[X_n] = μ + (1 + hk)^n (E[X_0] - μ)
+        x = runs[True].positions[n][:, 0]
+        expected = mu + growth**n * (target.density.mean.item() - mu)
+        scores.append(abs(x.mean().item() - expected) / (x.std().item() / math.sqrt(len(x))))
+    gone = _printed_runaway(growth, h, steps[-1], mu, target.density)
+    count = len(x0)
+    return [
+        close(
+            "sign_error/correct",
+            "under +λ∇r + ∇log π no particle leaves |x| ≤ 1000 (t = 20)",
+            0.0,
+            runs[False].infos[steps[-1]].runaway,
+            0.0,
+            "ρ* puts less than e^-100000 there",
+        ),
+        close(
+            "sign_error/printed",
+            "under the printed -λ∇r - ∇log π (Eq. 16, 20-23) nearly all have left it",
+            gone,
+            runs[True].infos[max(runs[True].infos)].runaway,
+            z_limit(1) * math.sqrt(gone * (1 - gone) / count) + 10 / count,
+            "binomial error of the closed-form share, and the Poisson tail of so few that stay",
+        ),
+        at_most(
+            "sign_error/growth",
+            "the printed drift's mean moves away from that of ρ* as (1 + hk)^n",
+            z_limit(len(scores)),
+            max(scores),
+            sampling(len(scores)),
+        ),
+    ]
+
+
+def _printed_runaway(growth: float, h: float, n: int, mu: float, pi: Gaussian) -> float:
+    """P(|X_n| > RUNAWAY_RADIUS) for X_{n+1} - μ = growth (X_n - μ) + √(2h) ξ, X_0 ~ π."""
+    mean = mu + growth**n * (pi.mean.item() - mu)
+    variance = growth ** (2 * n) * pi.cov.item()
+    variance += 2 * h * (growth ** (2 * n) - 1) / (growth**2 - 1)
+    law = stats.norm(mean, math.sqrt(variance))
+    return float(law.sf(langevin.RUNAWAY_RADIUS) + law.cdf(-langevin.RUNAWAY_RADIUS))
