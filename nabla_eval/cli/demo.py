@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,7 +22,7 @@ from nabla_eval.errors import DataError
 
 TASK = "nabla_countdown"
 N = 8
-# Of the sweep in reports/embedded/defaults.md: the twin at the resample temperature that suits it
+# Of the sweep in reports/defaults: the resample temperature that suits the twin
 # best, and the reward from which on another sample is not worth drawing.
 TWIN_TEMPERATURE = 1.0
 STOP_REWARD = 2.0
@@ -65,7 +66,7 @@ ROWS = (GREEDY, MAJORITY, BEST, BEST_STOP, NABLA, TWIN, TWIN_BEST)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=64,
+    default=256,
     show_default=True,
     help="Problems that advance together; changes the speed, not the results.",
 )
@@ -86,6 +87,7 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
 
     Example: nabla-eval demo --limit 500 --seed 1
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
     console = Console(file=sys.stdout, highlight=False)
     command = ["nabla-eval", "demo", "--limit", limit, "--batch-size", batch_size, "--seed", seed]
     began = time.perf_counter()
@@ -117,8 +119,9 @@ class _Study:
         self.console, self.output, self.limit = console, output, limit
         self.batch_size, self.seed = batch_size, seed
         self.pair = load_pair(device=device)
-        tasks = TaskManager(include_path=str(tasks_path()), include_defaults=False)
-        self.task = tasks.load([TASK])["tasks"][TASK]  # once: making its problems takes seconds
+        # Seconds each: indexing lm-eval's own tasks, and making the problems; so none and once.
+        self.manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
+        self.task = self.manager.load([TASK])["tasks"][TASK]
 
     def run(self) -> dict[str, Any]:
         """Evaluate every row; returns the runs by folder name."""
@@ -171,7 +174,9 @@ class _Study:
         lm.progress = progress
         clock = _Timed(lm.generate_until)
         lm.generate_until = clock  # type: ignore[method-assign]
-        results = simple_evaluate(model=lm, tasks=[self.task], limit=self.limit, log_samples=True)
+        results = simple_evaluate(
+            model=lm, tasks=[self.task], limit=self.limit, task_manager=self.manager
+        )
         samples = results.pop("samples")[TASK]
         _save(folder, results, samples)
         return Run(row.name, read(folder), scores_of(TASK, samples), clock.seconds)

@@ -1,0 +1,147 @@
+"""The demo end to end on a few problems, and the rows it compares."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from nabla_eval import embedded
+from nabla_eval.cli import demo
+from nabla_eval.cli.quiet import quiet
+from nabla_eval.config import change
+from nabla_eval.errors import DataError
+from nabla_eval.methods.nabla import Nabla
+from nabla_eval.methods.registry import configure
+from nabla_eval.traces import read
+
+LIMIT = 4
+# Two seconds of subprocesses per evaluation, and nothing of ours.
+ENVIRONMENT = "torch.utils.collect_env.get_pretty_env_info"
+
+
+def config(row: demo.Row):
+    options = {name: value for name, value in row.options.items() if name != "method"}
+    return configure(row.options["method"], options)
+
+
+def test_the_rows_are_fair_rivals():
+    """The twins differ from nabla in what they are named for; early stop asks for nabla's bar."""
+    nabla = config(demo.NABLA)
+    assert config(demo.TWIN) == change(nabla, steps=0)
+    assert config(demo.TWIN_BEST) == change(
+        nabla, steps=0, resample_temperature=demo.TWIN_TEMPERATURE
+    )
+    assert nabla == Nabla(n=demo.N)  # the default as it ships
+    assert nabla.stop_reward in (None, demo.STOP_REWARD)
+    for row in (demo.MAJORITY, demo.BEST, demo.BEST_STOP):
+        assert config(row).n == demo.N
+    assert len({row.name for row in demo.ROWS}) == len({row.folder for row in demo.ROWS}) == 7
+
+
+@pytest.mark.parametrize("options", [["--limit", "1"], ["--batch-size", "0"], ["--sed", "1"]])
+def test_options_out_of_range_are_refused_before_anything_is_loaded(options):
+    result = CliRunner().invoke(demo.demo, options)
+    assert result.exit_code == 2 and options[0].lstrip("-") in result.output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Output folder and screen of one small demo."""
+    if not all(path.is_dir() for path in embedded.paths()):
+        pytest.skip("the embedded weights are absent")
+    folder = tmp_path_factory.mktemp("demo") / "new"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ENVIRONMENT, lambda: "")
+        result = run(folder)
+    return folder, result.output
+
+
+def run(folder, *options: str):
+    arguments = ["--limit", str(LIMIT), "--device", "cpu", "--output", str(folder), *options]
+    return CliRunner().invoke(demo.demo, arguments, catch_exceptions=False)
+
+
+def test_the_screen_is_the_demos_own(finished):
+    folder, screen = finished
+    for row in demo.ROWS:
+        assert f"{row.name}: {LIMIT} problems" in screen
+    for title in ("Accuracy and cost", "Rejection rate", "nabla against the others"):
+        assert title in screen
+    assert "66.03 %" in screen and "75.46 %" in screen
+    assert "What happened" in screen and "cannot be told apart" in screen
+    assert "it/s" not in screen and "\x1b" not in screen
+    assert (folder / "log.txt").stat().st_size > 0
+
+
+def test_the_numbers_are_lm_evals_own(finished):
+    folder, _ = finished
+    rows = {
+        row["run"]: row for row in json.loads((folder / "summary.json").read_text())["accuracy"]
+    }
+    for row in demo.ROWS:
+        results = json.loads((folder / row.folder / "results.json").read_text())
+        metrics = results["results"][demo.TASK]
+        ours = rows[row.name]
+        assert ours["problems"] == LIMIT == len(read(folder / row.folder))
+        assert ours["accuracy"] == pytest.approx(metrics["exact_match,none"])
+        assert ours["se"] == pytest.approx(metrics["exact_match_stderr,none"])
+        assert ours["model_calls"] == pytest.approx(metrics["model_calls,none"])
+        samples = (folder / row.folder / f"samples_{demo.TASK}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["doc_id"] for line in samples] == list(range(LIMIT))
+
+
+def test_the_traces_say_what_was_run(finished):
+    folder, _ = finished
+    for row in demo.ROWS:
+        for record in read(folder / row.folder):
+            assert record["method"] == row.options["method"]
+            assert record["id"].startswith(f"{demo.TASK}/") and record["ledger"]["model_calls"] > 0
+    (twin, *_) = read(folder / demo.TWIN.folder)
+    assert twin["config"]["steps"] == 0 and twin["ledger"]["gradient_passes"] == 0
+    facts = json.loads((folder / "summary.json").read_text())["facts"]
+    assert facts["options"]["nabla"]["steps"] > 0 and facts["seed"] == 0
+
+
+@pytest.mark.slow
+def test_a_second_demo_replaces_the_first_and_repeats_it(finished, monkeypatch):
+    """Other batches, the same answers; and nothing is resumed, which would make times wrong."""
+    folder, _ = finished
+    monkeypatch.setattr(ENVIRONMENT, lambda: "")
+    before = {row.folder: answers(folder / row.folder) for row in demo.ROWS}
+    run(folder, "--batch-size", "3")
+    assert {row.folder: answers(folder / row.folder) for row in demo.ROWS} == before
+
+
+def answers(folder):
+    return {record["id"]: record["outcome"]["text"] for record in read(folder)}
+
+
+def test_an_output_that_cannot_be_written_is_said_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Choose another --output"):
+        run(tmp_path / "file" / "demo")
+
+
+def test_quiet_catches_prints_and_logs_and_gives_the_handlers_back(tmp_path, capsys):
+    logger = logging.getLogger("tests.quiet")
+    logger.propagate = False
+    early = logging.StreamHandler(sys.stderr)
+    logger.addHandler(early)
+    stderr = sys.stderr
+    try:
+        with quiet(tmp_path / "log.txt"):
+            late = logging.StreamHandler()
+            logger.addHandler(late)
+            print("printed")
+            print("to stderr", file=sys.stderr)
+            logger.warning("logged")
+        assert early.stream is late.stream is stderr is sys.stderr
+        assert (tmp_path / "log.txt").read_text() == "printed\nto stderr\nlogged\nlogged\n"
+        captured = capsys.readouterr()
+        assert captured.out == captured.err == ""
+    finally:
+        logger.handlers.clear()
