@@ -29,35 +29,34 @@ def reward_symbol(x: Sequence[Symbol]) -> Expr:
 
 
 def is_zero(expression: Expr) -> bool:
-    """Whether an expression vanishes identically, over a common denominator."""
-    return bool(sympy.expand(sympy.numer(sympy.together(sympy.expand(expression)))) == 0)
-
-
-def residual_at_optimum(density: Density, sign: int = 1) -> Expr:
-    """That residual over ρ*, for ρ* ∝ π e^{λr} and the drift -sign·∇L, any reward, any λ.
-
-    `sign=-1` is the drift as printed in Eq. 16 and 20-23. Z cancels.
-    """
-    x = coordinates(density.dim)
-    log_pi, r = density.symbolic(x), reward_symbol(x)
-    rho = sympy.exp(log_pi) * sympy.exp(LAM * r)
-    potential = sign * (-LAM * r - log_pi)
-    return stationarity_residual(rho, potential, x) / rho
+    """Whether an expression vanishes identically, over a common denominator if need be."""
+    expanded = sympy.expand(expression)
+    return bool(expanded == 0 or sympy.expand(sympy.numer(sympy.together(expanded))) == 0)
 
 
 def general_residual(dim: int, sign: int = 1) -> Expr:
-    """The same with an arbitrary smooth log π(x_1, .., x_d) > -∞ besides the arbitrary reward."""
+    """(∇·(ρ*∇L) + Δρ*)/ρ* for arbitrary smooth log π and r, any λ, and the drift -sign·∇L.
+
+    `sign=-1` is the drift as printed in Eq. 16 and 20-23; it leaves 2Δρ*/ρ*. Z cancels.
+    """
     x = coordinates(dim)
     log_pi, r = sympy.Function("f", real=True)(*x), reward_symbol(x)
     rho = sympy.exp(log_pi + LAM * r)
     return stationarity_residual(rho, sign * (-LAM * r - log_pi), x) / rho
 
 
-def laplacian_over_rho(density: Density) -> Expr:
-    """Δρ*/ρ*, which the printed signs leave over twice."""
+def flux_at_optimum(density: Density, sign: int = 1) -> tuple[Expr, ...]:
+    """(ρ*∂_iL + ∂_iρ*)/ρ* for every i, for ρ* ∝ π e^{λr} with any smooth reward.
+
+    Where all vanish no probability flows at all, so its divergence, the residual above, is 0.
+    """
     x = coordinates(density.dim)
-    rho = sympy.exp(density.symbolic(x)) * sympy.exp(LAM * reward_symbol(x))
-    return sum((sympy.diff(rho, xi, 2) for xi in x), sympy.Integer(0)) / rho
+    log_pi, r = density.symbolic(x), reward_symbol(x)
+    pi = sympy.exp(log_pi)
+    potential = sign * (-LAM * r - log_pi)
+    return tuple(
+        sympy.diff(potential, xi) + LAM * sympy.diff(r, xi) + sympy.diff(pi, xi) / pi for xi in x
+    )
 
 
 def pointwise_identity() -> Expr:
@@ -135,8 +134,14 @@ def _log_normal(x: Expr, mean: Expr, sd: Expr) -> Expr:
 
 
 def _expectation(value: Expr, x: Symbol, mean: Expr, sd: Expr) -> Expr:
-    """E[value] under N(mean, sd²) for a polynomial in x, by integrating over u = (x - mean)/sd."""
+    """E[value] under N(mean, sd²) for a polynomial in x, by integrating powers of (x - mean)/sd."""
     u = sympy.Symbol("u", real=True)
     weight = sympy.exp(-(u**2) / 2) / sympy.sqrt(2 * sympy.pi)
-    integrand = sympy.expand(value.subs(x, mean + sd * u))
-    return sympy.integrate(integrand * weight, (u, -sympy.oo, sympy.oo))
+    powers = sympy.Poly(sympy.expand(value.subs(x, mean + sd * u)), u).terms()
+    return sum(
+        (
+            coefficient * sympy.integrate(u**power * weight, (u, -sympy.oo, sympy.oo))
+            for (power,), coefficient in powers
+        ),
+        sympy.Integer(0),
+    )

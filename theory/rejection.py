@@ -123,6 +123,24 @@ def prefix_sharing_acceptances(rewards: Array, length: int, vocabulary: int) -> 
     return sum(starts, start=Fraction(0)) / count
 
 
+def enumerated_pass(rewards: Array) -> Fraction:
+    """The same for three binary tokens, over all 8·8·4·2 paths one by one."""
+    accepted, paths = 0, 0
+    for current, first, second, third in product(range(8), range(8), range(4), range(2)):
+        accepted += _accepted_on_path(rewards, current, (first, second, third))
+        paths += 1
+    return Fraction(accepted, paths)
+
+
+def _accepted_on_path(rewards: Array, current: int, suffixes: tuple[int, ...]) -> int:
+    accepted = 0
+    for block, suffix in zip((8, 4, 2), suffixes, strict=True):
+        challenger = current - current % block + suffix
+        if rewards[challenger] > rewards[current]:
+            current, accepted = challenger, accepted + 1
+    return accepted
+
+
 def simulated_acceptances(
     lanes: int, challengers: int, length: int, shared: bool, seed: int
 ) -> Array:

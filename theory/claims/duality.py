@@ -7,13 +7,24 @@ from itertools import islice
 
 import numpy as np
 import torch
+from scipy import stats
 
 from theory import fokker_planck, free_energy, langevin, noise, policy, targets, transition
-from theory.checks import Check, Context, at_least, at_most, close, sampling, z_limit
+from theory.checks import (
+    FAILURE_PROBABILITY,
+    Check,
+    Context,
+    at_least,
+    at_most,
+    close,
+    sampling,
+    z_limit,
+)
 from theory.fokker_planck import Grid
 from theory.targets import SETTINGS, Setting
 
 PARTICLES = 10_000
+EXACT_SAMPLES = 30
 # MALA steps until what is left of the start is below the sampling error, and whether the
 # left-over is known exactly (1-D, by the transition matrix) or by Fokker-Planck.
 STEPS = {
@@ -115,16 +126,28 @@ def particles_in_distribution(context: Context) -> list[Check]:
         target, x0, 0.15, [200], kernel="mala", seed=context.seed, stream="mmd"
     )
     exact = solution[1].sample(context.seed, "mmd/exact", 6000)
-    again = solution[1].sample(context.seed, "mmd/again", 6000)
     scores = {name: _block_z(x, exact) for name, x in (("mala", run.last), ("start", x0))}
-    baseline = free_energy.sliced_wasserstein2(again, exact)
+    distance = free_energy.sliced_wasserstein2(run.last, exact)
+    between = [
+        free_energy.sliced_wasserstein2(
+            solution[1].sample(context.seed, f"sliced/{k}", 6000), exact
+        )
+        for k in range(EXACT_SAMPLES)
+    ]
     line = SETTINGS["mixture-quadratic"]
     grid = Grid(line.box, (2000,))
     start = line.target.density.sample(context.seed, "w2/start", 10000)
     moved = langevin.simulate(
         line.target, start, line.step, [300], kernel="mala", seed=context.seed, stream="w2/mala"
     ).last
-    star = grid.optimum(line.target)
+    star, law = grid.optimum(line.target), targets.closed_form(line.target)
+    assert law is not None
+    to_law = [
+        free_energy.wasserstein2_to_grid(
+            law[1].sample(context.seed, f"w2/{k}", 10000), star, grid
+        )
+        for k in range(EXACT_SAMPLES)
+    ]
     return [
         at_most(
             "particles_in_distribution/mmd",
@@ -140,22 +163,28 @@ def particles_in_distribution(context: Context) -> list[Check]:
             scores["start"],
             "twice the limit above",
         ),
-        at_most(
+        _like_exact(
             "particles_in_distribution/sliced_w2",
-            "sliced W₂ of particles and exact draws, over that of two exact samples",
-            3.0,
-            free_energy.sliced_wasserstein2(run.last, exact) / baseline,
-            "both are sampling error; 2·64 directional W₂² each have spread below their mean",
+            "sliced W₂ of particles to exact draws, among that of exact draws to exact draws",
+            distance,
+            between,
         ),
-        at_most(
+        _like_exact(
             "particles_in_distribution/w2_line",
-            "W₂ of particles to ρ* on the line, over that of π's samples to ρ*",
-            0.1,
-            free_energy.wasserstein2_to_grid(moved, star, grid)
-            / free_energy.wasserstein2_to_grid(start, star, grid),
-            "W₂ of 10⁴ draws to their law is about √(E[W₂²]) ≈ 0.03 here; π is 0.9 away",
+            "W₂ of particles to ρ* on the line, among that of exact draws",
+            free_energy.wasserstein2_to_grid(moved, star, grid),
+            to_law,
         ),
     ]
+
+
+def _like_exact(name: str, statement: str, distance: float, exact: list[float]) -> Check:
+    """Whether a distance lies where those of exact samples say that the next one must."""
+    count = len(exact)
+    limit = float(stats.t.isf(FAILURE_PROBABILITY, count - 1)) * math.sqrt(1 + 1 / count)
+    score = (distance - np.mean(exact)) / np.std(exact, ddof=1)
+    why = f"one-sided t prediction interval of {count} exact samples, p ≤ {FAILURE_PROBABILITY:g}"
+    return at_most(name, statement + ": deviation", limit, float(score), why)
 
 
 def _block_z(a: torch.Tensor, b: torch.Tensor, size: int = 100) -> float:
