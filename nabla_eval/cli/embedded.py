@@ -72,7 +72,7 @@ def verify(folder: Path | None) -> None:
 @click.option("--output", type=FOLDER, required=True, help="Folder for policy/, reward/ and card.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
-    "--numbers", type=click.IntRange(3, 4), default=4, show_default=True, help="3 is easier."
+    "--numbers", type=click.IntRange(3, 4), default=3, show_default=True, help="4 is harder."
 )
 @click.option(
     "--minutes", type=click.FloatRange(min=0.1), help="Choose the steps to take this long."

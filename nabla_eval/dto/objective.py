@@ -176,9 +176,18 @@ def row_gradient(
     """dL/dy at some positions (Prop. C.1): the three terms, summed."""
     index = list(rows)
     policy, reward = pair.policy, pair.judge
-    gradient = widen(backward.policy[index]) @ widen(policy.embedding).T
-    gradient += (widen(backward.reward[index]) @ widen(reward.embedding).T).to(gradient.device)
+    gradient = _onto(policy.embedding, backward.policy[index])
+    gradient += _onto(reward.embedding, backward.reward[index]).to(gradient.device)
     if objective.nll_weight:
         hidden = backward.hidden[index]
         gradient -= objective.nll_weight * widen(policy.head(hidden)).log_softmax(-1)
     return gradient
+
+
+def _onto(table: Float[Tensor, "V D"], gradient: Float[Tensor, "R D"]) -> Float[Tensor, "R V"]:
+    """Embedding gradients times the table in at least float32, never holding a wider copy of it."""
+    rows = widen(gradient)
+    if rows.dtype == table.dtype:
+        return rows @ table.T
+    parts = table.split(max(1, _ELEMENTS // table.shape[1]))
+    return torch.cat([rows @ widen(part).T for part in parts], -1)

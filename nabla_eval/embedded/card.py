@@ -41,7 +41,7 @@ def write_card(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Add schema, versions and file hashes to the content, write card.json, return the card."""
     card = {"schema": SCHEMA, **content, "versions": versions(), "files": file_hashes(folder)}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return card
+    return read_card(folder)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Countdown, the embedded task: reach the target using every given number exactly once.
 
-A problem is written ``20,14,7,3=39?`` and a solution ``20-14=6;6*7=42;42-3=39``. Everything here is
+A problem is written ``20,14,7=42?`` and a solution ``20-14=6;6*7=42``. Everything here is
 exact: the verifier, the search that decides whether a prefix can still be completed, and the split
 that keeps test problems out of training. Nothing here needs torch.
 """
@@ -39,7 +39,7 @@ class Problem:
 
     @property
     def prompt(self) -> str:
-        """The text given to the policy, for example ``20,14,7,3=39?``."""
+        """The text given to the policy, for example ``20,14,7=42?``."""
         return f"{','.join(map(str, self.numbers))}={self.target}?"
 
     @property
@@ -58,7 +58,7 @@ class Problem:
         match = _PROMPT.fullmatch(prompt)
         if match is None:
             raise ConfigError(
-                f"A Countdown prompt looks like '20,14,7,3=39?'; got {prompt!r}. "
+                f"A Countdown prompt looks like '20,14,7=42?'; got {prompt!r}. "
                 "Write integers from 0 to 99 without spaces or leading zeros."
             )
         return cls(tuple(int(number) for number in match[1].split(",")), int(match[2]))
@@ -188,14 +188,14 @@ def split_of(problem: ProblemLike) -> Split:
     return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
-def problems(n: int, split: Split, *, numbers: int = 4, seed: int = 0) -> list[Problem]:
+def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[Problem]:
     """The first n of a fixed random order of a split's solvable problems, without duplicates.
 
     Uniform over (multiset of inputs, target): sorted draws are accepted with equal probability
     whatever the number of their orders or solutions. Raises ConfigError when the split is smaller.
     """
     if numbers < 2:
-        raise ConfigError(f"A problem needs at least 2 numbers; got {numbers}. Try numbers=4.")
+        raise ConfigError(f"A problem needs at least 2 numbers; got {numbers}. Try numbers=3.")
     rng = random.Random(f"countdown/{split}/{numbers}/{seed}")
     chosen: dict[str, Problem] = {}
     misses = 0
@@ -215,7 +215,7 @@ def problems(n: int, split: Split, *, numbers: int = 4, seed: int = 0) -> list[P
     return list(chosen.values())
 
 
-def test_problems(n: int, numbers: int = 4, seed: int = 0) -> list[dict[str, Any]]:
+def test_problems(n: int, numbers: int = 3, seed: int = 0) -> list[dict[str, Any]]:
     """The first n test problems as documents with the keys prompt, numbers and target."""
     drawn = problems(n, "test", numbers=numbers, seed=seed)
     return [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in drawn]

@@ -23,40 +23,48 @@ _IGNORED: Final = -100
 _OPERATOR_IDS: Final = np.array([IDS[operator] for operator in OPERATORS])
 
 
-def random_walks(
+def random_chains(
     count: int, numbers: int, rng: np.random.Generator
 ) -> tuple[Integers, Integers, Integers]:
     """Random legal calculations: inputs [N, n], result [N], response tokens [N, 6(n-1)].
 
-    Each step picks an ordered pair and then one of the operators that are legal for it; walks that
-    get stuck are dropped, so N is at most `count`.
+    Every step goes on with the previous result and one more number, in a random order of the
+    numbers, with one of the operations that are legal. Sums and products are written with the
+    previous result first (in the first step, the larger number): one way to write each calculation
+    is learned sooner than several. Chains that get stuck are dropped, so N is at most `count`.
     """
     inputs = rng.integers(1, largest_input(numbers) + 1, size=(count, numbers))
-    available, legal = inputs.copy(), np.ones(count, dtype=bool)
+    order = np.argsort(rng.random((count, numbers)), axis=1)
+    shuffled = np.take_along_axis(inputs, order, axis=1)
+    shuffled[:, :2] = np.sort(shuffled[:, :2], axis=1)[:, ::-1]
+    value, legal = shuffled[:, 0], np.ones(count, dtype=bool)
     columns: list[Integers] = []
-    for left_over in range(numbers, 1, -1):
-        order = np.argsort(rng.random((count, left_over)), axis=1)
-        available = np.take_along_axis(available, order, axis=1)
-        a, b = available[:, 0], available[:, 1]
-        values, valid = _outcomes(a, b)
-        choice = np.argmax(np.where(valid, rng.random(valid.shape), -1.0), axis=1)
-        legal &= valid.any(axis=1)
-        result = np.take_along_axis(values, choice[:, None], axis=1)[:, 0]
-        closing = IDS[";"] if left_over > 2 else EOS_ID
-        columns += [a, _OPERATOR_IDS[choice], b]
-        columns += [np.full(count, IDS["="]), result, np.full(count, closing)]
-        available = np.concatenate([available[:, 2:], result[:, None]], axis=1)
-    return inputs[legal], available[legal, 0], np.stack(columns, axis=1)[legal]
+    for step in range(1, numbers):
+        left, operator, right, value, possible = _random_step(value, shuffled[:, step], rng)
+        legal &= possible
+        closing = IDS[";"] if step < numbers - 1 else EOS_ID
+        columns += [left, operator, right]
+        columns += [np.full(count, IDS["="]), value, np.full(count, closing)]
+    return inputs[legal], value[legal], np.stack(columns, axis=1)[legal]
 
 
-def _outcomes(a: Integers, b: Integers) -> tuple[Integers, NDArray[np.bool_]]:
-    """Results [N, 4] of the four operators and whether each is allowed; b may be out of range
-    only in walks that are already stuck."""
-    safe = np.maximum(b, 1)
-    values = np.stack([a + b, a - b, a * b, a // safe], axis=1)
-    valid = (values >= 1) & (values <= MAX_VALUE)
-    valid[:, 3] &= (a % safe == 0) & (b >= 1)
-    return values, valid
+def _random_step(
+    a: Integers, b: Integers, rng: np.random.Generator
+) -> tuple[Integers, Integers, Integers, Integers, NDArray[np.bool_]]:
+    """Left operand, operator id, right operand, result and whether any operation was legal, [N].
+
+    The operations are a+b, a-b, a*b, a/b, b-a and b/a; stuck rows hold values without meaning.
+    """
+    low_a, low_b = np.maximum(a, 1), np.maximum(b, 1)
+    values = np.stack([a + b, a - b, a * b, a // low_b, b - a, b // low_a], axis=1)
+    legal = (values >= 1) & (values <= MAX_VALUE)
+    legal[:, 3] &= a % low_b == 0
+    legal[:, 5] &= (b % low_a == 0) & (a != b)
+    choice = np.argmax(np.where(legal, rng.random(legal.shape), -1.0), axis=1)
+    turned = choice >= 4
+    operator = _OPERATOR_IDS[[0, 1, 2, 3, 1, 3]][choice]
+    value = np.take_along_axis(values, choice[:, None], axis=1)[:, 0]
+    return np.where(turned, b, a), operator, np.where(turned, a, b), value, legal.any(axis=1)
 
 
 class TrainingRows:
@@ -69,7 +77,7 @@ class TrainingRows:
     def __init__(
         self, *, walks: int, numbers: int, mismatched: float, rng: np.random.Generator
     ) -> None:
-        inputs, target, response = random_walks(walks, numbers, rng)
+        inputs, target, response = random_chains(walks, numbers, rng)
         usable = (target >= MIN_TARGET) & (inputs != target[:, None]).all(axis=1)
         inputs, target, response = inputs[usable], target[usable], response[usable]
         problem, occurrences, keys = _training_problems(inputs, target)

@@ -23,8 +23,8 @@ class PolicyRecipe:
     """Everything the policy's weights depend on, together with the library versions."""
 
     seed: int = 0
-    numbers: int = 4
-    steps: int = 2200
+    numbers: int = 3
+    steps: int = 1000
     batch: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 0.01

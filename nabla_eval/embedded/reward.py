@@ -26,8 +26,8 @@ class RewardRecipe:
     """Everything the reward model's weights depend on, besides the policy and the versions."""
 
     seed: int = 0
-    numbers: int = 4
-    steps: int = 1200
+    numbers: int = 3
+    steps: int = 1000
     batch: int = 128
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01

@@ -12,7 +12,7 @@ from nabla_eval.harness.metrics import cost_metrics, listed
 PROBLEMS = 1200
 
 
-def dataset(*, countdown_numbers: int = 4, **others: Any) -> dict[str, Any]:
+def dataset(*, countdown_numbers: int = 3, **others: Any) -> dict[str, Any]:
     """The test split, made on the spot: no file, no network, the same on every machine.
 
     lm-eval passes `dataset_kwargs` and, among them, all model arguments, which do not matter here.

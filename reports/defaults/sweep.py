@@ -29,7 +29,8 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 
-STOP = {"stop_reward": 2.0}
+# The reward is the logit that the response is right: from 0 on, right is likelier than wrong.
+STOP = {"stop_reward": 0.0}
 LONG = {"passes": 8, **STOP}
 STRONG = {**LONG, "lr": 0.1, "min_lr": 0.01}
 
@@ -82,7 +83,7 @@ def evaluate(pair: Any, docs: list[dict], name: str, seed: int) -> dict[str, Any
     method, preset, options, _ = RUNS[name]
     config = configure(method, options, preset)
     problems = [
-        pair.problem(doc["prompt"], Key.root(seed) / "sweep" / i, max_new_tokens=24)
+        pair.problem(doc["prompt"], Key.root(seed) / "sweep" / i, max_new_tokens=16)
         for i, doc in enumerate(docs)
     ]
     began = time.perf_counter()

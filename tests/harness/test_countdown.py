@@ -40,9 +40,9 @@ def test_the_task_also_runs_with_hf(
 def test_the_three_number_task_has_as_many_problems(
     lm: Callable[..., NablaLM], evaluate: Callable[..., Any]
 ) -> None:
-    results = evaluate(lm(method="greedy"), "nabla_countdown3", limit=2)
-    assert results["n-samples"]["nabla_countdown3"] == {"original": 1200, "effective": 2}
-    assert [len(s["doc"]["numbers"]) for s in results["samples"]["nabla_countdown3"]] == [3, 3]
+    results = evaluate(lm(method="greedy"), "nabla_countdown4", limit=2)
+    assert results["n-samples"]["nabla_countdown4"] == {"original": 1200, "effective": 2}
+    assert [len(s["doc"]["numbers"]) for s in results["samples"]["nabla_countdown4"]] == [4, 4]
 
 
 def test_right_and_wrong_answers_are_told_apart() -> None:
