@@ -15,7 +15,7 @@ from nabla_eval.grading.normalise import normalise
 from nabla_eval.grading.pool import Pool, Verdict
 
 TIMEOUT = 5.0
-"""Seconds that computer algebra may spend on one comparison."""
+"""Seconds of processor time that computer algebra may spend on one comparison."""
 
 MAX_ANSWER = 2000
 """Longer answers are wrong unless they are spelt like the gold answer."""
@@ -54,7 +54,7 @@ class Grade:
 def equal(gold: str, answer: str | None, *, timeout: float = TIMEOUT) -> bool:
     """Whether a final answer equals the gold answer, as the README of this folder defines it.
 
-    ``timeout`` is in seconds; a comparison that takes longer counts as unequal.
+    ``timeout`` is in seconds of processor time; a comparison that takes longer counts as unequal.
     """
     return _verdict(gold, answer, timeout).equal
 
@@ -69,7 +69,7 @@ def grade(
 ) -> Grade:
     """Grade a whole response, or an answer taken from one where ``extracted`` is true.
 
-    ``in_thought`` is passed on to `extract`; ``timeout`` is in seconds.
+    ``in_thought`` is passed on to `extract`; ``timeout`` is in seconds of processor time.
     """
     if response is not None and response.strip() and response.strip() == gold.strip():
         return Grade(True, response.strip())

@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -21,8 +22,14 @@ from typing import Any
 
 from nabla_eval.errors import DependencyError, NablaError
 
-START_SECONDS = 120.0
-"""Time a worker may take to import SymPy and math-verify (slow network disks)."""
+START_SECONDS = 600.0
+"""Time a worker may take to import SymPy and math-verify (slow network disks, busy machines)."""
+
+PATIENCE = 12.0
+"""Elapsed time per second of the deadline after which a worker is killed from here.
+
+The worker ends itself after its deadline of processor time; this is for one that gets no processor.
+"""
 
 MEGABYTES = 1024
 """Address space of one worker."""
@@ -68,20 +75,21 @@ class Worker:
         self.ready = False
 
     def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
-        """Compare two answers; the process is dead afterwards when it took longer."""
+        """Compare two answers; the process is dead afterwards when it needed more ``seconds``."""
         if not self.ready:
             self._await_ready()
         self.requests += 1
         request = {"gold": gold, "answer": answer, "seconds": seconds}
         try:
             self._send(request)
-            reply = self._receive(time.monotonic() + seconds)
+            reply = self._receive(time.monotonic() + PATIENCE * seconds)
         except TimeoutError:
             self.kill()
             return Verdict(False, "timeout")
         except (EOFError, OSError):
             self.kill()
-            return Verdict(False, "died")
+            timed_out = self.process.returncode == -signal.SIGPROF
+            return Verdict(False, "timeout" if timed_out else "died")
         if self.requests >= MAX_REQUESTS or reply["error"] == "MemoryError":
             self.kill()
         return Verdict(reply["equal"] is True, reply["error"])
@@ -136,8 +144,8 @@ class Worker:
 
     def kill(self) -> None:
         """End the process now and collect it."""
-        self.process.kill()
         self.close_pipes()
+        self.process.kill()
         self.process.wait()
 
     def close_pipes(self) -> None:
@@ -162,7 +170,7 @@ class Pool:
         _pools.add(self)
 
     def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
-        """Compare two normalised answers in a worker within ``seconds``.
+        """Compare two normalised answers in a worker within ``seconds`` of its processor time.
 
         Neither the start of a worker nor waiting for a free one counts.
         """

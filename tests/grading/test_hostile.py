@@ -48,6 +48,10 @@ def _resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _processor_seconds(times: os.times_result) -> float:
+    return times.user + times.system + times.children_user + times.children_system
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _warm() -> None:
     equal("x+1", "1+x", timeout=60)
@@ -57,13 +61,13 @@ def _warm() -> None:
 def test_bombs(name: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(str(tmp_path))
     bomb = BOMBS[name]
-    start = time.monotonic()
-    assert not grade("x^2+1", bomb, extracted=True, timeout=0.4).equal
-    assert not grade("x^2+1", bomb, timeout=0.4).equal
-    assert not grade("x^2+1", rf"so \boxed{{{bomb}}}", timeout=0.4).equal
-    assert not equal(bomb, "x^2+1", timeout=0.4)
-    # Four deadlines and as many new workers, with a wide margin for a loaded machine.
-    assert time.monotonic() - start < 60
+    start = os.times()
+    assert not grade("x^2+1", bomb, extracted=True, timeout=0.5).equal
+    assert not grade("x^2+1", bomb, timeout=0.5).equal
+    assert not grade("x^2+1", rf"so \boxed{{{bomb}}}", timeout=0.5).equal
+    assert not equal(bomb, "x^2+1", timeout=0.5)
+    # Four deadlines and as many new workers; processor time does not depend on other programs.
+    assert _processor_seconds(os.times()) - _processor_seconds(start) < 60
     assert not os.listdir(str(tmp_path)), "the answer was executed"
     assert equal("y+1", "1+y", timeout=60), "the next answer is graded as if nothing had happened"
 
@@ -76,7 +80,7 @@ def test_invisible_characters_change_nothing_and_control_characters_separate() -
 
 
 def test_a_bomb_does_not_enter_a_cluster() -> None:
-    assert cluster(["1", "9^{9^{9^{9}}}", "1.0", "9^{9^{9^{9}}}"], timeout=0.4) == [0, 1, 0, 1]
+    assert cluster(["1", "9^{9^{9^{9}}}", "1.0", "9^{9^{9^{9}}}"], timeout=0.5) == [0, 1, 0, 1]
 
 
 _FRAGMENTS = r"""
@@ -93,13 +97,13 @@ GOLDS = st.sampled_from(["42", "x^2+1", r"\frac{1}{2}", "(1,2)", r"\{1,2\}", r"[
 
 
 def _survives(gold: str, text: str) -> None:
-    start = time.monotonic()
-    for result in (grade(gold, text, timeout=0.4), grade(gold, text, extracted=True, timeout=0.4)):
+    start = time.process_time()
+    for result in (grade(gold, text, timeout=0.5), grade(gold, text, extracted=True, timeout=0.5)):
         assert result.reason in {"", "no_answer", "too_long"} or result.reason.startswith("grader_")
         assert not (result.equal and result.reason)
     answer = extract(text)
     assert answer is None or (answer and answer == answer.strip())
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 10, "the caller's own share, workers not counted"
 
 
 def _run(draws: int) -> None:

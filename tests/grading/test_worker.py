@@ -37,7 +37,7 @@ def worker() -> Iterator[Worker]:
 
 def _run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=180
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -83,12 +83,20 @@ def test_a_worker_is_reused(workers: Pool) -> None:
 def test_the_deadline_kills_and_the_next_request_starts_anew(workers: Pool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     killed = workers._idle[0].process
-    start = time.monotonic()
     assert workers.ask("7", BOMB, 0.5).timed_out
-    assert time.monotonic() - start < 10
-    assert killed.poll() == -signal.SIGKILL
+    assert killed.poll() == -signal.SIGPROF
     assert workers.ask("x+1", "1+x", 60).equal
     workers.close()
+
+
+def test_a_worker_that_gets_no_processor_is_killed(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker.ask("x+1", "1+x", 60).equal
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(pool, "PATIENCE", 1.0)
+    assert worker.ask("x+1", "1+x", 0.5).timed_out
+    assert worker.process.poll() == -signal.SIGKILL
 
 
 def test_a_worker_that_was_killed_from_outside_is_replaced(workers: Pool) -> None:
@@ -145,12 +153,13 @@ def test_a_worker_is_replaced_after_many_requests(
 def test_timeouts_are_reported_and_a_longer_deadline_tries_again() -> None:
     result = grade("7", rf"\boxed{{{BOMB}}}", timeout=0.3)
     assert (result.equal, result.timed_out, result.reason) == (False, True, "grader_timeout")
-    start = time.monotonic()
+    start, before = time.process_time(), os.times().children_user
     assert grade("7", rf"\boxed{{{BOMB}}}", timeout=0.3).timed_out
-    assert time.monotonic() - start < 0.2, "a known timeout costs nothing"
-    start = time.monotonic()
+    assert time.process_time() - start < 0.2, "a known timeout costs nothing"
+    assert os.times().children_user == before, "and no worker"
+    before = os.times().children_user
     assert grade("7", rf"\boxed{{{BOMB}}}", timeout=1.0).timed_out
-    assert time.monotonic() - start > 0.9
+    assert os.times().children_user - before > 0.9
 
 
 def test_threads_share_the_workers() -> None:
@@ -183,7 +192,7 @@ def test_nothing_is_left_when_the_caller_exits() -> None:
     )
     pids = [int(pid) for pid in _run(code).split()]
     assert pids
-    assert all(_gone(pid, 10) for pid in pids)
+    assert all(_gone(pid, 60) for pid in pids)
 
 
 def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
@@ -200,8 +209,8 @@ def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
     caller.stdout.close()
-    # Its deadline, the grace, and a margin for a loaded machine.
-    assert _gone(worker, 3 + 2 + 20)
+    # Three seconds of processor time on a machine that may be busy.
+    assert _gone(worker, 120)
 
 
 def test_close_may_be_called_at_any_time() -> None:
