@@ -19,9 +19,7 @@ import click
     help="Also draw the figures, into this folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def main(
-    names: tuple[str, ...], seed: int, device: str, plot: Path | None, as_json: bool
-) -> None:
+def main(names: tuple[str, ...], seed: int, device: str, plot: Path | None, as_json: bool) -> None:
     """Check the mathematics behind ∇-Reasoner numerically and symbolically.
 
     Example: python -m theory --check sign_error --check kl_decay_gaussian

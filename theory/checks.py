@@ -1,4 +1,4 @@
-"""Every claim as a row with what was expected, what was measured, and why the tolerance is what it is.
+"""Every claim as a row: expected, measured, the tolerance and where the tolerance comes from.
 
 A claim is a function from a Context to rows; `CLAIMS` names them in the order of the report.
 """
@@ -141,9 +141,7 @@ def z_limit(comparisons: int) -> float:
 
 def sampling(comparisons: int) -> str:
     """The reason of a z-score's tolerance."""
-    return (
-        f"largest of {comparisons} z-scores; exceeded by chance with p ≤ {FAILURE_PROBABILITY:g}"
-    )
+    return f"largest of {comparisons} z-scores; exceeded by chance with p ≤ {FAILURE_PROBABILITY:g}"
 
 
 def fitted_slope(x: Sequence[float], y: Sequence[float]) -> float:

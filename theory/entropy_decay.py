@@ -16,7 +16,7 @@ from theory.fokker_planck import Grid
 from theory.rewards import Linear
 from theory.targets import Setting, Target
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 SETTINGS: dict[str, Setting] = {
     "gaussian-ripple": targets.SETTINGS["gaussian-ripple"],

@@ -21,7 +21,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from theory.targets import Target
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Weights = Literal["potential", "drift"]
 
 

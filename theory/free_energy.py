@@ -19,7 +19,7 @@ from theory import noise
 from theory.fokker_planck import Grid
 from theory.targets import Target
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def kl(p: Array, q: Array, volume: float) -> float:

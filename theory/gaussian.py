@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def ou_mean(mu: Array, K: Array, start: Array, t: float) -> Array:

@@ -21,7 +21,7 @@ from theory.densities import LOG_2PI
 from theory.fokker_planck import Grid
 from theory.targets import Target
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def advantage(reward: Array, log_pi: Array, log_rho: Array, lam: float) -> Array:
@@ -64,7 +64,13 @@ def plain_gradient(target: Target, grid: Grid, iterations: int = 400) -> tuple[A
         p = np.exp(log_p)
         return -float(p @ gain), softmax_gradient(p, gain)
 
-    options = {"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 30}
+    options = {
+        "maxiter": iterations,
+        "maxfun": 2 * iterations,
+        "ftol": 1e-15,
+        "gtol": 1e-10,
+        "maxcor": 30,
+    }
     found = optimize.minimize(objective, log_pi, jac=True, method="L-BFGS-B", options=options)
     return np.exp(found.x - special.logsumexp(found.x)) / grid.volume, int(found.nit)
 

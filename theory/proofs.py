@@ -103,7 +103,7 @@ def discrete_identity(states: int = 3) -> Expr:
 
 
 def ornstein_uhlenbeck_residuals() -> tuple[Expr, Expr, Expr]:
-    """Mean and variance solve m' = -k(m - μ), C' = -2kC + 2; Euler's variance is its fixed point."""
+    """m' + k(m - μ), C' + 2kC - 2, and Euler's variance less its successor: all 0."""
     k, h = sympy.symbols("k h", positive=True)
     t, mu, m0, c0 = sympy.symbols("t mu m0 c0", real=True)
     mean = mu + sympy.exp(-k * t) * (m0 - mu)

@@ -1,4 +1,4 @@
-"""The rejection rate of proposals that owe nothing to a gradient: what Table 4 must be read against.
+"""The rejection rate of proposals that owe nothing to a gradient: Table 4's baseline.
 
 A loop holds a current response and accepts a proposal iff its reward is strictly higher. For N
 i.i.d. responses without ties the accepted ones are the records: 1 + 1/2 + ... + 1/N = H_N.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from theory import noise
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def harmonic(n: int) -> Fraction:

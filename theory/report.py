@@ -98,7 +98,9 @@ def show(console: Console, rows: Sequence[Check], context: Context, total: float
     console.print(line, style="green" if not failed else "bold red")
     if failed:
         console.print("Failed: " + ", ".join(failed), style="red")
-        again = " ".join(f"--check {name}" for name in dict.fromkeys(f.split("/")[0] for f in failed))
+        again = " ".join(
+            f"--check {name}" for name in dict.fromkeys(f.split("/")[0] for f in failed)
+        )
         console.print(f"Again, alone: python -m theory {again} --seed {context.seed}")
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from theory import langevin
 from theory.targets import Target
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def nodes(low: float, high: float, count: int) -> Array:

@@ -1,4 +1,4 @@
-"""The rejection baseline 1 - H_N/N: exact, with ties, with better proposals, with shared prefixes."""
+"""The rejection baseline 1 - H_N/N: exact, with ties, better proposals, or shared prefixes."""
 
 from __future__ import annotations
 
@@ -120,9 +120,7 @@ def prefix_sharing(context: Context) -> list[Check]:
     expected = float(rejection.challenger_rejection_rate(n))
     rates = {}
     for shared in (False, True):
-        accepted = rejection.simulated_acceptances(
-            LANES, challengers, length, shared, context.seed
-        )
+        accepted = rejection.simulated_acceptances(LANES, challengers, length, shared, context.seed)
         rates[shared] = (
             1 - accepted.mean() / challengers,
             accepted.std(ddof=1) / math.sqrt(LANES) / challengers,
@@ -132,7 +130,7 @@ def prefix_sharing(context: Context) -> list[Check]:
     return [
         at_most(
             "prefix_sharing/iid",
-            f"simulated i.i.d. challengers: rejection {plain:.4f}, 1 - (H_8 - 1)/7 = {expected:.4f}",
+            f"i.i.d. challengers, simulated: {plain:.4f} rejected, 1 - (H_8 - 1)/7 = {expected:.4f}",
             z_limit(1),
             abs(plain - expected) / plain_error,
             sampling(1),

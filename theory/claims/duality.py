@@ -122,9 +122,7 @@ def particles_in_distribution(context: Context) -> list[Check]:
     solution = targets.closed_form(target)
     assert solution is not None
     x0 = target.density.sample(context.seed, "mmd/start", 6000)
-    run = langevin.simulate(
-        target, x0, 0.15, [200], kernel="mala", seed=context.seed, stream="mmd"
-    )
+    run = langevin.simulate(target, x0, 0.15, [200], kernel="mala", seed=context.seed, stream="mmd")
     exact = solution[1].sample(context.seed, "mmd/exact", 6000)
     scores = {name: _block_z(x, exact) for name, x in (("mala", run.last), ("start", x0))}
     distance = free_energy.sliced_wasserstein2(run.last, exact)
@@ -143,9 +141,7 @@ def particles_in_distribution(context: Context) -> list[Check]:
     star, law = grid.optimum(line.target), targets.closed_form(line.target)
     assert law is not None
     to_law = [
-        free_energy.wasserstein2_to_grid(
-            law[1].sample(context.seed, f"w2/{k}", 10000), star, grid
-        )
+        free_energy.wasserstein2_to_grid(law[1].sample(context.seed, f"w2/{k}", 10000), star, grid)
         for k in range(EXACT_SAMPLES)
     ]
     return [
@@ -299,7 +295,7 @@ def mixture_policy_agrees(context: Context) -> list[Check]:
             rows.append(
                 close(
                     f"mixture_policy_agrees/{name}",
-                    f"largest gap of E[r], KL, L_PPO for {components} component(s), ρ* in the family",
+                    f"largest gap of E[r], KL, L_PPO; {components} component(s), ρ* in the family",
                     0.0,
                     worst_gap(rho, setting, grid),
                     1e-6,

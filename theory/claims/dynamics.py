@@ -162,10 +162,10 @@ def bias_order(context: Context) -> list[Check]:
     scores = [abs(b - e) / error for (b, error), e in zip(found, exact, strict=True)]
     setting = targets.SETTINGS["well-linear"]
     x = transition.nodes(-2.7, 2.7, 401)
-    star = transition.target_mass(setting.target, x) @ x**2
+    star = float(transition.target_mass(setting.target, x) @ x**2)
     small = [0.0025, 0.005, 0.01, 0.02]
     well = [
-        abs(transition.stationary(transition.ula_matrix(setting.target, x, h)) @ x**2 - star)
+        abs(float(transition.stationary(transition.ula_matrix(setting.target, x, h)) @ x**2) - star)
         for h in small
     ]
     return [
@@ -249,7 +249,7 @@ def _mixture_moments(mixture: targets.Mixture | Gaussian) -> dict[int, float]:
 
 def wasserstein_contraction(context: Context) -> list[Check]:
     """Two laws under one dynamics approach each other in W₂ at the rate λ_min."""
-    target, mu, K, start = ou_setting()
+    _, mu, K, start = ou_setting()
     rate = float(np.linalg.eigvalsh(K).min())
     stationary = np.linalg.inv(K)
     worst = -math.inf

@@ -148,7 +148,7 @@ def kl_decay_gaussian(context: Context) -> list[Check]:
                 expected,
                 float(slope),
                 0.02 * expected,
-                "2 %: implicit Euler gives log(1 + λΔt)/Δt, cells λ(1 - O(Δ²)), late slow mode only",
+                "2 %: implicit Euler gives log(1 + λΔt)/Δt, cells λ(1 - O(Δ²)), late only",
             )
         )
     rows.append(_closed_form_decay())
