@@ -208,4 +208,10 @@ def math_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _trim(answer: str) -> str:
-    return answer.strip().strip("*_").rstrip(".,;: \t\r\n").lstrip()
+    """Without white space and emphasis at both ends and punctuation at the right one."""
+    start, end = 0, len(answer)
+    while end and (answer[end - 1].isspace() or answer[end - 1] in ".,;:*_"):
+        end -= 1
+    while start < end and (answer[start].isspace() or answer[start] in "*_"):
+        start += 1
+    return answer[start:end]
