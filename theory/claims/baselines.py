@@ -130,7 +130,7 @@ def prefix_sharing(context: Context) -> list[Check]:
     return [
         at_most(
             "prefix_sharing/iid",
-            f"i.i.d. challengers, simulated: {plain:.4f} rejected, 1 - (H_8 - 1)/7 = {expected:.4f}",
+            f"i.i.d. challengers: {plain:.4f} rejected; 1 - (H_8 - 1)/7 = {expected:.4f}",
             z_limit(1),
             abs(plain - expected) / plain_error,
             sampling(1),
