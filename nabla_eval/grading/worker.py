@@ -9,6 +9,7 @@ SIGPROF, even inside long integer arithmetic, and whether or not the parent stil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -35,8 +36,10 @@ def write_message(stream: BinaryIO, message: Any) -> None:
 
 def _limit_memory(megabytes: int) -> None:
     limit = megabytes * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Refused where the hard limit is lower already, and by systems that do not limit memory.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _verdict(request: dict[str, Any]) -> dict[str, Any]:
