@@ -88,9 +88,7 @@ def free_energies(context: Context) -> Figure:
     axes[2].plot(curve.times, curve.free_energy + log_z, color=BLUE, lw=2, label="Fokker-Planck")
     axes[2].plot(clock, np.array(energies) + log_z, "^-.", color=RED, ms=4, label="policy")
     axes[2].set(yscale="log", ylim=(1e-5, 1.0), xlabel="time (policy: η × step)")
-    axes[2].set(
-        ylabel="L_PPO(ρ) + log Z = KL(ρ‖ρ*)   [nats]", title="the mixture again, on a log axis"
-    )
+    axes[2].set(ylabel="L_PPO(ρ) + log Z = KL(ρ‖ρ*)   [nats]", title="the mixture, log axis")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8)
     return figure

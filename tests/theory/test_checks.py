@@ -1,0 +1,150 @@
+"""All checks hold; statistical ones hold for many seeds; rows, selection and output behave."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from theory import checks
+from theory.__main__ import main
+from theory.checks import CLAIMS, Check, Context
+
+# Claims whose rows depend on the seed, and the seeds that each must survive.
+STATISTICAL = (
+    "euler_stationary",
+    "bias_order",
+    "mala_unbiased",
+    "sign_error",
+    "prefix_sharing",
+    "mixing_time",
+)
+SEEDS = 20
+
+
+@cache
+def rows_of(name: str) -> tuple[Check, ...]:
+    return tuple(checks.run_claim(name, Context()))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_claim_holds(name: str) -> None:
+    rows = rows_of(name)
+    assert rows
+    for row in rows:
+        assert row.passed, row
+        assert row.name.startswith(f"{name}/")
+        assert row.statement and row.why
+        assert math.isfinite(row.expected) and math.isfinite(row.measured)
+
+
+@pytest.mark.parametrize("name", STATISTICAL)
+def test_twenty_seeds_change_results_only_within_the_error(name: str) -> None:
+    """At most four statistical rows a claim, each failing with p <= 1e-6: over 6 claims and 20
+    seeds a sound package fails this test with probability below 5e-4."""
+    measured = []
+    for seed in range(SEEDS):
+        rows = checks.run_claim(name, Context(seed=1000 + seed))
+        assert all(row.passed for row in rows), (seed, [r.name for r in rows if not r.passed])
+        measured.append(tuple(row.measured for row in rows))
+    assert len(set(measured)) == SEEDS, "the seed reaches no draw"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ou_moments", "particles_agree", "ppo_agrees", "dto_reach"])
+def test_costly_claims_hold_for_other_seeds(name: str) -> None:
+    for seed in (1, 2):
+        rows = checks.run_claim(name, Context(seed=seed))
+        assert all(row.passed for row in rows), (seed, [r.name for r in rows if not r.passed])
+
+
+def test_the_same_seed_gives_the_same_rows() -> None:
+    assert checks.run_claim("sign_error", Context()) == list(rows_of("sign_error"))
+
+
+@pytest.mark.parametrize("measured", [1.1001, 0.8999, math.nan, math.inf])
+def test_close_refuses(measured: float) -> None:
+    assert not checks.close("a/b", "", 1.0, measured, 0.1, "").passed
+
+
+def test_senses() -> None:
+    assert checks.close("a/b", "", 1.0, 1.05, 0.1, "").passed
+    assert checks.at_most("a/b", "", 1.0, 1.0, "").passed
+    assert not checks.at_most("a/b", "", 1.0, 1.01, "").passed
+    assert not checks.at_most("a/b", "", 1.0, math.nan, "").passed
+    assert checks.at_least("a/b", "", 1.0, 1.0, "").passed
+    assert not checks.at_least("a/b", "", 1.0, 0.99, "").passed
+
+
+def test_an_unknown_check_is_named_with_a_suggestion() -> None:
+    with pytest.raises(ValueError, match="sign_error"):
+        checks.select(["sign_eror"])
+
+
+def test_the_command_prints_a_table_and_succeeds() -> None:
+    result = CliRunner().invoke(main, ["--check", "records"])
+    assert result.exit_code == 0, result.output
+    assert "3 of 3 checks hold" in result.output
+
+
+def test_json_holds_every_field() -> None:
+    result = CliRunner().invoke(main, ["--check", "records", "--json", "--seed", "3"])
+    found = json.loads(result.stdout)
+    assert found["seed"] == 3 and found["passed"] == 3 and found["failed"] == []
+    assert set(found["checks"][0]) == set(Check.__dataclass_fields__)
+
+
+def test_a_failing_check_sets_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    from theory import rejection
+
+    monkeypatch.setattr(rejection, "enumerated_records", lambda n: 0)
+    result = CliRunner().invoke(main, ["--check", "records"])
+    assert result.exit_code == 1
+    assert "records/enumeration" in result.output
+
+
+@pytest.mark.parametrize("option", [["--check", "nonsense"], ["--device", "abacus"]])
+def test_bad_options_are_explained(option: list[str]) -> None:
+    result = CliRunner().invoke(main, option)
+    assert result.exit_code != 0
+    assert "Error" in result.output and "Traceback" not in result.output
+
+
+def test_the_command_of_nabla_eval_gives_the_same() -> None:
+    from nabla_eval.cli.theory import theory
+
+    options = ["--check", "records", "--json"]
+    ours, theirs = CliRunner().invoke(main, options), CliRunner().invoke(theory, options)
+    assert theirs.exit_code == 0, theirs.output
+    assert json.loads(ours.stdout)["checks"] == json.loads(theirs.stdout)["checks"]
+
+
+def test_the_module_runs_without_nabla_eval(root: Path) -> None:
+    script = """
+import sys
+sys.modules["nabla_eval"] = None
+from theory.__main__ import main
+main(["--check", "records"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy(root: Path) -> None:
+    script = """
+import sys
+import nabla_eval.cli.theory, theory.__main__
+print("LOADED", *sorted({"torch", "sympy", "scipy", "matplotlib"} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["LOADED"]

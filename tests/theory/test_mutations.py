@@ -1,0 +1,280 @@
+"""Every check can fail: each formula, deliberately broken, must turn at least one of its rows red."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from theory import (
+    checks,
+    entropy_decay,
+    fokker_planck,
+    free_energy,
+    gaussian,
+    gradients,
+    langevin,
+    policy,
+    proofs,
+    reach,
+    rejection,
+    targets,
+)
+from theory.densities import DoubleWell
+from theory.targets import Target
+
+
+class Mutation(NamedTuple):
+    """A broken formula and the claim that must notice."""
+
+    what: str
+    owner: Any
+    name: str
+    broken: Callable[..., Any]
+    claim: str
+
+
+def _wrong_kl(p: Any, q: Any, volume: float) -> float:
+    return float(np.sum(np.abs(p - q)) * volume)
+
+
+def _no_metropolis(before: langevin.State, after: langevin.State, h: float) -> torch.Tensor:
+    return torch.zeros(len(after.position), dtype=torch.float64)
+
+
+def _without_proposal(before: langevin.State, after: langevin.State, h: float) -> torch.Tensor:
+    assert before.potential is not None and after.potential is not None
+    return before.potential - after.potential
+
+
+def _central(w: np.ndarray) -> np.ndarray:
+    return 1 - w / 2  # central differences: no upwinding
+
+
+def _no_tie_rule(values: Any) -> int:
+    best, count = -math.inf, 0
+    for value in values:
+        if value >= best:
+            best, count = value, count + 1
+    return count
+
+
+def _no_postfix(jacobian: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(y)
+
+
+def _postfix_with_present(jacobian: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return gradients.printed_postfix(jacobian, y)
+
+
+def _last_end_only(jacobian: torch.Tensor, ends: Any, lam: float) -> torch.Tensor:
+    return -lam * jacobian[-1]
+
+
+def _pi_forgotten(rho: Any, target: Target, grid: Any) -> float:
+    reward = target.reward.value(grid.points).numpy()
+    return float((rho * (-target.lam * reward + np.log(rho + 1e-300))).sum() * grid.volume)
+
+
+def _no_kl_penalty(reward: Any, log_pi: Any, log_rho: Any, lam: float) -> Any:
+    return lam * reward + log_pi
+
+
+def _ou_rate_once(K: Any, start: Any, t: float) -> Any:
+    stationary = np.linalg.inv(K)
+    return stationary + math.exp(-t) * (start - stationary)
+
+
+def _printed(target: Target, x: torch.Tensor) -> torch.Tensor:
+    return target.printed_drift(x)
+
+
+MUTATIONS = [
+    Mutation("drift with the printed sign", Target, "drift", _printed, "ou_moments"),
+    Mutation("noise √h for √2h", langevin, "noise_scale", lambda h: math.sqrt(h), "ou_moments"),
+    Mutation("OU covariance at rate 1", gaussian, "ou_covariance", _ou_rate_once, "ou_moments"),
+    Mutation(
+        "Euler's covariance without h/2",
+        gaussian,
+        "euler_stationary_covariance",
+        lambda K, h: np.linalg.inv(K),
+        "euler_stationary",
+    ),
+    Mutation(
+        "noise grows as h",
+        langevin,
+        "noise_scale",
+        lambda h: math.sqrt(2 * h * (1 + math.sqrt(h))),
+        "bias_order",
+    ),
+    Mutation("MALA without a test", langevin, "log_acceptance", _no_metropolis, "mala_unbiased"),
+    Mutation(
+        "MALA without q(x|y)/q(y|x)",
+        langevin,
+        "log_acceptance",
+        _without_proposal,
+        "mala_unbiased",
+    ),
+    Mutation(
+        "W2 without the means",
+        gaussian,
+        "wasserstein2",
+        lambda mp, cp, mq, cq: float(abs(np.trace(cp) - np.trace(cq))),
+        "wasserstein_contraction",
+    ),
+    Mutation(
+        "flow downhill in ρ*",
+        langevin,
+        "euler_mean",
+        lambda position, drift, h: position - h * drift,
+        "no_noise",
+    ),
+    Mutation(
+        "printed sign corrected",
+        Target,
+        "printed_drift",
+        lambda self, x: self.lam * self.reward.gradient(x) + self.density.score(x),
+        "sign_error",
+    ),
+    Mutation("central weights", fokker_planck, "bernoulli", _central, "conservation"),
+    Mutation(
+        "weights with B(-w) - B(w) ≠ w",
+        fokker_planck,
+        "bernoulli",
+        lambda w: np.exp(-0.6 * w),
+        "stationary_order",
+    ),
+    Mutation(
+        "slow fluxes",
+        fokker_planck,
+        "bernoulli",
+        lambda w: np.minimum(1.0, np.exp(-np.clip(w, -50, 50))),
+        "transient_order",
+    ),
+    Mutation("total variation for KL", free_energy, "kl", _wrong_kl, "kl_decay_gaussian"),
+    Mutation(
+        "Holley-Stroock with the wrong sign",
+        entropy_decay,
+        "holley_stroock",
+        lambda convexity, oscillation: convexity * math.exp(oscillation),
+        "log_sobolev",
+    ),
+    Mutation(
+        "free energy without π", free_energy, "on_grid", _pi_forgotten, "fokker_planck_agrees"
+    ),
+    Mutation(
+        "log Z without λ²aᵀSa/2",
+        targets,
+        "tilt_gaussian",
+        lambda pi, reward, lam: (float(lam * pi.mean.sum()), pi),
+        "gaussian_closed_forms",
+    ),
+    Mutation(
+        "Bessel argument",
+        DoubleWell,
+        "log_normaliser",
+        property(lambda self: math.log(math.pi * self.a / 2)),
+        "log_normalisers",
+    ),
+    Mutation(
+        "entropy terms without d",
+        free_energy,
+        "entropy_terms",
+        lambda samples, neighbours=4: np.zeros(len(samples)),
+        "particles_agree",
+    ),
+    Mutation("no KL penalty", policy, "advantage", _no_kl_penalty, "softmax_policy_agrees"),
+    Mutation("no KL penalty in PPO", policy, "advantage", _no_kl_penalty, "ppo_agrees"),
+    Mutation(
+        "clipped away from 1",
+        policy,
+        "clipped_surrogate",
+        lambda ratio, gain, clip: (ratio * gain).mean(),
+        "ppo_agrees",
+    ),
+    Mutation(
+        "residual without Δρ",
+        proofs,
+        "stationarity_residual",
+        lambda rho, potential, x: sum(
+            (rho * potential.diff(xi)).diff(xi) - rho.diff(xi, 2) for xi in x
+        ),
+        "stationarity",
+    ),
+    Mutation("no prefix term", gradients, "prefix_term", torch.zeros_like, "proposition_c1"),
+    Mutation("no postfix term", gradients, "postfix_term", _no_postfix, "proposition_c1"),
+    Mutation("y_l for y_i", gradients, "postfix_term", _postfix_with_present, "proposition_c1"),
+    Mutation("only the last step", gradients, "reward_term", _last_end_only, "proposition_c1"),
+    Mutation(
+        "printed postfix mended",
+        gradients,
+        "printed_postfix",
+        lambda jacobian, y: gradients.postfix_term(jacobian, y),
+        "printed_gradients",
+    ),
+    Mutation(
+        "C.3 with p_j² for p_j",
+        reach,
+        "gradient_bound",
+        lambda p, g, temperature: p**2 * reach.gradient_range(g) / temperature,
+        "gradient_bound",
+    ),
+    Mutation("R_t = 1", reach, "adam_ratio", lambda t, betas=(0.9, 0.999): 1.0, "adam_reach"),
+    Mutation("B = lr", reach, "logit_reach", lambda rates, betas=None: rates[0], "dto_reach"),
+    Mutation(
+        "total variation without 1/τ",
+        reach,
+        "total_variation_bound",
+        lambda bound, temperature: math.tanh(bound / 2),
+        "dto_reach",
+    ),
+    Mutation("ties accepted", rejection, "records", _no_tie_rule, "records_with_ties"),
+    Mutation(
+        "H_{N-1}",
+        rejection,
+        "harmonic",
+        lambda n: sum((Fraction(1, k) for k in range(1, n)), start=Fraction(0)),
+        "records",
+    ),
+    Mutation(
+        "every proposal alike",
+        rejection,
+        "improving_records",
+        lambda draws: rejection.harmonic(len(draws)),
+        "improving_proposals",
+    ),
+    Mutation(
+        "nothing shared",
+        rejection,
+        "prefix_sharing_acceptances",
+        lambda rewards, length, vocabulary: rejection.harmonic(length + 1) - 1,
+        "prefix_sharing",
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.claim}-{m.what}")
+def test_a_broken_formula_fails_its_check(
+    mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation.owner, mutation.name, mutation.broken)
+    try:
+        rows = checks.run_claim(mutation.claim, checks.Context())
+    except (ValueError, ArithmeticError, RuntimeError):
+        return  # the formula cannot even be evaluated any more
+    assert not all(row.passed for row in rows), f"{mutation.claim} does not notice: {mutation.what}"
+
+
+def test_nearly_every_claim_has_a_mutation() -> None:
+    without = set(checks.CLAIMS) - {mutation.claim for mutation in MUTATIONS}
+    assert without <= {
+        "free_energy_identity",
+        "mixture_policy_agrees",
+        "particles_in_distribution",
+        "mixing_time",
+    }
