@@ -24,7 +24,7 @@ TASK = "nabla_countdown"
 N = 8
 # Of the sweep in reports/defaults: the resample temperature that suits the twin
 # best, and the reward from which on another sample is not worth drawing.
-TWIN_TEMPERATURE = 1.0
+TWIN_TEMPERATURE = 1.5
 STOP_REWARD = 2.0
 
 

@@ -64,7 +64,8 @@ def _random_step(
     turned = choice >= 4
     operator = _OPERATOR_IDS[[0, 1, 2, 3, 1, 3]][choice]
     value = np.take_along_axis(values, choice[:, None], axis=1)[:, 0]
-    return np.where(turned, b, a), operator, np.where(turned, a, b), value, legal.any(axis=1)
+    possible: NDArray[np.bool_] = np.asarray(legal.any(axis=1))
+    return np.where(turned, b, a), operator, np.where(turned, a, b), value, possible
 
 
 class TrainingRows:

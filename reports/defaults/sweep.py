@@ -32,6 +32,7 @@ from nabla_eval.randomness import Key
 # The reward is the logit that the response is right: from 0 on, right is likelier than wrong.
 STOP = {"stop_reward": 0.0}
 LONG = {"passes": 8, **STOP}
+WARM = {**LONG, "resample_temperature": 1.5}
 STRONG = {**LONG, "lr": 0.1, "min_lr": 0.01}
 
 # name -> (method, preset, options, name of the run it is compared with)
@@ -54,7 +55,74 @@ RUNS: dict[str, tuple[str, str | None, dict[str, Any], str | None]] = {
         "nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.0}, "twin"),
     "twin, resample T=1.5": (
         "nabla", None, {**LONG, "steps": 0, "resample_temperature": 1.5}, "twin"),
+    "twin, resample T=2": (
+        "nabla",
+        None,
+        {**LONG, "steps": 0, "resample_temperature": 2.0},
+        "twin",
+    ),
+    "twin, resample T=3": (
+        "nabla",
+        None,
+        {**LONG, "steps": 0, "resample_temperature": 3.0},
+        "twin",
+    ),
+    "twin, resample T=1.5, gate 0.05": (
+        "nabla",
+        None,
+        {**WARM, "steps": 0, "entropy_threshold": 0.05},
+        "twin, resample T=1.5",
+    ),
+    "twin, T=1, resample T=1.5": (
+        "nabla",
+        None,
+        {**WARM, "steps": 0, "temperature": 1.0},
+        "twin, resample T=1.5",
+    ),
+    "twin, resample T=1.5, floor 0.01": (
+        "nabla",
+        None,
+        {**WARM, "steps": 0, "min_probability": 0.01},
+        "twin, resample T=1.5",
+    ),
+    "DTO, lr 0.01, resample T=1.5, floor 0.01": (
+        "nabla",
+        None,
+        {**WARM, "min_probability": 0.01},
+        "twin, resample T=1.5, floor 0.01",
+    ),
     "DTO, lr 0.01": ("nabla", None, LONG, "twin"),
+    "DTO, lr 0.01, resample T=1.5": ("nabla", None, WARM, "twin, resample T=1.5"),
+    "DTO, lr 0.01, resample T=2": (
+        "nabla",
+        None,
+        {**LONG, "resample_temperature": 2.0},
+        "twin, resample T=2",
+    ),
+    "DTO, lr 0.01, resample T=1.5, process gradient": (
+        "nabla",
+        None,
+        {**WARM, "reward_gradient": "process"},
+        "twin, resample T=1.5",
+    ),
+    "DTO, lr 0.03, resample T=1.5, process gradient": (
+        "nabla",
+        None,
+        {**WARM, "lr": 0.03, "min_lr": 0.003, "reward_gradient": "process"},
+        "twin, resample T=1.5",
+    ),
+    "DTO, lr 0.01, resample T=1.5, negated": (
+        "nabla",
+        None,
+        {**WARM, "lam": -1.0},
+        "DTO, lr 0.01, resample T=1.5",
+    ),
+    "DTO, lr 0.01, resample T=1.5, gate 0.05": (
+        "nabla",
+        None,
+        {**WARM, "entropy_threshold": 0.05},
+        "twin, resample T=1.5, gate 0.05",
+    ),
     "DTO, lr 0.03": ("nabla", None, {**LONG, "lr": 0.03, "min_lr": 0.003}, "twin"),
     "DTO, lr 0.1": ("nabla", None, STRONG, "twin"),
     "DTO, lr 0.3": ("nabla", None, {**LONG, "lr": 0.3, "min_lr": 0.03}, "twin"),
@@ -197,10 +265,10 @@ def main() -> None:
     pair = ne.load_pair()
     problems = countdown.problems(chosen.problems, "validation", seed=chosen.seed)
     docs = [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in problems]
-    results = {
-        name: evaluate(pair, docs, name, chosen.seed)
-        for name in track(RUNS, "Sweeping", console=Console(stderr=True))
-    }
+    results = {}
+    for name in track(RUNS, "Sweeping", console=Console(stderr=True)):
+        results[name] = evaluate(pair, docs, name, chosen.seed)
+        print(f"{name}: {results[name]['seconds']:.0f} s", flush=True)
     rows = [row(name, results) for name in RUNS]
     facts = {
         "command": "python reports/defaults/sweep.py "
