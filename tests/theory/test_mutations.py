@@ -1,4 +1,4 @@
-"""Every check can fail: each formula, deliberately broken, must turn at least one of its rows red."""
+"""Each formula, deliberately broken, must turn at least one of its rows red: checks can fail."""
 
 from __future__ import annotations
 
