@@ -70,7 +70,8 @@ def verify(folder: Path | None) -> None:
 
 @embedded.command()
 @click.option("--output", type=FOLDER, required=True, help="Folder for policy/, reward/ and card.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of problems, initial weights and batches.")  # fmt: skip
 @click.option(
     "--numbers", type=click.IntRange(3, 4), default=3, show_default=True, help="4 is harder."
 )
