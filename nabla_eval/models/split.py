@@ -18,8 +18,8 @@ from nabla_eval.models.exact import widen_norms
 
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
-_AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+_AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
 
 
 @dataclass(frozen=True)
