@@ -44,12 +44,16 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
-    """How the refined token is drawn; None takes the rollout's own value."""
+    """How the refined token is drawn; None takes the rollout's own value.
 
-    resample_temperature: float | None = None
+    A draw that repeats the token at hand proposes nothing, so drawing warmer than the rollout pays;
+    the floor keeps what the policy finds absurd out of it (measured in `reports/defaults`).
+    """
+
+    resample_temperature: float | None = 1.5
     resample_top_p: float | None = None
     resample_top_k: int | None = None
-    min_probability: float = 0.0  # tokens that the policy itself gives less are never drawn
+    min_probability: float = 0.01  # tokens that the policy itself gives less are never drawn
 
     def __post_init__(self) -> None:
         self.of(Sampling())

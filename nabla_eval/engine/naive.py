@@ -238,7 +238,7 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
         return good or rollouts >= config.n
 
     for sweep in range(config.passes):
-        proposed, i = False, 0
+        i = 0
         while i < len(current.y) and not finished():
             if not selected(pair, problem, current, i, config, ledger):
                 i += 1
@@ -249,7 +249,6 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
                 ledger.gradient_passes += passes
             token = resample(current.z[i], refined, pair, config, key / "resample" / sweep / i)
             if token != current.y[i]:
-                proposed = True
                 begun = Sequence([*current.y[:i], token], current.z[: i + 1], "length", current.key)
                 rival = rollout(pair, problem, config.sampling, key / "rollout" / sweep / i, begun)
                 ledger.generated_tokens += len(rival.y) - (i + 1)
@@ -263,7 +262,7 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
                 if value > bar:
                     current, reward = rival, value
             i += 1
-        if finished() or not proposed:
+        if finished():
             break
     text = pair.policy.decode(current.scored)
     draft = Draft(0, tuple(first.y), pair.policy.decode(first.scored), first.stop, first_reward)

@@ -70,6 +70,7 @@ class Nabla:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "n": 8, "passes": 1, "temperature": 0.5, "top_p": 0.95,
+        "resample_temperature": None, "min_probability": 0.0,
         "uncertainty": "entropy", "entropy_threshold": 0.25,
         "gradient_threshold": 8.0, "gradient_norm": "logits",
         "steps": 20, "lr": 0.01, "min_lr": 0.001, "lam": 1.0, "nll_weight": 1.0,
@@ -77,7 +78,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "released": {
         "n": 8, "passes": 1, "temperature": 0.6, "top_p": 0.95,
-        "resample_temperature": 0.5, "resample_top_p": 0.95,
+        "resample_temperature": 0.5, "resample_top_p": 0.95, "min_probability": 0.0,
         "uncertainty": "top_probability", "top_probability_threshold": 0.97,
         "gradient_threshold": 4.0, "gradient_norm": "onehot",
         "steps": 20, "lr": 0.01, "min_lr": 0.001, "lam": 1.0, "nll_weight": 1e-3,
@@ -116,9 +117,11 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     (judged,) = yield [Score(problem, draft)]
     run = _Run(draft, judged.reward)
     for sweep in range(config.passes):
-        proposed = yield from _sweep(problem, config, run, sweep)
-        # A sweep whose every draw was the token already there changes nothing (DESIGN 3.7).
-        if run.ended(config) or not proposed:
+        visited = run.visited
+        yield from _sweep(problem, config, run, sweep)
+        # A sweep whose every draw was the token already there costs no model call, and the next one
+        # draws afresh; where no position passes the gates, no later sweep will differ.
+        if run.ended(config) or run.visited == visited:
             break
     return Outcome(
         run.current.text,
@@ -135,8 +138,8 @@ def nabla(problem: Problem, config: Nabla) -> Method:
 
 
 def _sweep(problem: Problem, config: Nabla, run: _Run, sweep: int) -> Part:
-    """One left-to-right pass; returns whether any draw differed from its token."""
-    position, proposed = 0, False
+    """One left-to-right pass over what is left of the trajectory."""
+    position = 0
     while run.ended(config) is None:
         window = yield from _window(problem, config, run, position)
         if not window:
@@ -150,7 +153,6 @@ def _sweep(problem: Problem, config: Nabla, run: _Run, sweep: int) -> Part:
         ][: config.n - run.rollouts]
         end = window[-1]
         if fresh:
-            proposed = True
             end = yield from _judge(problem, config, run, sweep, fresh, end)
         run.visited += sum(i <= end for i in window)
         run.surplus.speculative_passes += sum(
@@ -158,7 +160,6 @@ def _sweep(problem: Problem, config: Nabla, run: _Run, sweep: int) -> Part:
         )
         run.positions += end + 1 - position
         position = end + 1
-    return proposed
 
 
 def _window(problem: Problem, config: Nabla, run: _Run, start: int) -> Part:

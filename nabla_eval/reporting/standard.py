@@ -72,9 +72,9 @@ def index_table(runs: Iterable[Run]) -> Table[RejectionRow]:
     """Rejection rate of the first, second, ... candidates of all problems."""
     rows = [RejectionRow.of(run) for run in runs]
     longest = max((len(row.by_index) for row in rows), default=0)
-    columns = [Column[RejectionRow]("Candidate", lambda row: row.run, "left")]
+    columns = [Column[RejectionRow]("k-th", lambda row: row.run, "left")]
     columns += [_nth(index) for index in range(longest)]
-    notes = ["In brackets: how many problems got that far."]
+    notes = ["Per cent rejected of all k-th candidates; in brackets, how many there were."]
     return Table("rejection_by_index", "Rejection by candidate", columns, rows, notes)
 
 
@@ -83,7 +83,7 @@ def _nth(index: int) -> Column[RejectionRow]:
         if index >= len(row.by_index):
             return MISSING
         found = row.by_index[index]
-        return f"{percent(found.rate, 0)} ({found.candidates})"
+        return f"{number(100 * found.rate, 0)} ({found.candidates})"
 
     return Column(str(index + 1), cell)
 

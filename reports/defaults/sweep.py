@@ -31,7 +31,8 @@ from nabla_eval.randomness import Key
 
 # The reward is the logit that the response is right: from 0 on, right is likelier than wrong.
 STOP = {"stop_reward": 0.0}
-LONG = {"passes": 8, **STOP}
+PLAIN = {"resample_temperature": None, "min_probability": 0.0}  # draw as the rollout does
+LONG = {"passes": 8, **PLAIN, **STOP}
 WARM = {**LONG, "resample_temperature": 1.5}
 STRONG = {**LONG, "lr": 0.1, "min_lr": 0.01}
 
@@ -42,12 +43,16 @@ RUNS: dict[str, tuple[str, str | None, dict[str, Any], str | None]] = {
     "best-of-8": ("best_of_n", None, {}, None),
     "best-of-8, stop": ("best_of_n", None, STOP, "best-of-8"),
     "best-of-8, stop, T=1": ("best_of_n", None, {**STOP, "temperature": 1.0}, "best-of-8, stop"),
-    "twin, 1 pass": ("nabla", None, {"passes": 1, "steps": 0}, None),
-    "DTO, 1 pass": ("nabla", None, {"passes": 1}, "twin, 1 pass"),
+    "twin, 1 pass": ("nabla", None, {**PLAIN, "passes": 1, "steps": 0}, None),
+    "DTO, 1 pass": ("nabla", None, {**PLAIN, "passes": 1}, "twin, 1 pass"),
     "preset=paper": ("nabla", "paper", {}, None),
     "preset=paper, twin": ("nabla", "paper", {"steps": 0}, "preset=paper"),
     "preset=released": ("nabla", "released", {}, None),
     "preset=released, twin": ("nabla", "released", {"steps": 0}, "preset=released"),
+    "default": ("nabla", None, {}, "best-of-8"),
+    "default, twin": ("nabla", None, {"steps": 0}, "best-of-8"),
+    "default, stop": ("nabla", None, STOP, "best-of-8, stop"),
+    "default, stop, twin": ("nabla", None, {**STOP, "steps": 0}, "best-of-8, stop"),
     "twin": ("nabla", None, {**LONG, "steps": 0}, None),
     "twin, resample T=0.5": (
         "nabla", None, {**LONG, "steps": 0, "resample_temperature": 0.5}, "twin"),

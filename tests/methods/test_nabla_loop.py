@@ -136,12 +136,19 @@ def test_the_rollout_budget_counts_the_draft(lookahead):
     assert len(outcome.candidates) == 2 and outcome.ended == "budget" and outcome.reward == 0.0
 
 
-def test_sweeps_stop_when_nothing_is_proposed_and_draw_afresh_while_something_is():
+def test_sweeps_draw_afresh_also_after_one_that_proposed_nothing():
     rewards = {(5, 6): 0.0, (1, 6): -1.0, (2, 6): 1.0}
-    script = Script((5, 6), {0: [1, 2]}, rewards)
+    script = Script((5, 6), {0: [1, 5, 2]}, rewards)
     outcome = solve(script, n=8, passes=5)
-    assert [(c.sweep, c.new_token) for c in outcome.candidates] == [(0, 1), (1, 2)]
-    assert outcome.ended == "done" and script.asked.count("Refine") == 2 + 2 + 2
+    assert [(c.sweep, c.new_token) for c in outcome.candidates] == [(0, 1), (2, 2)]
+    assert outcome.ended == "done" and script.asked.count("Refine") == 5 * 2
+
+
+def test_no_sweep_follows_one_that_found_no_position_uncertain():
+    script = Script((5, 6), {}, {(5, 6): 0.0})
+    outcome = solve(script, n=8, passes=5, entropy_threshold=100.0)
+    assert outcome.ended == "done" and outcome.visited == 0 and outcome.positions == 2
+    assert "Refine" not in script.asked
 
 
 def test_stop_reward_ends_the_search_at_once():

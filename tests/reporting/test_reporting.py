@@ -128,8 +128,8 @@ def test_rejection_stands_beside_its_controls(ours, twin):
 
 def test_rejection_by_index_says_how_many_problems_got_that_far(ours, twin):
     assert index_table([ours, twin]).cells() == [
-        ["ours", "33 % (3)", "100 % (1)"],
-        ["twin", "75 % (4)", MISSING],
+        ["ours", "33 (3)", "100 (1)"],
+        ["twin", "75 (4)", MISSING],
     ]
 
 
