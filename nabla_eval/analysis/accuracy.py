@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from nabla_eval.analysis.intervals import (
     same_problems,
     wilson,
 )
+from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError
 
 Scores: TypeAlias = Mapping[str, Sequence[float]]  # problem -> the score of each of its runs
@@ -28,6 +30,7 @@ class Difference:
     wins: int  # problems on which a scored higher
     losses: int
     ties: int
+    p: float  # exact sign-flip test, McNemar's for one right-or-wrong run per problem
 
 
 def scores_of(
@@ -48,8 +51,18 @@ def scores_of(
             )
         first = sample.get("filter") if first is None else first
         if sample.get("filter") == first:
-            scores[f"{task}/{sample['doc_id']}"].append(float(sample[metric]))
+            scores[f"{task}/{sample['doc_id']}"].append(_number(task, metric, sample))
     return dict(scores)
+
+
+def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
+    value = sample[metric]
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(
+            f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
+            "number. Choose another --metric."
+        )
+    return float(value)
 
 
 def accuracy(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -79,4 +92,50 @@ def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     if not wins and not losses:
         bound = wilson(0, len(mean_a), level).high
         estimate = replace(estimate, low=-bound, high=bound)
-    return Difference(estimate, wins, losses, len(mean_a) - wins - losses)
+    p = sign_flip_test([mean_a[problem] - mean_b[problem] for problem in sorted(mean_a)])
+    return Difference(estimate, wins, losses, len(mean_a) - wins - losses, p)
+
+
+def pass_at_k(right: int, answers: int, k: int) -> float:
+    """Probability that one of k of the answers is right: 1 - C(n - c, k)/C(n, k).
+
+    Unbiased for k fresh answers (Chen et al. 2021, Eq. 1). Raises `DataError` for fewer than k.
+    """
+    if answers < k or k < 1:
+        raise DataError(f"pass@{k} needs {k} answers to each problem, got {answers}. Run more.")
+    return 1 - math.comb(answers - right, k) / math.comb(answers, k)
+
+
+def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estimate:
+    """pass@k over problems, with a t interval, from the scores of `repeats` answers to each.
+
+    Raises `DataError` where the answers are not right or wrong, or fewer than k.
+    """
+    values = []
+    for problem, group in scores.items():
+        right = sum(group) / len(group) * repeats  # a score may be the mean of several answers
+        if abs(right - round(right)) > 1e-6:
+            raise DataError(f"{problem} is graded in parts, and pass@{k} needs right or wrong.")
+        values.append(pass_at_k(round(right), repeats, k))
+    return _proportion(values, level)
+
+
+def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
+    """Score of the most frequent answer among (answer, score) pairs; None does not vote.
+
+    Among equally frequent answers one is chosen at random: the value is the expectation.
+    """
+    counts = Counter(answer for answer, _ in votes if answer is not None)
+    if not counts:
+        return sum(score for _, score in votes) / len(votes) if votes else math.nan
+    most = max(counts.values())
+    groups = [
+        [score for answer, score in votes if answer == winner]
+        for winner, count in counts.items()
+        if count == most
+    ]
+    return sum(sum(group) / len(group) for group in groups) / len(groups)
+
+
+def _proportion(values: Sequence[float], level: float) -> Estimate:
+    return accuracy({str(i): [value] for i, value in enumerate(values)}, level)

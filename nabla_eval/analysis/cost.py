@@ -48,3 +48,17 @@ def correct_per_cost(
     ]
     table = np.array(rows, dtype=float).reshape(-1, 2)
     return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)
+
+
+def cost_ratio(
+    a: Sequence[Record], b: Sequence[Record], cost: str = "model_calls", level: float = LEVEL
+) -> Estimate:
+    """Mean cost of a over mean cost of b on the same problems, which are resampled together.
+
+    Raises `DataError` when the two do not hold the same problems.
+    """
+    ours, theirs = by_problem(a, cost), by_problem(b, cost)
+    same_problems(ours, theirs)
+    rows = [[sum(ours[p]) / len(ours[p]), sum(theirs[p]) / len(theirs[p])] for p in sorted(ours)]
+    table = np.array(rows, dtype=float).reshape(-1, 2)
+    return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)

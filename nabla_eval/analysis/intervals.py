@@ -7,7 +7,7 @@ resamples problems (ratios such as the rejection rate), and Wilson's interval fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from nabla_eval.randomness import Key
 LEVEL = 0.95
 RESAMPLES = 10_000
 _KEY = Key.root(0) / "bootstrap"
-_BLOCK = 1 << 21  # uniform numbers held at once
+_BLOCK = 1 << 21  # random numbers held at once
 
 
 @dataclass(frozen=True)
@@ -130,24 +130,34 @@ def bootstrap(
         if n == 1:
             return Estimate(value, math.nan, math.nan, math.nan, 1, level)
         draws = statistic(_resampled_totals(table, key, resamples))
+    return from_resamples(value, draws, n, level)
+
+
+def from_resamples(value: float, draws: np.ndarray, n: int, level: float = LEVEL) -> Estimate:
+    """The expanded percentile interval of a statistic's resampled values; see `bootstrap`."""
     draws = draws[np.isfinite(draws)]
-    if len(draws) < 2:
+    if len(draws) < 2 or n < 2:
         return Estimate(value, math.nan, math.nan, math.nan, n, level)
     tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(value, float(draws.std(ddof=1)), float(low), float(high), n, level)
 
 
-def _resampled_totals(table: np.ndarray, key: Key, resamples: int) -> np.ndarray:
-    """Column totals of resampled rows, `[resamples, columns]`."""
-    n = len(table)
+def resampled_weights(n: int, key: Key = _KEY, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """How often each of n rows is in each resample: blocks of `[B, n]` whole numbers."""
     block = max(1, _BLOCK // n)
-    totals = []
+    raw = np.random.Philox(key=int.from_bytes(key.digest, "little")).random_raw
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        picks = (key.uniforms(start * n, rows * n) * n).astype(np.intp).reshape(rows, n)
-        totals.append(np.stack([column[picks].sum(axis=1) for column in table.T], axis=1))
-    return np.concatenate(totals)
+        picks = ((raw(rows * n) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
+        places = picks.astype(np.intp).reshape(rows, n) + n * np.arange(rows)[:, None]
+        yield np.bincount(places.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def _resampled_totals(table: np.ndarray, key: Key, resamples: int) -> np.ndarray:
+    """Column totals of resampled rows, `[resamples, columns]`."""
+    blocks = resampled_weights(len(table), key, resamples)
+    return np.concatenate([weights.astype(float) @ table for weights in blocks])
 
 
 def ratio(
@@ -161,3 +171,24 @@ def ratio(
     problems = sorted(problem for problem, total in denominators.items() if total)
     table = np.array([[numerators[p], denominators[p]] for p in problems]).reshape(-1, 2)
     return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], key, resamples, level)
+
+
+def share(
+    hits: Mapping[str, float],
+    trials: Mapping[str, float],
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """Total hits of total trials, both by problem, with an interval over problems.
+
+    With at most one trial a problem it is Wilson's: the trials are independent. A share of 0 or 1
+    has no spread to resample: then Wilson's too, with as many trials as there are problems, as if
+    the trials of a problem were one.
+    """
+    total, count = sum(hits.values()), sum(trials.values())
+    if all(trial <= 1 for trial in trials.values()):
+        return wilson(total, count, level)
+    if 0 < total < count:
+        return ratio(hits, trials, resamples=resamples, level=level)
+    problems = sum(trial > 0 for trial in trials.values())
+    return wilson(problems if total else 0, problems, level)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nabla_eval.analysis.intervals import LEVEL, Estimate, bootstrap, ratio, unknown, wilson
+from nabla_eval.analysis.intervals import LEVEL, Estimate, bootstrap, share, unknown
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.requests import Verdict
 from nabla_eval.traces.schema import Record, document
@@ -140,23 +140,16 @@ def rejection_difference(a: Verdicts, b: Verdicts, level: float = LEVEL) -> Esti
 
 
 def _rate(runs: Verdicts, level: float) -> Rate:
-    """Rate of pooled candidates with an interval that resamples problems.
-
-    A rate of 0 or 1 has no spread to resample: then Wilson's interval, with as many trials as
-    there are problems, as if the candidates of a problem were one.
-    """
+    """Rate of pooled candidates with an interval over problems."""
     counts = _counts(runs)
-    rejected = sum(count[0] for count in counts.values())
-    judged = sum(count[1] for count in counts.values())
-    ties = sum(count[2] for count in counts.values())
-    if 0 < rejected < judged:
-        estimate = ratio(
-            {p: c[0] for p, c in counts.items()}, {p: c[1] for p, c in counts.items()}, level=level
-        )
-    else:
-        problems = sum(count[1] > 0 for count in counts.values())
-        estimate = wilson(problems if rejected else 0, problems, level)
-    return Rate(judged, rejected, ties, estimate)
+    rejected = {problem: count[0] for problem, count in counts.items()}
+    judged = {problem: count[1] for problem, count in counts.items()}
+    return Rate(
+        judged=sum(judged.values()),
+        rejected=sum(rejected.values()),
+        ties=sum(count[2] for count in counts.values()),
+        estimate=share(rejected, judged, level=level),
+    )
 
 
 def _counts(runs: Verdicts) -> Mapping[str, tuple[int, int, int]]:

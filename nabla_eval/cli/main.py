@@ -22,6 +22,9 @@ COMMANDS = {
     "demo": Entry(
         "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in a few minutes."
     ),
+    "report": Entry(
+        "nabla_eval.cli.report:report", "Tables and figures of run folders, controls included."
+    ),
     "embedded": Entry("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
     "tasks": Entry("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
     "check-pair": Entry(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from nabla_eval.analysis import rejection as rejections
-from nabla_eval.analysis.accuracy import accuracy, difference
+from nabla_eval.analysis.accuracy import accuracy, difference, pass_at
+from nabla_eval.analysis.answers import majority_accuracy
 from nabla_eval.analysis.cost import correct_per_cost, costs
 from nabla_eval.analysis.intervals import Estimate
-from nabla_eval.analysis.rejection import Rate
 from nabla_eval.analysis.runs import Run
+from nabla_eval.analysis.significance import holm
+from nabla_eval.errors import DataError
 from nabla_eval.traces.schema import CandidateRecord, Record
 
 
@@ -19,12 +22,17 @@ class AccuracyRow:
     """Accuracy and cost of one run; costs are means per problem, `seconds` is the whole run's."""
 
     run: str
+    task: str
     method: str
     n: int | None
     problems: int
+    repeats: int  # answers to each problem, over all seeds
+    seeds: tuple[int | None, ...]
     accuracy: float
     se: float
     ci95: tuple[float, float]
+    majority: float | None  # maj@repeats; None where single answers are not known
+    pass_at: dict[str, float]  # k -> pass@k, unbiased, for k = 1, 2, 4, ... up to repeats
     model_calls: float
     model_calls_ci95: tuple[float, float]
     generated_tokens: float
@@ -40,11 +48,17 @@ class AccuracyRow:
         """The row of a run."""
         right, spent = accuracy(run.scores), costs(run.records)
         per_call = correct_per_cost(run.scores, run.records)
+        most = majority_accuracy(run)
         return cls(
             run=run.name,
+            task=run.task,
             method=run.method,
-            n=run.config.get("n"),
+            n=run.n,
             problems=right.clusters,
+            repeats=run.repeats,
+            seeds=run.seeds,
+            majority=None if most is None else most.value,
+            pass_at=_pass_at(run),
             accuracy=right.value,
             se=right.se,
             ci95=right.interval,
@@ -60,69 +74,15 @@ class AccuracyRow:
         )
 
 
-@dataclass(frozen=True)
-class IndexRow:
-    """Rejection of the k-th candidates of all problems; `index` counts from 1."""
-
-    index: int
-    candidates: int
-    rejected: int
-    ties: int
-    rate: float
-    ci95: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class RejectionRow:
-    """Rejection rate of one run, of drafts under the acceptance rule, or in closed form."""
-
-    run: str
-    n: int | None
-    problems: int | None
-    candidates: int | None
-    rejected: int | None  # ties included
-    ties: int | None
-    rate: float
-    ci95: tuple[float, float] | None  # None for a closed form
-    by_index: tuple[IndexRow, ...] = ()
-
-    @property
-    def first(self) -> IndexRow | None:
-        """The first candidates' row."""
-        return self.by_index[0] if self.by_index else None
-
-    @classmethod
-    def measured(cls, name: str, n: int | None, rate: Rate) -> RejectionRow:
-        """The row of a measured rate."""
-        return cls(name, n, *_measured(rate))
-
-    @classmethod
-    def of(cls, run: Run) -> RejectionRow:
-        """The row of a run of a method that judges candidates."""
-        found = rejections.rejection(rejections.verdicts(run.records))
-        by_index = tuple(
-            IndexRow(i, *_measured(rate)[1:]) for i, rate in enumerate(found.by_index, start=1)
-        )
-        return cls(run.name, run.config.get("n"), *_measured(found.overall), by_index)
-
-    @classmethod
-    def controls(cls, drafts: Run) -> list[RejectionRow]:
-        """What i.i.d. draws do: measured on a best-of-N run's drafts, and in closed form."""
-        n = int(drafts.config["n"])
-        process = rejections.best_of_n_process(rejections.draft_rewards(drafts.records))
-        rows = [
-            cls.measured(f"{drafts.name} drafts", n, process.with_first),
-            cls._exact(f"1 - H_{n}/{n}", n, rejections.first_accepted_baseline(n)),
-        ]
-        if n > 1:
-            exact = rejections.challengers_baseline(n)
-            rows.insert(1, cls.measured("... challengers only", n, process.challengers))
-            rows.append(cls._exact(f"1 - (H_{n} - 1)/{n - 1}", n, exact))
-        return rows
-
-    @classmethod
-    def _exact(cls, name: str, n: int, rate: object) -> RejectionRow:
-        return cls(name, n, None, None, None, None, float(rate), None)  # type: ignore[arg-type]
+def _pass_at(run: Run) -> dict[str, float]:
+    """pass@k for powers of two; nothing where answers are graded in parts."""
+    if run.repeats < 2:
+        return {}
+    sizes = [2**i for i in range(run.repeats.bit_length()) if 2**i <= run.repeats]
+    try:
+        return {str(k): pass_at(run.scores, run.repeats, k).value for k in sizes}
+    except DataError:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -137,47 +97,55 @@ class DifferenceRow:
     ci95: tuple[float, float]
     wins: int | None = None  # problems on which a scored higher
     losses: int | None = None
+    p: float | None = None  # exact sign-flip test (McNemar's for single right-or-wrong runs)
+    p_holm: float | None = None  # the same, corrected for all tests of its table
+    task: str = ""
+    role: str = ""  # why b is compared with: twin, best-of-N, ...
 
     @property
     def decided(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.ci95[0] > 0 or self.ci95[1] < 0
+        """Whether the interval excludes zero, also after the correction for several tests."""
+        apart = self.ci95[0] > 0 or self.ci95[1] < 0
+        return apart and (self.p_holm is None or self.p_holm <= 0.05)
 
     @classmethod
-    def accuracy(cls, a: Run, b: Run) -> DifferenceRow:
+    def accuracy(cls, a: Run, b: Run, role: str = "") -> DifferenceRow:
         """Difference in accuracy, paired by problem."""
         found = difference(a.scores, b.scores)
-        return cls._of("accuracy", a, b, found.estimate, found.wins, found.losses)
+        row = cls._of("accuracy", a, b, found.estimate, role)
+        return replace(row, wins=found.wins, losses=found.losses, p=found.p)
 
     @classmethod
-    def rejection(cls, a: Run, b: Run) -> Iterator[DifferenceRow]:
+    def rejection(cls, a: Run, b: Run, role: str = "") -> Iterator[DifferenceRow]:
         """Difference in the rejection rate, and in that of first candidates."""
         all_a, all_b = rejections.verdicts(a.records), rejections.verdicts(b.records)
         first_a = [(problem, found[:1]) for problem, found in all_a]
         first_b = [(problem, found[:1]) for problem, found in all_b]
-        yield cls._of("rejection", a, b, rejections.rejection_difference(all_a, all_b))
-        yield cls._of("first rejection", a, b, rejections.rejection_difference(first_a, first_b))
+        yield cls._of("rejection", a, b, rejections.rejection_difference(all_a, all_b), role)
+        first = rejections.rejection_difference(first_a, first_b)
+        yield cls._of("first rejection", a, b, first, role)
 
     @classmethod
-    def _of(
-        cls,
-        measure: str,
-        a: Run,
-        b: Run,
-        estimate: Estimate,
-        wins: int | None = None,
-        losses: int | None = None,
-    ) -> DifferenceRow:
+    def _of(cls, measure: str, a: Run, b: Run, found: Estimate, role: str) -> DifferenceRow:
         return cls(
-            measure,
-            a.name,
-            b.name,
-            estimate.clusters,
-            estimate.value,
-            estimate.interval,
-            wins,
-            losses,
+            measure=measure,
+            a=a.name,
+            b=b.name,
+            problems=found.clusters,
+            difference=found.value,
+            ci95=found.interval,
+            task=a.task,
+            role=role,
         )
+
+
+def holm_corrected(rows: Sequence[DifferenceRow]) -> list[DifferenceRow]:
+    """The rows with their p values corrected for all tests among them."""
+    adjusted = holm([math.nan if row.p is None else row.p for row in rows])
+    return [
+        row if row.p is None else replace(row, p_holm=p)
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -225,17 +193,3 @@ def examples(records: Iterable[Record], count: int = 3) -> list[RevisionRow]:
     others = [i for i in range(len(found)) if i not in firsts]
     others.sort(key=lambda i: verdicts[i] != "accepted")  # stable: file order within
     return [found[i] for i in (firsts + others)[:count]]
-
-
-def _measured(
-    rate: Rate,
-) -> tuple[int, int, int, int, float, tuple[float, float]]:
-    estimate = rate.estimate
-    return (
-        estimate.clusters,
-        rate.judged,
-        rate.rejected,
-        rate.ties,
-        estimate.value,
-        estimate.interval,
-    )

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nabla_eval.analysis.runs import Run
-from nabla_eval.reporting.rows import (
-    AccuracyRow,
-    DifferenceRow,
-    RejectionRow,
-    RevisionRow,
-    examples,
-)
+from nabla_eval.reporting.rejection_rows import RejectionRow
+from nabla_eval.reporting.rows import AccuracyRow, DifferenceRow, RevisionRow, examples
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import (
     MISSING,

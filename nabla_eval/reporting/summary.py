@@ -12,7 +12,7 @@ from typing import Any
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import DifferenceRow
 from nabla_eval.reporting.tables import Table, to_json, to_markdown
-from nabla_eval.reporting.text import jsonable, markdown, points, points_range
+from nabla_eval.reporting.text import jsonable, markdown, p_value, points, points_range
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def verdict(row: DifferenceRow) -> str:
     numbers = f"95 % interval {points_range(row.ci95)}, {row.problems} problems"
     if row.wins is not None:
         numbers += f", {row.wins} won and {row.losses} lost"
+    if row.p_holm is not None:
+        numbers += f", corrected p {p_value(row.p_holm)}"
     if not row.decided:
         difference = f"{points(row.difference)} points, {numbers}"
         return f"{measure}: {row.a} and {row.b} cannot be told apart ({difference})."

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -69,6 +72,36 @@ def to_markdown(table: Table[Any]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]
     notes = [markdown(note) for note in table.notes]
     return "\n\n".join([f"### {markdown(table.title)}", "\n".join(lines), *notes])
+
+
+def to_csv(table: Table[Any]) -> str:
+    """The rows' own numbers, unrounded, one column per field; what is unknown is empty.
+
+    A pair such as `ci95` becomes `ci95_low` and `ci95_high`, other nested values JSON. Text that a
+    spreadsheet would run as a formula is kept as text by a leading apostrophe.
+    """
+    rows = [_flat(row) for row in to_json(table)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    output = io.StringIO()
+    writer = csv.DictWriter(output, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return output.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.endswith("ci95"):
+            low, high = value or (None, None)
+            found |= {f"{name}_low": low, f"{name}_high": high}
+        elif isinstance(value, (list, dict)):
+            found[name] = json.dumps(value)
+        elif isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+            found[name] = f"'{value}"
+        else:
+            found[name] = value
+    return found
 
 
 def to_json(table: Table[Any]) -> list[dict[str, Any]]:

@@ -28,6 +28,13 @@ def percent_range(interval: tuple[float, float] | None, digits: int = 1) -> str:
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 
+def p_value(p: float | None) -> str:
+    """A p value to three decimals; below that, the bound."""
+    if p is None or math.isnan(p):
+        return MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def points(difference: float, digits: int = 1) -> str:
     """A difference of shares in percentage points, always signed."""
     return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}"

@@ -90,15 +90,24 @@ def test_a_rate_at_the_end_still_has_an_interval_of_width(verdict, value):
 
 
 def test_correlated_candidates_widen_the_interval():
-    """Four identical candidates per problem say as little as one."""
+    """Four identical candidates per problem say as little as one, or as two."""
     pattern = [R if i % 3 else A for i in range(60)]
-    one = rejection((f"{i:02}", [v]) for i, v in enumerate(pattern)).overall.estimate
-    four = rejection((f"{i:02}", [v] * 4) for i, v in enumerate(pattern)).overall.estimate
+    one, two, four = (
+        rejection((f"{i:02}", [v] * k) for i, v in enumerate(pattern)).overall.estimate
+        for k in (1, 2, 4)
+    )
     alone = rejection(
         (f"{i:02}{j}", [v]) for i, v in enumerate(pattern) for j in range(4)
     ).overall.estimate
-    assert four.interval == pytest.approx(one.interval)
+    assert four.interval == pytest.approx(two.interval)
+    assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.05)
     assert alone.high - alone.low == pytest.approx((one.high - one.low) / 2, rel=0.1)
+
+
+def test_one_candidate_a_problem_is_a_plain_proportion():
+    found = rejection((str(i), [R if i % 4 else A]) for i in range(40)).overall
+    expected = stats.binomtest(30, 40).proportion_ci(method="wilson")
+    assert found.estimate.interval == pytest.approx((expected.low, expected.high))
 
 
 def test_a_difference_of_rates_is_paired_by_problem():

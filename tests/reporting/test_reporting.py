@@ -16,7 +16,8 @@ from nabla_eval.analysis.cost import COSTS
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.rows import DifferenceRow, RejectionRow, examples
+from nabla_eval.reporting.rejection_rows import RejectionRow
+from nabla_eval.reporting.rows import DifferenceRow, examples
 from nabla_eval.reporting.standard import (
     accuracy_table,
     difference_table,

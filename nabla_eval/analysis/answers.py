@@ -1,0 +1,78 @@
+"""Single answers with their score and reward: final ones of repeats, and graded drafts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from nabla_eval.analysis.accuracy import majority
+from nabla_eval.analysis.calibration import Answer
+from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean
+from nabla_eval.analysis.runs import Run
+from nabla_eval.grading import cluster, extract
+from nabla_eval.traces.schema import Record, document
+
+# (lm-eval's doc and target, response) -> is it right?
+Grade: TypeAlias = Callable[[Mapping[str, Any], str], bool]
+
+
+def scored(run: Run) -> dict[str, list[tuple[Record, float]]] | None:
+    """Each problem's records with the score of each; None where lm-eval kept only their mean.
+
+    A mean of 0 or 1 over repeats tells every score; another one does not say which were right.
+    """
+    records: dict[str, list[Record]] = defaultdict(list)
+    for record in run.records:
+        records[document(record["id"])].append(record)
+    found = {}
+    for problem, group in records.items():
+        scores = run.scores[problem]
+        share = len(group) // len(scores)
+        if share > 1 and any(score not in (0.0, 1.0) for score in scores):
+            return None
+        each = [score for score in scores for _ in range(share)]
+        found[problem] = list(zip(group, each, strict=True))
+    return found
+
+
+def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
+    """maj@k: accuracy of the most frequent of a problem's k answers.
+
+    None with a single answer a problem, and where the single scores are not known.
+    """
+    known = scored(run) if run.repeats > 1 else None
+    if known is None:
+        return None
+    values = {}
+    for problem, group in known.items():
+        groups = cluster([extract(record["outcome"]["text"]) for record, _ in group])
+        names = [None if number < 0 else number for number in groups]
+        values[problem] = [majority(list(zip(names, (s for _, s in group), strict=True)))]
+    return clustered_mean(values, level)
+
+
+def final_answers(run: Run) -> list[Answer]:
+    """(problem, reward, right) of every returned answer whose reward and score are known."""
+    return [
+        (problem, reward, score >= 0.5)
+        for problem, group in (scored(run) or {}).items()
+        for record, score in group
+        if (reward := record["outcome"]["reward"]) is not None
+    ]
+
+
+def drafted_answers(run: Run, grade: Grade) -> list[Answer]:
+    """(problem, reward, right) of every scored draft, graded now; each text of a problem once."""
+    known: dict[tuple[str, str], bool] = {}
+    found = []
+    for record in run.records:
+        problem = document(record["id"])
+        for draft in record["drafts"]:
+            if draft["reward"] is None:
+                continue
+            text = (problem, draft["text"])
+            if text not in known:
+                known[text] = grade(run.docs[problem], draft["text"])
+            found.append((problem, draft["reward"], known[text]))
+    return found

@@ -1,0 +1,137 @@
+"""Does the reward know what is right? AUC over all answers, and within each question.
+
+A reward model may only have learned how hard a question is: then the pooled AUC is high, the
+within-question AUC is 0.5, and best-of-N gains nothing (DESIGN 10).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+
+from nabla_eval.analysis.intervals import (
+    LEVEL,
+    Estimate,
+    from_resamples,
+    ratio,
+    resampled_weights,
+    share,
+    unknown,
+)
+
+Answer: TypeAlias = tuple[str, float, bool]  # problem, reward, right
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well rewards tell right answers from wrong ones; chance is 0.5 for both AUCs."""
+
+    problems: int
+    answers: int
+    right: int
+    pooled: Estimate  # over all pairs of a right and a wrong answer
+    within: Estimate  # over the pairs that answer the same question
+    pairs: int  # of the latter
+
+
+def calibration(answers: Iterable[Answer], level: float = LEVEL) -> Calibration:
+    """Both AUCs with intervals that resample problems; equal rewards count half."""
+    found = list(answers)
+    groups: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for problem, reward, right in found:
+        groups[problem].append((reward, right))
+    pairs = {problem: _pairs(group) for problem, group in groups.items()}
+    return Calibration(
+        problems=len(groups),
+        answers=len(found),
+        right=sum(right for _, _, right in found),
+        pooled=_pooled_auc(groups, level),
+        within=ratio(
+            {problem: concordant for problem, (concordant, _) in pairs.items()},
+            {problem: count for problem, (_, count) in pairs.items()},
+            resamples=_RESAMPLES,
+            level=level,
+        ),
+        pairs=sum(count for _, count in pairs.values()),
+    )
+
+
+def auc(rewards: Sequence[float], right: Sequence[bool]) -> float:
+    """Probability that a right answer has the higher reward; NaN without both kinds."""
+    concordant, count = _pairs(list(zip(rewards, right, strict=True)))
+    return concordant / count if count else float("nan")
+
+
+def _pairs(group: Sequence[tuple[float, bool]]) -> tuple[float, int]:
+    """(pairs in which the right answer has the higher reward, all pairs of right and wrong)."""
+    good = np.array([reward for reward, right in group if right])
+    bad = np.sort([reward for reward, right in group if not right])
+    below = np.searchsorted(bad, good, side="left")
+    level = np.searchsorted(bad, good, side="right") - below
+    return float(below.sum() + level.sum() / 2), len(good) * len(bad)
+
+
+def _pooled_auc(groups: dict[str, list[tuple[float, bool]]], level: float) -> Estimate:
+    rows = [(r, right, i) for i, p in enumerate(sorted(groups)) for r, right in groups[p]]
+    rewards = np.array([row[0] for row in rows])
+    right = np.array([row[1] for row in rows], dtype=float)
+    problem = np.array([row[2] for row in rows], dtype=np.intp)
+    if not 0 < right.sum() < len(right):
+        return unknown(len(groups), level)
+    _, place = np.unique(rewards, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+
+    def weighted(weights: np.ndarray) -> np.ndarray:
+        """AUCs of answers that count as often as their problem was drawn; `[B, answers]`."""
+        good = np.add.reduceat((weights * right)[:, order], starts, axis=1)
+        bad = np.add.reduceat((weights * (1 - right))[:, order], starts, axis=1)
+        before = np.cumsum(bad, axis=1) - bad
+        with np.errstate(invalid="ignore"):
+            share: np.ndarray = (good * (before + bad / 2)).sum(1) / (good.sum(1) * bad.sum(1))
+        return share
+
+    value = float(weighted(np.ones((1, len(rows))))[0])
+    draws = [
+        weighted(block[:, problem].astype(float))
+        for whole in resampled_weights(len(groups), resamples=_RESAMPLES)
+        for block in np.array_split(whole, max(1, whole.shape[0] * len(rows) >> 21))
+    ]
+    return from_resamples(value, np.concatenate(draws), len(groups), level)
+
+
+@dataclass(frozen=True)
+class RewardBin:
+    """Answers with rewards in [low, high), and how many of them are right."""
+
+    low: float
+    high: float
+    answers: int
+    right: Estimate
+
+
+def reliability(answers: Iterable[Answer], bins: int = 8, level: float = LEVEL) -> list[RewardBin]:
+    """Share of right answers by reward, in bins of about equally many answers."""
+    found = list(answers)
+    if not found:
+        return []
+    rewards = np.array([reward for _, reward, _ in found])
+    edges = np.unique(np.quantile(rewards, np.linspace(0, 1, bins + 1), method="higher"))
+    if len(edges) == 1:
+        edges = np.repeat(edges, 2)
+    places = np.clip(np.searchsorted(edges, rewards, side="right") - 1, 0, len(edges) - 2)
+    right: list[dict[str, float]] = [defaultdict(float) for _ in edges[1:]]
+    count: list[dict[str, float]] = [defaultdict(float) for _ in edges[1:]]
+    for (problem, _, verdict), place in zip(found, places, strict=True):
+        right[place][problem] += verdict
+        count[place][problem] += 1
+    return [
+        RewardBin(float(low), float(high), int(sum(c.values())), share(r, c, _RESAMPLES, level))
+        for (low, high), r, c in zip(pairwise(edges), right, count, strict=True)
+    ]

@@ -1,0 +1,259 @@
+"""Find run folders and read them: traces, lm-eval's samples and results, and `run.json`.
+
+A run folder holds `trace-rank*.jsonl` (directly or in `traces/`) and, anywhere below, what
+`lm_eval --output_path DIR --log_samples` or `nabla-eval demo` writes. `run.json` is optional.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.analysis.accuracy import Scores, scores_of
+from nabla_eval.analysis.runs import task_of
+from nabla_eval.errors import DataError
+from nabla_eval.traces import read
+from nabla_eval.traces.schema import Record, document
+
+METRIC = "exact_match"
+TRACES = "trace-rank*.jsonl"
+_SAMPLES = re.compile(r"samples_(?P<task>.+?)(?:_(?P<date>\d{4}-\d\d-\d\dT[\d.:+-]+))?\.jsonl")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one run folder holds about one task: one seed of one configuration."""
+
+    folder: Path
+    task: str
+    records: Sequence[Record]
+    scores: Scores  # problem -> one score (of repeats: their mean)
+    metrics: Mapping[str, Scores]
+    docs: Mapping[str, Mapping[str, Any]]
+    items: Mapping[str, str]  # problem -> hash of what it asks, as lm-eval computes it
+    seed: int | None = None
+    preset: str | None = None
+    seconds: float = math.nan
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def find(root: str | Path) -> list[Path]:
+    """Run folders at or below a folder, sorted. Raises `DataError` where there are none."""
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"There is no folder {root}. Give the --output_path of a run.")
+    if root.is_file():
+        root = root.parent
+    holders = sorted({file.parent for file in root.rglob(TRACES)})
+    if not holders:
+        raise DataError(
+            f"No traces (trace-rank*.jsonl) at or below {root}. Run with trace_dir= and "
+            "--output_path set to one folder, or with `nabla-eval run`."
+        )
+    return sorted({_home(holder, root, holders) for holder in holders})
+
+
+def _home(holder: Path, root: Path, holders: Iterable[Path]) -> Path:
+    """The run folder that a folder with traces belongs to: the nearest one with samples, too.
+
+    Going up ends where another run's traces would come into the same folder.
+    """
+    home = holder.parent if holder.name == "traces" else holder
+    start = home
+    while not any(home.rglob("samples_*.jsonl")):
+        others = [h for h in holders if h != holder and h.is_relative_to(home.parent)]
+        if home == root or others:
+            return start
+        home = home.parent
+    return home
+
+
+def read_folder(home: Path, metric: str | None = None) -> list[Part]:
+    """The tasks of one run folder. Warns of tasks that lack traces or samples, and leaves them out.
+
+    `metric` is what counts as the score, by default `exact_match`; "name,filter" also picks one of
+    lm-eval's filters. Raises `DataError` for damaged files, and for samples and traces that are not
+    of the same problems.
+    """
+    records = _by_task(read(home / "traces" if _in_traces(home) else _trace_folder(home)))
+    samples = _samples(home)
+    for task in sorted(records.keys() - samples.keys()):
+        warnings.warn(
+            f"{home}: {task} has traces but no samples_{task}_*.jsonl, so it is left out. Finish "
+            "the run, with --output_path and --log_samples.",
+            stacklevel=2,
+        )
+    for task in sorted(samples.keys() - records.keys()):
+        warnings.warn(
+            f"{home}: {task} has samples but no traces, so it is left out. Run it with trace_dir=.",
+            stacklevel=2,
+        )
+    facts = _facts(home)
+    tasks = sorted(records.keys() & samples.keys())
+    return [_part(home, task, records[task], samples[task], facts, metric) for task in tasks]
+
+
+def _in_traces(home: Path) -> bool:
+    return not any(home.glob(TRACES)) and any((home / "traces").glob(TRACES))
+
+
+def _trace_folder(home: Path) -> Path:
+    found = sorted({file.parent for file in home.rglob(TRACES)})
+    return home if home in found else found[0]
+
+
+def _by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        found[task_of(record["id"])].append(record)
+    return {task: sorted(part, key=lambda r: _natural(r["id"])) for task, part in found.items()}
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts document 10 after document 9."""
+    parts = name.split("/")
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _samples(home: Path) -> dict[str, Path]:
+    """The newest samples file of each task, leaving out what belongs to runs further down."""
+    below = {file.parent for file in home.rglob(TRACES)} - {home, home / "traces"}
+    if not any(home.glob(TRACES)) and not any((home / "traces").glob(TRACES)):
+        below = set()  # this run's own traces are further down
+    found: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for file in home.rglob("samples_*.jsonl"):
+        match = _SAMPLES.fullmatch(file.name)
+        if match and not any(file.is_relative_to(other) for other in below):
+            found[match["task"]].append((match["date"] or "", file))
+    for task, files in found.items():
+        if len(files) > 1:
+            warnings.warn(
+                f"{home} holds {len(files)} evaluations of {task}; the newest is read: "
+                f"{max(files)[1].name}.",
+                stacklevel=3,
+            )
+    return {task: max(files)[1] for task, files in found.items()}
+
+
+def _facts(home: Path) -> dict[str, Any]:
+    """Seed, preset, seconds and versions from `run.json` and lm-eval's results, where known."""
+    run = _json(home / "run.json") if (home / "run.json").is_file() else {}
+    results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
+    lm_eval = _json(results[-1]) if results else {}
+    config = lm_eval.get("config") or {}
+    nabla = config.get("nabla") or {}
+    seconds = run.get("seconds")
+    return {
+        "seed": run.get("seed", nabla.get("seed")),
+        "preset": run.get("preset", nabla.get("preset")),
+        "seconds": math.nan if seconds is None else float(seconds),
+        "tasks": len(lm_eval.get("results") or [None]),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Run again, or remove it.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no JSON object. Run again, or remove it.")
+    return content
+
+
+def _part(
+    home: Path,
+    task: str,
+    records: Sequence[Record],
+    file: Path,
+    facts: Mapping[str, Any],
+    metric: str | None,
+) -> Part:
+    samples = read_samples(file)
+    name, _, filter = (metric or METRIC).partition(",")
+    if filter:
+        samples = [sample for sample in samples if sample["filter"] == filter]
+        if not samples:
+            raise DataError(f"{file} has no filter {filter!r}. Leave it out of --metric.")
+    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
+    scores = scores_of(task, first, name)
+    _refuse_incomplete(home, task, scores, records)
+    return Part(
+        folder=home,
+        task=task,
+        records=records,
+        scores=scores,
+        metrics=_metrics(task, first, name),
+        docs={p: {"doc": s.get("doc"), "target": s.get("target")} for p, s in problems.items()},
+        items={p: str(s.get("doc_hash") or s.get("doc")) for p, s in problems.items()},
+        seed=facts["seed"],
+        preset=facts["preset"],
+        seconds=facts["seconds"] if facts["tasks"] == 1 else math.nan,
+        versions={k: str(v) for k, v in records[0]["versions"].items()},
+    )
+
+
+def read_samples(file: Path) -> list[dict[str, Any]]:
+    """The lines of lm-eval's samples file. Raises `DataError` for a damaged or repeated one."""
+    samples = []
+    seen = set()
+    lines = file.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            sample = json.loads(line)
+            item = (sample["doc_id"], sample.setdefault("filter", "none"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{file}:{number} is damaged ({error}). Evaluate again: trace_dir= keeps the "
+                "answers, so it takes seconds."
+            ) from error
+        if item in seen:
+            raise DataError(f"{file}:{number} repeats document {item[0]}. Evaluate again.")
+        seen.add(item)
+        samples.append(sample)
+    if not samples:
+        raise DataError(f"{file} is empty. Evaluate again.")
+    return samples
+
+
+def _metrics(task: str, samples: Sequence[Mapping[str, Any]], main: str) -> dict[str, Scores]:
+    """Every further metric that is a number; a sample may lack one (no candidate, no rate)."""
+    names = {name for sample in samples for name in sample.get("metrics", ()) if name != main}
+    return {
+        name: {
+            f"{task}/{sample['doc_id']}": [float(sample[name])]
+            for sample in samples
+            if isinstance(sample.get(name), (int, float))
+        }
+        for name in sorted(names)
+    }
+
+
+def _refuse_incomplete(home: Path, task: str, scores: Scores, records: Sequence[Record]) -> None:
+    counts: dict[str, int] = defaultdict(int)
+    for record in records:
+        counts[document(record["id"])] += 1
+    untraced, unscored = scores.keys() - counts.keys(), counts.keys() - scores.keys()
+    if untraced or unscored:
+        raise DataError(
+            f"{home}: of the problems of {task}, {len(untraced)} are scored but not traced and "
+            f"{len(unscored)} traced but not scored (first: {min(untraced | unscored)!r}). The run "
+            "is not complete: run the same command again, it continues."
+        )
+    most = max(counts.values())
+    short = [problem for problem, count in counts.items() if count < most]
+    if short:
+        raise DataError(
+            f"{home}: {len(short)} problems of {task} have fewer than {most} traced answers "
+            f"(first: {min(short)!r}). Run the same command again, it continues."
+        )

@@ -1,0 +1,116 @@
+"""Shares of things: work that was saved (the paper's D.2), work wasted, answers that failed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, ratio, share
+from nabla_eval.analysis.runs import Run
+from nabla_eval.traces.schema import Record, document
+
+_RESAMPLES = 2000
+# Names under which tasks report what went wrong with an answer.
+FAILURES = ("no_answer", "grader_timeout", "grader_error")
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What a run did not have to do, each as a share of what it would have done otherwise."""
+
+    cached: Estimate  # gradient passes, against one per step of every refinement
+    reused: Estimate  # tokens, against rolling both sides of every judged candidate out afresh
+    skipped: Estimate  # positions passed without refinement
+    speculative: Estimate  # model calls that lookahead threw away; a cost, not a saving
+
+
+def acceleration(records: Sequence[Record], level: float = LEVEL) -> Acceleration:
+    """Acceleration shares with intervals over problems; NaN where a run has nothing of the kind.
+
+    `cached`: without a cache every one of the T steps of a refinement takes a pass. `reused`:
+    Algorithm 1 as printed rolls out the current response again at each position where it rolls out
+    a rival; positions whose draw did not differ from their token would add to that, so the share is
+    a lower bound.
+    """
+    steps = int(records[0]["config"].get("steps", 0))
+    spent = [record["ledger"] for record in records]
+    tails = [_reused_tokens(record) for record in records]
+    drawn = [s["generated_tokens"] if any(tails) else 0 for s in spent]
+    unhurried = [s["refinements"] * steps for s in spent]
+    passed = [record["outcome"]["positions"] for record in records]
+    visited = [record["outcome"]["visited"] for record in records]
+    return Acceleration(
+        cached=_ratio(
+            records, _less(unhurried, [s["gradient_passes"] for s in spent]), unhurried, level
+        ),
+        reused=_ratio(records, tails, [t + d for t, d in zip(tails, drawn, strict=True)], level),
+        skipped=_ratio(records, _less(passed, visited), passed, level),
+        speculative=_ratio(
+            records, [_thrown(s) for s in spent], [s["model_calls"] for s in spent], level
+        ),
+    )
+
+
+def _less(wholes: Sequence[float], parts: Sequence[float]) -> list[float]:
+    return [whole - part for whole, part in zip(wholes, parts, strict=True)]
+
+
+def _reused_tokens(record: Record) -> int:
+    """Tokens of the current response after each judged position, which were not drawn again."""
+    if not record["drafts"] or not record["candidates"]:
+        return 0
+    length, total = len(record["drafts"][0]["tokens"]), 0
+    for candidate in record["candidates"]:
+        total += length - candidate["position"]
+        if candidate["verdict"] == "accepted":
+            length = len(candidate["tokens"])
+    return total
+
+
+def _thrown(ledger: dict[str, float]) -> float:
+    passes = ledger["speculative_passes"]
+    return ledger["speculative_tokens"] + ledger["speculative_scorings"] + 4 * passes
+
+
+def _ratio(
+    records: Iterable[Record], parts: Iterable[float], wholes: Iterable[float], level: float
+) -> Estimate:
+    part: dict[str, float] = defaultdict(float)
+    whole: dict[str, float] = defaultdict(float)
+    for record, a, b in zip(records, parts, wholes, strict=True):
+        problem = document(record["id"])
+        part[problem] += a
+        whole[problem] += b
+    return ratio(part, whole, resamples=_RESAMPLES, level=level)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Shares of answers that went wrong for another reason than being wrong."""
+
+    answers: int
+    truncated: Estimate  # cut off by the length limit
+    reported: dict[str, Estimate]  # those of `FAILURES` that the task reports
+
+
+def failures(run: Run, level: float = LEVEL) -> Failures:
+    """Truncated answers from the trace; the rest from the metrics of the task."""
+    cut = _counted(run.records, lambda record: record["outcome"]["stop"] == "length")
+    answers = _counted(run.records, lambda record: True)
+    return Failures(
+        answers=len(run.records),
+        truncated=share(cut, answers, _RESAMPLES, level),
+        reported={
+            name: clustered_mean(run.metrics[name], level)
+            for name in FAILURES
+            if name in run.metrics
+        },
+    )
+
+
+def _counted(records: Iterable[Record], what: Callable[[Record], bool]) -> dict[str, float]:
+    found: dict[str, float] = defaultdict(float)
+    for record in records:
+        found[document(record["id"])] += what(record)
+    return dict(found)

@@ -1,0 +1,175 @@
+"""Runs from folders: seeds of one configuration pooled, items checked, every run named."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from nabla_eval.analysis.folders import Part, find, read_folder
+from nabla_eval.analysis.naming import names
+from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.errors import DataError
+from nabla_eval.traces.schema import Record, document
+
+
+def load(
+    paths: Iterable[str | Path],
+    *,
+    metric: str | None = None,
+    common: bool = False,
+    tasks: Sequence[str] = (),
+    progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+) -> list[Run]:
+    """The runs at or below some folders, by task, method and options.
+
+    Seeds of one configuration become one run with more repeats of the same problems. Runs of one
+    task must hold the same items, or `DataError` is raised; with `common`, the items that all of
+    them have are used, with a warning. Mixed versions are a warning. `tasks` keeps some tasks only.
+    """
+    homes = list(dict.fromkeys(home.resolve() for path in paths for home in find(path)))
+    parts = [part for home in progress(homes) for part in read_folder(home, metric)]
+    parts = [part for part in parts if not tasks or part.task in tasks]
+    if not parts:
+        wanted = f" of {', '.join(tasks)}" if tasks else ""
+        raise DataError(
+            f"None of {len(homes)} run folders holds a finished run{wanted}. Give folders that "
+            "hold both traces and samples."
+        )
+    by_task: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        by_task[part.task].append(part)
+    runs = [run for task in sorted(by_task) for run in _pooled(_same_items(by_task[task], common))]
+    warn_of_versions(parts)
+    named = [replace(run, name=name) for run, name in zip(runs, names(runs), strict=True)]
+    return sorted(named, key=lambda run: (run.task, run.method, run.preset or "", _size(run)))
+
+
+def _size(run: Run) -> tuple[bool, int, str]:
+    return run.is_twin, run.n or 0, run.name
+
+
+def _same_items(parts: Sequence[Part], common: bool) -> list[Part]:
+    """The parts of one task, refused or cut to the common items where they differ."""
+    shared = set.intersection(*(set(part.items.items()) for part in parts))
+    odd = [part for part in parts if len(part.items) > len(shared)]
+    if not odd:
+        return list(parts)
+    task = parts[0].task
+    what = f"The runs of {task} do not hold the same problems: {_sizes(parts)}"
+    if not common:
+        raise DataError(
+            f"{what}; {len(shared)} are common to all. Give --common to use these, or runs with "
+            "the same --limit."
+        )
+    if not shared:
+        raise DataError(f"{what}; none is common to all, so there is nothing to compare.")
+    warnings.warn(f"{what}; the {len(shared)} common ones are used.", stacklevel=4)
+    return [_cut(part, dict(shared).keys()) for part in parts]
+
+
+def _sizes(parts: Sequence[Part]) -> str:
+    """How many runs hold how many problems, each with an example."""
+    groups: dict[int, list[Part]] = defaultdict(list)
+    for part in parts:
+        groups[len(part.items)].append(part)
+    return ", ".join(
+        f"{len(group)} of {len(parts)} runs {'has' if len(group) == 1 else 'have'} {size} "
+        f"({group[0].folder.name})"
+        for size, group in sorted(groups.items())
+    )
+
+
+def _cut(part: Part, problems: Iterable[str]) -> Part:
+    """A part with some of its problems only."""
+    kept = set(problems)
+
+    def only(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {problem: value for problem, value in table.items() if problem in kept}
+
+    return replace(
+        part,
+        records=[record for record in part.records if document(record["id"]) in kept],
+        scores=only(part.scores),
+        metrics={name: only(values) for name, values in part.metrics.items()},
+        docs=only(part.docs),
+        items=only(part.items),
+        seconds=float("nan"),  # it was spent on all of them
+    )
+
+
+def _pooled(parts: Sequence[Part]) -> list[Run]:
+    """Parts of one task as runs, the seeds of one configuration together."""
+    groups: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        first = part.records[0]
+        key = (first["method"], first["config_hash"], sorted(identity(first["models"]).items()))
+        groups[str(key)].append(part)
+    return [_pool(_without_copies(group)) for group in groups.values()]
+
+
+def _without_copies(parts: Sequence[Part]) -> list[Part]:
+    """One part per seed: the same draws twice are no further evidence."""
+    seen: dict[str, Part] = {}
+    for part in parts:
+        key = part.records[0]["key"]  # of the first problem, which all of them share
+        if key in seen:
+            warnings.warn(
+                f"{part.folder} repeats the run in {seen[key].folder} (same options, same seed), "
+                "so it is left out.",
+                stacklevel=6,
+            )
+        seen.setdefault(key, part)
+    return list(seen.values())
+
+
+def _pool(parts: Sequence[Part]) -> Run:
+    def together(tables: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for table in tables:
+            for problem, values in table.items():
+                found[problem] += values
+        return dict(found)
+
+    metrics = sorted(set().union(*(part.metrics for part in parts)))
+    return Run(
+        name="",
+        records=[_renamed(r, i) for i, part in enumerate(parts) for r in part.records],
+        scores=together([part.scores for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+        metrics={m: together([part.metrics.get(m, {}) for part in parts]) for m in metrics},
+        docs=parts[0].docs,
+        seeds=tuple(part.seed for part in parts),
+        preset=parts[0].preset,
+        folders=tuple(part.folder for part in parts),
+    )
+
+
+def _renamed(record: Record, seed: int) -> Record:
+    """The record under an id that no other seed's record has; its problem stays the same."""
+    problem = document(record["id"])
+    repeat = record["id"].removeprefix(f"{problem}/")
+    return cast(Record, {**record, "id": f"{problem}/{seed}.{repeat}"})
+
+
+def warn_of_versions(parts: Sequence[Part]) -> None:
+    """Warn where runs were made with different versions of a library."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for part in parts:
+        for record in part.records:
+            for library, version in record["versions"].items():
+                found[library].add(str(version))
+    mixed = [
+        f"{library} {', '.join(sorted(versions))}"
+        for library, versions in sorted(found.items())
+        if len(versions) > 1
+    ]
+    if mixed:
+        warnings.warn(
+            f"The runs were made with different versions: {'; '.join(mixed)}. Differences between "
+            "them may come from that.",
+            stacklevel=3,
+        )

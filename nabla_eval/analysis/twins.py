@@ -1,0 +1,89 @@
+"""The controls of a run among other runs: its zeroth-order twin, and i.i.d. drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from nabla_eval.analysis.naming import IDLE
+from nabla_eval.analysis.runs import Run, identity
+
+# What the selection by gradient norm still looks at when no step is taken.
+_GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
+_GATE |= {"anchor", "anchor_offset", "anchor_margin", "gradient_norm"}
+_BASELINES = {"greedy", "self_consistency", "best_of_n"}
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def twin_of(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The run with the same options but no gradient step (`steps=0`), on the same task and models.
+
+    Options that only the steps read (the learning rate and so on) may differ. None for a method
+    without gradient steps, for a twin itself, and where no such run is there.
+    """
+    if "steps" not in run.config or run.is_twin:
+        return None
+    ours = _stripped(run.config)
+    for other in runs:
+        kin = other.is_twin and other.method == run.method and alike(other, run)
+        if kin and _stripped(other.config) == ours:
+            return other
+    return None
+
+
+def _stripped(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that mean nothing when no step is taken."""
+    gone = {"steps"} | IDLE | (set() if config.get("gradient_threshold") else _GATE)
+    return {name: value for name, value in config.items() if name not in gone}
+
+
+def drafts_of(run: Run, runs: Iterable[Run]) -> Run | None:
+    """A best-of-N run without early stop that draws as this run does, with the same N and models.
+
+    One with the same sampling options comes first, then one with others; None without any.
+    """
+    found = [
+        other
+        for other in runs
+        if other.method == "best_of_n"
+        and other.config.get("stop_reward") is None
+        and other.n == run.n
+        and alike(other, run)
+    ]
+    return min(found, key=lambda other: _sampling(other) != _sampling(run), default=None)
+
+
+def _sampling(run: Run) -> list[Any]:
+    return [run.config.get(name) for name in _SAMPLING]
+
+
+def alike(a: Run, b: Run) -> bool:
+    """Whether two runs answer the same task with the same models."""
+    return a.task == b.task and identity(a.models) == identity(b.models)
+
+
+def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """What a claim about `run` has to stand beside, each with its role.
+
+    Its twin, best-of-N with the same N, and best-of-N that stops early. Baselines that neither
+    revise nor search have no controls.
+    """
+    if run.method in _BASELINES:
+        return []
+    twin, drafts = twin_of(run, runs), drafts_of(run, runs)
+    found = [("twin", twin), ("best-of-N", drafts), ("best-of-N, early stop", _stopping(run, runs))]
+    return [(role, control) for role, control in found if control is not None]
+
+
+def _stopping(run: Run, runs: Iterable[Run]) -> Run | None:
+    """Best-of-N that stops early, with this run's own threshold where there is a choice."""
+    found = [
+        other
+        for other in runs
+        if other.method == "best_of_n"
+        and other.config.get("stop_reward") is not None
+        and other.n == run.n
+        and alike(other, run)
+    ]
+    wanted = run.config.get("stop_reward")
+    return min(found, key=lambda other: other.config["stop_reward"] != wanted, default=None)

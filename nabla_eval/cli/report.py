@@ -1,0 +1,224 @@
+"""`nabla-eval report`: from run folders to tables, figures and pages."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nabla_eval.errors import DataError
+
+if TYPE_CHECKING:
+    from nabla_eval.analysis.runs import Run
+    from nabla_eval.reporting.report import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+FORMATS = ("rich", "markdown", "json", "csv")
+
+_FOLDERS = click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+_OPTIONS = (
+    click.option("--format", "form", type=click.Choice(FORMATS), default="rich",
+                 show_default=True, help="How the tables are written."),
+    click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+    click.option("--output", type=click.Path(path_type=Path), default=None,
+                 help="File to write to; with csv, a folder of one file per table."),
+    click.option("--table", default=None, help="Only this table (its name in the JSON)."),
+    click.option("--task", "tasks", multiple=True, help="Only this task; repeatable."),
+    click.option("--metric", default=None,
+                 help="What counts as the score; 'name,filter' picks a filter too.  "
+                      "[default: exact_match]"),
+    click.option("--common", is_flag=True,
+                 help="Use the problems that all runs share, where they hold different ones."),
+)  # fmt: skip
+
+
+@click.group()
+def report() -> None:
+    """Tables and figures of one or many run folders, with the control beside each claim.
+
+    A folder may hold one run or a whole study; seeds of one configuration are pooled. Runs come
+    from `nabla-eval run`, `nabla-eval sweep`, `nabla-eval demo`, or lm_eval with trace_dir= and
+    --output_path set to one folder and --log_samples.
+
+    Example: nabla-eval report accuracy results/demo
+    """
+
+
+def common_options(command: F) -> F:
+    """The options that every report has."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@report.command()
+@_FOLDERS
+@common_options
+def accuracy(folders: tuple[Path, ...], **options: Any) -> None:
+    """Accuracy of each run, differences from its controls, answers that failed.
+
+    Example: nabla-eval report accuracy results/demo --format markdown
+    """
+    from nabla_eval.reporting.sections.accuracy import accuracy_report
+
+    _show(folders, accuracy_report, options)
+
+
+@report.command()
+@_FOLDERS
+@common_options
+def rejection(folders: tuple[Path, ...], **options: Any) -> None:
+    """Rejection rates beside their controls, and where candidates are accepted (Table 4).
+
+    Example: nabla-eval report rejection results/demo --json
+    """
+    from nabla_eval.reporting.sections.rejection import rejection_report
+
+    _show(folders, rejection_report, options)
+
+
+@report.command()
+@_FOLDERS
+@common_options
+def cost(folders: tuple[Path, ...], **options: Any) -> None:
+    """Cost per answer, against the controls, and what was saved on the way (Fig. 3, D.2).
+
+    Example: nabla-eval report cost results/demo
+    """
+    from nabla_eval.reporting.sections.cost import cost_report
+
+    _show(folders, cost_report, options)
+
+
+def _show(
+    folders: Iterable[Path], make: Callable[[list[Run]], Report], options: dict[str, Any]
+) -> None:
+    """Load, make the report, write it in the format that was asked for."""
+    with _told_warnings():
+        made = make(load_runs(folders, options))
+    present(made, options)
+
+
+def load_runs(folders: Iterable[Path], options: dict[str, Any]) -> list[Run]:
+    """The runs of some folders, with a progress bar on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from nabla_eval.analysis.study import load
+
+    console = Console(stderr=True)
+
+    def progress(homes: Iterable[Path]) -> Iterable[Path]:
+        listed = list(homes)
+        return track(
+            listed, "Reading runs", console=console, transient=True,
+            disable=not console.is_terminal or len(listed) < 4,
+        )  # fmt: skip
+
+    return load(
+        folders,
+        metric=options["metric"],
+        common=options["common"],
+        tasks=options["tasks"],
+        progress=progress,
+    )
+
+
+@contextmanager
+def _told_warnings() -> Iterator[list[str]]:
+    """Print warnings as paragraphs on stderr, once each; yields their texts."""
+    from rich.console import Console
+    from rich.text import Text
+
+    told: list[str] = []
+    console = Console(stderr=True, highlight=False)
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:
+            told.append(str(message))
+            line = Text.assemble(("Warning: ", "yellow"), str(message))
+            console.print(line, soft_wrap=not console.is_terminal)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell
+        yield told
+
+
+def present(made: Report, options: dict[str, Any]) -> None:
+    """Write a report to stdout or --output."""
+    from dataclasses import replace
+
+    from nabla_eval.reporting.report import json_text, report_csv, report_json, report_markdown
+
+    if options["table"] is not None:
+        made = replace(made, tables=[made.table(options["table"])], sentences=())
+    form = "json" if options["as_json"] else options["form"]
+    output: Path | None = options["output"]
+    if form == "csv" and output is not None:
+        for name, text in report_csv(made).items():
+            write(output / f"{name}.csv", text)
+        click.echo(f"Tables are in {output}.", err=True)
+    elif form == "csv":
+        _print_csv(made)
+    elif form == "rich" and output is None:
+        print_rich(made)
+    else:
+        texts = {"json": lambda: json_text(report_json(made)), "rich": lambda: rich_text(made)}
+        text = texts.get(form, lambda: report_markdown(made))()
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            write(output, text)
+            click.echo(f"Written to {output}.", err=True)
+
+
+def _print_csv(made: Report) -> None:
+    from nabla_eval.reporting.tables import to_csv
+
+    first, *others = made.tables
+    click.echo(to_csv(first), nl=False)
+    if others:
+        names = ", ".join(table.name for table in others)
+        click.echo(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
+
+
+def print_rich(made: Report, file: Any = None) -> None:
+    """The report for reading in a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from nabla_eval.reporting.tables import to_rich
+
+    console = Console(file=file or sys.stdout, highlight=False)
+    for table in made.tables:
+        if table.rows:
+            console.print()
+            console.print(to_rich(table))
+    if made.sentences:
+        console.print(Text("\nIn words", style="bold"))
+    for sentence in made.sentences:
+        console.print(Text(f"• {sentence}"))
+
+
+def rich_text(made: Report) -> str:
+    """What `print_rich` prints, without colours, for a file."""
+    import io
+
+    buffer = io.StringIO()
+    print_rich(made, buffer)
+    return buffer.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file, with its folder. Raises `DataError` where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error
