@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,3 +42,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the optional data folder ../shared/data is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real(shared_data: Path) -> Callable[[str], Any]:
+    """Real tokenizers by name, each read once (it takes seconds)."""
+    from transformers import AutoTokenizer
+
+    return cache(lambda name: AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name))

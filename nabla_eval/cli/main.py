@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "embedded": Entry("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
     "tasks": Entry("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
+    "data": Entry("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),
     "check-pair": Entry(
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
     ),

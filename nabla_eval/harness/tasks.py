@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 import nabla_eval
 from nabla_eval.errors import DataError
+from nabla_eval.harness.problems.sets import SETS
 
 _INSTALLED = Path("share", "nabla_eval", "tasks")  # pyproject.toml: shared-data
 
@@ -78,9 +79,14 @@ def _read(file: Path) -> TaskFile | None:
     config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(config, dict):
         return None
-    dataset = str(config.get("dataset_path", ""))
+    dataset = _dataset(config)
     if isinstance(config.get("group"), str):
         return TaskFile(config["group"], "group", file, dataset)
     if isinstance(config.get("task"), str):
         return TaskFile(config["task"], "task", file, dataset)
     return None
+
+
+def _dataset(config: Mapping[str, Any]) -> str:
+    named = (config.get("dataset_kwargs") or {}).get("problem_set")
+    return str(SETS[named].hub.path if named in SETS else config.get("dataset_path", ""))

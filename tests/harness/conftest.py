@@ -54,12 +54,14 @@ def evaluate(task_manager: Callable[..., Any]) -> Iterator[Callable[..., dict[st
     import lm_eval.evaluator
     from lm_eval import simple_evaluate
 
-    def run(model: Any, task: str, folder: Path | None = None, **options: Any) -> dict[str, Any]:
+    def run(
+        model: Any, task: str | list[str], folder: Path | None = None, **options: Any
+    ) -> dict[str, Any]:
         options = {"limit": 4, "bootstrap_iters": 10, "log_samples": True, **options}
         if isinstance(model, str):
             options.setdefault("device", "cpu")
         manager = task_manager() if folder is None else task_manager(folder)
-        results = simple_evaluate(model=model, tasks=[task], task_manager=manager, **options)
+        results = simple_evaluate(model=model, tasks=task, task_manager=manager, **options)
         assert results is not None
         return results
 

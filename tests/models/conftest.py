@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves model_builders out of it
-
 import model_builders as build
-
-
-@pytest.fixture(scope="session")
-def real(shared_data: Path) -> Callable[[str], Any]:
-    """Real tokenizers by name, each read once (it takes seconds)."""
-    from transformers import AutoTokenizer
-
-    return cache(lambda name: AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name))
+import pytest
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tiny random-weight checkpoints and synthetic tokenizers for the tests of models/."""
+"""Tiny random-weight checkpoints and synthetic tokenizers that several tests use."""
 
 from __future__ import annotations
 

@@ -1,0 +1,110 @@
+"""What a task of final answers reports about the samples that a problem got."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import comb
+from typing import Any
+
+from nabla_eval.errors import ConfigError
+from nabla_eval.grading import Grade, cluster
+from nabla_eval.harness.metrics import COSTS, cost_metrics
+from nabla_eval.harness.response import NablaResponse
+
+_OVER_SAMPLES = re.compile(r"(pass|maj)@([1-9][0-9]*)")
+HIGHER_IS_BETTER = {
+    "exact_match": True,  # avg@k: the mean over the samples of a problem, then over problems
+    "truncated": False,
+    "no_answer": False,
+    "grader_timeout": False,
+    **dict.fromkeys(COSTS, False),
+    "rejection_rate": False,
+}
+
+
+def metric_list(samples: int) -> list[dict[str, Any]]:
+    """lm-eval's `metric_list` of a task with so many samples of each problem."""
+    over_samples = {f"pass@{samples}": True, f"maj@{samples}": True}
+    first, *others = HIGHER_IS_BETTER.items()
+    return [
+        {"metric": name, "aggregation": "mean", "higher_is_better": better}
+        for name, better in [first, *over_samples.items(), *others]
+    ]
+
+
+def check_metrics(names: Iterable[str], samples: int, task: str) -> None:
+    """Raise `ConfigError` for a metric that does not exist or that the samples cannot give."""
+    for name in names:
+        found = _OVER_SAMPLES.fullmatch(name)
+        if found is None and name not in HIGHER_IS_BETTER:
+            known = ", ".join([*HIGHER_IS_BETTER, "pass@k", "maj@k"])
+            raise ConfigError(f"{task} has no metric {name!r}. It has {known}.")
+        if found is not None:
+            _check_k(found[1], int(found[2]), samples, task)
+
+
+def _check_k(metric: str, k: int, samples: int, task: str) -> None:
+    if k > samples or (metric == "maj" and k != samples):
+        needs = "at least" if metric == "pass" else "exactly"
+        raise ConfigError(
+            f"{metric}@{k} of {task} needs {needs} {k} samples of each problem, and there are "
+            f"{samples}. Set repeats: {k}, or ask for {metric}@{samples}."
+        )
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Chance that k of the samples, drawn without replacement, hold a right one.
+
+    The unbiased estimate of pass@k (Chen et al. 2021): 1 - C(n - c, k) / C(n, k). Raises
+    `ConfigError` where there are fewer than k samples.
+    """
+    _check_k("pass", k, samples, "the task")
+    return 1 - comb(samples - right, k) / comb(samples, k)
+
+
+def majority(grades: Sequence[Grade]) -> float:
+    """Chance that the most frequent answer is right, when ties are broken by lot.
+
+    Equivalent answers are one; samples without an answer do not vote. 0 where none has any.
+    """
+    groups = cluster([grade.answer for grade in grades])
+    votes = Counter(group for group in groups if group >= 0)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    winners = [group for group, count in votes.items() if count == most]
+    return sum(grades[groups.index(group)].equal for group in winners) / len(winners)
+
+
+def sample_metrics(
+    grades: Sequence[Grade], responses: Sequence[Any], names: Iterable[str]
+) -> dict[str, float]:
+    """The named metrics of one problem: k graded samples, and what they cost where that is known.
+
+    `truncated` and the costs are absent for responses without statistics (of lm-eval's other
+    models), `rejection_rate` also where no candidate was judged.
+    """
+    k, right = len(grades), sum(grade.equal for grade in grades)
+    metrics = {
+        "exact_match": right / k,
+        "no_answer": sum(grade.reason == "no_answer" for grade in grades) / k,
+        "grader_timeout": sum(grade.timed_out for grade in grades) / k,
+        **_truncated(responses),
+        **cost_metrics(responses),
+    }
+    wanted = {}
+    for name in names:
+        found = _OVER_SAMPLES.fullmatch(name)
+        if found is not None:
+            over = int(found[2])
+            wanted[name] = pass_at_k(k, right, over) if found[1] == "pass" else majority(grades)
+        elif name in metrics:
+            wanted[name] = metrics[name]
+    return wanted
+
+
+def _truncated(responses: Sequence[Any]) -> dict[str, float]:
+    stats = [r.stats for r in responses if isinstance(r, NablaResponse) and r.stats]
+    return {"truncated": sum(s["truncated"] for s in stats) / len(stats)} if stats else {}

@@ -1,0 +1,101 @@
+"""lm-eval's side of the problem sets: `class` of the tasks in `tasks/`.
+
+What YAML cannot say is here: the items come from the hub or from a folder and are counted and
+hashed, all `repeats` of a problem are scored, and the metrics follow from their number.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.filter import Filter, FilterEnsemble
+from lm_eval.api.task import ConfigurableTask
+
+from nabla_eval.errors import ConfigError
+from nabla_eval.grading import grade_batch
+from nabla_eval.harness.math_metrics import check_metrics, metric_list, sample_metrics
+from nabla_eval.harness.metrics import listed
+from nabla_eval.harness.preflight import plain_errors
+from nabla_eval.harness.problems import check, hub, store
+from nabla_eval.harness.problems.sets import ProblemSet, problem_set
+from nabla_eval.harness.problems.store import VARIABLE, Copy
+
+LOGGER = logging.getLogger("nabla_eval")
+
+
+class KeepAll(Filter):
+    """Every sample stays; lm-eval's default filter keeps the first."""
+
+    def apply(self, resps: Any, docs: Any) -> Any:
+        return resps
+
+
+class MathTask(ConfigurableTask):
+    """A set of problems with final answers. In YAML, beside what every task may say:
+
+    - `dataset_kwargs: {problem_set: aime24}` names it (`nabla_eval.harness.problems.sets`);
+    - `repeats: k` asks for k samples of each problem, and all of them are scored;
+    - `metric_list` picks metrics, by default all: exact_match (= avg@k), pass@k, maj@k, truncated,
+      no_answer, grader_timeout and the costs.
+
+    The items come from the folder that `--metadata '{"data_dir": ...}'` or the environment's
+    `NABLA_DATA` names, else from the hub. Their number, hash and source are in the results, under
+    `configs.<task>.metadata`. Raises `ConfigError` and `DataError`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        if "lm_eval._cli.run" in sys.modules:
+            plain_errors()
+        config = {name: value for name, value in config.items() if name != "class"}
+        samples = int(config.get("repeats", 1))
+        config.setdefault("metric_list", metric_list(samples))
+        check_metrics([m["metric"] for m in config["metric_list"]], samples, config["task"])
+        # Named here too, so that lm-eval does not look for the metrics among its own.
+        super().__init__(config={**config, "process_results": type(self).process_results})
+        if self.config.filter_list is None:
+            self._filters = [FilterEnsemble("none", [KeepAll])]
+
+    def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Load the items. Raises `DataError` where they are out of reach or not all there."""
+        from datasets import Dataset
+
+        name = (dataset_kwargs or {}).get("problem_set")
+        if name is None:
+            raise ConfigError(
+                f"{self.task_name} does not say which problems it asks. Add dataset_kwargs: "
+                "{problem_set: ...} to its YAML."
+            )
+        copy = store.counted(load(problem_set(name), self._folder()))
+        for fault in check.examine(copy).faults:
+            LOGGER.warning("%s: %s has %s.", self.task_name, copy.source, fault)
+        if copy.part:
+            whole = f"{copy.problems.items} of {copy.problems.title}"
+            LOGGER.warning("%s: only the first %s of the %s.", self.task_name, copy.expected, whole)
+        found = {"items": len(copy.items), "items_hash": copy.hash, "items_source": copy.source}
+        LOGGER.info("%s: %s", self.task_name, found)
+        self.config.metadata = {**(self.config.metadata or {}), **found}
+        self.dataset = {"test": Dataset.from_list([dict(item) for item in copy.items])}
+
+    def _folder(self) -> Path | None:
+        named = (self.config.metadata or {}).get("data_dir") or os.environ.get(VARIABLE)
+        return Path(named).expanduser() if named else None
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
+        """Grade a problem's samples.
+
+        With several ranks, lm-eval appends the answers to padding copies of a request: of those
+        that stand beyond `repeats`, none is a sample of its own.
+        """
+        responses = listed(results)[: self.config.repeats]
+        grades = grade_batch((doc["answer"], str(response)) for response in responses)
+        return sample_metrics(grades, responses, self._metric_fn_list)
+
+
+def load(problems: ProblemSet, folder: Path | None) -> Copy:
+    """The items out of a folder, or from the hub without one."""
+    return hub.from_hub(problems) if folder is None else store.read(folder, problems)

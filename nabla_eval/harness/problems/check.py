@@ -1,0 +1,122 @@
+"""Is a copy of a problem set right? Its count, its answers, and what was fetched once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, TypedDict
+
+from nabla_eval.harness.problems.items import (
+    Item,
+    answering,
+    items_hash,
+    repeated,
+    wording,
+)
+from nabla_eval.harness.problems.store import Copy, Entry, row_hashes
+
+Verdict = Literal["ok", "other wording", "wrong"]
+
+
+class Known(TypedDict):
+    """Hashes of the copy of a set that nabla_eval was tested with."""
+
+    hash: str  # of all its items in order
+    rows: dict[str, str]  # hash of each problem's wording -> hash of its answer
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a copy, a sentence each, and what is merely different."""
+
+    faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.faults:
+            return "wrong"
+        return "other wording" if self.notes else "ok"
+
+
+@cache
+def known() -> Mapping[str, Known]:
+    """By name of the set. Hashes only: neither problems nor answers are part of the package."""
+    text = files("nabla_eval.harness.problems").joinpath("known.json").read_text("utf-8")
+    entries: dict[str, Known] = json.loads(text)
+    return entries
+
+
+def examine(copy: Copy, fetched: Entry | None = None) -> Findings:
+    """Compare a copy with its set's count, with the tested copy and with what was fetched.
+
+    Copies word and order problems differently, so an answer is compared with that of the problem
+    of the same wording; answers to the rest must be those that are left, in any order.
+    """
+    faults, notes = [], []
+    if len(copy.items) != copy.expected:
+        faults.append(f"{len(copy.items)} items instead of {copy.expected}")
+    if again := repeated(copy.items):
+        faults.append(f"problems that stand there twice: {_named(again)}")
+    tested = known().get(copy.problems.name)
+    if tested is not None and copy.hash != tested["hash"]:
+        wrong, reworded, missing = _against(copy, tested)
+        if wrong:
+            faults.append(f"answers other than the known ones: {_named(wrong)}")
+        if missing:
+            faults.append(f"{missing} known problems, or their answers, are not there")
+        if reworded:
+            notes.append(f"problems worded otherwise than in the tested copy: {_named(reworded)}")
+    if fetched is not None and copy.hash != fetched["hash"]:
+        changed = _changed(copy.items, fetched)
+        faults.append(f"no longer what was fetched: {_named(changed) or 'order or markup differs'}")
+    return Findings(tuple(faults), tuple(notes))
+
+
+def _against(copy: Copy, tested: Known) -> tuple[list[str], list[str], int]:
+    """Ids with a wrong answer, ids worded otherwise, and how many known items are missing."""
+    left = dict(tested["rows"])
+    whole = len(left) >= copy.expected  # else nothing can be said about some of the items
+    wrong, unknown, reworded = [], [], []
+    for one in copy.items:
+        answer = left.pop(wording(one), None)
+        if answer is None:
+            unknown.append(one)
+        elif answer != answering(one):
+            wrong.append(one["id"])
+    unmatched = Counter(left.values())
+    for one in unknown:
+        if unmatched[answering(one)] > 0:
+            unmatched[answering(one)] -= 1
+            reworded.append(one["id"])
+        elif whole:
+            wrong.append(one["id"])
+    return wrong, reworded, 0 if whole else unmatched.total()
+
+
+def _changed(items: Sequence[Item], fetched: Entry) -> list[str]:
+    before = Counter(fetched["rows"])
+    changed = []
+    for one, row in zip(items, row_hashes(items), strict=True):
+        if before[row] > 0:
+            before[row] -= 1
+        else:
+            changed.append(one["id"])
+    return changed
+
+
+def _named(ids: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more
+
+
+def fingerprint(items: Sequence[Item]) -> Known:
+    """What `known.json` holds of a copy; `tests/harness/test_problems.py` compares it."""
+    return {
+        "hash": items_hash(items),
+        "rows": {wording(one): answering(one) for one in items},
+    }

@@ -1,0 +1,284 @@
+"""Problem sets as files: reading, hashing, storing, and telling right copies from wrong ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness.problems import check, hub, store
+from nabla_eval.harness.problems.check import examine, fingerprint, known
+from nabla_eval.harness.problems.items import Item, item, items_hash
+from nabla_eval.harness.problems.sets import SETS, Hub, ProblemSet, problem_set
+from nabla_eval.harness.problems.store import Copy
+
+COUNTS = {"aime24": 30, "aime25": 30, "amc": 83, "amc23": 40, "math500": 500, "gsm8k": 1319}
+TOY = ProblemSet("toy", "Toy", 3, "toy.jsonl", Hub("owner/toy", "0" * 40, "test"))
+ROWS = [
+    {"id": "a", "problem": "What is $1+1$?", "answer": "2"},
+    {"id": "b", "problem": "What is $2+2$?", "answer": "4"},
+    {"id": "c", "problem": "What is $-1-2$?", "answer": "-3"},
+]
+
+
+def copy_of(rows: list[dict[str, Any]], problems: ProblemSet = TOY) -> Copy:
+    items = tuple(item(problems, row, f"row {n}") for n, row in enumerate(rows, 1))
+    return Copy(problems, items, "here", problems.items)
+
+
+def fill(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    file = folder / TOY.file
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the toy set were one that nabla_eval was tested with."""
+    monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS).items)})
+
+
+def test_the_sets_have_their_published_sizes() -> None:
+    assert {name: problems.items for name, problems in SETS.items()} == COUNTS
+    assert problem_set("nabla_amc23") is SETS["amc23"]
+    with pytest.raises(ConfigError, match="Did you mean aime2"):
+        problem_set("aime42")
+    for problems in SETS.values():
+        assert len(problems.hub.revision) == 40, "a branch moves, a commit does not"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_known_hashes_are_those_of_the_shared_copies(shared_data: Path, name: str) -> None:
+    copy = store.counted(store.read(shared_data, SETS[name]))
+    assert len(copy.items) == (200 if name == "gsm8k" else COUNTS[name])
+    assert fingerprint(copy.items) == known()[name]
+    assert examine(copy) == check.Findings(())
+
+
+def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data: Path) -> None:
+    copy = store.read(shared_data, SETS["aime24"])
+    (wrong,) = (n for n, one in enumerate(copy.items) if one["answer"] == "385")
+    items = [{**one} for one in copy.items]
+    items[wrong]["answer"] = "384"
+    (fault,) = examine(replace(copy, items=tuple(items))).faults  # type: ignore[arg-type]
+    assert fault == f"answers other than the known ones: {items[wrong]['id']}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("025", "25"), ("000", "0"), (25, "25"), (142.0, "142"), ("142.0", "142"), ("-4", "-4"),
+        ("−4", "-4"), ("70,000", "70000"), ("$18", "18"), ("She has 3.\n#### 1,200", "1200"),
+    ],
+)  # fmt: skip
+def test_integer_answers_get_one_spelling(answer: Any, expected: str) -> None:
+    assert item(TOY, {"problem": "?", "answer": answer}, "row 1")["answer"] == expected
+
+
+def test_other_answers_are_left_as_they_are() -> None:
+    problems = replace(TOY, integers=False)
+    for answer in ("025", r"\frac{1}{2}", "[-2,7]", r"\text{odd}"):
+        assert item(problems, {"problem": "?", "answer": answer}, "row 1")["answer"] == answer
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({"answer": "1"}, "row 7 has no text under 'problem': it holds 'answer'"),
+        ({"problem": " ", "answer": "1"}, "no text under 'problem'"),
+        ({"problem": "?"}, "no answer under 'answer' but None"),
+        ({"problem": "?", "answer": ["1"]}, "no answer under 'answer' but"),
+        ({"problem": "?", "answer": "1/2"}, "the answer '1/2', and every answer of Toy is an"),
+        ({"problem": "?", "answer": float("nan")}, "the answer 'nan'"),
+    ],
+)
+def test_rows_that_are_no_problems(row: dict[str, Any], part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        item(TOY, row, "row 7")
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_hash_names_problems_answers_and_order() -> None:
+    items = copy_of(ROWS).items
+    assert items_hash(items) == items_hash([{**one, "id": "?", "source": "?"} for one in items])
+    others: list[list[Item]] = [
+        [items[1], items[0], items[2]],
+        [*items[:2]],
+        [{**items[0], "answer": "3"}, *items[1:]],
+        [{**items[0], "problem": items[0]["problem"] + " "}, *items[1:]],
+    ]
+    assert len({items_hash(other) for other in [*others, items]}) == 5
+
+
+def test_a_folder_is_read_whole_and_counted(tmp_path: Path) -> None:
+    fill(tmp_path, ROWS)
+    copy = store.counted(store.read(tmp_path, TOY))
+    assert [one["answer"] for one in copy.items] == ["2", "4", "-3"]
+    assert copy.source == str(tmp_path / TOY.file)
+    fill(tmp_path, ROWS[:2])
+    with pytest.raises(DataError, match="has 2 items, and Toy has 3"):
+        store.counted(store.read(tmp_path, TOY))
+
+
+def test_a_part_is_taken_where_the_whole_is_missing(tmp_path: Path) -> None:
+    problems = replace(TOY, parts={"toy_first1.jsonl": 1})
+    (tmp_path / "toy_first1.jsonl").write_text(json.dumps(ROWS[0]))
+    part = store.counted(store.read(tmp_path, problems))
+    assert part.part and len(part.items) == 1
+    fill(tmp_path, ROWS)
+    assert not store.read(tmp_path, problems).part
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"problem": "?"', "row 1 is no JSON"),
+        ("[1, 2]", "row 1 is no object"),
+        ("\n\n7\n", "row 3 is no object"),
+    ],
+)
+def test_torn_files(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / TOY.file).write_text(text)
+    with pytest.raises(DataError, match=part):
+        store.read(tmp_path, TOY)
+
+
+def test_absent_folders_and_files_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not exist. Check NABLA_DATA"):
+        store.read(tmp_path / "no", TOY)
+    (tmp_path / "other.jsonl").touch()
+    with pytest.raises(DataError, match=r"has no toy.jsonl \(Toy\): it holds other.jsonl. Fetch"):
+        store.read(tmp_path, TOY)
+    (tmp_path / TOY.file).write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read"):
+        store.read(tmp_path, TOY)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    copy = copy_of([*ROWS[:2], {**ROWS[2], "problem": "Ist 1 ≤ 2?\u2028ja"}])
+    file = store.write(tmp_path / "new", copy)
+    assert store.read(file.parent, TOY).items == copy.items
+    entry = store.manifest(file.parent)["toy"]
+    assert (entry["hash"], entry["items"], len(entry["rows"])) == (copy.hash, 3, 3)
+    assert sorted(path.name for path in file.parent.iterdir()) == [store.MANIFEST, TOY.file]
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(tmp_path, copy_of(ROWS))
+    before = (tmp_path / TOY.file).read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"cannot be written: .*No space left"):
+        store.write(tmp_path, copy_of(ROWS[:1]))
+    assert (tmp_path / TOY.file).read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2, "no temporary file stays behind"
+
+
+def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
+    for text in ("[]", '{"toy": {"file": "toy.jsonl"}}', "{"):
+        (tmp_path / store.MANIFEST).write_text(text)
+        with pytest.raises(DataError, match="no manifest of nabla-eval data fetch"):
+            store.manifest(tmp_path)
+
+
+@pytest.mark.usefixtures("tested")
+@pytest.mark.parametrize(
+    ("rows", "faults", "notes"),
+    [
+        (ROWS, [], []),
+        (ROWS[::-1], [], []),  # another order
+        ([{**ROWS[0], "problem": r"What is \(1+1\) ?"}, *ROWS[1:]], [], []),  # another markup
+        ([{**ROWS[0], "problem": "1+1?"}, *ROWS[1:]], [], ["otherwise than in the tested copy: a"]),
+        ([{**ROWS[0], "answer": "3"}, *ROWS[1:]], ["other than the known ones: a"], []),
+        ([{**ROWS[0], "problem": "1?", "answer": "1"}, *ROWS[1:]], ["known ones: a"], []),
+        (ROWS[:2], ["2 items instead of 3"], []),
+        ([*ROWS, ROWS[0]], ["4 items instead", "stand there twice: a", "known ones: a"], []),
+    ],
+)  # fmt: skip
+def test_copies_are_compared_with_the_tested_one(
+    rows: list[dict[str, Any]], faults: list[str], notes: list[str]
+) -> None:
+    findings = examine(copy_of(rows))
+    assert len(findings.faults) == len(faults) and len(findings.notes) == len(notes)
+    for found, part in zip((*findings.faults, *findings.notes), [*faults, *notes], strict=True):
+        assert part in found
+    assert findings.verdict == ("wrong" if faults else "other wording" if notes else "ok")
+
+
+def test_of_a_set_that_is_known_in_part_nothing_is_said_about_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS[:1]).items)})
+    assert examine(copy_of(ROWS)).verdict == "ok"
+    (fault,) = examine(copy_of([{**ROWS[0], "problem": "1?", "answer": "9"}, *ROWS[1:]])).faults
+    assert fault == "1 known problems, or their answers, are not there"
+
+
+def test_what_was_fetched_is_compared_row_by_row(tmp_path: Path) -> None:
+    store.write(tmp_path, copy_of(ROWS))
+    entry = store.manifest(tmp_path)["toy"]
+    assert examine(store.read(tmp_path, TOY), entry).verdict == "ok"
+    fill(tmp_path, [ROWS[0], {**ROWS[1], "answer": "5"}, ROWS[2]])
+    (fault,) = examine(store.read(tmp_path, TOY), entry).faults
+    assert fault == "no longer what was fetched: b"
+    fill(tmp_path, ROWS[::-1])
+    (fault,) = examine(store.read(tmp_path, TOY), entry).faults
+    assert fault == "no longer what was fetched: order or markup differs"
+
+
+@pytest.fixture
+def load_dataset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has `datasets.load_dataset` give rows, or fail."""
+    import datasets
+
+    def install(result: Any) -> None:
+        def load(path: str, name: str | None, *, split: str, revision: str) -> Any:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+
+    return install
+
+
+def test_hub_rows_become_items(load_dataset: Callable[..., None]) -> None:
+    load_dataset([{"question": "1+1?", "answer": "It is 2.\n#### 2"}] * 2)
+    copy = hub.from_hub(SETS["gsm8k"])
+    assert copy.items[1] == {
+        "id": "2", "problem": "1+1?", "answer": "2", "source": "openai/gsm8k@740312a",
+    }  # fmt: skip
+    load_dataset([{"unique_id": "test/a.json", "problem": "?", "answer": r"\frac12"}])
+    assert hub.from_hub(SETS["math500"]).items[0]["id"] == "test/a.json"
+    load_dataset([{"id": 3, "problem": "?", "answer": -4.0, "url": "https://"}])
+    assert hub.from_hub(SETS["amc"]).items[0]["answer"] == "-4"
+
+
+def test_without_network_the_folder_is_offered_at_once() -> None:
+    with pytest.raises(DataError) as caught:
+        hub.from_hub(TOY)
+    text = str(caught.value)
+    assert "there is no network, and it is not in the cache" in text and "\n" not in text
+    assert "nabla-eval data fetch DIR" in text and "NABLA_DATA=DIR" in text
+
+
+def test_a_hub_that_refuses_is_quoted(
+    load_dataset: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    load_dataset(ValueError("Dataset 'owner/toy' is gated.\nAsk for access."))
+    with pytest.raises(
+        DataError, match=r"ValueError: Dataset 'owner/toy' is gated. Ask for access"
+    ):
+        hub.from_hub(TOY)
