@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nabla_eval.analysis.accuracy import Difference, difference
+from nabla_eval.analysis.accuracy import Difference, accuracy, difference
 from nabla_eval.analysis.cost import by_problem
 from nabla_eval.analysis.intervals import LEVEL, Estimate, paired
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.twins import alike, twin_of
-from nabla_eval.errors import DataError
+from nabla_eval.errors import DataError, suggest
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Change:
     """One run against the base, and against its own twin."""
 
     run: Run
+    value: float  # accuracy of the run
     changed: dict[str, tuple[Any, Any]]  # option -> (value of the base, value here)
     accuracy: Difference  # this run minus the base
     cost: Estimate  # model calls of this run minus the base's, by problem
@@ -49,6 +50,14 @@ def base_of(runs: Sequence[Run]) -> Run:
     return runs[counts.index(max(counts))]
 
 
+def named(name: str, runs: Sequence[Run]) -> Run:
+    """The run of that name, or of that folder. Raises `DataError` for none."""
+    for run in runs:
+        if name == run.name or name in [folder.name for folder in run.folders]:
+            return run
+    raise DataError(f"There is no run {name!r}. {suggest(name, [run.name for run in runs])}")
+
+
 def _siblings(run: Run, runs: Iterable[Run]) -> list[Run]:
     return [o for o in runs if o is not run and o.method == run.method and alike(o, run)]
 
@@ -61,6 +70,7 @@ def ablations(base: Run, runs: Sequence[Run], level: float = LEVEL) -> list[Chan
         found.append(
             Change(
                 run=run,
+                value=accuracy(run.scores).value,
                 changed=changed_options(base, run),
                 accuracy=difference(run.scores, base.scores, level),
                 cost=paired(calls(run), calls(base), level),

@@ -30,6 +30,48 @@ def load(
     task must hold the same items, or `DataError` is raised; with `common`, the items that all of
     them have are used, with a warning. Mixed versions are a warning. `tasks` keeps some tasks only.
     """
+    parts = _parts(paths, metric, tasks, progress)
+    by_task: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        by_task[part.task].append(part)
+    runs = [run for task in sorted(by_task) for run in _pooled(_same_items(by_task[task], common))]
+    warn_of_versions(parts)
+    named = [replace(run, name=name) for run, name in zip(runs, names(runs), strict=True)]
+    return sorted(named, key=lambda run: (run.task, run.method, run.preset or "", _size(run)))
+
+
+def load_pair(
+    a: str | Path,
+    b: str | Path,
+    *,
+    metric: str | None = None,
+    common: bool = False,
+    tasks: Sequence[str] = (),
+) -> tuple[list[Run], list[Run]]:
+    """The runs of two folders for a comparison, not pooled with each other; see `load`."""
+    sides = [_parts([path], metric, tasks, iter) for path in (a, b)]
+    names_of = [{part.task for part in side} for side in sides]
+    shared = sorted(names_of[0] & names_of[1])
+    runs: list[list[Run]] = [[], []]
+    for task in shared:
+        ours = [part for side in sides for part in side if part.task == task]
+        cut = _same_items(ours, common)
+        first = sum(part.task == task for part in sides[0])
+        runs[0] += _pooled(cut[:first])
+        runs[1] += _pooled(cut[first:])
+    warn_of_versions([part for side in sides for part in side])
+    together = names([*runs[0], *runs[1]])
+    named = [replace(r, name=n) for r, n in zip([*runs[0], *runs[1]], together, strict=True)]
+    return named[: len(runs[0])], named[len(runs[0]) :]
+
+
+def _parts(
+    paths: Iterable[str | Path],
+    metric: str | None,
+    tasks: Sequence[str],
+    progress: Callable[[Iterable[Path]], Iterable[Path]],
+) -> list[Part]:
+    """What the run folders at or below some folders hold; `DataError` where that is nothing."""
     homes = list(dict.fromkeys(home.resolve() for path in paths for home in find(path)))
     parts = [part for home in progress(homes) for part in read_folder(home, metric)]
     parts = [part for part in parts if not tasks or part.task in tasks]
@@ -39,13 +81,7 @@ def load(
             f"None of {len(homes)} run folders holds a finished run{wanted}. Give folders that "
             "hold both traces and samples."
         )
-    by_task: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        by_task[part.task].append(part)
-    runs = [run for task in sorted(by_task) for run in _pooled(_same_items(by_task[task], common))]
-    warn_of_versions(parts)
-    named = [replace(run, name=name) for run, name in zip(runs, names(runs), strict=True)]
-    return sorted(named, key=lambda run: (run.task, run.method, run.preset or "", _size(run)))
+    return parts
 
 
 def _size(run: Run) -> tuple[bool, int, str]:

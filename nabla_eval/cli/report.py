@@ -95,6 +95,124 @@ def cost(folders: tuple[Path, ...], **options: Any) -> None:
     _show(folders, cost_report, options)
 
 
+@report.command()
+@_FOLDERS
+@common_options
+def scaling(folders: tuple[Path, ...], **options: Any) -> None:
+    """Accuracy against model calls over N, and against rivals at equal calls (Fig. 4).
+
+    Example: nabla-eval report scaling results/study --json
+    """
+    from nabla_eval.reporting.sections.scaling import scaling_report
+
+    _show(folders, scaling_report, options)
+
+
+@report.command()
+@_FOLDERS
+@common_options
+@click.option("--base", default=None,
+              help="Run to compare with: its name or its folder's.  "
+                   "[default: the one with most neighbours]")  # fmt: skip
+def ablation(folders: tuple[Path, ...], base: str | None, **options: Any) -> None:
+    """What each changed option contributes, each run beside its own twin.
+
+    Example: nabla-eval report ablation results/study --base "nabla n=8"
+    """
+    from nabla_eval.reporting.sections.ablation import ablation_report
+
+    _show(folders, lambda runs: ablation_report(runs, base), options)
+
+
+@report.command()
+@_FOLDERS
+@common_options
+def reward(folders: tuple[Path, ...], **options: Any) -> None:
+    """Calibration of the reward, reward models against each other, gain per candidate (Table 3).
+
+    Drafts of best-of-N runs are graded again, each on its own.
+
+    Example: nabla-eval report reward results/demo
+    """
+    from nabla_eval.cli.grading import grader
+    from nabla_eval.reporting.sections.reward import reward_report
+
+    _show(folders, lambda runs: reward_report(runs, grader), options)
+
+
+@report.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@common_options
+def compare(a: Path, b: Path, **options: Any) -> None:
+    """Run A minus run B on the same problems: accuracy, calls, rejection, where they differ.
+
+    Each folder holds one run (or the seeds of one).
+
+    Example: nabla-eval report compare results/demo/nabla results/demo/twin
+    """
+    from nabla_eval.analysis.study import load_pair
+    from nabla_eval.reporting.sections.compare import compare_report
+
+    with _told_warnings():
+        made = compare_report(
+            *load_pair(
+                a, b, metric=options["metric"], common=options["common"], tasks=options["tasks"]
+            )
+        )
+    present(made, options)
+
+
+@report.command("all")
+@_FOLDERS
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for report.md, report.html, report.json, csv/ and figures/.",
+)
+@click.option("--title", default="Report", show_default=True, help="Title of the page.")
+@click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
+@click.option("--metric", default=None, help="What counts as the score.  [default: exact_match]")
+@click.option(
+    "--common",
+    is_flag=True,
+    help="Use the problems that all runs share, where they hold different ones.",
+)
+def everything(folders: tuple[Path, ...], output: Path, title: str, **options: Any) -> None:
+    """Every report at once: a Markdown page, a self-contained HTML page, JSON, CSV, figures.
+
+    Example: nabla-eval report all results/demo --output results/demo/report
+    """
+    import shlex
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from nabla_eval.cli.grading import grader
+    from nabla_eval.reporting.everything import Page, all_reports, facts_of, write_page
+
+    command = shlex.join(
+        ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
+    )
+    console = Console(file=sys.stdout, highlight=False)
+    with _told_warnings() as told:
+        runs = load_runs(folders, options)
+        with console.status(f"Analysing {len(runs)} runs"):
+            made = all_reports(runs, grader)
+            page = Page(title, command, made, told, facts_of(runs))
+            paths = write_page(page, output)
+    for each in made:
+        if each.sentences:
+            console.print(Text(f"\n{each.title}", style="bold"))
+        for sentence in each.sentences[:6]:
+            console.print(Text(f"• {sentence}"))
+    pictures = sum(path.suffix == ".png" for path in paths)
+    console.print(Text(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold"))
+    for name in ("report.html", "report.md", "report.json", "csv/", "figures/"):
+        console.print(Text(f"  {output / name}"))
+
+
 def _show(
     folders: Iterable[Path], make: Callable[[list[Run]], Report], options: dict[str, Any]
 ) -> None:

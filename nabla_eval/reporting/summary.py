@@ -31,6 +31,8 @@ def verdict(row: DifferenceRow) -> str:
     measure = row.measure.capitalize()
     if math.isnan(row.difference):
         return f"{measure}: {row.a} and {row.b} cannot be compared, there are no data."
+    if math.isnan(row.ci95[0]):
+        return f"{measure}: {row.a} and {row.b} cannot be compared, there are too few problems."
     numbers = f"95 % interval {points_range(row.ci95)}, {row.problems} problems"
     if row.wins is not None:
         numbers += f", {row.wins} won and {row.losses} lost"

@@ -81,7 +81,8 @@ def rejection_table(rows: Sequence[RejectionRow]) -> Table[RejectionRow]:
         "the first candidate of each problem. Intervals resample problems.",
         "Controls: the zeroth-order twin; best-of-N's own drafts under the same rule, without the "
         "first; the same for i.i.d. draws without ties, 1 - (H_N - 1)/(N - 1); and 1 - H_N/N, "
-        "which counts the first draw as accepted.",
+        "which counts the first draw as accepted. The drafts are of a best-of-N run with this N, "
+        "drawn with the same temperature where there is one.",
     ]
     return Table("runs", "Rejection rate", columns, rows, notes)
 

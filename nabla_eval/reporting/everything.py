@@ -1,0 +1,168 @@
+"""`report all`: every report that the runs allow, as one page in each format."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.analysis.answers import Grade
+from nabla_eval.analysis.runs import Run
+from nabla_eval.errors import DataError
+from nabla_eval.reporting import figures
+from nabla_eval.reporting.report import (
+    Plot,
+    Report,
+    json_text,
+    report_csv,
+    report_json,
+    report_markdown,
+)
+from nabla_eval.reporting.sections.ablation import ablation_report
+from nabla_eval.reporting.sections.accuracy import accuracy_report
+from nabla_eval.reporting.sections.cost import cost_report
+from nabla_eval.reporting.sections.rejection import rejection_report
+from nabla_eval.reporting.sections.reward import reward_report
+from nabla_eval.reporting.sections.scaling import scaling_report
+from nabla_eval.reporting.text import jsonable, markdown, printable
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Reports together, with what was done to get them."""
+
+    title: str
+    command: str
+    reports: Sequence[Report]
+    warnings: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def all_reports(
+    runs: Sequence[Run], grade_for: Callable[[str], Grade | None] = lambda task: None
+) -> list[Report]:
+    """Every report with something in it; ablations only where runs differ in one option."""
+    judging = [run for run in runs if any(record["candidates"] for record in run.records)]
+    rejected, spent, scaled = rejection_report(runs), cost_report(runs), scaling_report(runs)
+    points = scaled.table("points").rows
+    found = [
+        accuracy_report(runs),
+        _with(rejected, [figures.rejection_plot(rejected.table("runs").rows)] if judging else []),
+        _with(spent, [figures.cost_plot(spent.table("runs").rows)]),
+        _with(scaled, [figures.scaling_plot(points, t) for t in {r.task: 1 for r in points}]),
+    ]
+    with suppress(DataError):  # nothing to ablate
+        found.append(ablation_report(runs))
+    gaining = [run for run in judging if not run.is_twin] or judging
+    plots = [figures.gain_plot(gaining)] if gaining else []
+    if any(figures.has_norms(run) for run in gaining):
+        plots.append(figures.revision_plot(gaining))
+    found.append(_with(reward_report(runs, grade_for), plots))
+    return [_without_empty(report) for report in found]
+
+
+def _with(report: Report, plots: Sequence[Plot]) -> Report:
+    return replace(report, plots=tuple(plots))
+
+
+def _without_empty(report: Report) -> Report:
+    return replace(report, tables=[table for table in report.tables if table.rows])
+
+
+def facts_of(runs: Sequence[Run]) -> dict[str, str]:
+    """What a reader needs to make the same numbers again."""
+    tasks = dict.fromkeys(run.task for run in runs)
+    sizes = {task: len(next(r for r in runs if r.task == task).scores) for task in tasks}
+    seeds = sorted({str(seed) for run in runs for seed in run.seeds})
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for name, version in run.records[0]["versions"].items():
+            versions.setdefault(name, set()).add(str(version))
+    policies = sorted({str(run.models.get("policy")) for run in runs})
+    rewards = sorted({str(run.models["reward"]) for run in runs if "reward" in run.models})
+    return {
+        "problems": ", ".join(f"{task} {size:,}" for task, size in sizes.items()),
+        "runs": f"{len(runs)}",
+        "seeds": ", ".join(seeds),
+        "policy": ", ".join(policies),
+        "reward model": ", ".join(rewards) or "none",
+        "versions": ", ".join(f"{k} {'/'.join(sorted(v))}" for k, v in sorted(versions.items())),
+    }
+
+
+def page_json(page: Page) -> str:
+    """Every report's JSON by its name, with command, warnings and facts."""
+    content: dict[str, Any] = {
+        "title": page.title,
+        "command": page.command,
+        "warnings": list(page.warnings),
+        "facts": jsonable(dict(page.facts)),
+        **{report.name: report_json(report) for report in page.reports},
+    }
+    return json_text(content)
+
+
+def page_markdown(page: Page) -> str:
+    """One Markdown page; figures are links to `figures/`."""
+    facts = [f"- {markdown(key)}: {markdown(value)}" for key, value in page.facts.items()]
+    warned = [f"> **Warning:** {markdown(warning)}\n" for warning in page.warnings]
+    parts = [f"# {markdown(page.title)}", f"Made by `{printable(page.command)}`.", *warned]
+    for report in page.reports:
+        pictures = [
+            f"![{markdown(plot.title)}](figures/{plot.name}.png)\n\n{markdown(plot.caption)}\n"
+            for plot in report.plots
+        ]
+        parts += [report_markdown(report), *pictures]
+    return "\n\n".join([*parts, "## How it was made", "\n".join(facts)]) + "\n"
+
+
+def page_html(page: Page, drawn: Mapping[str, bytes]) -> str:
+    """One self-contained HTML page: no script, no request; `drawn` has each plot's SVG."""
+    images = {name: base64.b64encode(content).decode() for name, content in drawn.items()}
+    return _template().render(page=page, images=images, printable=printable)
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.jinja")
+
+
+def write_page(page: Page, folder: Path) -> list[Path]:
+    """Write `report.md`, `report.html`, `report.json`, `csv/` and `figures/`; returns the paths.
+
+    Raises `DataError` where the folder cannot be written.
+    """
+    drawn = {plot.name: plot.draw() for report in page.reports for plot in report.plots}
+    pictures = {
+        f"figures/{name}.{form}": figures.to_bytes(figure, form)
+        for name, figure in drawn.items()
+        for form in ("png", "svg")
+    }
+    svg = {name: pictures[f"figures/{name}.svg"] for name in drawn}
+    texts = {
+        "report.md": page_markdown(page),
+        "report.html": page_html(page, svg),
+        "report.json": page_json(page),
+    }
+    for report in page.reports:
+        texts |= {f"csv/{report.name}_{n}.csv": text for n, text in report_csv(report).items()}
+    contents = {**{name: text.encode() for name, text in texts.items()}, **pictures}
+    try:
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
+    return [folder / name for name in contents]

@@ -1,0 +1,248 @@
+"""The figures of a report, drawn from the rows of its tables (matplotlib, without a display)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nabla_eval.analysis.candidates import gain
+from nabla_eval.analysis.runs import Run
+from nabla_eval.reporting.rejection_rows import RejectionRow
+from nabla_eval.reporting.report import Plot
+from nabla_eval.reporting.sections.cost import CostRow
+from nabla_eval.reporting.sections.scaling import PointRow
+from nabla_eval.reporting.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PANELS = 6  # of runs beside each other
+
+
+def new_figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
+    """An empty figure and its axes (an array of them for several columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    shared = columns > 1
+    return figure, figure.subplots(1, columns, sharex=shared, sharey=shared, squeeze=not shared)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: no mathematics, no control characters."""
+    return printable(text).replace("$", r"\$")
+
+
+def cost_plot(rows: Sequence[CostRow]) -> Plot:
+    """Model calls per answer by their parts (the paper's Fig. 3)."""
+
+    def draw() -> Figure:
+        figure, axes = new_figure(height=0.8 + 0.36 * len(rows))
+        names = _labels(rows)
+        left = [0.0] * len(rows)
+        parts: Mapping[str, list[float]] = {
+            "generated tokens": [row.generated_tokens for row in rows],
+            "4 × gradient passes": [4 * row.gradient_passes for row in rows],
+            "scorings": [row.scorings for row in rows],
+        }
+        places = range(len(rows))
+        for colour, (label, values) in zip(COLOURS, parts.items(), strict=False):
+            axes.barh(places, values, left=left, color=colour, label=label, height=0.7)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        errors = [_arms(row.model_calls, row.model_calls_ci95) for row in rows]
+        axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
+                      ecolor="#333333", capsize=2, lw=1)  # fmt: skip
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlabel("model calls per answer (95 % interval)")
+        axes.legend(frameon=False, loc="best")
+        _tidy(axes, "x")
+        return figure
+
+    return Plot("cost", "Model calls per answer", "Whiskers: 95 % t intervals of problem means.",
+                draw)  # fmt: skip
+
+
+def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
+    """Accuracy against model calls, a line for each curve over N (the paper's Fig. 4)."""
+    rows = [row for row in rows if row.task == task]
+
+    def draw() -> Figure:
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+        figure, axes = new_figure(height=4.4)
+        names = list(dict.fromkeys(row.curve for row in rows))
+        for i, name in enumerate(names):
+            own = sorted((r for r in rows if r.curve == name), key=lambda row: row.model_calls)
+            errors = [_arms(100 * row.accuracy, _percent(row.ci95)) for row in own]
+            axes.errorbar(
+                [row.model_calls for row in own], [100 * row.accuracy for row in own],
+                yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
+                color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], alpha=0.9,
+                linestyle="-" if i < len(COLOURS) else "--",
+            )  # fmt: skip
+            for row in own:
+                if row.n is not None and len(own) > 1:
+                    axes.annotate(f"{row.n}", (row.model_calls, 100 * row.accuracy), fontsize=7,
+                                  xytext=(4, -9), textcoords="offset points")  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("model calls per answer (log scale; small numbers are N)")
+        axes.set_ylabel("accuracy, % (95 % interval)")
+        axes.legend(frameon=False, fontsize=7, loc="best")
+        _tidy(axes, "both")
+        return figure
+
+    title = f"Accuracy against model calls: {task}"
+    return Plot(f"scaling_{task}", title, "Lines join runs that differ in N only.", draw)
+
+
+def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
+    """Rejection rates with intervals, and the controls beside each."""
+
+    def draw() -> Figure:
+        figure, axes = new_figure(height=1.2 + 0.4 * len(rows))
+        places = range(len(rows))
+        rates = [100 * row.rate for row in rows]
+        ranges = [_percent(row.ci95 or (row.rate, row.rate)) for row in rows]
+        arms = zip(*map(_arms, rates, ranges), strict=True)
+        axes.errorbar(rates, places, xerr=list(arms), fmt="o", color=COLOURS[0], capsize=3,
+                      label="measured")  # fmt: skip
+        controls = {
+            "zeroth-order twin": ("twin_rate", "s", COLOURS[1]),
+            "best-of-N's drafts, challengers": ("baseline_measured_challengers", "^", COLOURS[2]),
+            "1 - (H_N - 1)/(N - 1)": ("baseline_challengers", "|", COLOURS[6]),
+            "1 - H_N/N": ("baseline_h", "x", COLOURS[7]),
+        }
+        for label, (name, marker, colour) in controls.items():
+            known = [(getattr(row, name), i) for i, row in enumerate(rows)]
+            found = [(100 * value, i) for value, i in known if value is not None]
+            if found:
+                x, y = zip(*found, strict=True)
+                axes.scatter(x, y, marker=marker, color=colour, label=label, s=42, zorder=3)
+        axes.set_yticks(places, _labels(rows))
+        axes.invert_yaxis()
+        axes.set_xlabel("rejected candidates, % (95 % interval, problems resampled)")
+        axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.2),
+                    ncols=3)  # fmt: skip
+        _tidy(axes, "x")
+        return figure
+
+    caption = "Left of its controls, a run proposes better candidates than they do."
+    return Plot("rejection", "Rejection rates and their controls", caption, draw)
+
+
+def gain_plot(runs: Sequence[Run]) -> Plot:
+    """Histogram of the reward gain of candidates, a panel for each run."""
+    runs = _most_judging(runs)
+
+    def draw() -> Figure:
+        import numpy as np
+
+        figure, panels = new_figure(height=2.8, columns=len(runs))
+        panels = np.atleast_1d(panels)
+        gains = [gain(run.records).gains for run in runs]
+        pooled = np.concatenate([np.asarray(group, dtype=float) for group in gains])
+        edges = np.histogram_bin_edges(pooled, bins=24)
+        for axes, run, values in zip(panels.ravel(), runs, gains, strict=True):
+            weights = [100 / len(values)] * len(values)
+            axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])
+            axes.axvline(0, color=COLOURS[6], lw=1)
+            axes.set_title(_wrapped(run.name), fontsize=8)
+            _tidy(axes, "y")
+        panels.ravel()[0].set_ylabel("candidates, %")
+        figure.supxlabel("reward of the candidate minus that of what it would replace", fontsize=9)
+        return figure
+
+    caption = "Right of the line a candidate is accepted. The same bins in all panels."
+    return Plot("gain", "Reward gain of candidates", caption, draw)
+
+
+def revision_plot(runs: Sequence[Run]) -> Plot:
+    """Where candidates were tried and where accepted: entropy against gradient norm."""
+    runs = _most_judging([run for run in runs if has_norms(run)])
+
+    def draw() -> Figure:
+        import numpy as np
+
+        figure, panels = new_figure(height=3.4, columns=len(runs))
+        panels = np.atleast_1d(panels)
+        for axes, run in zip(panels.ravel(), runs, strict=True):
+            found = [c for record in run.records for c in record["candidates"]]
+            for accepted, colour, marker in ((False, COLOURS[7], "o"), (True, COLOURS[1], "^")):
+                own = [c for c in found if (c["verdict"] == "accepted") == accepted]
+                axes.scatter(
+                    [c["entropy"] for c in own], [c["gradient_norm"] for c in own], s=12,
+                    color=colour, marker=marker, alpha=0.6, linewidths=0,
+                    label="accepted" if accepted else "rejected or tied",
+                )  # fmt: skip
+            axes.set_yscale("log")
+            axes.set_title(_wrapped(run.name), fontsize=8)
+            _tidy(axes, "both")
+        panels.ravel()[0].set_ylabel("gradient norm (log scale)")
+        panels.ravel()[0].legend(frameon=False, fontsize=7)
+        figure.supxlabel("entropy of the policy at the position, nats", fontsize=9)
+        return figure
+
+    caption = "One point per judged candidate of the runs that take gradients."
+    return Plot("revisions", "Where revisions happen", caption, draw)
+
+
+def has_norms(run: Run) -> bool:
+    """Whether a run took gradients at its candidates."""
+    return any(c["gradient_norm"] for record in run.records for c in record["candidates"])
+
+
+def _most_judging(runs: Sequence[Run]) -> list[Run]:
+    """The runs with the most candidates, as many as there is room for, in their own order."""
+
+    def judged(run: Run) -> int:
+        return sum(len(record["candidates"]) for record in run.records)
+
+    chosen = sorted(runs, key=judged, reverse=True)[:_PANELS]
+    return [run for run in runs if run in chosen]
+
+
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """A figure as `png` or `svg`; the same figure gives the same bytes."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "nabla_eval"}):
+        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _labels(rows: Sequence[Any]) -> list[str]:
+    several = len({row.task for row in rows}) > 1
+    return [_wrapped(f"{row.run} [{row.task}]" if several else row.run) for row in rows]
+
+
+def _wrapped(name: str, width: int = 30) -> str:
+    import textwrap
+
+    return "\n".join(map(plain, textwrap.wrap(name, width)))
+
+
+def _percent(interval: tuple[float, float]) -> tuple[float, float]:
+    return 100 * interval[0], 100 * interval[1]
+
+
+def _arms(value: float, interval: tuple[float, float]) -> tuple[float, float]:
+    """Lengths of an interval's two arms; none where it is unknown."""
+    low, high = interval
+    return (max(0.0, value - low), max(0.0, high - value)) if low <= high else (0.0, 0.0)
+
+
+def _tidy(axes: Axes, grid: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.25)
+    axes.set_axisbelow(True)

@@ -1,0 +1,146 @@
+"""The command: every report in every format, from folders to the same numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
+
+from nabla_eval.cli.main import main
+
+REPORTS = ["accuracy", "rejection", "cost", "scaling", "ablation", "reward"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study: ∇-Reasoner at two N, its twin, another rate, best-of-N at three N."""
+    root = tmp_path_factory.mktemp("study")
+    verdicts = ["accepted", "rejected", "tie", "rejected"]
+
+    def ours(name, right, *, shift=0, calls=30.0, **changes):
+        records = [
+            record(
+                i, config={**NABLA, **changes}, calls=calls + i, text=str(4 + (i >= right)),
+                reward=float(i % 5),
+                candidates=[
+                    candidate(verdicts[(i + j + shift) % 4], position=j + 1, entropy=0.3 + 0.1 * i)
+                    for j in range(i % 3)
+                ],
+            )
+            for i in range(12)
+        ]  # fmt: skip
+        write_run(root / name, records, [float(i < right) for i in range(12)])
+
+    ours("nabla8", 8)
+    ours("nabla4", 7, n=4, calls=20.0)
+    ours("twin8", 7, shift=1, steps=0, calls=25.0)
+    ours("lr", 9, shift=2, lr=0.1)
+    for n in (2, 4, 8):
+        records = [
+            record(i, method="best_of_n", config={**BEST_OF_N, "n": n}, calls=10.0 * n,
+                   drafts=[float((i * 3 + j * 5) % 7) for j in range(n)], text="4")
+            for i in range(12)
+        ]  # fmt: skip
+        write_run(root / f"best{n}", records, [float(i < 5 + n / 2) for i in range(12)])
+    return root
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, ["report", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_report_in_every_format(study, name, tmp_path):
+    stored = json.loads(run(name, study, "--json").stdout)
+    page = run(name, study, "--format", "markdown").stdout
+    shown = run(name, study).stdout
+    assert stored == json.loads(run(name, study, "--format", "json").stdout)
+    assert page.startswith("## ") and "| :---" in page
+    assert shown.strip()
+    for table, rows in stored.items():
+        text = run(name, study, "--format", "csv", "--table", table).stdout
+        lines = list(csv.DictReader(io.StringIO(text)))
+        assert len(lines) == len(rows), table
+        for line, row in zip(lines, rows, strict=True):
+            for key, value in row.items():
+                if isinstance(value, float):
+                    assert float(line[key]) == value  # unrounded
+    out = tmp_path / "page.md"
+    assert run(name, study, "--format", "markdown", "--output", out).stdout == ""
+    assert out.read_text() == page
+
+
+def test_rejection_json_has_the_documented_shape(study):
+    stored = json.loads(run("rejection", study, "--json").stdout)
+    row = next(r for r in stored["runs"] if r["run"] == "nabla n=8")
+    assert (row["method"], row["n"], row["task"]) == ("nabla", 8, "toy")
+    assert row["candidates"] == 12 and row["problems"] == 8
+    assert row["rate"] == row["rejected"] / row["candidates"]
+    low, high = row["ci95"]
+    assert low < row["rate"] < high
+    assert round(row["baseline_h"], 4) == 0.6603
+    assert round(row["baseline_challengers"], 4) == 0.7546
+    assert row["twin"] == "nabla twin n=8" and 0 <= row["twin_rate"] <= 1
+    assert row["baseline_run"] == "best_of_n n=8"
+
+
+def test_all_writes_the_same_numbers_everywhere(study, tmp_path):
+    out = tmp_path / "out"
+    result = run("all", study, "--output", out, "--title", "Toy <study>")
+    assert "report.html" in result.stdout
+    stored = json.loads((out / "report.json").read_text())
+    page, html = (out / "report.md").read_text(), (out / "report.html").read_text()
+    for name in REPORTS:
+        alone = json.loads(run(name, study, "--json").stdout)
+        for table, rows in stored[name].items():
+            assert rows, "empty tables are left out"
+            assert alone[table] == rows
+            text = (out / "csv" / f"{name}_{table}.csv").read_text()
+            assert len(list(csv.DictReader(io.StringIO(text)))) == len(rows)
+    assert "Toy &lt;study&gt;" in html and "<study>" not in html and "<script" not in html
+    assert "http" not in html.split("</style>")[1]
+    for figure in (out / "figures").iterdir():
+        assert figure.stat().st_size > 1000
+        assert f"figures/{figure.stem}.png" in page
+    assert {f.suffix for f in (out / "figures").iterdir()} == {".png", ".svg"}
+    before = {f.name: f.read_bytes() for f in (out / "figures").iterdir()}
+    run("all", study, "--output", out, "--title", "Toy <study>")
+    assert before == {f.name: f.read_bytes() for f in (out / "figures").iterdir()}
+
+
+def test_compare_takes_two_runs(study, tmp_path):
+    stored = json.loads(run("compare", study / "lr", study / "nabla8", "--json").stdout)
+    row = stored["differences"][0]
+    assert (row["a"], row["b"]) == ("nabla n=8 lr=0.1", "nabla n=8 lr=0.01")
+    assert (row["wins"], row["losses"], row["p"]) == (1, 0, 1.0)
+    assert row["difference"] == pytest.approx(1 / 12)
+    assert [entry["problem"] for entry in stored["apart"]] == ["toy/8"]
+    shutil.copytree(study / "lr", tmp_path / "copy")
+    again = json.loads(run("compare", study / "lr", tmp_path / "copy", "--json").stdout)
+    assert again["differences"][0]["a"] != again["differences"][0]["b"]
+    assert "several runs" in run("compare", study, study / "lr", code=1).stderr
+
+
+def test_mistakes_are_answered(study, tmp_path):
+    assert "No traces" in run("accuracy", tmp_path, code=1).stderr
+    assert "Did you mean" in run("accuracy", study, "--table", "run", code=1).stderr
+    assert "There is no run" in run("ablation", study, "--base", "x", code=1).stderr
+    assert "nothing to ablate" in run("ablation", study / "best2", code=1).stderr
+    (tmp_path / "file").write_text("")
+    assert "Cannot write" in run("all", study / "lr", "--output", tmp_path / "file" / "x",
+                                 code=1).stderr  # fmt: skip
+
+
+def test_warnings_are_told_once_and_kept_on_the_page(study, tmp_path):
+    both = tmp_path / "both"
+    write_run(both / "short", [record(0, config=NABLA)], [1.0])
+    result = run("all", study, both, "--common", "--output", tmp_path / "out")
+    assert result.stderr.count("do not hold the same problems") == 1
+    assert "do not hold the same problems" in (tmp_path / "out" / "report.html").read_text()
