@@ -14,7 +14,7 @@ from nabla_eval.engine.batching import left_pad, positions
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import uniforms
-from nabla_eval.requests import Generate, StopReason, Trajectory
+from nabla_eval.requests import Generate, Problem, StopReason, Trajectory
 
 _BLOCK = 64  # steps whose records and random numbers are allocated together
 
@@ -52,7 +52,7 @@ class _Row:
         problem = self.request.problem
         if self.tokens[-1] in policy.end_ids:
             self.finish(policy, "eos", len(self.tokens) - 1)
-        elif problem.stop and (cut := _stop_cut(policy, self.tokens, problem.stop)) is not None:
+        elif problem.stop and (cut := _stop_cut(policy, self.tokens, problem)) is not None:
             self.text, self.scored = cut
             self.stop = "stop"
         elif len(self.tokens) >= problem.max_new_tokens:
@@ -63,14 +63,18 @@ class _Row:
         self.text = policy.decode(self.tokens[:scored])
 
 
-def _stop_cut(policy: Policy, tokens: list[int], stops: Sequence[str]) -> tuple[str, int] | None:
-    """Text before the first stop string and the tokens that write it, if one was completed."""
+def _stop_cut(policy: Policy, tokens: list[int], problem: Problem) -> tuple[str, int] | None:
+    """Text before the first stop string of the answer and the tokens that write it, if any."""
+    stops, thought = problem.stop, problem.thought
     window = max(len(stop) for stop in stops) + 8  # a token is at least one byte of text
     tail = policy.decode(tokens[-window:])
     if not any(stop in tail for stop in stops):
         return None
     text = policy.decode(tokens)
-    cuts = [at for stop in stops if (at := text.find(stop)) >= 0]
+    begin = 0 if thought is None else thought.answer_at(text)
+    if begin is None:
+        return None
+    cuts = [at for stop in stops if (at := text.find(stop, begin)) >= 0]
     if not cuts:
         return None
     cut, scored = min(cuts), len(tokens)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
@@ -25,7 +24,8 @@ from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
-from nabla_eval.models.chat import render
+from nabla_eval.harness.thinking import Thinking
+from nabla_eval.models.chat import dresses, render
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
 
@@ -67,6 +67,9 @@ class NablaLM(HFLM):
         else:
             self.pair = self._adopt(pair)
         self.models = loading.identity(self.pair)
+        self._thinking = Thinking.of(
+            self.think_end_token, self.enable_thinking, self.pair.policy.decode
+        )
         self._read = Reader(self.arguments, self.tok_decode([self.eot_token_id], False))
 
     @classmethod
@@ -215,19 +218,26 @@ class NablaLM(HFLM):
             id=draw.id,
         )
         problem = fit(problem, self.pair, asked=asked.max_new_tokens is not None)
-        return replace(problem, text=prompt), asked.config
+        return replace(problem, text=prompt, thought=self._thinking(prompt)), asked.config
 
     def _messages(self, prompt: str) -> Messages:
         """The conversation behind a prompt; one that no template made is the user's message."""
         if prompt in self._conversations:
             return self._conversations[prompt]
         text = prompt.removeprefix(self.tokenizer.bos_token or "")
-        if not self._warned and any(token in text for token in self.tokenizer.all_special_tokens):
-            self._warned = True
+        if self._warned:
+            return [{"role": "user", "content": text}]
+        self._warned = True
+        if any(token in text for token in self.tokenizer.all_special_tokens):
             LOGGER.warning(
                 "A prompt holds special tokens, and no conversation is known that it was made of "
                 "(--cache_requests?): the reward model sees it as one user message, %.60r...",
                 text,
+            )
+        elif dresses(self.tokenizer):
+            LOGGER.warning(
+                "The policy has a chat template and is prompted without it: that suits base models "
+                "only. Add --apply_chat_template for an instruction-tuned one."
             )
         return [{"role": "user", "content": text}]
 
@@ -243,17 +253,9 @@ class NablaLM(HFLM):
                 )
 
     def _answer(self, problem: Problem, outcome: Outcome) -> str:
-        """The response without its thoughts, as lm-eval's hf model cuts them off."""
-        end = self.think_end_token
-        if end is None:
-            return outcome.text
-        if isinstance(end, str):
-            return postprocess_generated_text(outcome.text, None, end)
-        if end not in outcome.tokens:
-            return outcome.text
-        after = len(outcome.tokens) - outcome.tokens[::-1].index(end)
-        text = self.pair.policy.decode(outcome.tokens[after:]).lstrip()
-        return postprocess_generated_text(text, list(problem.stop), None)
+        """The response without its thoughts; a thought that never ends is no answer."""
+        thought = problem.thought
+        return outcome.text if thought is None else thought.answer(outcome.text)
 
     def _info(self) -> dict[str, Any]:
         return {

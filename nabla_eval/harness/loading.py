@@ -102,10 +102,11 @@ def _with_reward(
 
 def _template(arguments: Arguments) -> Template:
     options = arguments.reward_options
+    thinking = options.get("reward_thinking", arguments.hf.get("enable_thinking") or False)
     return Template(
         chat_template=options.get("reward_chat_template"),
         system=options.get("reward_system"),
-        thinking=coerce("reward_thinking", options.get("reward_thinking", False), bool),
+        thinking=coerce("reward_thinking", thinking, bool),
     )
 
 

@@ -28,7 +28,9 @@ def self_consistency(problem: Problem, config: SelfConsistency) -> Method:
     drafts = yield [
         Generate(problem, problem.key / "draft" / i, config.sampling) for i in range(config.n)
     ]
-    winner = drafts[majority([draft.text for draft in drafts])]
+    thought = problem.thought
+    texts = [draft.text if thought is None else thought.answer(draft.text) for draft in drafts]
+    winner = drafts[majority(texts)]
     return Outcome(
         winner.text,
         winner.tokens,

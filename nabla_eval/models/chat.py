@@ -246,6 +246,14 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return after[0] if after and after[0] in special_ids(tokenizer) else None
 
 
+def dresses(tokenizer: Any) -> bool:
+    """Whether the tokenizer has a chat template that adds anything to a user's message."""
+    try:
+        return render(tokenizer, [{"role": "user", "content": "a"}]) != "a"
+    except ModelError:
+        return False
+
+
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of the tokens that are no text: the named ones and the special added ones."""
     added = getattr(tokenizer, "added_tokens_decoder", {})

@@ -5,6 +5,7 @@ The format is versioned: a change that an old reader would misread raises `SCHEM
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -86,13 +87,15 @@ class Record(TypedDict):
 def problem_hash(problem: Problem) -> str:
     """Short hash of everything that a problem asks: equal exactly when the inputs are."""
     frame = problem.frame
-    asked = [
+    asked: list[Any] = [
         problem.prompt,
         frame.before,
         frame.after,
         problem.max_new_tokens,
         problem.stop,
     ]
+    if problem.thought is not None:  # else as before there were thoughts
+        asked.append(dataclasses.astuple(problem.thought))
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
 
 

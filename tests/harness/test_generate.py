@@ -147,6 +147,13 @@ def test_a_template_without_its_conversation_is_noticed(
     assert any("--cache_requests" in record.getMessage() for record in caplog.records)
 
 
+def test_the_embedded_pair_needs_no_chat_template(
+    lm: Callable[..., NablaLM], caplog: pytest.LogCaptureFixture, ask: Callable[..., Any]
+) -> None:
+    lm(method="greedy").generate_until([ask()], disable_tqdm=True)
+    assert "apply_chat_template" not in caplog.text
+
+
 def test_thoughts_are_cut_off_as_text_and_as_a_token(
     lm: Callable[..., NablaLM], ask: Callable[..., Any]
 ) -> None:

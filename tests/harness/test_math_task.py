@@ -151,6 +151,15 @@ def test_hf_runs_the_tasks_too_without_costs(
     assert len(responses) == 4
 
 
+def test_an_undressed_chat_model_is_noticed(
+    tiny_qwen: Any, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = NablaLM(pair=tiny_qwen, method="greedy")
+    asked = [ask("What is 1+1?", doc=doc, max_gen_toks=1) for doc in (0, 1)]
+    model.generate_until(asked, disable_tqdm=True)
+    assert caplog.text.count("Add --apply_chat_template") == 1
+
+
 def test_answers_to_padding_copies_are_not_scored(aime: Any) -> None:
     """With several ranks, lm-eval appends them to the last request's own."""
     right, wrong = r"\boxed{025}", r"\boxed{26}"
