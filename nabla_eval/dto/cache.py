@@ -1,52 +1,145 @@
 """Gradient caching: dL/dy is taken anew only when a hard token has changed (Alg. 4).
 
-dL/dy is a function of the hard sequence alone, so the wrapper changes no result; it only spares
-passes. `grad_cache=False` takes it at every step, for measuring what caching saves.
+dL/dy is a function of the hard sequence alone, so reusing it changes no result; it only spares
+passes. Requests descend side by side. One whose hard sequence changes waits where it is until all
+others have arrived or wait too; then one batch of passes serves everyone who waits. So the batches
+are as many as the flips of the request that flips most, however the flips fall.
+`grad_cache=False` takes the gradient at every step, for measuring what caching saves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nabla_eval.config import DTO
+from nabla_eval.dto import optimise
+from nabla_eval.dto.optimise import DTOState
+from nabla_eval.dto.relax import hard_tokens, soft_backward
 
-# Which groups of rows need their gradient at which hard tokens -> rows [sum of their sizes, V].
+# Requests that need their gradient, and the hard tokens of their rows -> rows [sum of sizes, V].
 Recompute = Callable[[list[int], list[tuple[int, ...]]], Tensor]
 
 
-@dataclass
-class GradientCache:
-    """dL/dy of R rows in groups (the free rows of one request), and where it was taken."""
+@dataclass(frozen=True)
+class Relaxation:
+    """How the parameters of R rows become logits and hard tokens (Alg. 2, lines 4-5)."""
 
-    gradient: Float[Tensor, "R V"]
-    hard: Int[Tensor, " R"]
-    sizes: Sequence[int]
-    recompute: Recompute = field(repr=False)
-    passes: list[int] = field(default_factory=list)
-    flips: list[int] = field(default_factory=list)
+    temperature: float  # tau
+    offset: Float[Tensor, "R V"] | None = None  # anchors, see `relax`
+    head: Callable[[Tensor], Tensor] | None = None  # latents -> logits; None: z itself is free
 
-    def __post_init__(self) -> None:
-        self.passes = [0] * len(self.sizes)
-        self.flips = [0] * len(self.sizes)
+    def rows(self, index: Int[Tensor, " kept"]) -> Relaxation:
+        """The relaxation of some rows."""
+        offset = None if self.offset is None else self.offset[index]
+        return Relaxation(self.temperature, offset, self.head)
 
-    def at(self, hard: Int[Tensor, " R"], dto: DTO) -> Float[Tensor, "R V"]:
-        """The gradient at new hard tokens, recomputed for the groups that need it."""
-        changed = [bool(part.any()) for part in (hard != self.hard).split(list(self.sizes))]
-        self.hard = hard
-        for group, flipped in enumerate(changed):
-            self.flips[group] += flipped
-        stale = [i for i, flipped in enumerate(changed) if flipped or not dto.grad_cache]
-        if stale:
-            parts = list(self.gradient.split(list(self.sizes)))
-            tokens = [tuple(part.tolist()) for part in hard.split(list(self.sizes))]
-            fresh = self.recompute(stale, [tokens[i] for i in stale])
-            for i, part in zip(stale, fresh.split([self.sizes[i] for i in stale]), strict=True):
-                parts[i] = part
-                self.passes[i] += 1
-            self.gradient = torch.cat(parts)
-        return self.gradient
+    def logits(self, parameters: Float[Tensor, "R N"]) -> Float[Tensor, "R V"]:
+        """z of the parameters."""
+        return parameters if self.head is None else self.head(parameters)
+
+    def hard(self, logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+        """The token that each row stands for."""
+        return hard_tokens(logits, self.offset, self.temperature)
+
+    def downhill(
+        self, state: DTOState, logits: Float[Tensor, "R V"], gradient: Float[Tensor, "R V"]
+    ) -> Float[Tensor, "R N"]:
+        """dL/dparameters from dL/dy, through the softmax and perhaps the head."""
+        outer = soft_backward(logits, gradient, self.temperature)
+        if self.head is None:
+            return outer
+        with torch.enable_grad():
+            leaf = state.parameters.detach().requires_grad_()
+            return torch.autograd.grad(self.head(leaf), leaf, outer)[0]
+
+
+@dataclass(frozen=True)
+class DTOInfo:
+    """What the descent of each request took; never read back by the algorithm."""
+
+    passes: list[int]  # gradients beyond the first
+    flips: list[int]  # times that some hard token had changed
+
+
+def descend(
+    parameters: Float[Tensor, "R N"],
+    gradient: Float[Tensor, "R V"],
+    hard: Int[Tensor, " R"],
+    sizes: Sequence[int],
+    relaxation: Relaxation,
+    dto: DTO,
+    recompute: Recompute,
+) -> tuple[Float[Tensor, "R N"], DTOInfo]:
+    """T steps of Alg. 4 for requests with `sizes` rows each, from dL/dy at the `hard` tokens."""
+    info = DTOInfo([0] * len(sizes), [0] * len(sizes))
+    state, table = optimise.init(parameters), optimise.schedule(dto, parameters)
+    final, place = parameters.clone(), torch.arange(len(parameters), device=parameters.device)
+    waiting = list(range(len(sizes)))
+    while True:
+        spans = _spans([sizes[request] for request in waiting])
+        state, now = _advance(state, gradient, hard, spans, relaxation, dto, table)
+        final[place] = state.parameters
+        behind, changed = (state.count < dto.steps).tolist(), (now != hard).tolist()
+        stale = [i for i, span in enumerate(spans) if behind[span.start]]
+        if not stale:
+            return final, info
+        for i in stale:
+            info.passes[waiting[i]] += 1
+            info.flips[waiting[i]] += any(changed[j] for j in spans[i])
+        tokens = now.tolist()
+        keep = torch.tensor([j for i in stale for j in spans[i]], device=place.device)
+        state, relaxation, hard, place = (
+            state.rows(keep), relaxation.rows(keep), now[keep], place[keep]
+        )  # fmt: skip
+        waiting = [waiting[i] for i in stale]
+        gradient = recompute(waiting, [tuple(tokens[j] for j in spans[i]) for i in stale])
+
+
+def _advance(
+    state: DTOState,
+    gradient: Float[Tensor, "R V"],
+    hard: Int[Tensor, " R"],
+    spans: Sequence[range],
+    relaxation: Relaxation,
+    dto: DTO,
+    table: Float[Tensor, "T 3"],
+) -> tuple[DTOState, Int[Tensor, " R"]]:
+    """Step until every request has taken T steps or stands where its gradient no longer holds.
+
+    One host synchronisation a step asks how many rows still move.
+    """
+    logits = relaxation.logits(state.parameters)
+    moving: Bool[Tensor, " R"] | None = None
+    while True:
+        downhill = relaxation.downhill(state, logits, gradient)
+        state = optimise.step(state, downhill, table, moving)
+        logits = relaxation.logits(state.parameters)
+        now = relaxation.hard(logits)
+        free = state.count < dto.steps
+        free = free & ~_together(now != hard, spans) if dto.grad_cache else torch.zeros_like(free)
+        left = int(free.sum())
+        if left == 0:
+            return state, now
+        moving = None if left == len(free) else free
+
+
+def _together(flags: Bool[Tensor, " R"], spans: Sequence[range]) -> Bool[Tensor, " R"]:
+    """Whether any row of a row's request is flagged."""
+    if len(spans) == len(flags):  # one row each
+        return flags
+    sizes = torch.tensor([len(span) for span in spans], device=flags.device)
+    owner = torch.repeat_interleave(torch.arange(len(spans), device=flags.device), sizes)
+    count = torch.zeros(len(spans), dtype=torch.long, device=flags.device)
+    return count.index_add_(0, owner, flags.long())[owner] > 0
+
+
+def _spans(sizes: Sequence[int]) -> list[range]:
+    """Rows of each request, one request after another."""
+    starts = [0, *accumulate(sizes)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=False)]

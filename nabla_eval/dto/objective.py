@@ -87,7 +87,7 @@ def _policy_pass(
     if weight == 0:
         gradient = torch.zeros_like(embeds)
     else:
-        tokens = torch.tensor([t for site in sites for t in site.tokens], device=policy.device)
+        tokens = _ids([token for site in sites for token in site.tokens], flat)
         outer = -weight * _log_likelihood_gradient(policy, hidden, tokens)
         (gradient,) = torch.autograd.grad(flat, embeds, outer.to(flat.dtype))
     rows = []
@@ -114,19 +114,27 @@ def reward_inputs(
     reward: Reward, sites: Sequence[Site]
 ) -> tuple[Float[Tensor, "B T Dr"], Int[Tensor, "B T"], list[slice]]:
     """Embeddings of frame + response, padded on the left; mask; where the response stands."""
-    device = reward.device
     frames = [(len(s.frame.before), s.scored, len(s.frame.after)) for s in sites]
-    mask = _padded_mask([sum(lengths) for lengths in frames], device)
+    mask = _padded_mask([sum(lengths) for lengths in frames], reward.device)
     width = mask.shape[1]
-    embeds = reward.table.new_zeros((*mask.shape, reward.table.shape[1]))
+    embeds = reward.table.new_zeros((mask.numel(), reward.table.shape[1]))
+    own: tuple[list[int], list[int]] = [], []  # token ids of frames, and where they stand
+    answer: tuple[list[int], list[int]] = [], []  # the same of responses
     spans = []
     for i, (site, (before, scored, after)) in enumerate(zip(sites, frames, strict=True)):
-        start = width - after - scored
-        embeds[i, start - before : start] = reward.table[list(site.frame.before)]
-        embeds[i, start : start + scored] = reward.embedding[list(site.tokens[:scored])]
-        embeds[i, start + scored :] = reward.table[list(site.frame.after)]
-        spans.append(slice(start, start + scored))
-    return embeds, mask, spans
+        start = (i + 1) * width - after - scored
+        own[0].extend(site.frame.before + site.frame.after)
+        own[1].extend((*range(start - before, start), *range(start + scored, (i + 1) * width)))
+        answer[0].extend(site.tokens[:scored])
+        answer[1].extend(range(start, start + scored))
+        spans.append(slice(start - i * width, start - i * width + scored))
+    for table, (ids, places) in ((reward.table, own), (reward.embedding, answer)):
+        embeds[_ids(places, embeds)] = table[_ids(ids, embeds)]
+    return embeds.view(*mask.shape, -1), mask, spans
+
+
+def _ids(values: Sequence[int], like: Tensor) -> Int[Tensor, " N"]:
+    return torch.tensor(values, dtype=torch.long, device=like.device)
 
 
 def reward_scores(
@@ -169,17 +177,25 @@ def step_ends(reward: Reward, site: Site) -> Tensor:
     return torch.tensor(ends, device=reward.device)
 
 
-@torch.no_grad()
 def row_gradient(
     pair: Pair, backward: Backward, rows: Sequence[int], objective: Objective
 ) -> Float[Tensor, "R V"]:
-    """dL/dy at some positions (Prop. C.1): the three terms, summed."""
-    index = list(rows)
+    """dL/dy at some positions of one sequence (Prop. C.1): the three terms, summed."""
+    return row_gradients(pair, [(backward, rows)], objective)
+
+
+@torch.no_grad()
+def row_gradients(
+    pair: Pair, parts: Sequence[tuple[Backward, Sequence[int]]], objective: Objective
+) -> Float[Tensor, "R V"]:
+    """dL/dy at some positions of several sequences, one sequence after another."""
     policy, reward = pair.policy, pair.judge
-    gradient = _onto(policy.embedding, backward.policy[index])
-    gradient += _onto(reward.embedding, backward.reward[index]).to(gradient.device)
+    chosen = [(backward, list(rows)) for backward, rows in parts]
+    gradient = _onto(policy.embedding, torch.cat([b.policy[rows] for b, rows in chosen]))
+    outcome = torch.cat([b.reward[rows] for b, rows in chosen])
+    gradient += _onto(reward.embedding, outcome).to(gradient.device)
     if objective.nll_weight:
-        hidden = backward.hidden[index]
+        hidden = torch.cat([b.hidden[rows] for b, rows in chosen])
         gradient -= objective.nll_weight * widen(policy.head(hidden)).log_softmax(-1)
     return gradient
 

@@ -1,7 +1,8 @@
 """AdamW with a cosine schedule as a pure kernel over rows: `init`, then `step` (Alg. 4).
 
-Rows of many problems are optimised side by side: every operation is elementwise, so a row's path
-does not depend on its neighbours. Matches `torch.optim.AdamW` and `CosineAnnealingLR(T_max=steps)`.
+Rows of many problems are optimised side by side: every operation is elementwise and each row counts
+its own steps, so a row's path does not depend on its neighbours, nor on when it had to wait for a
+gradient. Matches `torch.optim.AdamW` and `CosineAnnealingLR(T_max=steps)`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nabla_eval.config import DTO
@@ -20,25 +21,25 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch's AdamW defaults, as in the 
 
 @dataclass(frozen=True)
 class DTOState:
-    """Parameters of R free rows (N = V logits or D latents each) and Adam's moments."""
+    """Parameters of R free rows (N = V logits or D latents each), Adam's moments, steps taken."""
 
     parameters: Float[Tensor, "R N"]
     first: Float[Tensor, "R N"]
     second: Float[Tensor, "R N"]
-    count: int
+    count: Int[Tensor, " R"]
 
-
-@dataclass(frozen=True)
-class DTOInfo:
-    """Diagnostics of one step; never read back by the algorithm."""
-
-    lr: float
-    gradient_norm: Float[Tensor, " R"]
+    def rows(self, index: Int[Tensor, " kept"]) -> DTOState:
+        """The state of some rows."""
+        return DTOState(
+            self.parameters[index], self.first[index], self.second[index], self.count[index]
+        )
 
 
 def init(parameters: Float[Tensor, "R N"]) -> DTOState:
     """State before the first step."""
-    return DTOState(parameters, torch.zeros_like(parameters), torch.zeros_like(parameters), 0)
+    zeros = torch.zeros_like(parameters)
+    count = torch.zeros(len(parameters), dtype=torch.long, device=parameters.device)
+    return DTOState(parameters, zeros, zeros, count)
 
 
 def learning_rate(count: int, dto: DTO) -> float:
@@ -46,13 +47,36 @@ def learning_rate(count: int, dto: DTO) -> float:
     return dto.min_lr + (dto.lr - dto.min_lr) * (1 + math.cos(math.pi * count / dto.steps)) / 2
 
 
-def step(state: DTOState, gradient: Float[Tensor, "R N"], dto: DTO) -> tuple[DTOState, DTOInfo]:
-    """One AdamW step down `gradient`."""
-    lr, count = learning_rate(state.count, dto), state.count + 1
+def schedule(dto: DTO, like: Tensor) -> Float[Tensor, "T 3"]:
+    """What changes from step to step: rate / bias of m, root of the bias of v, and the decay."""
+    table = []
+    for count in range(dto.steps):
+        lr = learning_rate(count, dto)
+        rate = lr / (1 - BETA_1 ** (count + 1))
+        root = math.sqrt(1 - BETA_2 ** (count + 1))
+        table.append((rate, root, 1 - lr * dto.weight_decay))
+    return torch.tensor(table, dtype=like.dtype, device=like.device)
+
+
+def step(
+    state: DTOState,
+    gradient: Float[Tensor, "R N"],
+    table: Float[Tensor, "T 3"],
+    moving: Bool[Tensor, " R"] | None = None,
+) -> DTOState:
+    """One AdamW step down `gradient` with a `schedule`; rows that are not `moving` stay behind."""
+    count = state.count.clamp(max=len(table) - 1)  # of rows that are through, and not moving
+    rate, root, decay = table[count].unsqueeze(-1).unbind(1)
     first = torch.lerp(state.first, gradient, 1 - BETA_1)
-    second = state.second * BETA_2 + gradient.square() * (1 - BETA_2)
-    scale = second.sqrt() / math.sqrt(1 - BETA_2**count) + EPSILON
-    decayed = state.parameters * (1 - lr * dto.weight_decay)
-    parameters = decayed - (lr / (1 - BETA_1**count)) * first / scale
-    info = DTOInfo(lr, gradient.norm(dim=-1))
-    return DTOState(parameters, first, second, count), info
+    second = torch.addcmul(state.second * BETA_2, gradient, gradient, value=1 - BETA_2)
+    scale = (second.sqrt() / root).add_(EPSILON)
+    parameters = state.parameters * decay - rate * first / scale
+    if moving is None:
+        return DTOState(parameters, first, second, state.count + 1)
+    here = moving[:, None]
+    return DTOState(
+        torch.where(here, parameters, state.parameters),
+        torch.where(here, first, state.first),
+        torch.where(here, second, state.second),
+        state.count + moving,
+    )

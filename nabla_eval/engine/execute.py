@@ -62,7 +62,7 @@ def _group(request: Request) -> Hashable:
     """Requests of one group can share a batch."""
     match request:
         case Differentiate():
-            return (Differentiate, request.objective)
+            return (Differentiate, request.objective, request.norm, request.temperature)
         case Refine():
             return (Refine, request.dto, request.relaxation)
     return (type(request),)

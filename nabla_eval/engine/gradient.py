@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradient, widen
+from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, widen
 from nabla_eval.dto.relax import soft_backward
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Differentiate, Gradient, Problem, Trajectory
@@ -23,34 +23,44 @@ def site(problem: Problem, trajectory: Trajectory, hard: tuple[int, ...]) -> Sit
 
 
 def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
-    """Gradients of requests that share one objective, as one batch."""
+    """Gradients of requests that share objective, norm and temperature, as one batch."""
     objective = requests[0].objective
     sites = [site(r.problem, r.trajectory, r.hard) for r in requests]
     backwards = differentiate(pair, sites, objective)
+    values = norms(pair, list(zip(requests, backwards, strict=True)))
     return [
-        Gradient(request.hard, norms(pair, request, backward), backward, pass_cost(pair, own))
-        for request, own, backward in zip(requests, sites, backwards, strict=True)
+        Gradient(request.hard, own_norms, backward, pass_cost(pair, own))
+        for request, own_norms, backward, own in zip(
+            requests, values, backwards, sites, strict=True
+        )
     ]
 
 
 @torch.no_grad()
-def norms(pair: Pair, request: Differentiate, backward: Backward) -> dict[int, float]:
-    """Euclidean norm of dL/dz or dL/dy (both V-vectors) at the rows asked for."""
-    chunk = max(1, _ELEMENTS // pair.policy.vocabulary)
+def norms(pair: Pair, passes: Sequence[tuple[Differentiate, Backward]]) -> list[dict[int, float]]:
+    """Euclidean norm of dL/dz or dL/dy (both V-vectors) at the rows that each request asks for."""
+    wanted = [(i, row) for i, (request, _) in enumerate(passes) for row in request.rows]
     values: list[float] = []
-    for start in range(0, len(request.rows), chunk):
-        rows = request.rows[start : start + chunk]
-        gradient = row_gradient(pair, backward, rows, request.objective)
-        if request.norm == "logits":
-            logits = policy_logits(pair, request.trajectory, rows)
-            gradient = soft_backward(logits, gradient, request.temperature)
-        values += gradient.norm(dim=-1).tolist()
-    return dict(zip(request.rows, values, strict=True))
+    chunk = max(1, _ELEMENTS // pair.policy.vocabulary)
+    for start in range(0, len(wanted), chunk):
+        rows: dict[int, list[int]] = {}
+        for i, row in wanted[start : start + chunk]:
+            rows.setdefault(i, []).append(row)
+        values += _norms(pair, [(*passes[i], own) for i, own in rows.items()]).tolist()
+    found: list[dict[int, float]] = [{} for _ in passes]
+    for (i, row), value in zip(wanted, values, strict=True):
+        found[i][row] = value
+    return found
 
 
-def policy_logits(pair: Pair, trajectory: Trajectory, rows: Sequence[int]) -> Tensor:
-    """z at some positions of a trajectory `[R, V]`, from its stored hidden states."""
-    return widen(pair.policy.head(trajectory.states[list(rows)]))
+def _norms(pair: Pair, parts: Sequence[tuple[Differentiate, Backward, list[int]]]) -> Tensor:
+    first = parts[0][0]
+    gradient = row_gradients(pair, [(b, rows) for _, b, rows in parts], first.objective)
+    if first.norm == "logits":
+        states = torch.cat([request.trajectory.states[rows] for request, _, rows in parts])
+        logits = widen(pair.policy.head(states))
+        gradient = soft_backward(logits, gradient, first.temperature)
+    return gradient.norm(dim=-1)
 
 
 def pass_cost(pair: Pair, own: Site) -> Ledger:

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto import optimise
-from nabla_eval.dto.cache import GradientCache
-from nabla_eval.dto.objective import differentiate, row_gradient, widen
-from nabla_eval.dto.relax import anchor_offset, hard_tokens, soft_backward
+from nabla_eval.dto.cache import Relaxation, descend
+from nabla_eval.dto.objective import differentiate, row_gradients, widen
+from nabla_eval.dto.relax import anchor_offset
 from nabla_eval.engine.gradient import pass_cost, site
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
-from nabla_eval.requests import Refine, Refinement
+from nabla_eval.requests import Gradient, Refine, Refinement
 
 
 def free_rows(request: Refine) -> range:
@@ -79,47 +78,28 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
     if dto.steps == 0:
         none = [0] * len(requests)
         return Solution(logits, logits, None, sizes, none, list(none))
-    paired = list(zip(requests, rows, strict=True))
-    gradient = _first_gradient(pair, requests, rows)
-    offset = _offsets(pair, requests, rows, logits)
-    cache = GradientCache(
+    parts = [(_gradient(r).handle, own) for r, own in zip(requests, rows, strict=True)]
+    gradient = row_gradients(pair, parts, dto.objective)
+    hard = [_gradient(r).hard[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
+    head = None
+    if dto.parameterisation == "latents":
+        head = lambda latents: widen(pair.policy.head(latents.to(hidden.dtype)))  # noqa: E731
+    parameters, info = descend(
+        logits if head is None else widen(hidden),
         gradient,
-        _flat([_hard(r)[own.start : own.stop] for r, own in paired], logits),
+        torch.tensor([token for part in hard for token in part], device=logits.device),
         sizes,
-        lambda groups, hard: _recompute(pair, requests, rows, groups, hard),
-    )  # fmt: skip
-    latents = dto.parameterisation == "latents"
-    state = optimise.init(widen(hidden) if latents else logits)
-    current, at = logits, gradient
-    for count in range(dto.steps):
-        downhill = soft_backward(current, at, tau)
-        if latents:
-            downhill = _through_head(pair, state.parameters, hidden.dtype, downhill)
-        state, _ = optimise.step(state, downhill, dto)
-        current = state.parameters
-        if latents:
-            current = widen(pair.policy.head(current.to(hidden.dtype)))
-        if count + 1 < dto.steps:
-            at = cache.at(hard_tokens(current, offset, tau), dto)
-    return Solution(logits, current, gradient, sizes, cache.passes, cache.flips)
+        Relaxation(tau, _offsets(pair, requests, rows, logits), head),
+        dto,
+        lambda stale, tokens: _recompute(pair, requests, rows, stale, tokens),
+    )
+    refined = parameters if head is None else head(parameters)
+    return Solution(logits, refined, gradient, sizes, info.passes, info.flips)
 
 
-def _hard(request: Refine) -> tuple[int, ...]:
+def _gradient(request: Refine) -> Gradient:
     assert request.gradient is not None, "DTO needs the gradient at its starting sequence"
-    return request.gradient.hard
-
-
-def _flat(parts: Sequence[Sequence[int]], like: Tensor) -> Tensor:
-    return torch.tensor([token for part in parts for token in part], device=like.device)
-
-
-def _first_gradient(pair: Pair, requests: Sequence[Refine], rows: Sequence[range]) -> Tensor:
-    parts = []
-    for request, own in zip(requests, rows, strict=True):
-        assert request.gradient is not None, "DTO needs the gradient at its starting sequence"
-        objective = request.dto.objective
-        parts.append(row_gradient(pair, request.gradient.handle, own, objective))
-    return torch.cat(parts)
+    return request.gradient
 
 
 def _offsets(
@@ -142,32 +122,20 @@ def _recompute(
     pair: Pair,
     requests: Sequence[Refine],
     rows: Sequence[range],
-    groups: list[int],
+    stale: list[int],
     hard: list[tuple[int, ...]],
 ) -> Tensor:
     """dL/dy of some requests' free rows, at new hard tokens there."""
     sites = []
-    for group, tokens in zip(groups, hard, strict=True):
-        request, own = requests[group], rows[group]
-        old = _hard(request)
+    for i, tokens in zip(stale, hard, strict=True):
+        request, own = requests[i], rows[i]
+        old = _gradient(request).hard
         new = old[: own.start] + tokens + old[own.stop :]
         sites.append(site(request.problem, request.trajectory, new))
     objective = requests[0].dto.objective
     backwards = differentiate(pair, sites, objective)
-    return torch.cat(
-        [
-            row_gradient(pair, backward, rows[group], objective)
-            for group, backward in zip(groups, backwards, strict=True)
-        ]
-    )
-
-
-def _through_head(pair: Pair, latents: Tensor, dtype: torch.dtype, outer: Tensor) -> Tensor:
-    """dL/dh from dL/dz for z = head(h)."""
-    with torch.enable_grad():
-        leaf = latents.detach().requires_grad_()
-        logits = widen(pair.policy.head(leaf.to(dtype)))
-        return torch.autograd.grad(logits, leaf, outer)[0]
+    parts = [(backward, rows[i]) for i, backward in zip(stale, backwards, strict=True)]
+    return row_gradients(pair, parts, objective)
 
 
 def _allowed(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
@@ -184,6 +152,6 @@ def _allowed(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
 def _cost(pair: Pair, request: Refine, passes: int) -> Ledger:
     cost = Ledger(refinements=1)
     if passes:
-        one = pass_cost(pair, site(request.problem, request.trajectory, _hard(request)))
+        one = pass_cost(pair, site(request.problem, request.trajectory, _gradient(request).hard))
         cost.gradient_passes, cost.flops = passes, passes * one.flops
     return cost

@@ -7,7 +7,8 @@ import torch
 
 from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
-from nabla_eval.dto.cache import GradientCache
+from nabla_eval.dto.cache import Relaxation, descend
+from nabla_eval.dto.relax import hard_tokens, soft_backward
 
 
 @pytest.mark.parametrize(
@@ -19,66 +20,111 @@ def test_matches_torch_adamw_with_cosine_annealing(dto):
     theirs = torch.nn.Parameter(start.clone())
     adam = torch.optim.AdamW([theirs], lr=dto.lr, weight_decay=dto.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, dto.steps, dto.min_lr)
-    state = optimise.init(start)
-    for _ in range(dto.steps):
+    state, table = optimise.init(start), optimise.schedule(dto, start)
+    for count in range(dto.steps):
         gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        assert optimise.learning_rate(state.count, dto) == pytest.approx(adam.param_groups[0]["lr"])
+        assert optimise.learning_rate(count, dto) == pytest.approx(adam.param_groups[0]["lr"])
         theirs.grad = gradient
         adam.step()
         schedule.step()
-        state, info = optimise.step(state, gradient, dto)
+        state = optimise.step(state, gradient, table)
         torch.testing.assert_close(state.parameters, theirs.detach(), rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(info.gradient_norm, gradient.norm(dim=-1))
 
 
 def test_rows_are_optimised_independently():
     gradient = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
     together = optimise.init(torch.zeros(2, 2, dtype=torch.float64))
     alone = optimise.init(torch.zeros(1, 2, dtype=torch.float64))
+    table = optimise.schedule(DTO(), gradient)
     for _ in range(3):
-        together, _ = optimise.step(together, gradient, DTO())
-        alone, _ = optimise.step(alone, gradient[1:], DTO())
+        together = optimise.step(together, gradient, table)
+        alone = optimise.step(alone, gradient[1:], table)
     assert (together.parameters[1] == alone.parameters[0]).all()
 
 
 def test_the_learning_rate_bounds_the_movement():
     """For a constant gradient Adam's corrected m / sqrt(v) is at most 1, so a step at most lr."""
     dto, state = DTO(), optimise.init(torch.zeros(1, 4, dtype=torch.float64))
+    table = optimise.schedule(dto, state.parameters)
     for _ in range(dto.steps):
-        state, _ = optimise.step(state, torch.tensor([[1e3, -1.0, 1e-3, 0.0]]).double(), dto)
+        state = optimise.step(state, torch.tensor([[1e3, -1.0, 1e-3, 0.0]]).double(), table)
     total = sum(optimise.learning_rate(t, dto) for t in range(dto.steps))
     assert state.parameters.abs().max() <= total + 1e-9
     assert state.parameters[0, 3] == 0
 
 
-def cache_of(calls, sizes=(1, 2)):
-    def recompute(groups, hard):
-        calls.append((groups, hard))
-        return torch.cat(
-            [torch.full((sizes[g], 4), float(sum(h))) for g, h in zip(groups, hard, strict=True)]
-        )
+def test_a_row_that_waited_takes_the_same_path():
+    """Rows count their own steps: one that stood still for a while ends where its twin ends."""
+    dto, generator = DTO(steps=6, lr=0.1), torch.Generator().manual_seed(3)
+    gradients = torch.randn(6, 1, 4, generator=generator, dtype=torch.float64)
+    state = optimise.init(torch.zeros(2, 4, dtype=torch.float64))
+    table = optimise.schedule(dto, state.parameters)
+    for step in range(9):
+        moving = torch.tensor([step < 6, step >= 3])
+        gradient = torch.cat([gradients[min(step, 5)], gradients[max(step - 3, 0)]])
+        state = optimise.step(state, gradient, table, moving)
+    assert state.count.tolist() == [6, 6]
+    assert (state.parameters[0] == state.parameters[1]).all()
 
-    rows = sum(sizes)
-    return GradientCache(
-        torch.zeros(rows, 4), torch.zeros(rows, dtype=torch.long), list(sizes), recompute
-    )
+
+def descent(sizes, dto, calls, seed=0, words=7):
+    """A made-up dL/dy that depends on the hard tokens of the request alone."""
+    generator = torch.Generator().manual_seed(seed)
+    start = 0.3 * torch.randn(sum(sizes), words, generator=generator, dtype=torch.float64)
+    spans = [range(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
+
+    def gradient_at(request, tokens):
+        own = torch.Generator().manual_seed(1000 * request + hash(tokens) % 1000)
+        return torch.randn(len(tokens), words, generator=own, dtype=torch.float64)
+
+    def recompute(requests, tokens):
+        calls.append(list(zip(requests, tokens, strict=True)))
+        return torch.cat([gradient_at(*pair) for pair in calls[-1]])
+
+    hard = hard_tokens(start, None, 1.0)
+    first = torch.cat([gradient_at(i, tuple(hard[s].tolist())) for i, s in enumerate(spans)])
+    result, info = descend(start, first, hard, sizes, Relaxation(1.0), dto, recompute)
+    return start, spans, gradient_at, result, info
 
 
-def test_only_groups_with_a_flip_are_recomputed():
+def one_by_one(start, span, request, gradient_at, dto):
+    """Alg. 4 for one request, step by step, asking for the gradient every time."""
+    z = start[span.start : span.stop]
+    state, table = optimise.init(z), optimise.schedule(dto, z)
+    tokens, flips = tuple(hard_tokens(z, None, 1.0).tolist()), 0
+    for count in range(dto.steps):
+        downhill = soft_backward(state.parameters, gradient_at(request, tokens), 1.0)
+        state = optimise.step(state, downhill, table)
+        now = tuple(hard_tokens(state.parameters, None, 1.0).tolist())
+        flips += now != tokens and count + 1 < dto.steps
+        tokens = now
+    return state.parameters, flips
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_descending_side_by_side_is_descending_alone(sizes, seed):
+    dto, calls = DTO(steps=12, lr=0.1), []
+    start, spans, gradient_at, result, info = descent(sizes, dto, calls, seed)
+    for request, span in enumerate(spans):
+        expected, flips = one_by_one(start, span, request, gradient_at, dto)
+        assert (result[span.start : span.stop] == expected).all()
+        assert info.flips[request] == info.passes[request] == flips
+    assert len(calls) == max(info.passes)  # those who wait are served together
+    assert sum(map(len, calls)) == sum(info.passes)
+
+
+def test_the_made_up_gradients_do_flip_tokens():
+    totals = []
+    for seed in range(4):
+        *_, info = descent((1, 1, 1, 1), DTO(steps=12, lr=0.1), [], seed)
+        totals += info.flips
+    assert max(totals) >= 2 and min(totals) == 0
+
+
+def test_without_the_cache_every_step_costs_a_pass_and_nothing_changes():
     calls = []
-    cache = cache_of(calls)
-    cache.at(torch.tensor([0, 0, 0]), DTO())
-    assert calls == []
-    gradient = cache.at(torch.tensor([0, 3, 0]), DTO())
-    assert calls == [([1], [(3, 0)])]
-    assert gradient.tolist() == [[0] * 4, [3] * 4, [3] * 4]
-    cache.at(torch.tensor([0, 3, 0]), DTO())
-    assert cache.passes == [0, 1] and cache.flips == [0, 1]
-
-
-def test_without_the_cache_every_step_costs_a_pass():
-    calls = []
-    cache = cache_of(calls)
-    for _ in range(3):
-        cache.at(torch.tensor([0, 0, 0]), DTO(grad_cache=False))
-    assert cache.passes == [3, 3] and cache.flips == [0, 0]
+    *_, with_cache, info = descent((2, 1), DTO(steps=6, lr=0.1), [])
+    *_, without, plain = descent((2, 1), DTO(steps=6, lr=0.1, grad_cache=False), calls)
+    assert (with_cache == without).all()
+    assert plain.passes == [5, 5] and plain.flips == info.flips and len(calls) == 5
