@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nabla_eval.errors import DataError
+from nabla_eval.cli.report_output import present, told_warnings
 
 if TYPE_CHECKING:
     from nabla_eval.analysis.runs import Run
@@ -154,13 +152,43 @@ def compare(a: Path, b: Path, **options: Any) -> None:
     from nabla_eval.analysis.study import load_pair
     from nabla_eval.reporting.sections.compare import compare_report
 
-    with _told_warnings():
+    with told_warnings():
         made = compare_report(
             *load_pair(
                 a, b, metric=options["metric"], common=options["common"], tasks=options["tasks"]
             )
         )
     present(made, options)
+
+
+@report.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="rich",
+    show_default=True,
+    help="How the tables are written.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File to write to; with csv, a folder of one file per table.",
+)
+@click.option("--table", default=None, help="Only this table (its name in the JSON).")
+def paper(file: Path, **options: Any) -> None:
+    """Check printed figures: GRIM, standard errors, which differences exceed noise.
+
+    FILE is YAML or JSON, as reports/paper/printed.yaml.
+
+    Example: nabla-eval report paper reports/paper/printed.yaml
+    """
+    from nabla_eval.reporting.paper import paper_report, read_printed
+
+    present(paper_report(read_printed(file)), options)
 
 
 @report.command("all")
@@ -196,7 +224,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
         ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
     )
     console = Console(file=sys.stdout, highlight=False)
-    with _told_warnings() as told:
+    with told_warnings() as told:
         runs = load_runs(folders, options)
         with console.status(f"Analysing {len(runs)} runs"):
             made = all_reports(runs, grader)
@@ -217,7 +245,7 @@ def _show(
     folders: Iterable[Path], make: Callable[[list[Run]], Report], options: dict[str, Any]
 ) -> None:
     """Load, make the report, write it in the format that was asked for."""
-    with _told_warnings():
+    with told_warnings():
         made = make(load_runs(folders, options))
     present(made, options)
 
@@ -245,98 +273,3 @@ def load_runs(folders: Iterable[Path], options: dict[str, Any]) -> list[Run]:
         tasks=options["tasks"],
         progress=progress,
     )
-
-
-@contextmanager
-def _told_warnings() -> Iterator[list[str]]:
-    """Print warnings as paragraphs on stderr, once each; yields their texts."""
-    from rich.console import Console
-    from rich.text import Text
-
-    told: list[str] = []
-    console = Console(stderr=True, highlight=False)
-
-    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in told:
-            told.append(str(message))
-            line = Text.assemble(("Warning: ", "yellow"), str(message))
-            console.print(line, soft_wrap=not console.is_terminal)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = tell
-        yield told
-
-
-def present(made: Report, options: dict[str, Any]) -> None:
-    """Write a report to stdout or --output."""
-    from dataclasses import replace
-
-    from nabla_eval.reporting.report import json_text, report_csv, report_json, report_markdown
-
-    if options["table"] is not None:
-        made = replace(made, tables=[made.table(options["table"])], sentences=())
-    form = "json" if options["as_json"] else options["form"]
-    output: Path | None = options["output"]
-    if form == "csv" and output is not None:
-        for name, text in report_csv(made).items():
-            write(output / f"{name}.csv", text)
-        click.echo(f"Tables are in {output}.", err=True)
-    elif form == "csv":
-        _print_csv(made)
-    elif form == "rich" and output is None:
-        print_rich(made)
-    else:
-        texts = {"json": lambda: json_text(report_json(made)), "rich": lambda: rich_text(made)}
-        text = texts.get(form, lambda: report_markdown(made))()
-        if output is None:
-            click.echo(text, nl=False)
-        else:
-            write(output, text)
-            click.echo(f"Written to {output}.", err=True)
-
-
-def _print_csv(made: Report) -> None:
-    from nabla_eval.reporting.tables import to_csv
-
-    first, *others = made.tables
-    click.echo(to_csv(first), nl=False)
-    if others:
-        names = ", ".join(table.name for table in others)
-        click.echo(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
-
-
-def print_rich(made: Report, file: Any = None) -> None:
-    """The report for reading in a terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from nabla_eval.reporting.tables import to_rich
-
-    console = Console(file=file or sys.stdout, highlight=False)
-    for table in made.tables:
-        if table.rows:
-            console.print()
-            console.print(to_rich(table))
-    if made.sentences:
-        console.print(Text("\nIn words", style="bold"))
-    for sentence in made.sentences:
-        console.print(Text(f"• {sentence}"))
-
-
-def rich_text(made: Report) -> str:
-    """What `print_rich` prints, without colours, for a file."""
-    import io
-
-    buffer = io.StringIO()
-    print_rich(made, buffer)
-    return buffer.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file, with its folder. Raises `DataError` where that cannot be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error

@@ -1,0 +1,175 @@
+"""Can a printed percentage be right? GRIM, standard errors, and which differences exceed noise.
+
+GRIM (Brown and Heathers 2017): the mean of n x k right-or-wrong answers is a whole number of
+n k-ths, so only some percentages can be printed. All arithmetic is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from functools import cache
+
+from scipy.special import ndtr
+
+from nabla_eval.analysis.significance import sign_test
+from nabla_eval.errors import DataError
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Grim:
+    """How a printed percentage could have come from n problems x k runs, if at all."""
+
+    printed: str
+    problems: int
+    runs: int
+    rounded: tuple[int, ...]  # numbers of right answers that round to it (halves either way)
+    cut: tuple[int, ...]  # numbers whose further digits would have to be cut off
+    run_means: bool  # whether k runs, each rounded as printed, can have this mean (k > 1)
+    below: Fraction  # nearest possible percentages
+    above: Fraction
+
+    @property
+    def possible(self) -> bool:
+        """Whether correct rounding of the pooled answers explains it."""
+        return bool(self.rounded)
+
+    @property
+    def verdict(self) -> str:
+        """In words: possible, or what would have to have happened."""
+        if self.rounded:
+            return f"{' or '.join(map(str, self.rounded))} of {self.problems * self.runs}"
+        ways = []
+        if self.cut:
+            ways.append(f"{self.cut[0]} of {self.problems * self.runs} cut off")
+        if self.run_means:
+            ways.append("a mean of rounded runs")
+        return f"only as {' or '.join(ways)}" if ways else "not possible"
+
+
+def grim(printed: str, problems: int, runs: int = 1) -> Grim:
+    """Whether a percentage, as printed, can be the mean of n x k right-or-wrong answers.
+
+    Raises `DataError` for what is no percentage, or without problems or runs.
+    """
+    value, step = _read(printed)
+    if problems < 1 or runs < 1:
+        raise DataError(f"{problems} problems x {runs} runs: both must be at least 1.")
+    total = problems * runs
+    scale = Fraction(total, 100)
+    low, high = value - step / 2, value + step / 2
+    rounded = [c for c in _counts(low, high, scale) if 0 <= c <= total]
+    cut = [c for c in _counts(value, value + step, scale) if 0 <= c <= total]
+    cut = [c for c in cut if value <= c / scale < value + step]
+    nearest = math.floor(value * scale)
+    return Grim(
+        printed=printed,
+        problems=problems,
+        runs=runs,
+        rounded=tuple(rounded),
+        cut=tuple(cut),
+        run_means=runs > 1 and _mean_of_rounded(value, step, problems, runs),
+        below=Fraction(max(0, nearest)) / scale,
+        above=Fraction(min(total, math.ceil(value * scale))) / scale,
+    )
+
+
+def _read(printed: str) -> tuple[Fraction, Fraction]:
+    """A percentage and the step of its last digit."""
+    try:
+        number = Decimal(printed.strip().rstrip("%").strip())
+        exponent = number.as_tuple().exponent
+    except InvalidOperation:
+        exponent = None
+    if not isinstance(exponent, int) or not 0 <= number <= 100:
+        raise DataError(f"{printed!r} is no percentage from 0 to 100. Write it as printed: '71.0'.")
+    return Fraction(number), Fraction(10) ** min(exponent, 0)
+
+
+def _counts(low: Fraction, high: Fraction, scale: Fraction) -> range:
+    """Whole numbers of right answers whose percentages lie in [low, high]."""
+    return range(math.ceil(low * scale), math.floor(high * scale) + 1)
+
+
+def _mean_of_rounded(value: Fraction, step: Fraction, problems: int, runs: int) -> bool:
+    """Whether k percentages of n problems, each rounded to a step, can have a mean that rounds so.
+
+    Halves are rounded to even or up: whichever fits.
+    """
+    target = value / step * runs
+    reach = Fraction(runs, 2)
+    return any(abs(total - target) <= reach for total in _rounded_sums(step, problems, runs))
+
+
+@cache
+def _rounded_sums(step: Fraction, problems: int, runs: int) -> frozenset[int]:
+    """Sums that k percentages of n problems can have, in steps, each rounded to a step."""
+    single = set()
+    for right in range(problems + 1):
+        exact = Fraction(100 * right, problems) / step
+        single |= {math.floor(exact + Fraction(1, 2)), round(exact)}
+    sums = {0}
+    for _ in range(runs):
+        sums = {total + one for total in sums for one in single}
+    return frozenset(sums)
+
+
+def standard_errors(share: float, problems: int, runs: int = 1) -> tuple[float, float]:
+    """Standard errors of avg@k: runs independent over equally hard problems, and runs all alike.
+
+    The truth lies between in practice: problems differ in difficulty, which makes the runs of one
+    problem alike. For a single run both are sqrt(p (1 - p) / (n - 1)).
+    """
+    if problems < 2:
+        return math.nan, math.nan
+    alike = math.sqrt(share * (1 - share) / (problems - 1))
+    if runs == 1:
+        return alike, alike
+    return math.sqrt(share * (1 - share) / (problems * runs)), alike
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What can be said of a difference between two printed percentages on the same problems."""
+
+    points: float  # a - b
+    answers: int  # the same, in answers of n x k
+    p_unpaired: float  # two-sided, as if the answers of the two were independent
+    p_at_best: float  # exact, if every answer on which they differ went to the higher one
+    losses_allowed: int | None  # answers that the lower one may win alone, for p < 0.05; None: none
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.p_at_best >= ALPHA:
+            return "noise, however the answers pair"
+        if self.p_unpaired < ALPHA:
+            return "exceeds noise"
+        return f"open: only if {self.losses_allowed} or fewer were lost"
+
+
+def noise(a: str, b: str, problems: int, runs: int = 1) -> Noise:
+    """Whether a difference of printed percentages could be chance, without the single answers.
+
+    `p_unpaired` treats all n x k answers as independent, which is generous to the difference where
+    runs repeat. `p_at_best` and `losses_allowed` are exact McNemar bounds over all pairings.
+    """
+    first, second = float(_read(a)[0]) / 100, float(_read(b)[0]) / 100
+    total = problems * runs
+    gap = round(abs(first - second) * total)
+    variance = (first * (1 - first) + second * (1 - second)) / total
+    z = abs(first - second) / math.sqrt(variance) if variance else math.inf
+    lost = 0
+    while gap and lost + gap <= total and sign_test(lost + gap, lost) < ALPHA:
+        lost += 1
+    return Noise(
+        points=100 * (first - second),
+        answers=gap if first >= second else -gap,
+        p_unpaired=1.0 if first == second else min(1.0, 2 * float(ndtr(-z))),
+        p_at_best=sign_test(gap, 0),
+        losses_allowed=lost - 1 if lost else None,
+    )

@@ -1,0 +1,111 @@
+"""How `nabla-eval report` writes: warnings to stderr, a report in the format asked for."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nabla_eval.errors import DataError
+
+if TYPE_CHECKING:
+    from nabla_eval.reporting.report import Report
+
+
+@contextmanager
+def told_warnings() -> Iterator[list[str]]:
+    """Print warnings as paragraphs on stderr, once each; yields their texts."""
+    from rich.console import Console
+    from rich.text import Text
+
+    told: list[str] = []
+    console = Console(stderr=True, highlight=False)
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:
+            told.append(str(message))
+            line = Text.assemble(("Warning: ", "yellow"), str(message))
+            console.print(line, soft_wrap=not console.is_terminal)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell
+        yield told
+
+
+def present(made: Report, options: dict[str, Any]) -> None:
+    """Write a report to stdout or --output."""
+    from dataclasses import replace
+
+    from nabla_eval.reporting.report import json_text, report_csv, report_json, report_markdown
+
+    if options["table"] is not None:
+        made = replace(made, tables=[made.table(options["table"])], sentences=())
+    form = "json" if options["as_json"] else options["form"]
+    output: Path | None = options["output"]
+    if form == "csv" and output is not None:
+        for name, text in report_csv(made).items():
+            write(output / f"{name}.csv", text)
+        click.echo(f"Tables are in {output}.", err=True)
+    elif form == "csv":
+        _print_csv(made)
+    elif form == "rich" and output is None:
+        print_rich(made)
+    else:
+        texts = {"json": lambda: json_text(report_json(made)), "rich": lambda: rich_text(made)}
+        text = texts.get(form, lambda: report_markdown(made))()
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            write(output, text)
+            click.echo(f"Written to {output}.", err=True)
+
+
+def _print_csv(made: Report) -> None:
+    from nabla_eval.reporting.tables import to_csv
+
+    first, *others = made.tables
+    click.echo(to_csv(first), nl=False)
+    if others:
+        names = ", ".join(table.name for table in others)
+        click.echo(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
+
+
+def print_rich(made: Report, file: Any = None) -> None:
+    """The report for reading in a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from nabla_eval.reporting.tables import to_rich
+
+    console = Console(file=file or sys.stdout, highlight=False)
+    for table in made.tables:
+        if table.rows:
+            console.print()
+            console.print(to_rich(table))
+    if made.sentences:
+        console.print(Text("\nIn words", style="bold"))
+    for sentence in made.sentences:
+        console.print(Text(f"• {sentence}"))
+
+
+def rich_text(made: Report) -> str:
+    """What `print_rich` prints, without colours, for a file."""
+    buffer = io.StringIO()
+    print_rich(made, buffer)
+    return buffer.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file, with its folder. Raises `DataError` where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error

@@ -1,0 +1,290 @@
+"""`report paper`: printed figures beside what can be checked of them, from a file users fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nabla_eval.analysis.consistency import grim, noise, standard_errors
+from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
+from nabla_eval.errors import DataError
+from nabla_eval.reporting.report import Report
+from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.reporting.text import MISSING, number, p_value
+
+_NEEDED = ("paper", "sources", "benchmarks", "accuracy")
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One printed accuracy: could it have come from n problems x k runs, and how exact is it?"""
+
+    policy: str
+    benchmark: str
+    method: str
+    printed: str
+    source: str
+    problems: int
+    runs: int
+    grim: str
+    possible: bool  # as correctly rounded share of n x k answers
+    otherwise: str  # what other sizes of the set would allow
+    se_low: float  # points; runs independent
+    se_high: float  # points; runs of one problem all alike
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """Ours minus a rival, both as printed."""
+
+    policy: str
+    benchmark: str
+    rival: str
+    points: float
+    answers: int  # the same in answers of n x k
+    p_unpaired: float
+    p_at_best: float
+    losses_allowed: int | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class RejectionCheck:
+    """Printed rejection rates beside the closed forms."""
+
+    policy: str
+    source: str
+    baseline: str | None
+    ours: str
+    baseline_h: float  # per cent
+    baseline_challengers: float
+
+
+@dataclass(frozen=True)
+class QuotedRow:
+    """A figure that is only listed, a source, or a command."""
+
+    what: str
+    value: str
+    source: str
+
+
+def read_printed(file: str | Path) -> dict[str, Any]:
+    """The YAML or JSON file of printed figures. Raises `DataError` for what cannot be used."""
+    file = Path(file)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}. It is YAML or JSON.") from error
+    missing = [name for name in _NEEDED if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise DataError(f"{file} lacks {', '.join(missing)}. See reports/paper/printed.yaml.")
+    for block in content["accuracy"]:
+        _check_block(file, content, block)
+    return content
+
+
+def _check_block(file: Path, content: Mapping[str, Any], block: Mapping[str, Any]) -> None:
+    for name in ("policy", "benchmark", "source", "cells"):
+        if name not in block:
+            raise DataError(f"{file}: a block of `accuracy` lacks {name!r}: {block}.")
+    for kind, known in (("benchmark", "benchmarks"), ("source", "sources")):
+        if block[kind] not in content[known]:
+            raise DataError(f"{file}: {kind} {block[kind]!r} is not among its {known}.")
+    for method, value in block["cells"].items():
+        if not isinstance(value, str):
+            raise DataError(
+                f"{file}: {method} of {block['policy']} on {block['benchmark']} is {value!r}. "
+                "Write it in quotes, as printed, so that its decimals are kept."
+            )
+
+
+def paper_report(printed: Mapping[str, Any]) -> Report:
+    """GRIM and standard errors of every cell, differences against noise, rejection, the rest."""
+    cells, gaps = list(_cells(printed)), list(_gaps(printed))
+    tables: list[Table[Any]] = [
+        cell_table(cells),
+        gap_table(gaps, printed.get("ours", "ours")),
+        rejection_table(list(_rejections(printed))),
+        quoted_table("quoted", "Quoted, not checked", _quoted(printed), "Printed"),
+        quoted_table("commands", "One command per row", _commands(printed), "Command"),
+        quoted_table("sources", "Sources", _sources(printed), "Where"),
+    ]
+    title = f"What can be checked of {printed['paper']}"
+    return Report("paper", title, [t for t in tables if t.rows], _sentences(cells, gaps))
+
+
+def _cells(printed: Mapping[str, Any]) -> Iterator[CellRow]:
+    for block in printed["accuracy"]:
+        size = printed["benchmarks"][block["benchmark"]]
+        problems, runs = size["problems"], size["runs"]
+        for method, value in block["cells"].items():
+            found = grim(value, problems, runs)
+            low, high = standard_errors(float(value) / 100, problems, runs)
+            others = [(n, k, grim(value, n, k)) for n, k in size.get("also", ())]
+            yield CellRow(
+                policy=block["policy"],
+                benchmark=block["benchmark"],
+                method=method,
+                printed=value,
+                source=block["source"],
+                problems=problems,
+                runs=runs,
+                grim=found.verdict,
+                possible=found.possible,
+                otherwise="; ".join(f"{n} × {k}: {g.verdict}" for n, k, g in others),
+                se_low=100 * low,
+                se_high=100 * high,
+            )
+
+
+def _gaps(printed: Mapping[str, Any]) -> Iterator[GapRow]:
+    ours = printed.get("ours")
+    for block in printed["accuracy"]:
+        size = printed["benchmarks"][block["benchmark"]]
+        for rival, value in block["cells"].items():
+            if rival == ours or ours not in block["cells"]:
+                continue
+            found = noise(block["cells"][ours], value, size["problems"], size["runs"])
+            yield GapRow(
+                block["policy"],
+                block["benchmark"],
+                rival,
+                found.points,
+                found.answers,
+                found.p_unpaired,
+                found.p_at_best,
+                found.losses_allowed,
+                found.verdict,
+            )
+
+
+def _rejections(printed: Mapping[str, Any]) -> Iterator[RejectionCheck]:
+    section = printed.get("rejection") or {}
+    for row in section.get("rows", ()):
+        n = section["n"]
+        yield RejectionCheck(
+            policy=row["policy"],
+            source=row["source"],
+            baseline=row.get("baseline"),
+            ours=row["ours"],
+            baseline_h=100 * float(first_accepted_baseline(n)),
+            baseline_challengers=100 * float(challengers_baseline(n)),
+        )
+
+
+def _quoted(printed: Mapping[str, Any]) -> list[QuotedRow]:
+    rows = printed.get("quoted") or ()
+    return [QuotedRow(row["what"], row["printed"], row["source"]) for row in rows]
+
+
+def _commands(printed: Mapping[str, Any]) -> list[QuotedRow]:
+    start = printed.get("command", "")
+    return [
+        QuotedRow(row, f"{start}{options}", "")
+        for row, options in (printed.get("commands") or {}).items()
+    ]
+
+
+def _sources(printed: Mapping[str, Any]) -> list[QuotedRow]:
+    return [QuotedRow(s["what"], s["where"], name) for name, s in printed["sources"].items()]
+
+
+def _sentences(cells: Sequence[CellRow], gaps: Sequence[GapRow]) -> list[str]:
+    possible = sum(row.possible for row in cells)
+    found = [
+        "Second-hand: the figures are those that the column Source names as quoting the paper.",
+        f"GRIM: {possible} of {len(cells)} printed accuracies are a correctly rounded share of the "
+        "stated number of answers; of the others, the table says what would allow them.",
+    ]
+    for word in ("exceeds noise", "open", "noise"):
+        own = [row for row in gaps if row.verdict.split(":")[0].split(",")[0] == word]
+        names = ", ".join(f"{row.rival} ({row.policy}, {row.benchmark})" for row in own)
+        if own:
+            found.append(f"{word.capitalize()}: {len(own)} of {len(gaps)} differences: {names}.")
+    return found
+
+
+def cell_table(rows: Sequence[CellRow]) -> Table[CellRow]:
+    """GRIM and standard errors."""
+    columns = [
+        Column[CellRow]("Policy", lambda row: row.policy, "left"),
+        Column[CellRow]("Set", lambda row: row.benchmark, "left"),
+        Column[CellRow]("Method", lambda row: row.method, "left"),
+        Column[CellRow]("Printed", lambda row: row.printed),
+        Column[CellRow]("n × k", lambda row: f"{row.problems} × {row.runs}"),
+        Column[CellRow]("GRIM", lambda row: row.grim, "left"),
+        Column[CellRow]("Other sizes", lambda row: row.otherwise or MISSING, "left"),
+        Column[CellRow]("se", _se),
+        Column[CellRow]("Source", lambda row: row.source, "left"),
+    ]
+    notes = [
+        "GRIM: the number of right answers that prints so, of n problems × k runs. Cut off: "
+        "further digits dropped instead of rounded. Mean of rounded runs: each run rounded to the "
+        "printed decimals before the mean was taken. What is not possible may be a slip of the "
+        "source, another size of the set, or another kind of average.",
+        "se, in points: from k independent runs over equally hard problems, to k runs that are "
+        "alike; what the paper's answers had lies between.",
+    ]
+    return Table("accuracy", "Printed accuracies", columns, rows, notes)
+
+
+def _se(row: CellRow) -> str:
+    low, high = number(row.se_low), number(row.se_high)
+    return low if low == high else f"{low}–{high}"
+
+
+def gap_table(rows: Sequence[GapRow], ours: str) -> Table[GapRow]:
+    """Differences against noise."""
+    columns = [
+        Column[GapRow]("Policy", lambda row: row.policy, "left"),
+        Column[GapRow]("Set", lambda row: row.benchmark, "left"),
+        Column[GapRow](f"{ours} minus", lambda row: row.rival, "left"),
+        Column[GapRow]("Points", lambda row: f"{row.points:+.1f}"),
+        Column[GapRow]("Answers", lambda row: f"{row.answers:+d}"),
+        Column[GapRow]("p, unpaired", lambda row: p_value(row.p_unpaired)),
+        Column[GapRow]("p, at best", lambda row: p_value(row.p_at_best)),
+        Column[GapRow]("Verdict", lambda row: row.verdict, "left"),
+    ]
+    notes = [
+        "Answers: the difference in whole answers of n × k. p, unpaired: as if all of them were "
+        "independent, which flatters the difference where runs repeat. p, at best: exact, if every "
+        "answer on which the two differ went to the higher one. Open: significant at 5 % only if "
+        "the lower one alone is right on no more answers than that, which only the paired answers "
+        "can tell. No correction for several comparisons."
+    ]
+    return Table("differences", "Which printed differences exceed noise", columns, rows, notes)
+
+
+def rejection_table(rows: Sequence[RejectionCheck]) -> Table[RejectionCheck]:
+    """Rejection rates beside the closed forms."""
+    columns = [
+        Column[RejectionCheck]("Policy", lambda row: row.policy, "left"),
+        Column[RejectionCheck]("Baseline, printed", lambda row: row.baseline or MISSING),
+        Column[RejectionCheck]("∇-Reasoner, printed", lambda row: row.ours),
+        Column[RejectionCheck]("1 - H_N/N", lambda row: number(row.baseline_h, 2)),
+        Column[RejectionCheck]("Challengers", lambda row: number(row.baseline_challengers, 2)),
+        Column[RejectionCheck]("Source", lambda row: row.source, "left"),
+    ]
+    notes = [
+        "Per cent. 1 - H_N/N counts the first of N i.i.d. draws as accepted. A method whose first "
+        "draft is not among the candidates has to be compared with 1 - (H_N - 1)/(N - 1) "
+        "(Challengers), and with its zeroth-order twin. The number of candidates is not quoted, so "
+        "neither intervals nor GRIM are possible."
+    ]
+    return Table("rejection", "Printed rejection rates", columns, rows, notes)
+
+
+def quoted_table(name: str, title: str, rows: Sequence[QuotedRow], value: str) -> Table[QuotedRow]:
+    """A plain list."""
+    columns = [
+        Column[QuotedRow]("What", lambda row: row.what, "left"),
+        Column[QuotedRow](value, lambda row: row.value, "left"),
+    ]
+    if any(row.source for row in rows):
+        columns.append(Column[QuotedRow]("Source", lambda row: row.source, "left"))
+    return Table(name, title, columns, rows)
