@@ -199,6 +199,12 @@ def _states(halves: Halves, ids: Tensor) -> Tensor:
 
 
 def _compare(model: Any, name: str, ours: Tensor, whole: Tensor, what: str) -> None:
+    if bool(whole.isnan().any()):
+        raise ModelError(
+            f"{name} ({type(model).__name__}) gives nan for {what} of a few tokens, in "
+            f"{str(whole.dtype).removeprefix('torch.')}. Try a wider dtype (dtype=float32, "
+            "reward_dtype=float32), or download the checkpoint again."
+        )
     if ours.shape == whole.shape and _close(ours, whole, whole.dtype):
         return
     error = "shapes" if ours.shape != whole.shape else f"{(ours - whole.to(ours)).abs().max():.3g}"

@@ -1,0 +1,111 @@
+"""What cannot work ends in one paragraph (what, got, try), before any decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nabla_eval.engine import execute
+from nabla_eval.errors import NablaError
+from nabla_eval.harness.lm import NablaLM
+from nabla_eval.models import hub
+from nabla_eval.models.load import load_pair
+
+PROMPT = "1+1=?"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A policy with a context of 512 tokens, a reward model, and one that answers NaN."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = build.word_tokenizer()
+    build.save(folder / "policy", "policy", tokenizer)
+    build.save(folder / "reward", "outcome", tokenizer, seed=1)
+    broken = build.save(folder / "nan", "outcome", tokenizer, seed=1) / "model.safetensors"
+    weights = load_file(broken)
+    weights["score.weight"][:] = torch.nan
+    save_file(weights, broken, metadata={"format": "pt"})
+    return {name: str(folder / name) for name in ("policy", "reward", "nan")}
+
+
+@pytest.fixture
+def refusal(
+    models: dict[str, str], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """The paragraph with which these models, or these requests, are refused."""
+    monkeypatch.setattr(execute, "rollout", lambda *_: pytest.fail("decoding had begun"))
+
+    def refuse(prompt: str = PROMPT, request: dict[str, Any] | None = None, **options: Any) -> str:
+        options = {"pretrained": models["policy"], "reward": models["reward"], **options}
+        with pytest.raises(NablaError) as caught:
+            model = NablaLM(device="cpu", **options)
+            asked = ask(prompt, **{"max_gen_toks": 24, **(request or {})})
+            model.generate_until([ask(PROMPT), asked], disable_tqdm=True)
+        text = str(caught.value)
+        assert "\n" not in text and 60 < len(text) < 600
+        return text
+
+    return refuse
+
+
+def test_a_missing_checkpoint(refusal: Callable[..., str]) -> None:
+    text = refusal(pretrained="/no/such/policy")
+    assert "The policy folder /no/such/policy does not exist" in text and "Check the path" in text
+    assert "reward model folder /no/such/reward" in refusal(reward="/no/such/reward")
+
+
+def test_a_wrong_architecture(refusal: Callable[..., str], models: dict[str, str]) -> None:
+    text = refusal(reward=models["policy"])
+    assert "is Qwen2ForCausalLM; a ...ForSequenceClassification" in text
+    assert "Give a reward model" in text
+    assert "give it as reward=..." in refusal(pretrained=models["reward"])
+
+
+def test_a_prompt_longer_than_the_context(refusal: Callable[..., str]) -> None:
+    text = refusal("1+" * 300)
+    assert "takes 600 tokens" in text and "holds 512" in text and "few-shot" in text
+
+
+def test_more_tokens_than_the_context_holds(refusal: Callable[..., str]) -> None:
+    text = refusal(request={"max_gen_toks": 600})
+    assert "max_gen_toks=600" in text and "holds 512" in text and "Try --gen_kwargs" in text
+
+
+def test_a_reward_that_is_no_number(refusal: Callable[..., str], models: dict[str, str]) -> None:
+    text = refusal(reward=models["nan"])
+    assert "gives nan" in text and models["nan"] in text and "dtype" in text
+    with pytest.raises(NablaError, match="gives nan"):
+        load_pair(models["policy"], models["nan"])
+
+
+def test_a_policy_that_gives_no_numbers(
+    refusal: Callable[..., str], models: dict[str, str], tmp_path: Path
+) -> None:
+    broken = build.save(tmp_path / "policy", "policy", build.word_tokenizer())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    assert "gives nan" in refusal(pretrained=str(broken))
+
+
+def test_a_gated_model(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig
+
+    def gated(*_: Any, **__: Any) -> Any:
+        raise OSError("You are trying to access a gated repo. 401 Client Error. Log in.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
+    text = refusal(pretrained="meta-llama/Llama-3.1-8B-Instruct")
+    assert "Accept the model's licence" in text and "hf auth login" in text
+
+
+def test_no_network(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    text = refusal(reward="Skywork/Skywork-Reward-V2-Qwen3-4B")
+    assert "the hub is out of reach" in text and "give a folder" in text
