@@ -11,6 +11,7 @@ import model_builders as build
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_model
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nabla_eval.cli.check_pair import check_pair as command
@@ -28,7 +29,7 @@ def run(*arguments: Any) -> Result:
 
 
 def findings(result: Result, verdict: str) -> dict[str, str]:
-    found = json.loads(result.output)["findings"]
+    found = json.loads(result.stdout)["findings"]
     return {finding["name"]: finding["text"] for finding in found if finding["verdict"] == verdict}
 
 
@@ -63,6 +64,24 @@ def test_qwen_with_a_llama_reward_is_refused_with_the_overlap(real_folder: Make)
     forced = run(policy, reward, "--vocab", "force", "--json")
     assert forced.exit_code == 0
     assert "'12'" in findings(forced, "warning")["tokenisation"], "Llama 3 joins digits"
+
+
+@pytest.mark.parametrize(
+    ("policy", "reward", "options"),
+    [(build.QWEN25, build.QWEN3, QWEN_REWARD), (build.LLAMA, build.LLAMA, LLAMA_REWARD)],
+)
+def test_tiny_models_on_real_configs_are_loaded_and_tested(
+    real_folder: Make, policy: str, reward: str, options: dict[str, Any]
+) -> None:
+    folders = [real_folder(policy, **build.TINY, layer_types=None),
+               real_folder(reward, **build.TINY, **options, layer_types=None)]  # fmt: skip
+    for folder, auto in zip(folders, (build.AUTO["policy"], build.AUTO["outcome"]), strict=True):
+        config = AutoConfig.from_pretrained(folder)
+        save_model(auto.from_config(config, dtype=torch.float32), folder / "model.safetensors")
+    result = run(*folders, "--load", "--dtype", "float32", "--json")
+    assert result.exit_code == 0, result.output
+    assert "base and head add up" in findings(result, "ok")["loading"]
+    assert not findings(result, "skipped")
 
 
 def test_a_language_model_is_no_reward(checkpoints: Make) -> None:
