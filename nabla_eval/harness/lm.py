@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
 from nabla_eval.harness.generation import Reader
 from nabla_eval.harness.preflight import plain_errors
+from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
@@ -32,7 +32,7 @@ from nabla_eval.requests import Outcome, Problem
 LOGGER = logging.getLogger("nabla_eval")
 
 
-class NablaLM(HFLM):
+class NablaLM(RankedLM):
     """A policy and a reward model under a test-time method, as lm-eval's `--model nabla`.
 
     Keyword arguments are those of `--model_args`: `pretrained` and `reward` (hub ids or folders;
@@ -66,6 +66,8 @@ class NablaLM(HFLM):
             self.pair = self._load()
         else:
             self.pair = self._adopt(pair)
+        if not self.arguments.hf.get("tp_plan"):  # whose processes hold one model together
+            self.join(self.arguments.trace_dir)
         self.models = loading.identity(self.pair)
         self._thinking = Thinking.of(
             self.think_end_token, self.enable_thinking, self.pair.policy.decode
@@ -161,11 +163,6 @@ class NablaLM(HFLM):
             )
         cache_hook.dbdict["nabla_eval"] = mine
 
-    def gather_object(self, obj: Any, dst: int = 0) -> Any:
-        """As lm-eval's; a metric that a rank lacks (no candidate there) is an empty list there."""
-        gathered = super().gather_object(obj, dst)
-        return gathered if gathered is None else _with_all_metrics(gathered)
-
     def generate_until(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[NablaResponse]:
@@ -180,7 +177,7 @@ class NablaLM(HFLM):
         work = [self._problem(draw, seed) for draw in todo]
         run = Run(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
-            self._answer,
+            self.world_size, self._answer,
         )  # fmt: skip
         quiet = disable_tqdm or self.rank != 0 or self.progress is not None
         title = f"Running generate_until requests ({self.arguments.method})"
@@ -269,13 +266,3 @@ class NablaLM(HFLM):
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's results say about the model: hf's facts, the method, the models."""
         return {**super().get_model_info(), "nabla": {**self._info(), "models": self.models}}
-
-
-def _with_all_metrics(gathered: list[Any]) -> list[Any]:
-    """Ranks' metrics, {task: {(metric, filter): values}}, with the same metrics on every rank."""
-    for task in {name for rank in gathered if isinstance(rank, dict) for name in rank}:
-        parts = [rank[task] for rank in gathered if isinstance(rank.get(task), dict)]
-        for metric in {name for part in parts for name in part}:
-            for part in parts:
-                part.setdefault(metric, [])
-    return gathered

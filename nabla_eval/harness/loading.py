@@ -13,6 +13,7 @@ import torch
 from nabla_eval import embedded
 from nabla_eval.config import coerce
 from nabla_eval.harness.arguments import Arguments
+from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
 from nabla_eval.models.checkpoint import (
     Source,
@@ -39,9 +40,10 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     pretrained = arguments.pretrained
     options["pretrained"] = str(embedded.paths()[0]) if pretrained is None else pretrained
     options.setdefault("batch_size", 32)  # HFLM's own default, 1, would run problems one by one
-    options.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available() and not on_cpu()
+    options.setdefault("device", "cuda" if cuda else "cpu")
     if options.get("dtype") is None:
-        where = options["device"] if torch.cuda.is_available() else "cpu"
+        where = options["device"] if cuda else "cpu"
         options["dtype"] = parse_dtype(None, parse_device(where))
     elif options["dtype"] != "auto":
         options["dtype"] = parse_dtype(options["dtype"], torch.device("cpu"))

@@ -30,6 +30,7 @@ class Run:
     execute: Execute
     width: int = 32  # problems that are active at once
     rank: int = 0
+    ranks: int = 1  # processes that share the problems, each with a shard of its own in trace_dir
     answer: Callable[[Problem, Outcome], str] = lambda problem, outcome: outcome.text
 
     def __call__(
@@ -62,7 +63,7 @@ class Run:
 
     def _stored(self, work: Sequence[Work]) -> dict[int, NablaResponse]:
         folder, method = self.arguments.trace_dir, self.arguments.method
-        known = {} if folder is None else done(folder)
+        known = {} if folder is None else done(folder, growing=self.ranks > 1)
         responses = {}
         for index, (problem, config) in enumerate(work):
             stored = known.get(problem.id)

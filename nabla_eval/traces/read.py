@@ -17,16 +17,17 @@ from nabla_eval.traces.schema import SCHEMA, Record, loads, problem_hash
 T = TypeVar("T")
 
 
-def read(path: str | Path) -> list[Record]:
+def read(path: str | Path, *, growing: bool = False) -> list[Record]:
     """Records of a trace file, or of every `trace-rank*.jsonl` of a folder, in file order.
 
-    A torn last line, which a killed run leaves behind, is dropped with a warning. Raises
-    `DataError` for a missing file, a damaged line before the last one, or another schema.
+    A torn last line, which a killed run leaves behind, is dropped with a warning; without one
+    where files are `growing`, written by other processes at the moment. Raises `DataError` for a
+    missing file, a damaged line before the last one, or another schema.
     """
     records: list[Record] = []
     for file in _files(Path(path)):
         found, end = intact(file)
-        if end < file.stat().st_size:
+        if not growing and end < file.stat().st_size:
             warnings.warn(
                 f"{file}: the last line is torn and was dropped; its problem counts as not done.",
                 stacklevel=2,
@@ -35,15 +36,17 @@ def read(path: str | Path) -> list[Record]:
     return records
 
 
-def done(path: str | Path) -> dict[str, Record]:
+def done(path: str | Path, *, growing: bool = False) -> dict[str, Record]:
     """Finished problems of a trace by id (the last record of each); empty where there is no trace.
+
+    `growing` as in `read`: ranks of one run look for what earlier runs have left in all shards.
 
     Before an item is taken from here, `same_work` must agree that it is the same item.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not _shards(path)):
         return {}
-    return {record["id"]: record for record in read(path)}
+    return {record["id"]: record for record in read(path, growing=growing)}
 
 
 def same_work(

@@ -196,16 +196,3 @@ def test_use_cache_answers_again_and_refuses_what_it_cannot_hold(
     )
     with pytest.raises(ConfigError, match="--use_cache"):
         evaluate(lm(**QUICK), "twice", tmp_path, use_cache=str(tmp_path / "other"))
-
-
-def test_a_rank_without_candidates_does_not_break_the_gathering(
-    lm: Callable[..., NablaLM],
-) -> None:
-    from nabla_eval.harness.lm import _with_all_metrics
-
-    key = ("rejection_rate", "none")
-    ranks = [{"t": {("a", "none"): [1], key: [0.5]}}, {"t": {("a", "none"): [2]}}]
-    assert _with_all_metrics(ranks)[1] == {"t": {("a", "none"): [2], key: []}}
-    samples = [{"t": [{"doc_id": 0}]}, {"t": []}]
-    assert _with_all_metrics(samples) == [{"t": [{"doc_id": 0}]}, {"t": []}]
-    assert lm(method="greedy").gather_object({"t": {}}) == [{"t": {}}]

@@ -1,0 +1,104 @@
+"""Data parallel: one process's place among those that were launched together (DESIGN 4).
+
+Documents are dealt out by lm-eval itself, which asks the model for `rank` and `world_size`, and
+gathers through `all_gather`, `gather_object` and `barrier`. Every draw is keyed by its document, so
+which rank answers a document does not matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import parse_flag_from_env
+from lm_eval.models.huggingface import HFLM
+
+from nabla_eval.traces import TraceWriter, trace_path
+
+LOGGER = logging.getLogger("nabla_eval")
+_PATIENT = InitProcessGroupKwargs(timeout=timedelta(weeks=52))  # as HFLM: ranks wait for each other
+
+
+class RankedLM(HFLM):
+    """`HFLM` that shares its work between processes wherever several were launched.
+
+    HFLM 0.4.13 takes its rank only where one machine has several GPUs, and counts it within the
+    machine. `join` takes it from accelerate in every case: processes on CPU (gloo), one GPU on each
+    of several machines, several on each (nccl). Tensors that lm-eval gathers are on `device`, which
+    HFLM sets to the rank's own.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if _world() > 1 and on_cpu() and not options.get("tp_plan"):
+            # accelerate forms groups without GPUs only where it is told to, and the first to ask
+            # decides for all who ask later, as HFLM does.
+            Accelerator(cpu=True, kwargs_handlers=[_PATIENT])
+        super().__init__(*args, **options)
+
+    def join(self, trace_dir: Path | None) -> None:
+        """Take this process's rank, and wait for the other ranks.
+
+        Afterwards the ranks' shards in `trace_dir` end in whole lines and only grow, so that ranks
+        may read each other's while they are written.
+        """
+        if not hasattr(self, "accelerator"):  # HFLM makes one, but not around a loaded model
+            if _world() <= 1:
+                _warn_of_one_process()
+                return
+            self.accelerator = Accelerator(kwargs_handlers=[_PATIENT])
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        if trace_dir is not None:
+            with TraceWriter(trace_path(trace_dir, self.rank)):
+                pass
+        self.barrier()
+
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """As lm-eval's; a metric that a rank lacks (no candidate there) is an empty list there."""
+        gathered = super().gather_object(obj, dst)
+        return gathered if gathered is None else _with_all_metrics(gathered)
+
+
+def on_cpu() -> bool:
+    """Whether models run on the CPU: `accelerate launch --cpu` asked for it, or there is no GPU."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return True
+    return not getattr(torch, "accelerator", torch.cuda).is_available()
+
+
+def _world() -> int:
+    """Processes that torchrun or `accelerate launch` started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _warn_of_one_process() -> None:
+    """`accelerate launch --cpu` announces several processes and, without mpirun, starts one."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ:
+        LOGGER.warning(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless "
+            "it is given an --mpirun_hostfile. For two: torchrun --nproc-per-node 2 -m lm_eval ..."
+        )
+
+
+def _with_all_metrics(gathered: list[Any]) -> list[Any]:
+    """Ranks' metrics, {task: {(metric, filter): values}}, with the same metrics on every rank.
+
+    lm-eval's table shows the metrics that rank 0 has; one that it lacks is warned about.
+    """
+    for task in {name for rank in gathered if isinstance(rank, dict) for name in rank}:
+        parts = [rank[task] for rank in gathered if isinstance(rank.get(task), dict)]
+        for metric in {name for part in parts for name in part}:
+            if metric not in parts[0]:
+                LOGGER.warning(
+                    "The table lacks %s of %s: lm-eval shows what rank 0 has, and the %d documents "
+                    "that have it went to other ranks. The traces hold it.",
+                    metric[0], task, sum(len(part.get(metric, ())) for part in parts),
+                )  # fmt: skip
+            for part in parts:
+                part.setdefault(metric, [])
+    return gathered
