@@ -10,8 +10,10 @@ import shutil
 import pytest
 from click.testing import CliRunner
 from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
+from shape_check import fits
 
 from nabla_eval.cli.main import main
+from nabla_eval.reporting.shapes import SHAPES
 
 REPORTS = ["accuracy", "rejection", "cost", "scaling", "ablation", "reward"]
 
@@ -75,6 +77,14 @@ def test_every_report_in_every_format(study, name, tmp_path):
     out = tmp_path / "page.md"
     assert run(name, study, "--format", "markdown", "--output", out).stdout == ""
     assert out.read_text() == page
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_json_is_as_documented(study, name):
+    stored = json.loads(run(name, study, "--json").stdout)
+    for table, shape in SHAPES[name].items():
+        assert all(fits(row, shape) for row in stored[table]), (table, stored[table][:1])
+        assert stored[table] or table in ("models",)
 
 
 def test_rejection_json_has_the_documented_shape(study):
