@@ -82,6 +82,14 @@ def read_folder(home: Path, metric: str | None = None) -> list[Part]:
     lm-eval's filters. Raises `DataError` for damaged files, and for samples and traces that are not
     of the same problems.
     """
+    facts = _facts(home)
+    if facts["status"] != "done":
+        warnings.warn(
+            f"{home} is left out: its run.json says {facts['status']!r}. Run the same command "
+            "again, it continues.",
+            stacklevel=2,
+        )
+        return []
     records = _by_task(read(home / "traces" if _in_traces(home) else _trace_folder(home)))
     samples = _samples(home)
     for task in sorted(records.keys() - samples.keys()):
@@ -95,7 +103,6 @@ def read_folder(home: Path, metric: str | None = None) -> list[Part]:
             f"{home}: {task} has samples but no traces, so it is left out. Run it with trace_dir=.",
             stacklevel=2,
         )
-    facts = _facts(home)
     tasks = sorted(records.keys() & samples.keys())
     return [_part(home, task, records[task], samples[task], facts, metric) for task in tasks]
 
@@ -149,8 +156,9 @@ def _facts(home: Path) -> dict[str, Any]:
     lm_eval = _json(results[-1]) if results else {}
     config = lm_eval.get("config") or {}
     nabla = config.get("nabla") or {}
-    seconds = run.get("seconds")
+    seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
     return {
+        "status": run.get("status", "done"),
         "seed": run.get("seed", nabla.get("seed")),
         "preset": run.get("preset", nabla.get("preset")),
         "seconds": math.nan if seconds is None else float(seconds),

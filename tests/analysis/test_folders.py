@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from run_folders import BEST_OF_N, MODELS, NABLA, candidate, record, sample, write_run
@@ -44,6 +45,19 @@ def test_run_json_knows_better_than_lm_evals_results(tmp_path):
     (run,) = load([folder])
     assert run.seeds == (7,) and run.preset == "paper" and run.seconds == 12.5
     assert run.name == "nabla paper n=8"
+
+
+def test_what_run_json_calls_unfinished_is_left_out(tmp_path):
+    nabla_run(tmp_path / "a")
+    nabla_run(tmp_path / "b", lr=0.1)
+    (tmp_path / "b" / "run.json").write_text(json.dumps({"schema": 1, "status": "failed"}))
+    with pytest.warns(UserWarning, match=r"b is left out: its run\.json says 'failed'"):
+        (run,) = load([tmp_path])
+    assert run.folders[0].name == "a"
+    content = {"schema": 1, "status": "done", "seconds": 9.0, "continued": 1}
+    (tmp_path / "a" / "run.json").write_text(json.dumps(content))
+    (run,) = load([tmp_path / "a"])
+    assert math.isnan(run.seconds)  # those of the last sitting only
 
 
 def test_seeds_of_one_configuration_are_repeats_of_the_same_problems(tmp_path):

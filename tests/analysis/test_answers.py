@@ -1,0 +1,161 @@
+"""pass@k by enumeration, majority votes, answers with rewards and their AUC."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from statistics import mean
+
+import numpy as np
+import pytest
+from run_folders import BEST_OF_N, record
+from scipy import stats
+
+from nabla_eval.analysis import calibration as module
+from nabla_eval.analysis.accuracy import majority, pass_at, pass_at_k
+from nabla_eval.analysis.answers import (
+    drafted_answers,
+    final_answers,
+    majority_accuracy,
+    scored,
+)
+from nabla_eval.analysis.calibration import auc, calibration, reliability
+from nabla_eval.analysis.runs import Run
+from nabla_eval.errors import DataError
+from nabla_eval.randomness import Key
+
+
+def repeated(texts, scores, **changes) -> Run:
+    """A run of one problem per list of texts."""
+    records = [
+        record(i, repeat, text=text, reward=float(repeat))
+        for i, group in enumerate(texts)
+        for repeat, text in enumerate(group)
+    ]
+    return Run("r", records, {f"toy/{i}": s for i, s in enumerate(scores)}, 1.0, **changes)
+
+
+@pytest.mark.parametrize("right", range(6))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(right):
+    answers = [1] * right + [0] * (5 - right)
+    for k in range(1, 6):
+        subsets = list(itertools.combinations(answers, k))
+        assert pass_at_k(right, 5, k) == pytest.approx(mean(map(max, subsets)))
+    with pytest.raises(DataError, match="needs 6 answers"):
+        pass_at_k(right, 5, 6)
+
+
+def test_pass_at_reads_single_scores_and_means():
+    single = {"a": [1.0, 0.0, 0.0, 0.0], "b": [0.0] * 4}
+    pooled = {"a": [0.25], "b": [0.0]}
+    for k in (1, 2, 4):
+        expected = (pass_at_k(1, 4, k) + 0) / 2
+        assert pass_at(single, 4, k).value == pytest.approx(expected)
+        assert pass_at(pooled, 4, k).value == pytest.approx(expected)
+    with pytest.raises(DataError, match="graded in parts"):
+        pass_at({"a": [0.3]}, 4, 2)
+
+
+def test_majority_breaks_ties_by_lot_and_ignores_missing_answers():
+    assert majority([("x", 1.0), ("x", 1.0), ("y", 0.0)]) == 1.0
+    assert majority([("x", 1.0), ("y", 0.0)]) == 0.5
+    assert majority([(None, 0.0), (None, 0.0), ("x", 1.0)]) == 1.0
+    assert majority([(None, 0.0)]) == 0.0 and math.isnan(majority([]))
+
+
+def test_maj_at_k_groups_equal_answers():
+    texts = [[r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{3}"], [r"\boxed{7}"] * 3]
+    run = repeated(texts, [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    found = majority_accuracy(run)
+    assert found is not None and found.value == 0.5
+    mixed = repeated(texts, [[2 / 3], [0.0]])
+    assert scored(mixed) is None and majority_accuracy(mixed) is None
+    reported = repeated(texts, [[2 / 3], [0.0]], metrics={"maj@3": {"toy/0": [1], "toy/1": [1]}})
+    assert majority_accuracy(reported).value == 1.0
+    assert majority_accuracy(repeated([["1"]], [[1.0]])) is None
+
+
+def test_answers_carry_reward_and_score():
+    run = repeated([["a", "b"], ["c", "d"]], [[1.0, 0.0], [1.0]])
+    assert final_answers(run) == [
+        ("toy/0", 0.0, True), ("toy/0", 1.0, False), ("toy/1", 0.0, True), ("toy/1", 1.0, True),
+    ]  # fmt: skip
+    drafts = record(0, method="best_of_n", config=BEST_OF_N, drafts=[0.5, None, 2.0], text="t")
+    asked = []
+
+    def grade(item, text):
+        asked.append(text)
+        return item["target"] == text
+
+    best = Run("b", [drafts], {"toy/0": [1.0]}, 1.0, docs={"toy/0": {"doc": {}, "target": "t2"}})
+    assert drafted_answers(best, grade) == [("toy/0", 0.5, False), ("toy/0", 2.0, True)]
+    assert asked == ["t", "t2"]
+
+
+def test_auc_is_the_share_of_pairs_with_ties_as_halves():
+    rewards = [1.0, 2.0, 2.0, 3.0, 0.0, 2.0]
+    right = [False, True, False, True, True, False]
+    statistic = stats.mannwhitneyu(
+        [r for r, ok in zip(rewards, right, strict=True) if ok],
+        [r for r, ok in zip(rewards, right, strict=True) if not ok],
+    ).statistic
+    assert auc(rewards, right) == pytest.approx(statistic / 9)
+    found = calibration((str(i), rewards[i], right[i]) for i in range(6))
+    assert found.pooled.value == pytest.approx(statistic / 9)
+    assert found.pairs == 0 and math.isnan(found.within.value)
+    assert math.isnan(auc([1.0], [True]))
+
+
+def test_a_reward_that_only_knows_the_question_has_one_half_within():
+    """Four answers to each of 80 questions; the reward is the question's easiness."""
+    draws = Key.root(2).uniforms(0, 80 * 5).reshape(80, 5)
+    answers = [
+        (str(i), float(row[0]), bool(row[j] < row[0])) for i, row in enumerate(draws)
+        for j in range(1, 5)
+    ]  # fmt: skip
+    found = calibration(answers)
+    assert found.within.value == 0.5 and found.pooled.low > 0.7
+
+
+def test_intervals_of_the_auc_cover_at_their_nominal_rate(monkeypatch):
+    """250 data sets of 60 questions x 4 answers; P(outside 0.95 ± 4 se) < 1e-4 if nominal.
+
+    Right answers' rewards are normal with mean 1, wrong ones' with mean 0, both shifted by the
+    question: both AUCs are known.
+    """
+    monkeypatch.setattr(module, "_RESAMPLES", 600)
+    trials, questions, answers, spread = 250, 60, 4, 0.5
+    size = trials * questions
+    key = Key.root(11)
+    normal = stats.norm.ppf((key / "noise").uniforms(0, size * answers))
+    noise = normal.reshape(trials, questions, answers)
+    shift = stats.norm.ppf((key / "shift").uniforms(0, size)).reshape(trials, questions, 1)
+    right = (key / "right").uniforms(0, size * answers).reshape(noise.shape) < 0.5
+    rewards = noise + right + spread * shift
+    truth = {
+        "pooled": stats.norm.cdf(1 / math.sqrt(2 + 2 * spread**2)),
+        "within": stats.norm.cdf(1 / math.sqrt(2)),
+    }
+    hits = dict.fromkeys(truth, 0)
+    for r, ok in zip(rewards, right, strict=True):
+        rows = [
+            (f"{i:02}", float(r[i, j]), bool(ok[i, j]))
+            for i in range(questions) for j in range(answers)
+        ]  # fmt: skip
+        found = calibration(rows)
+        for name, value in truth.items():
+            estimate = getattr(found, name)
+            hits[name] += estimate.low <= value <= estimate.high
+    # A pooled pair is of one question with probability 1/60 only: its effect is below noise.
+    for name in truth:
+        slack = 4 * math.sqrt(0.95 * 0.05 / trials)
+        assert abs(hits[name] / trials - 0.95) <= slack, (name, hits[name])
+
+
+def test_reliability_counts_every_answer_once():
+    rewards = np.round(Key.root(3).uniforms(0, 100), 2)
+    answers = [(str(i % 25), float(r), bool(r > 0.5)) for i, r in enumerate(rewards)]
+    bins = reliability(answers, bins=4)
+    assert sum(found.answers for found in bins) == 100
+    assert bins[0].right.value == 0 and bins[-1].right.value == 1
+    assert reliability([]) == [] and reliability([("a", 1.0, True)])[0].answers == 1

@@ -1,0 +1,96 @@
+"""Candidates by feature, gains, shares of saved work and of failed answers, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from run_folders import NABLA, candidate, record
+
+from nabla_eval.analysis.candidates import acceptance, bin_edges, gain
+from nabla_eval.analysis.runs import Run
+from nabla_eval.analysis.shares import acceleration, failures
+
+
+def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
+    records = [
+        record(i, candidates=[
+            candidate("accepted" if (i + j) % 3 == 0 else "tie", entropy=0.1 * ((7 * i + j) % 10))
+            for j in range(i % 4)
+        ])
+        for i in range(30)
+    ]  # fmt: skip
+    edges = bin_edges([records], "entropy", bins=4)
+    bins = acceptance(records, "entropy", edges)
+    everyone = [c for r in records for c in r["candidates"]]
+    assert sum(found.candidates for found in bins) == len(everyone)
+    for i, found in enumerate(bins):
+        last = i == len(bins) - 1
+        inside = [
+            c for c in everyone
+            if found.low <= c["entropy"] and (c["entropy"] < found.high or last)
+        ]  # fmt: skip
+        accepted = sum(c["verdict"] == "accepted" for c in inside)
+        assert (found.candidates, found.accepted) == (len(inside), accepted)
+        assert found.acceptance.value == pytest.approx(accepted / len(inside))
+
+
+def test_bins_of_nothing_and_of_one_value():
+    assert bin_edges([[record(0)]], "entropy") == []
+    assert acceptance([record(0)], "entropy", []) == []
+    same = [record(i, candidates=[candidate("rejected", norm=None)]) for i in range(3)]
+    assert bin_edges([same], "gradient_norm") == []  # no gradient was taken
+    (only,) = acceptance(same, "position", bin_edges([same], "position"))
+    assert (only.candidates, only.accepted) == (3, 0) and only.acceptance.high > 0
+
+
+def test_gain_by_hand():
+    records = [
+        record(0, candidates=[candidate("accepted", new=3.0), candidate("rejected", new=-1.0)],
+               drafts=(0.0,), reward=3.0),
+        record(1, candidates=[candidate("tie")], drafts=(1.0,), reward=1.0),
+        record(2, drafts=(None,), reward=None),
+    ]  # fmt: skip
+    found = gain(records)
+    assert found.candidates == 3 and sorted(found.gains) == [-1.0, 0.0, 3.0]
+    assert found.mean.value == pytest.approx((1.0 + 0.0) / 2)  # means of problem means
+    assert found.accepted.value == 3.0 and found.positive.value == pytest.approx(0.25)
+    assert found.final.value == pytest.approx(1.5) and found.final.clusters == 2
+
+
+def test_acceleration_by_hand():
+    ledger = record(0)["ledger"] | {
+        "refinements": 4, "gradient_passes": 8, "generated_tokens": 30, "model_calls": 100,
+        "speculative_tokens": 6, "speculative_scorings": 2, "speculative_passes": 3,
+    }  # fmt: skip
+    first = candidate("rejected", position=1)
+    second = candidate("accepted", position=2)
+    second["tokens"] = [1] * 10
+    third = candidate("rejected", position=3)
+    ours = record(0, candidates=[first, second, third], ledger=ledger)
+    ours["outcome"]["positions"], ours["outcome"]["visited"] = 20, 4
+    found = acceleration([ours])
+    assert found.cached.value == pytest.approx(1 - 8 / (4 * 20))
+    tails = (4 - 1) + (4 - 2) + (10 - 3)  # of the response that stood at each judgement
+    assert found.reused.value == pytest.approx(tails / (tails + 30))
+    assert found.skipped.value == pytest.approx(16 / 20)
+    assert found.speculative.value == pytest.approx((6 + 2 + 12) / 100)
+
+
+def test_a_run_that_refines_nothing_saves_nothing():
+    twin = [record(i, config={**NABLA, "steps": 0}, candidates=[candidate()]) for i in range(2)]
+    assert math.isnan(acceleration(twin).cached.value)
+    plain = record(0, method="greedy", config={})
+    plain["outcome"]["positions"] = 0
+    found = acceleration([plain])
+    assert math.isnan(found.reused.value) and math.isnan(found.skipped.value)
+
+
+def test_failures_come_from_the_trace_and_from_the_task():
+    records = [record(i, repeat) for i in range(4) for repeat in range(2)]
+    records[0]["outcome"]["stop"] = "length"
+    scores = {f"toy/{i}": [1.0] for i in range(4)}
+    metrics = {"no_answer": {f"toy/{i}": [float(i == 0)] for i in range(4)}}
+    found = failures(Run("r", records, scores, 1.0, metrics=metrics))
+    assert found.answers == 8 and found.truncated.value == 1 / 8
+    assert found.reported.keys() == {"no_answer"} and found.reported["no_answer"].value == 0.25

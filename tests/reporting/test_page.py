@@ -1,0 +1,86 @@
+"""The page: hostile text is inert in every format, and cells are the same everywhere."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from html.parser import HTMLParser
+
+from run_folders import NABLA, candidate, record, write_run
+
+from nabla_eval.analysis.study import load_pair
+from nabla_eval.reporting.everything import Page, page_html, page_markdown
+from nabla_eval.reporting.report import report_csv, report_markdown
+from nabla_eval.reporting.sections.compare import compare_report
+from nabla_eval.reporting.tables import to_markdown
+from nabla_eval.reporting.text import markdown, printable
+
+HOSTILE = "\x1b[31m</td><script>alert(1)</script><img src=x onerror=y>{{7*7}}\u202e|`"
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and cells of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.names: set[str] = set()
+        self.cells: list[str] = []
+        self._open = False
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.names |= {name for name, _ in attrs}
+        if tag == "td":
+            self._open = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self._open = self._open and tag != "td"
+
+    def handle_data(self, data):
+        if self._open:
+            self.cells[-1] += data
+
+
+def hostile_report(tmp_path):
+    for name, text, right, lr in (("a", HOSTILE, 1.0, 0.1), ("b", "=1+1", 0.0, 0.01)):
+        records = [
+            record(i, text=text, config={**NABLA, "lr": lr}, candidates=[candidate("rejected")],
+                   prompt=HOSTILE)
+            for i in range(3)
+        ]  # fmt: skip
+        write_run(tmp_path / name, records, [right] * 3)
+    return compare_report(*load_pair(tmp_path / "a", tmp_path / "b"))
+
+
+def test_model_text_is_inert_and_cells_are_the_same_in_every_format(tmp_path):
+    report = hostile_report(tmp_path)
+    page = Page("T <b>", "cmd", [report], ["<i>w"], {"k": "<u>"})
+    text = page_html(page, {})
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.tags & {"script", "img", "b", "i", "u", "link", "iframe"}
+    assert not any(name.startswith("on") for name in reader.names)
+    assert "\x1b" not in text and "\u202e" not in text and "{{7*7}}" in html.unescape(text)
+    expected = [printable(cell) for table in report.tables for row in table.cells() for cell in row]
+    assert reader.cells == expected  # the cells of terminal and Markdown, in the same order
+    section = report_markdown(report)
+    assert "<script" not in section and "\x1b" not in section
+    for table in report.tables:
+        for row in table.cells():
+            assert " | ".join(map(markdown, row)) in to_markdown(table)
+    assert section in page_markdown(page)
+
+
+def test_csv_keeps_formulas_as_text(tmp_path):
+    rows = list(csv.DictReader(io.StringIO(report_csv(hostile_report(tmp_path))["apart"])))
+    assert rows[0]["answer_b"] == "'=1+1" and rows[0]["answer_a"] == HOSTILE
+
+
+def test_the_page_asks_for_nothing(tmp_path):
+    text = page_html(Page("t", "c", [hostile_report(tmp_path)]), {})
+    assert "default-src 'none'" in text and "<html lang=" in text
+    assert not re.search(r"(src|href)=\"(?!#|data:)", text)
