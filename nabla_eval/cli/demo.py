@@ -155,6 +155,7 @@ class _Study:
         from nabla_eval.analysis.accuracy import scores_of
         from nabla_eval.analysis.runs import Run
         from nabla_eval.harness.lm import NablaLM
+        from nabla_eval.harness.lmeval import repeating_nothing
         from nabla_eval.traces import read
 
         folder = self.output / row.folder
@@ -170,9 +171,10 @@ class _Study:
         lm.progress = progress
         clock = _Timed(lm.generate_until)
         lm.generate_until = clock  # type: ignore[method-assign]
-        results = simple_evaluate(
-            model=lm, tasks=[self.task], limit=self.limit, task_manager=self.manager
-        )
+        with repeating_nothing():
+            results = simple_evaluate(
+                model=lm, tasks=[self.task], limit=self.limit, task_manager=self.manager
+            )
         samples = results.pop("samples")[TASK]
         _save(folder, results, samples)
         return Run(row.name, read(folder), scores_of(TASK, samples), clock.seconds)

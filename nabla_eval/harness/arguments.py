@@ -44,6 +44,14 @@ OWN_NAMES = frozenset({
     "max_batch_tokens",
 })  # fmt: skip
 COMMON_NAMES = OWN_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
+# No answer depends on these, or they stand in `run.json` under a name of their own.
+NEUTRAL = frozenset({
+    "method", "preset", "seed", "trace_dir", "batch_size", "max_batch_size", "max_batch_tokens",
+    "device", "device_map", "reward_device", "reward_device_map", "parallelize", "max_memory",
+    "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "offload_buffers",
+    "offload_state_dict", "low_cpu_mem_usage", "cache_dir", "local_files_only", "force_download",
+    "proxies", "token", "logits_cache",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,12 @@ _STILL_USED = frozenset({
     "think_end_token", "enable_thinking", "chat_template_args", "logits_cache", "softmax_dtype",
     "mixed_precision_dtype", "truncation", "backend",
 })  # fmt: skip
+
+
+def loading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of flat model arguments that says which models to load, and how."""
+    names = HFLM_NAMES | PASSED_ON | REWARD_NAMES | {"pretrained", "reward", "allow_pickle"}
+    return {name: options[name] for name in options if name in names - _STILL_USED}
 
 
 def _refuse_loading(arguments: Arguments) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,6 +63,7 @@ class NablaLM(RankedLM):
         self._adopted = pair is not None
         self._conversations: dict[str, Messages] = {}
         self._warned = False
+        self.seconds = 0.0  # spent in generate_until
         if pair is None:
             self.pair = self._load()
         else:
@@ -174,6 +176,7 @@ class NablaLM(RankedLM):
         todo = draws(requests)
         self._refuse_cached_repeats(todo)
         seed = self.seed
+        began = time.perf_counter()
         work = [self._problem(draw, seed) for draw in todo]
         run = Run(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
@@ -193,6 +196,7 @@ class NablaLM(RankedLM):
                     self.progress(count, len(todo))
 
             responses = run(work, finished)
+        self.seconds += time.perf_counter() - began
         ordered = {
             place: response
             for draw, response in zip(todo, responses, strict=True)
@@ -265,4 +269,5 @@ class NablaLM(RankedLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's results say about the model: hf's facts, the method, the models."""
-        return {**super().get_model_info(), "nabla": {**self._info(), "models": self.models}}
+        nabla = {**self._info(), "models": self.models, "seconds": self.seconds}
+        return {**super().get_model_info(), "nabla": nabla}

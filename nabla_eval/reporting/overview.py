@@ -1,0 +1,178 @@
+"""A run folder in one line per task: how right, at what cost. For the end of `run` and `sweep`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.analysis.accuracy import Scores, accuracy
+from nabla_eval.errors import DataError
+from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.reporting.text import MISSING, number, percent
+from nabla_eval.traces import Record, read
+
+PREFERRED = ("exact_match", "acc")  # shown in per cent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run folder holds about one task, as far as an overview needs it."""
+
+    task: str
+    metric: str
+    scores: Scores  # by document
+    responses: int
+    model_calls: float  # of all responses
+    candidates: int
+    rejected: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """What one configuration came to on one task; NaN and None where there is nothing to say."""
+
+    run: str
+    task: str
+    runs: int  # run folders (seeds) it is over
+    problems: int
+    metric: str
+    value: float
+    se: float  # clustered by problem
+    model_calls: float  # mean per response
+    candidates: int
+    rejected: int
+    seconds: float | None  # of generating, all folders together
+
+    @property
+    def rejection_rate(self) -> float | None:
+        """Rejected (ties included) of all judged candidates."""
+        return self.rejected / self.candidates if self.candidates else None
+
+
+def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
+    """Read a finished run folder: one entry per task.
+
+    Raises `DataError` for files that are missing or damaged.
+    """
+    folder = Path(folder)
+    results = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
+    if not results:
+        raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
+    date = results[-1].stem.removeprefix("results_")  # its samples have it too
+    records: dict[str, list[Record]] = defaultdict(list)
+    for record in read(folder):
+        records[record["id"].split("/")[0]].append(record)
+    return [
+        _measured(
+            task, part, _samples(results[-1].parent / f"samples_{task}_{date}.jsonl"), seconds
+        )
+        for task, part in sorted(records.items())
+    ]
+
+
+def _measured(
+    task: str,
+    records: Sequence[Record],
+    samples: Sequence[Mapping[str, Any]],
+    seconds: float | None,
+) -> Measured:
+    metric = _primary(samples[0])
+    scores = {
+        str(sample["doc_id"]): [float(sample[metric])]
+        for sample in samples
+        if metric in sample and sample["filter"] == samples[0]["filter"]
+    }
+    verdicts = [candidate["verdict"] for r in records for candidate in r["candidates"]]
+    return Measured(
+        task=task,
+        metric=metric,
+        scores=scores,
+        responses=len(records),
+        model_calls=sum(record["ledger"]["model_calls"] for record in records),
+        candidates=len(verdicts),
+        rejected=sum(verdict != "accepted" for verdict in verdicts),
+        seconds=seconds,
+    )
+
+
+def _primary(sample: Mapping[str, Any]) -> str:
+    """The metric that says how right a sample is: in doubt the first that lm-eval lists."""
+    metrics = list(sample["metrics"])
+    return next((name for name in PREFERRED if name in metrics), metrics[0] if metrics else "none")
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        samples = [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Run again.") from error
+    if not samples:
+        raise DataError(f"{path} is empty. Run again.")
+    return samples
+
+
+def combine(name: str, parts: Sequence[Measured]) -> OverviewRow:
+    """The row of runs of one configuration on one task that differ in their seed only."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for part in parts:
+        for document, runs in part.scores.items():
+            scores[document] += runs
+    estimate = accuracy(scores)
+    seconds = [part.seconds for part in parts if part.seconds is not None]
+    return OverviewRow(
+        run=name,
+        task=parts[0].task,
+        runs=len(parts),
+        problems=len(scores),
+        metric=parts[0].metric,
+        value=estimate.value,
+        se=estimate.se,
+        model_calls=sum(p.model_calls for p in parts) / sum(p.responses for p in parts),
+        candidates=sum(part.candidates for part in parts),
+        rejected=sum(part.rejected for part in parts),
+        seconds=sum(seconds) if len(seconds) == len(parts) else None,
+    )
+
+
+def overview_table(rows: Iterable[OverviewRow], title: str = "Results") -> Table[OverviewRow]:
+    """The rows as a table; the task is named where there are several."""
+    rows = list(rows)
+    shares = all(row.metric in PREFERRED for row in rows)
+    columns = [
+        Column[OverviewRow]("Run", lambda row: row.run, "left"),
+        Column[OverviewRow]("Task", lambda row: row.task, "left"),
+        Column[OverviewRow]("Problems", _problems),
+        Column[OverviewRow]("Accuracy ± se" if shares else "Score ± se", score_text),
+        Column[OverviewRow]("Calls", lambda row: number(row.model_calls)),
+        Column[OverviewRow]("Rejected", lambda row: percent(row.rejection_rate)),
+        Column[OverviewRow](
+            "Seconds", lambda row: MISSING if row.seconds is None else number(row.seconds)
+        ),
+    ]
+    if len({row.task for row in rows}) < 2:
+        del columns[1]
+    notes = [
+        "Calls: model calls per response, mean (a token or a scoring is one, a gradient pass "
+        "four). Rejected: of all judged candidates. Seconds: of generating."
+    ]
+    return Table("overview", title, columns, rows, notes)
+
+
+def _problems(row: OverviewRow) -> str:
+    return f"{row.problems:,}" if row.runs == 1 else f"{row.problems:,} × {row.runs}"
+
+
+def score_text(row: OverviewRow) -> str:
+    """Value ± standard error, in per cent where it is a share."""
+    if math.isnan(row.value):
+        return MISSING
+    if row.metric in PREFERRED:
+        return f"{number(100 * row.value)} ± {percent(row.se)}"
+    return f"{row.metric} {number(row.value, 3)} ± {number(row.se, 3)}"

@@ -1,0 +1,154 @@
+"""`nabla-eval run` from nothing to a run folder, and again, and after it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_task import SIZE, TASK
+
+from nabla_eval.cli.main import main
+from nabla_eval.cli.run import STOPPED
+from nabla_eval.harness.command import Command
+from nabla_eval.traces import read
+from nabla_eval.traces.manifest import read_manifest, write_manifest
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+OPTIONS = ("--n", "3", "--set", "steps=2", "--task", TASK, "--device", "cpu", "--seed", "5")
+
+
+def run(folder: Path, tasks: Path, *more: str) -> Result:
+    arguments = ["run", *OPTIONS, "--output", str(folder), *more, "--include_path", str(tasks)]
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    result = run(folder, tiny_folder)
+    assert result.exit_code == 0, result.output
+    return folder, result
+
+
+def answers(folder: Path) -> dict[str, Any]:
+    return {record["id"]: record["outcome"] for record in read(folder)}
+
+
+def test_the_folder_holds_all_there_is_to_know(finished: tuple[Path, Result]) -> None:
+    folder, _ = finished
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert (manifest["status"], manifest["method"], manifest["seed"]) == ("done", "nabla", 5)
+    assert manifest["command"].startswith("nabla-eval run --n 3 --set steps=2 --task tiny")
+    assert (manifest["config"]["steps"], manifest["name"]) == (2, "tiny")
+    assert manifest["seconds"] is not None and manifest["wall_seconds"] is not None
+    assert 0 < manifest["seconds"] < manifest["wall_seconds"]
+    records = read(folder)
+    assert len(records) == SIZE
+    assert {record["config_hash"] for record in records} == {manifest["config_hash"]}
+    assert records[0]["models"] == manifest["models"]
+    (samples,) = folder.glob(f"samples_{TASK}_*.jsonl")
+    assert len(samples.read_text().splitlines()) == SIZE
+    (results,) = folder.glob("results_*.json")
+    assert json.loads(results.read_text())["results"][TASK]["sample_len"] == SIZE
+
+
+def test_the_closing_summary_is_lm_evals_accuracy_and_the_traces_cost(
+    finished: tuple[Path, Result],
+) -> None:
+    folder, result = finished
+    (results,) = folder.glob("results_*.json")
+    metrics = json.loads(results.read_text())["results"][TASK]
+    records = read(folder)
+    (line,) = [line for line in result.output.splitlines() if line.split()[:1] == ["tiny"]]
+    assert f"{100 * metrics['exact_match,none']:.1f} ± " in line
+    assert f"{100 * metrics['exact_match_stderr,none']:.1f} %" in line
+    assert f"{metrics['model_calls,none']:.1f}" in line
+    verdicts = [c["verdict"] for record in records for c in record["candidates"]]
+    assert f"{100 * (1 - verdicts.count('accepted') / len(verdicts)):.1f} %" in line
+    assert str(folder) in result.output
+
+
+def test_the_same_command_again_runs_nothing(
+    finished: tuple[Path, Result], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, first = finished
+    monkeypatch.setattr(Command, "execute", lambda *_: pytest.fail("it ran"))
+    again = run(folder, tiny_folder, "--batch-size", "2")
+    assert again.exit_code == 0 and "Already done" in again.stderr
+    assert again.stdout.strip() and again.stdout.strip() in first.stdout
+
+
+def test_another_run_is_refused_with_the_difference(
+    finished: tuple[Path, Result], tiny_folder: Path
+) -> None:
+    folder, _ = finished
+    other = run(folder, tiny_folder, "--n", "2")
+    assert other.exit_code == 1
+    assert "holds another run (n: 3 there, 2 here)" in other.stderr
+
+
+def test_a_stopped_run_is_continued_to_the_same_answers(
+    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    stopped = tmp_path / "tiny"
+    write_manifest(stopped, {**manifest, "status": "running", "seconds": None})
+    lines = (folder / "trace-rank0.jsonl").read_bytes().splitlines(keepends=True)
+    (stopped / "trace-rank0.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    with pytest.warns(UserWarning, match="torn"):
+        result = run(stopped, tiny_folder)
+    assert result.exit_code == 0, result.output
+    assert "Continuing" in result.stderr
+    assert answers(stopped) == answers(folder)
+    again = read_manifest(stopped)
+    assert again is not None and (again["status"], again["continued"]) == ("done", 1)
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Command, "execute", interrupted)
+    result = run(tmp_path / "new", tiny_folder)
+    assert result.exit_code == STOPPED and "same command continues" in result.stderr
+    manifest = read_manifest(tmp_path / "new")
+    assert manifest is not None and manifest["status"] == "running"
+
+
+def test_options_of_lm_eval_may_stand_anywhere(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Command] = []
+    monkeypatch.setattr(Command, "execute", lambda self, *_: seen.append(self) or 1 / 0)
+    arguments = ["run", "--num_fewshot", "2", "--n", "2", "--model_args", "lr=0.5", "top_p=0.9"]
+    CliRunner().invoke(main, [*arguments, "--limit", "4", "--output", str(tmp_path / "a")])
+    (command,) = seen
+    assert command.namespace.num_fewshot == 2 and command.namespace.limit == 4
+    assert command.model_args == {"lr": 0.5, "top_p": 0.9, "n": 2, "seed": 0}
+
+
+def test_the_default_folder_says_what_was_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders: list[Path] = []
+    monkeypatch.setattr(Command, "execute", lambda self, folder, _: folders.append(folder) or 1 / 0)
+    for n in ("2", "3"):
+        CliRunner().invoke(main, ["run", "--n", n])
+        CliRunner().invoke(main, ["run", "--n", n, "--device", "cpu"])
+    assert len(folders) == 4 and len(set(folders)) == 2
+    assert all(str(f).startswith("results/nabla-nabla_countdown-") for f in folders)
+
+
+@pytest.mark.parametrize("setting", ["steps", "=3"])
+def test_a_setting_without_a_value_is_refused(setting: str) -> None:
+    result = CliRunner().invoke(main, ["run", "--set", setting])
+    assert result.exit_code == 1 and "Try --set lr=0.1" in result.stderr

@@ -1,0 +1,175 @@
+"""`nabla-eval sweep`: every cell in a folder of its own, what is done kept, failures survived."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_task import SIZE, TASK
+
+from nabla_eval.cli.main import main
+from nabla_eval.cli.run import STOPPED
+from nabla_eval.harness.evaluation import Bench
+from nabla_eval.traces import read
+from nabla_eval.traces.manifest import read_manifest
+
+pytestmark = pytest.mark.usefixtures("no_environment")
+STUDY = f"""
+tasks: {TASK}
+seeds: [5, 6]
+device: cpu
+include_path: TASKS
+grid: {{n: [3]}}
+variants:
+  - {{name: nabla, steps: 2}}
+  - {{method: greedy}}
+  - {{name: broken, method: best_of_n, pretrained: /nowhere, reward: /nowhere}}
+"""
+FOLDERS = [
+    f"nabla_n3-{TASK}-s5", f"nabla_n3-{TASK}-s6", f"greedy-{TASK}-s5", f"broken_n3-{TASK}-s5",
+    f"broken_n3-{TASK}-s6",
+]  # fmt: skip
+
+
+def sweep(file: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["sweep", str(file), *options])
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    file = tmp_path_factory.mktemp("study") / "study.yaml"
+    file.write_text(STUDY.replace("TASKS", str(tiny_folder)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(study_file: Path) -> tuple[Path, Result]:
+    folder = study_file.parent / "out"
+    return folder, sweep(study_file, "--output", str(folder))
+
+
+def test_a_dry_run_lists_the_cells_and_touches_nothing(study_file: Path, tmp_path: Path) -> None:
+    result = sweep(study_file, "--dry-run", "--output", str(tmp_path / "none"))
+    assert result.exit_code == 0, result.output
+    listed = [line.split() for line in result.stdout.splitlines() if TASK in line]
+    assert listed == [["new", folder] for folder in FOLDERS]
+    assert "5 cells: 5 new" in result.stdout and not (tmp_path / "none").exists()
+
+
+def test_cells_that_fail_hold_up_no_other_and_are_listed(finished: tuple[Path, Result]) -> None:
+    folder, result = finished
+    assert result.exit_code == 1, result.output
+    states = {name: read_manifest(folder / name) for name in FOLDERS}
+    assert [m["status"] for m in states.values() if m] == ["done"] * 3 + ["failed"] * 2
+    for line in (f"[3/5] greedy  {TASK}  seed 5: ", "3 of 5 cells are done"):
+        assert line in result.stdout
+    assert result.stdout.count("/nowhere does not exist") == 4  # as they happen, and at the end
+    study = json.loads((folder / "study.json").read_text())
+    assert [cell["state"] for cell in study["cells"]] == ["done"] * 3 + ["failed"] * 2
+    assert study["source"]["grid"] == {"n": [3]} and study["versions"]["torch"]
+
+
+def test_each_cell_is_what_it_would_be_alone(
+    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    alone = tmp_path / "alone"
+    arguments = ["--method", "greedy", "--seed", "5", "--device", "cpu", "--task", TASK]
+    CliRunner().invoke(
+        main, ["run", *arguments, "--include_path", str(tiny_folder), "--output", str(alone)]
+    )
+    (one, other) = (read_manifest(path) for path in (alone, folder / FOLDERS[2]))
+    same = ("tasks", "method", "config", "config_hash", "seed", "model_args", "options", "models")
+    assert one is not None and other is not None
+    assert [one[name] for name in same] == [other[name] for name in same]  # type: ignore[literal-required]
+    assert plain(alone) == plain(folder / FOLDERS[2])
+
+
+def plain(folder: Path) -> list[dict[str, Any]]:
+    """Records without what depends on the clock."""
+    return [
+        {**record, "seconds": 0, "ledger": {**record["ledger"], "seconds": 0, "peak_memory": 0}}
+        for record in read(folder)
+    ]
+
+
+def test_the_closing_table_joins_the_seeds(finished: tuple[Path, Result]) -> None:
+    _, result = finished
+    table = result.stdout[result.stdout.index("Run ") :]
+    rows = {line.split()[0]: line for line in table.splitlines() if " ± " in line}
+    assert f"{SIZE} × 2" in rows["nabla"] and "×" not in rows["greedy"]
+
+
+def test_a_second_sitting_keeps_what_is_done(
+    finished: tuple[Path, Result], study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = finished
+    before = {name: (folder / name / "run.json").read_bytes() for name in FOLDERS[:3]}
+    ran: list[str] = []
+
+    def evaluate(_: Any, folder: Path, *__: Any) -> None:
+        ran.append(folder.name)
+        raise RuntimeError("[bold]still[/bold] broken")
+
+    monkeypatch.setattr(Bench, "evaluate", evaluate)
+    result = sweep(study_file, "--output", str(folder))
+    assert result.exit_code == 1 and ran == FOLDERS[3:]
+    assert result.stdout.count(": kept: ") == 3
+    assert "RuntimeError('[bold]still[/bold] broken') (see the log)" in result.stdout
+    assert "[bold]still" in (folder / "log.txt").read_text()
+    assert {name: (folder / name / "run.json").read_bytes() for name in before} == before
+    dry = sweep(study_file, "--output", str(folder), "--dry-run")
+    assert "5 cells: 3 done, 2 unfinished" in dry.stdout
+
+
+def test_changed_options_are_refused_and_replaced_on_demand(
+    finished: tuple[Path, Result],
+    study_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    changed = study_file.with_name("changed.yaml")
+    changed.write_text(study_file.read_text().replace("steps: 2", "steps: 1"))
+    monkeypatch.setattr(Bench, "evaluate", lambda *_: 1 / 0)
+    result = sweep(changed, "--output", str(folder))
+    assert "steps: 2 there, 1 here" in result.stdout and "--replace" in result.stdout
+    assert read_manifest(folder / FOLDERS[0])["status"] == "done"  # type: ignore[index]
+    sweep(changed, "--output", str(folder), "--replace")
+    replaced = read_manifest(folder / FOLDERS[0])
+    assert replaced is not None and replaced["config"]["steps"] == 1
+    assert not list((folder / FOLDERS[0]).glob("trace-rank*"))
+    assert list((folder / FOLDERS[2]).glob("trace-rank*"))  # greedy has not changed
+
+
+def test_ctrl_c_says_how_to_go_on(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "evaluate", interrupted)
+    result = sweep(study_file, "--output", str(tmp_path / "s"))
+    assert result.exit_code == STOPPED and "same command continues" in result.stderr
+    assert json.loads((tmp_path / "s" / "study.json").read_text())["cells"]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_answers(
+    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"tasks: {TASK}\nseeds: [5, 6]\ndevice: cpu\ninclude_path: {tiny_folder}\n"
+        "grid: {n: [3]}\nvariants: [{name: nabla, steps: 2}]\n"
+    )
+    result = sweep(file, "--output", str(tmp_path / "out"), "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    for name in FOLDERS[:2]:
+        assert plain(tmp_path / "out" / name) == plain(finished[0] / name)
+    assert (tmp_path / "out" / "log-1.txt").is_file()

@@ -1,0 +1,187 @@
+"""The file of a sweep: what it multiplies to, and what it is told where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness.study import Study, read_study
+
+
+def study(tmp_path: Path, text: str) -> Study:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    return read_study(file)
+
+
+def rows(found: Study) -> list[tuple[str, str, int, dict[str, Any]]]:
+    return [
+        (cell.name, cell.task, cell.seed, {k: v for k, v in cell.options.items() if k != "seed"})
+        for cell in found.cells
+    ]
+
+
+def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path: Path) -> None:
+    found = study(
+        tmp_path,
+        """
+        tasks: [a, b]
+        seeds: [0, 7]
+        grid: {n: [2, 4], lr: 0.1}
+        variants:
+          - {name: nabla, method: nabla}
+          - {name: twin, steps: 0, n: 3}
+        """,
+    )
+    assert len(found.cells) == 2 * 2 * 2 + 2 * 2
+    assert rows(found)[:3] == [
+        ("nabla n=2", "a", 0, {"n": 2, "lr": 0.1, "method": "nabla"}),
+        ("nabla n=2", "a", 7, {"n": 2, "lr": 0.1, "method": "nabla"}),
+        ("nabla n=2", "b", 0, {"n": 2, "lr": 0.1, "method": "nabla"}),
+    ]
+    assert rows(found)[-1] == ("twin", "b", 7, {"n": 3, "lr": 0.1, "steps": 0})
+    assert len({cell.folder for cell in found.cells}) == len(found.cells)
+    assert found.cells[0].folder == "nabla_n2-a-s0"
+    assert found.cells[0].arguments.config.n == 2 and found.cells[1].arguments.seed == 7
+
+
+def test_a_grid_alone_names_its_cells_by_method(tmp_path: Path) -> None:
+    found = study(tmp_path, "tasks: a\ngrid: {method: [nabla, best_of_n], n: [2, 4]}")
+    assert [cell.name for cell in found.cells] == [
+        "nabla n=2", "nabla n=4", "best_of_n n=2", "best_of_n n=4",
+    ]  # fmt: skip
+    assert {cell.seed for cell in found.cells} == {0}
+
+
+def test_what_a_method_does_not_have_is_left_out_of_the_grid_but_not_of_a_variant(
+    tmp_path: Path,
+) -> None:
+    found = study(
+        tmp_path,
+        "tasks: a\nseeds: [0, 1]\ngrid: {method: [greedy, best_of_n], n: [2, 4], steps: 3}",
+    )
+    assert rows(found) == [
+        ("greedy", "a", 0, {"method": "greedy"}),
+        ("best_of_n n=2", "a", 0, {"method": "best_of_n", "n": 2}),
+        ("best_of_n n=2", "a", 1, {"method": "best_of_n", "n": 2}),
+        ("best_of_n n=4", "a", 0, {"method": "best_of_n", "n": 4}),
+        ("best_of_n n=4", "a", 1, {"method": "best_of_n", "n": 4}),
+    ]
+    with pytest.raises(ConfigError, match="method=greedy has no option 'n'"):
+        study(tmp_path, "tasks: a\nvariants: [{method: greedy, n: 4}]")
+
+
+def test_null_takes_an_argument_out(tmp_path: Path) -> None:
+    found = study(
+        tmp_path,
+        "tasks: a\ngrid: {stop_reward: 2, n: 4}\nvariants: [{stop_reward: null}, {name: b, n: 2}]",
+    )
+    assert [row[3] for row in rows(found)] == [{"n": 4}, {"stop_reward": 2, "n": 2}]
+
+
+def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path: Path) -> None:
+    (cell,) = study(tmp_path, "tasks: a\ngrid: {lr: 1e-3, min_lr: 1e-4}").cells
+    assert cell.arguments.config.dto.lr == 0.001
+
+
+def test_settings_are_lm_evals(tmp_path: Path) -> None:
+    found = study(
+        tmp_path,
+        """
+        name: mine
+        tasks: a
+        limit: 8
+        batch_size: 64
+        device: cpu
+        num_fewshot: 2
+        gen_kwargs: {max_gen_toks: 12}
+        apply_chat_template: true
+        include_path: elsewhere
+        """,
+    )
+    settings = found.settings
+    assert (found.name, settings.limit, settings.batch_size) == ("mine", 8, 64)
+    assert settings.options == {
+        "num_fewshot": 2, "gen_kwargs": {"max_gen_toks": 12}, "apply_chat_template": True,
+    }  # fmt: skip
+    assert settings.folders[-1] == "elsewhere"
+    manifest = found.cells[0].manifest(settings, "c")
+    assert (manifest["limit"], manifest["tasks"], manifest["options"]) == (
+        8, ["a"], settings.options,
+    )  # fmt: skip
+
+
+def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path: Path) -> None:
+    small = study(tmp_path, "tasks: a\ngrid: {n: [2]}")
+    large = study(
+        tmp_path,
+        "tasks: [b, a]\nseeds: [3, 0]\ngrid: {n: [4, 2]}\nvariants: [{name: x}, {method: nabla}]",
+    )
+    assert {cell.folder for cell in small.cells} < {cell.folder for cell in large.cells}
+
+
+def test_long_and_odd_names_make_safe_folders(tmp_path: Path) -> None:
+    text = f"tasks: a\nvariants: [{{name: '../{'x' * 200}1'}}, {{name: '../{'x' * 200}2'}}]"
+    folders = [cell.folder for cell in study(tmp_path, text).cells]
+    assert len(set(folders)) == 2
+    assert all(len(folder) <= 100 and "/" not in folder for folder in folders)
+    assert not any(folder.startswith(".") for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: a\nsedes: 3", ["'sedes'", "seeds"]),
+        ("tasks: a\nsteps: 3", ["'steps'", "grid"]),
+        ("grid: {n: 2}", ["tasks", "Try"]),
+        ("tasks: a\nseeds: []", ["seeds", "Try"]),
+        ("tasks: a\nseeds: [1.5]", ["seeds", "1.5", "integer"]),
+        ("tasks: [1]", ["tasks", "name"]),
+        ("tasks: a\nlimit: many", ["limit", "'many'"]),
+        ("tasks: a\nlimit: 0", ["limit", "0"]),
+        ("tasks: a\nlimit: true", ["limit", "True"]),
+        ("tasks: a\nbatch_size: 0", ["batch_size", "0"]),
+        ("tasks: a\ngrid: [1]", ["grid", "[1]"]),
+        ("tasks: a\ngrid: {n: {x: 1}}", ["grid.n", "list of values"]),
+        ("tasks: a\ngrid: {n: []}", ["grid.n", "[]"]),
+        ("tasks: a\ngrid: {seed: 3}", ["seed=3", "seeds"]),
+        ("tasks: a\ngrid: {trace_dir: x}", ["trace_dir", "Leave it out"]),
+        ("tasks: a\ngrid: {n: 0}", ["nabla: n=0", "integer >= 1"]),
+        ("tasks: a\ngrid: {stepz: 3}", ["nabla", "'stepz'", "steps"]),
+        ("tasks: a\nvariants: {}", ["variants", "a list"]),
+        ("tasks: a\nvariants: [{name: 3}]", ["variants[0].name", "3"]),
+        ("tasks: a\nvariants: [{name: x}, {name: x, n: 2}]", ["two variants", "'x'"]),
+        ("tasks: a\nvariants: [{method: nable}]", ["nable", "Did you mean nabla"]),
+    ],
+)
+def test_mistakes_are_named_with_file_key_value_and_what_to_try(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        study(tmp_path, text)
+    assert all(word in str(caught.value) for word in ["study.yaml", *words]), caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: [", "not readable YAML"),
+        ("tasks: a\ntasks: b", "line 2: the key 'tasks' is there twice"),
+        ("tasks: !!python/object/apply:os.system ['exit 1']", "not readable YAML"),
+        ("- a", "holds list"),
+        ("", "holds NoneType"),
+    ],
+)
+def test_what_is_no_study_is_refused_and_nothing_is_run(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        study(tmp_path, text)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no file"):
+        read_study(tmp_path / "none.yaml")

@@ -1,0 +1,72 @@
+"""`run.json` survives a round trip, and says what keeps two runs apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nabla_eval.errors import DataError
+from nabla_eval.traces.manifest import (
+    FILE,
+    Manifest,
+    differences,
+    read_manifest,
+    write_manifest,
+)
+
+
+def manifest(**changes: Any) -> Manifest:
+    base: dict[str, Any] = {
+        "schema": 1, "name": "run", "command": "nabla-eval run", "status": "running",
+        "tasks": ["t"], "limit": 8, "method": "nabla", "preset": None, "config": {"n": 4},
+        "config_hash": "ab", "seed": 0, "model_args": {}, "options": {}, "models": {},
+        "versions": {"torch": "2"}, "device": None, "batch_size": 32, "started": "2026-01-01",
+        "seconds": None, "wall_seconds": None, "continued": 0, "error": None,
+    }  # fmt: skip
+    return {**base, **changes}  # type: ignore[typeddict-item,return-value]
+
+
+def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    write_manifest(tmp_path / "new", manifest(seconds=1.5))
+    assert read_manifest(tmp_path / "new") == manifest(seconds=1.5)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "has schema 'list'"),
+        (json.dumps({**manifest(), "schema": 2}), "has schema 2"),
+        (json.dumps({"schema": 1}), "lacks batch_size, command"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Choose another --output"):
+        write_manifest(tmp_path / "file" / "run", manifest())
+
+
+def test_differences_name_what_answers_depend_on_and_nothing_else() -> None:
+    other = manifest(
+        config={"n": 8, "lr": 0.1}, limit=None, seed=1, model_args={"pretrained": "a/b"},
+        name="x", command="y", device="cuda", batch_size=1, versions={}, status="done",
+    )  # fmt: skip
+    assert differences(manifest(), other) == [
+        "limit: 8 there, null here",
+        "lr: not set there, 0.1 here",
+        "n: 4 there, 8 here",
+        'pretrained: not set there, "a/b" here',
+        "seed: 0 there, 1 here",
+    ]
+    assert differences(manifest(limit=8.0), manifest()) == []
