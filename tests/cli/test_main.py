@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import click
@@ -75,16 +75,15 @@ print("LOADED", *sorted(unwanted & sys.modules.keys()))
 
 
 def test_the_list_appears_at_once() -> None:
-    """Under 0.3 s; the best of up to ten, since a busy machine only ever adds to it."""
+    """Under 0.3 s of processor time, so that other work on the machine does not count."""
+    command = [sys.executable, "-m", "nabla_eval.cli.main", "--help"]
     best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "nabla_eval.cli.main", "--help"], capture_output=True, check=True
-        )
-        best = min(best, time.perf_counter() - start)
-        if best < 0.3:
-            break
+    for _ in range(3):  # the first one may have to compile
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        best = min(best, spent)
     assert best < 0.3
 
 
