@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "traces": WORDS,
     "analysis": WORDS | {"traces", "grading"},
     "reporting": WORDS | {"traces", "grading", "analysis"},
-    "training": ENGINE | {"engine", "grading", "embedded"},
+    "training": BASE | {"models", "grading", "embedded"},
     "testing": ENGINE | {"engine", "methods"},
     "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded"},
     "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},

@@ -1,0 +1,285 @@
+"""`nabla-eval train`: the training-based rows of the comparison, SFT and GRPO."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nabla_eval.cli.quiet import quiet
+from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nabla_eval.training.data import DataFacts
+    from nabla_eval.training.folder import Record
+    from nabla_eval.training.run import Backend
+    from nabla_eval.training.trainers import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What the screen shows of each method's figures: TRL's name, ours, decimals.
+SHOWN = {"sft": ("loss", "loss", 3), "grpo": ("reward", "share right", 3)}
+
+
+@click.group()
+def train() -> None:
+    """Train a policy: supervised (SFT) or on graded answers (GRPO), with TRL.
+
+    The output is a checkpoint for --model_args pretrained=OUTPUT,method=greedy.
+
+    Example: nabla-eval train grpo --size 2000 --output results/grpo
+    """
+
+
+def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
+    if "default" in settings or settings.get("multiple") or settings.get("required"):
+        settings.setdefault("show_default", "default" in settings)
+    return click.option(name, help=help, **settings)
+
+
+WHAT = (
+    _option("--policy", "Hub id or folder.  [default: the embedded policy]"),
+    _option(
+        "--data",
+        "JSON Lines file with problem and solution or answer; hub id; open-thoughts-10k, "
+        "open-thoughts-10k-solutions, numinamath-35k; countdown, countdown4.",
+        default="countdown",
+    ),
+    _option("--size", "Problems to train on, chosen by the seed.", type=click.IntRange(min=1)),
+    _option("--data-split", "Split of a hub data set.", default="train"),
+    _option(
+        "--exclude",
+        "File or hub id of problems that are evaluated, and not trained on. Repeatable.",
+        multiple=True,
+    ),
+    _option("--exclude-split", "Split of those on the hub.", default="test"),
+    _option(
+        "--output",
+        "Folder for the checkpoint and its record.",
+        required=True,
+        type=click.Path(file_okay=False, path_type=Path),
+    ),
+    _option("--resume", "Go on from OUTPUT's newest checkpoint.", is_flag=True),
+    _option(
+        "--verifier",
+        "What is right.  [default: countdown for Countdown, else maths]",
+        type=click.Choice(["maths", "countdown"]),
+    ),
+    _option("--prompt", "How to ask, with {problem} in it.  [default: the verifier's]"),
+    _option("--chat/--no-chat", "Chat template.  [default: if there is one]", default=None,
+            show_default=False),
+    _option("--device", "cpu, cuda, cuda:1, ...  [default: CUDA if there is]"),
+    _option("--dtype", "Of the weights.  [default: float32; bfloat16 under LoRA on CUDA]"),
+    _option("--trust-remote-code", "Run code that comes with a checkpoint.", is_flag=True),
+    _option("--allow-pickle", "Take weights that are not safetensors.", is_flag=True),
+)  # fmt: skip
+
+
+def _recipe_options(recipe: Recipe) -> tuple[Callable[[F], F], ...]:
+    """Options of every recipe, with this one's defaults."""
+    return (
+        _option("--seed", "Of data, adapters, order and draws.", default=recipe.seed, type=int),
+        _option("--epochs", "Passes over the data.", default=recipe.epochs),
+        _option("--steps", "Optimiser steps, in place of epochs.", type=int),
+        _option(
+            "--lr", f"Learning rate.  [default: {recipe.base_lr:g}; tenfold with --lora]",
+            type=float,
+        ),
+        _option("--schedule", "Of the learning rate.", default=recipe.schedule,
+                type=click.Choice(["linear", "cosine", "constant"])),
+        _option("--warmup", "Share of the steps.", default=recipe.warmup),
+        _option("--weight-decay", "AdamW's.", default=recipe.weight_decay),
+        _option("--batch-size", "Problems per optimiser step and device.",
+                default=recipe.batch_size),
+        _option("--accumulate", "Parts a batch goes through in, to save memory.",
+                default=recipe.accumulate),
+        _option("--lora", "Train low-rank adapters, merged in the end.", is_flag=True),
+        _option("--lora-rank", "Their rank.", default=LoRA().rank),
+        _option("--lora-alpha", "Their scale is alpha / rank.", default=LoRA().alpha),
+        _option("--save-every", "Steps between checkpoints.", default=recipe.save_every),
+        _option("--keep", "Checkpoints that stay.", default=recipe.keep),
+    )  # fmt: skip
+
+
+def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@train.command()
+@_with(
+    *WHAT,
+    *_recipe_options(SFT()),
+    _option(
+        "--max-length",
+        "Tokens of problem and solution; longer examples are left out.",
+        default=SFT().max_length,
+    ),
+)
+def sft(**chosen: Any) -> None:
+    """Fine-tune on solutions: cross-entropy of their tokens.
+
+    Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
+    --exclude math500.jsonl --lora --output results/sft
+    """
+    from nabla_eval.training.sft import SupervisedFineTuning
+
+    recipe = SFT(max_length=chosen.pop("max_length"), **_recipe(chosen))
+    _train(recipe, SupervisedFineTuning(recipe), chosen)
+
+
+@train.command()
+@_with(
+    *WHAT,
+    *_recipe_options(GRPO()),
+    _option("--generations", "Answers per problem.", default=GRPO().generations),
+    _option("--temperature", "Of their sampling.", default=GRPO().temperature),
+    _option(
+        "--max-new-tokens",
+        f"Of an answer.  [default: {GRPO().max_new_tokens}; 24 on Countdown]",
+        type=int,
+    ),
+    _option("--beta", "Weight of the divergence from the start.", default=GRPO().beta),
+    _option("--clip", "Epsilon of the clipped ratio.", default=GRPO().clip),
+    _option(
+        "--loss",
+        "How tokens are averaged.",
+        default=GRPO().loss,
+        type=click.Choice(["grpo", "dapo", "dr_grpo", "bnpo"]),
+    ),
+)
+def grpo(**chosen: Any) -> None:
+    """Reinforce answers that are graded right, relative to others to the same problem.
+
+    The reward is the evaluation's own grading; no reward model is involved.
+
+    Example: nabla-eval train grpo --policy Qwen/Qwen2.5-7B --data numinamath-35k
+    --exclude math500.jsonl --lora --output results/grpo
+    """
+    from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
+    from nabla_eval.training.sources import COUNTDOWN
+
+    tokens = chosen.pop("max_new_tokens")
+    if tokens is None:
+        tokens = 24 if chosen["data"] in COUNTDOWN else GRPO().max_new_tokens
+    own = {name: chosen.pop(name) for name in ("generations", "temperature", "beta", "clip")}
+    recipe = GRPO(max_new_tokens=tokens, loss=chosen.pop("loss"), **own, **_recipe(chosen))
+    _train(recipe, GroupRelativePolicyOptimisation(recipe), chosen)
+
+
+def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a recipe out of the chosen ones."""
+    rank, alpha = chosen.pop("lora_rank"), chosen.pop("lora_alpha")
+    lora = LoRA(rank=rank, alpha=alpha) if chosen.pop("lora") else None
+    names = [field.name for field in fields(Recipe) if field.name != "lora"]
+    return {"lora": lora, **{name: chosen.pop(name) for name in names}}
+
+
+def _train(recipe: Recipe, backend: Backend, chosen: dict[str, Any]) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
+    from rich.console import Console
+
+    from nabla_eval.models.checkpoint import Trust
+    from nabla_eval.training.folder import LOG
+    from nabla_eval.training.run import run
+    from nabla_eval.training.setting import Job
+
+    trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
+    job = Job(recipe=recipe, trust=trust, **chosen)
+    console = Console(file=sys.stdout, highlight=False)
+    try:
+        with quiet(job.output / LOG), _progress(console, backend.method) as report:
+            record = run(job, backend, report, lambda facts: _show_data(console, facts, job))
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command with --resume goes on from the last checkpoint.")
+        raise click.Abort from None
+    _show_result(console, record, job.output)
+
+
+@contextmanager
+def _progress(console: Console, method: str) -> Iterator[Report]:
+    """One bar over the optimiser steps, with a smoothed figure; gone when the run is over."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    name, label, decimals = SHOWN[method]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figure]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    smoothed: list[float] = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading data", total=None, figure="")
+
+        def report(step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if name in figures:
+                before = smoothed[-1] if smoothed else figures[name]
+                smoothed.append(0.9 * before + 0.1 * figures[name])
+            figure = f"{label} {smoothed[-1]:.{decimals}f}" if smoothed else ""
+            progress.update(task, description=method, total=steps, completed=step, figure=figure)
+
+        yield report
+
+
+def _show_data(console: Console, facts: DataFacts, job: Any) -> None:
+    """What is trained on, and what was left out."""
+    from rich.text import Text
+
+    reasons = {
+        "held_out": "held out", "evaluated": "evaluated", "duplicates": "duplicates",
+        "unusable": "unusable", "too_long": "too long",
+    }  # fmt: skip
+    left = [f"{facts[name]:,} {word}" for name, word in reasons.items() if facts[name]]  # type: ignore[literal-required]
+    without = f" (left out: {', '.join(left)})" if left else ""
+    console.print(
+        Text(f"{facts['problems']:,} problems of {facts['name']}, seed {facts['seed']}{without}")
+    )
+    if not job.exclude and facts["name"] not in ("countdown", "countdown4"):
+        console.print(
+            "No evaluation set was named with --exclude: its problems may be among these.",
+            style="yellow",
+        )
+
+
+def _show_result(console: Console, record: Record, output: Path) -> None:
+    """How it went, where things are, and how to evaluate them."""
+    from rich.text import Text
+
+    name, label, decimals = SHOWN[record["method"]]
+    first, last = record["first"].get(name), record["last"].get(name)
+    change = "" if first is None or last is None else (
+        f": {label} {first:.{decimals}f} → {last:.{decimals}f} (first and last tenth)"
+    )  # fmt: skip
+    minutes = record["seconds"] / 60
+    place = shlex.quote(str(output))
+    lines = (
+        f"{record['method'].upper()}, {record['steps']:,} steps in {minutes:.1f} min{change}",
+        f"  {place}  the checkpoint, for --model_args pretrained={place},method=greedy",
+        f"  {place}/training.json  options, data, every step",
+    )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

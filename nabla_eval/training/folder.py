@@ -1,0 +1,127 @@
+"""The output folder of one training run: who may write there, where it stands, what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from nabla_eval.errors import DataError
+from nabla_eval.training.data import DataFacts
+
+OPTIONS = "options.json"
+RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+LOG = "log.txt"  # what libraries print; it may be there before the run is
+
+
+class Record(TypedDict):
+    """training.json: everything that the weights beside it depend on, and how training went."""
+
+    schema: int
+    method: str  # "sft" or "grpo"
+    options: dict[str, Any]  # as in options.json
+    data: DataFacts
+    learning_rate: float
+    parameters: dict[str, int]  # total and trained
+    steps: int
+    resumed_from: int | None  # optimiser step of the checkpoint
+    seconds: float  # of this process
+    first: dict[str, float]  # means over the first and last tenth of the steps
+    last: dict[str, float]
+    history: list[dict[str, float]]
+    threads: int
+    device: str
+    dtype: str
+    versions: dict[str, str]
+
+
+def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | None:
+    """Make the folder this run's own; returns the checkpoint to go on from, if there is one.
+
+    Raises `DataError` where the folder holds a finished run, another run, or one that was not
+    asked to be resumed.
+    """
+    if (folder / RECORD).exists():
+        raise DataError(
+            f"{folder} holds a finished training run. Choose another --output, or remove it."
+        )
+    stored = _stored(folder)
+    if resume and stored is None:
+        raise DataError(f"There is nothing to resume in {folder}. Leave out --resume.")
+    if stored is not None:
+        if not resume:
+            raise DataError(
+                f"{folder} holds an unfinished training run. Go on with --resume, or choose "
+                "another --output."
+            )
+        _same(folder, stored, options)
+    elif folder.exists() and any(path.name != LOG for path in folder.iterdir()):
+        raise DataError(
+            f"{folder} is not empty and holds no training run. Choose another --output."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / OPTIONS, options)
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
+    return _latest(folder / CHECKPOINTS)
+
+
+def finish(folder: Path, record: Record) -> None:
+    """Write the record: from now on the run counts as finished."""
+    _write(folder / RECORD, record)
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    path = folder / OPTIONS
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file. Choose another --output.")
+    if not path.exists():
+        return None
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is torn: {error}. Choose another --output.") from error
+    assert isinstance(options, dict)
+    return options
+
+
+def _same(folder: Path, stored: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    now = json.loads(json.dumps(options))
+    odd = sorted(name for name in stored.keys() | now.keys() if stored.get(name) != now.get(name))
+    if odd:
+        name = odd[0]
+        raise DataError(
+            f"{folder} holds a run with other options: {', '.join(odd)} (first: {name}="
+            f"{stored.get(name)!r} there, {now.get(name)!r} here). Resume with the same, or "
+            "choose another --output."
+        )
+
+
+def _latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    found = {
+        int(path.name.partition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.partition("-")[2].isdigit() and _complete(path)
+    }
+    return found[max(found)] if found else None
+
+
+def _complete(checkpoint: Path) -> bool:
+    """transformers writes trainer_state.json last, so a whole one says that the rest is there."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all: a killed run leaves no half file."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)

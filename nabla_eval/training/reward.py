@@ -1,0 +1,129 @@
+"""What is right: the verifiable reward of GRPO, which is the grading that evaluation uses.
+
+A `Verifier` knows one kind of problem: when two texts are the same problem, which may be trained
+on, and which responses solve it. Model output is only ever parsed, answers of mathematics in the
+worker process that can be killed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from nabla_eval.embedded.countdown import Problem, split_of, verify
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.grading import grade_batch
+
+GRADERS = 2
+"""Worker processes that compare answers at once."""
+
+_LAYOUT = re.compile(
+    r"\s+|\$+|\\[()\[\]]|\\[,;:!> ]|\\q?quad(?![a-z])|\\(?:left|right|displaystyle)(?![a-z])|~"
+)
+
+
+class Verifier(Protocol):
+    """One kind of problem."""
+
+    prompt: str  # how a policy is asked, with {problem} in it
+
+    def identity(self, problem: str) -> str:
+        """The same text for every spelling of the same problem; `DataError` where it is none."""
+        ...
+
+    def trainable(self, problem: str) -> bool:
+        """Whether the problem may be trained on as far as its own text says."""
+        ...
+
+    def rewards(
+        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
+    ) -> list[float]:
+        """1 for each right response, else 0."""
+        ...
+
+
+class Maths:
+    """Problems with a final answer: right is what `nabla_eval.grading` calls equal to the gold."""
+
+    prompt = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+    def identity(self, problem: str) -> str:
+        r"""The text without case, white space, dollar signs and LaTeX that only moves things.
+
+        Nothing that can carry meaning is dropped: `3+4` and `3-4` remain two problems. Overlaps of
+        n-grams are not looked for: competition problems share long phrases ("where m and n are
+        relatively prime positive integers. Find m + n") without being the same.
+        """
+        text = unicodedata.normalize("NFKC", problem).replace("\\dfrac", "\\frac")
+        text = _LAYOUT.sub("", text.replace("\\tfrac", "\\frac")).casefold().rstrip(".:?")
+        if not text:
+            raise DataError(f"{problem!r} is no problem: nothing is left of it without layout.")
+        return text
+
+    def trainable(self, problem: str) -> bool:
+        """Always: which problems are held out, only evaluation sets can say (`--exclude`)."""
+        return True
+
+    def rewards(
+        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
+    ) -> list[float]:
+        """1 where the extracted answer equals the gold within the grader's deadline."""
+        pairs = [(gold or "", text) for gold, text in zip(golds, responses, strict=True)]
+        return [float(grade.equal) for grade in grade_batch(pairs, workers=GRADERS)]
+
+
+class Countdown:
+    """The embedded task: its own exact verifier, and only problems of its training split."""
+
+    prompt = "{problem}"
+
+    def identity(self, problem: str) -> str:
+        """Sorted numbers and target: their order in the prompt does not make another problem."""
+        return _countdown(problem).canonical
+
+    def trainable(self, problem: str) -> bool:
+        """Whether the hash of the canonical problem puts it into the training split."""
+        return split_of(_countdown(problem)) == "train"
+
+    def rewards(
+        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
+    ) -> list[float]:
+        """1 where every step is true and legal and the target is hit; golds are not needed.
+
+        Read up to the first line break, as the task `nabla_countdown` reads it.
+        """
+        return [
+            float(verify(problem.strip(), response.strip().partition("\n")[0]))
+            for problem, response in zip(problems, responses, strict=True)
+        ]
+
+
+def _countdown(problem: str) -> Problem:
+    try:
+        return Problem.from_prompt(problem.strip())
+    except ConfigError as error:
+        raise DataError(str(error)) from None
+
+
+VERIFIERS: Mapping[str, Verifier] = {"maths": Maths(), "countdown": Countdown()}
+
+
+def reward_function(verifier: Verifier) -> Callable[..., Any]:
+    """The verifier as a reward function of TRL's GRPOTrainer; the data set has the columns
+    `problem` and `answer`, which TRL passes on, one entry per completion."""
+
+    def correct(
+        completions: Sequence[Any], problem: Sequence[str], answer: Sequence[str | None], **_: Any
+    ) -> list[float]:
+        return verifier.rewards(problem, answer, [_text(completion) for completion in completions])
+
+    return correct
+
+
+def _text(completion: Any) -> str:
+    """A completion's text: TRL gives a string, or messages where the prompt was messages."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(str(message.get("content") or "") for message in completion)

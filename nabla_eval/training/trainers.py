@@ -1,0 +1,124 @@
+"""TRL's trainers as this project uses them: shared arguments, quiet progress, plain checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nabla_eval.errors import DependencyError
+from nabla_eval.training.folder import ADAPTER, CHECKPOINTS
+from nabla_eval.training.setting import Setting
+
+Report = Callable[[int, int, Mapping[str, float]], None]  # (step, of steps, figures of the step)
+
+
+def require_trl() -> None:
+    """Raise `DependencyError` where TRL or peft is missing."""
+    for package in ("trl", "peft"):
+        try:
+            version(package)
+        except ImportError:
+            raise DependencyError(
+                f"Training needs {package}, which is not installed. "
+                "Try: pip install 'nabla-eval[train]'"
+            ) from None
+
+
+def shared_arguments(setting: Setting) -> dict[str, Any]:
+    """Arguments that SFTConfig and GRPOConfig have in common."""
+    from transformers import TrainingArguments
+
+    recipe, cuda = setting.job.recipe, setting.device.type == "cuda"
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers renamed it; the old name warns where there is the new one.
+    recompute = next(
+        name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known
+    )
+    return {
+        "output_dir": str(setting.job.output / CHECKPOINTS),
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.steps or -1,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup,  # below 1: a share of the steps
+        "weight_decay": recipe.weight_decay,
+        "per_device_train_batch_size": recipe.rows // recipe.accumulate,
+        "gradient_accumulation_steps": recipe.accumulate,
+        "save_strategy": "steps",
+        "save_steps": recipe.save_every,
+        "save_total_limit": recipe.keep,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        recompute: cuda,
+    }
+
+
+def silence(trainer: Any, report: Report) -> None:
+    """Our progress in place of transformers' printed logs."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            report(state.global_step, state.max_steps, {})
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            figures = _numbers(logs or {})
+            if "train_runtime" not in figures:  # the summary after the last step
+                report(state.global_step, state.max_steps, figures)
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress())
+
+
+def save(trainer: Any, output: Path) -> None:
+    """A checkpoint that loads without peft; adapters are merged, and kept beside it."""
+    if not hasattr(trainer.model, "merge_and_unload"):
+        trainer.save_model(str(output))
+    else:
+        trainer.save_model(str(output / ADAPTER))
+        if trainer.is_world_process_zero():
+            model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+            model.save_pretrained(output)
+            trainer.processing_class.save_pretrained(output)
+    for path in (output, output / ADAPTER):
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json says it
+
+
+def parameters(model: Any) -> dict[str, int]:
+    """How many weights there are, and how many of them were trained."""
+    weights = list(model.parameters())
+    return {
+        "total": sum(weight.numel() for weight in weights),
+        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
+
+
+def history(logs: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The figures of every step."""
+    return [_numbers(entry) for entry in logs if "train_runtime" not in entry]
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in entry.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def mean(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of the figures that every entry has."""
+    names = set.intersection(*(set(entry) for entry in entries)) if entries else set()
+    names -= {"step", "epoch", "num_tokens"}
+    return {name: sum(entry[name] for entry in entries) / len(entries) for name in sorted(names)}

@@ -1,0 +1,134 @@
+"""`nabla-eval train`: defaults, messages, the screen and what a stopped run is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nabla_eval.cli.main import main
+from nabla_eval.training import run, trainers
+from nabla_eval.training.recipe import GRPO, SFT, LoRA
+from nabla_eval.training.setting import Job
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["train", *arguments])
+
+
+def test_sft_from_the_command_line(tiny_policy: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ["sft", "--policy", str(tiny_policy), "--size", "16", "--steps", "2"]
+    arguments += ["--device", "cpu", "--output", str(output)]
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "16 problems of countdown, seed 0" in result.stdout
+    assert "SFT, 2 steps in" in result.stdout and "loss " in result.stdout
+    assert f"pretrained={output},method=greedy" in result.stdout
+    assert "Loading weights" not in result.output  # libraries write to the log
+    assert (output / "log.txt").is_file()
+    assert json.loads((output / "training.json").read_text())["steps"] == 2
+    again = call(*arguments, "--resume")
+    assert again.exit_code == 1 and "holds a finished training run" in again.stderr
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Jobs that would have been run; the run is stopped by hand."""
+    jobs: list[Job] = []
+
+    def stop(job: Job, *_: Any) -> None:
+        jobs.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", stop)
+    return jobs
+
+
+def test_the_defaults_are_those_of_the_recipes(job: list[Job], tmp_path: Path) -> None:
+    result = call("sft", "--output", str(tmp_path))
+    assert result.exit_code == 1 and "--resume goes on" in result.stdout
+    assert job == [Job(recipe=SFT(), output=tmp_path)]
+    call("grpo", "--output", str(tmp_path))
+    call("grpo", "--output", str(tmp_path), "--data", "numinamath-35k", "--no-chat")
+    assert job[1] == Job(recipe=GRPO(max_new_tokens=24), output=tmp_path)
+    assert job[2] == Job(recipe=GRPO(), output=tmp_path, data="numinamath-35k", chat=False)
+
+
+def test_every_option_arrives(job: list[Job], tmp_path: Path) -> None:
+    common = (
+        "--policy p --data d.jsonl --size 3 --data-split s --exclude a --exclude b "
+        f"--exclude-split t --output {tmp_path} --resume --verifier countdown --prompt {{problem}} "
+        "--chat --device cpu --dtype float64 --trust-remote-code --allow-pickle --seed 7 "
+        "--epochs 2 --steps 5 --lr 0.5 --schedule cosine --warmup 0.25 --weight-decay 0.125 "
+        "--batch-size 6 --accumulate 3 --lora --lora-rank 2 --lora-alpha 4 --save-every 9 --keep 1"
+    ).split()
+    call("sft", *common, "--max-length", "99")
+    call(
+        "grpo", *common, "--generations", "4", "--temperature", "0.5", "--max-new-tokens", "8",
+        "--beta", "0.01", "--clip", "0.1", "--loss", "grpo",
+    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "seed": 7, "epochs": 2.0, "steps": 5, "lr": 0.5, "schedule": "cosine", "warmup": 0.25,
+        "weight_decay": 0.125, "batch_size": 6, "accumulate": 3, "lora": LoRA(rank=2, alpha=4),
+        "save_every": 9, "keep": 1,
+    }  # fmt: skip
+    first, second = job
+    assert first.recipe == SFT(max_length=99, **shared)
+    assert second.recipe == GRPO(
+        generations=4, temperature=0.5, max_new_tokens=8, beta=0.01, clip=0.1, loss="grpo", **shared
+    )
+    for one in job:
+        assert (one.policy, one.data, one.size, one.data_split) == ("p", "d.jsonl", 3, "s")
+        assert (tuple(one.exclude), one.exclude_split) == (("a", "b"), "t")
+        assert (one.output, one.resume, one.verifier) == (tmp_path, True, "countdown")
+        assert (one.prompt, one.chat, one.device, one.dtype) == (
+            "{problem}",
+            True,
+            "cpu",
+            "float64",
+        )
+        assert one.trust.trust_remote_code and one.trust.allow_pickle
+
+
+def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(package: str) -> str:
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr(trainers, "version", missing)
+    result = call("sft", "--output", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "Training needs trl" in result.stderr
+    assert "pip install 'nabla-eval[train]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["--lr", "-1"], 1, "lr=-1.0 is out of range"),
+        (["--size", "0"], 2, "--size"),
+        (["--verifier", "taste"], 2, "taste"),
+        (["--data", "[bold]x[/bold].jsonl"], 1, "Cannot read [bold]x[/bold].jsonl"),
+    ],
+)
+def test_errors_are_one_paragraph(
+    arguments: list[str], code: int, what: str, tmp_path: Path
+) -> None:
+    result = call("sft", "--output", str(tmp_path / "out"), *arguments)
+    assert result.exit_code == code and what in result.stderr
+    assert result.stdout.strip() == ""
+
+
+def test_unchecked_data_are_pointed_out(jsonl: Any, tiny_policy: Path, tmp_path: Path) -> None:
+    rows = jsonl([{"problem": f"{i}+1?", "solution": f"{i}+1", "answer": i} for i in range(9)])
+    base = ["sft", "--policy", str(tiny_policy), "--data", rows, "--steps", "1", "--device", "cpu"]
+    result = call(*base, "--output", str(tmp_path / "a"))
+    assert result.exit_code == 0, result.output
+    assert "No evaluation set was named with --exclude" in result.stdout
+    some = jsonl([{"problem": " 3 + 1 ?", "answer": "4"}], "evaluated.jsonl")
+    result = call(*base, "--output", str(tmp_path / "b"), "--exclude", some)
+    assert "8 problems of" in result.stdout and "(left out: 1 evaluated)" in result.stdout
+    assert "No evaluation set" not in result.stdout

@@ -1,0 +1,69 @@
+"""Options are checked when they are made, and defaults said to be TRL's are TRL's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from nabla_eval.errors import ConfigError
+from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
+
+
+def default(config: type, name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(config) if field.name == name)
+
+
+def test_defaults_are_trls_own() -> None:
+    from trl import GRPOConfig, ModelConfig, SFTConfig
+
+    for recipe, config in ((SFT(), SFTConfig), (GRPO(), GRPOConfig)):
+        assert recipe.learning_rate == default(config, "learning_rate")
+        assert recipe.weight_decay == default(config, "weight_decay")
+        assert recipe.schedule == default(config, "lr_scheduler_type")
+        assert recipe.accumulate == default(config, "gradient_accumulation_steps")
+    assert SFT().epochs == default(SFTConfig, "num_train_epochs")
+    assert SFT().batch_size == default(SFTConfig, "per_device_train_batch_size")
+    grpo = GRPO()
+    assert grpo.generations == default(GRPOConfig, "num_generations")
+    assert grpo.temperature == default(GRPOConfig, "temperature")
+    assert grpo.beta == default(GRPOConfig, "beta")
+    assert grpo.clip == default(GRPOConfig, "epsilon")
+    assert grpo.loss == default(GRPOConfig, "loss_type")
+    assert LoRA().rank == default(ModelConfig, "lora_r")
+    assert LoRA().alpha == default(ModelConfig, "lora_alpha")
+
+
+def test_adapters_learn_faster_unless_told() -> None:
+    assert SFT(lora=LoRA()).learning_rate == pytest.approx(2e-4)
+    assert GRPO(lora=LoRA()).learning_rate == pytest.approx(1e-5)
+    assert GRPO(lora=LoRA(), lr=0.5).learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (SFT, {"epochs": 0}),
+        (SFT, {"steps": 0}),
+        (SFT, {"lr": -1.0}),
+        (SFT, {"lr": float("nan")}),
+        (SFT, {"warmup": 1.0}),
+        (SFT, {"weight_decay": float("inf")}),
+        (SFT, {"batch_size": 0}),
+        (SFT, {"save_every": 0}),
+        (SFT, {"max_length": 1}),
+        (SFT, {"batch_size": 6, "accumulate": 4}),
+        (GRPO, {"batch_size": 3, "generations": 3, "accumulate": 6}),
+        (GRPO, {"generations": 1}),
+        (GRPO, {"temperature": 0.0}),
+        (GRPO, {"max_new_tokens": 0}),
+        (GRPO, {"beta": -0.1}),
+        (GRPO, {"clip": 1.0}),
+    ],
+)
+def test_values_out_of_range_are_named(kind: type[Recipe], options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{list(options)[-1]}=.*it takes"):
+        kind(**options)
+    with pytest.raises(ConfigError, match="lora_rank=0"):
+        LoRA(rank=0)

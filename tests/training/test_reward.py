@@ -1,0 +1,48 @@
+"""The reward of GRPO is the grading of the evaluation, in both forms that TRL hands over."""
+
+from __future__ import annotations
+
+import pytest
+
+from nabla_eval.training.reward import VERIFIERS, reward_function
+
+MATHS = [
+    ("1/2", "So it is \\boxed{\\frac{2}{4}}.", 1.0),
+    ("1/2", "So it is \\boxed{0.51}.", 0.0),
+    ("1/2", "I do not know.", 0.0),
+    ("1/2", "", 0.0),
+    ("2", "\\boxed{9^{9^{9^{9^9}}}}", 0.0),
+    ("2", "\\boxed{__import__('os').abort()}", 0.0),
+]
+COUNTDOWN = [
+    ("20,14,7=42?", "20-14=6;6*7=42", 1.0),
+    ("20,14,7=42?", " 20-14=6;6*7=42\nand so on", 1.0),
+    ("20,14,7=42?", "20-14=6;6*7=43", 0.0),
+    ("20,14,7=42?", "42", 0.0),
+]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_rewards_are_the_verdicts_whatever_the_form(chat: bool) -> None:
+    def form(text: str) -> object:
+        return [{"role": "assistant", "content": text}] if chat else text
+
+    correct = reward_function(VERIFIERS["maths"])
+    golds, responses, expected = zip(*MATHS, strict=True)
+    found = correct(
+        prompts=["?"] * len(golds),
+        completions=[form(text) for text in responses],
+        completion_ids=[[0]] * len(golds),
+        problem=["?"] * len(golds),
+        answer=list(golds),
+    )
+    assert found == list(expected)
+
+    correct = reward_function(VERIFIERS["countdown"])
+    problems, responses, expected = zip(*COUNTDOWN, strict=True)
+    found = correct(
+        completions=[form(text) for text in responses],
+        problem=list(problems),
+        answer=[None] * len(problems),
+    )
+    assert found == list(expected)

@@ -1,0 +1,289 @@
+"""SFT and GRPO end to end on tiny policies: they learn, resume exactly, and load again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nabla_eval as ne
+from nabla_eval.embedded.countdown import problems, verify
+from nabla_eval.embedded.tokenizer import EOS_ID, build_tokenizer
+from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
+from nabla_eval.models.checkpoint import Checkpoint
+from nabla_eval.training.data import DataFacts
+from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, RECORD, Record
+from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
+from nabla_eval.training.prompts import Prompting, prompting
+from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_eval.training.run import run
+from nabla_eval.training.setting import Job, choose, prepare
+from nabla_eval.training.sft import SupervisedFineTuning
+from nabla_eval.training.sources import Example
+from nabla_eval.training.trainers import shared_arguments
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
+# The shipped policy, since a random one is never right and has nothing to reinforce.
+GRADED = GRPO(
+    steps=4, lr=1e-4, batch_size=4, generations=4, accumulate=2, max_new_tokens=12, save_every=2
+)
+
+
+def train(recipe: Recipe, output: Path, report: Any = None, **options: Any) -> Record:
+    job = Job(recipe=recipe, output=output, device="cpu", **options)
+    backend: Any = (
+        SupervisedFineTuning(recipe)
+        if isinstance(recipe, SFT)
+        else GroupRelativePolicyOptimisation(recipe)  # type: ignore[arg-type]
+    )
+    return run(job, backend, report or (lambda step, steps, figures: None))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class KilledError(Exception):
+    """Stands for a signal."""
+
+
+def kill_at(step: int) -> Any:
+    def report(done: int, steps: int, figures: Mapping[str, float]) -> None:
+        if done >= step and figures:
+            raise KilledError
+
+    return report
+
+
+def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) -> Record:
+    with pytest.raises(KilledError):
+        train(recipe, output, kill_at(at), **options)
+    assert not (output / RECORD).exists()
+    return train(recipe, output, resume=True, **options)
+
+
+# --- SFT ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    from nabla_eval.embedded.policy import one_thread
+
+    output = tmp_path_factory.mktemp("sft") / "out"
+    with one_thread():
+        return output, train(FEW, output, policy=str(tiny_policy), size=32)
+
+
+def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, Record]) -> None:
+    output, record = tuned
+    assert record == json.loads((output / RECORD).read_text())
+    assert record["last"]["loss"] < 0.9 * record["first"]["loss"]
+    assert [entry["step"] for entry in record["history"]] == [1, 2, 3, 4, 5, 6]
+    assert record["data"]["problems"] == 32 and record["data"]["name"] == "countdown"
+    assert record["parameters"]["trained"] == record["parameters"]["total"] > 0
+    assert record["options"]["recipe"]["lr"] == record["learning_rate"] == 1e-2
+    assert {"torch", "trl", "peft", "transformers", "python"} <= record["versions"].keys()
+    kept = sorted(path.name for path in (output / CHECKPOINTS).glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-6"]
+    assert not list(output.glob("*.bin"))
+
+
+def test_the_result_is_a_policy_like_any_other(tuned: tuple[Path, Record]) -> None:
+    pair = ne.load_pair(policy=tuned[0], device="cpu")
+    answer = ne.generate(pair, "20,14,7=42?", method="greedy", max_new_tokens=12)
+    assert pair.policy.decode(answer.token_ids, special=True).startswith(answer.text)
+    assert pair.policy.tokenizer.get_vocab() == build_tokenizer().get_vocab()
+
+
+def test_a_resumed_sft_ends_with_the_same_bits(
+    tuned: tuple[Path, Record], tiny_policy: Path, tmp_path: Path
+) -> None:
+    record = killed_and_resumed(FEW, tmp_path / "b", at=3, policy=str(tiny_policy), size=32)
+    assert record["resumed_from"] == 2 and tuned[1]["resumed_from"] is None
+    assert same(weights(tmp_path / "b"), weights(tuned[0]))
+    losses = [[entry["loss"] for entry in r["history"]] for r in (record, tuned[1])]
+    assert losses[0] == losses[1]
+
+
+def test_the_loss_is_that_of_the_solution_and_its_end(tiny_policy: Path, tmp_path: Path) -> None:
+    """TRL's rows are what evaluation shows the policy, and then the solution with one <eos>."""
+    tokenizer = build_tokenizer()
+    rows = {}
+    for chat in (False, True):
+        job = Job(recipe=FEW, output=tmp_path, policy=str(tiny_policy), chat=chat, size=16)
+        setting, backend = prepare(job), SupervisedFineTuning(FEW)
+        chosen = choose(setting, backend).examples
+        model = setting.checkpoint.load(torch.float32, torch.device("cpu"))
+        trainer = backend.trainer(setting, chosen, model, shared_arguments(setting))
+        rows[chat] = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
+        for (ids, labels), example in zip(rows[chat], chosen, strict=True):
+            prompt = tokenizer(example.problem)["input_ids"]
+            answer = [*tokenizer(example.solution)["input_ids"], EOS_ID]
+            assert ids == prompt + answer and labels == [-100] * len(prompt) + answer
+            assert setting.prompting.tokens(tokenizer, example, solution=True) == len(ids)
+    assert rows[False] == rows[True]  # the embedded template adds nothing
+
+
+def test_long_examples_are_left_out_and_not_cut(
+    jsonl: Any, tiny_policy: Path, tmp_path: Path
+) -> None:
+    rows = [{"problem": f"{i}?", "solution": "1+" * (i % 3)} for i in range(30, 48)]
+    recipe = SFT(max_length=5, batch_size=2)  # i, ?, 1, +, <eos>
+    job = Job(recipe=recipe, output=tmp_path, policy=str(tiny_policy), data=jsonl(rows),
+              prompt="{problem}")  # fmt: skip
+    facts = choose(prepare(job), SupervisedFineTuning(recipe)).facts
+    assert facts["problems"] == 6 and facts["too_long"] == 6 and facts["unusable"] == 6
+
+
+# --- LoRA -----------------------------------------------------------------------------------------
+
+
+def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    output = tmp_path / "lora"
+    recipe = SFT(steps=4, batch_size=8, save_every=2, lora=LoRA(rank=4, alpha=8), lr=1e-2)
+    record = train(recipe, output, policy=str(tiny_policy), size=16)
+    assert 0 < record["parameters"]["trained"] < record["parameters"]["total"]
+    start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before, after = start(ids).logits, merged(ids).logits
+        adapted = PeftModel.from_pretrained(start, output / ADAPTER)(ids).logits
+    torch.testing.assert_close(after, adapted, atol=1e-5, rtol=1e-5)
+    assert (after - before).abs().max() > 1e-2
+
+    again = tmp_path / "again"
+    assert killed_and_resumed(recipe, again, at=3, policy=str(tiny_policy), size=16)
+    assert same(weights(again), weights(output))
+
+
+# --- GRPO -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reinforced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    from nabla_eval.embedded.policy import one_thread
+
+    output = tmp_path_factory.mktemp("grpo") / "out"
+    with one_thread():
+        return output, train(GRADED, output, size=16)
+
+
+def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, Record]) -> None:
+    output, record = reinforced
+    rewards = [entry["reward"] for entry in record["history"]]
+    assert len(rewards) == 4 and all(reward * 16 == round(reward * 16) for reward in rewards)
+    assert 0 < sum(rewards) < 4  # the shipped policy is right about half the time
+    assert not same(weights(output), weights(Path(ne.embedded.paths()[0])))
+
+
+def test_a_resumed_grpo_ends_with_the_same_bits(
+    reinforced: tuple[Path, Record], tmp_path: Path
+) -> None:
+    record = killed_and_resumed(GRADED, tmp_path / "b", at=3, size=16)
+    assert record["resumed_from"] == 2
+    assert same(weights(tmp_path / "b"), weights(reinforced[0]))
+
+
+def test_grpo_raises_the_reward_of_problems_that_it_repeats(tmp_path: Path) -> None:
+    """16 passes over 4 problems: about half right in the beginning, nearly all in the end."""
+    recipe = GRPO(
+        epochs=16, lr=3e-4, schedule="constant", batch_size=4, generations=16, max_new_tokens=12
+    )
+    record = train(
+        recipe,
+        tmp_path / "out",
+        size=4,
+    )
+    rewards = [entry["reward"] for entry in record["history"]]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
+
+
+# --- what is refused, and when --------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Checkpoint, *arguments: Any) -> None:
+        pytest.fail("weights were read")
+
+    monkeypatch.setattr(Checkpoint, "load", load)
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("options", "error", "what"),
+    [
+        ({"data": "absent.jsonl"}, DataError, "absent.jsonl"),
+        ({"size": 15}, ConfigError, "batch_size=16 is more than the 15 problems"),
+        ({"verifier": "math"}, ConfigError, "Did you mean maths"),
+        ({"prompt": "Solve."}, ConfigError, "must contain {problem} once"),
+        ({"exclude": ["absent.jsonl"]}, DataError, "absent.jsonl"),
+        ({"device": "tpu"}, ConfigError, "tpu"),
+        ({"dtype": "int8"}, ConfigError, "int8"),
+        ({"policy": "./absent"}, ModelError, "absent"),
+        ({"policy": str(ne.embedded.paths()[1])}, ModelError, "reward model"),
+    ],
+)
+def test_bad_input_is_refused_before_any_weight_is_read(
+    options: dict[str, Any], error: type[Exception], what: str, tmp_path: Path
+) -> None:
+    job = {"recipe": FEW, "output": tmp_path / "out", "device": "cpu", "size": 64, **options}
+    with pytest.raises(error, match=what):
+        run(Job(**job), SupervisedFineTuning(FEW))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_answers_that_no_context_holds_are_refused(tmp_path: Path) -> None:
+    recipe = GRPO(max_new_tokens=512)
+    job = Job(recipe=recipe, output=tmp_path / "out", size=16)
+    with pytest.raises(ContextError, match=r"512 new tokens .* of 512.*--max-new-tokens 256"):
+        run(job, GroupRelativePolicyOptimisation(recipe))
+
+
+def test_prompts_with_and_without_a_template() -> None:
+    tokenizer = build_tokenizer()
+    assert prompting("{problem}!", tokenizer, None).prompt("{x}") == [
+        {"role": "user", "content": "{x}!"}
+    ]
+    plain = prompting("{problem}!", tokenizer, False)
+    assert plain.prompt("p") == "p!" and plain.completion("s") == "s"
+    example = Example("20,14", "1+1")
+    assert plain.tokens(tokenizer, example, solution=False) == 4
+    assert plain.tokens(tokenizer, example, solution=True) == 8
+    tokenizer.chat_template = None
+    assert prompting("{problem}", tokenizer, None) == Prompting("{problem}", False)
+    with pytest.raises(ConfigError, match="no chat template"):
+        prompting("{problem}", tokenizer, True)
+
+
+def test_selected_facts_are_told_before_training(tiny_policy: Path, tmp_path: Path) -> None:
+    told: list[DataFacts] = []
+
+    def stop(facts: DataFacts) -> None:
+        told.append(facts)
+        raise KilledError
+
+    job = Job(recipe=FEW, output=tmp_path / "out", policy=str(tiny_policy), size=32)
+    with pytest.raises(KilledError):
+        run(job, SupervisedFineTuning(FEW), selected=stop)
+    assert told[0]["problems"] == 32 and not job.output.exists()
+    trained = choose(prepare(job), SupervisedFineTuning(FEW))
+    assert trained.facts == told[0]
+    assert {e.problem for e in trained.examples} == {p.prompt for p in problems(32, "train")}
+    assert all(verify(e.problem, e.solution or "") for e in trained.examples)
