@@ -47,7 +47,8 @@ class Verifier(Protocol):
 class Maths:
     """Problems with a final answer: right is what `nabla_eval.grading` calls equal to the gold."""
 
-    prompt = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
+    # The text of tasks/_math.yaml: training asks as evaluation does.
+    prompt = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
     def identity(self, problem: str) -> str:
         r"""The text without case, white space, dollar signs and LaTeX that only moves things.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from nabla_eval.training.reward import VERIFIERS, reward_function
 
@@ -46,3 +49,17 @@ def test_rewards_are_the_verdicts_whatever_the_form(chat: bool) -> None:
         answer=[None] * len(problems),
     )
     assert found == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "column"),
+    [("maths", "_math.yaml", "problem"), ("countdown", "nabla_countdown.yaml", "prompt")],
+)
+def test_training_asks_as_the_tasks_do(name: str, file: str, column: str, root: Path) -> None:
+    class Loader(yaml.SafeLoader):
+        """Safe YAML in which lm-eval's `!function` tags are text."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: node.value)
+    task = yaml.load((root / "tasks" / file).read_text(encoding="utf-8"), Loader=Loader)
+    asked = task["doc_to_text"].replace(f"{{{{{column}}}}}", "{problem}")
+    assert VERIFIERS[name].prompt == asked
