@@ -18,22 +18,26 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 def twin_of(run: Run, runs: Iterable[Run]) -> Run | None:
     """The run with the same options but no gradient step (`steps=0`), on the same task and models.
 
-    Options that only the steps read (the learning rate and so on) may differ. None for a method
-    without gradient steps, for a twin itself, and where no such run is there.
+    Options that only the steps read (the learning rate and so on) may differ, and the lookahead.
+    None for a method without gradient steps, for a twin itself, and where no such run is there.
     """
     if "steps" not in run.config or run.is_twin:
         return None
-    ours = _stripped(run.config)
-    for other in runs:
-        kin = other.is_twin and other.method == run.method and alike(other, run)
-        if kin and _stripped(other.config) == ours:
-            return other
-    return None
+    found = [
+        other
+        for other in runs
+        if other.is_twin
+        and other.method == run.method
+        and alike(other, run)
+        and _stripped(other.config) == _stripped(run.config)
+    ]
+    ahead = run.config.get("lookahead")
+    return min(found, key=lambda other: other.config.get("lookahead") != ahead, default=None)
 
 
 def _stripped(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that mean nothing when no step is taken."""
-    gone = {"steps"} | IDLE | (set() if config.get("gradient_threshold") else _GATE)
+    """Options without those that change no answer of a run that takes no step."""
+    gone = {"steps", "lookahead"} | IDLE | (set() if config.get("gradient_threshold") else _GATE)
     return {name: value for name, value in config.items() if name not in gone}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_PANELS = 6  # of runs beside each other
+_PANELS = 4  # of runs beside each other
 
 
 def new_figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
@@ -57,7 +57,7 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
         errors = [_arms(row.model_calls, row.model_calls_ci95) for row in rows]
         axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
                       ecolor="#333333", capsize=2, lw=1)  # fmt: skip
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, names, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("model calls per answer (95 % interval)")
         axes.legend(frameon=False, loc="best")
@@ -75,7 +75,7 @@ def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
     def draw() -> Figure:
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-        figure, axes = new_figure(height=4.4)
+        figure, axes = new_figure(height=4.2 + 0.1 * len({row.curve for row in rows}))
         names = list(dict.fromkeys(row.curve for row in rows))
         for i, name in enumerate(names):
             own = sorted((r for r in rows if r.curve == name), key=lambda row: row.model_calls)
@@ -96,7 +96,7 @@ def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("model calls per answer (log scale; small numbers are N)")
         axes.set_ylabel("accuracy, % (95 % interval)")
-        axes.legend(frameon=False, fontsize=7, loc="best")
+        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
         _tidy(axes, "both")
         return figure
 
@@ -127,11 +127,10 @@ def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
             if found:
                 x, y = zip(*found, strict=True)
                 axes.scatter(x, y, marker=marker, color=colour, label=label, s=42, zorder=3)
-        axes.set_yticks(places, _labels(rows))
+        axes.set_yticks(places, _labels(rows), fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("rejected candidates, % (95 % interval, problems resampled)")
-        axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.2),
-                    ncols=3)  # fmt: skip
+        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
         _tidy(axes, "x")
         return figure
 
@@ -155,7 +154,7 @@ def gain_plot(runs: Sequence[Run]) -> Plot:
             weights = [100 / len(values)] * len(values)
             axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])
             axes.axvline(0, color=COLOURS[6], lw=1)
-            axes.set_title(_wrapped(run.name), fontsize=8)
+            axes.set_title(_wrapped(run.name, 22), fontsize=7)
             _tidy(axes, "y")
         panels.ravel()[0].set_ylabel("candidates, %")
         figure.supxlabel("reward of the candidate minus that of what it would replace", fontsize=9)
@@ -184,7 +183,7 @@ def revision_plot(runs: Sequence[Run]) -> Plot:
                     label="accepted" if accepted else "rejected or tied",
                 )  # fmt: skip
             axes.set_yscale("log")
-            axes.set_title(_wrapped(run.name), fontsize=8)
+            axes.set_title(_wrapped(run.name, 22), fontsize=7)
             _tidy(axes, "both")
         panels.ravel()[0].set_ylabel("gradient norm (log scale)")
         panels.ravel()[0].legend(frameon=False, fontsize=7)
@@ -226,7 +225,7 @@ def _labels(rows: Sequence[Any]) -> list[str]:
     return [_wrapped(f"{row.run} [{row.task}]" if several else row.run) for row in rows]
 
 
-def _wrapped(name: str, width: int = 30) -> str:
+def _wrapped(name: str, width: int = 40) -> str:
     import textwrap
 
     return "\n".join(map(plain, textwrap.wrap(name, width)))

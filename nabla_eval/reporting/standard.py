@@ -80,7 +80,7 @@ def _nth(index: int) -> Column[RejectionRow]:
         found = row.by_index[index]
         return f"{number(100 * found.rate, 0)} ({found.candidates})"
 
-    return Column(str(index + 1), cell)
+    return Column(str(index + 1), cell, wrap=True)
 
 
 def difference_table(

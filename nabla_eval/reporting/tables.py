@@ -26,6 +26,7 @@ class Column(Generic[R]):
     header: str
     cell: Callable[[R], str]
     justify: Literal["left", "right"] = "right"
+    wrap: bool = False  # whether a narrow terminal may break a right-aligned cell; left ones it may
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def to_rich(table: Table[Any]) -> rich.table.Table:
         caption_justify="left",
     )
     for column in table.columns:
-        view.add_column(Text(column.header), justify=column.justify, overflow="fold")
+        whole = column.justify == "right" and not column.wrap
+        view.add_column(Text(column.header), justify=column.justify, overflow="fold", no_wrap=whole)
     for row in table.cells():
         view.add_row(*(Text(printable(cell)) for cell in row))
     return view

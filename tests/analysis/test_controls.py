@@ -32,6 +32,9 @@ def test_the_twin_may_differ_in_what_only_steps_read():
     runs = [ours, other, warm, twin]
     assert twin_of(ours, runs) is twin and twin_of(other, runs) is twin
     assert twin_of(twin, runs) is None and twin_of(best("b"), runs) is None
+    ahead = make("ahead", lookahead=3)
+    assert twin_of(ahead, [*runs]) is twin  # it changes the cost, and no answer
+    assert twin_of(ahead, [twin, best_twin := make("a", steps=0, lookahead=3)]) is best_twin
     negated = make("negated", lam=-1.0)
     assert twin_of(negated, runs) is twin  # no gate looks at the objective
     gated = make("gated", lam=-1.0, gradient_threshold=4.0)

@@ -258,7 +258,7 @@ def gain_table(rows: Sequence[GainRow]) -> Table[GainRow]:
     columns = [
         *task_column(rows),
         Column[GainRow]("Run", lambda row: row.run, "left"),
-        Column[GainRow]("Candidates", lambda row: count(row.candidates)),
+        Column[GainRow]("Judged", lambda row: count(row.candidates)),
         Column[GainRow]("Gain", lambda row: number(row.gain, 2)),
         Column[GainRow]("95 % CI", lambda row: _range(row.gain_ci95, 2)),
         Column[GainRow]("Accepted", lambda row: number(row.gain_accepted, 2)),
