@@ -173,7 +173,7 @@ class NablaLM(RankedLM):
         Whatever can be refused (`ConfigError`, `ContextError`, `DataError`) is refused before the
         first token is drawn.
         """
-        todo = draws(requests)
+        todo = draws(requests, alike=not self.arguments.spec.samples)
         self._refuse_cached_repeats(todo)
         seed = self.seed
         began = time.perf_counter()

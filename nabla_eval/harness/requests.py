@@ -43,12 +43,13 @@ class Draw:
         return (str(request.task_name), int(request.doc_id), *part)
 
 
-def draws(requests: Sequence[Any]) -> list[Draw]:
+def draws(requests: Sequence[Any], *, alike: bool = False) -> list[Draw]:
     """The distinct draws that requests ask for, in order of first appearance.
 
     lm-eval asks for K repeats by handing over the same object K times. With several ranks it pads
     the shorter ones with further copies of the last request: occurrences beyond `repeats` start
-    again at repeat 0, and are answered by the draws that exist.
+    again at repeat 0, and are answered by the draws that exist. `alike`: the method never samples,
+    so that one draw answers all repeats.
     """
     seen: Counter[int] = Counter()
     found: dict[tuple[int, int], Draw] = {}
@@ -56,6 +57,7 @@ def draws(requests: Sequence[Any]) -> list[Draw]:
         occurrence = seen[id(request)]
         seen[id(request)] += 1
         repeat = occurrence % request.repeats if request.repeats else occurrence
+        repeat = 0 if alike else repeat
         draw = found.setdefault((id(request), repeat), Draw(request, repeat))
         draw.places.append(place)
     return list(found.values())

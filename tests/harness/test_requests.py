@@ -36,6 +36,14 @@ def test_padding_copies_are_no_new_repeats() -> None:
     assert [draw.places for draw in found] == [[0], [1], [2, 4], [3, 5]]
 
 
+def test_a_method_that_never_samples_answers_all_repeats_at_once() -> None:
+    one, two = instance(0, 2), instance(1, 2)
+    found = draws([one, one, two, two], alike=True)
+    assert [(draw.id, draw.places) for draw in found] == [
+        ("task/0/0", [0, 1]), ("task/1/0", [2, 3]),
+    ]  # fmt: skip
+
+
 def test_equal_requests_that_are_different_objects_are_not_repeats() -> None:
     found = draws([instance(0), instance(0)])
     assert [draw.repeat for draw in found] == [0, 0]

@@ -82,9 +82,10 @@ def test_the_wheel_is_complete(wheel: Path, root: Path) -> None:
         sources = {str(p.relative_to(root)) for p in (root / package).rglob("*.py")}
         assert sources
         assert sources <= names
-    weights = {str(p.relative_to(root)) for p in (root / "nabla_eval").rglob("*.safetensors")}
-    assert weights
-    assert weights <= names
+    for pattern in ("*.safetensors", "*.json"):
+        data = {str(p.relative_to(root)) for p in (root / "nabla_eval").rglob(pattern)}
+        assert data
+        assert data <= names
     tasks = {f"{shared}/{p.relative_to(root)}" for p in (root / "tasks").rglob("*.yaml")}
     assert tasks
     assert tasks <= names
