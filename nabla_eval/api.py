@@ -17,6 +17,7 @@ from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import optimise_rows
+from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError
 from nabla_eval.methods.registry import configure, start
@@ -204,31 +205,10 @@ def refine(
     return Refined(refined, raw, 1 + solution.passes[0], reward)
 
 
-@torch.no_grad()
 def replay(pair: Pair, problem: Problem, response_ids: Sequence[int]) -> Trajectory:
-    """The trajectory of a response that was written elsewhere: its states by one forward pass."""
-    policy, tokens = pair.policy, tuple(response_ids)
-    whole = [*problem.prompt, *tokens]
-    if len(whole) > policy.context or not problem.prompt or not tokens:
-        raise ContextError(
-            f"A prompt of {len(problem.prompt)} tokens and a response of {len(tokens)} were given; "
-            f"{policy.name} takes at least one of each, at most {policy.context} together."
-        )
-    ids = torch.tensor([whole[:-1]], device=policy.device)
-    states = policy.base(input_ids=ids, use_cache=False).last_hidden_state[0, -len(tokens) :]
-    logits = widen(policy.head(states))
-    top, argmax = logits.softmax(-1).max(-1)
-    entropy = torch.distributions.Categorical(logits=logits).entropy()
-    ended = tokens[-1] in policy.end_ids
-    scored = len(tokens) - ended
-    return Trajectory(
-        tokens=tokens,
-        text=policy.decode(tokens[:scored]),
-        scored=scored,
-        stop="eos" if ended else "length",
-        argmax=tuple(argmax.tolist()),
-        entropy=tuple(entropy.tolist()),
-        top_probability=tuple(top.tolist()),
-        key=problem.key,
-        states=states,
-    )
+    """The trajectory of a response that was written elsewhere: its states by one forward pass.
+
+    Raises `ContextError` for an empty response, or one that is too long.
+    """
+    (trajectory,) = forced(pair.policy, [(problem, tuple(response_ids))])
+    return trajectory

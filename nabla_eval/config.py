@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -133,6 +134,57 @@ class DTO:
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
         require(_finite(self.weight_decay, 0), "weight_decay", self.weight_decay, "a number >= 0")
         require(_finite(self.anchor_margin, 0), "anchor_margin", self.anchor_margin, ">= 0")
+
+
+# What ends a step, by name: command lines do not take line breaks well.
+DELIMITERS = {"newline": "\n", "blank_line": "\n\n", "semicolon": ";"}
+# Something that is not blank, then the delimiter: there are no empty steps.
+_STEP_ENDS = {
+    "newline": r"\S[^\n]*\n",
+    "blank_line": r"\S[^\n]*\n[^\S\n]*\n",
+    "semicolon": r"[^\s;][^;]*;",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Where a step of a response ends: at a delimiter, which is the step's last part."""
+
+    step: Literal["newline", "blank_line", "semicolon", "regex", "tokens"] = "blank_line"
+    step_regex: str | None = None  # of step=regex: a step ends where it first matches
+    step_tokens: int = 512  # the longest step; with step=tokens, the length of every step
+
+    def __post_init__(self) -> None:
+        require(self.step_tokens >= 1, "step_tokens", self.step_tokens, "an integer >= 1")
+        given = self.step_regex is not None
+        require(
+            given == (self.step == "regex"),
+            "step_regex",
+            self.step_regex,
+            "a regular expression with step=regex, and nothing without",
+        )
+        if self.step_regex is not None:
+            try:
+                re.compile(self.step_regex)
+            except re.error as error:
+                require(False, "step_regex", self.step_regex, f"a regular expression ({error})")
+
+    def complete(self, text: str) -> bool:
+        """Whether the text of a step holds its end."""
+        if self.step == "tokens":
+            return False
+        return re.search(self.step_regex or _STEP_ENDS[self.step], text) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a method may spend on a problem; every method has it."""
+
+    max_calls: int | None = None  # model calls of the ledger: tokens + 4 x passes + scorings
+
+    def __post_init__(self) -> None:
+        calls = self.max_calls
+        require(calls is None or calls >= 1, "max_calls", calls, "an integer >= 1, or none")
 
 
 def _finite(value: float, least: float) -> bool:

@@ -1,4 +1,4 @@
-"""The only words that methods and the engine share: four requests and their results.
+"""The only words that methods and the engine share: six requests and their results.
 
 A method is a generator that yields lists of requests and receives their results in order
 (DESIGN 4). It sees tokens, text and plain numbers; what lives on the device (hidden states,
@@ -7,16 +7,19 @@ gradients) passes through it as opaque fields that only the engine opens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from nabla_eval.config import DTO, Objective, Sampling
+from nabla_eval.config import DTO, Objective, Sampling, Steps
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.errors import NablaError
 from nabla_eval.randomness import Key
 
-StopReason: TypeAlias = Literal["eos", "stop", "length"]
+# "step": only a step of the response was asked for (`Generate.until`), and it ended there.
+StopReason: TypeAlias = Literal["eos", "stop", "length", "step"]
 Verdict: TypeAlias = Literal["accepted", "rejected", "tie"]
+Message: TypeAlias = tuple[str, str]  # role, content
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class Problem:
     thought: Thought | None = None  # stop strings inside a thought do not count
     text: str = ""  # the prompt as text
     id: str = ""  # task/document/repeat, for traces
+    messages: tuple[Message, ...] = ()  # the conversation behind the prompt
+
+    @property
+    def question(self) -> str:
+        """What the user asks: the last message of the conversation's user."""
+        asked = [content for role, content in self.messages if role == "user"]
+        return asked[-1] if asked else self.text
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,19 @@ class Trajectory:
     entropy: tuple[float, ...]  # nats, of softmax(z_i) at temperature 1
     top_probability: tuple[float, ...]  # of the argmax, at temperature 1
     key: Key  # the stream this response was drawn from
+    log_probability: tuple[float, ...] = ()  # nats, of the tokens, at temperature 1
+    certainty: tuple[float, ...] = ()  # nats, KL(uniform || policy) at temperature 1
     states: Any = field(repr=False, compare=False, default=None)  # [L, D] last hidden states
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Roll out a response: from the prompt, or from `prefix.tokens[:keep]` followed by `token`."""
+    """Roll out a response: from the prompt, or from `prefix.tokens[:keep]` followed by `token`.
+
+    With `until`, the next step of it only, delimiter included: the result's tokens are the prefix
+    and that step, so that going on from it needs no tokeniser.
+    """
 
     problem: Problem
     key: Key
@@ -92,6 +108,18 @@ class Generate:
     prefix: Trajectory | None = None
     keep: int = 0
     token: int | None = None
+    until: Steps | None = None
+
+    @property
+    def given(self) -> int:
+        """Tokens of the response that it starts from."""
+        return self.keep + (self.token is not None)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that it may generate."""
+        room = max(0, self.problem.max_new_tokens - self.given)
+        return room if self.until is None else min(room, self.until.step_tokens)
 
 
 @dataclass(frozen=True)
@@ -170,8 +198,43 @@ class Refine:
     min_probability: float = 0.0
 
 
-Request: TypeAlias = Generate | Score | Differentiate | Refine
-Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as a problem of its own, ready for `Generate` and `Replay`."""
+
+    problem: Problem
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Compose:
+    """Render messages with the policy's chat template: a question to the policy itself.
+
+    The prompt keeps the problem's key, id and frame, so that the reward model judges what answers
+    it as an answer to the problem. Its `max_new_tokens` are those asked for, or what the context
+    leaves; 0 where nothing fits. No model is called.
+    """
+
+    problem: Problem
+    messages: tuple[Message, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The trajectory of a given text after `prefix` (or after the prompt): one forward pass.
+
+    For the likelihood of answers, and for steps that were written in another conversation.
+    """
+
+    problem: Problem
+    text: str
+    prefix: Trajectory | None = None
+
+
+Request: TypeAlias = Generate | Score | Differentiate | Refine | Compose | Replay
+Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Prompt
 
 
 @dataclass(frozen=True)
@@ -209,6 +272,21 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Trace of one move of a search: a step of a response, a critique, a revision."""
+
+    index: int
+    parent: int | None  # the move that it goes on from; None: the problem
+    kind: str  # "step", "value", "critique", ...: what the method calls it
+    tokens: tuple[int, ...]  # of this move alone
+    text: str
+    stop: StopReason
+    value: float | None = None  # what the method thinks of it, where it asked
+    visits: int = 0
+    note: str = ""  # what was wrong with it
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a method hands back for one problem."""
 
@@ -220,7 +298,8 @@ class Outcome:
     candidates: tuple[Candidate, ...] = ()
     visited: int = 0  # positions at which a refined distribution was drawn from
     positions: int = 0  # positions passed in all sweeps, refined or skipped
-    ended: str = "done"  # why the method stopped: done, budget, reward
+    ended: str = "done"  # why the method stopped: done, budget, reward, max_calls, malformed
+    steps: tuple[Step, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
 
     def stats(self) -> dict[str, Any]:
@@ -237,10 +316,24 @@ class Outcome:
             "rejected": judged - accepted,
             "ties": ties,
             "rejection_rate": (judged - accepted) / judged if judged else None,
-            "truncated": self.stop == "length",
+            "truncated": self.stop in ("length", "step"),
             "reward": self.reward,
             "ended": self.ended,
         }
 
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
+Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`
+
+
+class OutOfCalls(NablaError):  # noqa: N818 - news for a method, not a mistake
+    """Thrown into a method at the `yield` whose requests its `max_calls` no longer cover.
+
+    `results` are those of the first requests of the list, which were still covered; the last may
+    be a response that was cut short. A method returns its best answer so far, with
+    `ended="max_calls"`.
+    """
+
+    def __init__(self, results: Sequence[Any]) -> None:
+        super().__init__("max_calls are used up. A method must catch this and return an Outcome.")
+        self.results = tuple(results)

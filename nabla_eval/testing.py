@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -38,16 +38,43 @@ def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
 
 
+CHAT = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each character of English prose, from id 2 on, and a plain chat template."""
+    characters = ["\n", *map(chr, range(32, 127))]
+    ids = {character: i for i, character in enumerate(characters, 2)}
+    raw = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, **ids, "<unk>": 98}, unk_token="<unk>"))
+    raw.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    raw.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=CHAT,
+    )
+
+
 def letter(token: int) -> str:
     """Text of a token id from 2 on."""
     return chr(ord("a") + token - 2) if token < 28 else chr(0x4E00 + token)
 
 
 def tiny_pair(
-    seed: int = 0, vocabulary: int = 11, process: bool = True, dtype: torch.dtype = torch.float64
+    seed: int = 0,
+    vocabulary: int = 11,
+    process: bool = True,
+    dtype: torch.dtype = torch.float64,
+    chat: bool = False,
 ) -> Pair:
-    """A random Qwen2 policy and reward model, with weights large enough to have opinions."""
-    tokenizer = tiny_tokenizer(vocabulary)
+    """A random Qwen2 policy and reward model, with weights large enough to have opinions.
+
+    With `chat`, one that can be asked in words (and answers in noise).
+    """
+    tokenizer = chat_tokenizer() if chat else tiny_tokenizer(vocabulary)
+    vocabulary = len(tokenizer)
 
     def config(hidden: int, **options: Any) -> Qwen2Config:
         return Qwen2Config(
@@ -57,7 +84,7 @@ def tiny_pair(
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,
-            max_position_embeddings=256,
+            max_position_embeddings=4096 if chat else 256,
             initializer_range=0.5,
             pad_token_id=0,
             eos_token_id=1,

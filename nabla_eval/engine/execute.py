@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import free_rows, refine
+from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.score import score
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Differentiate, Generate, Problem, Refine, Request, Score
+from nabla_eval.requests import (
+    Compose,
+    Differentiate,
+    Generate,
+    Problem,
+    Refine,
+    Replay,
+    Request,
+    Score,
+)
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
 
@@ -21,11 +31,18 @@ class Executor:
 
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
+    `chat` are options of the policy's chat template, for the questions that methods ask it.
     """
 
-    def __init__(self, pair: Pair, max_batch_tokens: int = 2**17) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        max_batch_tokens: int = 2**17,
+        chat: Mapping[str, Any] | None = None,
+    ) -> None:
         self.pair = pair
         self.max_batch_tokens = max_batch_tokens
+        self.chat = dict(chat or {})
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         groups: dict[Hashable, list[int]] = {}
@@ -55,6 +72,10 @@ class Executor:
             case Refine():
                 rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
                 return lambda batch: refine(pair, batch), lambda r: len(free_rows(r)), rows
+            case Compose():
+                return lambda batch: compose(pair.policy, batch, self.chat), lambda _: 1, budget
+            case Replay():
+                return lambda batch: replay(pair.policy, batch), _replayed_length, budget
         raise TypeError(f"{type(request).__name__} is not a request that the engine knows.")
 
 
@@ -69,7 +90,12 @@ def _group(request: Request) -> Hashable:
 
 
 def _generated_length(request: Generate) -> int:
-    return len(request.problem.prompt) + request.problem.max_new_tokens
+    return len(request.problem.prompt) + request.keep + request.longest
+
+
+def _replayed_length(request: Replay) -> int:
+    before = 0 if request.prefix is None else len(request.prefix.tokens)
+    return len(request.problem.prompt) + before + len(request.text.encode())  # at most as many
 
 
 def _frame_length(problem: Problem) -> int:

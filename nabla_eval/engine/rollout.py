@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from nabla_eval.config import Steps
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import left_pad, positions
@@ -16,7 +18,9 @@ from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import uniforms
 from nabla_eval.requests import Generate, Problem, StopReason, Trajectory
 
+COLUMNS = ("argmax", "entropy", "top_probability", "log_probability", "certainty")
 _BLOCK = 64  # steps whose records and random numbers are allocated together
+_RAREST = math.log(torch.finfo(torch.float32).tiny)
 
 
 @dataclass
@@ -37,8 +41,9 @@ class _Row:
             row.tokens = list(request.prefix.tokens[: request.keep])
             if request.token is not None:
                 row.tokens.append(request.token)
-                row.check(policy)
             row.given = len(row.tokens)
+            if request.token is not None:
+                row.check(policy)
         if row.stop is None and len(row.tokens) >= request.problem.max_new_tokens:
             row.finish(policy, "length", len(row.tokens))
         return row
@@ -57,6 +62,12 @@ class _Row:
             self.stop = "stop"
         elif len(self.tokens) >= problem.max_new_tokens:
             self.finish(policy, "length", len(self.tokens))
+        elif self.request.until is not None and self._step_ends(policy, self.request.until):
+            self.finish(policy, "step", len(self.tokens))
+
+    def _step_ends(self, policy: Policy, until: Steps) -> bool:
+        own = self.tokens[self.given :]
+        return len(own) >= until.step_tokens or until.complete(policy.decode(own))
 
     def finish(self, policy: Policy, reason: StopReason, scored: int) -> None:
         self.stop, self.scored = reason, scored
@@ -117,7 +128,7 @@ def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
     if unfinished:
         _decode(policy, rows, unfinished, record)
     columns = {name: record.read(name) for name in record.blocks}
-    plain = {name: columns[name].tolist() for name in columns if name != "states"}
+    plain = {name: columns[name].tolist() for name in COLUMNS if name in columns}
     states = columns.get("states")
     return [
         _trajectory(policy, row, {name: values[i] for name, values in plain.items()},
@@ -148,7 +159,7 @@ def _decode(policy: Policy, rows: list[_Row], unfinished: list[int], record: _Re
             block = torch.from_numpy(numbers).to(policy.device)
         logits = policy.head(hidden)
         drawn = draw(filters.distribution(logits), block[:, step % _BLOCK])
-        record.write(step, active, states=hidden, **_statistics(logits))
+        record.write(step, active, states=hidden, **statistics(logits, drawn))
         keep = []
         for i, token in enumerate(drawn.tolist()):
             live[i].tokens.append(token)
@@ -169,13 +180,25 @@ def _decode(policy: Policy, rows: list[_Row], unfinished: list[int], record: _Re
         place = place[:, -1:] + 1
 
 
-def _statistics(logits: Tensor) -> dict[str, Tensor]:
-    """Entropy (nats), argmax and its probability, `[B]` each, at temperature 1."""
+def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """What a trajectory keeps of `[B, V]` logits and the `[B]` tokens that followed, `[B]` each.
+
+    All at temperature 1 and in nats: entropy, argmax and its probability, log-probability of the
+    token, and KL(uniform || policy) = -log V - mean_v log p(v), the self-certainty of Kang et al.
+    (2025), where a token counts as no rarer than float32 can tell.
+    """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = wide.log_softmax(-1)
     top, argmax = log_probabilities.max(-1)
     entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
-    return {"entropy": entropy, "argmax": argmax, "top": top.exp()}
+    mean = log_probabilities.clamp_min(_RAREST).mean(-1)
+    return {
+        "entropy": entropy,
+        "argmax": argmax,
+        "top_probability": top.exp(),
+        "log_probability": log_probabilities.gather(-1, tokens[:, None])[:, 0],
+        "certainty": -math.log(logits.shape[-1]) - mean,
+    }
 
 
 def _trajectory(
@@ -186,13 +209,17 @@ def _trajectory(
     generated = len(row.tokens) - row.given
     if states is not None:
         states = states[:generated].clone()  # not a view, which would keep the whole batch alive
-    columns = {name: tuple(values[:generated]) for name, values in known.items()}
+    columns = {name: tuple(known.get(name, ())[:generated]) for name in COLUMNS}
     if prefix is not None and row.given:
         columns = {
-            "argmax": prefix.argmax[: row.given] + columns.get("argmax", ()),
-            "entropy": prefix.entropy[: row.given] + columns.get("entropy", ()),
-            "top": prefix.top_probability[: row.given] + columns.get("top", ()),
+            name: getattr(prefix, name)[: row.given] + values for name, values in columns.items()
         }
+        if request.token is not None:
+            columns["log_probability"] = (
+                *prefix.log_probability[: request.keep],
+                _forced(policy, request),
+                *columns["log_probability"][row.given :],
+            )
         before = prefix.states[: row.given]
         states = before if states is None else torch.cat([before, states])
     context = len(request.problem.prompt) + row.given
@@ -210,10 +237,16 @@ def _trajectory(
         text=row.text,
         scored=row.scored,
         stop=row.stop,
-        argmax=columns["argmax"],
-        entropy=columns["entropy"],
-        top_probability=columns["top"],
         key=request.key,
         states=states,
         cost=cost,
+        **columns,
     )
+
+
+def _forced(policy: Policy, request: Generate) -> float:
+    """Log-probability of the token that takes the place of the prefix's own."""
+    assert request.prefix is not None and request.token is not None
+    logits = policy.head(request.prefix.states[request.keep : request.keep + 1])
+    token = torch.tensor([request.token], device=logits.device)
+    return float(statistics(logits, token)["log_probability"])

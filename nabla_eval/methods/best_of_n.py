@@ -1,11 +1,17 @@
-"""Best-of-N: the sample that the reward model likes most."""
+"""Best-of-N: the best of n samples, or the answer with the most weight among them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from nabla_eval.config import Sampling, require
-from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem, Score, Trajectory
+from nabla_eval.config import Budget, Sampling, require
+from nabla_eval.methods.answers import majority, vote
+from nabla_eval.methods.limit import unless_cut
+from nabla_eval.methods.pool import Pool, self_certainty
+from nabla_eval.requests import Method, Part, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +19,33 @@ class BestOfN:
     """Options of best-of-N; with `stop_reward`, samples are drawn singly until one reaches it."""
 
     n: int = 8
+    # auto: the reward model, and self-certainty where there is none.
+    evaluator: Literal["auto", "reward", "self_certainty", "majority"] = "auto"
     stop_reward: float | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
+
+    FALLBACK = "self_certainty"
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "an integer >= 1")
+        require(
+            self.stop_reward is None or self.needs_reward,
+            "stop_reward",
+            self.stop_reward,
+            "nothing where there is no reward model",
+        )
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether responses are scored."""
+        return self.evaluator in ("auto", "reward")
+
+    @property
+    def batch(self) -> int:
+        """Samples drawn side by side: where it may end early, each is judged before the next."""
+        singly = self.stop_reward is not None or self.budget.max_calls is not None
+        return 1 if singly and self.needs_reward else self.n
 
 
 def best_of_n(problem: Problem, config: BestOfN) -> Method:
@@ -25,27 +53,105 @@ def best_of_n(problem: Problem, config: BestOfN) -> Method:
 
     Early stopping (`stop_reward`) is the fair baseline of methods that stop early themselves: it
     draws the same samples in the same order and returns the first that is good enough.
+    Without a reward model, the sample with the highest self-certainty (Kang et al. 2025), or the
+    first one of the majority.
     """
-    samples: list[Trajectory] = []
-    rewards: list[float] = []
-    batch = config.n if config.stop_reward is None else 1
-    while len(samples) < config.n:
-        indices = range(len(samples), len(samples) + batch)
-        new = yield [Generate(problem, problem.key / "draft" / i, config.sampling) for i in indices]
-        judged = yield [Score(problem, sample) for sample in new]
-        samples += new
-        rewards += [judgement.reward for judgement in judged]
-        if config.stop_reward is not None and rewards[-1] >= config.stop_reward:
-            break
-    best = max(range(len(samples)), key=rewards.__getitem__)
-    return Outcome(
-        samples[best].text,
-        samples[best].tokens,
-        samples[best].stop,
-        reward=rewards[best],
-        drafts=tuple(
-            Draft(i, s.tokens, s.text, s.stop, reward)
-            for i, (s, reward) in enumerate(zip(samples, rewards, strict=True))
-        ),
-        ended="reward" if len(samples) < config.n else "budget",
-    )
+    pool = Pool(problem)
+    ended = yield from unless_cut(_sample(pool, config))
+    if config.needs_reward:
+        chosen = pool.best()
+    elif config.evaluator == "majority":
+        chosen = majority(pool.texts)
+    else:
+        chosen = most_certain(pool)
+    return pool.outcome(chosen, ended)
+
+
+def _sample(pool: Pool, config: BestOfN) -> Part:
+    while len(pool.samples) < config.n:
+        yield from pool.draw(config.batch, config.sampling)
+        if config.needs_reward:
+            yield from pool.judge()
+            if config.stop_reward is not None and pool.rewards[-1] >= config.stop_reward:
+                return "budget" if len(pool.samples) == config.n else "reward"
+    return "budget"
+
+
+def most_certain(pool: Pool) -> int:
+    """Index of the first sample with the highest self-certainty."""
+    return max(range(len(pool.samples)), key=lambda i: self_certainty(pool.samples[i]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedBestOfN:
+    """Options of weighted best-of-N.
+
+    `weighting`, of scores r: "sigmoid" 1 / (1 + exp(-r / reward_scale)), for rewards that are
+    logits; "softmax" exp(r / reward_scale), normalised over the samples; "borda"
+    (n - rank) ** borda_power with the best at rank 0, which needs no scale.
+    """
+
+    n: int = 8
+    # auto: the reward model, and self-certainty by Borda's count where there is none.
+    evaluator: Literal["auto", "reward", "self_certainty"] = "auto"
+    weighting: Literal["sigmoid", "softmax", "borda"] = "sigmoid"
+    reward_scale: float = 1.0
+    borda_power: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
+
+    FALLBACK = "self_certainty"
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, "n", self.n, "an integer >= 1")
+        scale, power = self.reward_scale, self.borda_power
+        require(math.isfinite(scale) and scale > 0, "reward_scale", scale, "a number > 0")
+        require(math.isfinite(power) and power >= 0, "borda_power", power, "a number >= 0")
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether responses are scored."""
+        return self.evaluator != "self_certainty"
+
+    def weights(self, scores: Sequence[float]) -> list[float]:
+        """What each sample's vote weighs, given all scores; certainties count by their rank."""
+        if self.weighting == "borda" or not self.needs_reward:
+            order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+            places = {i: rank for rank, i in enumerate(order)}
+            return [(len(scores) - places[i]) ** self.borda_power for i in range(len(scores))]
+        if self.weighting == "softmax":
+            top = max(scores)
+            return [math.exp((score - top) / self.reward_scale) for score in scores]
+        return [sigmoid(score / self.reward_scale) for score in scores]
+
+
+def weighted_best_of_n(problem: Problem, config: WeightedBestOfN) -> Method:
+    """The best sample of the answer whose samples weigh most together.
+
+    Best-of-N weighted, as Snell et al. (2024, section 5.1) use it after Li et al. (2023): rewards
+    of samples with equivalent answers are added. Without a reward model, Borda's count over
+    self-certainties (Kang et al. 2025).
+    """
+    pool = Pool(problem)
+    ended = yield from unless_cut(_weigh(pool, config))
+    scores = pool.rewards
+    if not config.needs_reward:
+        scores = [self_certainty(sample) for sample in pool.samples]
+    if not scores:
+        return pool.outcome(0, ended)
+    winners = vote(pool.texts[: len(scores)], config.weights(scores))
+    return pool.outcome(max(winners, key=scores.__getitem__), ended)
+
+
+def _weigh(pool: Pool, config: WeightedBestOfN) -> Part:
+    singly = config.needs_reward and config.budget.max_calls is not None
+    while len(pool.samples) < config.n:
+        yield from pool.draw(1 if singly else config.n, config.sampling)
+        if config.needs_reward:
+            yield from pool.judge()
+    return "budget"
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from nabla_eval.config import Sampling
-from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem
+from nabla_eval.config import Budget, Sampling
+from nabla_eval.methods.limit import unless_cut
+from nabla_eval.methods.pool import Pool
+from nabla_eval.requests import Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy:
-    """Greedy decoding has no options."""
+    """Options of greedy decoding: what it may spend."""
+
+    budget: Budget = field(default_factory=Budget)
 
 
 def greedy(problem: Problem, config: Greedy) -> Method:
     """One response at temperature 0."""
-    (only,) = yield [Generate(problem, problem.key / "draft" / 0, Sampling(temperature=0.0))]
-    draft = Draft(0, only.tokens, only.text, only.stop)
-    return Outcome(only.text, only.tokens, only.stop, drafts=(draft,))
+    pool = Pool(problem)
+    ended = yield from unless_cut(pool.draw(1, Sampling(temperature=0.0)))
+    return pool.outcome(0, ended or "done")

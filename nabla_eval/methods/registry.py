@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.config import build, leaves
+from nabla_eval.config import Budget, build, change, leaves
 from nabla_eval.errors import ConfigError, suggest
-from nabla_eval.methods.best_of_n import BestOfN, best_of_n
+from nabla_eval.methods.best_of_n import (
+    BestOfN,
+    WeightedBestOfN,
+    best_of_n,
+    weighted_best_of_n,
+)
 from nabla_eval.methods.greedy import Greedy, greedy
+from nabla_eval.methods.limit import limited
 from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.requests import Method, Problem
@@ -22,7 +28,7 @@ class MethodSpec:
     config: type  # dataclass of its options
     run: Callable[[Problem, Any], Method]
     summary: str
-    needs_reward: bool = True
+    needs_reward: bool = True  # options that need none say so themselves (`needs_reward` below)
     samples: bool = True  # draws tokens at random: a task's `do_sample: false` is not for it
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -48,6 +54,10 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "best_of_n": MethodSpec(
         BestOfN, best_of_n, "the best of n samples under the reward model", presets=_SAMPLING
+    ),
+    "weighted_best_of_n": MethodSpec(
+        WeightedBestOfN, weighted_best_of_n, "the answer whose samples have the most reward",
+        presets=_SAMPLING,
     ),
 }  # fmt: skip
 
@@ -85,9 +95,32 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
     return build(entry.config, {**values, **options})
 
 
+def settle(config: Any, rewarded: bool) -> Any:
+    """The options with `evaluator=auto` decided by whether there is a reward model."""
+    if getattr(config, "evaluator", None) != "auto":
+        return config
+    return change(config, evaluator="reward" if rewarded else config.FALLBACK)
+
+
+def needs_reward(config: Any) -> bool:
+    """Whether a method with these options asks for rewards."""
+    return bool(getattr(config, "needs_reward", _entry(config).needs_reward))
+
+
+def needs_chat(config: Any) -> bool:
+    """Whether a method with these options asks the policy in words."""
+    return bool(getattr(config, "needs_chat", False))
+
+
 def start(problem: Problem, config: Any) -> Method:
-    """The generator of the method whose options `config` is."""
+    """The generator of the method whose options `config` is, cut off at its `max_calls`."""
+    method = _entry(config).run(problem, config)
+    budget: Budget = getattr(config, "budget", Budget())
+    return method if budget.max_calls is None else limited(method, budget.max_calls)
+
+
+def _entry(config: Any) -> MethodSpec:
     for entry in METHODS.values():
         if type(config) is entry.config:
-            return entry.run(problem, config)
+            return entry
     raise ConfigError(f"{type(config).__name__} is not the options class of a registered method.")

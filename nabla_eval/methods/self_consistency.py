@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
-from nabla_eval.config import Sampling, require
-from nabla_eval.requests import Draft, Generate, Method, Outcome, Problem
+from nabla_eval.config import Budget, Sampling, require
+from nabla_eval.methods.answers import majority
+from nabla_eval.methods.limit import unless_cut
+from nabla_eval.methods.pool import Pool
+from nabla_eval.requests import Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class SelfConsistency:
 
     n: int = 8
     sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "an integer >= 1")
@@ -25,27 +28,6 @@ def self_consistency(problem: Problem, config: SelfConsistency) -> Method:
 
     Samples without an answer do not vote; among groups of one size the one seen first wins.
     """
-    drafts = yield [
-        Generate(problem, problem.key / "draft" / i, config.sampling) for i in range(config.n)
-    ]
-    thought = problem.thought
-    texts = [draft.text if thought is None else thought.answer(draft.text) for draft in drafts]
-    winner = drafts[majority(texts)]
-    return Outcome(
-        winner.text,
-        winner.tokens,
-        winner.stop,
-        drafts=tuple(Draft(i, d.tokens, d.text, d.stop) for i, d in enumerate(drafts)),
-    )
-
-
-def majority(texts: list[str]) -> int:
-    """Index of the first text whose answer is the most frequent one (0 when none has any)."""
-    from nabla_eval.grading import cluster, extract
-
-    answers = {i: answer for i, text in enumerate(texts) if (answer := extract(text)) is not None}
-    if not answers:
-        return 0
-    groups = dict(zip(answers, cluster(list(answers.values())), strict=True))
-    largest, _ = Counter(groups.values()).most_common(1)[0]  # ties: first seen
-    return next(i for i, group in groups.items() if group == largest)
+    pool = Pool(problem)
+    ended = yield from unless_cut(pool.draw(config.n, config.sampling))
+    return pool.outcome(majority(pool.texts), ended or "done")

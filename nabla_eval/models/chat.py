@@ -18,7 +18,7 @@ from typing import Any, cast
 import jinja2
 
 from nabla_eval.errors import ModelError
-from nabla_eval.requests import Frame
+from nabla_eval.requests import Frame, Message
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -148,6 +148,25 @@ def render(
         return _apply(tokenizer, merged, generate, day, chat_template, options)
     except jinja2.TemplateError as error:
         raise _refused(chat, error) from error
+
+
+def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """A conversation that is put to the policy itself, as its chat template writes it.
+
+    Raises `ModelError` where there is no chat template, or the tokenizer has no tokens for the
+    words: a model of another language than the question's cannot be asked.
+    """
+    chat = [{"role": role, "content": content} for role, content in messages]
+    text = render(tokenizer, chat, **options)
+    ids = encode(tokenizer, text)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
+        raise ModelError(
+            f"The tokenizer of {name} has no tokens for {_excerpt(text)}: it cannot be asked in "
+            "words. Use a chat model, or let the reward model judge (evaluator=reward)."
+        )
+    return text
 
 
 def _apply(

@@ -128,4 +128,5 @@ class Pair:
             stop=tuple(stop),
             text=text,
             id=id,
+            messages=tuple((message["role"], message["content"]) for message in messages),
         )

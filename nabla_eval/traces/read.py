@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
-from nabla_eval.requests import Candidate, Draft, Outcome, Problem
+from nabla_eval.requests import Candidate, Draft, Outcome, Problem, Step
 from nabla_eval.traces.schema import SCHEMA, Record, loads, problem_hash
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ def restore(record: Record) -> Outcome:
         **{**values, "tokens": tuple(values["tokens"])},
         drafts=tuple(_make(Draft, draft) for draft in record["drafts"]),
         candidates=tuple(_make(Candidate, candidate) for candidate in record["candidates"]),
+        steps=tuple(_make(Step, step) for step in record.get("steps", [])),
         ledger=Ledger(**ledger),  # type: ignore[arg-type]
     )
 

@@ -52,6 +52,20 @@ class CandidateRecord(TypedDict):
     compared_reward: float | None
 
 
+class StepRecord(TypedDict):
+    """One move of a search: a step of a response, a critique, a revision."""
+
+    index: int
+    parent: int | None
+    kind: str
+    tokens: list[int]
+    text: str
+    stop: StopReason
+    value: float | None
+    visits: int
+    note: str
+
+
 class OutcomeRecord(TypedDict):
     """What the method returned."""
 
@@ -64,9 +78,7 @@ class OutcomeRecord(TypedDict):
     positions: int
 
 
-class Record(TypedDict):
-    """One line of a trace: one problem, answered by one method."""
-
+class _Required(TypedDict):
     schema: int
     id: str  # task/document/repeat
     problem_hash: str  # of prompt ids, reward frame, length limit and stop strings
@@ -82,6 +94,12 @@ class Record(TypedDict):
     ledger: dict[str, float]
     seconds: float
     versions: dict[str, str | None]
+
+
+class Record(_Required, total=False):
+    """One line of a trace: one problem, answered by one method."""
+
+    steps: list[StepRecord]  # of search methods; records of before they existed have none
 
 
 def problem_hash(problem: Problem) -> str:

@@ -22,6 +22,7 @@ from nabla_eval.traces.schema import (
     CandidateRecord,
     DraftRecord,
     Record,
+    StepRecord,
     dumps,
     problem_hash,
 )
@@ -127,6 +128,7 @@ def record(
         "models": dict(models or {}),
         "drafts": [cast(DraftRecord, _fields(draft)) for draft in outcome.drafts],
         "candidates": [_candidate(c, token_text, decode) for c in outcome.candidates],
+        "steps": [cast(StepRecord, _fields(step)) for step in outcome.steps],
         "outcome": {
             "text": outcome.text,
             "tokens": list(outcome.tokens),

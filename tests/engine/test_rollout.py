@@ -62,6 +62,11 @@ def test_what_is_recorded_is_what_a_plain_forward_pass_gives():
             assert trajectory.argmax[i] == int(z.argmax())
             assert trajectory.top_probability[i] == pytest.approx(float(p.max()), abs=1e-12)
             assert trajectory.entropy[i] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-10)
+            own = float(p[trajectory.tokens[i]].log())
+            assert trajectory.log_probability[i] == pytest.approx(own, abs=1e-10)
+            uniform = torch.full_like(p, 1 / len(p))
+            divergence = float((uniform * (uniform / p).log()).sum())
+            assert trajectory.certainty[i] == pytest.approx(divergence, abs=1e-10)
 
 
 def test_rows_do_not_influence_each_other():

@@ -1,0 +1,114 @@
+"""Trajectories of responses that were written elsewhere, and prompts that methods write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nabla_eval.cost.flops import forward_flops
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.batching import left_pad, positions
+from nabla_eval.engine.rollout import COLUMNS, statistics
+from nabla_eval.errors import ContextError
+from nabla_eval.models.chat import compose as rendered
+from nabla_eval.models.pair import Policy
+from nabla_eval.requests import Compose, Problem, Prompt, Replay, StopReason, Trajectory
+
+_ELEMENTS = 2**25  # of positions x V formed at once
+
+
+def replay(policy: Policy, requests: Sequence[Replay]) -> list[Trajectory]:
+    """Trajectories of given texts, each the prefix's tokens and those of the text.
+
+    What a cut text leaves open: they end as a step does. Raises `ContextError` for a text that is
+    too long, or of no tokens.
+    """
+    rows = []
+    for request in requests:
+        before = () if request.prefix is None else request.prefix.tokens
+        rows.append((request.problem, before + policy.encode(request.text, special=False)))
+    return [
+        replace(trajectory, stop="step" if trajectory.stop == "length" else trajectory.stop)
+        for trajectory in forced(policy, rows)
+    ]
+
+
+@torch.no_grad()
+def forced(policy: Policy, rows: Sequence[tuple[Problem, tuple[int, ...]]]) -> list[Trajectory]:
+    """Trajectories of given response tokens, as one left-padded batch without a cache."""
+    whole = [[*problem.prompt, *tokens] for problem, tokens in rows]
+    for (problem, tokens), row in zip(rows, whole, strict=True):
+        if len(row) > policy.context or not problem.prompt or not tokens:
+            raise ContextError(
+                f"A prompt of {len(problem.prompt)} tokens and a response of {len(tokens)} were "
+                f"given; {policy.name} takes at least one of each, at most {policy.context} "
+                "together."
+            )
+    ids, mask = left_pad([row[:-1] for row in whole], policy.pad_id, policy.device)
+    output = policy.base(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    ).last_hidden_state
+    return [
+        _trajectory(policy, problem, tokens, output[i, -len(tokens) :].clone())
+        for i, (problem, tokens) in enumerate(rows)
+    ]
+
+
+def _trajectory(
+    policy: Policy, problem: Problem, tokens: tuple[int, ...], states: torch.Tensor
+) -> Trajectory:
+    known = _statistics(policy, states, tokens)
+    ended = tokens[-1] in policy.end_ids
+    scored = len(tokens) - ended
+    stop: StopReason = "eos" if ended else "length"
+    length = len(problem.prompt) + len(tokens) - 1
+    return Trajectory(
+        tokens=tokens,
+        text=policy.decode(tokens[:scored]),
+        scored=scored,
+        stop=stop,
+        key=problem.key,
+        states=states,
+        cost=Ledger(scorings=1, flops=forward_flops(policy.parameters, length)),
+        **{name: tuple(values) for name, values in known.items()},
+    )
+
+
+def _statistics(
+    policy: Policy, states: torch.Tensor, tokens: tuple[int, ...]
+) -> dict[str, list[Any]]:
+    """What `statistics` says at every position, in chunks so that L x V is never held at once."""
+    chunk = max(1, _ELEMENTS // policy.vocabulary)
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    own = torch.tensor(tokens, device=policy.device)
+    for part, drawn in zip(states.split(chunk), own.split(chunk), strict=True):
+        known = statistics(policy.head(part), drawn)
+        for name in COLUMNS:
+            columns[name] += known[name].tolist()
+    return columns
+
+
+def compose(
+    policy: Policy, requests: Sequence[Compose], options: Mapping[str, Any]
+) -> list[Prompt]:
+    """Prompts of conversations; `options` are the chat template's own.
+
+    Raises `ModelError` for a policy that has no chat template, or cannot read the messages.
+    """
+    prompts = []
+    for request in requests:
+        text = rendered(policy.tokenizer, request.messages, **options)
+        ids = policy.encode(text, special=False)
+        problem = replace(
+            request.problem,
+            prompt=ids,
+            text=text,
+            messages=request.messages,
+            stop=request.stop,
+            max_new_tokens=max(0, min(request.max_new_tokens, policy.context - len(ids))),
+        )
+        prompts.append(Prompt(problem))
+    return prompts

@@ -1,0 +1,84 @@
+"""Independent samples of one problem and what is known of them, while a method draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from nabla_eval.config import Sampling
+from nabla_eval.methods.limit import collect, whole
+from nabla_eval.requests import (
+    Draft,
+    Generate,
+    Judgement,
+    Outcome,
+    Part,
+    Problem,
+    Request,
+    Score,
+    Step,
+    Trajectory,
+)
+
+
+@dataclass
+class Pool:
+    """Samples in the order they were drawn; the first of them are judged, if any is."""
+
+    problem: Problem
+    samples: list[Trajectory] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
+
+    def draw(self, count: int, sampling: Sampling) -> Part:
+        """Draw further samples from the problem's prompt: draft i is the same for every method."""
+        start = len(self.samples)
+        requests: list[Request] = [
+            Generate(self.problem, self.problem.key / "draft" / i, sampling)
+            for i in range(start, start + count)
+        ]
+        yield from collect(requests, self.samples)
+
+    def judge(self) -> Part:
+        """Score the samples that are not judged yet."""
+        waiting = self.samples[len(self.judgements) :]
+        yield from collect([Score(self.problem, s) for s in waiting], self.judgements)
+
+    @property
+    def rewards(self) -> list[float]:
+        return [judgement.reward for judgement in self.judgements]
+
+    @property
+    def texts(self) -> list[str]:
+        """Answers of the samples, thoughts cut; one that max_calls cut short has none to read."""
+        return [answer(self.problem, s) if whole(self.problem, s) else "" for s in self.samples]
+
+    def best(self) -> int:
+        """Index of the first sample with the highest reward; of the first one where none has."""
+        return max(range(len(self.judgements)), key=self.rewards.__getitem__, default=0)
+
+    def outcome(self, chosen: int, ended: str, steps: tuple[Step, ...] = ()) -> Outcome:
+        """One of the samples as the method's answer."""
+        sample = self.samples[chosen]
+        judged = list(zip_longest(self.samples, self.rewards))
+        return Outcome(
+            sample.text,
+            sample.tokens,
+            sample.stop,
+            reward=judged[chosen][1],
+            drafts=tuple(
+                Draft(i, s.tokens, s.text, s.stop, reward) for i, (s, reward) in enumerate(judged)
+            ),
+            steps=steps,
+            ended=ended,
+        )
+
+
+def answer(problem: Problem, trajectory: Trajectory) -> str:
+    """What a response says after its thoughts."""
+    thought = problem.thought
+    return trajectory.text if thought is None else thought.answer(trajectory.text)
+
+
+def self_certainty(sample: Trajectory) -> float:
+    """Mean over the tokens of KL(uniform || policy), nats (Kang et al. 2025)."""
+    return sum(sample.certainty) / max(1, len(sample.certainty))

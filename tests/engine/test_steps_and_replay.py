@@ -1,0 +1,151 @@
+"""Step by step, by replay, and asked in words: the engine's side of the search methods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nabla_eval import load_pair
+from nabla_eval.config import Sampling, Steps
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.rollout import rollout
+from nabla_eval.errors import ConfigError, ContextError, ModelError
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Compose, Generate, Replay
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+PAIR = tiny_pair(seed=4)
+HOT = Sampling(temperature=1.2)
+AT_C = Steps(step="regex", step_regex="c")
+
+
+def stepwise(problem, until, pair=PAIR):
+    """A response written step by step with the whole response's key."""
+    parts, current = [], None
+    while current is None or current.stop == "step":
+        keep = 0 if current is None else len(current.tokens)
+        request = Generate(problem, problem.key / "draft" / 0, HOT, current, keep, until=until)
+        (current,) = rollout(pair.policy, [request])
+        parts.append(current.tokens[keep:])
+    return current, parts
+
+
+@pytest.mark.parametrize("until", [AT_C, Steps(step="tokens", step_tokens=3)])
+def test_a_response_written_step_by_step_is_the_whole_response(until):
+    """The delimiter stays, and going on from token ids is exact: so nothing may differ."""
+    steps = 0
+    for problem in tiny_problems(PAIR, 12, max_new_tokens=20):
+        (whole,) = rollout(PAIR.policy, [Generate(problem, problem.key / "draft" / 0, HOT)])
+        last, parts = stepwise(problem, until)
+        assert (last.tokens, last.text, last.stop, last.argmax) == (
+            whole.tokens, whole.text, whole.stop, whole.argmax,
+        )  # fmt: skip
+        for name in ("entropy", "log_probability", "certainty"):
+            assert getattr(last, name) == pytest.approx(getattr(whole, name), abs=1e-9)
+        for part in parts[:-1]:
+            text = PAIR.policy.decode(part)
+            assert text.endswith("c") and text.count("c") == 1 if until is AT_C else len(part) == 3
+        steps += len(parts)
+    assert steps > 12  # some responses have several
+
+
+def test_a_step_without_its_delimiter_ends_at_the_longest_step():
+    never = Steps(step="regex", step_regex="Z", step_tokens=4)
+    for problem in tiny_problems(PAIR, 5, max_new_tokens=20):
+        request = Generate(problem, problem.key, HOT, until=never)
+        (part,) = rollout(PAIR.policy, [request])
+        assert len(part.tokens) <= 4 == request.longest
+        assert part.stop == "eos" or (part.stop == "step" and len(part.tokens) == 4)
+        assert part.scored == len(part.tokens) - (part.stop == "eos")
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "complete"),
+    [
+        ("newline", "a b\n", True),
+        ("newline", "\n\n", False),
+        ("newline", "\n a\n", True),
+        ("blank_line", "a\nb", False),
+        ("blank_line", "a\n\n", True),
+        ("blank_line", "a\n  \n", True),
+        ("blank_line", "\n\n  \n", False),
+        ("semicolon", "2+2=4;", True),
+        ("semicolon", "; ;", False),
+        ("tokens", "a\n\nb;", False),
+    ],
+)
+def test_what_ends_a_step(step, text, complete):
+    assert Steps(step=step).complete(text) is complete
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"step": "regex"}, {"step_regex": "x"}, {"step": "regex", "step_regex": "("},
+     {"step_tokens": 0}],
+)  # fmt: skip
+def test_bad_steps_are_refused(options):
+    with pytest.raises(ConfigError, match="step_"):
+        Steps(**options)
+
+
+def test_the_log_probability_of_a_forced_token_is_its_own():
+    pair = tiny_pair(seed=4)
+    (problem,) = tiny_problems(pair, 1, max_new_tokens=12)
+    (draft,) = rollout(pair.policy, [Generate(problem, problem.key, HOT)])
+    token = next(t for t in range(2, 11) if t != draft.tokens[1])
+    (rival,) = rollout(pair.policy, [Generate(problem, problem.key / 1, HOT, draft, 1, token)])
+    again = Replay(problem, rival.text)
+    (replayed,) = Executor(pair)([again])
+    count = len(replayed.tokens)
+    assert rival.log_probability[:count] == pytest.approx(replayed.log_probability, abs=1e-9)
+    assert rival.certainty[:count] == pytest.approx(replayed.certainty, abs=1e-9)
+
+
+def test_replay_gives_what_the_rollout_recorded():
+    problems = tiny_problems(PAIR, 6, max_new_tokens=14)
+    drafts = rollout(PAIR.policy, [Generate(p, p.key, HOT) for p in problems])
+    whole = Executor(PAIR)([Replay(p, d.text) for p, d in zip(problems, drafts, strict=True)])
+    for problem, draft, again in zip(problems, drafts, whole, strict=True):
+        assert again.tokens == draft.tokens[: draft.scored] and again.stop == "step"
+        assert again.cost.model_calls == again.cost.scorings == 1
+        for name in ("entropy", "top_probability", "log_probability", "certainty"):
+            ours = getattr(again, name)
+            assert ours == pytest.approx(getattr(draft, name)[: len(ours)], abs=1e-9)
+        assert again.states == pytest.approx(draft.states[: draft.scored], abs=1e-9)
+        request = Generate(problem, problem.key, HOT, again, len(again.tokens))
+        assert rollout(PAIR.policy, [request])[0].tokens == draft.tokens
+
+
+def test_replay_continues_a_prefix():
+    (problem,) = tiny_problems(PAIR, 1)
+    (first,) = Executor(PAIR)([Replay(problem, "ab")])
+    (second,) = Executor(PAIR)([Replay(problem, "cd", prefix=first)])
+    (whole,) = Executor(PAIR)([Replay(problem, "abcd")])
+    assert second.tokens == whole.tokens and second.text == "abcd"
+    assert second.log_probability == pytest.approx(whole.log_probability)
+    with pytest.raises(ContextError, match="at least one"):
+        Executor(PAIR)([Replay(problem, "")])
+
+
+def test_a_question_to_the_policy_is_its_chat_template_around_the_words():
+    pair = tiny_pair(chat=True)
+    (problem,) = tiny_problems(pair, 1)
+    ask = Compose(problem, (("user", "Is it right?"),), max_new_tokens=9)
+    (prompt,) = Executor(pair)([ask])
+    assert pair.policy.decode(prompt.problem.prompt) == "Is it right?\n"
+    assert prompt.problem.max_new_tokens == 9 and prompt.cost.model_calls == 0
+    assert (prompt.problem.key, prompt.problem.frame) == (problem.key, problem.frame)
+    assert prompt.problem.question == "Is it right?"
+    (long,) = Executor(pair)([replace(ask, messages=(("user", "x" * 4090),))])
+    assert long.problem.max_new_tokens == 4096 - 4091
+    (full,) = Executor(pair)([replace(ask, messages=(("user", "x" * 5000),))])
+    assert full.problem.max_new_tokens == 0
+
+
+@pytest.mark.parametrize("pair", [PAIR, None], ids=["no template", "no words"])
+def test_a_policy_that_cannot_be_asked_says_so(pair):
+    pair = pair or load_pair()
+    problem = pair.problem("ab" if pair is PAIR else "1,2=3?", Key.root(0))
+    with pytest.raises(ModelError, match="chat"):
+        Executor(pair)([Compose(problem, (("user", "Is it right?"),), 4)])
