@@ -7,32 +7,29 @@ twin: the same loop with draws from the unrefined policy.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from nabla_eval.config import DTO, Resampling, Sampling, Selection, require
+from nabla_eval.config import DTO, Budget, Resampling, Sampling, Selection, require
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.methods.limit import unless_cut
+from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.select import hard_sequence, uncertain
 from nabla_eval.requests import (
     Candidate,
     Differentiate,
-    Draft,
     Generate,
     Gradient,
     Judgement,
     Method,
-    Outcome,
+    Part,
     Problem,
     Refine,
     Refinement,
-    Request,
     Score,
     Trajectory,
     Verdict,
 )
-
-Part: TypeAlias = Generator[list[Request], list[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +45,7 @@ class Nabla:
     resampling: Resampling = field(default_factory=Resampling)
     selection: Selection = field(default_factory=Selection)
     dto: DTO = field(default_factory=DTO)
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "an integer >= 1")
@@ -113,9 +111,31 @@ class _Run:
 
 def nabla(problem: Problem, config: Nabla) -> Method:
     """Algorithm 1: draft, then sweep over the uncertain positions until a budget is used."""
-    (draft,) = yield [Generate(problem, problem.key / "draft" / 0, config.sampling)]
-    (judged,) = yield [Score(problem, draft)]
-    run = _Run(draft, judged.reward)
+    pool = Pool(problem)
+    ended = yield from unless_cut(_draft(pool, config))
+    if ended:
+        return pool.outcome(0, ended)
+    run = _Run(pool.samples[0], pool.rewards[0])
+    ended = yield from unless_cut(_sweeps(problem, config, run))
+    return replace(
+        pool.outcome(0, ended),
+        text=run.current.text,
+        tokens=run.current.tokens,
+        stop=run.current.stop,
+        reward=run.reward,
+        candidates=tuple(run.candidates),
+        visited=run.visited,
+        positions=run.positions,
+        ledger=run.surplus,  # the driver adds what the requests cost
+    )
+
+
+def _draft(pool: Pool, config: Nabla) -> Part:
+    yield from pool.draw(1, config.sampling)
+    yield from pool.judge()
+
+
+def _sweeps(problem: Problem, config: Nabla, run: _Run) -> Part:
     for sweep in range(config.passes):
         visited = run.visited
         yield from _sweep(problem, config, run, sweep)
@@ -123,18 +143,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
         # draws afresh; where no position passes the gates, no later sweep will differ.
         if run.ended(config) or run.visited == visited:
             break
-    return Outcome(
-        run.current.text,
-        run.current.tokens,
-        run.current.stop,
-        reward=run.reward,
-        drafts=(Draft(0, draft.tokens, draft.text, draft.stop, judged.reward),),
-        candidates=tuple(run.candidates),
-        visited=run.visited,
-        positions=run.positions,
-        ended=run.ended(config) or "done",
-        ledger=run.surplus,  # the driver adds what the requests cost
-    )
+    return run.ended(config) or "done"
 
 
 def _sweep(problem: Problem, config: Nabla, run: _Run, sweep: int) -> Part:

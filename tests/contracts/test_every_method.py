@@ -11,7 +11,15 @@ from nabla_eval.config import flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
-from nabla_eval.methods.registry import METHODS, configure, option_names, spec, start
+from nabla_eval.methods.registry import (
+    METHODS,
+    configure,
+    needs_reward,
+    option_names,
+    settle,
+    spec,
+    start,
+)
 from nabla_eval.requests import Generate, Score
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore
@@ -25,8 +33,10 @@ LIVELY = {
     "nabla": {"n": 5, "passes": 3, "temperature": 1.2, "lr": 0.3, "steps": 5},
     "best_of_n": {"n": 5, "temperature": 1.2},
     "self_consistency": {"n": 5, "temperature": 1.2},
+    "weighted_best_of_n": {"n": 5, "temperature": 1.2},
 }
 NAMES = sorted(METHODS)
+VOTES = {"self_consistency", "weighted_best_of_n"}  # need not answer with the highest reward
 
 
 def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **options):
@@ -98,6 +108,44 @@ def test_methods_without_a_reward_never_ask_for_one(name):
     run(name, execute=executor)
     scored = any(isinstance(r, Score) for requests in executor.rounds for r in requests)
     assert scored == spec(name).needs_reward
+
+
+FREE = [name for name in NAMES if hasattr(spec(name).config, "FALLBACK")]
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
+    config = configure(name, LIVELY.get(name, {}))
+    assert needs_reward(config) and needs_reward(settle(config, rewarded=True))
+    bare = settle(config, rewarded=False)
+    assert not needs_reward(bare) and bare != config
+    executor = CountingExecutor(Executor(PAIR))
+    problems = tiny_problems(PAIR, 3)
+    drive([start(problem, bare) for problem in problems], executor)
+    assert not any(isinstance(r, Score) for requests in executor.rounds for r in requests)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
+    """At any limit: never exceeded, an answer each, and the same draws as without a limit."""
+    count = 3
+    unlimited = run(name, count=count)
+    highest = max(outcome.ledger.model_calls for outcome in unlimited)
+    cut = 0
+    for calls in [*range(1, 12), *range(12, highest, max(1, highest // 12)), 10**6]:
+        for ours, theirs in zip(run(name, count=count, max_calls=calls), unlimited, strict=True):
+            assert 0 < ours.ledger.model_calls <= calls
+            assert ours.tokens and ours.text == PAIR.policy.decode(ours.tokens)
+            best = max((d.reward for d in ours.drafts if d.reward is not None), default=None)
+            if name not in VOTES and best is not None:
+                assert ours.reward >= best
+            if ours.ended == "max_calls":
+                cut += 1
+            else:
+                assert (ours.tokens, ours.ended) == (theirs.tokens, theirs.ended)
+                assert ours.ledger.model_calls == theirs.ledger.model_calls
+            assert ours.ledger.model_calls <= theirs.ledger.model_calls
+    assert cut > 10
 
 
 @pytest.mark.parametrize("name", NAMES)

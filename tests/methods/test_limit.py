@@ -1,0 +1,132 @@
+"""`max_calls` with scripted costs: what is carried out, what is cut, and what the method hears."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nabla_eval.config import DTO, Sampling
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.drive import drive
+from nabla_eval.methods.limit import limited, unless_cut
+from nabla_eval.randomness import Key
+from nabla_eval.requests import (
+    Frame,
+    Generate,
+    Judgement,
+    Outcome,
+    OutOfCalls,
+    Problem,
+    Refine,
+    Score,
+    Trajectory,
+)
+
+KEY = Key.root(0)
+PROBLEM = Problem(KEY, (1,), Frame((), ()), 10)
+
+
+def trajectory(length, stop="eos"):
+    zeros = (0.0,) * length
+    return Trajectory((7,) * length, "x" * length, length, stop, (7,) * length, zeros, zeros, KEY,
+                      cost=Ledger(generated_tokens=length))  # fmt: skip
+
+
+class Writes:
+    """Each response wants to be so long; what was asked for is noted round by round."""
+
+    def __init__(self, *lengths):
+        self.lengths, self.rounds = list(lengths), []
+
+    def __call__(self, requests):
+        self.rounds.append([type(request).__name__ for request in requests])
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        if isinstance(request, Score):
+            return Judgement(0.0, cost=Ledger(scorings=1))
+        wants, room = self.lengths.pop(0), request.longest
+        return trajectory(wants) if wants < room else trajectory(room, "length")
+
+
+def draws(count):
+    return [Generate(PROBLEM, KEY / i, Sampling()) for i in range(count)]
+
+
+def asker(requests, heard):
+    """A method that asks once and hands back what it hears."""
+    try:
+        results = yield requests
+        ended = "done"
+    except OutOfCalls as cut:
+        results, ended = cut.results, "max_calls"
+    heard += results
+    return Outcome("", (), "eos", ended=ended)
+
+
+def run(requests, calls, script):
+    heard = []
+    (outcome,) = drive([limited(asker(requests, heard), calls)], script)
+    return outcome, heard
+
+
+def test_what_surely_fits_is_asked_for_at_once():
+    script = Writes(3, 4)
+    outcome, heard = run(draws(2), 20, script)
+    assert script.rounds == [["Generate", "Generate"]] and outcome.ended == "done"
+    assert [len(t.tokens) for t in heard] == [3, 4]
+
+
+def test_what_one_response_leaves_is_there_for_the_next():
+    script = Writes(3, 4, 5)
+    outcome, heard = run(draws(3), 19, script)
+    assert script.rounds == [["Generate"], ["Generate"], ["Generate"]]
+    assert outcome.ended == "done" and outcome.ledger.model_calls == 12 and len(heard) == 3
+
+
+@pytest.mark.parametrize(("calls", "last", "ended"), [(6, 3, "max_calls"), (8, 4, "done")])
+def test_the_response_at_the_limit_is_written_as_far_as_the_calls_go(calls, last, ended):
+    outcome, heard = run(draws(2), calls, Writes(3, 4))
+    assert [len(t.tokens) for t in heard] == [3, last]
+    assert outcome.ended == ended and outcome.ledger.model_calls == 3 + last <= calls
+
+
+def test_a_response_that_ends_with_the_last_call_is_told_from_a_cut_one_only_by_its_stop():
+    outcome, heard = run(draws(2), 7, Writes(3, 4))
+    assert outcome.ended == "max_calls" and heard[-1].stop == "length"
+
+
+def test_nothing_is_carried_out_without_calls():
+    requests = [*draws(1), Score(PROBLEM, trajectory(1)), Score(PROBLEM, trajectory(2))]
+    outcome, heard = run(requests, 10, Writes(9))
+    assert len(heard) == 2 and outcome.ended == "max_calls" and outcome.ledger.scorings == 1
+
+
+def test_a_refinement_is_asked_for_only_where_its_every_step_could_take_a_gradient():
+    refine = Refine(PROBLEM, trajectory(2), 0, KEY, Sampling(), DTO(steps=3))
+    for calls, heard in [(7, 0), (8, 1)]:
+        assert len(run([refine], calls, lambda rs: [Judgement(0.0) for _ in rs])[1]) == heard
+    twin = replace(refine, dto=DTO(steps=0))
+    assert len(run([twin], 1, lambda rs: [Judgement(0.0) for _ in rs])[1]) == 1
+
+
+def test_a_method_that_goes_on_after_the_cut_is_a_mistake():
+    def stubborn():
+        yield from unless_cut(part())
+        yield draws(1)
+
+    def part():
+        yield draws(2)
+
+    with pytest.raises(RuntimeError, match="max_calls"):
+        drive([limited(stubborn(), 2)], Writes(9, 9, 9))
+
+
+def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
+    def unaware():
+        yield draws(2)
+        return Outcome("", (), "eos")
+
+    with pytest.raises(OutOfCalls, match="return an Outcome"):
+        drive([limited(unaware(), 2)], Writes(9, 9))
