@@ -20,8 +20,8 @@ from nabla_eval.engine.refine import optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError
-from nabla_eval.methods.registry import configure, start
-from nabla_eval.models.chat import render
+from nabla_eval.methods.registry import configure, needs_chat, settle, start
+from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
@@ -79,7 +79,9 @@ def generate(
     Raises `ConfigError` for options that do not exist or contradict each other, `ContextError`
     for a problem that does not fit.
     """
-    config = configure(method, options, preset)
+    config = settle(configure(method, options, preset), rewarded=pair.reward is not None)
+    if needs_chat(config):
+        check_asked(pair.policy.tokenizer)
     texts = [problem] if isinstance(problem, str) else list(problem)
     seen: Counter[str] = Counter()
     problems = []

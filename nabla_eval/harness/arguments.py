@@ -14,7 +14,16 @@ from typing import Any
 
 from nabla_eval.config import coerce, fingerprint, flatten
 from nabla_eval.errors import ConfigError, suggest
-from nabla_eval.methods.registry import METHODS, MethodSpec, configure, option_names, spec
+from nabla_eval.methods.registry import (
+    METHODS,
+    MethodSpec,
+    configure,
+    needs_chat,
+    needs_reward,
+    option_names,
+    settle,
+    spec,
+)
 
 # Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
 HFLM_NAMES = frozenset({
@@ -76,15 +85,26 @@ class Arguments:
         return spec(self.method)
 
     @property
+    def needs_reward(self) -> bool:
+        """Whether the method, with these options, scores responses."""
+        return needs_reward(self.config)
+
+    @property
+    def needs_chat(self) -> bool:
+        """Whether the method, with these options, asks the policy in words."""
+        return needs_chat(self.config)
+
+    @property
     def fingerprint(self) -> str:
         """Short hash of the method's options, as traces store it."""
         return fingerprint(flatten(self.config))
 
 
-def read(options: Mapping[str, Any], *, paired: bool = False) -> Arguments:
+def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = True) -> Arguments:
     """Check flat model arguments and sort them by owner; strings are read as the option's type.
 
-    `paired`: the models are loaded already, so nothing that says how to load them is accepted.
+    `paired`: the models are loaded already (`rewarded`: a reward model too), so nothing that says
+    how to load them is accepted.
     Raises `ConfigError` for an unknown, unfitting or contradictory argument. Loads nothing.
     """
     options = {name: value for name, value in options.items() if value is not None}
@@ -93,6 +113,9 @@ def read(options: Mapping[str, Any], *, paired: bool = False) -> Arguments:
     _refuse_unknown(options, method, own)
     preset = options.get("preset")
     config = configure(method, {n: options[n] for n in options if n in own}, preset)
+    if not paired:
+        rewarded = "pretrained" not in options or "reward" in options
+    config = settle(config, rewarded)
     arguments = Arguments(
         method=method,
         preset=None if preset is None else str(preset),
@@ -135,8 +158,12 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
     alone = arguments.pretrained is not None and arguments.reward is None
     if paired:
         _refuse_loading(arguments)
-    elif alone and arguments.spec.needs_reward:
-        free = [name for name, entry in METHODS.items() if not entry.needs_reward]
+    elif alone and arguments.needs_reward:
+        free = [
+            name
+            for name, entry in METHODS.items()
+            if not entry.needs_reward or hasattr(entry.config, "FALLBACK")
+        ]
         raise ConfigError(
             f"method={arguments.method} needs a reward model, and got pretrained="
             f"{arguments.pretrained} without one. Pass reward=..., leave pretrained out for the "

@@ -26,7 +26,7 @@ from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
 from nabla_eval.harness.thinking import Thinking
-from nabla_eval.models.chat import dresses, render
+from nabla_eval.models.chat import check_asked, dresses, render
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
 
@@ -57,7 +57,9 @@ class NablaLM(RankedLM):
         **options: Any,
     ) -> None:
         self.arguments = model_args.read(
-            {"pretrained": pretrained, **options}, paired=pair is not None
+            {"pretrained": pretrained, **options},
+            paired=pair is not None,
+            rewarded=pair is not None and pair.reward is not None,
         )
         self.progress = progress
         self._adopted = pair is not None
@@ -68,6 +70,8 @@ class NablaLM(RankedLM):
             self.pair = self._load()
         else:
             self.pair = self._adopt(pair)
+        if self.arguments.needs_chat:
+            check_asked(self.tokenizer)
         if not self.arguments.hf.get("tp_plan"):  # whose processes hold one model together
             self.join(self.arguments.trace_dir)
         self.models = loading.identity(self.pair)
@@ -106,7 +110,7 @@ class NablaLM(RankedLM):
         super().__init__(pretrained=pair.policy.base, tokenizer=pair.policy.tokenizer, **hf)
         if "max_length" in hf:
             pair = replace(pair, policy=replace(pair.policy, context=self.max_length))
-        if self.arguments.spec.needs_reward:
+        if self.arguments.needs_reward:
             pair.judge  # noqa: B018 - raises where there is none, before any decoding
         return pair
 
@@ -205,7 +209,8 @@ class NablaLM(RankedLM):
         return [ordered[place] for place in range(len(requests))]
 
     def _executor(self) -> Execute:
-        return Executor(self.pair, max_batch_tokens=self.arguments.max_batch_tokens)
+        chat = self.chat_template_args
+        return Executor(self.pair, max_batch_tokens=self.arguments.max_batch_tokens, chat=chat)
 
     def _problem(self, draw: Draw, seed: int) -> tuple[Problem, Any]:
         prompt, options = draw.request.args

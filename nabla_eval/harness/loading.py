@@ -114,7 +114,7 @@ def _template(arguments: Arguments) -> Template:
 
 def _reward_source(arguments: Arguments) -> Source | None:
     """Where the reward model is; None for methods that ask for no reward."""
-    if not arguments.spec.needs_reward:
+    if not arguments.needs_reward:
         return None
     name = embedded.paths()[1] if arguments.reward is None else arguments.reward
     return _source(arguments, str(name), "reward", arguments.reward_options.get("reward_revision"))

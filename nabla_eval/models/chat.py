@@ -169,6 +169,11 @@ def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     return text
 
 
+def check_asked(tokenizer: Any) -> None:
+    """Raise `ModelError` for a policy that cannot be asked in words, before anything is decoded."""
+    compose(tokenizer, (("user", "Is this step right? Answer Yes or No."),))
+
+
 def _apply(
     tokenizer: Any,
     chat: list[dict[str, str]],

@@ -81,12 +81,24 @@ def test_what_cannot_work_is_refused(options: dict[str, object], words: list[str
         {"lam": -1},
         {"method": "greedy", "preset": "paper"},
         {"method": "self_consistency", "pretrained": "a/policy"},
+        {"method": "best_of_n", "pretrained": "a/policy"},
         {"reward": "a/reward"},
         {"enable_thinking": True, "think_end_token": "</think>"},
     ],
 )
 def test_what_only_looks_contradictory_is_accepted(options: dict[str, object]) -> None:
     read(options)
+
+
+def test_the_evaluator_is_decided_by_whether_there_is_a_reward_model() -> None:
+    alone = {"method": "best_of_n", "pretrained": "a/policy"}
+    assert read(alone).config.evaluator == "self_certainty" and not read(alone).needs_reward
+    assert read({**alone, "reward": "a/reward"}).config.evaluator == "reward"
+    assert read({"method": "best_of_n"}).config.evaluator == "reward"
+    bare = read({"method": "best_of_n"}, paired=True, rewarded=False)
+    assert bare.config.evaluator == "self_certainty"
+    with pytest.raises(ConfigError, match="needs a reward model"):
+        read({**alone, "evaluator": "reward"})
 
 
 def test_a_loaded_pair_takes_no_loading_arguments() -> None:
