@@ -7,6 +7,7 @@ from typing import Any
 
 from nabla_eval.analysis.naming import IDLE
 from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.traces.schema import Record
 
 # What the selection by gradient norm still looks at when no step is taken.
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
@@ -48,13 +49,29 @@ def drafts_of(run: Run, runs: Iterable[Run]) -> Run | None:
     """
     found = [
         other
+        for other in _best_of_n(run, runs)
+        if all(_all_scored(record, other.n) for record in other.records)
+    ]
+    return min(found, key=lambda other: _sampling(other) != _sampling(run), default=None)
+
+
+def _best_of_n(run: Run, runs: Iterable[Run]) -> list[Run]:
+    """Runs of best-of-N under the reward, with this run's N and models and without a budget."""
+    return [
+        other
         for other in runs
         if other.method == "best_of_n"
-        and other.config.get("stop_reward") is None
+        and other.config.get("evaluator", "reward") in ("auto", "reward")
+        and other.config.get("max_calls") is None
         and other.n == run.n
         and alike(other, run)
     ]
-    return min(found, key=lambda other: _sampling(other) != _sampling(run), default=None)
+
+
+def _all_scored(record: Record, n: int | None) -> bool:
+    """Whether a record holds all N drafts with their rewards: none was spared by an early stop."""
+    rewards = [draft["reward"] for draft in record["drafts"]]
+    return len(rewards) == n and None not in rewards
 
 
 def _sampling(run: Run) -> list[Any]:
@@ -82,12 +99,7 @@ def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
 def _stopping(run: Run, runs: Iterable[Run]) -> Run | None:
     """Best-of-N that stops early, with this run's own threshold where there is a choice."""
     found = [
-        other
-        for other in runs
-        if other.method == "best_of_n"
-        and other.config.get("stop_reward") is not None
-        and other.n == run.n
-        and alike(other, run)
+        other for other in _best_of_n(run, runs) if other.config.get("stop_reward") is not None
     ]
     wanted = run.config.get("stop_reward")
     return min(found, key=lambda other: other.config["stop_reward"] != wanted, default=None)

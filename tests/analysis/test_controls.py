@@ -14,16 +14,21 @@ from nabla_eval.analysis.twins import controls_of, drafts_of, twin_of
 from nabla_eval.errors import DataError
 
 
-def make(name, right=(1, 0, 1, 1), calls=10.0, method="nabla", base=None, **changes) -> Run:
+def make(
+    name, right=(1, 0, 1, 1), calls=10.0, method="nabla", base=None, drafts=(0.0,), **changes
+) -> Run:
     config = {**(NABLA if base is None else base), **changes}
     records = [
-        record(i, method=method, config=config, calls=calls * (i + 1)) for i in range(len(right))
+        record(i, method=method, config=config, calls=calls * (i + 1), drafts=drafts)
+        for i in range(len(right))
     ]
     return Run(name, records, {f"toy/{i}": [float(x)] for i, x in enumerate(right)}, math.nan)
 
 
 def best(name, **changes) -> Run:
-    return make(name, method="best_of_n", base=BEST_OF_N, **changes)
+    n = 1 if "stop_reward" in changes else changes.get("n", 8)
+    drafts = changes.pop("drafts", [0.0] * n)
+    return make(name, method="best_of_n", base=BEST_OF_N, drafts=drafts, **changes)
 
 
 def test_the_twin_may_differ_in_what_only_steps_read():
@@ -56,6 +61,9 @@ def test_controls_have_the_same_n_and_models():
         ("twin", twin), ("best-of-N", plain), ("best-of-N, early stop", stop),
     ]  # fmt: skip
     assert controls_of(plain, runs) == []
+    sure = best("sure", evaluator="self_certainty")
+    limited, unscored = best("limited", max_calls=50), best("unscored", drafts=[None] * 8)
+    assert controls_of(ours, [sure, limited, unscored]) == []
 
 
 def test_one_change_at_a_time():
