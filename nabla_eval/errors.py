@@ -34,6 +34,10 @@ class RewardError(NablaError, ArithmeticError):
     """The reward model answered with something that is not a finite number."""
 
 
+class ServerError(NablaError, ConnectionError):
+    """A model server is away, refuses a request, or answers with something else."""
+
+
 class DataError(NablaError, ValueError):
     """A data set, a trace or a results folder is missing, torn, or not what it says."""
 

@@ -21,7 +21,10 @@ from nabla_eval.requests import (
     Replay,
     Request,
     Score,
+    Trajectory,
 )
+
+Rollout = Callable[[list[Generate]], list[Trajectory]]
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
 
@@ -32,6 +35,7 @@ class Executor:
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
     `chat` are options of the policy's chat template, for the questions that methods ask it.
+    `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does.
     """
 
     def __init__(
@@ -39,10 +43,12 @@ class Executor:
         pair: Pair,
         max_batch_tokens: int = 2**17,
         chat: Mapping[str, Any] | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         self.pair = pair
         self.max_batch_tokens = max_batch_tokens
         self.chat = dict(chat or {})
+        self.rollout = rollout
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         groups: dict[Hashable, list[int]] = {}
@@ -56,6 +62,8 @@ class Executor:
         return results
 
     def _run(self, requests: list[Any]) -> list[Any]:
+        if self.rollout is not None and isinstance(requests[0], Generate):
+            return self.rollout(requests)
         run, length, budget = self._plan(requests[0])
         return in_batches(run, requests, length, budget)
 

@@ -10,14 +10,11 @@ import torch
 
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.batching import left_pad, positions
-from nabla_eval.engine.rollout import COLUMNS, statistics
+from nabla_eval.engine.reread import Written, reread
 from nabla_eval.errors import ContextError
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Policy
 from nabla_eval.requests import Compose, Problem, Prompt, Replay, StopReason, Trajectory
-
-_ELEMENTS = 2**25  # of positions x V formed at once
 
 
 def replay(policy: Policy, requests: Sequence[Replay]) -> list[Trajectory]:
@@ -36,7 +33,6 @@ def replay(policy: Policy, requests: Sequence[Replay]) -> list[Trajectory]:
     ]
 
 
-@torch.no_grad()
 def forced(policy: Policy, rows: Sequence[tuple[Problem, tuple[int, ...]]]) -> list[Trajectory]:
     """Trajectories of given response tokens, as one left-padded batch without a cache."""
     whole = [[*problem.prompt, *tokens] for problem, tokens in rows]
@@ -47,20 +43,22 @@ def forced(policy: Policy, rows: Sequence[tuple[Problem, tuple[int, ...]]]) -> l
                 f"given; {policy.name} takes at least one of each, at most {policy.context} "
                 "together."
             )
-    ids, mask = left_pad([row[:-1] for row in whole], policy.pad_id, policy.device)
-    output = policy.base(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-    ).last_hidden_state
+    known = reread(
+        policy, [Written(tuple(row), len(t)) for row, (_, t) in zip(whole, rows, strict=True)]
+    )
     return [
-        _trajectory(policy, problem, tokens, output[i, -len(tokens) :].clone())
-        for i, (problem, tokens) in enumerate(rows)
+        _trajectory(policy, problem, tokens, *own)
+        for (problem, tokens), own in zip(rows, known, strict=True)
     ]
 
 
 def _trajectory(
-    policy: Policy, problem: Problem, tokens: tuple[int, ...], states: torch.Tensor
+    policy: Policy,
+    problem: Problem,
+    tokens: tuple[int, ...],
+    columns: Mapping[str, list[Any]],
+    states: torch.Tensor,
 ) -> Trajectory:
-    known = _statistics(policy, states, tokens)
     ended = tokens[-1] in policy.end_ids
     scored = len(tokens) - ended
     stop: StopReason = "eos" if ended else "length"
@@ -73,22 +71,8 @@ def _trajectory(
         key=problem.key,
         states=states,
         cost=Ledger(scorings=1, flops=forward_flops(policy.parameters, length)),
-        **{name: tuple(values) for name, values in known.items()},
+        **{name: tuple(values) for name, values in columns.items()},
     )
-
-
-def _statistics(
-    policy: Policy, states: torch.Tensor, tokens: tuple[int, ...]
-) -> dict[str, list[Any]]:
-    """What `statistics` says at every position, in chunks so that L x V is never held at once."""
-    chunk = max(1, _ELEMENTS // policy.vocabulary)
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    own = torch.tensor(tokens, device=policy.device)
-    for part, drawn in zip(states.split(chunk), own.split(chunk), strict=True):
-        known = statistics(policy.head(part), drawn)
-        for name in COLUMNS:
-            columns[name] += known[name].tolist()
-    return columns
 
 
 def compose(

@@ -10,9 +10,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from nabla_eval.config import coerce, fingerprint, flatten
+from nabla_eval.config import build, coerce, fingerprint, flatten, leaves
+from nabla_eval.engine.completions import ServerOptions
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.registry import (
     METHODS,
@@ -50,9 +51,11 @@ REWARD_NAMES = frozenset({
 })  # fmt: skip
 OWN_NAMES = frozenset({
     "pretrained", "reward", "method", "preset", "seed", "trace_dir", "allow_pickle",
-    "max_batch_tokens",
+    "max_batch_tokens", "rollout",
 })  # fmt: skip
-COMMON_NAMES = OWN_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
+# Of `rollout=vllm`.
+SERVER_NAMES = frozenset(leaves(ServerOptions))
+COMMON_NAMES = OWN_NAMES | SERVER_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
 # No answer depends on these, or they stand in `run.json` under a name of their own.
 NEUTRAL = frozenset({
     "method", "preset", "seed", "trace_dir", "batch_size", "max_batch_size", "max_batch_tokens",
@@ -77,6 +80,7 @@ class Arguments:
     trace_dir: Path | None = None
     allow_pickle: bool = False
     max_batch_tokens: int = 2**17  # padded tokens of one micro-batch
+    server: ServerOptions | None = None  # of rollout=vllm; None: rollouts are local
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
 
@@ -127,11 +131,28 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
         trace_dir=Path(str(options["trace_dir"])) if "trace_dir" in options else None,
         allow_pickle=coerce("allow_pickle", options.get("allow_pickle", False), bool),
         max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), int),
+        server=_server(options),
         reward_options={n: options[n] for n in options if n in REWARD_NAMES},
         hf={n: options[n] for n in options if n in HFLM_NAMES | PASSED_ON},
     )
     _refuse_contradictions(arguments, paired)
     return arguments
+
+
+def _server(options: Mapping[str, Any]) -> ServerOptions | None:
+    """Where rollouts come from; None where they are made here."""
+    rollout = coerce("rollout", options.get("rollout", "local"), Literal["local", "vllm"])
+    named = {name: options[name] for name in options if name in SERVER_NAMES}
+    if rollout == "local" and named:
+        raise ConfigError(
+            f"{', '.join(named)}: the address of a server, and rollout=local asks none. "
+            "Add rollout=vllm, or leave them out."
+        )
+    if rollout == "local":
+        return None
+    if "vllm_url" not in named:
+        raise ConfigError("rollout=vllm needs vllm_url. Try vllm_url=http://127.0.0.1:8000.")
+    return build(ServerOptions, named)
 
 
 def _refuse_unknown(options: Iterable[str], method: str, own: tuple[str, ...]) -> None:

@@ -66,6 +66,7 @@ class NablaLM(RankedLM):
         self._conversations: dict[str, Messages] = {}
         self._warned = False
         self.seconds = 0.0  # spent in generate_until
+        server = loading.server(self.arguments)
         if pair is None:
             self.pair = self._load()
         else:
@@ -74,7 +75,8 @@ class NablaLM(RankedLM):
             check_asked(self.tokenizer)
         if not self.arguments.hf.get("tp_plan"):  # whose processes hold one model together
             self.join(self.arguments.trace_dir)
-        self.models = loading.identity(self.pair)
+        self._remote = loading.remote(self.arguments, self.pair.policy, server)
+        self.models = loading.identity(self.pair, server)
         self._thinking = Thinking.of(
             self.think_end_token, self.enable_thinking, self.pair.policy.decode
         )
@@ -209,8 +211,12 @@ class NablaLM(RankedLM):
         return [ordered[place] for place in range(len(requests))]
 
     def _executor(self) -> Execute:
-        chat = self.chat_template_args
-        return Executor(self.pair, max_batch_tokens=self.arguments.max_batch_tokens, chat=chat)
+        return Executor(
+            self.pair,
+            max_batch_tokens=self.arguments.max_batch_tokens,
+            chat=self.chat_template_args,
+            rollout=self._remote,
+        )
 
     def _problem(self, draw: Draw, seed: int) -> tuple[Problem, Any]:
         prompt, options = draw.request.args
@@ -223,7 +229,12 @@ class NablaLM(RankedLM):
             stop=asked.stop,
             id=draw.id,
         )
-        problem = fit(problem, self.pair, asked=asked.max_new_tokens is not None)
+        problem = fit(
+            problem,
+            self.pair,
+            asked=asked.max_new_tokens is not None,
+            served=None if self._remote is None else self._remote.server.context,
+        )
         return replace(problem, text=prompt, thought=self._thinking(prompt)), asked.config
 
     def _messages(self, prompt: str) -> Messages:

@@ -12,6 +12,8 @@ import torch
 
 from nabla_eval import embedded
 from nabla_eval.config import coerce
+from nabla_eval.engine.completions import Server
+from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
@@ -131,7 +133,20 @@ def _source(arguments: Arguments, name: str, role: Any, revision: Any) -> Source
     )
 
 
-def identity(pair: Pair) -> dict[str, Any]:
+def server(arguments: Arguments) -> Server | None:
+    """The server of rollout=vllm, asked for its models and for one token; None where there is none.
+
+    Raises `ServerError` or `ConfigError` where it cannot serve, before any model is loaded.
+    """
+    return None if arguments.server is None else Server(arguments.server)
+
+
+def remote(arguments: Arguments, policy: Policy, server: Server | None) -> VLLMRollout | None:
+    """Rollouts by the server. Raises `ModelError` where it serves another model than the policy."""
+    return None if server is None else VLLMRollout(policy, server, arguments.max_batch_tokens)
+
+
+def identity(pair: Pair, server: Server | None = None) -> dict[str, Any]:
     """Names and fingerprints of the models, and the policy's dtype: what traces tell apart."""
     models: dict[str, Any] = {
         "policy": pair.policy.name,
@@ -140,6 +155,8 @@ def identity(pair: Pair) -> dict[str, Any]:
     }
     if pair.reward is not None:
         models |= {"reward": pair.reward.name, "reward_hash": fingerprint(pair.reward)}
+    if server is not None:  # whose draws are others than the local ones
+        models["rollout"] = f"vllm {server.model}"
     return models
 
 

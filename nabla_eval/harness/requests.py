@@ -63,8 +63,10 @@ def draws(requests: Sequence[Any], *, alike: bool = False) -> list[Draw]:
     return list(found.values())
 
 
-def fit(problem: Problem, pair: Pair, *, asked: bool) -> Problem:
+def fit(problem: Problem, pair: Pair, *, asked: bool, served: int | None = None) -> Problem:
     """The problem, with `max_new_tokens` cut to what both models' contexts hold.
+
+    `served` is the context of the server that rollouts come from, if any.
 
     Raises `ContextError` where nothing fits, or less than was `asked` for.
     """
@@ -73,6 +75,8 @@ def fit(problem: Problem, pair: Pair, *, asked: bool) -> Problem:
     if pair.reward is not None:
         taken = len(frame.before) + len(frame.after)
         limits.append(("conversation", "reward model", taken, pair.reward.context))
+    if served is not None:
+        limits.append(("prompt", "vLLM server", len(problem.prompt), served))
     for what, model, taken, context in limits:
         left = context - taken
         if left < 1:

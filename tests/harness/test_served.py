@@ -1,0 +1,111 @@
+"""`rollout=vllm` through NablaLM: arguments, what is refused when, and what traces remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import Script, choice, serving
+
+from nabla_eval.errors import ConfigError, ContextError, DataError, ServerError
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.lm import NablaLM
+from nabla_eval.traces import read as read_traces
+
+URL = "http://127.0.0.1:8000"
+ANSWER = "19*4=76;76-24=52"
+
+
+@pytest.fixture
+def script(double_pair: Any) -> Iterator[Script]:
+    """A server of a model that knows one answer, and what the embedded policy likes to say."""
+    policy = double_pair.policy
+    known = [*policy.encode(ANSWER), *policy.end_ids]
+
+    def complete(body: dict[str, Any]) -> Any:
+        return choice(known[: body["max_tokens"]])
+
+    models = (200, {"data": [{"id": "served", "max_model_len": 64}]})
+    with serving(Script(complete, models)) as script:
+        yield script
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the comparison of models, which is tested with the engine: this server is a liar."""
+    monkeypatch.setattr("nabla_eval.engine.vllm.VLLMRollout._compare", lambda self: None)
+
+
+def test_the_options_of_a_server_are_read_with_their_types() -> None:
+    asked = read({"rollout": "vllm", "vllm_url": URL, "vllm_concurrency": "8", "vllm_model": "m"})
+    server = asked.server
+    assert server is not None
+    assert (server.vllm_url, server.vllm_concurrency, server.vllm_model) == (URL, 8, "m")
+    assert read({}).server is None and read({"rollout": "local"}).server is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rollout": "vllm"}, "needs vllm_url"),
+        ({"vllm_url": URL}, "rollout=vllm"),
+        ({"rollout": "local", "vllm_model": "m"}, "rollout=local asks none"),
+        ({"rollout": "sglang"}, "local, vllm"),
+        ({"rollout": "vllm", "vllm_url": "somewhere"}, "vllm_url"),
+        ({"rollout": "vllm", "vllm_url": URL, "vllm_modle": "m"}, "vllm_model"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read(options)
+
+
+def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    with pytest.raises(ServerError, match="vllm serve"):
+        NablaLM(rollout="vllm", vllm_url="http://127.0.0.1:9", vllm_attempts=1)
+
+
+def test_a_wrong_name_is_noticed_before_a_model_is_loaded(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    with pytest.raises(ConfigError, match="offers served; not 'serve'"):
+        NablaLM(rollout="vllm", vllm_url=script.url, vllm_model="serve")
+
+
+@pytest.mark.usefixtures("trusting")
+def test_answers_come_from_the_server_and_rewards_from_here(
+    lm: Callable[..., NablaLM], ask: Callable[..., Any], script: Script, tmp_path: Path
+) -> None:
+    options = {"method": "best_of_n", "n": 2, "trace_dir": str(tmp_path)}
+    model = lm(rollout="vllm", vllm_url=script.url, **options)
+    script.asked.clear()
+    (response,) = model.generate_until([ask("19,24,4=52?")], disable_tqdm=True)
+    assert response == ANSWER
+    tokens = len(model.pair.policy.encode(ANSWER)) + 1
+    assert response.stats["generated_tokens"] == 2 * tokens
+    assert response.stats["reward"] > 0, "the embedded reward model likes a right answer"
+    assert len({asked["seed"] for asked in script.asked}) == 2
+    (record,) = read_traces(tmp_path)
+    assert record["models"]["rollout"] == "vllm served"
+    assert model.get_model_info()["nabla"]["models"]["rollout"] == "vllm served"
+    with pytest.raises(DataError, match="another run"):
+        lm(**options).generate_until([ask("19,24,4=52?")], disable_tqdm=True)
+
+
+@pytest.mark.usefixtures("trusting")
+def test_the_servers_context_bounds_responses(
+    lm: Callable[..., NablaLM], ask: Callable[..., Any], script: Script
+) -> None:
+    model = lm(method="greedy", rollout="vllm", vllm_url=script.url)
+    script.asked.clear()
+    with pytest.raises(ContextError, match="vLLM server's context holds 64"):
+        model.generate_until([ask(), ask(max_gen_toks=60)], disable_tqdm=True)
+    assert script.asked == []

@@ -1,0 +1,80 @@
+"""A vLLM server of a few lines: what it answers is a function that a test gives."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, Any]  # status and body
+
+
+@dataclass
+class Script:
+    """What the server says, and what it was asked."""
+
+    complete: Callable[[dict[str, Any]], Answer]
+    models: Answer = (200, {"data": [{"id": "served", "max_model_len": 64}]})
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+    url: str = ""
+
+
+def choice(tokens: list[int] | None, finish: str = "stop") -> Answer:
+    return 200, {"choices": [{"index": 0, "token_ids": tokens, "finish_reason": finish}]}
+
+
+@contextmanager
+def serving(script: Script) -> Iterator[Script]:
+    """Serve a script on a free port of this machine while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Nothing: a test's output is read by people."""
+
+        def do_GET(self) -> None:
+            self.reply(*(script.models if self.path == "/v1/models" else (404, {"detail": "no"})))
+
+        def do_POST(self) -> None:
+            assert self.path == "/v1/completions", self.path
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with script.lock:
+                script.asked.append(body)
+                script.headers.append(dict(self.headers))
+                script.at_once += 1
+                script.most_at_once = max(script.most_at_once, script.at_once)
+            try:
+                answer = script.complete(body)
+            finally:
+                with script.lock:
+                    script.at_once -= 1
+            self.reply(*answer)
+
+        def reply(self, status: int, body: Any) -> None:
+            if status == 0:  # hang up
+                self.close_connection = True
+                self.connection.close()
+                return
+            text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    script.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
