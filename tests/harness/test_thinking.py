@@ -97,7 +97,7 @@ def test_a_truncated_thought_is_no_answer(
 
 def test_thoughts_do_not_vote() -> None:
     texts = [r"\boxed{5}", r"\boxed{5}", r"5?</think>\boxed{4}"]
-    drafts = [Trajectory((), text, 0, "length", (), (), (), PROBLEM.key) for text in texts]
+    drafts = [Trajectory((), text, 0, "eos", (), (), (), PROBLEM.key) for text in texts]
     for thought, winner in ((None, 0), (OPENED, 2)):
         method = self_consistency(replace(PROBLEM, thought=thought), SelfConsistency(n=3))
         next(method)
