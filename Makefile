@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench reports theory
+.PHONY: help setup demo test test-browser lint bench reports theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -31,6 +31,9 @@ demo: $(STAMP) ## compare the methods on the embedded pair and print the tables
 
 test: $(STAMP) ## run the tests, slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-browser: $(STAMP) ## run the tests that need a browser (Chromium or Chrome)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

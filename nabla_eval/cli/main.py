@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "run": Entry("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
     "sweep": Entry("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
+    "trace": Entry("nabla_eval.cli.trace:trace", "Look at single problems of a run."),
     "embedded": Entry("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
     "tasks": Entry("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
     "data": Entry("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),

@@ -16,6 +16,7 @@ from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
 from nabla_eval.requests import Method, Outcome, Problem
 from nabla_eval.traces import Record, TraceWriter, done, record, restore, same_work, trace_path
+from nabla_eval.traces.observe import Observed
 
 Work = tuple[Problem, Any]  # a problem and its method's options
 
@@ -46,6 +47,7 @@ class Run:
             finished(index, responses[index])
         left = [index for index in range(len(work)) if index not in responses]
         began: dict[int, float] = {}
+        seen: dict[int, Observed] = {}
         with ExitStack() as stack:
             writer = self._writer(stack)
 
@@ -53,11 +55,18 @@ class Run:
                 index = left[place]
                 seconds = time.perf_counter() - began[index]
                 if writer is not None:
-                    writer.write(self._record(*work[index], outcome, seconds))
+                    line = self._record(*work[index], outcome, seconds, seen.pop(index, None))
+                    writer.write(line)
                 responses[index] = self._response(work[index][0], outcome, seconds)
                 finished(index, responses[index])
 
-            methods = (_timed(start(*work[index]), began, index) for index in left)
+            def method(index: int) -> Method:
+                if writer is None:
+                    return start(*work[index])
+                seen[index] = Observed()
+                return seen[index].watch(start(*work[index]))
+
+            methods = (_timed(method(index), began, index) for index in left)
             drive(methods, self.execute, width=self.width, done=ended)
         return [responses[index] for index in range(len(work))]
 
@@ -84,7 +93,14 @@ class Run:
             return None
         return stack.enter_context(TraceWriter(trace_path(folder, self.rank)))
 
-    def _record(self, problem: Problem, config: Any, outcome: Outcome, seconds: float) -> Record:
+    def _record(
+        self,
+        problem: Problem,
+        config: Any,
+        outcome: Outcome,
+        seconds: float,
+        observed: Observed | None = None,
+    ) -> Record:
         return record(
             problem,
             self.arguments.method,
@@ -94,6 +110,7 @@ class Run:
             lambda token: self.policy.decode([token], special=True),
             lambda tokens: self.policy.decode(tokens, special=True),
             models=self.models,
+            observed=observed,
         )
 
     def _response(self, problem: Problem, outcome: Outcome, seconds: float) -> NablaResponse:

@@ -78,6 +78,21 @@ class OutcomeRecord(TypedDict):
     positions: int
 
 
+class Profile(TypedDict):
+    """One response token by token."""
+
+    tokens: list[str]  # as text, special tokens visible
+    entropy: list[float]  # nats, of the policy at each position
+    gradient_norms: dict[str, float]  # by position, where a gradient was looked at
+
+
+class Profiles(TypedDict, total=False):
+    """The first draft and, if it is another, the returned response."""
+
+    first: Profile
+    final: Profile
+
+
 class _Required(TypedDict):
     schema: int
     id: str  # task/document/repeat
@@ -100,6 +115,7 @@ class Record(_Required, total=False):
     """One line of a trace: one problem, answered by one method."""
 
     steps: list[StepRecord]  # of search methods; records of before they existed have none
+    profiles: Profiles  # token by token, for the viewer; older records have none
 
 
 def problem_hash(problem: Problem) -> str:

@@ -16,6 +16,7 @@ import nabla_eval
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Outcome, Problem
+from nabla_eval.traces.observe import Observed
 from nabla_eval.traces.read import intact
 from nabla_eval.traces.schema import (
     SCHEMA,
@@ -109,14 +110,16 @@ def record(
     token_text: Callable[[int], str],
     decode: Callable[[Sequence[int]], str],
     models: Mapping[str, Any] | None = None,
+    observed: Observed | None = None,
 ) -> Record:
     """One trace line: everything that was asked, decided and spent on one problem.
 
     `config` is the method's (nested) options dataclass; `token_text` and `decode` turn one token
-    and several into text, with special tokens visible; `models` names policy and reward model.
+    and several into text, with special tokens visible; `models` names policy and reward model;
+    `observed` holds the numbers of single tokens.
     """
     options = flatten(config)
-    return {
+    line: Record = {
         "schema": SCHEMA,
         "id": problem.id,
         "problem_hash": problem_hash(problem),
@@ -142,6 +145,9 @@ def record(
         "seconds": seconds,
         "versions": dict(versions()),
     }
+    if observed is not None and (profiles := observed.profiles(outcome, token_text)):
+        line["profiles"] = profiles
+    return line
 
 
 def _candidate(

@@ -1,0 +1,110 @@
+"""`nabla-eval trace`: look at what happened on single problems, in the terminal or a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nabla_eval.errors import DataError
+
+if TYPE_CHECKING:
+    from nabla_eval.reporting.story import Story
+
+CHANGES = ("wrong-right", "right-wrong", "stayed-right", "stayed-wrong")
+ORDERS = {
+    "file": None,
+    "revised": lambda story: -story.accepted,
+    "candidates": lambda story: -len(story.steps),
+    "calls": lambda story: -story.model_calls,
+}
+_RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.group()
+def trace() -> None:
+    """Look at single problems of a run: drafts, revised tokens, judged candidates.
+
+    RUN is a run folder, as `nabla-eval run`, `nabla-eval sweep` or `nabla-eval demo` write it.
+
+    Example: nabla-eval trace html results/nabla -o pages
+    """
+
+
+@trace.command("list")
+@_RUN
+@click.option("--filter", "change", type=click.Choice(CHANGES), help="Only these problems.")
+@click.option("--order", type=click.Choice(list(ORDERS)), default="file", show_default=True,
+              help="By what, the most first.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
+def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
+    """List the problems of a run: right or wrong before and after, rewards, candidates.
+
+    Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
+    """
+    import sys
+
+    from rich.console import Console
+
+    from nabla_eval.cli.trace_view import problem_table, stories_of
+
+    stories = [s for s in stories_of(run) if change is None or s.change == change]
+    key = ORDERS[order]
+    shown = (stories if key is None else sorted(stories, key=key))[:limit]
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(problem_table(shown))
+    console.print(f"{len(shown)} of {len(stories)} problems. `nabla-eval trace show` tells one.")
+
+
+@trace.command()
+@_RUN
+@click.argument("problem")
+def show(run: Path, problem: str) -> None:
+    """Tell one problem: the response with revised tokens marked, and every candidate.
+
+    PROBLEM is an id as `trace list` prints it (task/document/repeat), or its document's number.
+
+    Example: nabla-eval trace show results/nabla nabla_countdown/7/0
+    """
+    import sys
+
+    from rich.console import Console
+
+    from nabla_eval.cli.trace_view import stories_of, told
+
+    console = Console(file=sys.stdout, highlight=False)
+    for part in told(_one(stories_of(run), problem, run)):
+        console.print(part)
+
+
+@trace.command()
+@_RUN
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder for the pages.")  # fmt: skip
+def html(run: Path, output: Path) -> None:
+    """Write a page per run that shows every problem in a browser; it needs no network.
+
+    With a study folder, each run below it gets a page.
+
+    Example: nabla-eval trace html results/nabla -o pages
+    """
+    from nabla_eval.cli.trace_view import pages_of
+    from nabla_eval.reporting.viewer import write_pages
+
+    for path in write_pages(pages_of(run), output):
+        click.echo(path)
+
+
+def _one(stories: list[Story], name: str, run: Path) -> Any:
+    """The story that a name means. Raises `DataError` where there is none, or several."""
+    found = [s for s in stories if s.id == name] or [
+        s for s in stories if name in (s.id.rpartition("/")[0], s.id.split("/")[-2:-1][0])
+    ]
+    if not found:
+        some = ", ".join(story.id for story in stories[:3])
+        raise DataError(f"{run} has no problem {name!r}; it has {some}, ... See `trace list`.")
+    if len(found) > 1:
+        ids = ", ".join(story.id for story in found[:4])
+        raise DataError(f"{name!r} may be any of {ids}. Give one of these.")
+    return found[0]

@@ -1,0 +1,163 @@
+"""What `nabla-eval trace` shows: stories of a run folder, as a table, as text, as pages."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nabla_eval.analysis.folders import find, read_folder
+from nabla_eval.reporting.story import Story, Token, tell_all
+from nabla_eval.reporting.text import MISSING, number
+from nabla_eval.reporting.viewer import TracePage, visible
+from nabla_eval.traces import read
+from nabla_eval.traces.manifest import FILE, read_manifest
+
+VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
+
+
+def stories_of(folder: Path) -> list[Story]:
+    """Every problem of a run folder, also of one that is not finished (then right or wrong is
+    not known where no grader can say). Raises `DataError` where there are no traces."""
+    if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
+        homes = find(folder)
+        folder = homes[0] if len(homes) == 1 else folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
+        parts = read_folder(folder) if any(folder.rglob("samples_*.jsonl")) else []
+    if not parts:
+        return tell_all(read(folder))
+    return [
+        story for part in parts for story in tell_all(part.records, part.scores, part.docs, judge)
+    ]
+
+
+def judge(doc: Mapping[str, Any], text: str) -> bool:
+    """Whether a response to one of lm-eval's documents is right: verified, or compared."""
+    inner = doc.get("doc") or {}
+    if "numbers" in inner and "target" in inner:
+        from nabla_eval.embedded.countdown import verify
+
+        return verify(inner, text.strip().partition("\n")[0])
+    from nabla_eval.grading import equal
+
+    return equal(str(doc.get("target")), text)
+
+
+def pages_of(folder: Path) -> dict[str, TracePage]:
+    """A page for every run at or below a folder, by file name."""
+    pages: dict[str, TracePage] = {}
+    for home in find(folder):
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "_", home.resolve().name) or "run"
+        while name in pages:
+            name += "_"
+        manifest = read_manifest(home)
+        title = home.resolve().name if manifest is None else manifest["name"]
+        pages[name] = TracePage(title, stories_of(home), _facts(home))
+    return pages
+
+
+def _facts(home: Path) -> dict[str, str]:
+    records = read(home)
+    first = records[0]
+    facts = {
+        "method": first["method"],
+        "options": ", ".join(f"{k}={v}" for k, v in first["config"].items() if v is not None),
+        "policy": str(first["models"].get("policy", MISSING)),
+        "reward model": str(first["models"].get("reward", MISSING)),
+        "versions": ", ".join(f"{name} {v}" for name, v in first["versions"].items()),
+    }
+    manifest = read_manifest(home)
+    return facts if manifest is None else {"command": manifest["command"], **facts}
+
+
+def problem_table(stories: Sequence[Story]) -> Table:
+    """One line per problem."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Problem", "Draft", "Answer"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Reward", "Judged", "Kept", "Calls"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Response", overflow="fold")
+    for story in stories:
+        rewards = f"{number(story.first_reward, 2)} → {number(story.final_reward, 2)}"
+        table.add_row(
+            Text(visible(story.id)), _right(story.first_right), _right(story.final_right),
+            number(story.final_reward, 2) if story.first == story.final else rewards,
+            str(len(story.steps)), str(story.accepted), number(story.model_calls, 0),
+            Text(_shortened(_line("".join(token.text for token in story.final)))),
+        )  # fmt: skip
+    return table
+
+
+def told(story: Story) -> Iterator[RenderableType]:
+    """One problem for the terminal, part by part; model text is never read as markup."""
+    yield Text(visible(story.id), style="bold")
+    yield Text(visible(story.prompt))
+    yield Text.assemble(
+        "\n", ("First draft ", "bold"), _right(story.first_right),
+        f"  reward {number(story.first_reward, 3)}\n", _response(story.first),
+    )  # fmt: skip
+    if story.first != story.final:
+        yield Text.assemble(
+            "\n", ("Answer ", "bold"), _right(story.final_right),
+            f"  reward {number(story.final_reward, 3)}\n", _response(story.final),
+        )  # fmt: skip
+    yield Text(
+        f"\n{len(story.steps)} candidates, {story.accepted} accepted; "
+        f"{number(story.model_calls, 0)} model calls; ended: {visible(story.ended)}",
+        style="bold",
+    )
+    for step in story.steps:
+        yield _step(step)
+
+
+def _step(step: Any) -> RenderableType:
+    shared = visible(step.shared)
+    tail = shared if len(shared) <= 60 else f"…{shared[-60:]}"
+    head = Text.assemble(
+        f"\n{step.index + 1}. ", (step.verdict, VERDICTS[step.verdict]),
+        f"  token {step.position}: ", (_line(step.old), "bold red"), " → ",
+        (_line(step.new), "bold green"),
+        f"   reward {number(step.old_reward, 3)} → {number(step.new_reward, 3)}"
+        f"   entropy {number(step.entropy, 2)}   gradient norm {number(step.norm, 3)}",
+    )  # fmt: skip
+    old = Text.assemble(
+        "   - ", (tail, "dim"), (visible(step.old), "bold red"), visible(step.old_rest)
+    )
+    new = Text.assemble(
+        "   + ", (tail, "dim"), (visible(step.new), "bold green"), visible(step.new_rest)
+    )
+    return Group(head, old, new)
+
+
+def _response(tokens: Sequence[Token]) -> Text:
+    """A response, its revised tokens marked with the number of the candidate."""
+    text = Text()
+    for token in tokens:
+        if token.revised and token.by is not None:
+            text.append(visible(token.text), style="bold reverse")
+            text.append(f"[{token.by + 1}]", style="cyan")
+        else:
+            text.append(visible(token.text), style="" if token.by is None else "underline")
+    return text
+
+
+def _right(right: bool | None) -> Text:
+    if right is None:
+        return Text("?")
+    return Text("right", style="green") if right else Text("wrong", style="red")
+
+
+def _shortened(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def _line(text: str) -> str:
+    return visible(text).replace("\n", "↵").replace("\t", "⇥")

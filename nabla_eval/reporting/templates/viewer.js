@@ -1,0 +1,253 @@
+"use strict";
+// Everything shown comes from the data below as text: no markup is ever made from it.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const PROBLEMS = DATA.problems;
+const FILTERS = [
+  ["all", "all problems", () => true],
+  ["wrong-right", "wrong → right", (p) => p.change === "wrong-right"],
+  ["right-wrong", "right → wrong", (p) => p.change === "right-wrong"],
+  ["stayed-wrong", "stayed wrong", (p) => p.change === "stayed-wrong"],
+  ["stayed-right", "stayed right", (p) => p.change === "stayed-right"],
+  ["revised", "revised", (p) => p.accepted > 0],
+  ["rejected", "candidates, none accepted", (p) => p.steps.length > 0 && p.accepted === 0],
+];
+const COLOURS = [
+  ["entropy", "entropy", "nats", 1],
+  ["norm", "gradient norm", "", 2],
+  ["none", "nothing", "", 0],
+];
+const state = { filter: "all", order: "file", search: "", shown: null, colour: "entropy",
+                version: "final" };
+const $ = (id) => document.getElementById(id);
+
+function make(tag, options = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name === "class") node.className = value;
+    else if (name === "text") node.textContent = value;
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+const number = (value, digits = 2) =>
+  value === null || value === undefined ? "–" : value.toFixed(digits);
+const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
+
+function judged(right) {
+  const mark = right === null ? "? unknown" : right ? "✓ right" : "✗ wrong";
+  return make("span", { class: right === null ? "" : right ? "right" : "wrong", text: mark });
+}
+
+function changeLabel(problem) {
+  const [first, last] = problem.right;
+  if (first === last) return make("span", { class: "change" }, judged(last));
+  return make("span", { class: "change" }, judged(first), " → ", judged(last));
+}
+
+// The number at which a colour is full: all but the largest hundredth of the run lie below it.
+function scale(column) {
+  const values = [];
+  for (const problem of PROBLEMS) {
+    for (const token of problem.first.concat(problem.final || [])) {
+      if (token[column] !== null) values.push(token[column]);
+    }
+  }
+  values.sort((a, b) => a - b);
+  return values.length ? values[Math.ceil(0.99 * values.length) - 1] : 0;
+}
+const SCALES = { 1: scale(1), 2: scale(2) };
+
+function selected() {
+  const keep = FILTERS.find(([name]) => name === state.filter)[2];
+  const needle = state.search.toLowerCase();
+  const found = PROBLEMS.map((problem, place) => ({ problem, place })).filter(
+    ({ problem }) => keep(problem) &&
+      (!needle || `${problem.id}\n${problem.prompt}`.toLowerCase().includes(needle)));
+  const keys = { accepted: (p) => p.accepted, steps: (p) => p.steps.length, calls: (p) => p.calls };
+  const key = keys[state.order];
+  if (key) found.sort((a, b) => key(b.problem) - key(a.problem) || a.place - b.place);
+  return found;
+}
+
+function drawList() {
+  const found = selected();
+  const list = $("list");
+  list.replaceChildren(...found.map(({ problem, place }) => {
+    const said = `${problem.steps.length} candidates, ${problem.accepted} accepted`;
+    return make("li", {}, make("button", {
+      type: "button", "data-place": place, "aria-current": place === state.shown ? "true" : null,
+      onclick: () => show(place, true),
+    },
+    make("span", { class: "name", text: problem.id }), changeLabel(problem),
+    make("span", { class: "sub", text: `${said} · ${problem.prompt}` })));
+  }));
+  $("count").textContent = `${found.length} of ${PROBLEMS.length} problems`;
+}
+
+function show(place, focus) {
+  state.shown = place;
+  for (const button of $("list").querySelectorAll("button")) {
+    if (Number(button.dataset.place) === place) {
+      button.setAttribute("aria-current", "true");
+      button.scrollIntoView({ block: "nearest" });
+    } else button.removeAttribute("aria-current");
+  }
+  drawStory();
+  history.replaceState(null, "", `#${encodeURIComponent(PROBLEMS[place].id)}`);
+  if (focus) { $("story").focus({ preventScroll: true }); window.scrollTo(0, 0); }
+}
+
+function drawStory() {
+  const problem = PROBLEMS[state.shown];
+  const revised = problem.final !== null;
+  const facts = [
+    `reward ${number(problem.rewards[0])}${revised ? ` → ${number(problem.rewards[1])}` : ""}`,
+    `${number(problem.calls, 0)} model calls`, `ended: ${problem.ended}`, `stop: ${problem.stop}`,
+  ];
+  if (problem.drafts > 1) facts.unshift(`${problem.drafts} drafts`);
+  $("story").replaceChildren(
+    make("h2", { text: problem.id }),
+    make("p", { class: "hint" }, changeLabel(problem), ` · ${facts.join(" · ")}`),
+    make("h3", { text: "Problem" }), make("pre", { class: "text", text: problem.prompt }),
+    make("h3", { text: "Response" }), controls(problem), response(problem),
+    make("p", { class: "detail", id: "detail", "aria-live": "polite",
+                text: "Point at a token, or step through them with ← and →, to see its numbers." }),
+    make("h3", { text: `Candidates (${problem.steps.length})` }),
+    ...(problem.steps.length ? problem.steps.map(candidate)
+      : [make("p", { class: "hint", text: "No candidate was judged on this problem." })]));
+}
+
+function controls(problem) {
+  const choice = make("select", { id: "colour", onchange: (event) => {
+    state.colour = event.target.value; drawStory(); $("colour").focus();
+  } }, ...COLOURS.map(([name, text]) =>
+    make("option", { value: name, text, selected: name === state.colour })));
+  const [, , unit, column] = COLOURS.find(([name]) => name === state.colour);
+  const legend = column && SCALES[column] ? make("span", { class: "legend" }, "0",
+    make("span", { class: "ramp", role: "img", "aria-label": "colour scale, pale to strong" }),
+    `${short(SCALES[column])}${unit ? ` ${unit}` : ""} or more`) : null;
+  const missing = column && !tokensOf(problem).some((token) => token[column] !== null)
+    ? make("span", { class: "legend", text: "not in this trace" }) : legend;
+  const version = problem.final === null ? null : make("label", {}, "Show ",
+    make("select", { id: "version", onchange: (event) => {
+      state.version = event.target.value; drawStory(); $("version").focus();
+    } }, ...[["final", "returned response"], ["first", "first draft"]].map(([name, text]) =>
+      make("option", { value: name, text, selected: name === state.version }))));
+  return make("div", { class: "bar" }, version, make("label", {}, "Colour by ", choice), missing);
+}
+
+const tokensOf = (problem) =>
+  problem.final !== null && state.version === "final" ? problem.final : problem.first;
+
+function describe(token, place) {
+  const [text, entropy, norm, by, revised] = token;
+  const parts = [`token ${place}: ${JSON.stringify(text)}`];
+  if (entropy !== null) parts.push(`entropy ${number(entropy, 3)} nats`);
+  if (norm !== null) parts.push(`gradient norm ${short(norm)}`);
+  if (by !== null) parts.push(revised ? `revised by candidate ${by + 1}` : `rolled out by candidate ${by + 1}`);
+  return parts.join(" · ");
+}
+
+function response(problem) {
+  const column = COLOURS.find(([name]) => name === state.colour)[3];
+  const tokens = tokensOf(problem);
+  const box = make("div", { class: "tokens", role: "group", "aria-label": "Response, token by token",
+                            onkeydown: step });
+  tokens.forEach((token, place) => {
+    const [text, , , by, revised] = token;
+    const share = column && token[column] !== null && SCALES[column]
+      ? Math.min(1, token[column] / SCALES[column]) : 0;
+    const said = describe(token, place);
+    const tell = () => { $("detail").textContent = said; };
+    const kind = revised ? " revised" : by !== null ? " rolled" : "";
+    const node = make("span", { class: `token${kind}`, tabindex: place ? "-1" : "0", title: said,
+                                onmouseenter: tell, onfocus: tell },
+      text.replaceAll("\n", "↵\n") || "∅", revised ? make("sup", { text: String(by + 1) }) : null);
+    node.style.setProperty("--heat-share", share.toFixed(3));
+    box.append(node);
+  });
+  if (!tokens.length) box.append("(empty)");
+  return box;
+}
+
+function step(event) {
+  const moves = { ArrowRight: 1, ArrowLeft: -1 };
+  const nodes = [...event.currentTarget.querySelectorAll(".token")];
+  const at = nodes.indexOf(document.activeElement);
+  let next = event.key in moves ? at + moves[event.key] : event.key === "Home" ? 0
+    : event.key === "End" ? nodes.length - 1 : -1;
+  if (at < 0 || next < 0 || next >= nodes.length) return;
+  event.preventDefault();
+  nodes[at].tabIndex = -1;
+  nodes[next].tabIndex = 0;
+  nodes[next].focus();
+}
+
+function candidate(found) {
+  const kind = found.verdict === "accepted" ? "right" : "wrong";
+  const mark = { accepted: "✓ accepted", rejected: "✗ rejected", tie: "= tie" }[found.verdict];
+  const side = (title, cls, token, rest, reward) => make("div", {},
+    make("h4", { text: `${title}, reward ${number(reward, 3)}` }),
+    make("pre", { class: "text" }, make("span", { class: "shared", text: found.shared }),
+      make("span", { class: cls, text: token }), rest));
+  const numbers = [`sweep ${found.sweep + 1}`, `entropy ${number(found.entropy, 3)} nats`,
+    `top probability ${number(found.top_probability)}`,
+    `gradient norm ${short(found.norm)}`];
+  return make("details", { class: "step", open: found.verdict === "accepted" },
+    make("summary", {}, make("span", { text: `${found.index + 1}` }),
+      make("span", { class: `verdict ${kind}`, text: mark }),
+      make("code", { text: `${found.old} → ${found.new}` }),
+      make("span", { text: `token ${found.position}` }),
+      make("span", { text: `reward ${number(found.old_reward, 3)} → ${number(found.new_reward, 3)}` })),
+    make("p", { class: "numbers", text: numbers.join(" · ") }),
+    make("div", { class: "sides" },
+      side("Before", "old", found.old, found.old_rest, found.old_reward),
+      side("Candidate", "new", found.new, found.new_rest, found.new_reward)));
+}
+
+function walk(event) {
+  const buttons = [...$("list").querySelectorAll("button")];
+  const at = buttons.indexOf(document.activeElement);
+  const move = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!move || at < 0 || !buttons[at + move]) return;
+  event.preventDefault();
+  buttons[at + move].focus();
+}
+
+function redraw() {
+  drawList();
+  const found = selected();
+  if (found.length && !found.some(({ place }) => place === state.shown)) show(found[0].place, false);
+}
+
+function begin() {
+  const right = (at) => PROBLEMS.filter((p) => p.right[at] === true).length;
+  const known = PROBLEMS.filter((p) => p.right[1] !== null).length;
+  const draft = PROBLEMS.filter((p) => p.right[0] !== null).length;
+  const parts = [`${PROBLEMS.length} problems`];
+  if (draft) parts.push(`first drafts right: ${right(0)}`);
+  if (known) parts.push(`answers right: ${right(1)}`);
+  const steps = PROBLEMS.reduce((sum, p) => sum + p.steps.length, 0);
+  const accepted = PROBLEMS.reduce((sum, p) => sum + p.accepted, 0);
+  parts.push(`${steps} candidates, ${accepted} accepted`);
+  $("summary").textContent = parts.join(" · ");
+  $("facts").append(...DATA.facts.flatMap(([name, value]) =>
+    [make("dt", { text: name }), make("dd", { text: value })]));
+  $("filter").append(...FILTERS.map(([name, text, keep]) =>
+    make("option", { value: name, text: `${text} (${PROBLEMS.filter(keep).length})` })));
+  $("filter").addEventListener("change", (event) => { state.filter = event.target.value; redraw(); });
+  $("order").addEventListener("change", (event) => { state.order = event.target.value; redraw(); });
+  $("search").addEventListener("input", (event) => { state.search = event.target.value; redraw(); });
+  $("list").addEventListener("keydown", walk);
+  let asked = "";
+  try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* not one of ours */ }
+  const place = PROBLEMS.findIndex((problem) => problem.id === asked);
+  drawList();
+  if (PROBLEMS.length) show(Math.max(0, place), false);
+  else $("story").replaceChildren(make("p", { text: "This run has no problems." }));
+}
+
+begin();

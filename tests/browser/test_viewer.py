@@ -1,0 +1,183 @@
+"""The trace viewer in a real browser: it shows, filters, answers to keys, and lets nothing out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import Browser, browser, executable
+from told_runs import HOSTILE, IDS, told_records
+
+from nabla_eval.reporting.story import tell_all
+from nabla_eval.reporting.viewer import TracePage, visible, write_pages
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome is installed"),
+]
+ITEMS = "[...document.querySelectorAll('#list .name')].map((node) => node.textContent)"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, tmp_path: Path) -> Iterator[Browser]:
+    """The viewer of the known run, opened afresh; afterwards nothing may have been logged."""
+    scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
+    docs = {name: {"target": "4"} for name in scores}
+    stories = tell_all(told_records(), scores, docs, lambda _, text: text.endswith("4"))
+    (path,) = write_pages({"run": TracePage(HOSTILE, stories, {"n": "8"})}, tmp_path)
+    chromium.requests.clear()
+    chromium.messages.clear()
+    chromium.open(path.as_uri())
+    yield chromium
+    chromium.run("0")  # what was logged meanwhile has arrived after this
+    assert chromium.requests == [path.as_uri()]
+    assert chromium.messages == []
+
+
+def choose(page: Browser, name: str, value: str) -> None:
+    page.run(
+        f"{{const node = document.getElementById('{name}'); node.value = '{value}';"
+        "node.dispatchEvent(new Event('change'));}"
+    )
+
+
+def text(page: Browser, selector: str) -> str:
+    found: str = page.run(f"document.querySelector({selector!r}).textContent")
+    return found
+
+
+def test_the_first_problem_is_shown_with_its_story(page: Browser) -> None:
+    assert page.run(ITEMS) == list(IDS)
+    assert text(page, "#story h2") == IDS[0]
+    assert text(page, "#count") == "3 of 3 problems"
+    assert text(page, ".tokens").replace("2", "", 1) == "a+13=4"  # with the candidate's number
+    assert text(page, ".token.revised") == "132"
+    sides = page.run("[...document.querySelectorAll('.sides .text')].map((n) => n.textContent)")
+    assert sides == ["a+12=7", "a+1=9", "a+12=7", "a+13=4"]
+    assert "first drafts right: 1" in text(page, "#summary")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wrong-right", [IDS[0]]),
+        ("right-wrong", [IDS[1]]),
+        ("stayed-wrong", [IDS[2]]),
+        ("stayed-right", []),
+        ("revised", [IDS[0], IDS[1]]),
+        ("all", list(IDS)),
+    ],
+)
+def test_filters_keep_what_they_say(page: Browser, name: str, expected: list[str]) -> None:
+    choose(page, "filter", name)
+    assert page.run(ITEMS) == expected
+    if expected:
+        assert text(page, "#story h2") == expected[0]
+    options = page.run(
+        "[...document.querySelectorAll('#filter option')].map((n) => [n.value, n.textContent])"
+    )
+    assert f"({len(expected)})" in dict(options)[name]
+
+
+def test_order_and_search(page: Browser) -> None:
+    choose(page, "order", "steps")
+    assert page.run(ITEMS)[0] == IDS[0]
+    page.run(
+        "{const node = document.getElementById('search'); node.value = 'TOY/1';"
+        "node.dispatchEvent(new Event('input'));}"
+    )
+    assert page.run(ITEMS) == [IDS[1]]
+
+
+def test_hostile_text_is_shown_and_inert(page: Browser) -> None:
+    page.run("document.querySelectorAll('#list button')[2].click()")
+    assert text(page, "#story .text") == visible(HOSTILE)
+    assert text(page, ".token") == visible(HOSTILE)
+    assert "\\x1b[31mred\\x00\\u202eabc" in text(page, "#story")
+    assert page.run("document.title") == visible(HOSTILE)
+    assert page.run("document.querySelectorAll('img, main script, main b').length") == 0
+
+
+def test_the_keyboard_is_enough(page: Browser) -> None:
+    page.run("document.querySelector('#list button').focus()")
+    page.press("ArrowDown")
+    page.press("Enter")
+    assert text(page, "#story h2") == IDS[1]
+    assert page.run("document.activeElement.id") == "story"
+    page.run("document.querySelector('.token').focus()")
+    page.press("ArrowRight")
+    assert page.run("document.activeElement.textContent") == "c1"
+    assert "token 1" in text(page, "#detail")
+    stops = page.run("document.querySelectorAll('.token[tabindex=\"0\"]').length")
+    assert stops == 1  # one stop for the tab key, however long the response
+
+
+def test_tokens_are_coloured_by_what_is_chosen(page: Browser) -> None:
+    choose(page, "version", "first")
+    share = "document.querySelectorAll('.token')[2].style.getPropertyValue('--heat-share')"
+    assert float(page.run(share)) == 0.75  # of 2 nats, the most in the run
+    assert "nats or more" in text(page, ".legend")
+    choose(page, "colour", "norm")
+    assert float(page.run(share)) == 1.0 and "8.25 or more" in text(page, ".legend")
+    choose(page, "colour", "none")
+    assert float(page.run(share)) == 0.0
+    page.run("document.querySelectorAll('.token')[2].dispatchEvent(new Event('mouseenter'))")
+    assert "entropy 1.500 nats · gradient norm 8.25" in text(page, "#detail")
+
+
+def test_everything_has_a_name_for_a_screen_reader(page: Browser) -> None:
+    page.ask("Accessibility.enable")
+    nodes = page.ask("Accessibility.getFullAXTree")["nodes"]
+    page.ask("Accessibility.disable")
+    controls = {"button", "combobox", "searchbox", "navigation"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in controls
+    ]
+    assert {"combobox", "searchbox", "button", "navigation"} <= {role for role, _ in named}
+    assert all(name for role, name in named), named
+    assert "Response, token by token" in [
+        node.get("name", {}).get("value") for node in nodes if not node["ignored"]
+    ]
+    assert page.run("document.documentElement.lang") == "en"
+    assert page.run("document.getElementById('count').getAttribute('role')") == "status"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_both_schemes(page: Browser, scheme: str) -> None:
+    """WCAG's contrast of at least 4.5 between text and paper, also on the strongest colour."""
+    page.ask(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+    )
+    choose(page, "version", "first")
+    contrast = """(() => {
+      const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
+      const brush = canvas.getContext('2d', { willReadFrequently: true });
+      const over = (...colours) => {
+        for (const colour of colours) { brush.fillStyle = colour; brush.fillRect(0, 0, 1, 1); }
+        return [...brush.getImageData(0, 0, 1, 1).data].slice(0, 3);
+      };
+      const light = (rgb) => {
+        const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const [r, g, b] = rgb.map((v) => linear(v / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      const style = (selector, at = 0) => getComputedStyle(document.querySelectorAll(selector)[at]);
+      const paper = style('body').backgroundColor, panel = style('.tokens').backgroundColor;
+      const hot = style('.token', 2);
+      return [
+        ratio(light(over(style('body').color)), light(over(paper))),
+        ratio(light(over(style('#summary').color)), light(over(paper))),
+        ratio(light(over(hot.color)), light(over(paper, panel, hot.backgroundColor))),
+      ];
+    })()"""
+    assert min(page.run(contrast)) >= 4.5

@@ -1,0 +1,82 @@
+"""`nabla-eval trace` on a run whose stories are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from run_folders import record, write_run
+from told_runs import IDS, write_told_run
+
+from nabla_eval.cli.main import main
+
+WIDE = {"COLUMNS": "200"}
+
+
+def trace(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["trace", *map(str, arguments)], env=WIDE)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_told_run(tmp_path / "told")
+
+
+def test_list_says_what_became_of_every_problem(run: Path) -> None:
+    result = trace("list", run)
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.startswith("toy/")}
+    assert list(rows) == list(IDS)
+    assert rows[IDS[0]].split()[1:3] == ["wrong", "right"] and "0.00 → 1.00" in rows[IDS[0]]
+    assert (
+        "\x1b" not in result.stdout
+        and "\\x1b[31mred\\x00\\u202eabc" in trace("show", run, "2").stdout
+    )
+
+
+def test_list_filters_orders_and_limits(run: Path) -> None:
+    assert "1 of 1 problems" in trace("list", run, "--filter", "wrong-right").stdout
+    first = trace("list", run, "--order", "candidates", "--limit", "1").stdout
+    assert IDS[0] in first and "1 of 3 problems" in first
+
+
+def test_show_tells_the_candidates_and_marks_the_revised_token(run: Path) -> None:
+    for name in (IDS[0], "toy/0", "0"):
+        result = trace("show", run, name)
+        assert result.exit_code == 0, result.output
+        assert "a+13[2]=4" in result.stdout
+        assert "1. rejected  token 2: 12 → 1   reward 0.000 → -1.000" in result.stdout
+        assert "- a+12=7" in result.stdout and "+ a+13=4" in result.stdout
+
+
+def test_show_says_what_there_is_where_a_name_is_unknown_or_stands_for_several(
+    run: Path, tmp_path: Path
+) -> None:
+    unknown = trace("show", run, "7")
+    assert unknown.exit_code == 1 and IDS[0] in unknown.stderr
+    repeats = write_run(tmp_path / "r", [record(0, 0), record(0, 1)], [1.0])
+    several = trace("show", repeats, "0")
+    assert several.exit_code == 1 and "toy/0/0, toy/0/1" in several.stderr
+
+
+def test_html_writes_a_page_per_run(run: Path, tmp_path: Path) -> None:
+    write_told_run(tmp_path / "other")
+    result = trace("html", tmp_path, "-o", tmp_path / "pages")
+    assert result.exit_code == 0, result.output
+    pages = sorted(path.name for path in (tmp_path / "pages").iterdir())
+    assert pages == ["other.html", "told.html"]
+    assert all(str(tmp_path / "pages" / name) in result.stdout for name in pages)
+
+
+def test_a_run_that_is_not_finished_can_be_looked_at(run: Path) -> None:
+    for path in run.rglob("*"):
+        if path.name.startswith(("samples_", "results_")):
+            path.unlink()
+    result = trace("list", run)
+    assert result.exit_code == 0 and IDS[2] in result.stdout
+
+
+def test_a_folder_without_traces_is_said(tmp_path: Path) -> None:
+    result = trace("list", tmp_path)
+    assert result.exit_code == 1 and "No trace" in result.stderr

@@ -1,0 +1,85 @@
+"""Stories of records whose candidates are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from told_runs import HOSTILE, told_records
+
+from nabla_eval.reporting.story import Story, tell, tell_all
+
+
+def ends_in_4(_: Any, text: str) -> bool:
+    return text.endswith("4")
+
+
+def stories(*, profiles: bool = True) -> list[Story]:
+    records = told_records(profiles=profiles)
+    scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
+    docs = {name: {"target": "4"} for name in scores}
+    return tell_all(records, scores, docs, ends_in_4)
+
+
+def test_changes_come_from_the_task_and_from_grading_the_draft() -> None:
+    assert [story.change for story in stories()] == ["wrong-right", "right-wrong", "stayed-wrong"]
+    assert [story.accepted for story in stories()] == [1, 1, 0]
+
+
+def test_without_a_grader_only_an_unchanged_draft_is_known() -> None:
+    records = told_records()
+    found = tell_all(records, {"toy/0": [1.0], "toy/2": [0.0]})
+    assert [(s.first_right, s.final_right) for s in found] == [
+        (None, True), (None, None), (False, False),
+    ]  # fmt: skip
+    assert found[0].change == "unknown"
+
+
+def test_a_mean_over_repeats_says_nothing_of_one_of_them() -> None:
+    (record, *_) = told_records()
+    (story,) = tell_all([record], {"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4)
+    assert story.final_right is True and story.first_right is False  # graded
+
+
+def test_candidates_stand_beside_the_response_that_they_were_to_replace() -> None:
+    first, second = stories()[0].steps
+    assert (first.shared, first.old, first.new) == ("a+", "12", "1")
+    assert (first.old_rest, first.new_rest) == ("=7", "=9")
+    assert (second.shared, second.old_rest, second.new_rest) == ("a+", "=7", "=4")
+
+
+@pytest.mark.parametrize("profiles", [True, False])
+def test_the_revised_token_and_what_was_rolled_out_after_it_are_marked(profiles: bool) -> None:
+    final = stories(profiles=profiles)[0].final
+    assert "".join(token.text for token in final) == "a+13=4"
+    assert [t.text for t in final if t.revised] == ["13"]
+    assert [t.text for t in final if t.by == 1 and not t.revised] == ["=4"]
+    assert "".join(t.text for t in final if t.by is None) == "a+"
+
+
+def test_tokens_carry_their_numbers_where_the_trace_has_them() -> None:
+    first = stories()[0].first
+    assert (first[2].text, first[2].entropy, first[2].norm) == ("12", 1.5, 8.25)
+    assert first[0].norm is None
+    assert stories(profiles=False)[0].first[0].entropy is None
+
+
+def test_an_answer_that_the_candidates_do_not_lead_to_is_told_unmarked() -> None:
+    (record, *_) = told_records(profiles=False)
+    record["outcome"]["text"] = "chosen otherwise"
+    assert [(t.text, t.by) for t in tell(record).final] == [("chosen otherwise", None)]
+
+
+def test_a_revision_of_the_first_token_shares_nothing() -> None:
+    (record, *_) = told_records(profiles=False)
+    record["candidates"] = [
+        {**record["candidates"][1], "position": 0, "context": "", "old_text": "a",
+         "new_text": "ab", "text": "ab=4"}
+    ]  # fmt: skip
+    record["outcome"]["text"] = "ab=4"
+    (step,) = tell(record).steps
+    assert (step.shared, step.old_rest, step.new_rest) == ("", "+12=7", "=4")
+
+
+def test_hostile_text_is_kept_as_it_is() -> None:
+    assert stories(profiles=False)[2].first[0].text == HOSTILE

@@ -1,0 +1,57 @@
+"""A run of three problems with known stories: wrong → right, right → wrong, and hostile text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from run_folders import candidate, record, sample, write_run
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+    "\x1b[31mred\x00\u202eabc{{7*7}}&amp;"
+)
+IDS = ("toy/0/0", "toy/1/0", "toy/2/0")
+
+
+def profile(tokens: list[str], entropy: list[float], norms: dict[str, float]) -> dict[str, Any]:
+    return {"tokens": tokens, "entropy": entropy, "gradient_norms": norms}
+
+
+def _candidate(index: int, verdict: Any, was: str, new: str, text: str, **more: Any) -> Any:
+    base = candidate(verdict, 2, text=text, index=index, **more)
+    return {**base, "old_text": was, "new_text": new, "context": "a+"}
+
+
+def told_records(*, profiles: bool = True) -> list[Any]:
+    """Document 0: two candidates, the second accepted; 1: accepted and made worse; 2: hostile."""
+    steps = [
+        _candidate(0, "rejected", "12", "1", "a+1=9", old=0.0),
+        _candidate(1, "accepted", "12", "13", "a+13=4", old=0.0),
+    ]
+    worse = [_candidate(0, "accepted", "b", "c", "a+c=5", old=1.0)]
+    outcome = {"text": "a+13=4", "tokens": [1, 2, 3, 4], "stop": "eos", "reward": 1.0,
+               "ended": "budget", "visited": 2, "positions": 4}  # fmt: skip
+    drafts = [{"index": 0, "tokens": [9, 9], "text": "a+12=7", "stop": "eos", "reward": 0.0}]
+    first = profile(["a", "+", "12", "=7"], [0.0, 0.1, 1.5, 0.2], {"2": 8.25})
+    final = profile(["a", "+", "13", "=4"], [0.0, 0.1, 1.5, 0.3], {})
+    lines = [
+        {**record(0, candidates=steps), "outcome": outcome, "drafts": drafts,
+         "profiles": {"first": first, "final": final}},
+        {**record(1, candidates=worse), "outcome": {**outcome, "text": "a+c=5", "reward": 2.0},
+         "drafts": [{**drafts[0], "text": "a+b=4", "reward": 1.0}],
+         "profiles": {"first": profile(["a", "+", "b", "=4"], [0.1] * 4, {})}},
+        {**record(2, text=HOSTILE, prompt=HOSTILE,
+                  candidates=[_candidate(0, "tie", HOSTILE, HOSTILE, HOSTILE)]),
+         "profiles": {"first": profile([HOSTILE, "\n", "<b>"], [2.0, 0.5, 0.1], {"0": 1.0})}},
+    ]  # fmt: skip
+    if not profiles:
+        for line in lines:
+            del line["profiles"]
+    return lines
+
+
+def write_told_run(folder: Path) -> Path:
+    """The run as a folder; the task scores the answers 1, 0 and 0."""
+    samples = [sample(doc, score) for doc, score in enumerate([1.0, 0.0, 0.0])]
+    return write_run(folder, told_records(), [1.0, 0.0, 0.0], samples=samples)
