@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
 STAMP  := $(VENV)/.nabla-eval-installed
 
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
@@ -12,10 +13,10 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint bench reports theory
+.PHONY: help setup demo test test-browser test-vllm lint bench reports theory
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(STAMP) ## make the virtual environment, with the versions of constraints.txt
 
@@ -34,6 +35,9 @@ test: $(STAMP) ## run the tests, slow ones too
 
 test-browser: $(STAMP) ## run the tests that need a browser (Chromium or Chrome)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+test-vllm: $(STAMP) ## test against a real vLLM server on the CPU, in an environment of its own
+	OMP_NUM_THREADS=1 $(BIN)/python tests/vllm/serve.py --venv $(VLLM_VENV) -q -s
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

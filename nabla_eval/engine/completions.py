@@ -5,6 +5,7 @@ No more than HTTP and JSON: it knows neither models nor methods, and imports not
 
 from __future__ import annotations
 
+import difflib
 import http.client
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nabla_eval.config import require
-from nabla_eval.errors import ConfigError, ServerError, suggest
+from nabla_eval.errors import ConfigError, ServerError
 
 LOGGER = logging.getLogger("nabla_eval")
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
@@ -201,7 +202,8 @@ def _chosen(options: ServerOptions, names: list[str]) -> str:
     if options.vllm_model in names:
         return str(options.vllm_model)
     asked = "none was asked for" if options.vllm_model is None else f"not {options.vllm_model!r}"
-    hint = suggest(options.vllm_model or "", names) if names else ""
+    close = difflib.get_close_matches(options.vllm_model or "", names, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]}?" if close else ""
     raise ConfigError(
         f"The vLLM server at {options.vllm_url} offers {', '.join(names) or 'no model'}; {asked}. "
         f"Pass one of its names as vllm_model. {hint}".rstrip()
