@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from enum import Enum
 
+import numpy as np
 from scipy import stats
 
 # A statistical row fails by chance with at most this probability, over all that it compares.
@@ -42,6 +43,7 @@ class Check:
     passed: bool
     sense: Sense
     why: str  # where the tolerance comes from
+    chance: float = 0.0  # of failing although the claim holds; 0 where nothing is drawn
 
     def as_json(self) -> dict[str, object]:
         """The row as plain values."""
@@ -63,7 +65,10 @@ CLAIMS: dict[str, str] = {
     "stationarity": "symbolic",
     "free_energy_identity": "symbolic",
     "gaussian_closed_forms": "symbolic",
-    "log_normalisers": "symbolic",
+    "log_normalisers": "measures",
+    "symbolic_forms": "measures",
+    "exact_samples": "measures",
+    "distances": "measures",
     "ou_moments": "dynamics",
     "euler_stationary": "dynamics",
     "bias_order": "dynamics",
@@ -96,19 +101,31 @@ CLAIMS: dict[str, str] = {
 
 
 def close(
-    name: str, statement: str, expected: float, measured: float, tolerance: float, why: str
+    name: str,
+    statement: str,
+    expected: float,
+    measured: float,
+    tolerance: float,
+    why: str,
+    chance: float = 0.0,
 ) -> Check:
     """A row that passes iff |measured - expected| <= tolerance (never for NaN)."""
     passed = abs(measured - expected) <= tolerance
-    return _row(name, statement, expected, measured, tolerance, passed, Sense.CLOSE, why)
+    return _row(name, statement, expected, measured, tolerance, passed, Sense.CLOSE, why, chance)
 
 
 def at_most(
-    name: str, statement: str, bound: float, measured: float, why: str, tolerance: float = 0.0
+    name: str,
+    statement: str,
+    bound: float,
+    measured: float,
+    why: str,
+    tolerance: float = 0.0,
+    chance: float = 0.0,
 ) -> Check:
     """A row that passes iff measured <= bound + tolerance (never for NaN)."""
     passed = measured <= bound + tolerance
-    return _row(name, statement, bound, measured, tolerance, passed, Sense.AT_MOST, why)
+    return _row(name, statement, bound, measured, tolerance, passed, Sense.AT_MOST, why, chance)
 
 
 def at_least(
@@ -117,6 +134,21 @@ def at_least(
     """A row that passes iff measured >= bound - tolerance (never for NaN)."""
     passed = measured >= bound - tolerance
     return _row(name, statement, bound, measured, tolerance, passed, Sense.AT_LEAST, why)
+
+
+def within_error(name: str, statement: str, scores: Sequence[float], note: str = "") -> Check:
+    """A row that passes iff none of the z-scores exceeds what chance allows (never for NaN)."""
+    why = f"largest of {len(scores)} z-scores; exceeded by chance with p ≤ {FAILURE_PROBABILITY:g}"
+    worst = float(np.max(np.abs(scores)))
+    limit = z_limit(len(scores))
+    return at_most(name, statement, limit, worst, why + note, chance=FAILURE_PROBABILITY)
+
+
+def t_within_error(name: str, statement: str, score: float, freedom: int) -> Check:
+    """A row that passes iff a t-score of so many degrees of freedom is what chance allows."""
+    why = f"t-score of {freedom} degrees of freedom; p ≤ {FAILURE_PROBABILITY:g}"
+    limit = t_limit(freedom)
+    return at_most(name, statement, limit, abs(score), why, chance=FAILURE_PROBABILITY)
 
 
 def _row(
@@ -128,9 +160,10 @@ def _row(
     passed: bool,
     sense: Sense,
     why: str,
+    chance: float = 0.0,
 ) -> Check:
     numbers = float(expected), float(measured), float(tolerance)
-    return Check(name, statement, *numbers, bool(passed), sense, why)
+    return Check(name, statement, *numbers, bool(passed), sense, why, chance)
 
 
 def z_limit(comparisons: int) -> float:
@@ -139,9 +172,9 @@ def z_limit(comparisons: int) -> float:
     return float(stats.norm.isf(FAILURE_PROBABILITY / (2 * comparisons)))
 
 
-def sampling(comparisons: int) -> str:
-    """The reason of a z-score's tolerance."""
-    return f"largest of {comparisons} z-scores; exceeded by chance with p ≤ {FAILURE_PROBABILITY:g}"
+def t_limit(freedom: int) -> float:
+    """The t-score that is exceeded, on either side, with FAILURE_PROBABILITY."""
+    return float(stats.t.isf(FAILURE_PROBABILITY / 2, freedom))
 
 
 def fitted_slope(x: Sequence[float], y: Sequence[float]) -> float:

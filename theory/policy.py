@@ -164,6 +164,25 @@ def mixture_gradient(
     return policy.detached()
 
 
+def fisher(policy: MixturePolicy, grid: Grid) -> Tensor:
+    """F = E_ρθ[∇_θ log ρ_θ ∇_θ log ρ_θᵀ] on cells, all parameters in one row; [p, p].
+
+    KL(ρ_θ‖ρ_θ+δ) = ½ δᵀFδ to second order.
+    """
+    policy = policy.detached()
+    shapes = [p.shape for p in policy.parameters]
+    flat = torch.cat([p.detach().flatten() for p in policy.parameters])
+
+    def log_prob(theta: Tensor) -> Tensor:
+        pieces = theta.split([shape.numel() for shape in shapes])
+        parts = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        return MixturePolicy(*parts).log_prob(grid.points)
+
+    slopes = torch.func.jacfwd(log_prob)(flat)  # [M, p]
+    mass = log_prob(flat).exp() * grid.volume
+    return slopes.T @ (mass[:, None] * slopes)
+
+
 def clipped_surrogate(ratio: Tensor, gain: Tensor, clip: float) -> Tensor:
     """PPO's -E[min(ratio·A, clip(ratio, 1 ± clip)·A)] (Schulman et al. 2017, Eq. 7)."""
     return -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain).mean()

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from nabla_eval.errors import ConfigError
+from theory.options import options
 
 
 @click.command()
-@click.option(
-    "--check", "names", multiple=True, metavar="NAME", help="Only this check; may be repeated."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
-@click.option("--device", default="cpu", show_default=True, help="Of the particles: cpu or cuda.")
-@click.option(
-    "--plot",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Also draw the figures, into this folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@options
 @click.pass_context
-def theory(
-    context: click.Context,
-    names: tuple[str, ...],
-    seed: int,
-    device: str,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
+def theory(context: click.Context, names: tuple[str, ...], **chosen: Any) -> None:
     """Check the paper's mathematics: the duality, its gradients, its baselines.
 
     Every claim is a row: what was expected, what was measured, the tolerance and where it comes
@@ -40,7 +24,7 @@ def theory(
     from theory.report import execute  # heavy: torch, scipy, sympy
 
     try:
-        status = execute(names, seed=seed, device=device, plot=plot, as_json=as_json)
+        status = execute(names, **chosen)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     context.exit(status)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from theory import noise, rejection
-from theory.checks import Check, Context, at_least, at_most, close, sampling, z_limit
+from theory.checks import Check, Context, at_least, at_most, close, within_error, z_limit
 
 EXACT = "exact fractions"
 LANES = 40_000
@@ -128,12 +128,10 @@ def prefix_sharing(context: Context) -> list[Check]:
     (plain, plain_error), (sharing, sharing_error) = rates[False], rates[True]
     both = math.hypot(plain_error, sharing_error)
     return [
-        at_most(
+        within_error(
             "prefix_sharing/iid",
             f"i.i.d. challengers: {plain:.4f} rejected; 1 - (H_8 - 1)/7 = {expected:.4f}",
-            z_limit(1),
-            abs(plain - expected) / plain_error,
-            sampling(1),
+            [(plain - expected) / plain_error],
         ),
         at_least(
             "prefix_sharing/additive",

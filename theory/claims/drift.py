@@ -9,12 +9,13 @@ from scipy import stats
 
 from theory import free_energy, langevin, targets
 from theory.checks import (
+    FAILURE_PROBABILITY,
     Check,
     Context,
     at_least,
     at_most,
     close,
-    sampling,
+    within_error,
     z_limit,
 )
 from theory.claims.dynamics import PARTICLES, ou_setting
@@ -95,13 +96,12 @@ def sign_error(context: Context) -> list[Check]:
             runs[True].infos[max(runs[True].infos)].runaway,
             z_limit(1) * math.sqrt(gone * (1 - gone) / count) + 10 / count,
             "binomial error of the closed-form share, and the Poisson tail of so few that stay",
+            FAILURE_PROBABILITY,
         ),
-        at_most(
+        within_error(
             "sign_error/growth",
             "the printed drift's mean moves away from that of ρ* as (1 + hk)^n",
-            z_limit(len(scores)),
-            max(scores),
-            sampling(len(scores)),
+            scores,
         ),
     ]
 

@@ -10,13 +10,14 @@ from scipy import linalg
 
 from theory import free_energy, gaussian, langevin, noise, targets, transition
 from theory.checks import (
+    FAILURE_PROBABILITY,
     Check,
     Context,
     at_least,
     at_most,
     close,
     fitted_slope,
-    sampling,
+    within_error,
     z_limit,
 )
 from theory.densities import Gaussian, matrix, vector
@@ -71,21 +72,17 @@ def ou_moments(context: Context) -> list[Check]:
         bias.append([float(np.linalg.norm(e - o, 2)) for e, o in zip(em, ou, strict=True)])
         against_euler += gaussian_z_scores(run.positions[n], *em)
         against_ou += gaussian_z_scores(run.positions[n], *ou, slack=slack)
-    count = len(against_ou)
     return [
-        at_most(
+        within_error(
             "ou_moments/euler",
             "mean and covariance of ULA at 20 times are the closed form of Euler-Maruyama",
-            z_limit(count),
-            max(against_euler),
-            sampling(count),
+            against_euler,
         ),
-        at_most(
+        within_error(
             "ou_moments/continuous",
             "... and those of the Ornstein-Uhlenbeck process, up to a bound on Euler's bias",
-            z_limit(count),
-            max(against_ou),
-            sampling(count) + "; the bounds of the next two rows subtracted",
+            against_ou,
+            "; the bounds of the next two rows subtracted",
         ),
         at_most(
             "ou_moments/mean_bias",
@@ -134,12 +131,10 @@ def euler_stationary(context: Context) -> list[Check]:
             1e-12,
             "rounding in a 2×2 linear system",
         ),
-        at_most(
+        within_error(
             "euler_stationary/particles",
             f"ULA at h=0.3 has that covariance after 30 steps (start forgotten to {forgotten:.0e})",
-            z_limit(len(scores)),
-            max(scores),
-            sampling(len(scores)),
+            scores,
         ),
         at_least(
             "euler_stationary/power",
@@ -190,14 +185,9 @@ def bias_order(context: Context) -> list[Check]:
             fitted_slope(widths, [abs(b) for b, _ in found]),
             0.1,
             "exact slope over these h is 1.05; coupled particles have 1 % error",
+            FAILURE_PROBABILITY,
         ),
-        at_most(
-            "bias_order/constant",
-            "the bias itself is (h/2)/(1 - h/2) at each h",
-            z_limit(len(widths)),
-            max(scores),
-            sampling(len(widths)),
-        ),
+        within_error("bias_order/constant", "the bias itself is (h/2)/(1 - h/2) at each h", scores),
         close(
             "bias_order/double_well",
             "the slope for a tilted double well (exact transition matrix, no sampling)",
@@ -241,12 +231,10 @@ def mala_unbiased(context: Context) -> list[Check]:
     ]
     share = run.acceptance
     rows.append(
-        at_most(
+        within_error(
             "mala_unbiased/particles",
             f"E[x], .., E[x⁴] of a mixture after 40 steps at h=0.4 (acceptance {share:.2f})",
-            z_limit(4),
-            max(scores),
-            sampling(4),
+            scores,
         )
     )
     return rows

@@ -69,6 +69,13 @@ def stationary_order(context: Context) -> list[Check]:
         grid = Grid(((-2.7, 2.7),), (cells,))
         found = fokker_planck.stationary(fokker_planck.generator(target, grid, "drift"), grid)
         errors.append(float(np.abs(found - grid.optimum(target)).sum() * grid.volume))
+    plane_counts, plane_errors = [24, 48, 96], []
+    mixture = targets.SETTINGS["mixture2d-bounded"]
+    for cells in plane_counts:
+        grid = Grid(mixture.box, (cells, cells))
+        A = fokker_planck.generator(mixture.target, grid, "drift")
+        gap = fokker_planck.stationary(A, grid) - grid.optimum(mixture.target)
+        plane_errors.append(float(np.abs(gap).sum() * grid.volume))
     plane = targets.SETTINGS["banana-ripple"]
     grid = Grid(plane.box, (48, 72))
     found = fokker_planck.stationary(fokker_planck.generator(plane.target, grid), grid)
@@ -80,6 +87,14 @@ def stationary_order(context: Context) -> list[Check]:
             fitted_slope([1 / n for n in counts], errors),
             0.1,
             "asymptotic order 2; 0.1 covers the next term at 40 cells",
+        ),
+        close(
+            "stationary_order/drift_2d",
+            "... and in the plane (mixture, tanh reward)",
+            2.0,
+            fitted_slope([1 / n for n in plane_counts], plane_errors),
+            0.1,
+            "asymptotic order 2; 0.1 covers the next term at 24 cells",
         ),
         close(
             "stationary_order/potential",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from theory import fokker_planck, free_energy, langevin, noise, policy, targets, transition
+from theory import fokker_planck, free_energy, langevin, noise, policy, routes, targets, transition
 from theory.checks import (
     FAILURE_PROBABILITY,
     Check,
@@ -17,25 +17,15 @@ from theory.checks import (
     at_least,
     at_most,
     close,
-    sampling,
-    z_limit,
+    t_limit,
+    t_within_error,
+    within_error,
 )
 from theory.fokker_planck import Grid
 from theory.targets import SETTINGS, Setting
 
 PARTICLES = 10_000
 EXACT_SAMPLES = 30
-# MALA steps until what is left of the start is below the sampling error.
-STEPS = {
-    "gaussian-linear": 30,
-    "gaussian-ripple": 250,
-    "mixture-quadratic": 300,
-    "well-linear": 250,
-    "student-bounded": 80,
-    "gaussian2d-quadratic": 40,
-    "mixture2d-bounded": 160,
-    "banana-ripple": 250,
-}
 
 
 def relaxed_residual(setting: Setting, steps: int) -> tuple[float, float]:
@@ -66,39 +56,26 @@ def relaxed_residual(setting: Setting, steps: int) -> tuple[float, float]:
 def particles_agree(context: Context) -> list[Check]:
     """MALA particles that start at π reach E[r], KL and -log Z of ρ*."""
     rows = []
-    for name, steps in STEPS.items():
+    for name, steps in routes.STEPS.items():
         setting = SETTINGS[name]
-        best = free_energy.optimum(setting.target, setting.box)
+        best = routes.by_quadrature(setting)
         left_reward, left_energy = relaxed_residual(setting, steps)
-        x0 = setting.target.density.sample(context.seed, f"agree/{name}", PARTICLES)
-        run = langevin.simulate(
-            setting.target,
-            x0,
-            setting.step,
-            [steps // 2, steps],
-            kernel="mala",
-            seed=context.seed,
-            stream=f"agree/{name}",
-            device=context.device,
-        )
-        found = free_energy.of_samples(run.last, setting.target)
-        left_kl = abs(setting.target.lam) * left_reward + left_energy
-        deviations = {
-            "reward": abs(found["reward"].value - best.reward) - left_reward,
-            "kl": abs(found["kl"].value - best.kl) - left_kl,
-            "free_energy": abs(found["free_energy"].value + best.log_z) - left_energy,
-        }
-        scores = [max(0.0, gap) / found[key].error for key, gap in deviations.items()]
+        cloud = routes.by_particles(name, context.seed, context.device)
+        seen, left_kl = cloud.numbers, abs(setting.target.lam) * left_reward + left_energy
+        scores = [
+            float(np.maximum(0.0, abs(value - goal) - left)) / estimate.error
+            for value, goal, left, estimate in zip(
+                seen, best, (left_reward, left_kl, left_energy), cloud.found.values(), strict=True
+            )
+        ]
         rows.append(
-            at_most(
+            within_error(
                 f"particles_agree/{name}",
-                f"E[r]={best.reward:.4f}, KL={best.kl:.4f}, -log Z={-best.log_z:.4f} (quadrature); "
-                f"particles {found['reward'].value:.4f}, {found['kl'].value:.4f}, "
-                f"{found['free_energy'].value:.4f}; acceptance {run.acceptance:.2f}, {steps} steps",
-                z_limit(3),
-                max(scores),
-                sampling(3)
-                + f"; the start's remainder in E[r] ({left_reward:.0e}) computed and subtracted",
+                f"E[r]={best.reward:.4f}, KL={best.kl:.4f}, -log Z={best.energy:.4f} (quadrature); "
+                f"particles {seen.reward:.4f}, {seen.kl:.4f}, {seen.energy:.4f}; "
+                f"acceptance {cloud.run.acceptance:.2f}, {steps} steps",
+                scores,
+                f"; the start's remainder in E[r] ({left_reward:.0e}) computed and subtracted",
             )
         )
     return rows
@@ -133,17 +110,16 @@ def particles_in_distribution(context: Context) -> list[Check]:
         for k in range(EXACT_SAMPLES)
     ]
     return [
-        at_most(
+        t_within_error(
             "particles_in_distribution/mmd",
-            "MMD² of particles and exact draws of ρ* (mixture, plane, linear reward): z-score",
-            z_limit(1),
+            "MMD² of particles and exact draws of ρ* (mixture, plane, linear reward), 60 blocks",
             scores["mala"],
-            sampling(1) + ", over 60 blocks of 100",
+            59,
         ),
         at_least(
             "particles_in_distribution/power",
             "the same test tells π from ρ*",
-            2 * z_limit(1),
+            2 * t_limit(59),
             scores["start"],
             "twice the limit above",
         ),
@@ -168,7 +144,8 @@ def _like_exact(name: str, statement: str, distance: float, exact: list[float]) 
     limit = float(stats.t.isf(FAILURE_PROBABILITY, count - 1)) * math.sqrt(1 + 1 / count)
     score = (distance - np.mean(exact)) / np.std(exact, ddof=1)
     why = f"one-sided t prediction interval of {count} exact samples, p ≤ {FAILURE_PROBABILITY:g}"
-    return at_most(name, statement + ": deviation", limit, float(score), why)
+    statement += ": deviation"
+    return at_most(name, statement, limit, float(score), why, chance=FAILURE_PROBABILITY)
 
 
 def _block_z(a: torch.Tensor, b: torch.Tensor, size: int = 100) -> float:
@@ -208,13 +185,11 @@ def mixing_time(context: Context) -> list[Check]:
             0.02 * gap,
             "2 %: implicit Euler, second mode gone by t=5",
         ),
-        at_most(
+        within_error(
             "mixing_time/particles",
             f"ULA from the left well, t={h * steps:g}: share in the right well {share:.3f}, exact "
             f"kernel {expected:.3f}, ρ* {optimum:.3f}; z-score against the exact kernel",
-            z_limit(1),
-            abs(share - expected) / error,
-            sampling(1),
+            [(share - expected) / error],
         ),
         at_least(
             "mixing_time/not_there_yet",

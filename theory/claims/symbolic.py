@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sympy
-import torch
 
 from theory import free_energy, noise, proofs, targets
 from theory.checks import Check, Context, close
@@ -132,52 +131,3 @@ def gaussian_closed_forms(context: Context) -> list[Check]:
             )
         )
     return rows
-
-
-BOXES = {  # hold all but about 1e-8 of the density; None where a tail needs more
-    "gaussian-1d": ((-7.0, 8.0),),
-    "gaussian-2d": ((-7.0, 8.0), (-6.5, 6.0)),
-    "mixture-1d": ((-6.0, 6.0),),
-    "mixture-2d": ((-6.0, 7.0), (-6.5, 6.5)),
-    "double-well": ((-3.2, 3.2),),
-    "deep-well": ((-3.2, 3.2),),
-    "student-t": ((-300.0, 300.0),),
-    "banana": ((-6.0, 6.0), (-7.0, 24.0)),
-    "funnel": ((-4.5, 4.5), (-40.0, 40.0)),
-}
-
-
-def log_normalisers(context: Context) -> list[Check]:
-    """Every log-density is normalised and every gradient is its derivative."""
-    gaps, slopes = {}, []
-    for name, density in targets.DENSITIES.items():
-        flat = targets.Target(density, targets.REWARDS["ripple"], 0.0)
-        gaps[name] = abs(free_energy.optimum(flat, BOXES[name]).log_z)
-        x = density.sample(context.seed, f"slope/{name}", 50).requires_grad_()
-        (slope,) = torch.autograd.grad(density.log_prob(x).sum(), x)
-        slopes.append(float((slope - density.score(x)).detach().abs().max() / slope.abs().max()))
-    for name, reward in targets.REWARDS.items():
-        dim = 2 if "2d" in name else 1
-        x = 2 * noise.normal(context.seed, f"slope/{name}", 0, (50, dim))
-        x.requires_grad_()
-        (slope,) = torch.autograd.grad(reward.value(x).sum(), x)
-        slopes.append(float((slope - reward.gradient(x)).detach().abs().max()))
-    worst = max(gaps, key=lambda name: gaps[name])
-    return [
-        close(
-            "log_normalisers/densities",
-            f"∫π = 1 for all {len(gaps)} densities: largest |log ∫π| (at {worst})",
-            0.0,
-            gaps[worst],
-            1e-7,
-            "mass outside the boxes, below 5e-8 each",
-        ),
-        close(
-            "log_normalisers/gradients",
-            "∇log π and ∇r against automatic differentiation: largest difference",
-            0.0,
-            max(slopes),
-            1e-12,
-            "rounding, relative to the largest gradient",
-        ),
-    ]
