@@ -91,13 +91,33 @@ CLAIMS: dict[str, str] = {
     "proposition_c1": "tokens",
     "printed_gradients": "tokens",
     "gradient_bound": "tokens",
-    "adam_reach": "tokens",
-    "dto_reach": "tokens",
+    "straight_through": "tokens",
+    "adam_reach": "steps",
+    "dto_reach": "steps",
     "records": "baselines",
     "records_with_ties": "baselines",
     "improving_proposals": "baselines",
     "prefix_sharing": "baselines",
 }
+
+# Claims in which nothing is drawn: no seed changes them.
+SEEDLESS = frozenset(
+    (
+        "stationarity",
+        "gaussian_closed_forms",
+        "conservation",
+        "stationary_order",
+        "transient_order",
+        "kl_decay_gaussian",
+        "log_sobolev",
+        "fokker_planck_agrees",
+        "softmax_policy_agrees",
+        "mixture_policy_agrees",
+        "records",
+        "records_with_ties",
+        "improving_proposals",
+    )
+)
 
 
 def close(

@@ -6,6 +6,7 @@ are the last token alone (outcome reward) or every step's end (process reward).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,6 +142,20 @@ def through_embeddings(pair: Pair, y: Tensor) -> Tensor:
     from_policy, from_reward = torch.autograd.grad(loss, [policy_in, reward_in])
     postfix = from_policy[start:] @ pair.policy.embedding.T
     return -log_policy.detach() + postfix + from_reward[start:] @ pair.reward.embedding.T
+
+
+@torch.no_grad()
+def swapped_losses(pair: Pair, y: Tensor) -> Tensor:
+    """L of y with the token at l replaced by v, for every l and v; [L, V].
+
+    Σ_v p_v times row l is E[L] when y_l ~ p and the other tokens stay: no relaxation is involved.
+    """
+    losses = torch.empty_like(y)
+    for place, token in itertools.product(range(len(y)), range(y.shape[1])):
+        swapped = y.clone()
+        swapped[place] = torch.nn.functional.one_hot(torch.tensor(token), y.shape[1])
+        losses[place, token] = pair.loss(swapped)
+    return losses
 
 
 def finite_differences(pair: Pair, y: Tensor, width: float = 1e-4) -> Tensor:

@@ -1,6 +1,7 @@
 """Langevin dynamics dX = -∇L(X) dt + √2 dW with batched particles: ULA, MALA, and no noise.
 
-A kernel is a function `step(state, target, h, noise) -> (state, info)`; Info is never read back.
+A kernel is `init` and a function `step(state, target, field, h, draw) -> state`; what happened in a
+step is `diagnose(before, after)`, which no kernel reads back.
 """
 
 from __future__ import annotations

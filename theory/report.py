@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,42 +30,105 @@ def execute(
     names: Sequence[str],
     *,
     seed: int = 0,
+    seeds: int = 1,
     device: str = "cpu",
     plot: Path | None = None,
+    report: Path | None = None,
     as_json: bool = False,
 ) -> int:
     """Run the named claims (all for none), print them, and return 0 iff every row passed.
 
-    Progress goes to stderr, results to stdout; `plot` is a folder for the figures. Raises
-    ValueError for an unknown claim or device.
+    Claims that draw are repeated with `seeds` seeds in all. `plot` is a folder for the figures,
+    `report` one for README.md, checks.json and the figures. Progress goes to stderr, results to
+    stdout. Raises ValueError for an unknown claim or device.
     """
     check_device(device)
-    context = Context(seed, device)
-    console = Console(highlight=False)
-    rows, seconds, began = [], {}, time.perf_counter()
+    result = collect(checks.select(names), Context(seed, device), seeds)
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    for folder in (plot, report):
+        if folder is not None:
+            from theory import figures
+
+            for path in figures.draw_all(folder, result.context):
+                notes.print(f"wrote {path}")
+    if report is not None:
+        from theory import document
+
+        for path in document.write(report, result, names):
+            notes.print(f"wrote {path}")
+    if as_json:
+        sys.stdout.write(json.dumps(summary(result), indent=1) + "\n")
+    else:
+        show(console, result)
+    return 0 if result.passed else 1
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One row over all seeds."""
+
+    name: str
+    held: int  # seeds for which the row passed
+    seeds: int
+    lowest: float  # of what was measured
+    highest: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run: the rows of the first seed, and how the rows that depend on it varied."""
+
+    context: Context
+    rows: list[Check]
+    seconds: dict[str, float]  # by claim, first seed
+    repeats: list[Repeat]  # rows whose measured value differs between seeds
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed for every seed."""
+        every = all(row.passed for row in self.rows)
+        return every and all(repeat.held == repeat.seeds for repeat in self.repeats)
+
+    @property
+    def chance(self) -> float:
+        """A bound on the probability that a sound package fails this run."""
+        seeds = self.repeats[0].seeds if self.repeats else 1
+        return sum(row.chance for row in self.rows) * seeds
+
+
+def collect(names: Sequence[str], context: Context, seeds: int = 1) -> Result:
+    """Run claims, then those that draw again for the seeds after the first."""
+    rows: list[Check] = []
+    seconds, again = {}, [name for name in names if name not in checks.SEEDLESS]
+    found: dict[str, list[Check]] = {}
     with _progress() as progress:
-        bar = progress.add_task("checks", total=len(checks.select(names)))
-        for name, found, took in checks.run(names, context):
-            rows += found
+        bar = progress.add_task("checks", total=len(names) + (seeds - 1) * len(again))
+        for name, new, took in checks.run(names, context):
+            rows += new
             seconds[name] = took
             progress.update(bar, advance=1, description=name)
-    if plot is not None:
-        from theory import figures
+        for offset in range(1, seeds):
+            other = replace(context, seed=context.seed + offset)
+            for name, new, _ in checks.run(again, other) if again else ():
+                for row in new:
+                    found.setdefault(row.name, []).append(row)
+                progress.update(bar, advance=1, description=f"seed {other.seed}: {name}")
+    repeats = [_repeat([row, *found[row.name]]) for row in rows if row.name in found]
+    varied = [r for r in repeats if r.lowest != r.highest or r.held < r.seeds]
+    return Result(context, rows, seconds, varied)
 
-        for path in figures.draw_all(plot, context):
-            Console(stderr=True).print(f"wrote {path}")
-    total = time.perf_counter() - began
-    if as_json:
-        sys.stdout.write(json.dumps(summary(rows, context, seconds, total), indent=1) + "\n")
-    else:
-        show(console, rows, context, total)
-    return 0 if all(row.passed for row in rows) else 1
+
+def _repeat(rows: Sequence[Check]) -> Repeat:
+    values = [row.measured for row in rows]
+    held = sum(row.passed for row in rows)
+    return Repeat(rows[0].name, held, len(rows), min(values), max(values))
 
 
 def check_device(device: str) -> None:
-    """Raise ValueError when torch cannot compute on `device`."""
+    """Raise ValueError when torch cannot compute on `device`; one thread from here on."""
     import torch
 
+    torch.set_num_threads(1)  # the tensors are small: more threads wait for each other
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
@@ -73,29 +136,38 @@ def check_device(device: str) -> None:
         raise ValueError(f"The device {device!r} cannot be used ({reason}). Try cpu.") from error
 
 
-def summary(
-    rows: Sequence[Check], context: Context, seconds: dict[str, float], total: float
-) -> dict[str, Any]:
+def summary(result: Result) -> dict[str, Any]:
     """The run as plain values."""
+    rows = result.rows
     return {
-        "seed": context.seed,
-        "device": context.device,
+        "seed": result.context.seed,
+        "device": result.context.device,
         "versions": versions(),
-        "seconds": round(total, 2),
+        "seconds": round(sum(result.seconds.values()), 2),
         "passed": sum(row.passed for row in rows),
         "failed": [row.name for row in rows if not row.passed],
-        "seconds_by_claim": {name: round(took, 2) for name, took in seconds.items()},
+        "chance": result.chance,
+        "seconds_by_claim": {name: round(took, 2) for name, took in result.seconds.items()},
         "checks": [row.as_json() for row in rows],
+        "repeats": [asdict(repeat) for repeat in result.repeats],
     }
 
 
-def show(console: Console, rows: Sequence[Check], context: Context, total: float) -> None:
+def show(console: Console, result: Result) -> None:
     """Print the table and one line that says how it went."""
+    rows, context = result.rows, result.context
     console.print(table(rows))
     failed = [row.name for row in rows if not row.passed]
-    line = f"{len(rows) - len(failed)} of {len(rows)} checks hold"
-    line += f" (seed {context.seed}, {context.device}, {total:.0f} s)."
+    line = f"{len(rows) - len(failed)} of {len(rows)} checks hold (seed {context.seed}, "
+    line += f"{context.device}, {sum(result.seconds.values()):.0f} s)."
     console.print(line, style="green" if not failed else "bold red")
+    if result.repeats:
+        seeds = result.repeats[0].seeds
+        lost = [f"{r.name} ({r.seeds - r.held})" for r in result.repeats if r.held < r.seeds]
+        verdict = f"failed for some: {', '.join(lost)}" if lost else "held for every one"
+        line = f"{len(result.repeats)} checks vary over {seeds} seeds and {verdict}"
+        line += f" (by chance one fails with p ≤ {result.chance:.1g})."
+        console.print(line, style="red" if lost else "green")
     if failed:
         console.print("Failed: " + ", ".join(failed), style="red")
         again = " ".join(

@@ -57,11 +57,61 @@ def test_twenty_seeds_change_results_only_within_the_error(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ou_moments", "particles_agree", "ppo_agrees", "dto_reach"])
+@pytest.mark.parametrize("name", ["ou_moments", "dto_reach", "exact_samples", "distances"])
 def test_costly_claims_hold_for_other_seeds(name: str) -> None:
     for seed in (1, 2):
         rows = checks.run_claim(name, Context(seed=seed))
         assert all(row.passed for row in rows), (seed, [r.name for r in rows if not r.passed])
+
+
+def test_seedless_claims_draw_nothing() -> None:
+    """Those that are cheap enough to run twice; the names of the others are checked."""
+    assert set(CLAIMS) >= checks.SEEDLESS
+    for name in ("conservation", "transient_order", "records", "log_sobolev"):
+        assert checks.run_claim(name, Context(seed=7)) == list(rows_of(name))
+
+
+def test_seeds_repeat_what_draws(tmp_path: Path) -> None:
+    options = ["--check", "wasserstein_contraction", "--check", "distances", "--seeds", "3"]
+    result = CliRunner().invoke(main, [*options, "--json"])
+    assert result.exit_code == 0, result.output
+    repeats = {row["name"]: row for row in json.loads(result.stdout)["repeats"]}
+    assert repeats["distances/mmd"]["held"] == repeats["distances/mmd"]["seeds"] == 3
+    assert repeats["distances/mmd"]["lowest"] < repeats["distances/mmd"]["highest"]
+    assert "wasserstein_contraction/gaussian" not in repeats
+
+
+def test_a_failure_for_a_later_seed_sets_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    from theory.claims import baselines
+
+    honest = baselines.records
+
+    def fails_later(context: Context) -> list[Check]:
+        return (
+            honest(context)
+            if context.seed == 0
+            else [checks.close(row.name, "", 0.0, 1.0, 0.0, "") for row in honest(context)]
+        )
+
+    monkeypatch.setattr(checks, "SEEDLESS", frozenset())
+    monkeypatch.setattr(baselines, "records", fails_later)
+    assert CliRunner().invoke(main, ["--check", "records"]).exit_code == 0
+    result = CliRunner().invoke(main, ["--check", "records", "--seeds", "2"])
+    assert result.exit_code == 1
+    assert "failed for some: records/enumeration (1)" in " ".join(result.output.split())
+
+
+def test_the_stored_report_has_every_claim_and_figure(root: Path) -> None:
+    from theory.figures import CAPTIONS, FIGURES
+
+    folder = root / "reports" / "theory"
+    stored = json.loads((folder / "checks.json").read_text())
+    page = (folder / "README.md").read_text()
+    assert {row["name"].split("/")[0] for row in stored["checks"]} == set(CLAIMS)
+    assert stored["failed"] == []
+    assert set(CAPTIONS) == set(FIGURES)
+    for name in FIGURES:
+        assert (folder / f"{name}.png").exists() and f"({name}.png)" in page
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:

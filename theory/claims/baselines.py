@@ -11,7 +11,7 @@ from theory import noise, rejection
 from theory.checks import Check, Context, at_least, at_most, close, within_error, z_limit
 
 EXACT = "exact fractions"
-LANES = 40_000
+LANES = 10_000
 
 
 def records(context: Context) -> list[Check]:

@@ -66,7 +66,7 @@ def sign_error(context: Context) -> list[Check]:
     assert isinstance(target.density, Gaussian)
     mu, k = solution[1].mean.item(), solution[1].precision.item()
     h, steps = 0.05, [20, 40, 60, 80, 400]
-    x0 = target.density.sample(context.seed, "sign/start", PARTICLES)
+    x0 = target.density.sample(context.seed, "sign/start", PARTICLES // 4)
     runs = {
         printed: langevin.simulate(
             target, x0, h, steps, seed=context.seed, stream="sign", printed_signs=printed
