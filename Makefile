@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help setup demo test test-browser test-vllm lint bench reports theory
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 setup: $(STAMP) ## make the virtual environment, with the versions of constraints.txt
 
