@@ -106,10 +106,10 @@ def tiny_problems(
     pair: Pair, count: int, max_new_tokens: int = 8, seed: int = 0, **options: Any
 ) -> list[Problem]:
     """Prompts of two to four words, of different lengths so that batches are padded."""
-    words = pair.policy.vocabulary - 2
+    words = pair.policy.vocabulary - len(set(pair.policy.tokenizer.all_special_ids))
     return [
         pair.problem(
-            "".join(letter(2 + (7 * i + 3 * j) % words) for j in range(2 + i % 3)),
+            pair.policy.decode([2 + (7 * i + 3 * j) % words for j in range(2 + i % 3)]),
             Key.root(seed) / "tiny" / i,
             max_new_tokens=max_new_tokens,
             id=f"tiny/{i}/0",

@@ -1,7 +1,8 @@
-"""Answers in responses: which responses agree, and votes over them."""
+"""Answers in responses: which responses agree, and weighted votes over them."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -35,3 +36,8 @@ def vote(texts: Sequence[str], weights: Sequence[float]) -> list[int]:
 def majority(texts: Sequence[str]) -> int:
     """Index of the first text whose answer is the most frequent one (0 when none has any)."""
     return vote(texts, [1.0] * len(texts))[0]
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

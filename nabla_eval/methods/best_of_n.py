@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nabla_eval.config import Budget, Sampling, require
-from nabla_eval.methods.answers import majority, vote
+from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool, self_certainty
 from nabla_eval.requests import Method, Part, Problem
@@ -128,7 +128,7 @@ class WeightedBestOfN:
 def weighted_best_of_n(problem: Problem, config: WeightedBestOfN) -> Method:
     """The best sample of the answer whose samples weigh most together.
 
-    Best-of-N weighted, as Snell et al. (2024, section 5.1) use it after Li et al. (2023): rewards
+    Best-of-N weighted, as Snell et al. (2024) use it after Li et al. (2023): rewards
     of samples with equivalent answers are added. Without a reward model, Borda's count over
     self-certainties (Kang et al. 2025).
     """
@@ -150,8 +150,3 @@ def _weigh(pool: Pool, config: WeightedBestOfN) -> Part:
         if config.needs_reward:
             yield from pool.judge()
     return "budget"
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -8,6 +8,7 @@ from typing import Any
 
 from nabla_eval.config import Budget, build, change, leaves
 from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.methods.beam import Beam, beam
 from nabla_eval.methods.best_of_n import (
     BestOfN,
     WeightedBestOfN,
@@ -17,7 +18,10 @@ from nabla_eval.methods.best_of_n import (
 from nabla_eval.methods.greedy import Greedy, greedy
 from nabla_eval.methods.limit import limited
 from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
+from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
+from nabla_eval.methods.tpo import Tpo, tpo
+from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
 from nabla_eval.requests import Method, Problem
 
 
@@ -58,6 +62,23 @@ METHODS: dict[str, MethodSpec] = {
     "weighted_best_of_n": MethodSpec(
         WeightedBestOfN, weighted_best_of_n, "the answer whose samples have the most reward",
         presets=_SAMPLING,
+    ),
+    "beam": MethodSpec(
+        Beam, beam, "step-level beam search under the reward model", presets=_SAMPLING
+    ),
+    "tree_of_thought": MethodSpec(
+        TreeOfThought, tree_of_thought, "breadth-first search over judged steps",
+        presets=_SAMPLING,
+    ),
+    "rap": MethodSpec(
+        Rap, rap, "Monte Carlo tree search over steps", presets=_SAMPLING
+    ),
+    "tpo": MethodSpec(
+        Tpo, tpo, "revision by the policy's own critique of the best and the worst response",
+        presets={
+            "paper": {**_SAMPLING["paper"], "samples": 2, "iterations": 2},
+            "released": _SAMPLING["released"],
+        },
     ),
 }  # fmt: skip
 

@@ -153,14 +153,14 @@ def render(
 def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     """A conversation that is put to the policy itself, as its chat template writes it.
 
-    Raises `ModelError` where there is no chat template, or the tokenizer has no tokens for the
-    words: a model of another language than the question's cannot be asked.
+    Raises `ModelError` where there is no chat template, or the tokenizer has no tokens for most of
+    the words: a model of another language than the question's cannot be asked.
     """
     chat = [{"role": role, "content": content} for role, content in messages]
     text = render(tokenizer, chat, **options)
     ids = encode(tokenizer, text)
     unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids:
+    if unknown is not None and 2 * ids.count(unknown) > len(ids):
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         raise ModelError(
             f"The tokenizer of {name} has no tokens for {_excerpt(text)}: it cannot be asked in "

@@ -14,6 +14,7 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import (
     METHODS,
     configure,
+    needs_chat,
     needs_reward,
     option_names,
     settle,
@@ -28,21 +29,33 @@ from nabla_eval.traces.write import record
 
 PAIR = tiny_pair(seed=3)
 
+CHAT = tiny_pair(seed=3, chat=True)
+AT_C = {"step": "regex", "step_regex": "c", "temperature": 1.2}
+
 # Options under which a method does all it can on a tiny pair; others run with their defaults.
 LIVELY = {
     "nabla": {"n": 5, "passes": 3, "temperature": 1.2, "lr": 0.3, "steps": 5},
     "best_of_n": {"n": 5, "temperature": 1.2},
     "self_consistency": {"n": 5, "temperature": 1.2},
     "weighted_best_of_n": {"n": 5, "temperature": 1.2},
+    "beam": {**AT_C, "width": 3},
+    "tree_of_thought": {**AT_C, "breadth": 2, "proposals": 2, "depth": 4},
+    "rap": {**AT_C, "iterations": 4, "branching": 2, "depth": 3},
+    "tpo": {"temperature": 1.0, "top_p": 1.0, "iterations": 2, "reply_tokens": 40},
 }
 NAMES = sorted(METHODS)
-VOTES = {"self_consistency", "weighted_best_of_n"}  # need not answer with the highest reward
+# Methods whose answer need not be the one with the highest reward.
+VOTES = {"self_consistency", "weighted_best_of_n", "rap"}
+
+
+def pair_of(name):
+    return CHAT if needs_chat(configure(name, LIVELY.get(name, {}))) else PAIR
 
 
 def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **options):
     config = configure(name, {**LIVELY.get(name, {}), **options})
-    problems = tiny_problems(PAIR, count, seed=seed)
-    execute = execute or Executor(PAIR, max_batch_tokens=budget)
+    problems = tiny_problems(pair_of(name), count, seed=seed)
+    execute = execute or Executor(pair_of(name), max_batch_tokens=budget)
     return drive([start(problem, config) for problem in problems], execute, width)
 
 
@@ -68,17 +81,17 @@ def test_a_problem_does_not_depend_on_its_neighbours(name):
     together = run(name, count=6)
     config = configure(name, LIVELY.get(name, {}))
     for i in (0, 3, 5):
-        problem = tiny_problems(PAIR, 6)[i]
-        (alone,) = drive([start(problem, config)], Executor(PAIR))
+        problem = tiny_problems(pair_of(name), 6)[i]
+        (alone,) = drive([start(problem, config)], Executor(pair_of(name)))
         assert alone.tokens == together[i].tokens
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ledger_equals_an_independent_count(name):
-    executor = CountingExecutor(Executor(PAIR))
+    executor = CountingExecutor(Executor(pair_of(name)))
     outcomes = run(name, execute=executor)
     shares = ("parallel_tokens", "speculative_tokens", "speculative_scorings", "speculative_passes")
-    for problem, outcome in zip(tiny_problems(PAIR, 6), outcomes, strict=True):
+    for problem, outcome in zip(tiny_problems(pair_of(name), 6), outcomes, strict=True):
         none = dict.fromkeys(shares, 0)
         counted = executor.totals[problem.id]
         assert replace(outcome.ledger, **none) == counted
@@ -104,7 +117,7 @@ def test_the_budget_of_rollouts_is_never_exceeded(name, n):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_without_a_reward_never_ask_for_one(name):
-    executor = CountingExecutor(Executor(PAIR))
+    executor = CountingExecutor(Executor(pair_of(name)))
     run(name, execute=executor)
     scored = any(isinstance(r, Score) for requests in executor.rounds for r in requests)
     assert scored == spec(name).needs_reward
@@ -118,9 +131,10 @@ def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
     config = configure(name, LIVELY.get(name, {}))
     assert needs_reward(config) and needs_reward(settle(config, rewarded=True))
     bare = settle(config, rewarded=False)
+    pair = CHAT if needs_chat(bare) else PAIR
     assert not needs_reward(bare) and bare != config
-    executor = CountingExecutor(Executor(PAIR))
-    problems = tiny_problems(PAIR, 3)
+    executor = CountingExecutor(Executor(pair))
+    problems = tiny_problems(pair, 3)
     drive([start(problem, bare) for problem in problems], executor)
     assert not any(isinstance(r, Score) for requests in executor.rounds for r in requests)
 
@@ -135,7 +149,7 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
     for calls in [*range(1, 12), *range(12, highest, max(1, highest // 12)), 10**6]:
         for ours, theirs in zip(run(name, count=count, max_calls=calls), unlimited, strict=True):
             assert 0 < ours.ledger.model_calls <= calls
-            assert ours.tokens and ours.text == PAIR.policy.decode(ours.tokens)
+            assert ours.tokens and ours.text == pair_of(name).policy.decode(ours.tokens)
             best = max((d.reward for d in ours.drafts if d.reward is not None), default=None)
             if name not in VOTES and best is not None:
                 assert ours.reward >= best
@@ -150,8 +164,8 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_trace_round_trips(name):
-    config, decode = configure(name, LIVELY.get(name, {})), PAIR.policy.decode
-    for problem, outcome in zip(tiny_problems(PAIR, 6), run(name), strict=True):
+    config, decode = configure(name, LIVELY.get(name, {})), pair_of(name).policy.decode
+    for problem, outcome in zip(tiny_problems(pair_of(name), 6), run(name), strict=True):
         line = record(problem, name, config, outcome, 0.5, lambda t: decode([t]), decode)
         again = loads(dumps(line))
         assert restore(again) == outcome

@@ -1,0 +1,257 @@
+"""RAP: Monte Carlo tree search over reasoning steps (Hao et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nabla_eval.config import Budget, Sampling, Steps, require
+from nabla_eval.methods.answers import agreement, sigmoid
+from nabla_eval.methods.limit import unless_cut
+from nabla_eval.methods.pool import answer
+from nabla_eval.methods.steps import Node, Tree, log_likelihood
+from nabla_eval.methods.voices import Prompts, prefer
+from nabla_eval.requests import Method, Part, Problem
+
+
+def _sampling() -> Sampling:
+    return Sampling(temperature=0.8, top_p=0.95, top_k=50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rap:
+    """Options of RAP; the defaults are those of its authors' code for GSM8K.
+
+    10 iterations, 4 actions a state, at most 5 steps, exploration weight
+    1, temperature 0.8 with top-p 0.95 and top-k 50, the reward of a path the mean of its steps',
+    Q the greatest reward of a path, two step rewards weighted 1/2 each in their exponents.
+
+    A step's reward is in [0, 1]: of evaluator=reward sigmoid(score / reward_scale), of likelihood
+    the geometric mean of its tokens' probabilities, of self the policy's own P(Yes), of weighted
+    their weighted geometric mean.
+    """
+
+    iterations: int = 10
+    branching: int = 4  # d: steps sampled after a state
+    depth: int = 5  # steps of a response at most; the last one is all the rest
+    exploration: float = 1.0  # w of UCT
+    # auto: the reward model, and the likelihood where there is none.
+    evaluator: Literal["auto", "reward", "likelihood", "self", "weighted"] = "auto"
+    reward_weight: float = 0.5  # of evaluator=weighted, like the next two
+    likelihood_weight: float = 0.5
+    self_weight: float = 0.0
+    reward_scale: float = 1.0
+    path_reward: Literal["mean", "sum", "last"] = "mean"
+    backup: Literal["max", "mean"] = "max"  # of Q over the paths through a step
+    answer: Literal["best", "vote"] = "best"  # the best path, or RAP-Aggregation
+    commit: bool = False  # move the root to its most visited child, and go on with that subtree
+    steps: Steps = field(default_factory=Steps)
+    sampling: Sampling = field(default_factory=_sampling)
+    prompts: Prompts = field(default_factory=Prompts)
+    budget: Budget = field(default_factory=Budget)
+
+    FALLBACK = "likelihood"
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "branching", "depth"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        for name in ("exploration", "reward_weight", "likelihood_weight", "self_weight"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "a number >= 0")
+        scale = self.reward_scale
+        require(math.isfinite(scale) and scale > 0, "reward_scale", scale, "a number > 0")
+        require(sum(self.weights.values()) > 0, "reward_weight", 0, "> 0, or another weight does")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each part of a step's reward."""
+        if self.evaluator == "weighted":
+            return {
+                "reward": self.reward_weight,
+                "likelihood": self.likelihood_weight,
+                "self": self.self_weight,
+            }
+        return {"reward" if self.evaluator == "auto" else self.evaluator: 1.0}
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether responses are scored."""
+        return self.weights.get("reward", 0.0) > 0
+
+    @property
+    def needs_chat(self) -> bool:
+        """Whether the policy is asked in words."""
+        return self.weights.get("self", 0.0) > 0
+
+
+def rap(problem: Problem, config: Rap) -> Method:
+    """The best complete path of the tree, or the answer whose steps have most reward together.
+
+    Each iteration (their Algorithm 1): go down by UCT to a step that nothing follows yet; expand
+    it; simulate, which is to follow the best child and expand it until a response is complete (all
+    of this stays in the tree and is never sampled or judged again); back-propagate the reward of
+    the path. RAP plans with sub-questions and a world model; here a step is a step of the response.
+    """
+    search = Search(problem, config)
+    ended = yield from unless_cut(search.run())
+    return search.tree.outcome(search.chosen(), ended)
+
+
+class Search:
+    """The tree of one problem and what its paths have returned."""
+
+    def __init__(self, problem: Problem, config: Rap) -> None:
+        self.problem, self.config = problem, config
+        self.tree = Tree(problem, config.steps, config.sampling, config.depth)
+        self.root = self.tree.root
+        self.returns: dict[Node, list[float]] = defaultdict(list)
+
+    def run(self) -> Part:
+        """All iterations; with `commit`, as many again at every step that is committed to."""
+        while True:
+            while self.root.visits < self.config.iterations:
+                yield from self.iterate()
+            if not self.config.commit or not self.root.children:
+                return "done"
+            # Its visits count: only the iterations that it lacks are added to its subtree.
+            self.root = max(self.root.children, key=lambda n: (n.visits, self.value(n), -n.index))
+
+    def iterate(self) -> Part:
+        """Selection, expansion, simulation, back-propagation."""
+        path = self.select()
+        while path[-1].open:
+            yield from self.expand(path[-1])
+            if not path[-1].children:
+                break
+            path.append(max(path[-1].children, key=lambda node: (reward(node), -node.index)))
+        self.back_up(path)
+
+    def select(self) -> list[Node]:
+        """From the root down, by UCT, to a step that nothing follows."""
+        path = [self.root]
+        while path[-1].children:
+            parent = path[-1]
+            path.append(max(parent.children, key=lambda n: (self.uct(parent, n), -n.index)))
+        return path
+
+    def uct(self, parent: Node, node: Node) -> float:
+        """Q(s, a) + w sqrt(ln N(s) / max(1, N(s, a))); unvisited, Q is the reward."""
+        bonus = math.sqrt(math.log(max(1, parent.visits)) / max(1, node.visits))
+        return self.value(node) + self.config.exploration * bonus
+
+    def value(self, node: Node) -> float:
+        """Q of a step: the greatest or the mean reward of the paths through it."""
+        seen = self.returns[node]
+        if not seen:
+            return reward(node)
+        return max(seen) if self.config.backup == "max" else sum(seen) / len(seen)
+
+    def back_up(self, path: list[Node]) -> None:
+        """Each step of a path receives the reward of the path from itself on."""
+        for i, node in enumerate(path):
+            node.visits += 1
+            if node is not self.tree.root:
+                self.returns[node].append(self.path_reward(path[i:]))
+
+    def path_reward(self, path: list[Node]) -> float:
+        """One reward of successive steps, the root not among them."""
+        rewards = [reward(node) for node in path if node is not self.tree.root]
+        if self.config.path_reward == "last":
+            return rewards[-1]
+        total = sum(rewards)
+        return total if self.config.path_reward == "sum" else total / max(1, len(rewards))
+
+    def expand(self, node: Node) -> Part:
+        """Sample the next steps and judge them; malformed ones get no reward."""
+        new = yield from self.tree.grow([node], self.config.branching)
+        for child in new:
+            child.value = 0.0 if child.note else None
+        yield from self.judge([child for child in new if not child.note])
+
+    def judge(self, nodes: list[Node]) -> Part:
+        """The weighted geometric mean of the parts of each step's reward."""
+        chances: dict[Node, float] = {}
+        try:
+            if self.config.needs_reward and nodes:
+                yield from self.tree.judge(nodes)
+            if self.config.needs_chat and nodes:
+                shares = yield from prefer(self.problem, self._questions(nodes), ("Yes", "No"))
+                chances.update(zip(nodes, shares, strict=True))
+        finally:  # of what was judged before the calls ran out, too
+            for node in nodes:
+                if node.reward is not None or not self.config.needs_reward:
+                    node.value = self._reward(node, chances.get(node, 0.5))
+
+    def _reward(self, node: Node, chance: float) -> float:
+        parts = {
+            "reward": sigmoid((node.reward or 0.0) / self.config.reward_scale),
+            "likelihood": math.exp(log_likelihood(node)),
+            "self": chance,
+        }
+        return geometric([(parts[n], weight) for n, weight in self.config.weights.items()])
+
+    def _questions(self, nodes: list[Node]) -> list[str]:
+        def before(node: Node) -> str:
+            parent = node.parent
+            return "" if parent is None or parent.trajectory is None else parent.trajectory.text
+
+        return [
+            self.config.prompts.fill(
+                "rap_step",
+                question=self.problem.question,
+                response=before(node),
+                step=node.text.strip(),
+            )
+            for node in nodes
+        ]
+
+    def chosen(self) -> Node:
+        """The end of the answer's path."""
+        leaves = [node for node in self.tree.nodes if node.finished and node.value is not None]
+        if self.config.commit:
+            leaves = [node for node in leaves if self.root in lineage(node)] or leaves
+        if not leaves:
+            return self.tree.best()
+        if self.config.answer == "vote":
+            leaves = self._winners(leaves)
+        return max(leaves, key=self._rank)
+
+    def _rank(self, node: Node) -> tuple[float, int]:
+        return self.path_reward([*reversed(list(lineage(node)))]), -node.index
+
+    def _winners(self, leaves: list[Node]) -> list[Node]:
+        """RAP-Aggregation (their section 3.4): each step of the tree adds its reward once to every
+        answer that paths through it reach."""
+        groups = agreement([answer(self.problem, n.trajectory) for n in leaves if n.trajectory])
+        if not groups:
+            return leaves
+        paths: dict[int, set[Node]] = defaultdict(set)
+        for i, group in groups.items():
+            paths[group].update(lineage(leaves[i]))
+        winner = max(paths, key=lambda group: sum(map(reward, paths[group])))
+        return [leaves[i] for i, group in groups.items() if group == winner]
+
+
+def reward(node: Node) -> float:
+    """A step's own reward; 0 where it has none."""
+    return node.value or 0.0
+
+
+def lineage(node: Node) -> Iterator[Node]:
+    """A step and those before it, last first, without the root."""
+    at: Node | None = node
+    while at is not None and at.trajectory is not None:
+        yield at
+        at = at.parent
+
+
+def geometric(parts: list[tuple[float, float]]) -> float:
+    """Weighted geometric mean of (value, weight) pairs, values in [0, 1]; 0 where one is 0."""
+    parts = [(value, weight) for value, weight in parts if weight > 0]
+    if min(value for value, _ in parts) <= 0:
+        return 0.0
+    total = sum(weight for _, weight in parts)
+    return math.exp(sum(weight * math.log(value) for value, weight in parts) / total)

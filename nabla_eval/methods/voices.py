@@ -1,0 +1,114 @@
+"""What the policy is asked in words: prompts as files, and questions made of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from nabla_eval.config import Sampling, require
+from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.methods.answers import sigmoid
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
+
+# Prompt files and what each fills in.
+PLACES = {
+    "tot_value": ("question", "response"),
+    "tot_vote": ("question", "responses"),
+    "tot_propose": ("question", "response", "count"),
+    "rap_step": ("question", "response", "step"),
+    "tpo_loss": ("question", "chosen", "rejected"),
+    "tpo_gradient": ("question", "chosen", "critique"),
+    "tpo_update": ("question", "chosen", "gradient"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Where the prompts are; files of a folder take the place of those that the package has."""
+
+    prompts: str | None = None  # a folder with some of tot_value.txt, tpo_loss.txt, ...
+
+    def __post_init__(self) -> None:
+        if self.prompts is None:
+            return
+        folder = Path(self.prompts)
+        require(folder.is_dir(), "prompts", self.prompts, "a folder of prompt files")
+        for file in sorted(folder.glob("*.txt")):
+            if file.stem not in PLACES:
+                raise ConfigError(f"prompts: {file} is no prompt. {suggest(file.stem, PLACES)}")
+            self.text(file.stem)
+
+    def text(self, name: str) -> str:
+        """A prompt with its places still open. Raises `ConfigError` where one is missing."""
+        text = _read(name, self.prompts)
+        missing = [place for place in PLACES[name] if f"{{{place}}}" not in text]
+        if missing:
+            raise ConfigError(
+                f"The prompt {name}.txt in {self.prompts} lacks {{{missing[0]}}}. It needs each of "
+                f"{', '.join(f'{{{place}}}' for place in PLACES[name])} once."
+            )
+        return text
+
+    def fill(self, name: str, **values: str) -> str:
+        """The prompt with its places filled in; what is filled in is not looked into."""
+        pattern = "|".join(re.escape(f"{{{place}}}") for place in values)
+        return re.sub(pattern, lambda match: values[match[0][1:-1]], self.text(name))
+
+
+@cache
+def _read(name: str, folder: str | None) -> str:
+    if folder is not None and (Path(folder) / f"{name}.txt").is_file():
+        return (Path(folder) / f"{name}.txt").read_text(encoding="utf-8").strip()
+    source = files("nabla_eval.methods") / "prompts" / f"{name}.txt"
+    return source.read_text(encoding="utf-8").strip()
+
+
+def ask(
+    problem: Problem, questions: list[str], keys: list[Key], sampling: Sampling, longest: int
+) -> Part:
+    """Put questions to the policy, each on its own; returns one reply each."""
+    prompts = yield [Compose(problem, (("user", text),), longest) for text in questions]
+    rooms = [prompt.problem for prompt in prompts]
+    fitting = [i for i, room in enumerate(rooms) if room.max_new_tokens > 0]
+    replies = []
+    if fitting:
+        replies = yield [Generate(rooms[i], keys[i], sampling) for i in fitting]
+    found: list[Trajectory | None] = [None] * len(questions)
+    for i, reply in zip(fitting, replies, strict=True):
+        found[i] = reply
+    return found
+
+
+def prefer(problem: Problem, questions: list[str], answers: tuple[str, str]) -> Part:
+    """The policy's probability of the first of two answers to each question, given one of them.
+
+    1/2 where a question does not fit the context. Two scorings a question.
+    """
+    prompts = yield [Compose(problem, (("user", text),), 8) for text in questions]
+    rooms = [prompt.problem for prompt in prompts]
+    asked = [i for i, room in enumerate(rooms) if room.max_new_tokens == 8]
+    shares = [0.5] * len(questions)
+    if asked:
+        replayed = yield [Replay(rooms[i], answer) for i in asked for answer in answers]
+        sums = [sum(trajectory.log_probability) for trajectory in replayed]
+        for i, one, other in zip(asked, sums[::2], sums[1::2], strict=True):
+            shares[i] = sigmoid(one - other)
+    return shares
+
+
+def flaw(reply: Trajectory | None) -> str:
+    """What keeps a reply from being used, or ""."""
+    if reply is None:
+        return "no room left in the context"
+    if reply.stop == "length":
+        return "runaway length"
+    return "" if spoken(reply) else "empty"
+
+
+def spoken(reply: Trajectory) -> str:
+    """What a reply says after its thoughts."""
+    return reply.text.rpartition("</think>")[2].strip()
