@@ -1,0 +1,124 @@
+"""TPO against a script of what the policy says, and its prompts as files."""
+
+from __future__ import annotations
+
+import pytest
+from scripted_trees import PROBLEM, ScriptedTree, trajectory
+
+from nabla_eval import generate, load_pair
+from nabla_eval.engine.drive import drive
+from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.methods.voices import PLACES, Prompts
+from nabla_eval.testing import tiny_pair
+
+DRAFTS = ["bad", "good"]
+WORTH = {"bad": 0.0, "good": 1.0, "better": 3.0, "best": 4.0, "worse": 2.0, "worst": -1.0}
+
+
+def scripted(critiques=("critique 1", "critique 2"), gradients=("do 1", "do 2")):
+    rounds = iter([["better", "worse"], ["worst", "best"]])
+    revisions = {}
+
+    def says(question, i):
+        if question.startswith("Two responses"):
+            return critiques[len(script.seen_losses(question)) - 1]
+        if question.startswith("A response"):
+            return gradients[critiques.index(question.rpartition("\n")[2])]
+        if question not in revisions:
+            revisions[question] = next(rounds)
+        return revisions[question][i]
+
+    script = ScriptedTree(lambda text, i: DRAFTS[i], WORTH.__getitem__, says)
+    losses = []
+
+    def seen(question):
+        if question not in losses:
+            losses.append(question)
+        return losses
+
+    script.seen_losses = seen
+    return script
+
+
+def solve(script, **options):
+    (outcome,) = drive([start(PROBLEM, configure("tpo", options))], script)
+    return outcome
+
+
+def test_the_transcript_equals_the_script():
+    script = scripted()
+    outcome = solve(script)
+    assert outcome.text == "best" and outcome.reward == 4.0 and outcome.ended == "budget"
+    drafts = ["bad", "good", "better", "worse", "worst", "best"]
+    assert [d.text for d in outcome.drafts] == drafts == script.scored
+    assert [(s.kind, s.text, s.parent) for s in outcome.steps] == [
+        ("critique", "critique 1", None), ("gradient", "do 1", 0),
+        ("revision", "better", 1), ("revision", "worse", 1),
+        ("critique", "critique 2", 3), ("gradient", "do 2", 4),
+        ("revision", "worst", 5), ("revision", "best", 5),
+    ]  # fmt: skip
+    fill, ask = Prompts().fill, {"question": "What?"}
+    assert script.questions == [
+        fill("tpo_loss", **ask, chosen="good", rejected="bad"),
+        fill("tpo_gradient", **ask, chosen="good", critique="critique 1"),
+        fill("tpo_update", **ask, chosen="good", gradient="do 1"),
+        fill("tpo_loss", **ask, chosen="better", rejected="bad"),
+        fill("tpo_gradient", **ask, chosen="better", critique="critique 2"),
+        fill("tpo_update", **ask, chosen="better", gradient="do 2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "note"), [(" ", "empty"), (trajectory("so so", "length"), "runaway length")]
+)
+@pytest.mark.parametrize("kind", ["critique", "gradient"])
+def test_a_reply_of_no_use_ends_it_with_the_best_so_far(kind, reply, note):
+    options = {"critiques": (reply,)} if kind == "critique" else {"gradients": (reply,)}
+    if kind == "gradient":
+        options["critiques"] = ("critique 1",)
+    outcome = solve(scripted(**options))
+    assert outcome.ended == "malformed" and outcome.text == "good"
+    assert (outcome.steps[-1].kind, outcome.steps[-1].note) == (kind, note)
+
+
+def test_equal_responses_leave_nothing_to_compare():
+    script = ScriptedTree(lambda text, i: "good", WORTH.__getitem__)
+    outcome = solve(script)
+    assert outcome.ended == "done" and outcome.text == "good" and not script.questions
+
+
+def test_a_policy_that_cannot_be_asked_is_refused_before_it_writes():
+    with pytest.raises(ModelError, match="cannot be asked"):
+        generate(load_pair(), "1,2=3?", method="tpo")
+    with pytest.raises(ModelError, match="no chat template"):
+        generate(tiny_pair(), "ab", method="tree_of_thought", evaluator="self")
+
+
+def test_prompts_are_files_that_users_replace(tmp_path):
+    (tmp_path / "tpo_loss.txt").write_text("Two responses to {question}: {chosen}, {rejected}.")
+    prompts = Prompts(prompts=str(tmp_path))
+    assert prompts.fill("tpo_loss", question="{chosen}", chosen="a", rejected="{question}") == (
+        "Two responses to {chosen}: a, {question}."
+    )  # what is filled in is not looked into
+    assert prompts.text("tpo_update") == Prompts().text("tpo_update")
+    script = scripted()
+    solve(script, prompts=str(tmp_path))
+    assert script.questions[0] == "Two responses to What?: good, bad."
+
+
+def test_every_prompt_of_the_package_has_its_places():
+    for name in PLACES:
+        assert Prompts().text(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [("tpo_loss", "{chosen}", "question"), ("tpo_los", "x", "tpo_loss"), (None, "", "folder")],
+)
+def test_bad_prompts_are_refused_when_they_are_named(tmp_path, name, text, said):
+    folder = tmp_path / ("none" if name is None else "")
+    if name is not None:
+        (folder / f"{name}.txt").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        configure("tpo", {"prompts": str(folder)})
