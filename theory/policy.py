@@ -178,7 +178,10 @@ def fisher(policy: MixturePolicy, grid: Grid) -> Tensor:
         parts = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
         return MixturePolicy(*parts).log_prob(grid.points)
 
-    slopes = torch.func.jacfwd(log_prob)(flat)  # [M, p]
+    width = 1e-5  # central differences: an error of about 1e-10
+    bumps = width * torch.eye(len(flat), dtype=flat.dtype)
+    pairs = [log_prob(flat + bump) - log_prob(flat - bump) for bump in bumps]
+    slopes = torch.stack(pairs, dim=-1) / (2 * width)  # [M, p]
     mass = log_prob(flat).exp() * grid.volume
     return slopes.T @ (mass[:, None] * slopes)
 
