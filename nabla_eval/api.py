@@ -198,7 +198,7 @@ def refine(
     if hard[: trajectory.scored] != trajectory.tokens[: trajectory.scored]:
         reward = score(pair.judge, [Score(problem, trajectory)])[0].reward
     request = Refine(
-        problem, trajectory, committed, problem.key, Sampling(), dto, gradient, temperature
+        problem, trajectory, committed, (problem.key,), Sampling(), dto, gradient, temperature
     )
     with torch.no_grad():
         logits = widen(pair.policy.head(trajectory.states[committed:]))

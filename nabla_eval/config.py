@@ -232,9 +232,13 @@ def _fill(config: type[T], options: Mapping[str, Any]) -> T:
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """Read one option's value (perhaps a string) as its declared type, or raise `ConfigError`."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if value is None or str(value).lower() == "none":
+        parts = typing.get_args(hint)
+        if type(None) in parts and (value is None or str(value).lower() == "none"):
             return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        words = [part for part in parts if typing.get_origin(part) is Literal]
+        if any(value in typing.get_args(part) for part in words):
+            return value
+        hint = next(part for part in parts if part is not type(None) and part not in words)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value in choices:

@@ -169,10 +169,10 @@ class Differentiate:
 
 @dataclass(frozen=True)
 class Refinement:
-    """A token drawn from the refined distribution at one position, and how it came about."""
+    """Tokens drawn from the refined distribution at one position, and how it came about."""
 
-    token: int
-    probability: float  # under the refined, filtered distribution it was drawn from
+    tokens: tuple[int, ...]  # one a key
+    probabilities: tuple[float, ...]  # under the refined, filtered distribution
     passes: int = 0  # gradient passes beyond the one that was given
     flips: int = 0  # steps after which some hard token had changed
     moved: float = 0.0  # largest |change| of a logit at the position
@@ -183,14 +183,16 @@ class Refinement:
 class Refine:
     """Refine z by DTO with the tokens before `position` committed, then draw there.
 
-    `gradient` is the one at the starting hard sequence (None exactly when `dto.steps == 0`).
-    `relaxation` is the temperature of the straight-through softmax (DESIGN 3.2).
+    The refined distribution depends on the trajectory and the position alone, so it is made once
+    and drawn from once for each of the `keys`. `gradient` is the one at the starting hard sequence
+    (None exactly when `dto.steps == 0`). `relaxation` is the temperature of the straight-through
+    softmax (DESIGN 3.2).
     """
 
     problem: Problem
     trajectory: Trajectory
     position: int
-    key: Key
+    keys: tuple[Key, ...]
     sampling: Sampling
     dto: DTO
     gradient: Gradient | None = None

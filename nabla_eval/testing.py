@@ -126,10 +126,12 @@ class CountingExecutor:
         self.execute = execute
         self.totals: dict[str, Ledger] = {}
         self.rounds: list[list[Request]] = []
+        self.results: list[list[Any]] = []
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         results = self.execute(requests)
         self.rounds.append(requests)
+        self.results.append(results)
         for request, result in zip(requests, results, strict=True):
             self.totals.setdefault(request.problem.id, Ledger()).add(result.cost)
         return results

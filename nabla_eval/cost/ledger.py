@@ -19,11 +19,12 @@ class Ledger:
     scorings: int = 0  # reward evaluations of a whole response
     prefills: int = 0  # prompts (with their committed prefixes) fed to the decode loop
     prefill_tokens: int = 0  # tokens in them
-    refinements: int = 0  # positions at which a refined distribution was drawn from
+    refinements: int = 0  # refined distributions made: one per trajectory and position
     speculative_tokens: int = 0  # share of generated_tokens that lookahead threw away
     speculative_scorings: int = 0  # share of scorings that lookahead threw away
     speculative_passes: int = 0  # share of gradient_passes that lookahead threw away
     parallel_tokens: int = 0  # length of the longest chain of tokens that had to be sequential
+    flips: int = 0  # steps of DTO that changed a hard token: what makes a gradient stale
     flops: float = 0.0  # floating-point operations, 2P forward and 4P forward + backward a token
 
     @property

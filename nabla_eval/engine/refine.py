@@ -1,4 +1,4 @@
-"""Executes `Refine`: DTO on the free rows of several requests side by side, then one draw each."""
+"""Executes `Refine`: DTO on the free rows of several requests side by side, then the draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import anchor_offset
 from nabla_eval.engine.gradient import pass_cost, site
-from nabla_eval.engine.sampler import Filter, draw
+from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
 from nabla_eval.requests import Gradient, Refine, Refinement
@@ -37,21 +37,31 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
     allowed = _allowed(pair, before, [request.min_probability for request in requests])
     filters = Filter([request.sampling for request in requests], after.device)
     probabilities = filters.distribution(after.masked_fill(~allowed, -torch.inf))
-    number = torch.tensor([request.key.uniform() for request in requests], device=after.device)
-    tokens = draw(probabilities, number)
-    chosen = probabilities.gather(-1, tokens[:, None])[:, 0].tolist()
+    tokens = draws(probabilities, _numbers(requests, after.device))
+    chosen = probabilities.gather(-1, tokens).tolist()
     moved = (after - before).abs().amax(-1).tolist()
     return [
         Refinement(
-            token=token,
-            probability=chosen[i],
+            tokens=tuple(own[: len(request.keys)]),
+            probabilities=tuple(chosen[i][: len(request.keys)]),
             passes=solution.passes[i],
             flips=solution.flips[i],
             moved=moved[i],
-            cost=_cost(pair, requests[i], solution.passes[i]),
+            cost=_cost(pair, request, solution.passes[i], solution.flips[i]),
         )
-        for i, token in enumerate(tokens.tolist())
+        for i, (request, own) in enumerate(zip(requests, tokens.tolist(), strict=True))
     ]
+
+
+def _numbers(requests: Sequence[Refine], device: torch.device) -> Tensor:
+    """One uniform number per key, `[B, S]`; requests with fewer keys are padded."""
+    width = max(len(request.keys) for request in requests)
+    numbers = iter(uniforms([key for request in requests for key in request.keys], 0, 1)[:, 0])
+    padded = [
+        [float(next(numbers)) for _ in request.keys] + [0.5] * (width - len(request.keys))
+        for request in requests
+    ]
+    return torch.tensor(padded, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -149,8 +159,8 @@ def _allowed(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
     return allowed.scatter(-1, logits.argmax(-1, keepdim=True), True)
 
 
-def _cost(pair: Pair, request: Refine, passes: int) -> Ledger:
-    cost = Ledger(refinements=1)
+def _cost(pair: Pair, request: Refine, passes: int, flips: int) -> Ledger:
+    cost = Ledger(refinements=1, flips=flips)
     if passes:
         one = pass_cost(pair, site(request.problem, request.trajectory, _gradient(request).hard))
         cost.gradient_passes, cost.flops = passes, passes * one.flops

@@ -59,7 +59,12 @@ class Filter:
 
 
 def draw(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """First token whose cumulative probability, in id order, exceeds the uniform number.
+    """First token whose cumulative probability, in id order, exceeds the uniform number."""
+    return draws(probabilities, uniform[:, None])[:, 0]
+
+
+def draws(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Several draws from each row, one per uniform number.
 
     Cumulated in float64: over 150,000 tokens float32 sums are off by more than a rare token.
     Dividing by the total makes every entry from the last possible token on exactly 1, so that a
@@ -67,4 +72,4 @@ def draw(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> I
     """
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     cumulative /= cumulative[:, -1:].clone()
-    return torch.searchsorted(cumulative, uniform.double()[:, None].contiguous(), right=True)[:, 0]
+    return torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)

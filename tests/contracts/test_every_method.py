@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from nabla_eval.methods.registry import (
     spec,
     start,
 )
-from nabla_eval.requests import Generate, Score
+from nabla_eval.requests import Differentiate, Generate, Refine, Score
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore
 from nabla_eval.traces.schema import dumps, loads
@@ -179,7 +180,7 @@ def decisions(outcome):
     return outcome.tokens, outcome.stop, outcome.ended, judged
 
 
-@pytest.mark.parametrize("lookahead", [2, 3, 7])
+@pytest.mark.parametrize("lookahead", [2, 7, "auto"])
 def test_lookahead_changes_the_cost_and_nothing_else(lookahead):
     for ours, theirs in zip(run("nabla", lookahead=lookahead), run("nabla"), strict=True):
         assert decisions(ours) == decisions(theirs)
@@ -188,26 +189,61 @@ def test_lookahead_changes_the_cost_and_nothing_else(lookahead):
         assert surplus == ours.ledger.speculative_tokens
 
 
-def test_gradient_passes_are_bounded_by_acceptances_and_flips():
-    """DESIGN 3.6: one pass per trajectory, a further one only after a flip (anchor=sampled)."""
+def sequences(executor, kind, of):
+    """What the requests of a kind are about, with how often each was asked for."""
+    return Counter(
+        (request.problem.id, of(request))
+        for requests in executor.rounds
+        for request in requests
+        if isinstance(request, kind)
+    )
+
+
+@pytest.mark.parametrize("lookahead", [1, "auto", 4])
+@pytest.mark.parametrize("update", ["first", "all"])
+def test_nothing_is_done_twice(lookahead, update):
+    """DESIGN 3.6 on the ledger: one pass per trajectory and per flip; no response drawn again from
+    the same stream, no sequence scored twice, no position of a trajectory refined twice.
+    """
     executor = CountingExecutor(Executor(PAIR))
-    outcomes = run("nabla", execute=executor)
-    extra = {}
-    for requests in executor.rounds:
-        for request in requests:
-            extra.setdefault(request.problem.id, 0)
-    assert any(outcome.ledger.gradient_passes for outcome in outcomes)
+    outcomes = run("nabla", count=12, execute=executor, lookahead=lookahead, update=update)
     for outcome in outcomes:
         accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
-        flips = outcome.ledger.gradient_passes - (accepted + 1)
-        steps = outcome.ledger.refinements * configure("nabla", LIVELY["nabla"]).dto.steps
-        assert flips <= steps
-    calm = run("nabla", lr=1e-6, min_lr=0.0, anchor_offset="margin")  # nothing can flip
+        assert outcome.ledger.gradient_passes <= accepted + 1 + outcome.ledger.flips
+    assert sum(outcome.ledger.flips for outcome in outcomes) > 0
+    asked = [
+        sequences(executor, Score, lambda r: r.trajectory.tokens[: r.trajectory.scored]),
+        sequences(executor, Differentiate, lambda r: r.hard),
+        sequences(executor, Refine, lambda r: (r.trajectory.key, r.trajectory.tokens, r.position)),
+        sequences(executor, Generate, lambda r: (r.key, given(r))),
+    ]
+    assert all(set(counts.values()) == {1} for counts in asked)
+    tokens = sum(len(t) - kept for t, kept in responses(executor))
+    assert tokens == sum(outcome.ledger.generated_tokens for outcome in outcomes)
+
+
+def given(request):
+    """Tokens that a rollout starts from."""
+    return () if request.prefix is None else (*request.prefix.tokens[: request.keep], request.token)
+
+
+def responses(executor):
+    """Every response rolled out, and how many of its tokens it was given."""
+    for requests, results in zip(executor.rounds, executor.results, strict=True):
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(request, Generate):
+                yield result.tokens, len(given(request))
+
+
+@pytest.mark.parametrize("lookahead", [1, "auto"])
+def test_a_calm_descent_costs_one_pass_per_trajectory(lookahead):
+    calm = run("nabla", lr=1e-6, min_lr=0.0, anchor_offset="margin", lookahead=lookahead)
     for outcome in calm:
         accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
+        assert outcome.ledger.flips == 0
         assert outcome.ledger.gradient_passes <= accepted + 1
 
 
 def test_every_field_of_the_ledger_adds_up():
-    ones = Ledger(*range(1, 12))
+    ones = Ledger(*range(1, 13))
     assert (ones + ones).as_dict() == {k: 2 * v for k, v in ones.as_dict().items()}

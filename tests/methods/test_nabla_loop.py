@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
 from nabla_eval.config import Sampling
 from nabla_eval.engine.drive import drive
+from nabla_eval.methods.nabla_options import lookahead
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
@@ -71,7 +74,8 @@ class Script:
             case Refine():
                 own = request.trajectory.tokens[request.position]
                 draws = self.draws.setdefault(request.position, [])
-                return Refinement(draws.pop(0) if draws else own, 1.0)
+                tokens = tuple(draws.pop(0) if draws else own for _ in request.keys)
+                return Refinement(tokens, (1.0,) * len(tokens))
 
 
 def solve(script, **options):
@@ -129,10 +133,50 @@ def test_one_gradient_a_trajectory():
     assert script.asked.count("Score") == 3  # the current reward is never scored again
 
 
-@pytest.mark.parametrize("lookahead", [1, 2, 3])
-def test_the_rollout_budget_counts_the_draft(lookahead):
+def test_auto_looks_as_far_ahead_as_is_likelier_than_not_to_be_reached():
+    """K is the largest with (1 - a)^(K - 1) >= 1/2; a starts at one in three and falls with
+    every rejection: 1/3, 1/4, 1/5, ...
+    """
+    config = configure("nabla", {"lookahead": "auto"})
+
+    def judged(accepted, rejected):
+        made = {"accepted": accepted, "rejected": rejected}
+        return [SimpleNamespace(verdict=v) for v, count in made.items() for _ in range(count)]
+
+    assert [lookahead(config, judged(0, j)) for j in range(6)] == [2, 3, 4, 4, 5, 6]
+    assert lookahead(config, judged(3, 0)) == lookahead(config, judged(50, 1)) == 1
+    for accepted, rejected in [(0, 0), (1, 4), (2, 2), (0, 40)]:
+        rate = (accepted + 1) / (accepted + rejected + 3)
+        K = lookahead(config, judged(accepted, rejected))
+        assert (1 - rate) ** (K - 1) >= 0.5 > (1 - rate) ** K
+    assert lookahead(configure("nabla", {"lookahead": "3"}), judged(9, 9)) == 3
+
+
+def test_lookahead_crosses_sweeps_and_repeats_no_refinement():
+    """Four candidates of two positions and two sweeps in one batch, judged in order."""
+    rewards = {(5, 6): 0.0, (1, 6): -1.0, (5, 2): -1.0, (3, 6): -1.0, (5, 4): 2.0}
+    script = Script((5, 6), {0: [1, 3], 1: [2, 4]}, rewards)
+    outcome = solve(script, n=5, passes=2, lookahead=4)
+    assert [(c.sweep, c.position, c.new_token) for c in outcome.candidates] == [
+        (0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4),
+    ]  # fmt: skip
+    assert outcome.tokens == (5, 4) and outcome.visited == outcome.positions == 4
+    assert script.asked == ["Generate", "Score", "Differentiate", *["Refine"] * 2,
+                            *["Generate"] * 4, *["Score"] * 4]  # fmt: skip
+
+
+def test_a_sequence_that_was_scored_is_not_scored_again():
+    rewards = {(5, 6): 0.0, (1, 6): -1.0}
+    script = Script((5, 6), {0: [1, 1, 1]}, rewards)
+    outcome = solve(script, n=4, passes=3)
+    assert [c.verdict for c in outcome.candidates] == ["rejected"] * 3
+    assert script.asked.count("Generate") == 4 and script.asked.count("Score") == 2
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 3, "auto"])
+def test_the_rollout_budget_counts_the_draft(ahead):
     rewards = {(5, 6, 7): 0.0, (1, 6, 7): -1.0, (5, 1, 7): -1.0, (5, 6, 1): 9.0}
-    outcome = solve(Script((5, 6, 7), {0: [1], 1: [1], 2: [1]}, rewards), n=3, lookahead=lookahead)
+    outcome = solve(Script((5, 6, 7), {0: [1], 1: [1], 2: [1]}, rewards), n=3, lookahead=ahead)
     assert len(outcome.candidates) == 2 and outcome.ended == "budget" and outcome.reward == 0.0
 
 
@@ -141,7 +185,10 @@ def test_sweeps_draw_afresh_also_after_one_that_proposed_nothing():
     script = Script((5, 6), {0: [1, 5, 2]}, rewards)
     outcome = solve(script, n=8, passes=5)
     assert [(c.sweep, c.new_token) for c in outcome.candidates] == [(0, 1), (2, 2)]
-    assert outcome.ended == "done" and script.asked.count("Refine") == 5 * 2
+    # Two positions of the draft, and, in the sweep that accepted at 0, one of what replaced it; a
+    # later sweep over the same trajectory draws again from what is refined already.
+    assert outcome.ended == "done" and script.asked.count("Refine") == 2 + 2
+    assert outcome.visited == 5 * 2 and outcome.positions == 5 * 2
 
 
 def test_no_sweep_follows_one_that_found_no_position_uncertain():
@@ -181,8 +228,9 @@ def iid(index: int, n: int):
                     key = Key.root(7) / index / request.trajectory.tokens[0]
                     results.append(Judgement(key.uniform()))
                 case Refine():
-                    results.append(Refinement(execute.next, 1.0))
-                    execute.next += 1
+                    first, execute.next = execute.next, execute.next + len(request.keys)
+                    tokens = tuple(range(first, execute.next))
+                    results.append(Refinement(tokens, (1.0,) * len(tokens)))
         return results
 
     execute.next = 1

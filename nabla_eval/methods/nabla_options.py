@@ -1,0 +1,79 @@
+"""Options of ∇-Reasoner: the paper's and the released code's values, and how far to look ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nabla_eval.config import DTO, Budget, Resampling, Sampling, Selection, require
+from nabla_eval.requests import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nabla:
+    """Options of ∇-Reasoner. The defaults are what measured best on the embedded pair."""
+
+    n: int = 8  # N_max: rollouts in all, the first draft included
+    passes: int = 8  # left-to-right sweeps over the trajectory (the paper: 1)
+    stop_reward: float | None = None  # stop as soon as the reward reaches it
+    acceptance: Literal["strict", "released"] = "strict"
+    lookahead: int | Literal["auto"] = 1  # candidates of one trajectory rolled out as one batch
+    sampling: Sampling = field(default_factory=Sampling)
+    resampling: Resampling = field(default_factory=Resampling)
+    selection: Selection = field(default_factory=Selection)
+    dto: DTO = field(default_factory=DTO)
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, "n", self.n, "an integer >= 1")
+        require(self.passes >= 1, "passes", self.passes, "an integer >= 1")
+        ahead = self.lookahead
+        require(ahead == "auto" or ahead >= 1, "lookahead", ahead, 'an integer >= 1, or "auto"')
+        require(self.sampling.temperature > 0, "temperature", self.sampling.temperature, "> 0")
+
+    @property
+    def relaxation(self) -> float:
+        """tau of the straight-through softmax: the temperature of the draw it prepares."""
+        return self.resampling.of(self.sampling).temperature or 1.0
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether a gradient is ever looked at: the twin without a gradient gate needs none."""
+        return self.dto.steps > 0 or self.selection.gradient_threshold > 0
+
+
+# DESIGN 3.5. The paper gives no lambda: 1 is Eq. 2 as printed with equal weights.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "n": 8, "passes": 1, "temperature": 0.5, "top_p": 0.95,
+        "resample_temperature": None, "min_probability": 0.0,
+        "uncertainty": "entropy", "entropy_threshold": 0.25,
+        "gradient_threshold": 8.0, "gradient_norm": "logits",
+        "steps": 20, "lr": 0.01, "min_lr": 0.001, "lam": 1.0, "nll_weight": 1.0,
+        "update": "all", "anchor": "argmax", "parameterisation": "logits",
+    },
+    "released": {
+        "n": 8, "passes": 1, "temperature": 0.6, "top_p": 0.95,
+        "resample_temperature": 0.5, "resample_top_p": 0.95, "min_probability": 0.0,
+        "uncertainty": "top_probability", "top_probability_threshold": 0.97,
+        "gradient_threshold": 4.0, "gradient_norm": "onehot",
+        "steps": 20, "lr": 0.01, "min_lr": 0.001, "lam": 1.0, "nll_weight": 1e-3,
+        "update": "first", "anchor": "argmax", "parameterisation": "logits",
+    },
+}  # fmt: skip
+
+
+def lookahead(config: Nabla, judged: Sequence[Candidate]) -> int:
+    """K: as many candidates as are each likelier than not to be judged before an acceptance.
+
+    With `lookahead="auto"` the acceptance rate is that of the problem's own candidates so far, with
+    a prior of one in three (Beta(1, 2)): it depends on nothing outside of the problem, so neither
+    results nor costs depend on the batch.
+    """
+    if config.lookahead != "auto":
+        return config.lookahead
+    accepted = sum(candidate.verdict == "accepted" for candidate in judged)
+    rate = (accepted + 1) / (len(judged) + 3)
+    return 1 + int(math.log(1 / 2) / math.log(1 - rate))
