@@ -7,10 +7,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import broken_formulas
 import numpy as np
 import pytest
 import torch
-from scipy import linalg, sparse
 
 from theory import (
     checks,
@@ -42,85 +42,22 @@ class Mutation(NamedTuple):
     claim: str
 
 
-def _wrong_kl(p: Any, q: Any, volume: float) -> float:
-    return float(np.sum(np.abs(p - q)) * volume)
-
-
-def _no_metropolis(before: langevin.State, after: langevin.State, h: float) -> torch.Tensor:
-    return torch.zeros(len(after.position), dtype=torch.float64)
-
-
-def _without_proposal(before: langevin.State, after: langevin.State, h: float) -> torch.Tensor:
-    assert before.potential is not None and after.potential is not None
-    return before.potential - after.potential
-
-
-def _central(w: np.ndarray) -> np.ndarray:
-    return 1 - w / 2  # central differences: no upwinding
-
-
-def _no_tie_rule(values: Any) -> int:
-    best, count = -math.inf, 0
-    for value in values:
-        if value >= best:
-            best, count = value, count + 1
-    return count
-
-
-def _no_postfix(jacobian: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(y)
-
-
-def _postfix_with_present(jacobian: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return gradients.printed_postfix(jacobian, y)
-
-
-def _last_end_only(jacobian: torch.Tensor, ends: Any, lam: float) -> torch.Tensor:
-    return -lam * jacobian[-1]
-
-
-def _pi_forgotten(rho: Any, target: Target, grid: Any) -> float:
-    reward = target.reward.value(grid.points).numpy()
-    return float((rho * (-target.lam * reward + np.log(rho + 1e-300))).sum() * grid.volume)
-
-
-def _no_kl_penalty(reward: Any, log_pi: Any, log_rho: Any, lam: float) -> Any:
-    return lam * reward + log_pi
-
-
-def _ou_rate_once(K: Any, start: Any, t: float) -> Any:
-    stationary = np.linalg.inv(K)
-    return stationary + math.exp(-t) * (start - stationary)
-
-
-def _hasty_mean(mu: Any, K: Any, start: Any, t: float) -> Any:
-    return mu + linalg.expm(-1.1 * K * t) @ (start - mu)
-
-
-def _printed(target: Target, x: torch.Tensor) -> torch.Tensor:
-    return target.printed_drift(x)
-
-
-def _leaky(target: Target, grid: Any, weights: Any = "potential") -> Any:
-    A = _generator(target, grid, weights)
-    return sparse.csc_array(A - 1e-9 * sparse.eye_array(A.shape[0]))
-
-
-def _explicit(A: Any, rho: Any, dt: float) -> Any:
-    while True:
-        rho = rho + dt * (A @ rho)
-        yield rho
-
-
-_generator = fokker_planck.generator
-
-
 MUTATIONS = [
-    Mutation("a leak of 1e-9", fokker_planck, "generator", _leaky, "conservation"),
-    Mutation("explicit Euler", fokker_planck, "evolve", _explicit, "conservation"),
-    Mutation("total variation for KL", free_energy, "kl", _wrong_kl, "free_energy_identity"),
+    Mutation("a leak of 1e-9", fokker_planck, "generator", broken_formulas.leaky, "conservation"),
+    Mutation("explicit Euler", fokker_planck, "evolve", broken_formulas.explicit, "conservation"),
     Mutation(
-        "free energy without π", free_energy, "on_grid", _pi_forgotten, "mixture_policy_agrees"
+        "total variation for KL",
+        free_energy,
+        "kl",
+        broken_formulas.wrong_kl,
+        "free_energy_identity",
+    ),
+    Mutation(
+        "free energy without π",
+        free_energy,
+        "on_grid",
+        broken_formulas.pi_forgotten,
+        "mixture_policy_agrees",
     ),
     Mutation(
         "noise √h for √2h",
@@ -129,7 +66,7 @@ MUTATIONS = [
         lambda h: math.sqrt(h),
         "particles_in_distribution",
     ),
-    Mutation("no KL penalty", policy, "advantage", _no_kl_penalty, "mixing_time"),
+    Mutation("no KL penalty", policy, "advantage", broken_formulas.no_kl_penalty, "mixing_time"),
     Mutation(
         "a reward's gradient halved",
         Bounded,
@@ -186,10 +123,16 @@ MUTATIONS = [
         lambda p, g, temperature: p * g / temperature,
         "gradient_bound",
     ),
-    Mutation("mean at 1.1 K", gaussian, "ou_mean", _hasty_mean, "kl_decay_gaussian"),
-    Mutation("drift with the printed sign", Target, "drift", _printed, "ou_moments"),
+    Mutation("mean at 1.1 K", gaussian, "ou_mean", broken_formulas.hasty_mean, "kl_decay_gaussian"),
+    Mutation("drift with the printed sign", Target, "drift", broken_formulas.printed, "ou_moments"),
     Mutation("noise √h for √2h", langevin, "noise_scale", lambda h: math.sqrt(h), "ou_moments"),
-    Mutation("OU covariance at rate 1", gaussian, "ou_covariance", _ou_rate_once, "ou_moments"),
+    Mutation(
+        "OU covariance at rate 1",
+        gaussian,
+        "ou_covariance",
+        broken_formulas.ou_rate_once,
+        "ou_moments",
+    ),
     Mutation(
         "Euler's covariance without h/2",
         gaussian,
@@ -204,12 +147,18 @@ MUTATIONS = [
         lambda h: math.sqrt(2 * h * (1 + math.sqrt(h))),
         "bias_order",
     ),
-    Mutation("MALA without a test", langevin, "log_acceptance", _no_metropolis, "mala_unbiased"),
+    Mutation(
+        "MALA without a test",
+        langevin,
+        "log_acceptance",
+        broken_formulas.no_metropolis,
+        "mala_unbiased",
+    ),
     Mutation(
         "MALA without q(x|y)/q(y|x)",
         langevin,
         "log_acceptance",
-        _without_proposal,
+        broken_formulas.without_proposal,
         "mala_unbiased",
     ),
     Mutation(
@@ -233,7 +182,9 @@ MUTATIONS = [
         lambda self, x: self.lam * self.reward.gradient(x) + self.density.score(x),
         "sign_error",
     ),
-    Mutation("central weights", fokker_planck, "bernoulli", _central, "conservation"),
+    Mutation(
+        "central weights", fokker_planck, "bernoulli", broken_formulas.central, "conservation"
+    ),
     Mutation(
         "weights with B(-w) - B(w) ≠ w",
         fokker_planck,
@@ -248,7 +199,9 @@ MUTATIONS = [
         lambda w: np.minimum(1.0, np.exp(-np.clip(w, -50, 50))),
         "transient_order",
     ),
-    Mutation("total variation for KL", free_energy, "kl", _wrong_kl, "kl_decay_gaussian"),
+    Mutation(
+        "total variation for KL", free_energy, "kl", broken_formulas.wrong_kl, "kl_decay_gaussian"
+    ),
     Mutation(
         "Holley-Stroock with the wrong sign",
         entropy_decay,
@@ -257,7 +210,11 @@ MUTATIONS = [
         "log_sobolev",
     ),
     Mutation(
-        "free energy without π", free_energy, "on_grid", _pi_forgotten, "fokker_planck_agrees"
+        "free energy without π",
+        free_energy,
+        "on_grid",
+        broken_formulas.pi_forgotten,
+        "fokker_planck_agrees",
     ),
     Mutation(
         "log Z without λ²aᵀSa/2",
@@ -280,8 +237,12 @@ MUTATIONS = [
         lambda samples, neighbours=4: np.zeros(len(samples)),
         "particles_agree",
     ),
-    Mutation("no KL penalty", policy, "advantage", _no_kl_penalty, "softmax_policy_agrees"),
-    Mutation("no KL penalty in PPO", policy, "advantage", _no_kl_penalty, "ppo_agrees"),
+    Mutation(
+        "no KL penalty", policy, "advantage", broken_formulas.no_kl_penalty, "softmax_policy_agrees"
+    ),
+    Mutation(
+        "no KL penalty in PPO", policy, "advantage", broken_formulas.no_kl_penalty, "ppo_agrees"
+    ),
     Mutation(
         "clipped away from 1",
         policy,
@@ -299,9 +260,23 @@ MUTATIONS = [
         "stationarity",
     ),
     Mutation("no prefix term", gradients, "prefix_term", torch.zeros_like, "proposition_c1"),
-    Mutation("no postfix term", gradients, "postfix_term", _no_postfix, "proposition_c1"),
-    Mutation("y_l for y_i", gradients, "postfix_term", _postfix_with_present, "proposition_c1"),
-    Mutation("only the last step", gradients, "reward_term", _last_end_only, "proposition_c1"),
+    Mutation(
+        "no postfix term", gradients, "postfix_term", broken_formulas.no_postfix, "proposition_c1"
+    ),
+    Mutation(
+        "y_l for y_i",
+        gradients,
+        "postfix_term",
+        broken_formulas.postfix_with_present,
+        "proposition_c1",
+    ),
+    Mutation(
+        "only the last step",
+        gradients,
+        "reward_term",
+        broken_formulas.last_end_only,
+        "proposition_c1",
+    ),
     Mutation(
         "printed postfix mended",
         gradients,
@@ -325,7 +300,9 @@ MUTATIONS = [
         lambda bound, temperature: math.tanh(bound / 2),
         "dto_reach",
     ),
-    Mutation("ties accepted", rejection, "records", _no_tie_rule, "records_with_ties"),
+    Mutation(
+        "ties accepted", rejection, "records", broken_formulas.no_tie_rule, "records_with_ties"
+    ),
     Mutation(
         "H_{N-1}",
         rejection,
