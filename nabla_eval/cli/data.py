@@ -179,4 +179,6 @@ def show(folder: Path, checked: list[Checked], failures: list[str]) -> None:
     for remark in [*remarks, *failures]:
         console.print(Text(remark), soft_wrap=not console.is_terminal)
     if checked and not failures and not any(one.findings.faults for one in checked):
-        console.print(Text(f"\nUse them with NABLA_DATA={folder.resolve()} lm_eval ..."))
+        console.print(
+            Text(f"\nUse them with NABLA_DATA={folder.resolve()} lm_eval ..."), soft_wrap=True
+        )

@@ -277,7 +277,9 @@ def _present(console: Console, summary: Any, output: Path, seconds: float) -> No
     console.print(Text("\nWhat happened", style="bold"))
     for sentence in summary.sentences:
         console.print(Text(f"• {sentence}"))
-    console.print(Text(f"\n{seconds:.0f} s in all. Everything is in {output}:", style="bold"))
+    console.print(
+        Text(f"\n{seconds:.0f} s in all. Everything is in {output}:", style="bold"), soft_wrap=True
+    )
     console.print(
         Text(
             "  summary.md, summary.json        these tables, unrounded in the JSON\n"

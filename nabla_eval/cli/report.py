@@ -238,7 +238,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
     pictures = sum(path.suffix == ".png" for path in paths)
     console.print(Text(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold"))
     for name in ("report.html", "report.md", "report.json", "csv/", "figures/"):
-        console.print(Text(f"  {output / name}"))
+        console.print(Text(f"  {output / name}"), soft_wrap=True)
 
 
 def _show(

@@ -161,7 +161,7 @@ def summarise(folder: Path, manifest: Manifest | None) -> None:
     rows = [combine(manifest["name"], [part]) for part in measure(folder, manifest["seconds"])]
     console.print()
     console.print(to_rich(overview_table(rows)))
-    console.print(Text(f"\nEverything is in {folder}:", style="bold"))
+    console.print(Text(f"\nEverything is in {folder}:", style="bold"), soft_wrap=True)
     console.print(
         Text(
             "  run.json               options, seed, models, versions, the command\n"
