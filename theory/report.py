@@ -19,6 +19,8 @@ from rich.text import Text
 from theory import checks
 from theory.checks import Check, Context
 
+WIDE = 120  # characters of a screen on which the whole table reads well
+
 
 def versions() -> dict[str, str]:
     """Python and the libraries that the numbers may depend on."""
@@ -156,7 +158,7 @@ def summary(result: Result) -> dict[str, Any]:
 def show(console: Console, result: Result) -> None:
     """Print the table and one line that says how it went."""
     rows, context = result.rows, result.context
-    console.print(table(rows))
+    console.print(table(rows, console.width))
     failed = [row.name for row in rows if not row.passed]
     line = f"{len(rows) - len(failed)} of {len(rows)} checks hold (seed {context.seed}, "
     line += f"{context.device}, {sum(result.seconds.values()):.0f} s)."
@@ -176,26 +178,34 @@ def show(console: Console, result: Result) -> None:
         console.print(f"Again, alone: python -m theory {again} --seed {context.seed}")
 
 
-def table(rows: Sequence[Check]) -> Table:
-    """All rows: name, statement, expected, measured, tolerance with its reason, verdict."""
+def table(rows: Sequence[Check], width: int = WIDE) -> Table:
+    """All rows: name, statement, expected, measured, tolerance with its reason, verdict.
+
+    On screens narrower than `WIDE` characters the statement stands below the row's name, and why
+    the tolerance is what it is stays in the JSON and in the report.
+    """
+    wide = width >= WIDE
     result = Table(show_lines=True, title="∇-Reasoner's mathematics, checked")
     result.add_column("check", overflow="fold", ratio=3)
-    result.add_column("statement", overflow="fold", ratio=6)
+    if wide:
+        result.add_column("statement", overflow="fold", ratio=6)
     for title in ("expected", "measured", "tolerance"):
         result.add_column(title, justify="right", no_wrap=True)
-    result.add_column("why this tolerance", overflow="fold", ratio=4)
+    if wide:
+        result.add_column("why this tolerance", overflow="fold", ratio=4)
     result.add_column("", no_wrap=True)
     for row in rows:
+        name = Text(row.name.replace("/", "/\u200b"), "" if wide else "bold")
         verdict = Text("pass", "green") if row.passed else Text("FAIL", "bold red")
-        result.add_row(
-            Text(row.name.replace("/", "/\u200b")),
-            Text(row.statement),
+        figures = (
             f"{row.sense.value} {row.expected:.6g}",
             f"{row.measured:.6g}",
             f"{row.tolerance:.2g}",
-            Text(row.why),
-            verdict,
         )
+        if wide:
+            result.add_row(name, Text(row.statement), *figures, Text(row.why), verdict)
+        else:
+            result.add_row(Text.assemble(name, "\n", row.statement), *figures, verdict)
     return result
 
 
