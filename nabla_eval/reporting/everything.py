@@ -84,8 +84,8 @@ def facts_of(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         for name, version in run.records[0]["versions"].items():
             versions.setdefault(name, set()).add(str(version))
-    policies = sorted({str(run.models.get("policy")) for run in runs})
-    rewards = sorted({str(run.models["reward"]) for run in runs if "reward" in run.models})
+    policies = sorted({_model(run.models.get("policy")) for run in runs})
+    rewards = sorted({_model(run.models["reward"]) for run in runs if "reward" in run.models})
     return {
         "problems": ", ".join(f"{task} {size:,}" for task, size in sizes.items()),
         "runs": f"{len(runs)}",
@@ -94,6 +94,13 @@ def facts_of(runs: Sequence[Run]) -> dict[str, str]:
         "reward model": ", ".join(rewards) or "none",
         "versions": ", ".join(f"{k} {'/'.join(sorted(v))}" for k, v in sorted(versions.items())),
     }
+
+
+def _model(name: object) -> str:
+    """A model as readers elsewhere know it: where the embedded pair lies on a disk is nobody's."""
+    path = Path(str(name))
+    embedded = path.parts[-3:-1] == ("embedded", "weights")
+    return f"the embedded {path.name}" if embedded else str(name)
 
 
 def page_json(page: Page) -> str:

@@ -138,7 +138,8 @@ def worded(rows: Sequence[Row], question: str, control: str) -> str:
     else:
         parts = [f"better: {listed(above)}"] if above else []
         parts += [f"worse: {listed(below)}"] if below else []
-        answer += "; ".join(parts).capitalize()
+        told = "; ".join(parts)
+        answer += told[0].upper() + told[1:]
         answer += f"; in the other {len(own) - len(above) - len(below)} of {len(own)} comparisons "
         answer += "they cannot be told apart"
     main = [row for row in own if row.setting.startswith("default") and row.n == 8]
@@ -217,7 +218,7 @@ def main() -> None:
         "Real runs of every method on held-out Countdown problems, and each switch changed alone. "
         "All of it is made again by `bash reports/embedded/run.sh` (see `scaling.yaml`, "
         "`ablations.yaml`); the full tables are in [scaling](scaling/report.md) and "
-        "[ablations](ablations/report.md), each also as JSON and CSV. A result about one small "
+        "[ablations](ablations/report.md), each also as JSON; run.sh adds HTML and CSV. A result about one small "
         "pair and one task, not about ∇-Reasoner at large.",
         "## Answers",
         worded(rows, "Does ∇-Reasoner beat its zeroth-order twin?", "1. the twin, same N"),
