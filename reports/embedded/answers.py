@@ -218,8 +218,8 @@ def main() -> None:
         "Real runs of every method on held-out Countdown problems, and each switch changed alone. "
         "All of it is made again by `bash reports/embedded/run.sh` (see `scaling.yaml`, "
         "`ablations.yaml`); the full tables are in [scaling](scaling/report.md) and "
-        "[ablations](ablations/report.md), each also as JSON; run.sh adds HTML and CSV. A result about one small "
-        "pair and one task, not about ∇-Reasoner at large.",
+        "[ablations](ablations/report.md), each also as JSON; run.sh adds HTML and CSV. "
+        "A result about one small pair and one task, not about ∇-Reasoner at large.",
         "## Answers",
         worded(rows, "Does ∇-Reasoner beat its zeroth-order twin?", "1. the twin, same N"),
         worded(rows, "Does it beat best-of-N at equal N?", "2. best-of-N, same N and stop"),
