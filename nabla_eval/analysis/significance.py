@@ -13,7 +13,8 @@ from fractions import Fraction
 import numpy as np
 from scipy.special import bdtr
 
-_STEPS = 1 << 20  # sums told apart before the sign-flip test gives way to the sign test
+_STEPS = 1 << 20  # sums told apart before differences are rounded
+_GRID = 500  # steps in the largest difference, where they are
 _NEAR = 1e-9
 
 
@@ -30,16 +31,15 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 
     For differences of -1, 0 and 1 (one right-or-wrong run per problem) this is McNemar's exact
     test. The distribution of the sum is computed exactly over the differences' common denominator;
-    where they have none of moderate size (scores that are no means of a few right-or-wrong runs),
-    the sign test is returned instead.
+    where they have none of moderate size (mixtures of runs, say), they are rounded to 1/500 of the
+    largest first, which moves their sum by far less than flipping one of them.
     """
     moved = [difference for difference in differences if abs(difference) > _NEAR]
     if not moved:
         return 1.0
     steps = _as_steps(moved)
     if steps is None:
-        wins = sum(difference > 0 for difference in moved)
-        return sign_test(wins, len(moved) - wins)
+        steps = _rounded(moved)
     sizes = np.abs(steps)
     total = int(sizes.sum())
     chance = np.zeros(total + 1)  # of the sum of the differences that come out positive
@@ -62,6 +62,12 @@ def _as_steps(differences: Sequence[float]) -> np.ndarray | None:
     if sum(map(abs, steps)) > _STEPS:
         return None
     return np.array(steps)
+
+
+def _rounded(differences: Sequence[float]) -> np.ndarray:
+    """The differences in steps of 1/500 of the largest, rounded."""
+    values = np.asarray(differences, dtype=float)
+    return np.rint(values * (_GRID / np.abs(values).max())).astype(int)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -47,9 +47,17 @@ def test_its_size_is_at_most_nominal_and_exact():
         assert alpha / 3 <= rejected <= alpha + 1e-12
 
 
-def test_scores_without_a_common_step_fall_back_to_the_sign_test():
-    differences = [math.sqrt(i) / 10 for i in range(2, 12)] + [-0.1234567]
-    assert sign_flip_test(differences) == pytest.approx(sign_test(10, 1))
+def test_scores_without_a_common_step_are_rounded_and_their_signs_flipped_all_the_same():
+    differences = [0.1 * math.sqrt(k) for k in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)] + [-math.pi]
+    sums = np.array([1]) * 0.0
+    for size in map(abs, differences):  # all 2^11 signs, unrounded
+        sums = np.concatenate([sums + size, sums - size])
+    expected = float((np.abs(sums) >= abs(sum(differences)) - 1e-12).mean())
+    # Rounding moves a sum by at most 11 half steps; so many sums lie that near to ours.
+    near = 11 * max(map(abs, differences)) / 1000
+    slack = float((np.abs(np.abs(sums) - abs(sum(differences))) <= 2 * near).mean())
+    assert sign_flip_test(differences) == pytest.approx(expected, abs=slack)
+    assert abs(sign_flip_test(differences) - sign_test(10, 1)) > slack
 
 
 def test_holm_is_the_step_down_procedure():
