@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nabla_eval.analysis.accuracy import Difference, Scores, accuracy, difference
+from nabla_eval.analysis.accuracy import Difference, accuracy, difference
 from nabla_eval.analysis.cost import by_problem
 from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean
 from nabla_eval.analysis.runs import Run
@@ -29,6 +29,7 @@ class AtEqualCost:
 
     The rival is the mixture of two of its runs with neighbouring costs that spends as much on
     average: the dearer one on a share `weight` of the problems, drawn at random.
+    `difference` counts a win where we are above what the rival scores for our calls.
     """
 
     cheaper: Run
@@ -77,31 +78,44 @@ def at_equal_cost(
 ) -> AtEqualCost | None:
     """`ours` minus a rival family at the same mean cost, paired by problem.
 
-    None where no two of the rivals enclose our cost: nothing is extrapolated. The costs themselves
-    are taken as known.
+    None where no two of the rivals enclose our cost: nothing is extrapolated. The mean costs are
+    estimates too: interval and p value are those of the accuracy differences less the rival's
+    slope (accuracy per cost) times the cost differences, problem by problem. Their mean is the
+    same, because mean costs are equal; their spread holds what the costs are uncertain by (the
+    delta method).
     """
-    ladder = sorted(((_mean(rival, cost), i, rival) for i, rival in enumerate(rivals)))
-    target = _mean(ours, cost)
-    place = bisect_left([price for price, _, _ in ladder], target)
+    spent = _means(by_problem(ours.records, cost))
+    prices = [(_means(by_problem(rival.records, cost)), rival) for rival in rivals]
+    ladder = sorted((_mean(price), i, price, rival) for i, (price, rival) in enumerate(prices))
+    target = _mean(spent)
+    place = bisect_left([step[0] for step in ladder], target)
     if place == len(ladder) or (place == 0 and ladder[0][0] != target):
         return None
-    high, _, dearer = ladder[place]
-    low, _, cheaper = ladder[max(place - 1, 0)]
+    high, _, high_costs, dearer = ladder[place]
+    low, _, low_costs, cheaper = ladder[max(place - 1, 0)]
     weight = 1.0 if high == low else (target - low) / (high - low)
-    mixed = _mixture(cheaper.scores, dearer.scores, weight)
-    return AtEqualCost(cheaper, dearer, weight, difference(ours.scores, mixed, level))
+    bottom, top, right = (_means(run.scores) for run in (cheaper, dearer, ours))
+    slope = 0.0 if high == low else (_mean(top) - _mean(bottom)) / (high - low)
+    scores, spent_there = _mixture(bottom, top, weight), _mixture(low_costs, high_costs, weight)
+    rival = {p: scores[p] + slope * (spent[p] - spent_there[p]) for p in scores}
+    found = difference(_single(right), _single(rival), level)
+    return AtEqualCost(cheaper, dearer, weight, found)
 
 
-def _mean(run: Run, cost: str) -> float:
-    return clustered_mean(by_problem(run.records, cost)).value
+def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {problem: sum(group) / len(group) for problem, group in groups.items()}
 
 
-def _mixture(a: Scores, b: Scores, weight: float) -> dict[str, list[float]]:
-    return {
-        problem: [(1 - weight) * sum(a[problem]) / len(a[problem])
-                  + weight * sum(b[problem]) / len(b[problem])]
-        for problem in a
-    }  # fmt: skip
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _single(values: Mapping[str, float]) -> dict[str, list[float]]:
+    return {problem: [value] for problem, value in values.items()}
+
+
+def _mixture(a: Mapping[str, float], b: Mapping[str, float], weight: float) -> dict[str, float]:
+    return {problem: (1 - weight) * a[problem] + weight * b[problem] for problem in a}
 
 
 def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:

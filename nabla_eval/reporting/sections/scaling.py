@@ -155,7 +155,7 @@ def equal_cost_table(rows: Sequence[EqualCostRow]) -> Table[EqualCostRow]:
     ]
     notes = [
         "The rival mixes two of its runs so that it spends as many calls on average; nothing is "
-        "extrapolated, and mean costs are taken as known.",
+        "extrapolated. Intervals and p hold what both mean costs are uncertain by.",
         HOLM,
     ]
     return Table("equal_cost", "At equal model calls", columns, rows, notes)
