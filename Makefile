@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench reports theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -44,8 +44,17 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## run the benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+bench: $(STAMP) ## measure the engine's ratios and write reports/benchmarks.md
+	@mkdir -p results
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m "not gpu" --benchmark-enable \
+		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/benchmark_page.py results/benchmarks.json reports/benchmarks
+
+bench-gpu: $(STAMP) ## the same on a GPU, with random weights of real shapes
+	@mkdir -p results
+	$(BIN)/python -m pytest tests/benchmarks -m gpu --benchmark-enable \
+		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks-gpu.json
+	$(BIN)/python tests/support/benchmark_page.py results/benchmarks-gpu.json reports/benchmarks
 
 reports: $(STAMP) ## run every report's own run.sh again
 	@set -e; for script in reports/*/run.sh; do \

@@ -1,0 +1,136 @@
+"""What the engine gains, and what it costs beside the bare models (figures a to d)."""
+
+from __future__ import annotations
+
+import random
+from statistics import median
+from typing import Any
+
+import pytest
+from clock import Clock, embedded_problems, solve
+from random_pairs import random_pair, random_problems
+from references import Refining, written, written_by_transformers
+from transformers import AutoModelForCausalLM
+
+from nabla_eval import embedded as weights
+from nabla_eval.api import load_pair
+from nabla_eval.engine import naive
+from nabla_eval.methods.registry import configure
+from nabla_eval.models.pair import Pair
+
+pytestmark = pytest.mark.benchmark(group="engine")
+
+
+def test_fast_engine_against_the_specification(clock: Clock) -> None:
+    """(a) 32 problems as one batch, and the specification's loops on a share of the same."""
+    pair = load_pair(device="cpu", dtype="float64")  # where both must come to the same tokens
+    problems = embedded_problems(pair, clock.of(32, 2))
+    share = problems[: clock.of(4, 1)]
+    options = {"n": clock.of(8, 2)}
+    config = configure("nabla", options)
+    fast, slow = [], []
+    spent = clock.turns(
+        lambda: fast.append(solve(pair, problems, "nabla", **options)),
+        rounds=3,
+        naive=lambda: slow.append([naive.nabla(pair, problem, config) for problem in share]),
+    )
+    assert [o.tokens for o in fast[-1][: len(share)]] == [o.tokens for o in slow[-1]]
+    if spent:
+        scale = len(problems) / len(share)
+        ratios = [scale * a / b for a, b in zip(spent["naive"], spent["subject"], strict=True)]
+        clock.note("a", ratios=ratios, problems=len(problems), naive_problems=len(share))
+
+
+@pytest.mark.parametrize("stop", [None, 0.0], ids=["no_stop", "stop"])
+@pytest.mark.parametrize("lookahead", [1, 4, "auto"])
+@pytest.mark.parametrize("rows", ["problems", "rows"])
+def test_nabla_against_best_of_n(
+    clock: Clock, embedded: Pair, rows: str, lookahead: int | str, stop: float | None
+) -> None:
+    """(b) The same problems at the same N; as many problems, or as many responses, in flight."""
+    n = 8
+    problems = embedded_problems(embedded, clock.of(256, 4))
+    width, other = (32, 32) if rows == "problems" else (256, 32)
+    shared: dict[str, Any] = {"n": n} if stop is None else {"n": n, "stop_reward": stop}
+    calls: dict[str, float] = {}
+
+    def run(method: str, width: int, **options: Any) -> None:
+        outcomes = solve(embedded, problems, method, width, **shared, **options)
+        calls[method] = sum(outcome.ledger.model_calls for outcome in outcomes) / len(outcomes)
+
+    spent = clock.turns(
+        lambda: run("nabla", width, lookahead=lookahead),
+        rounds=3,
+        best_of_n=lambda: run("best_of_n", other),
+    )
+    if spent:
+        ratios = [a / b for a, b in zip(spent["subject"], spent["best_of_n"], strict=True)]
+        clock.note(
+            "b",
+            ratios=ratios,
+            equal=rows,
+            lookahead=lookahead,
+            stop=stop is not None,
+            calls=calls["nabla"],
+            calls_best_of_n=calls["best_of_n"],
+            problems=len(problems),
+            width=width,
+            width_best_of_n=other,
+        )
+
+
+@pytest.mark.parametrize("kind", ["unequal", "embedded"])
+def test_decode_loop_against_generate(clock: Clock, embedded: Pair, kind: str) -> None:
+    """(c) Tokens per second of our decode loop by those of `model.generate` on the same batch."""
+    if kind == "unequal":
+        pair, model = random_pair()
+        draw = random.Random(0)
+        longest = clock.of(256, 16)
+        lengths = [draw.randint(longest // 16, longest) for _ in range(clock.of(32, 4))]
+        problems = random_problems(pair, lengths)
+    else:
+        pair, lengths = embedded, None
+        model = AutoModelForCausalLM.from_pretrained(weights.paths()[0]).eval()
+        problems = embedded_problems(pair, clock.of(256, 4))
+    ours, theirs = [], []
+    spent = clock.turns(
+        lambda: ours.append(written(pair, problems)),
+        generate=lambda: theirs.append(written_by_transformers(pair, model, problems, lengths)),
+    )
+    if lengths is not None:
+        assert ours[-1] == theirs[-1] == sum(lengths)
+    if spent:
+        speeds = zip(spent["subject"], spent["generate"], strict=True)
+        ratios = [ours[-1] / a / (theirs[-1] / b) for a, b in speeds]
+        clock.note(
+            "c",
+            ratios=ratios,
+            batch=kind,
+            rows=len(problems),
+            tokens=ours[-1],
+            per_second=ours[-1] / median(spent["subject"]),
+        )
+
+
+@pytest.mark.parametrize("kind", ["small", "embedded"])
+def test_dto_against_a_bare_pass(clock: Clock, embedded: Pair, kind: str) -> None:
+    """(d) Gradient, selection norms and T steps at one position a row, where nothing flips."""
+    if kind == "small":
+        pair, _ = random_pair(vocabulary=clock.of(8192, 64))
+        problems = random_problems(pair, [clock.of(256, 8)] * clock.of(8, 2))
+    else:
+        pair, problems = embedded, embedded_problems(embedded, clock.of(32, 2))
+    refine = Refining(pair, problems)
+    spent = clock.turns(refine, rounds=9, bare=refine.bare)
+    assert all(draw.flips == 0 for draw in refine.drawn)
+    if spent:
+        ratios = [a / b for a, b in zip(spent["subject"], spent["bare"], strict=True)]
+        clock.note(
+            "d",
+            ratios=ratios,
+            pair=kind,
+            rows=len(refine.chosen),
+            tokens=refine.tokens,
+            vocabulary=pair.policy.vocabulary,
+            steps=refine.config.dto.steps,
+        )

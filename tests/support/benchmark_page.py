@@ -1,0 +1,210 @@
+"""Writes `reports/benchmarks.md` from the figures that pytest-benchmark kept.
+
+    python tests/support/benchmark_page.py results/benchmarks.json reports/benchmarks
+
+adds the file's figures to `reports/benchmarks.json` (those of the other device stay) and renders
+`reports/benchmarks.md` from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Figure = dict[str, Any]
+PACKAGES = ("torch", "transformers", "numpy")
+GPU_SHAPES = "random weights in the shapes of Qwen2.5-7B and Qwen3-4B (reward), bf16"
+
+
+def collect(file: Path) -> tuple[str, dict[str, Any]]:
+    """Which section a run of pytest-benchmark fills, and what stands in it."""
+    run = json.loads(file.read_text(encoding="utf-8"))
+    figures = [b["extra_info"] for b in run["benchmarks"] if "figure" in b["extra_info"]]
+    cpu = run["machine_info"]["cpu"]
+    about = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "python": run["machine_info"]["python_version"],
+        "processor": f"{cpu.get('brand_raw', 'unknown processor')}, {os.cpu_count()} cores",
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        **{package: version(package) for package in PACKAGES},
+    }
+    section = "gpu" if figures and all(f["figure"] == "gpu" for f in figures) else "cpu"
+    return section, {"about": about, "figures": figures}
+
+
+def spread(ratios: Sequence[float], digits: int = 2) -> str:
+    """Median, and the smallest and largest round."""
+    low, high = min(ratios), max(ratios)
+    return f"{median(ratios):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, with an empty line after it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def described(about: dict[str, str], command: str) -> str:
+    versions = ", ".join(f"{name} {about[name]}" for name in PACKAGES)
+    return (
+        f"`{command}` on {about['date']}; {about['processor']}, {about['threads']} thread(s), "
+        f"Python {about['python']}, {versions}."
+    )
+
+
+def part(figures: Sequence[Figure], letter: str) -> list[Figure]:
+    return [figure for figure in figures if figure["figure"] == letter]
+
+
+def engine(figures: Sequence[Figure]) -> list[str]:
+    """Figures (a) to (d)."""
+    lines = ["## (a) The fast engine by the specification", ""]
+    rows = [
+        [
+            f"{f['problems']} problems (the specification: {f['naive_problems']}, scaled)",
+            f"{spread(f['ratios'], 1)} times faster",
+            verdict(median(f["ratios"]) >= 20),
+        ]
+        for f in part(figures, "a")
+    ]
+    lines += table(["Embedded pair, float64, N = 8", "Gain", "Goal: at least 20"], rows)
+    lines += ["## (b) ∇-Reasoner by best-of-8, seconds", ""]
+    lines += [
+        "The same problems and N = 8. *In flight* says what is equal: problems (32 of each, so",
+        "that best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32) or responses (256",
+        "of each). Below 1, ∇-Reasoner is faster.",
+        "",
+    ]
+    rows = [
+        [
+            {"problems": "problems", "rows": "responses"}[f["equal"]],
+            "yes" if f["stop"] else "no",
+            str(f["lookahead"]),
+            spread(f["ratios"]),
+            f"{f['calls']:.1f} and {f['calls_best_of_n']:.1f}",
+            verdict(median(f["ratios"]) <= 1.0),
+        ]
+        for f in part(figures, "b")
+    ]
+    head = ["In flight", "Early stop", "Lookahead", "Seconds by best-of-8's", "Calls of each"]
+    lines += table([*head, "Goal: at most 1.00"], rows)
+    lines += ["## (c) The decode loop by transformers' `generate`, tokens per second", ""]
+    batches = {"unequal": "random weights, 16 to 256 tokens a row", "embedded": "embedded policy"}
+    rows = [
+        [
+            f"{batches[f['batch']]}, {f['rows']} rows, {f['tokens']} tokens",
+            f"{spread(f['ratios'])}",
+            f"{f['per_second']:.0f}",
+            verdict(median(f["ratios"]) >= 1.0),
+        ]
+        for f in part(figures, "c")
+    ]
+    lines += table(["Batch", "Ratio", "Our tokens/s", "Goal: at least 1.00"], rows)
+    lines += ["## (d) DTO by one bare forward and backward pass of both models, seconds", ""]
+    pairs = {"small": "random weights", "embedded": "embedded pair"}
+    rows = [
+        [
+            f"{pairs[f['pair']]}, {f['rows']} responses of {f['tokens']:.0f} tokens, "
+            f"V = {f['vocabulary']}",
+            spread(f["ratios"]),
+            verdict(median(f["ratios"]) <= 1.25),
+        ]
+        for f in part(figures, "d")
+    ]
+    lines += [
+        "Gradient, selection norms, 20 steps and the draw at one position a response, where no",
+        "token flips.",
+        "",
+    ]
+    return lines + table(["Batch", "Ratio", "Goal: at most 1.25"], rows)
+
+
+def scaling(figures: Sequence[Figure]) -> list[str]:
+    """Figure (e), and (f) start-up."""
+    lines = ["## (e) How seconds grow", ""]
+    lines += [
+        "Slope of log seconds by log size (1: linear), the smallest of three rounds at each size;",
+        "random weights. `generate` is transformers' own on the same lengths: the yardstick for L.",
+        "",
+    ]
+    rows = [
+        [
+            f["what"],
+            f["method"],
+            f"{f['slope']:.2f}",
+            ", ".join(
+                f"{size}: {spent:.2f}" for size, spent in zip(f["sizes"], f["seconds"], strict=True)
+            ),
+        ]
+        for f in part(figures, "e")
+    ]
+    lines += table(["Size", "Method", "Slope", "Seconds"], rows)
+    lines += ["## (f) Start-up", ""]
+    for f in part(figures, "f"):
+        goal = ""
+        if "interpreter" in f:
+            goal = (
+                f"; the empty interpreter takes {f['interpreter'] * 1e3:.0f} ms. "
+                f"Goal: below 300 ms, {verdict(f['seconds'] < 0.3)}"
+            )
+        lines.append(
+            f"- `{f['what']}`: {f['seconds'] * 1e3:.2f} ms (median of {f['rounds']}){goal}."
+        )
+    return [*lines, ""]
+
+
+def gpu(section: dict[str, Any] | None) -> list[str]:
+    lines = [f"## On a GPU: {GPU_SHAPES}", ""]
+    if section is None:
+        return [
+            *lines,
+            "Not measured: no GPU was at hand. `make bench-gpu` fills this section.",
+            "",
+        ]
+    figures = part(section["figures"], "gpu")
+    lines += [described(section["about"], "make bench-gpu"), f"Card: {figures[0]['card']}.", ""]
+    rows = [[f["what"], spread(f["ratios"]), f["detail"]] for f in figures]
+    return lines + table(["What", "Ratio", "Of what"], rows)
+
+
+def render(sections: dict[str, Any]) -> str:
+    """The page, in Markdown."""
+    lines = ["# Benchmarks", ""]
+    lines += [
+        "Every figure is a ratio (or a slope) measured within one run: reference and subject take",
+        "turns. Median of the rounds, with the smallest and the largest.",
+        "",
+    ]
+    if cpu := sections.get("cpu"):
+        lines += [described(cpu["about"], "make bench"), ""]
+        lines += [*engine(cpu["figures"]), *scaling(cpu["figures"])]
+    lines += gpu(sections.get("gpu"))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(source: Path, target: Path) -> None:
+    kept = target.with_suffix(".json")
+    sections = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    name, section = collect(source)
+    if not section["figures"]:
+        raise SystemExit(f"{source} holds no figures: were the benchmarks run with the clock on?")
+    sections[name] = section
+    kept.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page = target.with_suffix(".md")
+    page.write_text(render(sections), encoding="utf-8")
+    print(f"{len(section['figures'])} figures: {page}, {kept}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
