@@ -269,6 +269,7 @@ def _present(console: Console, summary: Any, output: Path, seconds: float) -> No
     """Print the tables and the sentences, write the files, say where they are."""
     from nabla_eval.reporting.summary import write
     from nabla_eval.reporting.tables import to_rich
+    from nabla_eval.reporting.text import bullet
 
     write(summary, output)
     for table in summary.tables:
@@ -276,7 +277,7 @@ def _present(console: Console, summary: Any, output: Path, seconds: float) -> No
         console.print(to_rich(table))
     console.print(Text("\nWhat happened", style="bold"))
     for sentence in summary.sentences:
-        console.print(Text(f"• {sentence}"))
+        console.print(Text(bullet(sentence, console.width)))
     console.print(
         Text(f"\n{seconds:.0f} s in all. Everything is in {output}:", style="bold"), soft_wrap=True
     )

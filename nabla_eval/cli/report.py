@@ -219,6 +219,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
 
     from nabla_eval.cli.grading import grader
     from nabla_eval.reporting.everything import Page, all_reports, facts_of, write_page
+    from nabla_eval.reporting.text import bullet
 
     command = shlex.join(
         ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
@@ -234,7 +235,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
         if each.sentences:
             console.print(Text(f"\n{each.title}", style="bold"))
         for sentence in each.sentences[:6]:
-            console.print(Text(f"• {sentence}"))
+            console.print(Text(bullet(sentence, console.width)))
     pictures = sum(path.suffix == ".png" for path in paths)
     console.print(Text(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold"))
     for name in ("report.html", "report.md", "report.json", "csv/", "figures/"):

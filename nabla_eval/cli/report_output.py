@@ -83,6 +83,7 @@ def print_rich(made: Report, file: Any = None) -> None:
     from rich.text import Text
 
     from nabla_eval.reporting.tables import to_rich
+    from nabla_eval.reporting.text import bullet
 
     console = Console(file=file or sys.stdout, highlight=False)
     for table in made.tables:
@@ -92,7 +93,7 @@ def print_rich(made: Report, file: Any = None) -> None:
     if made.sentences:
         console.print(Text("\nIn words", style="bold"))
     for sentence in made.sentences:
-        console.print(Text(f"• {sentence}"))
+        console.print(Text(bullet(sentence, console.width)))
 
 
 def rich_text(made: Report) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nabla_eval.analysis.folders import find, read_folder
+from nabla_eval.reporting.search_tree import Move
 from nabla_eval.reporting.story import Story, Token, tell_all
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage, visible
@@ -109,13 +110,47 @@ def told(story: Story) -> Iterator[RenderableType]:
             "\n", ("Answer ", "bold"), _right(story.final_right),
             f"  reward {number(story.final_reward, 3)}\n", _response(story.final),
         )  # fmt: skip
-    yield Text(
-        f"\n{len(story.steps)} candidates, {story.accepted} accepted; "
-        f"{number(story.model_calls, 0)} model calls; ended: {visible(story.ended)}",
-        style="bold",
-    )
+    done = f"{len(story.steps)} candidates, {story.accepted} accepted"
+    if story.moves:
+        done = f"{len(story.moves)} moves of the search, {len(story.chosen)} of them to the answer"
+    calls = f"{number(story.model_calls, 0)} model calls; ended: {visible(story.ended)}"
+    yield Text(f"\n{done}; {calls}", style="bold")
     for step in story.steps:
         yield _step(step)
+    if story.moves:
+        yield _moves(story.moves)
+
+
+def _moves(moves: Sequence[Move]) -> RenderableType:
+    """The search as a tree; what leads to the answer has an arrow."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("")
+    table.add_column("Move", overflow="fold")
+    table.add_column("Value", justify="right", no_wrap=True)
+    visited = any(move.visits for move in moves)
+    if visited:
+        table.add_column("Visits", justify="right", no_wrap=True)
+    table.add_column("Note", overflow="fold")
+    for move in moves:
+        kind = "" if move.kind == "step" else f"{visible(move.kind)}: "
+        notes = [visible(move.note)] if move.note else []
+        if move.stop in ("eos", "stop") and move.kind == "step":
+            notes.insert(0, "complete")
+        table.add_row(
+            Text("→" if move.chosen else " ", style="bold green"),
+            Text.assemble(
+                (_indent(move.depth), "dim"), kind, _line(move.text) or "(empty)",
+                style="bold" if move.chosen else "",
+            ),
+            number(move.value, 3), *([str(move.visits)] if visited else []),
+            Text("; ".join(notes), style="" if move.note else "dim"),
+        )  # fmt: skip
+    return table
+
+
+def _indent(depth: int, most: int = 8) -> str:
+    """Lines down to a move; from `most` on its depth as a number."""
+    return "│ " * min(depth, most) + (f"({depth}) " if depth > most else "")
 
 
 def _step(step: Any) -> RenderableType:

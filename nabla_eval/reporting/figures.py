@@ -42,7 +42,7 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
     """Model calls per answer by their parts (the paper's Fig. 3)."""
 
     def draw() -> Figure:
-        figure, axes = new_figure(height=0.8 + 0.36 * len(rows))
+        figure, axes = new_figure(height=1.1 + 0.36 * len(rows))
         names = _labels(rows)
         left = [0.0] * len(rows)
         parts: Mapping[str, list[float]] = {
@@ -58,9 +58,9 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
         axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
                       ecolor="#333333", capsize=2, lw=1)  # fmt: skip
         axes.set_yticks(places, names, fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("model calls per answer (95 % interval)")
-        axes.legend(frameon=False, loc="best")
+        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
         _tidy(axes, "x")
         return figure
 
@@ -80,17 +80,15 @@ def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
         for i, name in enumerate(names):
             own = sorted((r for r in rows if r.curve == name), key=lambda row: row.model_calls)
             errors = [_arms(100 * row.accuracy, _percent(row.ci95)) for row in own]
+            again = i // len(COLOURS)  # the second time round, another marker and a dashed line
             axes.errorbar(
                 [row.model_calls for row in own], [100 * row.accuracy for row in own],
                 yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
-                color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], alpha=0.9,
-                linestyle="-" if i < len(COLOURS) else "--",
+                color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
+                alpha=0.9, linestyle="--" if again else "-",
             )  # fmt: skip
-            for row in own:
-                if row.n is not None and len(own) > 1:
-                    axes.annotate(f"{row.n}", (row.model_calls, 100 * row.accuracy), fontsize=7,
-                                  xytext=(4, -9), textcoords="offset points")  # fmt: skip
         axes.set_xscale("log")
+        _number(axes, [row for row in rows if sum(r.curve == row.curve for r in rows) > 1])
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -102,6 +100,18 @@ def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
 
     title = f"Accuracy against model calls: {task}"
     return Plot(f"scaling_{task}", title, "Lines join runs that differ in N only.", draw)
+
+
+def _number(axes: Axes, rows: Sequence[PointRow]) -> None:
+    """Write N beside each point, where no other point's number is already."""
+    taken: list[tuple[float, float]] = []
+    for row in rows:
+        place = (row.model_calls, 100 * row.accuracy)
+        x, y = axes.transData.transform(place)
+        if row.n is None or any(abs(x - a) < 11 and abs(y - b) < 9 for a, b in taken):
+            continue
+        taken.append((x, y))
+        axes.annotate(f"{row.n}", place, fontsize=7, xytext=(4, -9), textcoords="offset points")
 
 
 def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
@@ -126,9 +136,12 @@ def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
             found = [(100 * value, i) for value, i in known if value is not None]
             if found:
                 x, y = zip(*found, strict=True)
-                axes.scatter(x, y, marker=marker, color=colour, label=label, s=42, zorder=3)
+                hollow = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "s": 80}
+                full = {"color": colour, "s": 42}
+                axes.scatter(x, y, marker=marker, label=label, zorder=3,
+                             **(hollow if marker == "s" else full))  # fmt: skip
         axes.set_yticks(places, _labels(rows), fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("rejected candidates, % (95 % interval, problems resampled)")
         figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
         _tidy(axes, "x")

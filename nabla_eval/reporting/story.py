@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from nabla_eval.reporting.search_tree import Move, tree_of
 from nabla_eval.requests import Verdict
 from nabla_eval.traces.schema import CandidateRecord, Profile, Record, document
 
@@ -58,6 +59,7 @@ class Story:
     first_right: bool | None  # None where nobody knows
     final_right: bool | None
     steps: tuple[Step, ...]
+    moves: tuple[Move, ...]  # of a search; no other method has any
     drafts: int
     ended: str
     stop: str
@@ -68,6 +70,11 @@ class Story:
     def accepted(self) -> int:
         """Candidates that replaced the response."""
         return sum(step.verdict == "accepted" for step in self.steps)
+
+    @property
+    def chosen(self) -> list[Move]:
+        """The moves of a search that lead to the answer, in order."""
+        return [move for move in self.moves if move.chosen]
 
     @property
     def change(self) -> Change:
@@ -113,6 +120,7 @@ def tell(
         first_right=first_right,
         final_right=final_right,
         steps=steps,
+        moves=tree_of(record.get("steps", []), outcome["tokens"]),
         drafts=len(record["drafts"]),
         ended=outcome["ended"],
         stop=outcome["stop"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from typing import Any
 
 MISSING = "–"  # what the data cannot say
@@ -44,6 +45,16 @@ def points_range(interval: tuple[float, float], digits: int = 1) -> str:
     """An interval of differences in percentage points, always signed."""
     low, high = interval
     return MISSING if math.isnan(low) else f"{points(low, digits)} to {points(high, digits)}"
+
+
+def bullet(sentence: str, width: int) -> str:
+    """A sentence as an item of a list, wrapped; a number stays with its unit."""
+    whole = re.sub(r" (%|points?\b)", "\u00a0\\1", sentence)
+    lines = textwrap.fill(
+        whole, max(20, width), initial_indent="• ", subsequent_indent="  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace("\u00a0", " ")
 
 
 def printable(text: str) -> str:

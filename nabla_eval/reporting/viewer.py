@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.errors import DataError
+from nabla_eval.reporting.search_tree import Move
 from nabla_eval.reporting.story import Step, Story, Token
 from nabla_eval.reporting.text import jsonable, printable
 
@@ -63,7 +64,8 @@ def _story(story: Story) -> dict[str, Any]:
         "ended": visible(story.ended),
         "stop": visible(story.stop),
         "calls": jsonable(story.model_calls),
-        "steps": [_step(step) for step in story.steps],
+        "steps": [_shown(step) for step in story.steps],
+        "moves": [_shown(move) for move in story.moves],
     }
 
 
@@ -75,8 +77,8 @@ def _token(token: Token) -> list[Any]:
     ]  # fmt: skip
 
 
-def _step(step: Step) -> dict[str, Any]:
-    fields = jsonable(asdict(step))
+def _shown(part: Step | Move) -> dict[str, Any]:
+    fields = jsonable(asdict(part))
     return {k: visible(v) if isinstance(v, str) else v for k, v in fields.items()}
 
 

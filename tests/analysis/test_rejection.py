@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 from scipy import stats
 
+from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.rejection import (
     best_of_n_process,
     challengers_baseline,
@@ -112,14 +113,19 @@ def test_one_candidate_a_problem_is_a_plain_proportion():
 
 def test_a_difference_of_rates_is_paired_by_problem():
     a = [(f"{i:02}", [R, R, A] if i % 2 else [A, A]) for i in range(40)]
-    same = rejection_difference(a, a)
-    assert same.interval == (0.0, 0.0)
     b = [(problem, [*found, R]) for problem, found in a]
     shifted = rejection_difference(b, a)
     assert shifted.value == pytest.approx((40 + 40) / (100 + 40) - 40 / 100)
     assert shifted.low > 0
     unpaired = rejection_difference([(f"x{problem}", found) for problem, found in b], a)
     assert unpaired.high - unpaired.low > 1.5 * (shifted.high - shifted.low)
+
+
+def test_equal_rejections_do_not_prove_equality():
+    same = [(f"{i}", ["rejected", "accepted"]) for i in range(22)]
+    found = rejection_difference(same, same)
+    assert found.value == 0 and found.high == -found.low == pytest.approx(wilson(0, 22).high)
+    assert math.isnan(rejection_difference([], []).value)
 
 
 def test_iid_drafts_reproduce_the_baseline_within_the_interval():

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import Browser, browser, executable
-from told_runs import HOSTILE, IDS, told_records
+from chromium import Browser, executable
+from told_runs import HOSTILE, IDS, searched_records, told_records
 
-from nabla_eval.reporting.story import tell_all
+from nabla_eval.reporting.story import tell, tell_all
 from nabla_eval.reporting.viewer import TracePage, visible, write_pages
 
 pytestmark = [
@@ -17,12 +17,6 @@ pytestmark = [
     pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome is installed"),
 ]
 ITEMS = "[...document.querySelectorAll('#list .name')].map((node) => node.textContent)"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -181,3 +175,26 @@ def test_text_stands_out_in_both_schemes(page: Browser, scheme: str) -> None:
       ];
     })()"""
     assert min(page.run(contrast)) >= 4.5
+
+
+def test_a_search_is_a_tree_of_lists_with_the_answers_path_marked(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    page = TracePage("search", [tell(record) for record in searched_records()])
+    (path,) = write_pages({"search": page}, tmp_path)
+    chromium.requests.clear()
+    chromium.messages.clear()
+    chromium.open(path.as_uri())
+    moves = "[...document.querySelectorAll('%s > code')].map((node) => node.textContent)"
+    assert chromium.run(moves % ".tree > li") == ["a;", "b;"]
+    assert chromium.run(moves % ".tree > li > ol > li") == [visible(HOSTILE), "c=4"]
+    assert chromium.run(moves % ".chosen") == ["b;", "c=4"]
+    said = chromium.run("[...document.querySelectorAll('.chosen')].at(-1).textContent")
+    assert said.startswith("→ in the answer") and "value 1.500 · 1 visits · complete" in said
+    assert text(chromium, ".note").startswith("cut off </script>")
+    assert chromium.run("document.querySelectorAll('main img, main script').length") == 0
+    assert "4 moves" in text(chromium, "#list .sub") and "6 moves" in text(chromium, "#summary")
+    chromium.run("document.querySelectorAll('#list button')[1].click()")
+    kinds = "[...document.querySelectorAll('.tree .kind')].map((node) => node.textContent)"
+    assert chromium.run(kinds) == ["critique", "revision"]
+    assert chromium.requests == [path.as_uri()] and chromium.messages == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -145,3 +146,14 @@ def test_quiet_catches_prints_and_logs_and_gives_the_handlers_back(tmp_path, cap
         assert captured.out == captured.err == ""
     finally:
         logger.handlers.clear()
+
+
+def test_quiet_catches_what_programs_say_on_stderr(tmp_path, capfd):
+    script = "import sys; print('fatal: no repository', file=sys.stderr)"
+    with quiet(tmp_path / "log.txt"):
+        print("a library")
+        subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('later')"], check=True)
+    written = (tmp_path / "log.txt").read_text()
+    assert "a library" in written and "fatal: no repository" in written and "later" not in written
+    assert capfd.readouterr() == ("", "later")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from run_folders import record, write_run
-from told_runs import IDS, write_told_run
+from told_runs import IDS, searched_records, write_told_run
 
 from nabla_eval.cli.main import main
 
@@ -80,3 +80,17 @@ def test_a_run_that_is_not_finished_can_be_looked_at(run: Path) -> None:
 def test_a_folder_without_traces_is_said(tmp_path: Path) -> None:
     result = trace("list", tmp_path)
     assert result.exit_code == 1 and "No trace" in result.stderr
+
+
+def test_show_draws_the_tree_of_a_search_with_the_path_to_the_answer(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "search", searched_records(), [1.0, 1.0])
+    result = trace("show", run, "0")
+    assert result.exit_code == 0, result.output
+    assert "4 moves of the search, 2 of them to the answer" in result.stdout
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert any(line.split() == ["→", "b;", "0.750", "3"] for line in lines)
+    assert any(line.split() == ["→", "│", "c=4", "1.500", "1", "complete"] for line in lines)
+    assert any(line.split() == ["a;", "0.250", "2"] for line in lines)
+    assert "cut off </script>" in result.stdout and "\x1b" not in result.stdout
+    talk = trace("show", run, "1").stdout
+    assert "critique: too long" in talk and "revision: b;c=4" in talk and "Visits" not in talk

@@ -55,3 +55,26 @@ def write_told_run(folder: Path) -> Path:
     """The run as a folder; the task scores the answers 1, 0 and 0."""
     samples = [sample(doc, score) for doc, score in enumerate([1.0, 0.0, 0.0])]
     return write_run(folder, told_records(), [1.0, 0.0, 0.0], samples=samples)
+
+
+def _move(index: int, parent: int | None, tokens: list[int], text: str, **more: Any) -> Any:
+    return {"index": index, "parent": parent, "kind": "step", "tokens": tokens, "text": text,
+            "stop": "step", "value": None, "visits": 0, "note": "", **more}  # fmt: skip
+
+
+def searched_records() -> list[Any]:
+    """Document 0: a tree of steps in which 1 → 3 is the answer; 1: critique, then revision."""
+    tree = [
+        _move(0, None, [1, 5], "a;", value=0.25, visits=2),
+        _move(1, None, [1, 2], "b;", value=0.75, visits=3),
+        _move(2, 0, [8], HOSTILE, note=f"cut off {HOSTILE}", stop="length"),
+        _move(3, 1, [3, 4], "c=4", value=1.5, visits=1, stop="eos"),
+    ]
+    talk = [
+        _move(0, None, [7], "too long", kind="critique", stop="eos"),
+        _move(1, 0, [1, 2, 3, 4], "b;c=4", kind="revision", stop="eos"),
+    ]
+    return [
+        record(0, method="rap", steps=tree, text="b;c=4"),
+        record(1, method="tpo", steps=talk, text="b;c=4"),
+    ]

@@ -32,6 +32,11 @@ function make(tag, options = {}, ...children) {
   return node;
 }
 
+const worked = (judged, accepted, moves) => [
+  moves && !judged ? "" : `${judged} candidates, ${accepted} accepted`,
+  moves ? `${moves} moves` : "",
+].filter(Boolean).join(" · ");
+
 const number = (value, digits = 2) =>
   value === null || value === undefined ? "–" : value.toFixed(digits);
 const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
@@ -66,7 +71,7 @@ function selected() {
   const found = PROBLEMS.map((problem, place) => ({ problem, place })).filter(
     ({ problem }) => keep(problem) &&
       (!needle || `${problem.id}\n${problem.prompt}`.toLowerCase().includes(needle)));
-  const keys = { accepted: (p) => p.accepted, steps: (p) => p.steps.length, calls: (p) => p.calls };
+  const keys = { accepted: (p) => p.accepted, steps: (p) => p.steps.length + p.moves.length, calls: (p) => p.calls };
   const key = keys[state.order];
   if (key) found.sort((a, b) => key(b.problem) - key(a.problem) || a.place - b.place);
   return found;
@@ -76,7 +81,7 @@ function drawList() {
   const found = selected();
   const list = $("list");
   list.replaceChildren(...found.map(({ problem, place }) => {
-    const said = `${problem.steps.length} candidates, ${problem.accepted} accepted`;
+    const said = worked(problem.steps.length, problem.accepted, problem.moves.length);
     return make("li", {}, make("button", {
       type: "button", "data-place": place, "aria-current": place === state.shown ? "true" : null,
       onclick: () => show(place, true),
@@ -115,9 +120,44 @@ function drawStory() {
     make("h3", { text: "Response" }), controls(problem), response(problem),
     make("p", { class: "detail", id: "detail", "aria-live": "polite",
                 text: "Point at a token, or step through them with ← and →, to see its numbers." }),
-    make("h3", { text: `Candidates (${problem.steps.length})` }),
-    ...(problem.steps.length ? problem.steps.map(candidate)
-      : [make("p", { class: "hint", text: "No candidate was judged on this problem." })]));
+    ...(problem.moves.length ? search(problem.moves) : []),
+    ...(problem.moves.length && !problem.steps.length ? [] : [
+      make("h3", { text: `Candidates (${problem.steps.length})` }),
+      ...(problem.steps.length ? problem.steps.map(candidate)
+        : [make("p", { class: "hint", text: "No candidate was judged on this problem." })])]));
+}
+
+// The moves come depth first: a list in a list for each one that others go on from.
+function search(moves) {
+  const top = make("ol", { class: "tree" });
+  const lists = [top];
+  moves.forEach((move, place) => {
+    const item = make("li", { class: move.chosen ? "chosen" : "" }, ...moveText(move));
+    lists[move.depth].append(item);
+    lists.length = move.depth + 1;
+    if (place + 1 < moves.length && moves[place + 1].depth > move.depth) {
+      lists.push(make("ol", {}));
+      item.append(lists[move.depth + 1]);
+    }
+  });
+  const chosen = moves.filter((move) => move.chosen).length;
+  const said = chosen ? `${chosen} of ${moves.length} moves lead to the returned response.`
+    : "None of the moves alone leads to the returned response.";
+  return [make("h3", { text: `Search (${moves.length} moves)` }),
+    make("p", { class: "hint", text: said }), top];
+}
+
+function moveText(move) {
+  const numbers = [move.value === null ? "not valued" : `value ${number(move.value, 3)}`];
+  if (move.visits) numbers.push(`${move.visits} visits`);
+  if (move.kind === "step" && ["eos", "stop"].includes(move.stop)) numbers.push("complete");
+  return [
+    move.chosen ? make("span", { class: "onpath", text: "→ in the answer" }) : null,
+    move.kind === "step" ? null : make("span", { class: "kind", text: move.kind }),
+    make("code", { text: move.text || "(empty)" }),
+    make("span", { class: "sub", text: numbers.join(" · ") }),
+    move.note ? make("span", { class: "note", text: move.note }) : null,
+  ];
 }
 
 function controls(problem) {
@@ -232,7 +272,7 @@ function begin() {
   if (known) parts.push(`answers right: ${right(1)}`);
   const steps = PROBLEMS.reduce((sum, p) => sum + p.steps.length, 0);
   const accepted = PROBLEMS.reduce((sum, p) => sum + p.accepted, 0);
-  parts.push(`${steps} candidates, ${accepted} accepted`);
+  parts.push(worked(steps, accepted, PROBLEMS.reduce((sum, p) => sum + p.moves.length, 0)));
   $("summary").textContent = parts.join(" · ");
   $("facts").append(...DATA.facts.flatMap(([name, value]) =>
     [make("dt", { text: name }), make("dd", { text: value })]));

@@ -1,0 +1,95 @@
+"""The page of `report all` in a real browser: complete, readable, inert, and asking for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import Browser, executable
+from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
+
+from nabla_eval.analysis.study import load
+from nabla_eval.reporting.everything import Page, all_reports, facts_of, write_page
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(executable() is None, reason="no Chromium or Chrome is installed"),
+]
+HOSTILE = (
+    "</td></script><script>document.title='owned'</script><img src='https://x.invalid/' "
+    "onerror=\"document.title='owned'\"><a href='javascript:alert(1)'>x</a>\x1b[31m\u202e"
+)
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Three runs whose models, texts, title and warnings are hostile."""
+    folder = tmp_path_factory.mktemp("report")
+    models = {"policy": HOSTILE, "policy_hash": "p", "reward": HOSTILE, "reward_hash": "r"}
+    for name, method, config in (
+        ("nabla", "nabla", NABLA),
+        ("twin", "nabla", {**NABLA, "steps": 0}),
+        ("best", "best_of_n", BEST_OF_N),
+    ):
+        judged = [candidate("rejected"), candidate("accepted", index=1)]
+        records = [
+            record(i, method=method, config=config, text=HOSTILE, prompt=HOSTILE, models=models,
+                   candidates=judged if method == "nabla" else (),
+                   drafts=[float(d) for d in range(8)], reward=float(i))
+            for i in range(12)
+        ]  # fmt: skip
+        write_run(folder / name, records, [float(i % 3 > 0) for i in range(12)])
+    runs = load([folder])
+    made = Page(HOSTILE, f"nabla-eval {HOSTILE}", all_reports(runs), [HOSTILE], facts_of(runs))
+    write_page(made, folder / "out")
+    address = (folder / "out" / "report.html").as_uri()
+    chromium.requests.clear()
+    chromium.messages.clear()
+    chromium.open(address)
+    yield chromium
+    chromium.run("0")  # what was logged meanwhile has arrived after this
+    assert [url for url in chromium.requests if not url.startswith("data:")] == [address]
+    assert chromium.messages == []
+
+
+def test_every_section_is_there_and_every_figure_is_drawn(page: Browser) -> None:
+    names = page.run("[...document.querySelectorAll('section')].map((node) => node.id)")
+    assert {"accuracy", "rejection", "cost", "scaling", "reward", "made"} <= set(names)
+    links = page.run("[...document.querySelectorAll('nav a')].map((a) => a.hash.slice(1))")
+    assert links == names
+    sizes = page.run("[...document.images].map((i) => [i.complete, i.naturalWidth > 100, i.alt])")
+    assert len(sizes) >= 4 and all(done and wide and alt for done, wide, alt in sizes)
+
+
+def test_hostile_text_is_shown_and_inert(page: Browser) -> None:
+    assert page.run("document.title").startswith("</td></script><script>")
+    assert (
+        page.run("document.querySelectorAll('script, [onerror], a:not([href^=\"#\"])').length") == 0
+    )
+    shown = page.run("document.body.textContent")
+    assert "\\x1b[31m\\u202e" in shown and "\x1b" not in shown and "\u202e" not in shown
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 380])
+def test_it_fits_and_can_be_read(page: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    """Contrast by WCAG 2.1 (4.5 at least); only tables scroll sideways, never the page."""
+    page.screenshot(tmp_path / "page.png", scheme=scheme, width=width)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    contrast = """(() => {
+      const channels = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+      const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = (text) => channels(text).map((v) => linear(v / 255))
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+      const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      const style = (selector) => getComputedStyle(document.querySelector(selector));
+      const paper = light(style('body').backgroundColor);
+      return [
+        ...['body', 'nav a', 'th', '.note', 'figcaption', 'dt']
+          .map((selector) => ratio(light(style(selector).color), paper)),
+        ratio(light(style('.warning').color), light(style('.warning').backgroundColor)),
+        ratio(light(style('code').color), light(style('code').backgroundColor)),
+      ];
+    })()"""
+    assert min(page.run(contrast)) >= 4.5
