@@ -175,6 +175,19 @@ class Steps:
             return False
         return re.search(self.step_regex or _STEP_ENDS[self.step], text) is not None
 
+    @classmethod
+    def parse(cls, text: str) -> Steps:
+        """The rule that one word names: `newline`, `blank_line`, `semicolon`, `regex:PATTERN`,
+        `tokens:COUNT`; any other text is itself the delimiter, which then ends every step."""
+        kind, colon, rest = text.partition(":")
+        if text in DELIMITERS:
+            return build(cls, {"step": text})
+        if colon and kind == "regex":
+            return cls(step="regex", step_regex=rest)
+        if colon and kind == "tokens":
+            return build(cls, {"step": kind, "step_tokens": rest})
+        return cls(step="regex", step_regex=re.escape(text) + r"\Z")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:

@@ -28,7 +28,12 @@ SKIPPED = "[dim]skipped[/]"
 )
 @click.option("--vocab", type=click.Choice(["align", "same", "force"]), default="align",
               show_default=True, help="How alike the vocabularies must be.")  # fmt: skip
-@click.option("--step-delimiter", default=None, help="Text that ends a step of a process reward.")
+@click.option(
+    "--step-delimiter",
+    default=None,
+    help="Ends a step of a process reward: newline, blank_line, "
+    "semicolon, regex:PATTERN, tokens:COUNT, or a text.",
+)
 @click.option("--reward-chat-template", default=None, help="Jinja source, or 'plain' for none.")
 @click.option("--thinking", is_flag=True, help="Responses carry their own <think> block.")
 @click.option("--load", is_flag=True, help="Also load both models and test their parts.")

@@ -172,8 +172,8 @@ def _reward_pass(
 
 def step_ends(reward: Reward, site: Site) -> Tensor:
     """1 at the scored tokens after which a process reward gives a score, `[scored]`."""
-    ids = reward.step_ids
-    ends = [ids is None or token in ids for token in site.tokens[: site.scored]]
+    tokens = site.tokens[: site.scored]
+    ends = [True] * len(tokens) if reward.ends is None else reward.ends(tokens)
     return torch.tensor(ends, device=reward.device)
 
 

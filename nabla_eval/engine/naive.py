@@ -99,8 +99,9 @@ def reward_of(
     scores = judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
     if objective is None or objective.reward_gradient == "final":
         return scores[-1]
-    ends = judge.step_ids
-    steps = [i for i in range(len(y)) if ends is None or int(y[i].argmax()) in ends]
+    tokens = [int(row.argmax()) for row in y]
+    ends = [True] * len(y) if judge.ends is None else judge.ends(tokens)
+    steps = [i for i, end in enumerate(ends) if end]
     return scores[-1] + objective.process_weight * sum(scores[len(before) + i] for i in steps)
 
 

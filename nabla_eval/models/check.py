@@ -24,8 +24,9 @@ from nabla_eval.models.checkpoint import (
     parse_device,
     parse_dtype,
 )
-from nabla_eval.models.load import end_ids_of, pair_from, policy_from, step_ids
+from nabla_eval.models.load import end_ids_of, pair_from, policy_from
 from nabla_eval.models.split import check_labels, context_length
+from nabla_eval.models.step_ends import checked_steps
 from nabla_eval.models.vocabulary import Mode, Overlap
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -184,7 +185,7 @@ def _reward(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
         return
     where = "every token" if process else "the last token"
     if asked.step_delimiter is not None and process:
-        where = f"tokens that end in {asked.step_delimiter!r}"
+        where = f"the ends of steps ({asked.step_delimiter!r})"
     yield Finding("score", "ok", f"{labels} label{'s' if labels > 1 else ''}, read at {where}")
     side = getattr(judge.tokenizer, "padding_side", "right")
     yield Finding(
@@ -227,8 +228,8 @@ def _policy(actor: Checkpoint, asked: Asked) -> Iterator[Finding]:
         yield Finding("end of response", "ok", tokens)
     if asked.step_delimiter is not None:
         try:
-            count = len(step_ids(tokenizer, asked.step_delimiter))
-            yield Finding("steps", "ok", f"{count} tokens end in {asked.step_delimiter!r}")
+            checked_steps(tokenizer, asked.step_delimiter)
+            yield Finding("steps", "ok", f"the policy can write {asked.step_delimiter!r}")
         except NablaError as error:
             yield Finding("steps", "failed", str(error))
 

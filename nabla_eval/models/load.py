@@ -13,6 +13,7 @@ from nabla_eval.models import chat, roundtrip, split
 from nabla_eval.models.chat import Framer, Template
 from nabla_eval.models.checkpoint import Trust, examine, parse_device, parse_dtype
 from nabla_eval.models.pair import Pair, Policy, Reward
+from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
 
@@ -126,10 +127,11 @@ def reward_from(
     """A `Reward` of a loaded sequence classifier (outcome) or token classifier (process).
 
     `vocab`: "align" re-indexes by token string, "same" refuses to, "force" takes any overlap.
-    `step_delimiter`: the text that ends a step, such as a blank line; a process reward is then read
-    at the policy's tokens that end in it, and the delimiter closes the last step in place of the
-    template's tail. Without it, every token ends a step. `process_score`: how two labels (wrong,
-    right) become a score. `template`: how conversations are shown.
+    `step_delimiter`: what ends a step, by the names of the search methods (`Steps.parse`) or as the
+    text itself; a process reward is then read at the tokens that end steps, and a delimiter closes
+    the last step in place of the template's tail. Without it, every token ends a step.
+    `process_score`: how two labels (wrong, right) become a score. `template`: how conversations are
+    shown.
     """
     name = str(getattr(model, "name_or_path", "") or "reward")
     check_tokenizer(tokenizer)
@@ -148,8 +150,10 @@ def reward_from(
             f"{name} gives one score per response. Leave step_delimiter out."
         )
     template = template or Template()
+    steps = None
     if step_delimiter is not None:
-        template = replace(template, delimiter=step_delimiter)
+        steps = checked_steps(policy.tokenizer, step_delimiter)
+        template = replace(template, delimiter=delimiter_of(step_delimiter))
     framer = Framer(tokenizer, template)
     roundtrip.check_frame(framer)
     return Reward(
@@ -162,7 +166,7 @@ def reward_from(
         parameters=halves.parameters,
         known=aligned.known,
         process=process,
-        step_ids=None if step_delimiter is None else step_ids(policy.tokenizer, step_delimiter),
+        ends=None if steps is None else StepEnds(steps, policy.decode),
         name=name,
     )
 
@@ -195,24 +199,6 @@ def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
     found = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends[0])
     rows = model.get_input_embeddings().weight.shape[0]
     return next(int(index) for index in found if index is not None and 0 <= index < rows)
-
-
-def step_ids(tokenizer: Any, delimiter: str) -> frozenset[int]:
-    """The policy's tokens whose text ends in a step delimiter. Raises `ConfigError` for none."""
-    special = chat.special_ids(tokenizer)
-    ids = list(tokenizer.get_vocab().values())
-    texts = tokenizer.batch_decode([[index] for index in ids], clean_up_tokenization_spaces=False)
-    found = frozenset(
-        index
-        for index, text in zip(ids, texts, strict=True)
-        if text.endswith(delimiter) and index not in special
-    )
-    if not delimiter or not found:
-        raise ConfigError(
-            f"No token of the policy ends in step_delimiter={delimiter!r}, so no step would ever "
-            "end. Take a text that the policy writes between steps, such as a line break."
-        )
-    return found
 
 
 def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
+from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
 
@@ -73,7 +74,7 @@ class Reward:
     parameters: int
     known: Tensor | None = field(default=None, repr=False)  # [V] bool; None: knows every token
     process: bool = False
-    step_ids: frozenset[int] | None = None  # policy tokens that end a step; None: every token does
+    ends: StepEnds | None = field(default=None, repr=False)  # of steps; None: every token is one
     name: str = "reward"
 
     @property

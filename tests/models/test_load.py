@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from nabla_eval.errors import ConfigError, ModelError, NablaError, VocabularyError
+from nabla_eval.errors import ModelError, NablaError, VocabularyError
 from nabla_eval.models import hub
 from nabla_eval.models.chat import Template
-from nabla_eval.models.load import end_ids, load_pair, policy_from, step_ids
+from nabla_eval.models.load import end_ids, load_pair, policy_from
 
 Make = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 def test_the_embedded_pair_is_the_default() -> None:
     pair = load_pair(dtype="float64")
     assert pair.policy.embedding.dtype == torch.float64
-    assert pair.judge.process and pair.judge.step_ids is None
+    assert pair.judge.process and pair.judge.ends is None
     assert pair.judge.embedding.data_ptr() == pair.judge.table.data_ptr()
     frame = pair.judge.frame([{"role": "user", "content": "20,14,7,3=39?"}])
     assert pair.policy.decode(frame.before) == "20,14,7,3=39?"
@@ -80,26 +80,6 @@ def test_a_policy_that_never_ends_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end-of-text token"):
         policy_from(model, tokenizer)
-
-
-def test_step_ids_are_the_tokens_that_end_in_the_delimiter(real: Callable[[str], Any]) -> None:
-    tokenizer = real(build.QWEN25)
-    ids = step_ids(tokenizer, "\n\n")
-    assert {271, 382} <= ids  # "\n\n" and ".\n\n"
-    assert 198 not in ids  # "\n"
-    assert all(tokenizer.decode([index]).endswith("\n\n") for index in ids)
-
-
-def test_steps_of_a_process_reward(checkpoints: Make) -> None:
-    policy, reward = checkpoints("policy"), checkpoints("process")
-    pair = load_pair(policy, reward, step_delimiter=";")
-    (end,) = pair.judge.step_ids or ()
-    assert pair.policy.decode([end]) == ";"
-    assert pair.judge.frame([{"role": "user", "content": "1"}]).after == (end,)
-    with pytest.raises(ConfigError, match="No token of the policy ends in step_delimiter='zz'"):
-        load_pair(policy, reward, step_delimiter="zz")
-    with pytest.raises(ConfigError, match="needs a process reward"):
-        load_pair(policy, checkpoints("outcome"), step_delimiter=";")
 
 
 def test_template_options_reach_the_frame(checkpoints: Make) -> None:

@@ -1,0 +1,121 @@
+"""Steps of process rewards: the names and rules that the search methods have too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import model_builders as build
+import pytest
+import torch
+
+from nabla_eval.config import Objective, Steps
+from nabla_eval.dto.objective import Site, differentiate, row_gradient
+from nabla_eval.engine import naive
+from nabla_eval.errors import ConfigError
+from nabla_eval.models.load import load_pair
+from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+Make = Callable[..., Path]
+pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
+LETTERS = "a\n\nb;\n c;d"
+
+
+def ends(rule: str, text: str = LETTERS) -> list[int]:
+    """Where steps end, when every character is a token."""
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    flags = StepEnds(Steps.parse(rule), decode)([ord(letter) for letter in text])
+    assert len(flags) == len(text)
+    return [i for i, flag in enumerate(flags) if flag]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("newline", [1, 5]),  # the second line break has nothing before it
+        ("blank_line", [2]),  # though no token is a blank line
+        ("semicolon", [4, 8]),
+        (";", [4, 8]),
+        ("; ", []),
+        ("regex:[bd]", [3, 9]),
+        ("tokens:4", [3, 7]),
+    ],
+)
+def test_rules(rule: str, expected: list[int]) -> None:
+    assert ends(rule) == expected
+
+
+def test_rules_are_those_of_the_search_methods() -> None:
+    assert Steps.parse("semicolon") == Steps(step="semicolon")
+    assert Steps.parse("tokens:7") == Steps(step="tokens", step_tokens=7)
+    assert Steps.parse("regex:a|b:c") == Steps(step="regex", step_regex="a|b:c")
+    for wrong in ("regex:(", "tokens:0", "tokens:few"):
+        with pytest.raises(ConfigError):
+            Steps.parse(wrong)
+
+
+def test_what_closes_the_last_step() -> None:
+    assert [delimiter_of(rule) for rule in ("newline", "blank_line", "semicolon", "zz")] == [
+        "\n", "\n\n", ";", "zz",
+    ]  # fmt: skip
+    assert delimiter_of("regex:;") is delimiter_of("tokens:3") is None
+
+
+@pytest.mark.parametrize("rule", ["newline", "blank_line", "\n\n", "regex:x", "tokens:3"])
+def test_a_real_tokenizer_can_write_them(real: Callable[[str], Any], rule: str) -> None:
+    assert checked_steps(real(build.QWEN25), rule) == Steps.parse(rule)
+
+
+def test_a_real_tokenizers_pieces(real: Callable[[str], Any]) -> None:
+    tokenizer = real(build.QWEN25)
+    ids = tokenizer("So 2.\n\nThen\n3.\n\n\n4")["input_ids"]
+    flags = StepEnds(Steps.parse("blank_line"), tokenizer.decode)(ids)
+    steps, own = [], []
+    for index, flag in zip(ids, flags, strict=True):
+        own.append(index)
+        if flag:
+            steps.append(tokenizer.decode(own))
+            own = []
+    assert steps == ["So 2.\n\n", "Then\n3.\n\n\n"]
+
+
+@pytest.mark.parametrize("rule", [";", "semicolon"])
+def test_steps_of_a_loaded_process_reward(checkpoints: Make, rule: str) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    pair = load_pair(policy, reward, step_delimiter=rule)
+    after = pair.judge.frame([{"role": "user", "content": "1"}]).after
+    assert pair.policy.decode(after) == ";"
+    assert pair.judge.ends is not None
+    tokens = pair.policy.encode("1+1=2;2+1=3", special=False)
+    text = [pair.policy.decode([token]) for token in tokens]
+    assert pair.judge.ends(tokens) == [piece == ";" for piece in text]
+    with pytest.raises(ConfigError, match="No token of the policy ends in step_delimiter='zz'"):
+        load_pair(policy, reward, step_delimiter="zz")
+    with pytest.raises(ConfigError, match="needs a process reward"):
+        load_pair(policy, checkpoints("outcome"), step_delimiter=rule)
+
+
+@pytest.mark.parametrize("rule", ["semicolon", "regex:[02468]", "tokens:3"])
+def test_the_gradient_counts_scores_at_the_ends_of_steps(rule: str) -> None:
+    pair = tiny_pair(seed=1)
+    ended = dataclasses.replace(
+        pair.judge,
+        ends=StepEnds(Steps.parse(rule), lambda ids: "".join("0123456789;"[i % 11] for i in ids)),
+    )
+    stepped = dataclasses.replace(pair, reward=ended)
+    (problem,) = tiny_problems(pair, 1)
+    tokens = tuple((3 * i) % pair.policy.vocabulary for i in range(12))
+    site = Site(problem.prompt, problem.frame, tokens, len(tokens))
+    objective = Objective(reward_gradient="process", nll_weight=0.0)
+    expected = naive.token_gradient(stepped, problem, list(tokens), len(tokens), objective)
+    found = [row_gradient(own, *differentiated(own, site, objective)) for own in (stepped, pair)]
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-10)
+    assert not torch.allclose(found[1], expected)
+
+
+def differentiated(pair: Any, site: Site, objective: Objective) -> tuple[Any, range, Objective]:
+    (backward,) = differentiate(pair, [site], objective)
+    return backward, range(len(site.tokens)), objective
