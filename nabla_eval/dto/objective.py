@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from nabla_eval.config import Objective
 from nabla_eval.models.pair import Pair, Policy, Reward
+from nabla_eval.models.prefix import forward
 from nabla_eval.requests import Frame
 
 _ELEMENTS = 2**25  # of rows x V formed at once
@@ -38,12 +40,22 @@ class Site:
 
 @dataclass(frozen=True)
 class Backward:
-    """What one pass through both models leaves behind for a sequence of L tokens."""
+    """What one pass through both models leaves behind for the last K tokens of a sequence."""
 
-    hidden: Float[Tensor, "L D"]  # the policy's states that predict each token
-    policy: Float[Tensor, "L D"]  # d(-nll_weight log pi)/de
-    reward: Float[Tensor, "L Dr"]  # d(-lam r)/de', 0 at tokens that are not scored
+    first: int  # position of the first of them
+    hidden: Float[Tensor, "K D"]  # the policy's states that predict each token
+    policy: Float[Tensor, "K D"]  # d(-nll_weight log pi)/de
+    reward: Float[Tensor, "K Dr"]  # d(-lam r)/de', 0 at tokens that are not scored
     value: float  # r(y|x)
+
+    def index(self, rows: Sequence[int]) -> list[int]:
+        """Where positions of the sequence stand in the tensors."""
+        if rows and min(rows) < self.first:
+            raise ValueError(
+                f"The gradient is known from position {self.first} on, and {min(rows)} was asked "
+                "for. Name it in the rows of Differentiate."
+            )
+        return [row - self.first for row in rows]
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -51,50 +63,48 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def differentiate(pair: Pair, sites: Sequence[Site], objective: Objective) -> list[Backward]:
-    """Gradient of L at several sequences, as one batch per model."""
+def differentiate(
+    pair: Pair, sites: Sequence[Site], objective: Objective, firsts: Sequence[int] | None = None
+) -> list[Backward]:
+    """Gradient of L at several sequences, as one batch per model.
+
+    `firsts` are the first positions whose gradient is wanted, 0 by default: nothing that belongs to
+    earlier ones is kept for the backward pass.
+    """
+    starts = [0] * len(sites) if firsts is None else list(firsts)
     with torch.inference_mode(False), torch.enable_grad():
-        policy = _policy_pass(pair.policy, sites, objective.nll_weight)
-        reward = _reward_pass(pair.judge, sites, objective)
-    return [Backward(*own, *other) for own, other in zip(policy, reward, strict=True)]
-
-
-def _padded_mask(lengths: Sequence[int], device: torch.device) -> Int[Tensor, "B T"]:
-    columns = torch.arange(max(lengths), device=device)
-    starts = max(lengths) - torch.tensor(lengths, device=device)
-    return (columns >= starts[:, None]).long()
+        policy = _policy_pass(pair.policy, sites, starts, objective.nll_weight)
+        reward = _reward_pass(pair.judge, sites, starts, objective)
+    return [Backward(*own) for own in zip(starts, *policy, *reward, strict=True)]
 
 
 def _policy_pass(
-    policy: Policy, sites: Sequence[Site], weight: float
-) -> list[tuple[Tensor, Tensor]]:
+    policy: Policy, sites: Sequence[Site], firsts: Sequence[int], weight: float
+) -> tuple[list[Tensor], list[Tensor]]:
     """Hidden states and embedding gradients of -weight log pi(y|x), per sequence."""
     inputs = [site.prompt + site.tokens[:-1] for site in sites]  # no token follows the last one
-    mask = _padded_mask([len(row) for row in inputs], policy.device)
-    width = mask.shape[1]
-    ids = torch.tensor(
-        [[0] * (width - len(row)) + list(row) for row in inputs], device=policy.device
-    )
-    embeds = policy.embedding[ids].detach().requires_grad_()
-    places = (mask.cumsum(-1) - 1).clamp_(min=0)
-    output = policy.base(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False
-    ).last_hidden_state
-    lengths = [len(site.tokens) for site in sites]
-    states = [output[i, width - length :] for i, length in enumerate(lengths)]
-    flat = torch.cat(states)
-    hidden = flat.detach()
-    if weight == 0:
-        gradient = torch.zeros_like(embeds)
-    else:
-        tokens = _ids([token for site in sites for token in site.tokens], flat)
-        outer = -weight * _log_likelihood_gradient(policy, hidden, tokens)
-        (gradient,) = torch.autograd.grad(flat, embeds, outer.to(flat.dtype))
-    rows = []
-    for i, own in enumerate(hidden.split(lengths)):
-        last = gradient.new_zeros(1, gradient.shape[-1])
-        rows.append((own, torch.cat([gradient[i, width - lengths[i] + 1 :], last])))
-    return rows
+    starts = [len(site.prompt) + first for site, first in zip(sites, firsts, strict=True)]
+    counts = [len(row) - start for row, start in zip(inputs, starts, strict=True)]
+    wanted = weight != 0 and any(counts)
+    with torch.set_grad_enabled(wanted):
+        run = forward(
+            policy.base, policy.embedding.__getitem__, inputs, starts, policy.device, grad=wanted
+        )
+    # The state that predicts the first token lies before all that is differentiated.
+    tails = [run.tail(i, count) for i, count in enumerate(counts)]
+    hidden = [
+        torch.cat([run.before(i, count), tail]).detach()
+        for i, (count, tail) in enumerate(zip(counts, tails, strict=True))
+    ]
+    gradient = torch.zeros_like(run.embeds)
+    if wanted:
+        flat = torch.cat(tails)
+        tokens = [token for s, f in zip(sites, firsts, strict=True) for token in s.tokens[f + 1 :]]
+        outer = -weight * _log_likelihood_gradient(policy, flat.detach(), _ids(tokens, flat))
+        (gradient,) = torch.autograd.grad(flat, run.embeds, outer.to(flat.dtype))
+    width = gradient.shape[1]
+    last = gradient.new_zeros(1, gradient.shape[-1])
+    return hidden, [torch.cat([gradient[i, width - n :], last]) for i, n in enumerate(counts)]
 
 
 def _log_likelihood_gradient(
@@ -110,64 +120,57 @@ def _log_likelihood_gradient(
     return torch.cat(gradients)
 
 
-def reward_inputs(
-    reward: Reward, sites: Sequence[Site]
-) -> tuple[Float[Tensor, "B T Dr"], Int[Tensor, "B T"], list[slice]]:
-    """Embeddings of frame + response, padded on the left; mask; where the response stands."""
-    frames = [(len(s.frame.before), s.scored, len(s.frame.after)) for s in sites]
-    mask = _padded_mask([sum(lengths) for lengths in frames], reward.device)
-    width = mask.shape[1]
-    embeds = reward.table.new_zeros((mask.numel(), reward.table.shape[1]))
-    own: tuple[list[int], list[int]] = [], []  # token ids of frames, and where they stand
-    answer: tuple[list[int], list[int]] = [], []  # the same of responses
-    spans = []
-    for i, (site, (before, scored, after)) in enumerate(zip(sites, frames, strict=True)):
-        start = (i + 1) * width - after - scored
-        own[0].extend(site.frame.before + site.frame.after)
-        own[1].extend((*range(start - before, start), *range(start + scored, (i + 1) * width)))
-        answer[0].extend(site.tokens[:scored])
-        answer[1].extend(range(start, start + scored))
-        spans.append(slice(start - i * width, start - i * width + scored))
-    for table, (ids, places) in ((reward.table, own), (reward.embedding, answer)):
-        embeds[_ids(places, embeds)] = table[_ids(ids, embeds)]
-    return embeds.view(*mask.shape, -1), mask, spans
-
-
 def _ids(values: Sequence[int], like: Tensor) -> Int[Tensor, " N"]:
     return torch.tensor(values, dtype=torch.long, device=like.device)
 
 
-def reward_scores(
-    reward: Reward, embeds: Float[Tensor, "B T Dr"], mask: Int[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
-    """The head's score at every token; the last column is r(y|x)."""
-    places = (mask.cumsum(-1) - 1).clamp_(min=0)
-    hidden = reward.base(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False
-    ).last_hidden_state
-    return widen(reward.head(hidden))
+def reward_rows(reward: Reward, sites: Sequence[Site]) -> list[tuple[int, ...]]:
+    """Frame and scored tokens of each sequence, as ids for `embed_reward`."""
+    words = reward.embedding.shape[0]
+    frames = {
+        frame: [tuple(words + token for token in part) for part in (frame.before, frame.after)]
+        for frame in {site.frame for site in sites}
+    }
+    parts = [(frames[site.frame], site.tokens[: site.scored]) for site in sites]
+    return [before + tokens + after for (before, after), tokens in parts]
+
+
+def embed_reward(reward: Reward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T Dr"]:
+    """Embeddings of the policy's tokens, and from V on of the reward model's own (its frame's)."""
+    words = reward.embedding.shape[0]
+    response = reward.embedding[ids.clamp(max=words - 1)]
+    return torch.where((ids < words)[..., None], response, reward.table[(ids - words).clamp(min=0)])
 
 
 def _reward_pass(
-    reward: Reward, sites: Sequence[Site], objective: Objective
-) -> list[tuple[Tensor, float]]:
+    reward: Reward, sites: Sequence[Site], firsts: Sequence[int], objective: Objective
+) -> tuple[list[Tensor], list[float]]:
     """Embedding gradients of -lam r at the response's tokens and r itself, per sequence."""
-    embeds, mask, spans = reward_inputs(reward, sites)
-    embeds.requires_grad_()
-    scores = reward_scores(reward, embeds, mask)
+    rows = reward_rows(reward, sites)
+    starts, spans = [], []  # where each row's graph begins; its wanted tokens, from the row's end
+    for site, row, first in zip(sites, rows, firsts, strict=True):
+        start = len(site.frame.before) + min(first, site.scored)
+        starts.append(min(start, len(row) - 1))
+        spans.append((len(row) - start, len(site.frame.after)))
+    run = forward(
+        reward.base, partial(embed_reward, reward), rows, starts, reward.device, grad=True
+    )
+    scores = widen(reward.head(run.states))
+    width = scores.shape[1]
+    slices = [slice(width - start, width - stop) for start, stop in spans]
     loss = -objective.lam * scores[:, -1].sum()
     if objective.reward_gradient == "process":
         ends = torch.zeros_like(scores)
-        for i, (site, span) in enumerate(zip(sites, spans, strict=True)):
-            ends[i, span] = step_ends(reward, site).to(ends.dtype)
+        for i, (site, span) in enumerate(zip(sites, slices, strict=True)):
+            known = step_ends(reward, site)[site.scored - (span.stop - span.start) :]
+            ends[i, span] = known.to(ends.dtype)
         loss = loss - objective.lam * objective.process_weight * (ends * scores).sum()
-    (gradient,) = torch.autograd.grad(loss, embeds)
-    values = scores[:, -1].tolist()
-    rows = []
-    for i, (site, span) in enumerate(zip(sites, spans, strict=True)):
-        rest = gradient.new_zeros(len(site.tokens) - site.scored, gradient.shape[-1])
-        rows.append((torch.cat([gradient[i, span], rest]), values[i]))
-    return rows
+    (gradient,) = torch.autograd.grad(loss, run.embeds)
+    gradients = [
+        torch.nn.functional.pad(gradient[i, span], (0, 0, 0, len(s.tokens) - max(f, s.scored)))
+        for i, (s, f, span) in enumerate(zip(sites, firsts, slices, strict=True))
+    ]
+    return gradients, scores[:, -1].tolist()
 
 
 def step_ends(reward: Reward, site: Site) -> Tensor:
@@ -190,7 +193,7 @@ def row_gradients(
 ) -> Float[Tensor, "R V"]:
     """dL/dy at some positions of several sequences, one sequence after another."""
     policy, reward = pair.policy, pair.judge
-    chosen = [(backward, list(rows)) for backward, rows in parts]
+    chosen = [(backward, backward.index(rows)) for backward, rows in parts]
     gradient = _onto(policy.embedding, torch.cat([b.policy[rows] for b, rows in chosen]))
     outcome = torch.cat([b.reward[rows] for b, rows in chosen])
     gradient += _onto(reward.embedding, outcome).to(gradient.device)

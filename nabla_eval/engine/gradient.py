@@ -23,10 +23,15 @@ def site(problem: Problem, trajectory: Trajectory, hard: tuple[int, ...]) -> Sit
 
 
 def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
-    """Gradients of requests that share objective, norm and temperature, as one batch."""
+    """Gradients of requests that share objective, norm and temperature, as one batch.
+
+    A handle holds the gradient from the first of the request's rows on: of all rows, where it names
+    none.
+    """
     objective = requests[0].objective
     sites = [site(r.problem, r.trajectory, r.hard) for r in requests]
-    backwards = differentiate(pair, sites, objective)
+    firsts = [min(r.rows, default=0) for r in requests]
+    backwards = differentiate(pair, sites, objective, firsts)
     values = norms(pair, list(zip(requests, backwards, strict=True)))
     return [
         Gradient(request.hard, own_norms, backward, pass_cost(pair, own))

@@ -143,7 +143,7 @@ def _recompute(
         new = old[: own.start] + tokens + old[own.stop :]
         sites.append(site(request.problem, request.trajectory, new))
     objective = requests[0].dto.objective
-    backwards = differentiate(pair, sites, objective)
+    backwards = differentiate(pair, sites, objective, [rows[i].start for i in stale])
     parts = [(backward, rows[i]) for i, backward in zip(stale, backwards, strict=True)]
     return row_gradients(pair, parts, objective)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.objective import Site, reward_inputs, reward_scores
+from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
 from nabla_eval.errors import RewardError
 from nabla_eval.models.pair import Reward
+from nabla_eval.models.prefix import forward
 from nabla_eval.requests import Judgement, Score
 
 
@@ -27,27 +29,68 @@ def site_of(request: Score) -> Site:
 
 @torch.no_grad()
 def score(reward: Reward, requests: Sequence[Score]) -> list[Judgement]:
-    """Score responses as one left-padded batch.
+    """Score responses as one batch, in which what several of them begin with is encoded once.
 
-    Raises `RewardError` for a reward that is not a finite number.
+    Each is charged what it costs alone, so that no ledger depends on the batch. Raises
+    `RewardError` for a reward that is not a finite number.
     """
     sites = [site_of(request) for request in requests]
-    embeds, mask, spans = reward_inputs(reward, sites)
-    scores = reward_scores(reward, embeds, mask).tolist()
-    lengths = mask.sum(1).tolist()
+    rows = reward_rows(reward, sites)
     judgements = []
-    for request, row, span, length in zip(requests, scores, spans, lengths, strict=True):
-        if not math.isfinite(row[-1]):
+    for request, site, row, scores in zip(
+        requests, sites, rows, _scores(reward, rows, shared_starts(sites, rows)), strict=True
+    ):
+        if not math.isfinite(scores[-1]):
             raise RewardError(
-                f"The reward model {reward.name} gave {row[-1]} to a response of "
+                f"The reward model {reward.name} gave {scores[-1]} to a response of "
                 f"{request.trajectory.scored} tokens (problem {request.problem.id or '?'}). "
                 "Try dtype=float32, or another reward model."
             )
+        before = len(site.frame.before)
         judgements.append(
             Judgement(
-                reward=row[-1],
-                prefix_scores=tuple(row[span]) if reward.process else (),
-                cost=Ledger(scorings=1, flops=forward_flops(reward.parameters, length)),
+                reward=scores[-1],
+                prefix_scores=tuple(scores[before : before + site.scored])
+                if reward.process
+                else (),
+                cost=Ledger(scorings=1, flops=forward_flops(reward.parameters, len(row))),
             )
         )
     return judgements
+
+
+def shared_starts(sites: Sequence[Site], rows: Sequence[tuple[int, ...]]) -> list[int]:
+    """Where each row leaves what the responses to its question have in common."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, site in enumerate(sites):
+        groups.setdefault(site.frame.before, []).append(i)
+    starts = [0] * len(rows)
+    for before, members in groups.items():
+        common = len(before)
+        if len(members) > 1:
+            own = [rows[i] for i in members]
+            common = _agreement(min(own), max(own))
+        for i in members:
+            starts[i] = min(common, min(len(rows[j]) for j in members) - 1)
+    return starts
+
+
+def _agreement(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many ids two rows begin with alike; the first and last of sorted rows speak for all."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _scores(
+    reward: Reward, rows: Sequence[tuple[int, ...]], starts: Sequence[int]
+) -> list[list[float]]:
+    """The head's scores of each row: token by token."""
+    run = forward(reward.base, partial(embed_reward, reward), rows, starts, reward.device)
+    late = widen(reward.head(run.states)).tolist()
+    if run.prefixes is None:
+        return [own[-len(row) :] for own, row in zip(late, rows, strict=True)]
+    early = widen(reward.head(run.prefixes.states)).tolist()
+    return [
+        early[owner][-start:] + own[start - len(row) :]
+        for owner, own, row, start in zip(run.prefixes.owner, late, rows, starts, strict=True)
+    ]

@@ -9,10 +9,11 @@ import model_builders as build
 import pytest
 import torch
 
-from nabla_eval.dto.objective import Site, reward_inputs, reward_scores
+from nabla_eval.dto.objective import Site, embed_reward, reward_rows
 from nabla_eval.models.chat import encode
 from nabla_eval.models.load import pair_from, policy_from, reward_from
 from nabla_eval.models.pair import Pair, Reward
+from nabla_eval.models.prefix import padded, places
 
 USER = {"role": "user", "content": "Is 12+34=46?"}
 SYSTEM = {"role": "system", "content": "Judge."}
@@ -24,8 +25,20 @@ def path(reward: Reward, messages: list[dict[str, str]], rows: list[tuple[int, .
     """Scores `[B, T]` of policy token rows as one left-padded batch, and the mask."""
     frame = reward.frame(messages)
     sites = [Site((), frame, row, len(row)) for row in rows]
-    embeds, mask, _ = reward_inputs(reward, sites)
-    return reward_scores(reward, embeds, mask), mask
+    embeds, mask = inputs(reward, sites)
+    return scores_of(reward, embeds, mask), mask
+
+
+def inputs(reward: Reward, sites: list[Site]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids, mask = padded(reward_rows(reward, sites), reward.device)
+    return embed_reward(reward, ids), mask
+
+
+def scores_of(reward: Reward, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    states = reward.base(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=places(mask), use_cache=False
+    ).last_hidden_state
+    return reward.head(states)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +117,11 @@ def test_gradient_flows_through_the_aligned_table() -> None:
     row = (3, 1, 4, 1, 5)
     chat = [{"role": "user", "content": "1+2=?"}]
     site = Site((), judge.frame(chat), row, len(row))
-    embeds, mask, (span,) = reward_inputs(judge, [site])
+    embeds, mask = inputs(judge, [site])
+    before = len(site.frame.before)
+    span = slice(before, before + len(row))
     embeds.requires_grad_()
-    (gradient,) = torch.autograd.grad(reward_scores(judge, embeds, mask)[0, -1], embeds)
+    (gradient,) = torch.autograd.grad(scores_of(judge, embeds, mask)[0, -1], embeds)
     ours = gradient[0, span] @ judge.embedding.T
     step = 1e-5
     for position, token in ((0, 0), (2, 17), (4, 9), (3, 1)):
@@ -114,7 +129,7 @@ def test_gradient_flows_through_the_aligned_table() -> None:
         for sign in (1, -1):
             moved = embeds.detach().clone()
             moved[0, span][position] += sign * step * judge.embedding[token]
-            values.append(reward_scores(judge, moved, mask)[0, -1])
+            values.append(scores_of(judge, moved, mask)[0, -1])
         slope = (values[0] - values[1]) / (2 * step)
         torch.testing.assert_close(ours[position, token], slope, atol=1e-7, rtol=1e-6)
 
@@ -125,11 +140,11 @@ def test_outcome_classifier_agrees_when_it_pools_embeddings_itself() -> None:
     model = build.tiny("outcome", tokenizer, seed=1)
     judge = reward_from(model, tokenizer, policy)
     sites = [Site((), judge.frame([USER]), row, len(row)) for row in ((3, 1, 4), (5,))]
-    embeds, mask, _ = reward_inputs(judge, sites)
+    embeds, mask = inputs(judge, sites)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         pooled = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places).logits
-    torch.testing.assert_close(reward_scores(judge, embeds, mask)[:, -1], pooled[:, 0])
+    torch.testing.assert_close(scores_of(judge, embeds, mask)[:, -1], pooled[:, 0])
 
 
 def test_a_shorter_reward_table_grows_without_a_second_copy() -> None:
