@@ -94,6 +94,8 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
     from nabla_eval.harness.command import compose
     from nabla_eval.harness.folder import claim, first_rank
+    from nabla_eval.harness.stopping import told
+    from nabla_eval.traces.lock import sole_writer
 
     command = compose(rest, settings=values(settings), **given)
     typed = shlex.join(["nabla-eval", "run", *ctx.meta[__name__]])
@@ -103,14 +105,16 @@ def run(
     if not first_rank():
         command.execute(folder, manifest)
         return
-    claimed = claim(folder, manifest)
-    announce(folder, claimed)
-    if claimed.state != "done":
-        try:
-            manifest = command.execute(folder, manifest)
-        except KeyboardInterrupt:
-            click.echo(f"\nStopped. The same command continues from {folder}.", err=True)
-            ctx.exit(STOPPED)
+    with sole_writer(folder):
+        claimed = claim(folder, manifest)
+        announce(folder, claimed)
+        if claimed.state != "done":
+            try:
+                manifest = command.execute(folder, manifest)
+            except KeyboardInterrupt as stop:
+                if not told(stop):
+                    click.echo(f"\nStopped. The same command continues from {folder}.", err=True)
+                ctx.exit(STOPPED)
     summarise(folder, claimed.before if claimed.state == "done" else manifest)
 
 

@@ -24,6 +24,7 @@ from nabla_eval.harness.study import Cell, Study
 from nabla_eval.harness.workers import Event, Job, run_here, run_in_processes
 from nabla_eval.reporting.overview import Measured, combine, measure, overview_table
 from nabla_eval.reporting.tables import to_rich
+from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest
 from nabla_eval.traces.write import versions
 
@@ -65,13 +66,14 @@ class Sweep:
 
     def run(self, jobs: int) -> int:
         """Run what is not done; returns how many cells failed."""
-        self._save()
-        try:
-            with self.board.show():
-                places, work = self._claim()
-                self._run(places, work, jobs)
-        finally:
+        with sole_writer(self.folder, "study"):
             self._save()
+            try:
+                with self.board.show():
+                    places, work = self._claim()
+                    self._run(places, work, jobs)
+            finally:
+                self._save()
         self._sum_up()
         return sum(line.state == "failed" for line in self.lines)
 

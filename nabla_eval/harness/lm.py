@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lm_eval.utils import simple_parse_args_string
-from tqdm import tqdm
 
 from nabla_eval.config import flatten
 from nabla_eval.engine.drive import Execute
@@ -20,11 +19,13 @@ from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
 from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.heartbeat import Progress
 from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
+from nabla_eval.harness.stopping import stoppable
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, dresses, render
 from nabla_eval.models.pair import Messages, Pair
@@ -188,20 +189,16 @@ class NablaLM(RankedLM):
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
             self.world_size, self._answer,
         )  # fmt: skip
-        quiet = disable_tqdm or self.rank != 0 or self.progress is not None
-        title = f"Running generate_until requests ({self.arguments.method})"
-        count = 0
-        with tqdm(total=len(requests), disable=quiet, desc=title) as bar:
+        progress = Progress(
+            len(todo), self.arguments.method, self.progress, quiet=disable_tqdm or self.rank != 0
+        )
 
-            def finished(index: int, response: NablaResponse) -> None:
-                nonlocal count
-                count += 1
-                self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
-                bar.update(len(todo[index].places))
-                if self.progress is not None:
-                    self.progress(count, len(todo))
+        def finished(index: int, response: NablaResponse) -> None:
+            self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
+            progress.advance()
 
-            responses = run(work, finished)
+        with stoppable(lambda: self._how_to_go_on(progress.done, len(todo))), progress:
+            responses = run(work, finished, progress.resumed)
         self.seconds += time.perf_counter() - began
         ordered = {
             place: response
@@ -209,6 +206,12 @@ class NablaLM(RankedLM):
             for place in draw.places
         }
         return [ordered[place] for place in range(len(requests))]
+
+    def _how_to_go_on(self, done: int, total: int) -> str:
+        folder = self.arguments.trace_dir
+        if folder is None:
+            return f"{done} of {total} answers are lost. With trace_dir=FOLDER they would be kept."
+        return f"{done} of {total} answers are in {folder}; the same command goes on from there."
 
     def _executor(self) -> Execute:
         return Executor(

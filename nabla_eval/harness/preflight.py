@@ -15,6 +15,7 @@ from typing import Any
 
 from nabla_eval.errors import ConfigError, NablaError
 from nabla_eval.harness.register import NAME
+from nabla_eval.harness.stopping import told
 
 
 def check_command_line(argv: Sequence[str] | None = None) -> None:
@@ -88,7 +89,7 @@ def plain_errors() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, NablaError):
             print(f"Error: {error}", file=sys.stderr)
-        else:
+        elif not told(error):
             before(kind, error, trace)
 
     hook.plain = True  # type: ignore[attr-defined]

@@ -35,21 +35,27 @@ class Run:
     answer: Callable[[Problem, Outcome], str] = lambda problem, outcome: outcome.text
 
     def __call__(
-        self, work: Sequence[Work], finished: Callable[[int, NablaResponse], None]
+        self,
+        work: Sequence[Work],
+        finished: Callable[[int, NablaResponse], None],
+        resumed: Callable[[], None] = lambda: None,
     ) -> list[NablaResponse]:
         """Answers in the order of `work`; `finished(index, response)` is called as each is ready.
+
+        `resumed()` is called between those that an earlier sitting left and those to come.
 
         With `trace_dir`, each answer is on disk before `finished` hears of it, and answers that the
         folder holds already are taken from there. Raises `DataError` where it holds another run.
         """
-        responses = self._stored(work)
-        for index in sorted(responses):
-            finished(index, responses[index])
-        left = [index for index in range(len(work)) if index not in responses]
         began: dict[int, float] = {}
         seen: dict[int, Observed] = {}
         with ExitStack() as stack:
-            writer = self._writer(stack)
+            writer = self._writer(stack)  # first: who holds it may trust what the folder holds
+            responses = self._stored(work)
+            for index in sorted(responses):
+                finished(index, responses[index])
+            resumed()
+            left = [index for index in range(len(work)) if index not in responses]
 
             def ended(place: int, outcome: Outcome) -> None:
                 index = left[place]

@@ -1,21 +1,27 @@
-"""Build trace lines and append them to a file, one flush per problem."""
+"""Build trace lines and append them to a file, one system call per problem."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import importlib.metadata
+import os
 import platform
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import nabla_eval
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Outcome, Problem
+from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed
 from nabla_eval.traces.read import intact
 from nabla_eval.traces.schema import (
@@ -29,6 +35,7 @@ from nabla_eval.traces.schema import (
 )
 
 CONTEXT_TOKENS = 32  # kept before a revised token: enough to read, and it does not grow with L
+SYNC_SECONDS = 5.0  # between calls of fsync, which costs milliseconds on a disk that is shared
 _LIBRARIES = ("torch", "transformers", "lm_eval")
 
 
@@ -38,23 +45,30 @@ def trace_path(folder: str | Path, rank: int = 0) -> Path:
 
 
 class TraceWriter:
-    """Append records to a trace file; a context manager.
+    """Append records to a trace file; a context manager, and the file's only writer.
 
-    Opening a trace that a killed run left behind removes its torn last line, so that the next
-    record starts on a line of its own. Raises `DataError` where the file cannot be written, or is
-    no trace that this version reads.
+    A line is handed over in one system call and reaches the disk within `SYNC_SECONDS`: of a
+    killed process at most the last line is torn, of a machine that loses power at most the last
+    seconds' lines are missing. Opening a trace removes such a torn line, so that the next record
+    starts on a line of its own; a line that no longer fits on the disk is taken back.
+
+    Raises `DataError` where the file cannot be written, is no trace that this version reads, or has
+    another writer.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._locked = ExitStack()
+        self._synced = 0.0
 
     def __enter__(self) -> TraceWriter:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._locked.enter_context(sole_writer(self.path.parent, self.path.name))
+            self._file = self.path.open("ab", buffering=0)
             if self._file.tell() > 0:
                 self._drop_torn_line()
+            self._synced = time.monotonic()
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -74,17 +88,25 @@ class TraceWriter:
         """Append one record and hand it to the operating system before returning."""
         if self._file is None:
             raise DataError(f"Trace {self.path} is not open. Use it as `with TraceWriter(...)`.")
+        line = dumps(record).encode() + b"\n"
+        before = self._file.tell()
         try:
-            self._file.write(dumps(record).encode() + b"\n")
-            self._file.flush()
+            if (written := self._file.write(line)) != len(line):
+                self._file.truncate(before)
+                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted")
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                _sync(self._file)
+                self._synced = time.monotonic()
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
-        """Close the file; harmless when it is closed already."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file, all lines on disk; harmless when it is closed already."""
+        file, self._file = self._file, None
+        with self._locked:
+            if file is not None:
+                with file:
+                    _sync(file)
 
     def _drop_torn_line(self) -> None:
         assert self._file is not None
@@ -94,10 +116,19 @@ class TraceWriter:
             self._file.truncate(end)
 
 
+def _sync(file: FileIO) -> None:
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of what is no file on a disk
+            raise
+
+
 def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"Cannot write the trace {path}: {error.strerror or error}. "
-        "Free some space or choose another trace_dir."
+        f"Cannot write the trace {path}: {error.strerror or error}. What was answered before is in "
+        "it: the same command goes on from there once there is room. Free some space, or copy the "
+        "folder to another disk and name it as trace_dir."
     )
 
 

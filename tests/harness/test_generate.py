@@ -97,7 +97,7 @@ def test_a_trace_has_one_line_per_problem_and_is_picked_up_again(
     first = model.generate_until(requests[:1], disable_tqdm=True)
     both = model.generate_until(requests, disable_tqdm=True)
     assert both[0] == first[0] and both[0].stats == first[0].stats
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.jsonl")
     records = read(tmp_path)
     assert len(file.read_text().splitlines()) == len(records) == 2
     assert [record["id"] for record in records] == ["task/0/0", "task/1/0"]

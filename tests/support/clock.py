@@ -1,7 +1,7 @@
 """Ratios measured within one run: reference and subject take turns, so both see the same machine.
 
-`make test` runs each once, on little, without a clock; `make bench` times them and writes
-`reports/benchmarks.md` (`benchmark_page.py`) from what they leave in pytest-benchmark's `extra_info`.
+`make test` runs each once, on little, without a clock; `make bench` times them, and writes
+`reports/benchmarks.md` (`benchmark_page.py`) from what pytest-benchmark kept in `extra_info`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""One writer at a time: two processes that append to one file would give each other's results."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nabla_eval.errors import DataError
+
+LOGGER = logging.getLogger("nabla_eval")
+
+
+@contextmanager
+def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
+    """Be the only process that writes a file of a folder, until the block ends or the process does.
+
+    The folder is made where it is missing. The operating system holds the lock (of `.FILE.lock`),
+    so a killed process leaves none behind. Where a file system has no locks, a warning says so and
+    nothing is refused. Raises `DataError` where another process is at it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{file}.lock", timeout=0, thread_local=False)
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"Another process is writing to {folder} at this moment. Wait until it has ended (the "
+            "same command then continues from what it did), or choose another folder."
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if not _unsupported(error):
+            raise DataError(f"Cannot write {folder}: {error}. Choose another folder.") from error
+        LOGGER.warning("%s cannot be locked (%s): let no two runs write to it.", folder, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unsupported(error: Exception) -> bool:
+    """Whether a file system knows no locks, rather than that nothing can be written there."""
+    known = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known

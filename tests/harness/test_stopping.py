@@ -1,0 +1,114 @@
+"""A stopped run says how to go on, and log files get lines in place of bars."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from nabla_eval.harness import heartbeat, stopping
+from nabla_eval.harness.heartbeat import Heartbeat, Progress
+from nabla_eval.harness.stopping import Terminated, stoppable, told
+
+
+def test_sigterm_ends_a_block_with_the_status_that_shells_know(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(Terminated) as caught, stoppable(lambda: "3 of 4 are there."):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert caught.value.code == 143 and told(caught.value)
+    assert capsys.readouterr().err == "\nStopped: 3 of 4 are there.\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ctrl_c_stays_what_it_is_and_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, stoppable(lambda: "none is lost."):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    assert told(caught.value) and "none is lost." in capsys.readouterr().err
+
+
+def test_other_errors_are_not_called_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError), stoppable(lambda: "never said"):
+        raise ValueError
+    assert capsys.readouterr().err == ""
+
+
+def test_a_program_with_plans_of_its_own_keeps_them() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with stoppable(lambda: "never said"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_threads_do_without_signals() -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with stoppable(lambda: ""):
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+def test_heartbeats_come_without_answers_and_estimate_from_fresh_ones() -> None:
+    stream = io.StringIO()
+    with Heartbeat(10, "nabla", every=0.02, stream=stream) as heart:
+        time.sleep(0.2)
+        heart.done = heart.kept = 4
+        assert "left" not in heart.line()
+        heart.done = 6
+        heart._began = time.monotonic() - 3600
+        assert heart.line().startswith("nabla: 6 of 10 in 60 min, about 2 h 0 min left, ")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 3 and lines[0].startswith("nabla: 0 of 10 in 0 s, ")
+    assert lines[-1].startswith("nabla: 6 of 10") and "GiB of memory" in lines[-1]
+
+
+def test_scarce_memory_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SCARCE", 1.0)
+    stream = io.StringIO()
+    with Heartbeat(1, "nabla", every=0.02, stream=stream):
+        time.sleep(0.2)
+    assert stream.getvalue().count("of this machine's memory are left") == 1
+
+
+def test_progress_is_a_bar_on_terminals_lines_elsewhere_and_nothing_where_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(quiet: bool = False) -> str:
+        with Progress(2, "nabla", None, quiet=quiet) as progress:
+            progress.advance()
+            progress.resumed()
+            progress.advance()
+        assert progress.done == 2
+        return capsys.readouterr().err
+
+    assert shown().startswith("nabla: 2 of 2 in 0 s")
+    assert shown(quiet=True) == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert "2/2" in shown()
+    calls: list[tuple[int, int]] = []
+    with Progress(2, "nabla", lambda *counts: calls.append(counts), quiet=False) as progress:
+        progress.advance()
+    assert calls == [(1, 2)] and capsys.readouterr().err == ""
+
+
+def test_terminated_is_no_ordinary_exception() -> None:
+    """`except Exception` on the way, as lm-eval and the grader have it, must not swallow it."""
+    assert not issubclass(stopping.Terminated, Exception)
