@@ -51,7 +51,7 @@ REWARD_NAMES = frozenset({
 })  # fmt: skip
 OWN_NAMES = frozenset({
     "pretrained", "reward", "method", "preset", "seed", "trace_dir", "allow_pickle",
-    "max_batch_tokens", "rollout",
+    "max_batch_tokens", "rollout", "gradient_checkpointing",
 })  # fmt: skip
 # Of `rollout=vllm`.
 SERVER_NAMES = frozenset(leaves(ServerOptions))
@@ -62,7 +62,7 @@ NEUTRAL = frozenset({
     "device", "device_map", "reward_device", "reward_device_map", "parallelize", "max_memory",
     "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "offload_buffers",
     "offload_state_dict", "low_cpu_mem_usage", "cache_dir", "local_files_only", "force_download",
-    "proxies", "token", "logits_cache",
+    "proxies", "token", "logits_cache", "gradient_checkpointing",
 })  # fmt: skip
 
 
@@ -80,6 +80,7 @@ class Arguments:
     trace_dir: Path | None = None
     allow_pickle: bool = False
     max_batch_tokens: int = 2**17  # padded tokens of one micro-batch
+    gradient_checkpointing: bool = False  # keep less for backward passes, and compute it again
     server: ServerOptions | None = None  # of rollout=vllm; None: rollouts are local
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
@@ -131,6 +132,9 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
         trace_dir=Path(str(options["trace_dir"])) if "trace_dir" in options else None,
         allow_pickle=coerce("allow_pickle", options.get("allow_pickle", False), bool),
         max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), int),
+        gradient_checkpointing=coerce(
+            "gradient_checkpointing", options.get("gradient_checkpointing", False), bool
+        ),
         server=_server(options),
         reward_options={n: options[n] for n in options if n in REWARD_NAMES},
         hf={n: options[n] for n in options if n in HFLM_NAMES | PASSED_ON},
@@ -219,12 +223,17 @@ _STILL_USED = frozenset({
 
 def loading(options: Mapping[str, Any]) -> dict[str, Any]:
     """The part of flat model arguments that says which models to load, and how."""
-    names = HFLM_NAMES | PASSED_ON | REWARD_NAMES | {"pretrained", "reward", "allow_pickle"}
+    own = {"pretrained", "reward", "allow_pickle", "gradient_checkpointing"}
+    names = HFLM_NAMES | PASSED_ON | REWARD_NAMES | own
     return {name: options[name] for name in options if name in names - _STILL_USED}
 
 
 def _refuse_loading(arguments: Arguments) -> None:
-    named = {"pretrained": arguments.pretrained, "reward": arguments.reward}
+    named = {
+        "pretrained": arguments.pretrained,
+        "reward": arguments.reward,
+        "gradient_checkpointing": arguments.gradient_checkpointing or None,
+    }
     idle = [name for name, value in named.items() if value is not None]
     idle += [name for name in (*arguments.reward_options, *arguments.hf) if name not in _STILL_USED]
     if idle:

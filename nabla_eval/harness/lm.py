@@ -39,8 +39,9 @@ class NablaLM(RankedLM):
 
     Keyword arguments are those of `--model_args`: `pretrained` and `reward` (hub ids or folders;
     the embedded pair by default), `method`, `preset`, every option of the method (`n=8`, `lr=0.1`),
-    `seed`, `trace_dir`, and whatever `HFLM` takes. `pair` is a loaded pair instead of names;
-    `progress(done, total)` is called after each response.
+    `seed`, `trace_dir`, `max_batch_tokens` (padded tokens of a micro-batch),
+    `gradient_checkpointing` (backward passes keep less and take longer), and whatever `HFLM` takes.
+    `pair` is a loaded pair instead of names; `progress(done, total)` is called after each response.
 
     `batch_size` is the number of problems that are active at once; no result depends on it. Without
     `seed`, draws are keyed by the torch seed that lm-eval's `--seed` sets, or by 0.

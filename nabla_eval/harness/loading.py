@@ -27,6 +27,7 @@ from nabla_eval.models.checkpoint import (
     parse_device,
     parse_dtype,
 )
+from nabla_eval.models.checkpointing import checkpoint_gradients
 from nabla_eval.models.load import pair_from, policy_from
 from nabla_eval.models.pair import Pair, Policy
 
@@ -76,7 +77,8 @@ def load_pair(arguments: Arguments, model: Any, tokenizer: Any, dtype: Any, devi
     source = _reward_source(arguments)
     if source is None:
         return pair_from(policy)
-    return _with_reward(arguments, policy, source, dtype, device)
+    pair = _with_reward(arguments, policy, source, dtype, device)
+    return checkpoint_gradients(pair) if arguments.gradient_checkpointing else pair
 
 
 def _with_reward(

@@ -12,6 +12,7 @@ from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models import chat, roundtrip, split
 from nabla_eval.models.chat import Framer, Template
 from nabla_eval.models.checkpoint import Trust, examine, parse_device, parse_dtype
+from nabla_eval.models.checkpointing import checkpoint_gradients
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
@@ -41,11 +42,13 @@ def load_pair(
     step_delimiter: str | None = None,
     process_score: Contrast = "logit",
     template: Template | None = None,
+    gradient_checkpointing: bool = False,
 ) -> Pair:
     """Load a policy and a reward model, each a hub id or a folder; the embedded pair by default.
 
     With a policy and no reward model, `Pair.reward` is None. `device_map` is accelerate's;
-    `parallelize` spreads both models over all GPUs ("auto"). dtype: bfloat16 on CUDA, float32 on
+    `parallelize` spreads both models over all GPUs ("auto"). `gradient_checkpointing` keeps less
+    for backward passes and takes longer over them. dtype: bfloat16 on CUDA, float32 on
     the CPU. `vocab`, `step_delimiter`, `process_score`, `template`: see `reward_from`.
 
     Raises `ModelError` (`VocabularyError` for vocabularies that do not fit) and `ConfigError`.
@@ -72,7 +75,7 @@ def load_pair(
     )
     check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
     reward_where = where if reward_device is None else parse_device(reward_device)
-    return pair_from(
+    pair = pair_from(
         policy_from(actor.load(kind, where), actor.tokenizer),
         judge.load(parse_dtype(reward_dtype or kind, reward_where), reward_where),
         judge.tokenizer,
@@ -81,6 +84,7 @@ def load_pair(
         process_score=process_score,
         template=template,
     )
+    return checkpoint_gradients(pair) if gradient_checkpointing else pair
 
 
 def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Policy:

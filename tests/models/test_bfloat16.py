@@ -1,0 +1,53 @@
+"""bfloat16 models: softmaxes and sums in float32, results near those of the float32 models."""
+
+from __future__ import annotations
+
+import torch
+
+import nabla_eval as ne
+from nabla_eval.config import Objective
+from nabla_eval.dto.objective import Site, differentiate, row_gradient
+from nabla_eval.engine.rollout import statistics
+
+TEXT, RESPONSE = "3,1,4=8?", "3+1=4;4*2=8"
+
+
+def rows(dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    pair = ne.load_pair(dtype=dtype, device="cpu")
+    assert pair.policy.embedding.dtype == pair.judge.embedding.dtype == dtype
+    prompt = pair.policy.encode(TEXT)
+    tokens = pair.policy.encode(RESPONSE, special=False)
+    frame = pair.judge.frame([{"role": "user", "content": TEXT}])
+    site, objective = Site(prompt, frame, tokens, len(tokens)), Objective(nll_weight=0.1)
+    (backward,) = differentiate(pair, [site], objective)
+    return row_gradient(pair, backward, range(len(tokens)), objective), backward.value
+
+
+def test_gradients_are_float32_finite_and_close() -> None:
+    coarse, value = rows(torch.bfloat16)
+    fine, expected = rows(torch.float32)
+    assert coarse.dtype == torch.float32 and bool(coarse.isfinite().all())
+    # bfloat16 keeps 8 bits: 0.4 % a rounding, of which a few dozen add up along the layers.
+    assert torch.nn.functional.cosine_similarity(coarse, fine, dim=-1).min() > 0.98
+    assert abs(value - expected) < 0.02 * max(1.0, abs(expected))
+
+
+def test_refined_logits_are_float32_finite_and_near() -> None:
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        pair = ne.load_pair(dtype=dtype, device="cpu")
+        prompt = pair.policy.encode(TEXT)
+        tokens = pair.policy.encode(RESPONSE, special=False)
+        found.append(ne.refine(pair, prompt, tokens, committed=2, lr=0.1, update="all").logits)
+    coarse, fine = found
+    assert coarse.dtype == torch.float32 and bool(coarse.isfinite().all())
+    shares = [logits.softmax(-1) for logits in (coarse, fine)]
+    assert float((shares[0] - shares[1]).abs().sum(-1).max()) < 0.3
+
+
+def test_statistics_of_bfloat16_logits_are_float32() -> None:
+    logits = torch.linspace(-30, 30, 4096).repeat(2, 1).to(torch.bfloat16)
+    known = statistics(logits, torch.tensor([0, 4095]))
+    exact = statistics(logits.float(), torch.tensor([0, 4095]))
+    for name, value in known.items():
+        torch.testing.assert_close(value, exact[name])
