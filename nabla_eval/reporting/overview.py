@@ -14,7 +14,7 @@ from nabla_eval.analysis.accuracy import Scores, accuracy
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, percent
-from nabla_eval.traces import Record, read
+from nabla_eval.traces import Record, done
 
 PREFERRED = ("exact_match", "acc")  # shown in per cent
 
@@ -66,7 +66,7 @@ def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
         raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
     date = results[-1].stem.removeprefix("results_")  # its samples have it too
     records: dict[str, list[Record]] = defaultdict(list)
-    for record in read(folder):
+    for record in done(folder).values():
         records[record["id"].split("/")[0]].append(record)
     return [
         _measured(

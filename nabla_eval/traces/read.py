@@ -12,7 +12,7 @@ from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Draft, Outcome, Problem, Step
-from nabla_eval.traces.schema import SCHEMA, Record, loads, problem_hash
+from nabla_eval.traces.schema import READABLE, Record, problem_hash, unseal
 
 T = TypeVar("T")
 
@@ -112,15 +112,16 @@ def intact(file: Path) -> tuple[list[Record], int]:
 
 
 def _parse(line: bytes, file: Path, number: int) -> Record:
-    record = loads(line)
+    record = unseal(line)
     if not isinstance(record, dict) or "schema" not in record:
         raise DataError(
             f"{file}:{number} is not a trace record: it has no schema. "
             "Point to a trace-rank*.jsonl that nabla_eval wrote with trace_dir=."
         )
-    if record["schema"] != SCHEMA:
+    if record["schema"] not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise DataError(
-            f"{file}:{number} has schema {record['schema']!r}; this version reads {SCHEMA}. "
+            f"{file}:{number} has schema {record['schema']!r}; this version reads {known}. "
             "Read it with the version of nabla_eval that wrote it, or run again."
         )
     missing = Record.__required_keys__ - record.keys()

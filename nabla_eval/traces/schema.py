@@ -1,6 +1,7 @@
 """What a trace line holds, as JSON, and how numbers that JSON does not know are written.
 
-The format is versioned: a change that an old reader would misread raises `SCHEMA`.
+The format is versioned: a change that an old reader would misread raises `SCHEMA`, and new keys do
+not. Each line ends in a checksum of itself, because a damaged digit is still a number.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from typing import Any, TypedDict
 
 from nabla_eval.requests import Problem, StopReason, Verdict
 
-SCHEMA = 1
+SCHEMA = 2  # since which each line has a checksum
+READABLE = (1, SCHEMA)
+_CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
 _FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
 
@@ -141,6 +145,31 @@ def document(identifier: str) -> str:
 def dumps(value: Any) -> str:
     """One line of standard ASCII JSON; infinities and NaN survive as tagged objects."""
     return json.dumps(_tag(value), allow_nan=False, separators=(",", ":"))
+
+
+def seal(record: Record) -> bytes:
+    """A record as one line of a trace, newline included."""
+    body = dumps(record).encode()
+    return body[:-1] + b',"check":"' + _checksum(body).encode() + b'"}\n'
+
+
+def unseal(line: bytes) -> Any:
+    """What a line holds, without its checksum.
+
+    Raises ValueError for a line that is not standard JSON, or not what was once sealed.
+    """
+    record = loads(line)
+    if not isinstance(record, dict) or (record.get("schema") != SCHEMA and "check" not in record):
+        return record  # of before there were checksums, or no trace at all
+    found = _CHECK.search(line)
+    if found is None or _checksum(line[: found.start()] + b"}") != found[1].decode():
+        raise ValueError("its checksum is wrong: the line is not what was written")
+    del record["check"]
+    return record
+
+
+def _checksum(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=6).hexdigest()
 
 
 def loads(text: str | bytes) -> Any:

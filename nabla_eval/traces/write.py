@@ -30,8 +30,8 @@ from nabla_eval.traces.schema import (
     DraftRecord,
     Record,
     StepRecord,
-    dumps,
     problem_hash,
+    seal,
 )
 
 CONTEXT_TOKENS = 32  # kept before a revised token: enough to read, and it does not grow with L
@@ -88,7 +88,7 @@ class TraceWriter:
         """Append one record and hand it to the operating system before returning."""
         if self._file is None:
             raise DataError(f"Trace {self.path} is not open. Use it as `with TraceWriter(...)`.")
-        line = dumps(record).encode() + b"\n"
+        line = seal(record)
         before = self._file.tell()
         try:
             if (written := self._file.write(line)) != len(line):

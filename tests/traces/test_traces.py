@@ -116,7 +116,7 @@ def test_another_schema_is_refused(tmp_path):
     with TraceWriter(path) as trace:
         trace.write(line(0))
         trace.write({**line(1), "schema": SCHEMA + 1})
-    with pytest.raises(DataError, match=r":2 has schema 2"):
+    with pytest.raises(DataError, match=f":2 has schema {SCHEMA + 1}"):
         read(path)
 
 
