@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,9 +37,7 @@ class Key:
 
     def __truediv__(self, part: str | int) -> Key:
         kind = b"i" if isinstance(part, int) else b"s"
-        body = str(part).encode()
-        label = kind + len(body).to_bytes(8, "little") + body
-        return Key(hashlib.blake2b(self.digest + label, digest_size=16).digest())
+        return Key(_digest(self.digest, kind, str(part)))
 
     def uniforms(self, start: int, count: int) -> np.ndarray:
         """Uniform numbers in (0, 1) at positions start..start+count-1; float64 `[count]`."""
@@ -50,6 +49,13 @@ class Key:
 
     def __repr__(self) -> str:
         return f"Key({self.digest.hex()[:12]})"
+
+
+@lru_cache(maxsize=2**14)  # many streams of a problem begin alike
+def _digest(parent: bytes, kind: bytes, part: str) -> bytes:
+    body = part.encode()
+    label = kind + len(body).to_bytes(8, "little") + body
+    return hashlib.blake2b(parent + label, digest_size=16).digest()
 
 
 def uniforms(keys: Sequence[Key], start: int | Sequence[int], count: int) -> np.ndarray:

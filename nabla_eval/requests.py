@@ -91,6 +91,7 @@ class Trajectory:
     log_probability: tuple[float, ...] = ()  # nats, of the tokens, at temperature 1
     certainty: tuple[float, ...] = ()  # nats, KL(uniform || policy) at temperature 1
     states: Any = field(repr=False, compare=False, default=None)  # [L, D] last hidden states
+    past: Any = field(repr=False, compare=False, default=None)  # what `Generate` goes on from
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
@@ -99,7 +100,8 @@ class Generate:
     """Roll out a response: from the prompt, or from `prefix.tokens[:keep]` followed by `token`.
 
     With `until`, the next step of it only, delimiter included: the result's tokens are the prefix
-    and that step, so that going on from it needs no tokeniser.
+    and that step, so that going on from it needs no tokeniser. `branches` says that others may go
+    on from the result: the engine then keeps what it encoded, while there is room.
     """
 
     problem: Problem
@@ -109,6 +111,7 @@ class Generate:
     keep: int = 0
     token: int | None = None
     until: Steps | None = None
+    branches: bool = False
 
     @property
     def given(self) -> int:

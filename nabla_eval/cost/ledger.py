@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import asdict, dataclass, fields
 
 
@@ -12,13 +13,16 @@ class Ledger:
     `model_calls` follows the paper's accounting: a generated token is one call, a gradient pass
     four (policy and reward model, forward and backward), a scoring one. Prefills are listed but
     not counted there, as the paper does not count them.
+
+    `prefill_tokens` are what was really forwarded: a prompt once for all responses that share it,
+    and of a prefix whose keys and values were still there only the token that comes after it.
     """
 
     generated_tokens: int = 0  # tokens that the policy's decode loop produced
     gradient_passes: int = 0  # joint forward + backward passes of policy and reward model
     scorings: int = 0  # reward evaluations of a whole response
-    prefills: int = 0  # prompts (with their committed prefixes) fed to the decode loop
-    prefill_tokens: int = 0  # tokens in them
+    prefills: int = 0  # prompts (with their committed prefixes) encoded from their beginning
+    prefill_tokens: int = 0  # tokens encoded that were given, not generated
     refinements: int = 0  # refined distributions made: one per trajectory and position
     speculative_tokens: int = 0  # share of generated_tokens that lookahead threw away
     speculative_scorings: int = 0  # share of scorings that lookahead threw away
@@ -34,14 +38,17 @@ class Ledger:
 
     def add(self, other: Ledger) -> None:
         """Add another ledger's counts to this one, in place."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in _NAMES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __add__(self, other: Ledger) -> Ledger:
-        total = Ledger(**asdict(self))
+        total = copy(self)
         total.add(other)
         return total
 
     def as_dict(self) -> dict[str, float]:
         """The counts and `model_calls`, ready for JSON."""
         return {**asdict(self), "model_calls": self.model_calls}
+
+
+_NAMES = tuple(field.name for field in fields(Ledger))

@@ -55,8 +55,8 @@ def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> li
 def left_pad(
     rows: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Ids `[B, L]` padded on the left, and the mask `[B, L]` (1 = a token, 0 = padding)."""
-    width = max(len(row) for row in rows)
+    """Ids `[B, L]` padded on the left, and the mask `[B, L]` (1 = a token, 0 = padding); L >= 1."""
+    width = max(1, *map(len, rows))
     ids = [[pad] * (width - len(row)) + list(row) for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

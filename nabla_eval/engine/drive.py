@@ -1,10 +1,10 @@
-"""Advance many problems at once: one generator each, one batch of requests a round."""
+"""Advance many problems at once: one generator each, and an engine that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.requests import Generate, Method, Outcome, Request
@@ -33,6 +33,34 @@ class _Active:
         )
 
 
+class Session(Protocol):
+    """An engine at work on many lists of requests at once."""
+
+    def submit(self, ticket: int, requests: list[Any]) -> None:
+        """Add a list of requests."""
+
+    def collect(self) -> list[tuple[int, list[Any]]]:
+        """Wait until some list is answered; the tickets and results of those that are."""
+
+
+class Rounds:
+    """The session of a plain function: all that was submitted is executed together."""
+
+    def __init__(self, execute: Execute) -> None:
+        self.execute = execute
+        self._submitted: list[tuple[int, list[Any]]] = []
+
+    def submit(self, ticket: int, requests: list[Any]) -> None:
+        """Add a list of requests."""
+        self._submitted.append((ticket, requests))
+
+    def collect(self) -> list[tuple[int, list[Any]]]:
+        """Execute all lists as one."""
+        submitted, self._submitted = self._submitted, []
+        results = iter(self.execute([request for _, own in submitted for request in own]))
+        return [(ticket, [next(results) for _ in own]) for ticket, own in submitted]
+
+
 def drive(
     methods: Iterable[Method],
     execute: Execute,
@@ -41,40 +69,36 @@ def drive(
 ) -> list[Outcome]:
     """Run methods to their outcomes, at most `width` of them at a time.
 
-    Each round collects what the active methods ask for, executes it together, and sends every
-    method its own results; when one finishes, the next is admitted. `done(index, outcome)` is
+    `execute` answers a list of requests. Where it has a `session()`, as `Executor` has, a method
+    goes on as soon as its own requests are answered; a plain function answers in rounds what all
+    active methods ask for. When a method finishes, the next is admitted. `done(index, outcome)` is
     called as each finishes, in no particular order. Outcomes come back in the order of `methods`,
     each with the ledger of what its own requests cost (a method may have put shares of it there).
     """
+    session: Session = execute.session() if hasattr(execute, "session") else Rounds(execute)
     outcomes: dict[int, Outcome] = {}
+    running: dict[int, _Active] = {}
 
-    def advance(active: _Active, results: list[Any] | None) -> bool:
-        """Resume one generator; False when it has returned."""
+    def advance(active: _Active, results: list[Any] | None) -> None:
+        """Resume one generator, and submit what it asks for."""
         try:
             active.pending = next(active.method) if results is None else active.method.send(results)
-            return True
         except StopIteration as stop:
+            running.pop(active.index, None)
             outcome = replace(stop.value, ledger=stop.value.ledger + active.ledger)
             outcomes[active.index] = outcome
             if done is not None:
                 done(active.index, outcome)
-            return False
+            return
+        running[active.index] = active
+        session.submit(active.index, active.pending)
 
     waiting = enumerate(methods)
-    running: list[_Active] = []
     while True:
         while len(running) < width and (entry := next(waiting, None)) is not None:
-            active = _Active(entry[0], entry[1], [])
-            if advance(active, None):
-                running.append(active)
+            advance(_Active(*entry, []), None)
         if not running:
             return [outcomes[i] for i in sorted(outcomes)]
-        results = execute([request for active in running for request in active.pending])
-        start, still = 0, []
-        for active in running:
-            own = results[start : start + len(active.pending)]
-            start += len(active.pending)
-            active.charge(own)
-            if advance(active, own):
-                still.append(active)
-        running = still
+        for index, results in session.collect():
+            running[index].charge(results)
+            advance(running[index], results)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from nabla_eval.engine.batching import in_batches
+from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
-from nabla_eval.engine.rollout import rollout
+from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
@@ -25,8 +26,11 @@ from nabla_eval.requests import (
 )
 
 Rollout = Callable[[list[Generate]], list[Trajectory]]
+Place = tuple[int, int]  # ticket, and place in its list
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
+
+_ORDER = (Compose, Replay, Score, Differentiate, Refine, Generate)
 
 
 class Executor:
@@ -34,6 +38,9 @@ class Executor:
 
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
+    `max_past_tokens` bounds the tokens whose keys and values are kept for rollouts that go on from
+    them, beside those of the running batch; by default as many as `max_batch_tokens`. Beyond it,
+    and for models whose attention is not full everywhere, prefixes are encoded again.
     `chat` are options of the policy's chat template, for the questions that methods ask it.
     `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does.
     """
@@ -44,26 +51,26 @@ class Executor:
         max_batch_tokens: int = 2**17,
         chat: Mapping[str, Any] | None = None,
         rollout: Rollout | None = None,
+        max_past_tokens: int | None = None,
     ) -> None:
         self.pair = pair
         self.max_batch_tokens = max_batch_tokens
         self.chat = dict(chat or {})
         self.rollout = rollout
+        self.pasts = Pasts(max_batch_tokens if max_past_tokens is None else max_past_tokens)
 
     def __call__(self, requests: list[Request]) -> list[Any]:
-        groups: dict[Hashable, list[int]] = {}
-        for i, request in enumerate(requests):
-            groups.setdefault(_group(request), []).append(i)
-        results: list[Any] = [None] * len(requests)
-        for indices in groups.values():
-            outputs = self._run([requests[i] for i in indices])
-            for i, output in zip(indices, outputs, strict=True):
-                results[i] = output
+        session = self.session()
+        session.submit(0, requests)
+        ((_, results),) = session.collect() if requests else [(0, [])]
         return results
 
-    def _run(self, requests: list[Any]) -> list[Any]:
-        if self.rollout is not None and isinstance(requests[0], Generate):
-            return self.rollout(requests)
+    def session(self) -> Session:
+        """Work on many lists of requests at once, each answered when it is ready."""
+        return Session(self)
+
+    def run(self, requests: list[Any]) -> list[Any]:
+        """Results of requests of one group, but for rollouts of the local decode loop."""
         run, length, budget = self._plan(requests[0])
         return in_batches(run, requests, length, budget)
 
@@ -71,8 +78,6 @@ class Executor:
         """How a kind of request is run, the length of one, and the budget of a micro-batch."""
         pair, budget = self.pair, self.max_batch_tokens
         match request:
-            case Generate():
-                return lambda batch: rollout(pair.policy, batch), _generated_length, budget
             case Score():
                 return lambda batch: score(pair.judge, batch), _length, budget
             case Differentiate():
@@ -87,6 +92,66 @@ class Executor:
         raise TypeError(f"{type(request).__name__} is not a request that the engine knows.")
 
 
+class Session:
+    """Lists of requests under way, each with a ticket (an integer).
+
+    Rollouts run in one decode batch that rows enter and leave. What else is asked for comes first,
+    kind by kind in the order in which methods go through them, so that each kind is run for as many
+    problems at once as ask for it.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.decoder = Decoder(executor.pair.policy, executor.max_batch_tokens, executor.pasts)
+        self._results: dict[int, list[Any]] = {}
+        self._left: dict[int, int] = {}  # requests of a ticket that are not answered
+        self._waiting: dict[type, list[tuple[Place, Any]]] = {kind: [] for kind in _ORDER}
+
+    def submit(self, ticket: int, requests: list[Request]) -> None:
+        """Add a list of requests."""
+        self._results[ticket] = [None] * len(requests)
+        self._left[ticket] = len(requests)
+        for i, request in enumerate(requests):
+            if type(request) not in self._waiting:
+                raise TypeError(f"{type(request).__name__} is not a request that the engine knows.")
+            self._waiting[type(request)].append(((ticket, i), request))
+
+    def collect(self) -> list[tuple[int, list[Any]]]:
+        """Work until some list is answered; the tickets and results of those that are."""
+        ready: list[int] = [ticket for ticket, left in self._left.items() if not left]
+        while self._left and not ready:
+            for (ticket, i), result in self._advance():
+                self._results[ticket][i] = result
+                self._left[ticket] -= 1
+                if not self._left[ticket]:
+                    ready.append(ticket)
+        for ticket in ready:
+            del self._left[ticket]
+        return [(ticket, self._results.pop(ticket)) for ticket in sorted(ready)]
+
+    def _advance(self) -> list[tuple[Place, Any]]:
+        """Answer all requests of the first kind that is waiting, or go on decoding."""
+        for kind, waiting in self._waiting.items():
+            if waiting and (kind is not Generate or self.executor.rollout is not None):
+                self._waiting[kind] = []
+                return self._run(waiting)
+        self.decoder.add(self._waiting[Generate])
+        self._waiting[Generate] = []
+        return self.decoder.run()
+
+    def _run(self, waiting: list[tuple[Place, Any]]) -> list[tuple[Place, Any]]:
+        groups: dict[Hashable, list[tuple[Place, Any]]] = {}
+        for place, request in waiting:
+            groups.setdefault(_group(request), []).append((place, request))
+        answered: list[tuple[Place, Any]] = []
+        for group in groups.values():
+            places, requests = [place for place, _ in group], [request for _, request in group]
+            remote = isinstance(requests[0], Generate) and self.executor.rollout
+            results = remote(requests) if remote else self.executor.run(requests)
+            answered += zip(places, results, strict=True)
+        return answered
+
+
 def _group(request: Request) -> Hashable:
     """Requests of one group can share a batch."""
     match request:
@@ -95,10 +160,6 @@ def _group(request: Request) -> Hashable:
         case Refine():
             return (Refine, request.dto, request.relaxation)
     return (type(request),)
-
-
-def _generated_length(request: Generate) -> int:
-    return len(request.problem.prompt) + request.keep + request.longest
 
 
 def _replayed_length(request: Replay) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.engine.batching import left_pad, positions
-from nabla_eval.engine.rollout import statistics
+from nabla_eval.engine.response import statistics
 from nabla_eval.models.pair import Policy
 
 _ELEMENTS = 2**25  # of positions x V formed at once

@@ -1,252 +1,281 @@
-"""The decode loop: prefill, then one token a step for every unfinished row."""
+"""The decode loop: a running batch that responses enter and leave, one token a step for each."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nabla_eval.config import Steps
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import left_pad, positions
+from nabla_eval.engine.cache import Joined, Past, Pasts, Whole, rows_of
+from nabla_eval.engine.record import Record, Row
+from nabla_eval.engine.response import Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.models.pair import Policy
-from nabla_eval.randomness import uniforms
-from nabla_eval.requests import Generate, Problem, StopReason, Trajectory
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Generate, Trajectory
 
-COLUMNS = ("argmax", "entropy", "top_probability", "log_probability", "certainty")
-_BLOCK = 64  # steps whose records and random numbers are allocated together
-_RAREST = math.log(torch.finfo(torch.float32).tiny)
+SHARE = 0.25  # of the rows that finish before others are admitted
+
+
+def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
+    """Generate responses as one batch; results in the order of the requests."""
+    decoder = Decoder(policy)
+    decoder.add(list(enumerate(requests)))
+    results: dict[int, Trajectory] = {}
+    while len(results) < len(requests):
+        results.update(decoder.run())
+    return [results[i] for i in range(len(requests))]
 
 
 @dataclass
-class _Row:
-    """One response being written."""
+class _Batch:
+    """The rows that run, B of them, and what the next forward pass takes."""
 
-    request: Generate
-    tokens: list[int] = field(default_factory=list)
-    given: int = 0  # tokens that were not generated here
-    stop: StopReason | None = None
-    scored: int = 0
-    text: str = ""
-
-    @classmethod
-    def of(cls, request: Generate, policy: Policy) -> _Row:
-        row = cls(request)
-        if request.prefix is not None:
-            row.tokens = list(request.prefix.tokens[: request.keep])
-            if request.token is not None:
-                row.tokens.append(request.token)
-            row.given = len(row.tokens)
-            if request.token is not None:
-                row.check(policy)
-        if row.stop is None and len(row.tokens) >= request.problem.max_new_tokens:
-            row.finish(policy, "length", len(row.tokens))
-        return row
+    rows: list[Row]
+    cache: Joined | Whole
+    pending: Tensor  # [B] the last token of each row, not in the cache yet
+    length: Tensor  # [B] tokens before it
+    places: Tensor  # [B] in the record
+    filters: Filter
 
     @property
-    def context(self) -> list[int]:
-        return [*self.request.problem.prompt, *self.tokens]
+    def mask(self) -> Tensor:
+        """Columns `[B, W + 1]` that hold a token, the pending ones included."""
+        columns = torch.arange(self.cache.width + 1, device=self.length.device)
+        return (columns >= self.cache.width - self.length[:, None]).long()
 
-    def check(self, policy: Policy) -> None:
-        """Finish the row when its last token ends the response."""
-        problem = self.request.problem
-        if self.tokens[-1] in policy.end_ids:
-            self.finish(policy, "eos", len(self.tokens) - 1)
-        elif problem.stop and (cut := _stop_cut(policy, self.tokens, problem)) is not None:
-            self.text, self.scored = cut
-            self.stop = "stop"
-        elif len(self.tokens) >= problem.max_new_tokens:
-            self.finish(policy, "length", len(self.tokens))
-        elif self.request.until is not None and self._step_ends(policy, self.request.until):
-            self.finish(policy, "step", len(self.tokens))
-
-    def _step_ends(self, policy: Policy, until: Steps) -> bool:
-        own = self.tokens[self.given :]
-        return len(own) >= until.step_tokens or until.complete(policy.decode(own))
-
-    def finish(self, policy: Policy, reason: StopReason, scored: int) -> None:
-        self.stop, self.scored = reason, scored
-        self.text = policy.decode(self.tokens[:scored])
+    def select(self, kept: list[int]) -> _Batch:
+        """Some of the rows."""
+        rows = [self.rows[i] for i in kept]
+        unused = self.cache.width - max(row.response.length - 1 for row in rows)
+        index = torch.tensor(kept, device=self.length.device)
+        return _Batch(
+            rows,
+            self.cache.select(index, unused),
+            self.pending[index],
+            self.length[index],
+            self.places[index],
+            self.filters.rows(index),
+        )
 
 
-def _stop_cut(policy: Policy, tokens: list[int], problem: Problem) -> tuple[str, int] | None:
-    """Text before the first stop string of the answer and the tokens that write it, if any."""
-    stops, thought = problem.stop, problem.thought
-    window = max(len(stop) for stop in stops) + 8  # a token is at least one byte of text
-    tail = policy.decode(tokens[-window:])
-    if not any(stop in tail for stop in stops):
-        return None
-    text = policy.decode(tokens)
-    begin = 0 if thought is None else thought.answer_at(text)
-    if begin is None:
-        return None
-    cuts = [at for stop in stops if (at := text.find(stop, begin)) >= 0]
-    if not cuts:
-        return None
-    cut, scored = min(cuts), len(tokens)
-    while scored > 0 and len(policy.decode(tokens[: scored - 1])) >= cut:
-        scored -= 1
-    return text[:cut], scored
-
-
-class _Record:
-    """What the policy knew at each step, kept on the device until the batch is done."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.blocks: dict[str, list[Tensor]] = {}
-
-    def write(self, step: int, active: Tensor, **values: Tensor) -> None:
-        for name, value in values.items():
-            blocks = self.blocks.setdefault(name, [])
-            if step % _BLOCK == 0:
-                blocks.append(value.new_zeros((self.rows, _BLOCK, *value.shape[1:])))
-            blocks[-1][active, step % _BLOCK] = value
-
-    def read(self, name: str) -> Tensor:
-        """`[rows, steps, ...]`."""
-        return torch.cat(self.blocks[name], 1)
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
-    """Generate responses as one batch.
+class Decoder:
+    """Decodes responses, each as soon as the running batch has room for it.
 
     A token at response position i is drawn with the number that the request's key has at i, so a
-    row's tokens depend neither on its neighbours nor on where its rollout began. Finished rows
-    leave the batch and its KV cache. One host synchronisation a step reads the drawn tokens.
+    row's tokens depend neither on its neighbours nor on when it was admitted. A prompt is encoded
+    once for all rows of its problem that are admitted together, and a prefix not at all where
+    `pasts` still hold it. One host synchronisation a step reads the drawn tokens.
+
+    `budget` bounds the padded tokens that the batch may come to hold (one row is always admitted).
+    Out of memory, the rows go back into the queue with the tokens that they have, and the budget
+    becomes half of what the batch would have held; a single row raises the original error.
     """
-    rows = [_Row.of(request, policy) for request in requests]
-    unfinished = [i for i, row in enumerate(rows) if row.stop is None]
-    record = _Record(len(rows))
-    if unfinished:
-        _decode(policy, rows, unfinished, record)
-    columns = {name: record.read(name) for name in record.blocks}
-    plain = {name: columns[name].tolist() for name in COLUMNS if name in columns}
-    states = columns.get("states")
-    return [
-        _trajectory(policy, row, {name: values[i] for name, values in plain.items()},
-                    None if states is None else states[i])
-        for i, row in enumerate(rows)
-    ]  # fmt: skip
 
+    def __init__(
+        self,
+        policy: Policy,
+        budget: int = 2**62,
+        pasts: Pasts | None = None,
+        share: float = SHARE,
+    ) -> None:
+        self.policy, self.budget, self.share = policy, budget, share
+        self.pasts = Pasts(0) if pasts is None else pasts
+        self._queue: list[Row] = []
+        self._batch: _Batch | None = None
+        self._record = Record(policy)
+        self._finished: list[Row] = []
 
-def _decode(policy: Policy, rows: list[_Row], unfinished: list[int], record: _Record) -> None:
-    live = [rows[i] for i in unfinished]
-    active = torch.tensor(unfinished, device=policy.device)
-    ids, mask = left_pad([row.context for row in live], policy.pad_id, policy.device)
-    place = positions(mask)
-    filters = Filter([row.request.sampling for row in live], policy.device)
-    cache, step = None, 0
-    while True:
-        output = policy.base(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=place,
-            past_key_values=cache,
+    def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
+        """Queue requests, each with a ticket that its trajectory will bear."""
+        for ticket, request in requests:
+            row = Row(ticket, Response.of(request, self.policy))
+            (self._queue if row.response.stop is None else self._finished).append(row)
+        self._sort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued, running or to be fetched."""
+        return not (self._queue or self._batch or self._finished)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def run(self) -> list[tuple[Any, Trajectory]]:
+        """Decode until a share of the rows has finished, and return those with their tickets."""
+        while not self._attempt():
+            pass
+        return self._fetch()
+
+    def _attempt(self) -> bool:
+        """Decode for a while; whether the memory sufficed."""
+        new = self._next()
+        try:
+            if new:
+                self._admit(new)
+            running = len(self._batch.rows) if self._batch else 0
+            goal = len(self._finished) + math.ceil(self.share * running)
+            while self._batch is not None and len(self._finished) < goal:
+                self._step(self._batch)
+            return True
+        except torch.OutOfMemoryError:
+            rows = [*(self._batch.rows if self._batch else []), *new]
+            rows = [row for row in dict.fromkeys(rows) if row.response.stop is None]
+            if len(rows) <= 1:
+                raise
+        # Outside the handler, so that the failed attempt's tensors are no longer held by it.
+        self._shrink(rows)
+        return False
+
+    def _shrink(self, rows: list[Row]) -> None:
+        """Put rows back into the queue, and hold half as much from now on."""
+        self._batch = None
+        self._record.leave(rows)
+        self.pasts.clear()
+        self._queue += rows
+        self._sort()
+        self.budget = len(rows) * max(row.response.longest for row in rows) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"Out of memory with {len(rows)} responses in the decode batch: going on with batches "
+            f"half as large, of at most {self.budget} tokens. "
+            "A smaller max_batch_tokens avoids the failed attempts.",
+            stacklevel=4,
+        )
+
+    def _sort(self) -> None:
+        # Long ones first, so that a batch is little padded; a prompt's rows stay together.
+        self._queue.sort(key=lambda row: row.response.longest, reverse=True)
+
+    def _next(self) -> list[Row]:
+        """Take what fits beside the running rows out of the queue."""
+        running = self._batch.rows if self._batch else []
+        if self._batch and isinstance(self._batch.cache, Whole):
+            return []
+        longest = max((row.response.longest for row in running), default=0)
+        new: list[Row] = []
+        left: list[Row] = []
+        for row in self._queue:
+            count, width = len(running) + len(new), max(longest, row.response.longest)
+            if count and (count + 1) * width > self.budget:
+                left.append(row)
+            else:
+                new.append(row)
+                longest = width
+        self._queue = left
+        return new
+
+    def _admit(self, new: list[Row]) -> None:
+        """Join rows to the running batch."""
+        known = {row: kv for row in new if (kv := self._known(row.response)) is not None}
+        first, whole = self._prefill([row for row in new if row not in known], known)
+        running = self._batch
+        rows = [*(running.rows if running else []), *new]
+        cache: Joined | Whole | None = whole
+        if cache is None:
+            joined = running.cache if running else None
+            assert not isinstance(joined, Whole)
+            cache = Joined.of([known[row] for row in new], joined)
+        for row in new:
+            tokens = row.response.length if row in first else 1
+            row.response.encoded(self.policy, tokens, prefill=row in first)
+        self._record.enter(new)
+        device = self.policy.device
+        self._batch = _Batch(
+            rows,
+            cache,
+            torch.tensor([row.response.context[-1] for row in rows], device=device),
+            torch.tensor([row.response.length - 1 for row in rows], device=device),
+            self._record.places(rows),
+            Filter([row.response.request.sampling for row in rows], device),
+        )
+
+    def _known(self, response: Response) -> Tensor | None:
+        """Keys and values of the context but its last token, where a past holds them."""
+        prefix = response.request.prefix
+        if prefix is None or prefix.past is None or len(response.tokens) > response.given:
+            return None
+        past: Past = prefix.past
+        kv = past.of(response.request.problem.prompt, response.length - 1)
+        if kv is not None:
+            self.pasts.use(past)
+        return kv
+
+    def _prefill(self, rows: list[Row], known: dict[Row, Tensor]) -> tuple[set[Row], Whole | None]:
+        """Encode contexts but their last tokens, once for all rows of a problem that share one.
+
+        Adds to what is `known` of rows, or returns a cache that rows cannot leave singly; and the
+        first row of each context.
+        """
+        if not rows:
+            return set(), None
+        places: dict[tuple[Key, tuple[int, ...]], int] = {}
+        index = []
+        for row in rows:
+            context = row.response.request.problem.key, tuple(row.response.context[:-1])
+            index.append(places.setdefault(context, len(places)))
+        ids, mask = left_pad(
+            [tokens for _, tokens in places], self.policy.pad_id, self.policy.device
+        )
+        output = self.policy.base(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True
+        )
+        first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
+        found = rows_of(output.past_key_values, [len(tokens) for _, tokens in places])
+        if found is None:
+            copies = torch.tensor(index, device=self.policy.device)
+            return first, Whole(output.past_key_values, ids.shape[1], copies)
+        known.update((row, found[i]) for row, i in zip(rows, index, strict=True))
+        return first, None
+
+    def _step(self, batch: _Batch) -> None:
+        output = self.policy.base(
+            input_ids=batch.pending[:, None],
+            attention_mask=batch.mask,
+            position_ids=batch.length[:, None],
+            past_key_values=batch.cache.cache,
             use_cache=True,
         )
-        cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]
-        if step % _BLOCK == 0:
-            starts = [len(row.tokens) for row in live]
-            numbers = uniforms([row.request.key for row in live], starts, _BLOCK)
-            block = torch.from_numpy(numbers).to(policy.device)
-        logits = policy.head(hidden)
-        drawn = draw(filters.distribution(logits), block[:, step % _BLOCK])
-        record.write(step, active, states=hidden, **statistics(logits, drawn))
-        keep = []
-        for i, token in enumerate(drawn.tolist()):
-            live[i].tokens.append(token)
-            live[i].check(policy)
-            if live[i].stop is None:
-                keep.append(i)
-        step += 1
-        if not keep:
+        batch.cache.advance()
+        hidden = output.last_hidden_state[:, -1]
+        logits = self.policy.head(hidden)
+        numbers = self._record.numbers(batch.rows, batch.places)
+        drawn = draw(batch.filters.distribution(logits), numbers)
+        self._record.write(batch.places, hidden, statistics(logits, drawn))
+        kept = []
+        for i, (row, token) in enumerate(zip(batch.rows, drawn.tolist(), strict=True)):
+            if row.response.add(token, self.policy):
+                kept.append(i)
+            else:
+                self._finished.append(row)
+        batch.pending, batch.length = drawn, batch.length + 1
+        if len(kept) == len(batch.rows):
             return
-        if len(keep) < len(live):
-            live = [live[i] for i in keep]
-            kept = torch.tensor(keep, device=policy.device)
-            cache.batch_select_indices(kept)
-            active, drawn, mask, place = active[kept], drawn[kept], mask[kept], place[kept]
-            filters, block = filters.rows(kept), block[kept]
-        ids = drawn[:, None]
-        mask = torch.cat([mask, mask.new_ones((len(live), 1))], 1)
-        place = place[:, -1:] + 1
+        self._keep_pasts(batch)
+        self._batch = batch.select(kept) if kept else None
 
+    def _keep_pasts(self, batch: _Batch) -> None:
+        """Keep what finished rows have encoded, where others may go on from them."""
+        if isinstance(batch.cache, Whole) or not self.pasts.budget:
+            return
+        for i, row in enumerate(batch.rows):
+            response = row.response
+            if response.stop is not None and response.request.branches:
+                kv = batch.cache.row(i, response.length - 1)
+                response.past = Past(response.request.problem.prompt, kv)
+                self.pasts.use(response.past)
+        self.pasts.trim()
 
-def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What a trajectory keeps of `[B, V]` logits and the `[B]` tokens that followed, `[B]` each.
-
-    All at temperature 1 and in nats: entropy, argmax and its probability, log-probability of the
-    token, and KL(uniform || policy) = -log V - mean_v log p(v), the self-certainty of Kang et al.
-    (2025), where a token counts as no rarer than float32 can tell.
-    """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_probabilities = wide.log_softmax(-1)
-    top, argmax = log_probabilities.max(-1)
-    entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
-    mean = log_probabilities.clamp_min(_RAREST).mean(-1)
-    return {
-        "entropy": entropy,
-        "argmax": argmax,
-        "top_probability": top.exp(),
-        "log_probability": log_probabilities.gather(-1, tokens[:, None])[:, 0],
-        "certainty": -math.log(logits.shape[-1]) - mean,
-    }
-
-
-def _trajectory(
-    policy: Policy, row: _Row, known: dict[str, list], states: Tensor | None
-) -> Trajectory:
-    """Join what the prefix already knew with what was generated after it."""
-    prefix, request = row.request.prefix, row.request
-    generated = len(row.tokens) - row.given
-    if states is not None:
-        states = states[:generated].clone()  # not a view, which would keep the whole batch alive
-    columns = {name: tuple(known.get(name, ())[:generated]) for name in COLUMNS}
-    if prefix is not None and row.given:
-        columns = {
-            name: getattr(prefix, name)[: row.given] + values for name, values in columns.items()
-        }
-        if request.token is not None:
-            columns["log_probability"] = (
-                *prefix.log_probability[: request.keep],
-                _forced(policy, request),
-                *columns["log_probability"][row.given :],
-            )
-        before = prefix.states[: row.given]
-        states = before if states is None else torch.cat([before, states])
-    context = len(request.problem.prompt) + row.given
-    cost = Ledger()
-    if generated:
-        cost = Ledger(
-            generated_tokens=generated,
-            prefills=1,
-            prefill_tokens=context,
-            flops=forward_flops(policy.parameters, context + generated - 1),
-        )
-    assert row.stop is not None
-    return Trajectory(
-        tokens=tuple(row.tokens),
-        text=row.text,
-        scored=row.scored,
-        stop=row.stop,
-        key=request.key,
-        states=states,
-        cost=cost,
-        **columns,
-    )
-
-
-def _forced(policy: Policy, request: Generate) -> float:
-    """Log-probability of the token that takes the place of the prefix's own."""
-    assert request.prefix is not None and request.token is not None
-    logits = policy.head(request.prefix.states[request.keep : request.keep + 1])
-    token = torch.tensor([request.token], device=logits.device)
-    return float(statistics(logits, token)["log_probability"])
+    def _fetch(self) -> list[tuple[Any, Trajectory]]:
+        rows, self._finished = self._finished, []
+        known = self._record.leave(rows)
+        if self._batch is None:
+            self._record.clear()
+        found = trajectories(self.policy, [row.response for row in rows], known)
+        return [(row.ticket, trajectory) for row, trajectory in zip(rows, found, strict=True)]

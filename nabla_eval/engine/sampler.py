@@ -19,7 +19,6 @@ class Filter:
     """Sampling options of B rows as columns on the device."""
 
     def __init__(self, settings: Sequence[Sampling], device: torch.device) -> None:
-        self.settings = list(settings)
         column = lambda values, dtype: torch.tensor(values, dtype=dtype, device=device)[:, None]  # noqa: E731
         self.greedy = column([s.temperature == 0 for s in settings], torch.bool)
         self.temperature = column([s.temperature or 1.0 for s in settings], torch.float64)
@@ -31,7 +30,6 @@ class Filter:
     def rows(self, keep: Int[Tensor, " kept"]) -> Filter:
         """The options of some rows."""
         other = object.__new__(Filter)
-        other.settings = [self.settings[i] for i in keep.tolist()]
         other.greedy, other.temperature = self.greedy[keep], self.temperature[keep]
         other.top_p, other.top_k, other.filters = self.top_p[keep], self.top_k[keep], self.filters
         return other

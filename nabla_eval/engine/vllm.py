@@ -18,7 +18,7 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.completions import Completion, Server
 from nabla_eval.engine.reread import Written, reread
-from nabla_eval.engine.rollout import _Row, _trajectory
+from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.errors import ContextError, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import Key
@@ -50,20 +50,26 @@ class VLLMRollout:
         """
         for request in requests:
             self._refuse(request.problem)
-        rows = [_Row.of(request, self.policy) for request in requests]
+        rows = [Response.of(request, self.policy) for request in requests]
         extra = [Ledger() for _ in rows]
         asked: set[int] = set()
         while unfinished := [i for i, row in enumerate(rows) if row.stop is None]:
             for i in asked.intersection(unfinished):
-                extra[i].add(self._prefill(len(rows[i].context)))
+                extra[i].add(self._prefill(rows[i].length))
+            for i in set(unfinished).difference(asked):
+                rows[i].encoded(self.policy, rows[i].length, prefill=True)
             bodies = [self._body(rows[i]) for i in unfinished]
             for i, completion in zip(unfinished, self.server.complete_all(bodies), strict=True):
                 extra[i].generated_tokens += self._continue(rows[i], completion)
             asked.update(unfinished)
         fresh = [i for i, row in enumerate(rows) if len(row.tokens) > row.given]
         known = dict(zip(fresh, self._reread([rows[i] for i in fresh]), strict=True))
+        for i in fresh:  # the local forward pass, on top of the server's work
+            extra[i].add(self._prefill(rows[i].length - 1))
+        columns = [known.get(i, ({}, None)) for i in range(len(rows))]
         return [
-            self._trajectory(row, extra[i], *known.get(i, ({}, None))) for i, row in enumerate(rows)
+            replace(trajectory, cost=trajectory.cost + own)
+            for trajectory, own in zip(trajectories(self.policy, rows, columns), extra, strict=True)
         ]
 
     def _refuse(self, problem: Problem) -> None:
@@ -77,7 +83,7 @@ class VLLMRollout:
                 f"{max(0, room - taken)} tokens."
             )
 
-    def _body(self, row: _Row) -> dict[str, Any]:
+    def _body(self, row: Response) -> dict[str, Any]:
         """A request for the rest of a row."""
         body = {
             "prompt": row.context,
@@ -90,7 +96,7 @@ class VLLMRollout:
         stops = self._stops(row)
         return {**body, "stop": stops} if stops else body
 
-    def _stops(self, row: _Row) -> list[str]:
+    def _stops(self, row: Response) -> list[str]:
         """Strings at which the server hands a row back: its end, or where a thought has ended.
 
         Stop strings do not count in thoughts, which the server knows nothing of.
@@ -104,7 +110,7 @@ class VLLMRollout:
             return [thought.end, *step]
         return [*problem.stop, *([thought.start] if thought.start else []), *step]
 
-    def _continue(self, row: _Row, completion: Completion) -> int:
+    def _continue(self, row: Response, completion: Completion) -> int:
         """Add tokens up to where the response ends by our own rules; how many were left over.
 
         A row that has not ended then (the server saw a stop string that does not count) is asked
@@ -122,7 +128,7 @@ class VLLMRollout:
         flops = forward_flops(self.policy.parameters, tokens)
         return Ledger(prefills=1, prefill_tokens=tokens, flops=flops)
 
-    def _check(self, row: _Row, completion: Completion) -> None:
+    def _check(self, row: Response, completion: Completion) -> None:
         wrong = next((t for t in completion.tokens if not 0 <= t < self.policy.vocabulary), None)
         if wrong is not None:
             raise ModelError(
@@ -137,24 +143,14 @@ class VLLMRollout:
                 f"{completion.finish!r}. Is its context (--max-model-len) too small?"
             )
 
-    def _reread(self, rows: Sequence[_Row]) -> list[tuple[dict[str, list[Any]], Any]]:
+    def _reread(self, rows: Sequence[Response]) -> list[Known]:
         written = [Written(tuple(row.context), len(row.tokens) - row.given) for row in rows]
         return in_batches(
-            lambda batch: reread(self.policy, batch),
+            lambda batch: [*reread(self.policy, batch)],
             written,
             lambda row: len(row.tokens),
             self.max_batch_tokens,
         )
-
-    def _trajectory(
-        self, row: _Row, extra: Ledger, known: dict[str, list[Any]], states: Any
-    ) -> Trajectory:
-        """As the local rollout's, with the local forward pass on top of the server's work."""
-        trajectory = _trajectory(self.policy, row, known, states)
-        if states is None:
-            return trajectory
-        local = self._prefill(len(row.context) - 1)
-        return replace(trajectory, cost=trajectory.cost + extra + local)
 
     def _compare(self) -> None:
         """Raise where the server's greedy tokens are unlikely under the local policy."""
@@ -177,7 +173,7 @@ class VLLMRollout:
             )
 
 
-def _room(row: _Row) -> int:
+def _room(row: Response) -> int:
     """Tokens that a row may still take: of its response, or of the step that it is to end with."""
     room, until = row.request.problem.max_new_tokens - len(row.tokens), row.request.until
     if until is None:

@@ -56,7 +56,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
 
 
 def _draft(pool: Pool, config: Nabla) -> Part:
-    yield from pool.draw(1, config.sampling)
+    yield from pool.draw(1, config.sampling, branches=config.n > 1)
     yield from pool.judge()
 
 
@@ -200,6 +200,7 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
             prefix=run.current,
             keep=visit.position,
             token=visit.token,
+            branches=run.rollouts + len(fresh) < run.config.n,
         )
         for visit in new
     ]

@@ -29,11 +29,11 @@ class Pool:
     samples: list[Trajectory] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
 
-    def draw(self, count: int, sampling: Sampling) -> Part:
+    def draw(self, count: int, sampling: Sampling, branches: bool = False) -> Part:
         """Draw further samples from the problem's prompt: draft i is the same for every method."""
         start = len(self.samples)
         requests: list[Request] = [
-            Generate(self.problem, self.problem.key / "draft" / i, sampling)
+            Generate(self.problem, self.problem.key / "draft" / i, sampling, branches=branches)
             for i in range(start, start + count)
         ]
         yield from collect(requests, self.samples)

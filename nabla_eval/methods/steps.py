@@ -90,6 +90,7 @@ class Tree:
 
     def _next(self, parent: Node, whole: bool) -> Generate:
         before, count = parent.trajectory, parent.drawn
+        until = None if whole or parent.depth + 1 >= self.depth else self.steps
         parent.drawn += 1
         return Generate(
             self.problem,
@@ -97,7 +98,8 @@ class Tree:
             self.sampling,
             prefix=before,
             keep=0 if before is None else len(before.tokens),
-            until=None if whole or parent.depth + 1 >= self.depth else self.steps,
+            until=until,
+            branches=until is not None,
         )
 
     def attach(self, places: Sequence[Node], written: Sequence[Trajectory]) -> list[Node]:

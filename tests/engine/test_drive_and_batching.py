@@ -103,26 +103,32 @@ def test_a_single_item_that_does_not_fit_raises():
         in_batches(run, [1], lambda _: 1, 100)
 
 
-def test_a_run_out_of_memory_gives_the_same_result(monkeypatch):
-    from nabla_eval.engine import execute
+def small(model):
+    """Let a model's forward pass run out of memory with more than four rows."""
 
-    pair = tiny_pair()
-    config = configure("nabla", {"n": 4, "temperature": 1.0, "lr": 0.3})
+    def check(_, args, kwargs):
+        given = next(kwargs[name] for name in ("input_ids", "inputs_embeds") if name in kwargs)
+        if len(given) > 4:
+            raise torch.OutOfMemoryError("simulated")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+@pytest.mark.parametrize("name", ["nabla", "best_of_n"])
+def test_a_run_out_of_memory_gives_the_same_result(name):
+    pair, cramped = tiny_pair(), tiny_pair()
+    config = configure(name, {"n": 4, "temperature": 1.0})
     problems = tiny_problems(pair, 9)
     expected = drive([start(p, config) for p in problems], Executor(pair))
-    for name in ("rollout", "score", "gradients", "refine"):
-        real = getattr(execute, name)
-
-        def small(model, batch, real=real):
-            if len(batch) > 4:
-                raise torch.OutOfMemoryError("simulated")
-            return real(model, batch)
-
-        monkeypatch.setattr(execute, name, small)
-    with pytest.warns(UserWarning, match="two halves"):
-        again = drive([start(p, config) for p in problems], Executor(pair))
-    assert [o.tokens for o in again] == [o.tokens for o in expected]
-    assert [o.ledger for o in again] == [o.ledger for o in expected]
+    small(cramped.policy.base)
+    small(cramped.judge.base)
+    with pytest.warns(UserWarning, match="Out of memory"):
+        again = drive([start(p, config) for p in problems], Executor(cramped))
+    for ours, theirs in zip(again, expected, strict=True):
+        assert (ours.tokens, ours.stop, ours.ended) == (theirs.tokens, theirs.stop, theirs.ended)
+        assert [c.verdict for c in ours.candidates] == [c.verdict for c in theirs.candidates]
+        assert ours.ledger.model_calls == theirs.ledger.model_calls
+        assert ours.ledger.generated_tokens == theirs.ledger.generated_tokens
 
 
 def test_left_padding():

@@ -1,0 +1,203 @@
+"""Keys and values of the policy: those of the running batch, and those that trajectories keep.
+
+A `Past` is what one response leaves behind for rollouts that start from its prefix; a `Joined` is
+the cache of a running batch, which rows enter and leave. Both need layers of plain full attention,
+where a token's keys and values depend on the tokens before it and on nothing else. Any other cache
+(sliding windows, linear attention, quantised) serves a batch from its beginning to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_SPARE = 8  # columns that are allocated ahead of those in use, at least
+
+
+class Past:
+    """Keys and values of the first T tokens of a prompt and its response.
+
+    `kv` is `[layers, 2, H, T, D]`, or None once it has been dropped. Copies and pickles of whatever
+    holds a `Past` hold None in its place: it is of use on its own device only.
+    """
+
+    __slots__ = ("__weakref__", "kv", "prompt", "serial")
+
+    def __init__(self, prompt: tuple[int, ...], kv: Tensor) -> None:
+        self.prompt, self.serial = prompt, -1
+        self.kv: Tensor | None = kv
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return 0 if self.kv is None else self.kv.shape[-2]
+
+    def of(self, prompt: tuple[int, ...], tokens: int) -> Tensor | None:
+        """Keys and values of the first tokens, where they are there; a view."""
+        if self.kv is None or self.tokens < tokens or self.prompt != prompt:
+            return None
+        return self.kv[..., :tokens, :]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+class Pasts:
+    """Bounds what trajectories hold to `budget` tokens; the least recently used are dropped.
+
+    It holds none of them itself: a `Past` goes with the last trajectory that has it.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._held: WeakValueDictionary[int, Past] = WeakValueDictionary()
+        self._serial = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held now."""
+        return sum(past.tokens for past in self._held.values())
+
+    def use(self, past: Past) -> None:
+        """Note that it was made, or used."""
+        self._held.pop(past.serial, None)
+        self._serial += 1
+        past.serial = self._serial
+        self._held[past.serial] = past
+
+    def trim(self) -> None:
+        """Drop the least recently used ones that are over the budget."""
+        excess = self.tokens - self.budget
+        for past in list(self._held.values()):
+            if excess <= 0:
+                return
+            excess -= past.tokens
+            past.kv = None
+            del self._held[past.serial]
+
+    def clear(self) -> None:
+        """Drop all."""
+        for past in list(self._held.values()):
+            past.kv = None
+        self._held.clear()
+
+
+class _Columns:
+    """`[layers, 2, B, H, columns, D]` that the layers of a cache write to."""
+
+    def __init__(self, kv: Tensor) -> None:
+        self.kv = kv
+
+    def reserve(self, columns: int) -> None:
+        """Make room for as many columns."""
+        if columns <= self.kv.shape[-2]:
+            return
+        shape = list(self.kv.shape)
+        shape[-2] = columns + max(_SPARE, columns // 8)
+        grown = self.kv.new_empty(shape)
+        grown[..., : self.kv.shape[-2], :] = self.kv
+        self.kv = grown
+
+
+class _Layer(DynamicLayer):
+    """One layer of a `Joined`: writes in place where `DynamicLayer` concatenates."""
+
+    def __init__(self, columns: _Columns, index: int, used: int) -> None:
+        super().__init__()
+        self.columns, self.index, self.used = columns, index, used
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        begin, self.used = self.used, self.used + key_states.shape[-2]
+        self.columns.reserve(self.used)
+        keys, values = self.columns.kv[self.index]
+        keys[:, :, begin : self.used] = key_states
+        values[:, :, begin : self.used] = value_states
+        return keys[:, :, : self.used], values[:, :, : self.used]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+
+class Joined:
+    """Cache of a running batch: every row's tokens end at the same column, padded on the left."""
+
+    def __init__(self, kv: Tensor, width: int) -> None:
+        self.width = width  # columns in use
+        self._columns = _Columns(kv)
+        self.cache = Cache(layers=[_Layer(self._columns, i, width) for i in range(len(kv))])
+
+    @property
+    def kv(self) -> Tensor:
+        """`[layers, 2, B, H, width, D]`."""
+        return self._columns.kv[..., : self.width, :]
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], running: Joined | None = None) -> Joined:
+        """Rows `[layers, 2, H, T, D]` of any T after those of a batch that is running."""
+        layers, _, heads, _, size = rows[0].shape
+        count = 0 if running is None else running.kv.shape[2]
+        width = max(0 if running is None else running.width, *(row.shape[-2] for row in rows))
+        kv = rows[0].new_empty((layers, 2, count + len(rows), heads, width + _SPARE, size))
+        if running is not None:
+            _fill(kv[:, :, :count], running.kv, width)
+        for i, row in enumerate(rows, start=count):
+            _fill(kv[:, :, i], row, width)
+        return cls(kv, width)
+
+    def advance(self) -> None:
+        """Count the column that a forward pass has written."""
+        self.width += 1
+
+    def select(self, rows: Tensor, unused: int) -> Joined:
+        """Some of the rows, without the first `unused` columns."""
+        end = self.width + _SPARE
+        return Joined(self._columns.kv[:, :, rows, :, unused:end], self.width - unused)
+
+    def row(self, index: int, tokens: int) -> Tensor:
+        """A copy of a row's last tokens, `[layers, 2, H, T, D]`."""
+        return self.kv[:, :, index, :, self.width - tokens :].clone()
+
+
+def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
+    """Write tokens up to a column, with zeros before them: what is masked must be finite too."""
+    begin = width - tokens.shape[-2]
+    kv[..., :begin, :] = 0
+    kv[..., begin:width, :] = tokens
+
+
+class Whole:
+    """Any other cache: rows can leave it, and none can enter."""
+
+    def __init__(self, cache: Any, width: int, rows: Tensor) -> None:
+        self.cache, self.width = cache, width
+        cache.batch_select_indices(rows)
+
+    def advance(self) -> None:
+        """Count the column that a forward pass has written."""
+        self.width += 1
+
+    def select(self, rows: Tensor, unused: int) -> Whole:
+        """Some of the rows, with all columns."""
+        return Whole(self.cache, self.width, rows)
+
+
+def rows_of(cache: Any, lengths: Sequence[int]) -> list[Tensor] | None:
+    """Each row's last tokens in a model's cache, as views; None where it is not a plain one."""
+    halves: list[Tensor] = []
+    for layer in cache.layers if type(cache) is DynamicCache else []:
+        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+            return None
+        halves += (layer.keys, layer.values)
+    if len({(half.shape, half.device) for half in halves}) != 1:
+        return None
+    kv = torch.stack(halves).unflatten(0, (-1, 2))
+    width = kv.shape[-2]
+    return [kv[:, :, i, :, width - length :] for i, length in enumerate(lengths)]
