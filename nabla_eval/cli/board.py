@@ -103,14 +103,25 @@ class Board:
         return Group(head, Text(), self._table())
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("Cell", no_wrap=True, overflow="ellipsis", ratio=1)
-        table.add_column("Task", no_wrap=True, overflow="ellipsis")
-        for heading in ("Seed", "", "Accuracy ± se", "Calls", "Rejected", "Seconds"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        """Numbers are always whole; what the terminal leaves goes to names, tasks where there is
+        more than one and room for them."""
+        words = ("Seed", "", "Accuracy ± se", "Calls", "Rejected", "Seconds")
+        widths = (4, 10, 14, 7, 8, 7)
+        room = self.console.width - sum(widths) - 2 * len(widths)
+        task = max((len(line.task) for line in self.lines), default=0)
+        several = len({line.task for line in self.lines}) > 1 and room - task - 2 >= 16
+        room = max(8, room - (task + 2 if several else 0))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("Cell", no_wrap=True)
+        if several:
+            table.add_column("Task", no_wrap=True)
+        for heading, width in zip(words, widths, strict=True):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=width)
         for line in self._fitting(max(4, self.console.height - 6)):
+            name = Text(printable(line.name))
+            name.truncate(room, overflow="ellipsis")
             table.add_row(
-                Text(printable(line.name)), Text(line.task), str(line.seed), _state(line),
+                name, *([line.task] if several else []), str(line.seed), _state(line),
                 *line.cells(),
             )  # fmt: skip
         return table

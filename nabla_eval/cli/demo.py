@@ -268,13 +268,14 @@ def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) 
 def _present(console: Console, summary: Any, output: Path, seconds: float) -> None:
     """Print the tables and the sentences, write the files, say where they are."""
     from nabla_eval.reporting.summary import write
-    from nabla_eval.reporting.tables import to_rich
+    from nabla_eval.reporting.tables import fitting, to_rich
     from nabla_eval.reporting.text import bullet
 
     write(summary, output)
     for table in summary.tables:
-        console.print()
-        console.print(to_rich(table))
+        for part in fitting(table, console.width):
+            console.print()
+            console.print(to_rich(part))
     console.print(Text("\nWhat happened", style="bold"))
     for sentence in summary.sentences:
         console.print(Text(bullet(sentence, console.width)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nabla_eval.cli.report_output import present, told_warnings
+from nabla_eval.cli.report_output import present, stages, told_warnings, tracked
 
 if TYPE_CHECKING:
     from nabla_eval.analysis.runs import Run
@@ -135,7 +136,8 @@ def reward(folders: tuple[Path, ...], **options: Any) -> None:
     from nabla_eval.cli.grading import grader
     from nabla_eval.reporting.sections.reward import reward_report
 
-    _show(folders, lambda runs: reward_report(runs, grader), options)
+    graded = tracked("Grading runs")
+    _show(folders, lambda runs: reward_report(runs, grader, graded), options, bar=False)
 
 
 @report.command()
@@ -218,7 +220,13 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
     from rich.text import Text
 
     from nabla_eval.cli.grading import grader
-    from nabla_eval.reporting.everything import Page, all_reports, facts_of, write_page
+    from nabla_eval.reporting.everything import (
+        PARTS,
+        Page,
+        all_reports,
+        facts_of,
+        write_page,
+    )
     from nabla_eval.reporting.text import bullet
 
     command = shlex.join(
@@ -227,8 +235,9 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
     console = Console(file=sys.stdout, highlight=False)
     with told_warnings() as told:
         runs = load_runs(folders, options)
-        with console.status(f"Analysing {len(runs)} runs"):
-            made = all_reports(runs, grader)
+        with stages(f"Analysing {len(runs)} runs", PARTS + 1) as begin:
+            made = all_reports(runs, grader, begin)
+            begin("pages and figures")
             page = Page(title, command, made, told, facts_of(runs))
             paths = write_page(page, output)
     for each in made:
@@ -243,34 +252,27 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
 
 
 def _show(
-    folders: Iterable[Path], make: Callable[[list[Run]], Report], options: dict[str, Any]
+    folders: Iterable[Path],
+    make: Callable[[list[Run]], Report],
+    options: dict[str, Any],
+    bar: bool = True,
 ) -> None:
-    """Load, make the report, write it in the format that was asked for."""
+    """Load, make the report, write it as asked; without `bar`, `make` shows its own progress."""
     with told_warnings():
-        made = make(load_runs(folders, options))
+        runs = load_runs(folders, options)
+        with stages(f"Analysing {len(runs)} runs") if bar else nullcontext():
+            made = make(runs)
     present(made, options)
 
 
 def load_runs(folders: Iterable[Path], options: dict[str, Any]) -> list[Run]:
     """The runs of some folders, with a progress bar on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
     from nabla_eval.analysis.study import load
-
-    console = Console(stderr=True)
-
-    def progress(homes: Iterable[Path]) -> Iterable[Path]:
-        listed = list(homes)
-        return track(
-            listed, "Reading runs", console=console, transient=True,
-            disable=not console.is_terminal or len(listed) < 4,
-        )  # fmt: skip
 
     return load(
         folders,
         metric=options["metric"],
         common=options["common"],
         tasks=options["tasks"],
-        progress=progress,
+        progress=tracked("Reading runs"),
     )

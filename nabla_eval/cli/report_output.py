@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ from nabla_eval.errors import DataError
 
 if TYPE_CHECKING:
     from nabla_eval.reporting.report import Report
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -37,6 +39,45 @@ def told_warnings() -> Iterator[list[str]]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = tell
         yield told
+
+
+def tracked(what: str) -> Callable[[Iterable[T]], Iterable[T]]:
+    """Wraps things that are gone through one by one in a progress bar on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    def progress(things: Iterable[T]) -> Iterable[T]:
+        console, listed = Console(stderr=True), list(things)
+        return track(
+            listed, what, console=console, transient=True,
+            disable=not console.is_terminal or len(listed) < 2,
+        )  # fmt: skip
+
+    return progress
+
+
+@contextmanager
+def stages(what: str, count: int | None = None) -> Iterator[Callable[[str], None]]:
+    """A progress bar of some stages on a terminal's stderr, or only that work goes on.
+
+    Yields a function that is told each stage as it begins.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    begun = 0
+
+    def begin(stage: str) -> None:
+        nonlocal begun
+        bar.update(task, description=f"{what}: {stage}", completed=begun)
+        begun += 1
+
+    with bar:
+        task = bar.add_task(what, total=count)
+        yield begin
 
 
 def present(made: Report, options: dict[str, Any]) -> None:
@@ -82,14 +123,14 @@ def print_rich(made: Report, file: Any = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from nabla_eval.reporting.tables import to_rich
+    from nabla_eval.reporting.tables import fitting, to_rich
     from nabla_eval.reporting.text import bullet
 
     console = Console(file=file or sys.stdout, highlight=False)
     for table in made.tables:
-        if table.rows:
+        for part in fitting(table, console.width) if table.rows else ():
             console.print()
-            console.print(to_rich(table))
+            console.print(to_rich(part))
     if made.sentences:
         console.print(Text("\nIn words", style="bold"))
     for sentence in made.sentences:

@@ -158,13 +158,14 @@ def summarise(folder: Path, manifest: Manifest | None) -> None:
     from rich.text import Text
 
     from nabla_eval.reporting.overview import combine, measure, overview_table
-    from nabla_eval.reporting.tables import to_rich
+    from nabla_eval.reporting.tables import fitting, to_rich
 
     assert manifest is not None
     console = Console(file=sys.stdout, highlight=False)
     rows = [combine(manifest["name"], [part]) for part in measure(folder, manifest["seconds"])]
     console.print()
-    console.print(to_rich(overview_table(rows)))
+    for part in fitting(overview_table(rows), console.width):
+        console.print(to_rich(part))
     console.print(Text(f"\nEverything is in {folder}:", style="bold"), soft_wrap=True)
     console.print(
         Text(

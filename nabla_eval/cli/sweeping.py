@@ -23,7 +23,8 @@ from nabla_eval.harness.folder import claim, clear, inspect
 from nabla_eval.harness.study import Cell, Study
 from nabla_eval.harness.workers import Event, Job, run_here, run_in_processes
 from nabla_eval.reporting.overview import Measured, combine, measure, overview_table
-from nabla_eval.reporting.tables import to_rich
+from nabla_eval.reporting.tables import fitting, to_rich
+from nabla_eval.reporting.text import bullet
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest
 from nabla_eval.traces.write import versions
@@ -174,8 +175,9 @@ class Sweep:
                 groups[line.name, part.task].append(part)
         rows = [combine(name, parts) for (name, _), parts in groups.items()]
         if rows:
-            self.console.print()
-            self.console.print(to_rich(overview_table(rows, self.study.name)))
+            for table in fitting(overview_table(rows, self.study.name), self.console.width):
+                self.console.print()
+                self.console.print(to_rich(table))
         failed = [
             (cell, line)
             for cell, line in zip(self.study.cells, self.lines, strict=True)
@@ -184,7 +186,8 @@ class Sweep:
         if failed:
             self.console.print(Text("\nFailed", style="bold red"))
         for cell, line in failed:
-            self.console.print(Text(f"• {cell.folder}: {line.error}"), soft_wrap=True)
+            told = bullet(f"{cell.folder}: {line.error}", self.console.width)
+            self.console.print(Text(told), soft_wrap=True)
         ended = len(self.lines) - len(failed)
         seconds = time.monotonic() - self.began
         text = f"\n{ended} of {len(self.lines)} cells are done; {seconds:.0f} s. Everything is in "

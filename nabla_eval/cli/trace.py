@@ -53,7 +53,7 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
     key = ORDERS[order]
     shown = (stories if key is None else sorted(stories, key=key))[:limit]
     console = Console(file=sys.stdout, highlight=False)
-    console.print(problem_table(shown))
+    console.print(problem_table(shown, console.width))
     console.print(f"{len(shown)} of {len(stories)} problems. `nabla-eval trace show` tells one.")
 
 

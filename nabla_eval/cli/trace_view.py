@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -78,23 +79,33 @@ def _facts(home: Path) -> dict[str, str]:
     return facts if manifest is None else {"command": manifest["command"], **facts}
 
 
-def problem_table(stories: Sequence[Story]) -> Table:
-    """One line per problem."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("Problem", "Draft", "Answer"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Reward", "Judged", "Kept", "Calls"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Response", overflow="fold")
-    for story in stories:
-        rewards = f"{number(story.first_reward, 2)} → {number(story.final_reward, 2)}"
-        table.add_row(
-            Text(visible(story.id)), _right(story.first_right), _right(story.final_right),
-            number(story.final_reward, 2) if story.first == story.final else rewards,
-            str(len(story.steps)), str(story.accepted), number(story.model_calls, 0),
-            Text(_shortened(_line("".join(token.text for token in story.final)))),
-        )  # fmt: skip
+def problem_table(stories: Sequence[Story], width: int) -> Table:
+    """One line per problem; the response as far as the terminal has room, or not at all."""
+    rows = [_problem(story) for story in stories]
+    headings = ("Problem", "Draft", "Answer", "Reward", "Judged", "Kept", "Calls")
+    texts = zip(headings, *([str(cell) for cell in row[:-1]] for row in rows), strict=True)
+    room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="left" if place < 3 else "right")
+    shown = room >= 16
+    if shown:
+        table.add_column("Response", no_wrap=True)
+    for *cells, response in rows:
+        response.truncate(min(room, 60), overflow="ellipsis")
+        table.add_row(*cells, *([response] if shown else []))
     return table
+
+
+def _problem(story: Story) -> list[Text]:
+    rewards = f"{number(story.first_reward, 2)} → {number(story.final_reward, 2)}"
+    return [
+        Text(visible(story.id)), _right(story.first_right), _right(story.final_right),
+        Text(number(story.final_reward, 2) if story.first == story.final else rewards),
+        Text(str(len(story.steps))), Text(str(story.accepted)),
+        Text(number(story.model_calls, 0)),
+        Text(_line("".join(token.text for token in story.final))),
+    ]  # fmt: skip
 
 
 def told(story: Story) -> Iterator[RenderableType]:
@@ -160,8 +171,8 @@ def _step(step: Any) -> RenderableType:
         f"\n{step.index + 1}. ", (step.verdict, VERDICTS[step.verdict]),
         f"  token {step.position}: ", (_line(step.old), "bold red"), " → ",
         (_line(step.new), "bold green"),
-        f"   reward {number(step.old_reward, 3)} → {number(step.new_reward, 3)}"
-        f"   entropy {number(step.entropy, 2)}   gradient norm {number(step.norm, 3)}",
+        f"   reward {number(step.old_reward, 3)} → {number(step.new_reward, 3)}",
+        f"\n   entropy {number(step.entropy, 2)}   gradient norm {number(step.norm, 3)}",
     )  # fmt: skip
     old = Text.assemble(
         "   - ", (tail, "dim"), (visible(step.old), "bold red"), visible(step.old_rest)
@@ -188,10 +199,6 @@ def _right(right: bool | None) -> Text:
     if right is None:
         return Text("?")
     return Text("right", style="green") if right else Text("wrong", style="red")
-
-
-def _shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _line(text: str) -> str:

@@ -44,25 +44,41 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+PARTS = 6  # of `all_reports`
+
+
 def all_reports(
-    runs: Sequence[Run], grade_for: Callable[[str], Grade | None] = lambda task: None
+    runs: Sequence[Run],
+    grade_for: Callable[[str], Grade | None] = lambda task: None,
+    begin: Callable[[str], None] = lambda part: None,
 ) -> list[Report]:
-    """Every report with something in it; ablations only where runs differ in one option."""
+    """Every report with something in it; ablations only where runs differ in one option.
+
+    `begin` is told each of the `PARTS` as its turn comes.
+    """
     judging = [run for run in runs if any(record["candidates"] for record in run.records)]
-    rejected, spent, scaled = rejection_report(runs), cost_report(runs), scaling_report(runs)
+    begin("accuracy")
+    found = [accuracy_report(runs)]
+    begin("rejection")
+    rejected = rejection_report(runs)
+    rates = rejected.table("runs").rows
+    found.append(_with(rejected, [figures.rejection_plot(rates)] if judging else []))
+    begin("cost")
+    spent = cost_report(runs)
+    found.append(_with(spent, [figures.cost_plot(spent.table("runs").rows)]))
+    begin("scaling")
+    scaled = scaling_report(runs)
     points = scaled.table("points").rows
-    found = [
-        accuracy_report(runs),
-        _with(rejected, [figures.rejection_plot(rejected.table("runs").rows)] if judging else []),
-        _with(spent, [figures.cost_plot(spent.table("runs").rows)]),
-        _with(scaled, [figures.scaling_plot(points, t) for t in {r.task: 1 for r in points}]),
-    ]
+    tasks = dict.fromkeys(row.task for row in points)
+    found.append(_with(scaled, [figures.scaling_plot(points, task) for task in tasks]))
+    begin("ablations")
     with suppress(DataError):  # nothing to ablate
         found.append(ablation_report(runs))
     gaining = [run for run in judging if not run.is_twin] or judging
     plots = [figures.gain_plot(gaining)] if gaining else []
     if any(figures.has_norms(run) for run in gaining):
         plots.append(figures.revision_plot(gaining))
+    begin("reward")
     found.append(_with(reward_report(runs, grade_for), plots))
     return [_without_empty(report) for report in found]
 

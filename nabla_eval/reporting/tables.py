@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import rich.box
 import rich.table
+from rich.cells import cell_len
 from rich.text import Text
 
 from nabla_eval.reporting.text import jsonable, markdown, printable
@@ -58,12 +59,59 @@ def to_rich(table: Table[Any]) -> rich.table.Table:
         caption=Text("\n".join(table.notes)) if table.notes else None,
         caption_justify="left",
     )
-    for column in table.columns:
-        whole = column.justify == "right" and not column.wrap
-        view.add_column(Text(column.header), justify=column.justify, overflow="fold", no_wrap=whole)
+    for column, width in zip(table.columns, _widths(table), strict=True):
+        view.add_column(
+            Text(column.header), justify=column.justify, overflow="fold", no_wrap=_whole(column),
+            min_width=width,
+        )  # fmt: skip
     for row in table.cells():
         view.add_row(*(Text(printable(cell)) for cell in row))
     return view
+
+
+def fitting(table: Table[Any], width: int) -> list[Table[Any]]:
+    """The table as several below each other where a terminal is too narrow for all its columns.
+
+    Each begins with the columns that say what a row is, so no number is ever cut off.
+    """
+    columns, widths = list(table.columns), _widths(table)
+    heads = next((i for i, c in enumerate(columns) if c.justify == "right"), len(columns))
+    groups: list[list[int]] = [[]]
+    for place in range(heads, len(columns)):
+        taken = [*range(heads), *groups[-1], place]
+        if groups[-1] and sum(widths[i] + _GAP for i in taken) > width:
+            groups.append([])
+        groups[-1].append(place)
+    parts = []
+    for number, group in enumerate(groups):
+        last = number == len(groups) - 1
+        parts.append(
+            dataclasses.replace(
+                table,
+                title=table.title if number == 0 else f"{table.title} (continued)",
+                columns=[columns[i] for i in (*range(heads), *group)],
+                notes=table.notes if last else (),
+            )
+        )
+    return parts
+
+
+_GAP = 2  # between the columns of a rich table, its edges together included
+
+
+def _whole(column: Column[Any]) -> bool:
+    return column.justify == "right" and not column.wrap
+
+
+def _widths(table: Table[Any], word: int = 14) -> list[int]:
+    """Least width of each column: of whole cells, or of words unless they are very long."""
+    found = []
+    for place, column in enumerate(table.columns):
+        texts = [column.header, *(printable(row[place]) for row in table.cells())]
+        pieces = texts if _whole(column) else [part for text in texts for part in text.split()]
+        sizes = [cell_len(piece) for piece in pieces]
+        found.append(max((s for s in sizes if _whole(column) or s <= word), default=1))
+    return found
 
 
 def to_markdown(table: Table[Any]) -> str:

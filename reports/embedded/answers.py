@@ -1,4 +1,4 @@
-"""Writes README.md here: what the two studies of this folder say about ∇-Reasoner.
+"""Writes README.md here: what the studies of this folder say about ∇-Reasoner.
 
     python reports/embedded/answers.py results/embedded
 
@@ -27,6 +27,7 @@ from nabla_eval.reporting.tables import Column, Table, to_markdown
 from nabla_eval.reporting.text import MISSING, number, p_value, percent, points, points_range
 
 STOP = "stop_reward"
+TRAINING = Path(__file__).parents[1] / "training" / "training.json"
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,92 @@ def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table[Audit]:
     return Table("audit", "Each setting beside its own twin", columns, lines, notes)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A method that searches or chooses otherwise, beside best-of-N."""
+
+    label: str
+    run: Run
+    greedy: Difference
+    best: Difference  # best-of-8, all drafts
+    equal: Difference | None  # best-of-N, all drafts, at the same calls
+
+
+def search_rows(
+    runs: Sequence[Run], scaling: Sequence[Run], labels: dict[Path, str]
+) -> list[Searched]:
+    """Every run of the search study beside its controls of the scaling study."""
+    best = [run for run in scaling if run.method == "best_of_n" and run.config[STOP] is None]
+    (greedy,) = (run for run in scaling if run.method == "greedy")
+    (eight,) = (run for run in best if run.n == 8)
+    rows = []
+    for run in runs:
+        equal = at_equal_cost(run, best)
+        rows.append(
+            Searched(
+                labels[run.folders[0]],
+                run,
+                difference(run.scores, greedy.scores),
+                difference(run.scores, eight.scores),
+                None if equal is None else equal.difference,
+            )
+        )
+    return rows
+
+
+def search_table(rows: Sequence[Searched]) -> Table[Searched]:
+    def gap(found: Difference | None) -> str:
+        if found is None:
+            return MISSING
+        return f"{points(found.estimate.value)} ({points_range(found.estimate.interval)})"
+
+    columns = [
+        Column[Searched]("Method", lambda row: row.label, "left"),
+        Column[Searched]("Accuracy", lambda row: percent(accuracy(row.run.scores).value)),
+        Column[Searched]("Calls", lambda row: number(calls(row.run))),
+        Column[Searched]("Over greedy", lambda row: gap(row.greedy)),
+        Column[Searched]("Over best-of-8", lambda row: gap(row.best)),
+        Column[Searched]("Over best-of-N, same calls", lambda row: gap(row.equal)),
+    ]
+    notes = [
+        "Points with 95 % intervals, paired by problem, not corrected for the number of rows. "
+        "Best-of-N scores all its drafts here. TPO needs a policy that chats."
+    ]
+    return Table("search", "Search and other ways to choose", columns, rows, notes)
+
+
+def training_section(file: Path) -> str:
+    """The trained rows of reports/training, or where they would come from."""
+    if not file.exists():
+        return (
+            "The trained rows (SFT, GRPO) are not in this report: `bash reports/training/run.sh` "
+            "makes them, and this page takes them in when it is written again."
+        )
+    import json
+
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = found["rows"]
+    start = rows[0]["name"]
+
+    def gap(row: dict[str, Any]) -> str:
+        against = row.get("against", {}).get(start)
+        if against is None:
+            return MISSING
+        return f"{points(against['value'])} ({points_range((against['low'], against['high']))})"
+
+    columns = [
+        Column[dict[str, Any]]("Policy", lambda row: row["name"], "left"),
+        Column[dict[str, Any]]("Greedy accuracy", lambda row: percent(row["accuracy"]["value"])),
+        Column[dict[str, Any]](f"Over {start}", gap),
+    ]
+    notes = [
+        f"Points with 95 % intervals, paired over {found['problems']:,} test problems, seed "
+        f"{found['seed']}: an under-trained policy of its own, so not comparable with the rows "
+        "above. From reports/training."
+    ]
+    return to_markdown(Table("training", "Trained rows", columns, rows, notes))
+
+
 def variant_names(study: Path) -> dict[Path, str]:
     """Run folder -> the name its variant has in the sweep's file."""
     import json
@@ -204,21 +291,25 @@ def variant_names(study: Path) -> dict[Path, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("studies", type=Path, help="folder that holds scaling/ and ablations/")
+    parser.add_argument("studies", type=Path, help="folder of scaling/, ablations/, search/")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--training", type=Path, default=TRAINING)
     chosen = parser.parse_args()
     scaling = load([chosen.studies / "scaling"])
     ablations = load([chosen.studies / "ablations"])
+    search = load([chosen.studies / "search"])
     names = variant_names(chosen.studies / "ablations")
+    searched = search_rows(search, scaling, variant_names(chosen.studies / "search"))
     base = next(run.name for run in ablations if names[run.folders[0]].split(" n=")[0] == "nabla")
     rows = rows_of(scaling)
-    facts: dict[str, Any] = dict(facts_of([*scaling, *ablations]))
+    facts: dict[str, Any] = dict(facts_of([*scaling, *ablations, *search]))
     page = [
         "# ∇-Reasoner on the embedded pair",
         "Real runs of every method on held-out Countdown problems, and each switch changed alone. "
-        "All of it is made again by `bash reports/embedded/run.sh` (see `scaling.yaml`, "
-        "`ablations.yaml`); the full tables are in [scaling](scaling/report.md) and "
-        "[ablations](ablations/report.md), each also as JSON; run.sh adds HTML and CSV. "
+        f"All of it is made again by `bash reports/embedded/run.sh` (`scaling.yaml`, "
+        f"`ablations.yaml` and `search.yaml`; seeds {facts['seeds']}); the full tables are in "
+        "[scaling](scaling/report.md), [ablations](ablations/report.md) and "
+        "[search](search/report.md), each also as JSON; run.sh adds HTML and CSV. "
         "A result about one small pair and one task, not about ∇-Reasoner at large.",
         "## Answers",
         worded(rows, "Does ∇-Reasoner beat its zeroth-order twin?", "1. the twin, same N"),
@@ -227,6 +318,9 @@ def main() -> None:
         worded(rows, "Its twin at equal model calls?", "4. the twin, same calls"),
         "![Accuracy against model calls](scaling/figures/scaling_nabla_countdown.png)",
         to_markdown(table_of(rows)),
+        "## Search methods, and other ways to choose",
+        to_markdown(search_table(searched)),
+        training_section(chosen.training),
         "## Audit of the switches",
         "From the default with early stop at N = 8. The causal controls are `lam=0` (reward "
         "ignored) and `lam=-1` (reward negated), also at the learning rate at which DTO moves "
@@ -237,7 +331,7 @@ def main() -> None:
         "\n".join(f"- {name}: {value}" for name, value in facts.items()),
     ]
     (chosen.output / "README.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-    print(f"{chosen.output / 'README.md'}: {len(scaling)} and {len(ablations)} runs")
+    print(f"{chosen.output / 'README.md'}: {len(scaling) + len(ablations) + len(search)} runs")
 
 
 if __name__ == "__main__":

@@ -67,18 +67,18 @@ def rejection_table(rows: Sequence[RejectionRow]) -> Table[RejectionRow]:
         *task_column(rows),
         Column[RejectionRow]("Run", lambda row: row.run, "left"),
         Column[RejectionRow]("Judged", lambda row: count(row.candidates)),
-        Column[RejectionRow]("Rejected %", lambda row: _share(row.rate)),
+        Column[RejectionRow]("Rate", lambda row: _share(row.rate)),
         Column[RejectionRow]("95 % CI", lambda row: percent_range(row.ci95)),
         Column[RejectionRow]("Ties", lambda row: _ties(row).removesuffix(" %")),
         Column[RejectionRow]("First", lambda row: _share(row.first.rate if row.first else None)),
         Column[RejectionRow]("Twin", lambda row: _share(row.twin_rate)),
         Column[RejectionRow]("Drafts", lambda row: _share(row.baseline_measured_challengers)),
-        Column[RejectionRow]("i.i.d.", lambda row: _share(row.baseline_challengers)),
+        Column[RejectionRow]("iid", lambda row: _share(row.baseline_challengers)),
         Column[RejectionRow]("1-H/N", lambda row: _share(row.baseline_h)),
     ]
     notes = [
-        "All in per cent. Rejected: of the judged candidates, ties included (their share of all is "
-        "in Ties). First: the first candidate of each problem. Intervals resample problems.",
+        "All in per cent. Rate: rejected of the judged candidates, ties included (their share of "
+        "all is in Ties). First: the first candidate of each problem. Intervals resample problems.",
         "Controls: the zeroth-order twin; best-of-N's own drafts under the same rule, without the "
         "first; the same for i.i.d. draws without ties, 1 - (H_N - 1)/(N - 1); and 1 - H_N/N, "
         "which counts the first draw as accepted. The drafts are of a best-of-N run with this N, "

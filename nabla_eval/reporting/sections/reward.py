@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +84,34 @@ class GainRow:
 
 
 def reward_report(
-    runs: Sequence[Run], grade_for: Callable[[str], Grade | None] = lambda task: None
+    runs: Sequence[Run],
+    grade_for: Callable[[str], Grade | None] = lambda task: None,
+    progress: Callable[[Sequence[Run]], Iterable[Run]] = iter,
 ) -> Report:
     """Calibration, selection, reward models against each other, and gains.
 
     `grade_for(task)` gives a function that grades single drafts, or None where there is none.
     """
-    sources = [(run, *_answers(run, grade_for(run.task))) for run in runs]
-    usable = [(run, kind, answers) for run, kind, answers in sources if answers]
-    judging = [run for run in runs if any(record["candidates"] for record in run.records)]
+    calibrations: list[CalibrationRow] = []
+    selections: list[SelectionRow] = []
+    bins: list[ReliabilityRow] = []
+    gains: list[GainRow] = []
+    for run in progress(runs):
+        kind, answers = _answers(run, grade_for(run.task))
+        if answers:
+            calibrations.append(_calibration(run, kind, answers))
+            bins += _reliability(run, answers)
+        if answers and _whole(run, kind):
+            selections.append(_selection(run, answers))
+        if any(record["candidates"] for record in run.records):
+            gains.append(_gain(run))
     models = _models_compared(runs)
     tables: list[Table[Any]] = [
-        calibration_table([_calibration(*source) for source in usable]),
-        selection_table([_selection(r, a) for r, kind, a in usable if _whole(r, kind)]),
+        calibration_table(calibrations),
+        selection_table(selections),
         difference_table("models", "Reward models against each other", models),
-        reliability_table([row for run, _, a in usable for row in _reliability(run, a)]),
-        gain_table([_gain(run) for run in judging]),
+        reliability_table(bins),
+        gain_table(gains),
     ]
     return Report("reward", "Reward", tables, [verdict(row) for row in models])
 
