@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from error_table import documented
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments
@@ -71,6 +72,19 @@ def test_what_cannot_work_is_refused(options: dict[str, object], words: list[str
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_readme_says_the_same() -> None:
+    asked = {
+        "an option that does not exist": ({"stepz": 3}, "Did you mean"),
+        "a value out of range": ({"n": 0}, "it takes"),
+        "an option of another method": ({"method": "greedy", "n": 8}, "Leave it out"),
+        "no reward model": ({"pretrained": "a/policy"}, "Pass reward="),
+    }
+    for cause, (options, remedy) in asked.items():
+        with pytest.raises(ConfigError) as error:
+            read(options)
+        documented(cause, error.value, remedy)
 
 
 @pytest.mark.parametrize(

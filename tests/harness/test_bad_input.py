@@ -9,6 +9,7 @@ from typing import Any
 import model_builders as build
 import pytest
 import torch
+from error_table import documented
 from safetensors.torch import load_file, save_file
 
 from nabla_eval.engine import execute
@@ -34,6 +35,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(folder / name) for name in ("policy", "reward", "nan")}
 
 
+def named(models: dict[str, str]) -> dict[str, str]:
+    """Words for the models' folders."""
+    return {f"{name.upper()}": path for name, path in models.items()}
+
+
 @pytest.fixture
 def refusal(
     models: dict[str, str], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -56,30 +62,30 @@ def refusal(
 
 def test_a_missing_checkpoint(refusal: Callable[..., str]) -> None:
     text = refusal(pretrained="/no/such/policy")
-    assert "The policy folder /no/such/policy does not exist" in text and "Check the path" in text
+    documented("a folder that does not exist", text, "Check the path")
     assert "reward model folder /no/such/reward" in refusal(reward="/no/such/reward")
 
 
 def test_a_wrong_architecture(refusal: Callable[..., str], models: dict[str, str]) -> None:
     text = refusal(reward=models["policy"])
     assert "is Qwen2ForCausalLM; a ...ForSequenceClassification" in text
-    assert "Give a reward model" in text
+    documented("a model of the wrong kind", text, "Give a reward model", **named(models))
     assert "give it as reward=..." in refusal(pretrained=models["reward"])
 
 
 def test_a_prompt_longer_than_the_context(refusal: Callable[..., str]) -> None:
     text = refusal("1+" * 300)
-    assert "takes 600 tokens" in text and "holds 512" in text and "few-shot" in text
+    documented("a prompt longer than the context", text, "Use fewer")
 
 
 def test_more_tokens_than_the_context_holds(refusal: Callable[..., str]) -> None:
     text = refusal(request={"max_gen_toks": 600})
-    assert "max_gen_toks=600" in text and "holds 512" in text and "Try --gen_kwargs" in text
+    documented("more tokens than the context holds", text, "Try --gen_kwargs")
 
 
 def test_a_reward_that_is_no_number(refusal: Callable[..., str], models: dict[str, str]) -> None:
     text = refusal(reward=models["nan"])
-    assert "gives nan" in text and models["nan"] in text and "dtype" in text
+    documented("a reward model that gives no number", text, "Try", **named(models))
     with pytest.raises(NablaError, match="gives nan"):
         load_pair(models["policy"], models["nan"])
 
@@ -94,7 +100,9 @@ def test_a_policy_that_gives_no_numbers(
     assert "gives nan" in refusal(pretrained=str(broken))
 
 
-def test_a_gated_model(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_model(
+    refusal: Callable[..., str], models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoConfig
 
     def gated(*_: Any, **__: Any) -> Any:
@@ -102,10 +110,10 @@ def test_a_gated_model(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
     text = refusal(pretrained="meta-llama/Llama-3.1-8B-Instruct")
-    assert "Accept the model's licence" in text and "hf auth login" in text
+    documented("a gated model", text, "Accept the model's licence", **named(models))
 
 
 def test_no_network(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     text = refusal(reward="Skywork/Skywork-Reward-V2-Qwen3-4B")
-    assert "the hub is out of reach" in text and "give a folder" in text
+    documented("no network", text, "Check the name")

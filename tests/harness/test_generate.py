@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from error_table import documented
 from lm_eval.api.instance import Instance
 
 from nabla_eval.errors import ContextError, DataError
@@ -113,8 +114,13 @@ def test_a_trace_of_another_run_is_not_taken_for_this_one(
 ) -> None:
     base = {"method": "nabla", "n": 3, "trace_dir": str(tmp_path)}
     lm(**base).generate_until([ask()], disable_tqdm=True)
-    with pytest.raises(DataError, match="another run"):
+    with pytest.raises(DataError, match="another run") as error:
         lm(**{**base, **other}).generate_until([ask()], disable_tqdm=True)
+    if other == {"seed": 1}:
+        hash_ = lm(**base)._info()["config_hash"]
+        documented(
+            "a trace folder of another run", error.value, "Choose", FOLDER=tmp_path, HASH=hash_
+        )
 
 
 def test_a_killed_run_leaves_what_it_finished(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from error_table import documented
 from filelock import FileLock
 from trace_lines import line
 
@@ -34,8 +35,9 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Pa
     )
     with other:
         assert other.stdout is not None and other.stdout.readline() == "writing\n"
-        with pytest.raises(DataError, match="Another process is writing to"), TraceWriter(path):
+        with pytest.raises(DataError) as error, TraceWriter(path):
             pass
+        documented("a second run into one folder", error.value, "Wait until", FOLDER=tmp_path)
         other.kill()
     with TraceWriter(path) as writer:
         writer.write(line(0))
@@ -76,7 +78,7 @@ def test_a_full_device_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No space left on device") as caught:  # noqa: SIM117
         with TraceWriter(path) as writer:
             writer.write(line(0))
-    assert "goes on from there" in str(caught.value)
+    documented("a full disk", caught.value, "Free some space", FOLDER=tmp_path)
 
 
 def test_lines_reach_the_disk_at_an_interval_and_at_the_end(
