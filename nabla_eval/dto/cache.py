@@ -22,6 +22,8 @@ from nabla_eval.dto import optimise
 from nabla_eval.dto.optimise import DTOState
 from nabla_eval.dto.relax import hard_tokens, soft_backward
 
+_ELEMENTS = 2**25  # of rows x V that are stepped at once
+
 # Requests that need their gradient, and the hard tokens of their rows -> rows [sum of sizes, V].
 Recompute = Callable[[list[int], list[tuple[int, ...]]], Tensor]
 
@@ -34,7 +36,7 @@ class Relaxation:
     offset: Float[Tensor, "R V"] | None = None  # anchors, see `relax`
     head: Callable[[Tensor], Tensor] | None = None  # latents -> logits; None: z itself is free
 
-    def rows(self, index: Int[Tensor, " kept"]) -> Relaxation:
+    def rows(self, index: Int[Tensor, " kept"] | slice) -> Relaxation:
         """The relaxation of some rows."""
         offset = None if self.offset is None else self.offset[index]
         return Relaxation(self.temperature, offset, self.head)
@@ -79,6 +81,8 @@ def descend(
     """T steps of Alg. 4 for requests with `sizes` rows each, from dL/dy at the `hard` tokens."""
     info = DTOInfo([0] * len(sizes), [0] * len(sizes))
     state, table = optimise.init(parameters), optimise.schedule(dto, parameters)
+    if len(_parts(gradient)) > 1:  # which are then stepped in place
+        state = DTOState(parameters.clone(), state.first, state.second.clone(), state.count)
     final, place = parameters.clone(), torch.arange(len(parameters), device=parameters.device)
     waiting = list(range(len(sizes)))
     while True:
@@ -93,11 +97,12 @@ def descend(
             info.passes[waiting[i]] += 1
             info.flips[waiting[i]] += any(changed[j] for j in spans[i])
         tokens = now.tolist()
-        keep = torch.tensor([j for i in stale for j in spans[i]], device=place.device)
-        state, relaxation, hard, place = (
-            state.rows(keep), relaxation.rows(keep), now[keep], place[keep]
-        )  # fmt: skip
-        waiting = [waiting[i] for i in stale]
+        if len(stale) < len(waiting):
+            keep = torch.tensor([j for i in stale for j in spans[i]], device=place.device)
+            state, relaxation = state.rows(keep), relaxation.rows(keep)
+            now, place = now[keep], place[keep]
+        hard, waiting = now, [waiting[i] for i in stale]
+        del gradient  # before there are two of them
         gradient = recompute(waiting, [tuple(tokens[j] for j in spans[i]) for i in stale])
 
 
@@ -114,19 +119,59 @@ def _advance(
 
     One host synchronisation a step asks how many rows still move.
     """
-    logits = relaxation.logits(state.parameters)
+    parts = _parts(gradient)
+    logits = relaxation.logits(state.parameters) if len(parts) == 1 else None
     moving: Bool[Tensor, " R"] | None = None
     while True:
-        downhill = relaxation.downhill(state, logits, gradient)
-        state = optimise.step(state, downhill, table, moving)
-        logits = relaxation.logits(state.parameters)
-        now = relaxation.hard(logits)
+        if logits is None:
+            now = _step_parts(state, gradient, relaxation, table, moving, parts)
+        else:
+            state, logits = _step(state, logits, gradient, relaxation, table, moving)
+            now = relaxation.hard(logits)
         free = state.count < dto.steps
         free = free & ~_together(now != hard, spans) if dto.grad_cache else torch.zeros_like(free)
         left = int(free.sum())
         if left == 0:
             return state, now
         moving = None if left == len(free) else free
+
+
+def _step(
+    state: DTOState,
+    logits: Float[Tensor, "R V"],
+    gradient: Float[Tensor, "R V"],
+    relaxation: Relaxation,
+    table: Float[Tensor, "T 3"],
+    moving: Bool[Tensor, " R"] | None,
+) -> tuple[DTOState, Float[Tensor, "R V"]]:
+    downhill = relaxation.downhill(state, logits, gradient)
+    state = optimise.step(state, downhill, table, moving)
+    return state, relaxation.logits(state.parameters)
+
+
+def _step_parts(
+    state: DTOState,
+    gradient: Float[Tensor, "R V"],
+    relaxation: Relaxation,
+    table: Float[Tensor, "T 3"],
+    moving: Bool[Tensor, " R"] | None,
+    parts: Sequence[slice],
+) -> Int[Tensor, " R"]:
+    """A step in place, some rows at a time: what is made on the way is never held for all rows."""
+    now = []
+    for part in parts:
+        own, some = state.rows(part), relaxation.rows(part)
+        here = None if moving is None else moving[part]
+        new, logits = _step(own, some.logits(own.parameters), gradient[part], some, table, here)
+        now.append(some.hard(logits))
+        optimise.write(state, part, new)
+    return torch.cat(now)
+
+
+def _parts(gradient: Float[Tensor, "R V"]) -> list[slice]:
+    """Rows that are stepped at once."""
+    rows, size = len(gradient), max(1, _ELEMENTS // gradient.shape[1])
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _together(flags: Bool[Tensor, " R"], spans: Sequence[range]) -> Bool[Tensor, " R"]:

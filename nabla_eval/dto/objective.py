@@ -194,12 +194,18 @@ def row_gradients(
     """dL/dy at some positions of several sequences, one sequence after another."""
     policy, reward = pair.policy, pair.judge
     chosen = [(backward, backward.index(rows)) for backward, rows in parts]
-    gradient = _onto(policy.embedding, torch.cat([b.policy[rows] for b, rows in chosen]))
+    own = torch.cat([b.policy[rows] for b, rows in chosen])
     outcome = torch.cat([b.reward[rows] for b, rows in chosen])
-    gradient += _onto(reward.embedding, outcome).to(gradient.device)
-    if objective.nll_weight:
-        hidden = torch.cat([b.hidden[rows] for b, rows in chosen])
-        gradient -= objective.nll_weight * widen(policy.head(hidden)).log_softmax(-1)
+    hidden = torch.cat([b.hidden[rows] for b, rows in chosen])
+    size = max(1, _ELEMENTS // policy.vocabulary)
+    gradient = widen(own).new_empty(len(own), policy.vocabulary)
+    for start in range(0, len(own), size):
+        part = slice(start, start + size)
+        gradient[part] = _onto(policy.embedding, own[part])
+        gradient[part] += _onto(reward.embedding, outcome[part]).to(gradient.device)
+        if objective.nll_weight:
+            prefix = widen(policy.head(hidden[part])).log_softmax(-1)
+            gradient[part] -= objective.nll_weight * prefix
     return gradient
 
 

@@ -8,7 +8,7 @@ gradient. Matches `torch.optim.AdamW` and `CosineAnnealingLR(T_max=steps)`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,8 +28,8 @@ class DTOState:
     second: Float[Tensor, "R N"]
     count: Int[Tensor, " R"]
 
-    def rows(self, index: Int[Tensor, " kept"]) -> DTOState:
-        """The state of some rows."""
+    def rows(self, index: Int[Tensor, " kept"] | slice) -> DTOState:
+        """The state of some rows; a slice gives a view of it."""
         return DTOState(
             self.parameters[index], self.first[index], self.second[index], self.count[index]
         )
@@ -40,6 +40,12 @@ def init(parameters: Float[Tensor, "R N"]) -> DTOState:
     zeros = torch.zeros_like(parameters)
     count = torch.zeros(len(parameters), dtype=torch.long, device=parameters.device)
     return DTOState(parameters, zeros, zeros, count)
+
+
+def write(state: DTOState, part: slice, new: DTOState) -> None:
+    """Put the state of some rows in its place."""
+    for field in fields(DTOState):
+        getattr(state, field.name)[part] = getattr(new, field.name)
 
 
 def learning_rate(count: int, dto: DTO) -> float:

@@ -18,6 +18,8 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
 from nabla_eval.requests import Gradient, Refine, Refinement
 
+_ELEMENTS = 2**25  # of rows x V whose anchors are made at once
+
 
 def free_rows(request: Refine) -> range:
     """Positions whose logits DTO may change."""
@@ -70,7 +72,6 @@ class Solution:
 
     start: Tensor  # [R, V] the policy's logits
     logits: Tensor  # [R, V] refined
-    gradient: Tensor | None  # [R, V] dL/dy before the first step
     sizes: list[int]
     passes: list[int]
     flips: list[int]
@@ -87,16 +88,15 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
     logits = widen(pair.policy.head(hidden))
     if dto.steps == 0:
         none = [0] * len(requests)
-        return Solution(logits, logits, None, sizes, none, list(none))
+        return Solution(logits, logits, sizes, none, list(none))
     parts = [(_gradient(r).handle, own) for r, own in zip(requests, rows, strict=True)]
-    gradient = row_gradients(pair, parts, dto.objective)
     hard = [_gradient(r).hard[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
     head = None
     if dto.parameterisation == "latents":
         head = lambda latents: widen(pair.policy.head(latents.to(hidden.dtype)))  # noqa: E731
     parameters, info = descend(
         logits if head is None else widen(hidden),
-        gradient,
+        row_gradients(pair, parts, dto.objective),
         torch.tensor([token for part in hard for token in part], device=logits.device),
         sizes,
         Relaxation(tau, _offsets(pair, requests, rows, logits), head),
@@ -104,7 +104,7 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
         lambda stale, tokens: _recompute(pair, requests, rows, stale, tokens),
     )
     refined = parameters if head is None else head(parameters)
-    return Solution(logits, refined, gradient, sizes, info.passes, info.flips)
+    return Solution(logits, refined, sizes, info.passes, info.flips)
 
 
 def _gradient(request: Refine) -> Gradient:
@@ -121,11 +121,18 @@ def _offsets(
         return None
     pairs = [(r.trajectory, i) for r, own in zip(requests, rows, strict=True) for i in own]
     tokens = torch.tensor([trajectory.tokens[i] for trajectory, i in pairs], device=logits.device)
-    uniform = logits
-    if dto.anchor_offset == "gumbel":
-        keys = [trajectory.key / "anchor" / i for trajectory, i in pairs]
-        uniform = torch.from_numpy(uniforms(keys, 0, logits.shape[-1])).to(logits.device)
-    return anchor_offset(logits, tokens, uniform, tau, dto)
+    offset = torch.empty_like(logits)
+    chunk = max(1, _ELEMENTS // logits.shape[-1])
+    for start in range(0, len(pairs), chunk):
+        part = slice(start, start + chunk)
+        uniform = logits[part]
+        if dto.anchor_offset == "gumbel":
+            keys = [trajectory.key / "anchor" / i for trajectory, i in pairs[part]]
+            uniform = torch.from_numpy(uniforms(keys, 0, logits.shape[-1])).to(logits.device)
+        own_offset = anchor_offset(logits[part], tokens[part], uniform, tau, dto)
+        assert own_offset is not None, "only anchor=argmax has none"
+        offset[part] = own_offset
+    return offset
 
 
 def _recompute(
