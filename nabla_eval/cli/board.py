@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -118,11 +119,9 @@ class Board:
         for heading, width in zip(words, widths, strict=True):
             table.add_column(heading, justify="right", no_wrap=True, min_width=width)
         for line in self._fitting(max(4, self.console.height - 6)):
-            name = Text(printable(line.name))
-            name.truncate(room, overflow="ellipsis")
             table.add_row(
-                name, *([line.task] if several else []), str(line.seed), _state(line),
-                *line.cells(),
+                _shortened(printable(line.name), room), *([line.task] if several else []),
+                str(line.seed), _state(line), *line.cells(),
             )  # fmt: skip
         return table
 
@@ -134,6 +133,13 @@ class Board:
         urgent = sorted(self.lines, key=lambda line: (rank[line.state], -line.changed))[:room]
         chosen = {id(line) for line in urgent}
         return [line for line in self.lines if id(line) in chosen]
+
+
+def _shortened(name: str, room: int, tail: int = 6) -> Text:
+    """A name with its middle left out where it is too long: names often differ at their ends."""
+    if cell_len(name) <= room:
+        return Text(name)
+    return Text(f"{set_cell_size(name, room - tail - 1)}…{name[-tail:]}")
 
 
 def _state(line: Line) -> RenderableType:

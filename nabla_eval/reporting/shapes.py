@@ -211,16 +211,111 @@ class GainJSON(TypedDict):
     final_ci95: Interval
 
 
-# Report -> table -> the type of its rows. Tables that are not listed repeat these rows by bins.
+class IndexedJSON(TypedDict):
+    """Rejection of the first, second, ... candidates of all problems, and how many there are."""
+
+    run: str
+    task: str
+    rates: list[float | None]
+    candidates: list[int]
+
+
+class AcceptanceJSON(TypedDict):
+    """Candidates accepted in one bin of a feature (position, entropy, gradient norm, sweep)."""
+
+    run: str
+    task: str
+    feature: str
+    low: float
+    high: float
+    candidates: int
+    accepted: int
+    rate: float | None
+    ci95: Interval
+
+
+class SavingJSON(TypedDict):
+    """Model calls of a run over those of a control."""
+
+    run: str
+    task: str
+    role: str
+    control: str
+    ratio: float | None
+    ratio_ci95: Interval
+
+
+class AccelerationJSON(TypedDict):
+    """Shares of work that a run did not have to do (D.2), and that look-ahead threw away."""
+
+    run: str
+    task: str
+    cached: float | None
+    cached_ci95: Interval
+    reused: float | None
+    reused_ci95: Interval
+    skipped: float | None
+    skipped_ci95: Interval
+    speculative: float | None
+    speculative_ci95: Interval
+
+
+class SelectionJSON(TypedDict):
+    """What choosing by reward makes of the drafts."""
+
+    run: str
+    task: str
+    reward: str
+    n: int | None
+    mean: float | None
+    selected: float | None
+    oracle: float | None
+    recovered: float | None
+
+
+class ReliabilityJSON(TypedDict):
+    """Right answers among those with a reward in [low, high)."""
+
+    run: str
+    task: str
+    low: float
+    high: float
+    answers: int
+    right: float | None
+    ci95: Interval
+
+
+class ApartJSON(TypedDict):
+    """A problem on which two runs score differently; the first answer of each."""
+
+    problem: str
+    task: str
+    prompt: str
+    score_a: float
+    score_b: float
+    answer_a: str
+    answer_b: str
+
+
+# Report -> table -> the type of its rows: every table of every report of runs.
 SHAPES: dict[str, dict[str, type]] = {
     "accuracy": {"runs": AccuracyJSON, "differences": DifferenceJSON, "failures": FailureJSON},
     "rejection": {
         "runs": RejectionJSON,
         "controls": RejectionJSON,
         "differences": DifferenceJSON,
+        "by_index": IndexedJSON,
+        "acceptance": AcceptanceJSON,
     },
-    "cost": {"runs": CostJSON},
+    "cost": {"runs": CostJSON, "savings": SavingJSON, "acceleration": AccelerationJSON},
     "scaling": {"points": PointJSON, "equal_cost": EqualCostJSON},
     "ablation": {"changes": AblationJSON},
-    "reward": {"calibration": CalibrationJSON, "models": DifferenceJSON, "gain": GainJSON},
+    "reward": {
+        "calibration": CalibrationJSON,
+        "selection": SelectionJSON,
+        "models": DifferenceJSON,
+        "reliability": ReliabilityJSON,
+        "gain": GainJSON,
+    },
+    "compare": {"differences": DifferenceJSON, "savings": SavingJSON, "apart": ApartJSON},
 }

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
 
 import pytest
 from click.testing import CliRunner
+from page_reader import Reader
+from rich.console import Console
 from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
 from shape_check import fits
 
+from nabla_eval.analysis.study import load, load_pair
+from nabla_eval.cli.grading import grader
 from nabla_eval.cli.main import main
+from nabla_eval.reporting.everything import Page, all_reports, page_html
+from nabla_eval.reporting.report import report_json, report_markdown
+from nabla_eval.reporting.sections.compare import compare_report
 from nabla_eval.reporting.shapes import SHAPES
+from nabla_eval.reporting.tables import to_rich
+from nabla_eval.reporting.text import jsonable, markdown, printable
 
 REPORTS = ["accuracy", "rejection", "cost", "scaling", "ablation", "reward"]
 
@@ -81,10 +91,37 @@ def test_every_report_in_every_format(study, name, tmp_path):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_json_is_as_documented(study, name):
-    stored = json.loads(run(name, study, "--json").stdout)
+    folders = [study / "lr", study / "nabla8"] if name == "compare" else [study]
+    stored = json.loads(run(name, *folders, "--json").stdout)
+    assert stored.keys() == SHAPES[name].keys()
     for table, shape in SHAPES[name].items():
         assert all(fits(row, shape) for row in stored[table]), (table, stored[table][:1])
         assert stored[table] or table in ("models",)
+
+
+def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(study):
+    """The cells are worded once; here they are found again in what each format made of them."""
+    pair = load_pair(study / "lr", study / "nabla8")
+    reports = [*all_reports(load([study]), grader), compare_report(*pair)]
+    assert {table for r in reports for table in ((r.name, t.name) for t in r.tables)} >= {
+        (name, table) for name, tables in SHAPES.items() for table in tables if table != "models"
+    }
+    reader = Reader()
+    plots = {plot.name: b"" for report in reports for plot in report.plots}
+    reader.feed(page_html(Page("t", "c", reports), plots))
+    cells = [cell for r in reports for t in r.tables for row in t.cells() for cell in row]
+    assert reader.cells == list(map(printable, cells))
+    for report in reports:
+        page, stored = report_markdown(report), report_json(report)
+        for table in report.tables:
+            for row in table.cells():
+                assert f"| {' | '.join(map(markdown, row))} |" in page
+            rows = [json.loads(json.dumps(jsonable(dataclasses.asdict(r)))) for r in table.rows]
+            assert stored[table.name] == rows
+            console = Console(file=io.StringIO(), width=400)
+            console.print(to_rich(table))
+            lines = [line.split() for line in console.file.getvalue().splitlines()]
+            assert all(" ".join(row).split() in lines for row in table.cells()), table.name
 
 
 def test_rejection_json_has_the_documented_shape(study):

@@ -6,8 +6,8 @@ import csv
 import html
 import io
 import re
-from html.parser import HTMLParser
 
+from page_reader import Reader
 from run_folders import NABLA, candidate, record, write_run
 
 from nabla_eval.analysis.study import load_pair
@@ -18,31 +18,6 @@ from nabla_eval.reporting.tables import to_markdown
 from nabla_eval.reporting.text import markdown, printable
 
 HOSTILE = "\x1b[31m</td><script>alert(1)</script><img src=x onerror=y>{{7*7}}\u202e|`"
-
-
-class Reader(HTMLParser):
-    """Tags, attributes and cells of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.names: set[str] = set()
-        self.cells: list[str] = []
-        self._open = False
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.names |= {name for name, _ in attrs}
-        if tag == "td":
-            self._open = True
-            self.cells.append("")
-
-    def handle_endtag(self, tag):
-        self._open = self._open and tag != "td"
-
-    def handle_data(self, data):
-        if self._open:
-            self.cells[-1] += data
 
 
 def hostile_report(tmp_path):
