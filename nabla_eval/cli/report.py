@@ -190,7 +190,7 @@ def paper(file: Path, **options: Any) -> None:
     """
     from nabla_eval.reporting.paper import paper_report, read_printed
 
-    present(paper_report(read_printed(file)), options)
+    present(paper_report(read_printed(file), file.parent), options)
 
 
 @report.command("all")

@@ -155,6 +155,12 @@ def sft(**chosen: Any) -> None:
     _option("--beta", "Weight of the divergence from the start.", default=GRPO().beta),
     _option("--clip", "Epsilon of the clipped ratio.", default=GRPO().clip),
     _option(
+        "--scale",
+        "Standard deviation that advantages are divided by.",
+        default=GRPO().scale,
+        type=click.Choice(["group", "batch", "none"]),
+    ),
+    _option(
         "--loss",
         "How tokens are averaged.",
         default=GRPO().loss,
@@ -175,8 +181,9 @@ def grpo(**chosen: Any) -> None:
     tokens = chosen.pop("max_new_tokens")
     if tokens is None:
         tokens = 24 if chosen["data"] in COUNTDOWN else GRPO().max_new_tokens
-    own = {name: chosen.pop(name) for name in ("generations", "temperature", "beta", "clip")}
-    recipe = GRPO(max_new_tokens=tokens, loss=chosen.pop("loss"), **own, **_recipe(chosen))
+    names = ("generations", "temperature", "beta", "clip", "scale", "loss")
+    own = {name: chosen.pop(name) for name in names}
+    recipe = GRPO(max_new_tokens=tokens, **own, **_recipe(chosen))
     _train(recipe, GroupRelativePolicyOptimisation(recipe), chosen)
 
 

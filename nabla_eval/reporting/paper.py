@@ -13,6 +13,7 @@ from nabla_eval.analysis.consistency import grim, noise, standard_errors
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.report import Report
+from nabla_eval.reporting.table_one import row_tables
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, p_value
 
@@ -66,7 +67,7 @@ class RejectionCheck:
 
 @dataclass(frozen=True)
 class QuotedRow:
-    """A figure that is only listed, a source, or a command."""
+    """A figure that is only listed, or a source."""
 
     what: str
     value: str
@@ -103,15 +104,18 @@ def _check_block(file: Path, content: Mapping[str, Any], block: Mapping[str, Any
             )
 
 
-def paper_report(printed: Mapping[str, Any]) -> Report:
-    """GRIM and standard errors of every cell, differences against noise, rejection, the rest."""
+def paper_report(printed: Mapping[str, Any], folder: str | Path = ".") -> Report:
+    """GRIM and standard errors of every cell, differences against noise, rejection, the rest.
+
+    `folder` is that of the file: studies whose figures stand beside the paper's are named from it.
+    """
     cells, gaps = list(_cells(printed)), list(_gaps(printed))
     tables: list[Table[Any]] = [
         cell_table(cells),
         gap_table(gaps, printed.get("ours", "ours")),
         rejection_table(list(_rejections(printed))),
         quoted_table("quoted", "Quoted, not checked", _quoted(printed), "Printed"),
-        quoted_table("commands", "One command per row", _commands(printed), "Command"),
+        *row_tables(printed, Path(folder)),
         quoted_table("sources", "Sources", _sources(printed), "Where"),
     ]
     title = f"What can be checked of {printed['paper']}"
@@ -180,14 +184,6 @@ def _rejections(printed: Mapping[str, Any]) -> Iterator[RejectionCheck]:
 def _quoted(printed: Mapping[str, Any]) -> list[QuotedRow]:
     rows = printed.get("quoted") or ()
     return [QuotedRow(row["what"], row["printed"], row["source"]) for row in rows]
-
-
-def _commands(printed: Mapping[str, Any]) -> list[QuotedRow]:
-    start = printed.get("command", "")
-    return [
-        QuotedRow(row, f"{start}{options}", "")
-        for row, options in (printed.get("commands") or {}).items()
-    ]
 
 
 def _sources(printed: Mapping[str, Any]) -> list[QuotedRow]:

@@ -56,6 +56,7 @@ class GroupRelativePolicyOptimisation:
             beta=recipe.beta,
             epsilon=recipe.clip,
             loss_type=recipe.loss,
+            scale_rewards=recipe.scale,
         )
         return GRPOTrainer(
             model=model,

@@ -107,6 +107,9 @@ class GRPO(Recipe):
     max_new_tokens: int = 1024  # the paper's limit on MATH-500 and AMC
     beta: float = 0.0  # weight of KL(policy || start); 0.04 in Shao et al.
     clip: float = 0.2  # epsilon of the clipped ratio
+    # What advantages are divided by: "group" is Shao et al.'s standard deviation of each group,
+    # "none" (Dr. GRPO, Liu et al. 2025) keeps groups that hardly differ from counting most.
+    scale: Literal["group", "batch", "none"] = "group"
     # How tokens are averaged: "grpo" is Shao et al.'s (by answer), "dapo" TRL's (by token).
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"
 

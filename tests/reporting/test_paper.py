@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
@@ -68,5 +70,62 @@ def test_files_that_are_no_such_thing_are_refused(tmp_path):
 
 
 def test_the_report_that_ships_is_made_from_the_file_that_ships(root):
-    report = paper_report(read_printed(root / "reports" / "paper" / "printed.yaml"))
+    file = root / "reports" / "paper" / "printed.yaml"
+    report = paper_report(read_printed(file), file.parent)
     assert (root / "reports" / "paper.md").read_text() == report_markdown(report)
+
+
+STUDY = {"accuracy": {"runs": [
+    {"run": "greedy", "method": "greedy", "accuracy": 0.5, "se": 0.02, "model_calls": 12.0},
+    {"run": "rap a", "method": "rap", "accuracy": 0.8, "se": 0.01, "model_calls": 84.4},
+    {"run": "rap b", "method": "rap", "accuracy": 0.6, "se": 0.01, "model_calls": 79.0},
+]}}  # fmt: skip
+GAP = {"value": 0.118, "low": 0.08, "high": 0.15}
+TRAINED = {"rows": [
+    {"name": "start", "accuracy": {"value": 0.357, "se": 0.02}},
+    {"name": "SFT", "accuracy": {"value": 0.475, "se": 0.02}, "against": {"start": GAP}},
+]}  # fmt: skip
+ROWS = {
+    **MINIMAL,
+    "studies": {"search": "search.json", "training": "training.json", "later": "no.json"},
+    "command": "lm_eval --model_args ",
+    "rows": [
+        {"row": "greedy", "options": "method=greedy", "study": "search", "run": "greedy"},
+        {"row": "RAP", "options": "method=rap", "study": "search", "method": "rap"},
+        {"row": "SFT", "training": "nabla-eval train sft", "study": "training", "run": "SFT"},
+        {"row": "GRPO", "options": "x", "study": "later", "run": "GRPO"},
+        {"row": "TPO", "options": "method=tpo", "unless": "no words"},
+    ],
+}
+
+
+def test_rows_have_printed_cells_our_figures_and_a_command(tmp_path):
+    (tmp_path / "search.json").write_text(json.dumps(STUDY))
+    (tmp_path / "training.json").write_text(json.dumps(TRAINED))
+    report = paper_report(read_printed(write(tmp_path, ROWS)), tmp_path)
+    rows = {row.row: row for row in report.table("rows").rows}
+    assert rows["greedy"].printed == {"P SET": "25.0"} and rows["RAP"].printed == {}
+    assert {name: row.embedded for name, row in rows.items()} == {
+        "greedy": "50.0 ± 2.0 at 12 calls",
+        "RAP": "rap a: 80.0 ± 1.0 at 84 calls; rap b: 60.0 ± 1.0 at 79 calls",
+        "SFT": "47.5 ± 2.0, +11.8 [+8.0, +15.0] against start",
+        "GRPO": "not run yet",
+        "TPO": "not run: no words",
+    }
+    commands = dict(report.table("commands").cells())
+    assert commands["RAP"] == "lm_eval --model_args method=rap"
+    assert commands["SFT"] == "nabla-eval train sft"
+
+
+def test_a_row_without_its_run_is_refused(tmp_path):
+    (tmp_path / "search.json").write_text(json.dumps({"accuracy": {"runs": []}}))
+    with pytest.raises(DataError, match="no run of search is 'greedy'"):
+        paper_report(read_printed(write(tmp_path, ROWS)), tmp_path)
+
+
+def test_every_row_of_the_papers_table_has_a_command(root):
+    file = root / "reports" / "paper" / "printed.yaml"
+    report = paper_report(read_printed(file), file.parent)
+    names = {row.row for row in report.table("rows").rows}
+    assert {"greedy", "SC, N=8", "BoN, N=8", "ToT", "RAP", "TPO", "SFT", "GRPO"} < names
+    assert all(row.command for row in report.table("commands").rows)
