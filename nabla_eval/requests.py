@@ -276,6 +276,9 @@ class Candidate:
     compared_reward: float | None = None  # where acceptance=released compared with another number
 
 
+CUT_OFF = "cut off"  # the note of a step that `max_calls` cut short
+
+
 @dataclass(frozen=True)
 class Step:
     """Trace of one move of a search: a step of a response, a critique, a revision."""
@@ -307,6 +310,21 @@ class Outcome:
     steps: tuple[Step, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
 
+    @property
+    def malformed(self) -> int | None:
+        """How often the policy wrote what the method could not use; None where nothing is kept.
+
+        Responses that ran on to their greatest length, steps without an end, critiques and
+        valuations that say nothing. What `max_calls` cut short is no fault of the policy's.
+        """
+        if not self.drafts and not self.steps:
+            return None
+        cut = self.ended == "max_calls"
+        drafts = sum(draft.stop == "length" for draft in self.drafts) if not cut else 0
+        # Revisions are among the drafts.
+        notes = [step.note for step in self.steps if step.note and step.kind != "revision"]
+        return drafts + sum(note != CUT_OFF for note in notes)
+
     def stats(self) -> dict[str, Any]:
         """The ledger and the counts of verdicts, ready for JSON.
 
@@ -322,6 +340,7 @@ class Outcome:
             "ties": ties,
             "rejection_rate": (judged - accepted) / judged if judged else None,
             "truncated": self.stop in ("length", "step"),
+            "malformed": self.malformed,
             "reward": self.reward,
             "ended": self.ended,
         }

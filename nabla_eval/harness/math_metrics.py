@@ -21,6 +21,7 @@ HIGHER_IS_BETTER = {
     "grader_timeout": False,
     **dict.fromkeys(COSTS, False),
     "rejection_rate": False,
+    "malformed": False,
 }
 
 
@@ -84,7 +85,7 @@ def sample_metrics(
     """The named metrics of one problem: k graded samples, and what they cost where that is known.
 
     `truncated` and the costs are absent for responses without statistics (of lm-eval's other
-    models), `rejection_rate` also where no candidate was judged.
+    models), `rejection_rate` also where no candidate was judged, `malformed` where nothing is kept.
     """
     k, right = len(grades), sum(grade.equal for grade in grades)
     metrics = {

@@ -16,13 +16,17 @@ def cost_metrics(responses: Sequence[Any]) -> dict[str, float]:
     `rejection_rate` is that of all candidates of the document's responses, and absent where there
     were none: lm-eval then averages over the documents that had candidates, with its own standard
     error, and a method that judges no candidates gets no row instead of a zero. (Pooled over
-    candidates, as the paper's Table 4, it is in the reports on traces.) Responses of other models
-    carry no statistics and give no metrics.
+    candidates, as the paper's Table 4, it is in the reports on traces.) `malformed` counts what the
+    policy wrote and the method could not use. Responses of other models carry no statistics and
+    give no metrics.
     """
     stats = [r.stats for r in responses if isinstance(r, NablaResponse) and r.stats]
     if not stats:
         return {}
     metrics = {name: sum(s[name] for s in stats) / len(stats) for name in COSTS}
+    malformed = [s["malformed"] for s in stats if s.get("malformed") is not None]
+    if malformed:
+        metrics["malformed"] = sum(malformed) / len(malformed)
     candidates = sum(s["candidates"] for s in stats)
     if candidates:
         metrics["rejection_rate"] = sum(s["rejected"] for s in stats) / candidates

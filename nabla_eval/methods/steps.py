@@ -9,6 +9,7 @@ from typing import Any
 from nabla_eval.config import Sampling, Steps
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.requests import (
+    CUT_OFF,
     Draft,
     Generate,
     Judgement,
@@ -119,7 +120,7 @@ class Tree:
         trajectory = node.trajectory
         assert trajectory is not None
         if trajectory.stop == "length":
-            return "cut off: max_new_tokens" if whole(self.problem, trajectory) else "cut off"
+            return "cut off: max_new_tokens" if whole(self.problem, trajectory) else CUT_OFF
         unended = self.steps.step != "tokens" and not self.steps.complete(node.text)
         if trajectory.stop == "step" and unended:
             return f"no step ended within {self.steps.step_tokens} tokens"

@@ -52,9 +52,11 @@ def test_right_and_wrong_answers_are_told_apart() -> None:
         assert process_results(doc, [text]) == {"exact_match": score}
     assert process_results(doc, [[right, wrong, wrong, right]]) == {"exact_match": 0.5}
     stats = {"model_calls": 9, "generated_tokens": 8, "candidates": 4, "rejected": 3}
+    stats["malformed"] = 2
     assert process_results(doc, [NablaResponse(right, stats)]) == {
         "exact_match": 1,
         "model_calls": 9,
         "generated_tokens": 8,
         "rejection_rate": 0.75,
+        "malformed": 2,
     }

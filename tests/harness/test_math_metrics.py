@@ -86,6 +86,7 @@ def test_equivalent_answers_are_one_vote() -> None:
 def test_all_metrics_of_four_samples() -> None:
     stats = {"model_calls": 10, "generated_tokens": 8, "candidates": 0, "rejected": 0}
     costly = {"model_calls": 30, "generated_tokens": 16, "candidates": 4, "rejected": 1}
+    stats["malformed"], costly["malformed"] = None, 3
     responses = [
         NablaResponse("", {**(costly if cut else stats), "truncated": cut})
         for cut in (False, False, False, True)
@@ -101,6 +102,7 @@ def test_all_metrics_of_four_samples() -> None:
         "model_calls": 15,
         "generated_tokens": 10,
         "rejection_rate": 0.25,
+        "malformed": 3,
     }
     assert metrics.keys() == set(named(metric_list(4)))
 

@@ -22,7 +22,7 @@ COUNTS = {
 }  # fmt: skip
 SAMPLES = {"nabla_math500": 1, "nabla_gsm8k": 1}  # of the others, 4
 EVERY = {"exact_match", "truncated", "no_answer", "grader_timeout", "model_calls"}
-EVERY |= {"generated_tokens", "rejection_rate"}
+EVERY |= {"generated_tokens", "rejection_rate", "malformed"}
 
 RISE = 1.5  # in value: "increased the value of the house by 150%"
 PROFITABLE = r"""The cost of the house and repairs was $80,000 + $50,000 = $130,000. The value rose

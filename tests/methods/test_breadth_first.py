@@ -90,6 +90,7 @@ def test_without_delimiters_the_search_stops_and_says_so(method):
     outcome = solve(method, script, step_tokens=3)
     assert outcome.ended == "malformed" and outcome.text == "abc" and not script.scored
     assert "no step ended within 3 tokens" in outcome.steps[0].note
+    assert outcome.malformed == len(outcome.steps)
 
 
 def test_a_runaway_response_is_no_answer_where_another_ends():
@@ -102,6 +103,7 @@ def test_a_runaway_response_is_no_answer_where_another_ends():
     outcome = solve("beam", script)
     assert outcome.text == "ok." and outcome.ended == "done"
     assert [s.note for s in outcome.steps] == ["cut off: max_new_tokens", ""]
+    assert outcome.malformed == 1
     script.write = lambda request: trajectory("x" * 60, "length")
     assert solve("beam", script).ended == "malformed"
 
@@ -161,7 +163,7 @@ def test_empty_proposals_stop_the_search_and_say_so():
     script.says = lambda q, i: "one" if "so far:\n\n" in q else " "
     outcome = solve("tree_of_thought", script, generation="propose", depth=4)
     assert outcome.ended == "malformed" and outcome.text == "one;"
-    assert outcome.steps[0].note == "no proposals: empty"
+    assert outcome.steps[0].note == "no proposals: empty" and outcome.malformed == 1
 
 
 def test_reading_replies():

@@ -175,3 +175,4 @@ def test_without_delimiters_the_search_stops_and_says_so():
     outcome = solve(script, step_tokens=3, iterations=3)
     assert outcome.ended == "malformed" and outcome.text == "abc"
     assert "no step ended" in outcome.steps[0].note and not script.scored
+    assert outcome.malformed == len(outcome.steps)

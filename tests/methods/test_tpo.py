@@ -80,6 +80,7 @@ def test_a_reply_of_no_use_ends_it_with_the_best_so_far(kind, reply, note):
     outcome = solve(scripted(**options))
     assert outcome.ended == "malformed" and outcome.text == "good"
     assert (outcome.steps[-1].kind, outcome.steps[-1].note) == (kind, note)
+    assert outcome.malformed == outcome.stats()["malformed"] == 1
 
 
 def test_equal_responses_leave_nothing_to_compare():
