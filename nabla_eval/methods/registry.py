@@ -37,7 +37,10 @@ class MethodSpec:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# The paper's and the released code's sampling values, for the baselines (DESIGN 3.5).
+# The paper's and the released code's sampling values, for the baselines (DESIGN 3.5). Of tree of
+# thought and RAP nothing else is known: neither breadth, iterations and evaluator nor where steps
+# ended in the paper's runs, and the released code has neither method. So all of that stays at the
+# values of their own authors (see `TreeOfThought` and `Rap`), RAP's top-k of 50 too.
 _SAMPLING = {
     "paper": {"temperature": 0.5, "top_p": 0.95},
     "released": {"temperature": 0.6, "top_p": 0.95},

@@ -1,4 +1,4 @@
-"""Page, figure and JSON of what SFT and GRPO do to the greedy accuracy of an under-trained policy.
+"""Page, figure and JSON of what SFT and GRPO do to the greedy accuracy of the embedded policy.
 
     python reports/training/report.py results/training --output reports/training
 
@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import nabla_eval as ne
+from nabla_eval import embedded
 from nabla_eval.analysis.intervals import Estimate, mean, paired
+from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.embedded.countdown import Problem, split_of
+from nabla_eval.reporting.text import p_value
 from nabla_eval.training.data import fingerprint, rank
 from nabla_eval.training.reward import VERIFIERS
 from nabla_eval.training.sources import open_rows
 
-START = "start"
-ROWS = {  # folder of the evaluation: what the page calls it, what it is compared with
-    START: ("under-trained", None),
-    "sft": ("SFT", START),
-    "grpo": ("GRPO", START),
-    "sft-grpo": ("SFT, then GRPO", "sft"),
+ROWS = {  # folder of the evaluation: what the page calls it, where its training began
+    "start": ("400 steps", None),
+    "sft": ("SFT", "start"),
+    "shipped": ("shipped policy", None),
+    "grpo": ("GRPO", "shipped"),
 }
 FIGURES = {"sft": ("loss", "cross-entropy, nats"), "grpo": ("reward", "share of right answers")}
 
@@ -58,24 +60,42 @@ def line(name: str, work: Path, results: dict[str, dict[str, float]]) -> dict[st
     row: dict[str, Any] = {"name": title, "accuracy": estimate(mean(list(values.values())))}
     tested = {Problem.from_prompt(prompt).canonical for prompt in values}
     if control is None:
-        facts = json.loads((work / START / "policy_training.json").read_text())
+        facts = start_facts(work / name / "policy_training.json")
         return {**row, "steps": facts["recipe"]["steps"], "minutes": facts["training_minutes"]}
     training = record(work / name)
     seen = trained_on(training["data"])
-    row["against"] = {ROWS[c][0]: estimate(paired(values, results[c])) for c in {control, START}}
+    assert not seen & tested, "problems of the test were trained on"
+    assert all(split_of(problem + "?") == "train" for problem in seen)
+    before = results[control]
+    differences = [values[prompt] - before[prompt] for prompt in values]
+    row["against"] = {
+        ROWS[control][0]: {
+            **estimate(paired(values, before)),
+            "p": sign_flip_test(differences),
+            "won": sum(difference > 0 for difference in differences),
+            "lost": sum(difference < 0 for difference in differences),
+        }
+    }
     return {
         **row,
         "steps": training["steps"],
         "minutes": training["seconds"] / 60,
         "problems": len(seen),
-        "shared_with_test": len(seen & tested),
-        "all_in_training_split": all(split_of(problem + "?") == "train" for problem in seen),
         "first": training["first"],
         "last": training["last"],
         "learning_rate": training["learning_rate"],
         "recipe": training["options"]["recipe"],
         "data": training["data"],
     }
+
+
+def start_facts(file: Path) -> dict[str, Any]:
+    """How a policy that training began from was trained: its own record, else the shipped card."""
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    card = embedded.paths()[0].parent / "card.json"
+    return dict(json.loads(card.read_text(encoding="utf-8"))["policy"])
 
 
 def estimate(value: Estimate) -> dict[str, float]:
@@ -93,22 +113,29 @@ def points(found: dict[str, float]) -> str:
 def render(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The page."""
     lines = [
-        "# SFT and GRPO on an under-trained embedded policy",
+        "# SFT and GRPO on the embedded policy",
         "",
         f"Greedy accuracy on the {facts['problems']:,} problems of `nabla_countdown`'s test split, "
         "through `lm_eval --model nabla --model_args pretrained=...,method=greedy`. Differences "
-        "are in points of accuracy, paired by problem, with 95 % t intervals. All of it comes "
+        "are in points of accuracy, paired by problem, with 95 % t intervals; p is McNemar's exact "
+        "test. All of it comes "
         f"from `{facts['command']}`, one thread, seed {facts['seed']}.",
         "",
-        "| policy | accuracy % ± se | against under-trained | trained on | steps | minutes |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| policy | accuracy % ± se | change | right now, wrong now | p | trained on | steps "
+        "| minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         found = row["accuracy"]
-        against = row.get("against", {}).get(ROWS[START][0])
+        against = next(iter(row.get("against", {}).values()), None)
+        moved = (
+            f"{points(against)} | {against['won']}, {against['lost']} | {p_value(against['p'])}"
+            if against
+            else " | | "
+        )
         lines.append(
             f"| {row['name']} | {100 * found['value']:.1f} ± {100 * found['se']:.1f} "
-            f"| {points(against) if against else ''} "
+            f"| {moved} "
             f"| {format(row['problems'], ',') + ' problems' if 'problems' in row else ''} "
             f"| {row['steps']} | {row['minutes']:.1f} |"
         )
@@ -119,21 +146,24 @@ def render(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 def notes(rows: list[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """What the numbers say, in words that depend on the numbers."""
     said = []
-    for row in rows[1:]:
+    trained = [row for row in rows if "against" in row]
+    for row in trained:
         for name, found in row["against"].items():
             clear = found["low"] > 0 or found["high"] < 0
             verb = "raises" if found["value"] > 0 else "lowers"
             word = (
                 f"{verb} greedy accuracy" if clear else "changes greedy accuracy by noise at most"
             )
-            said.append(f"- {row['name']} against {name}: {points(found)}: it {word}.")
-    shared = sum(row["shared_with_test"] for row in rows[1:])
-    split = all(row["all_in_training_split"] for row in rows[1:])
+            said.append(f"- {row['name']}, from {name}: {points(found)} points: it {word}.")
+        for what, title in (("reward", "reward"), ("loss", "loss"), ("kl", "divergence")):
+            if what in row["first"] and (what != "loss" or row["name"] == "SFT"):
+                said[-1] += f" Its {title} went from {row['first'][what]:.3f} to "
+                said[-1] += f"{row['last'][what]:.3f} (first and last tenth of the steps)."
     said += [
         "",
-        f"Of the test problems, {shared} were trained on: every training problem was made again "
-        f"and {'all are' if split else 'NOT ALL ARE'} in the hash's training split. Minutes are "
-        "elapsed on a shared machine, evaluation apart.",
+        "None of the test problems was trained on: every training problem was made again from its "
+        "record, is in the hash's training split and not among the test's (asserted by report.py). "
+        "Minutes are elapsed on a shared machine, evaluation apart.",
         "",
         "![Learning curves](curves.png)",
         "",
@@ -172,13 +202,13 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     chosen = parser.parse_args()
-    names = [name for name in ROWS if (chosen.work / "evaluated" / name).is_dir()]
+    names = list(ROWS)
     results = {name: scores(chosen.work / "evaluated" / name) for name in names}
     rows = [line(name, chosen.work, results) for name in names]
     facts = {
         "command": "reports/training/run.sh",
         "seed": record(chosen.work / "sft")["options"]["recipe"]["seed"],
-        "problems": len(results[START]),
+        "problems": len(results["start"]),
         "versions": {"nabla_eval": ne.__version__, **record(chosen.work / "sft")["versions"]},
     }
     page = render(rows, facts)
@@ -186,7 +216,7 @@ def main() -> None:
         json.dumps({**facts, "rows": rows}, indent=1) + "\n"
     )
     (chosen.output / "README.md").write_text(page, encoding="utf-8")
-    draw(chosen.work, names[1:], chosen.output / "curves.png")
+    draw(chosen.work, ["sft", "grpo"], chosen.output / "curves.png")
     print(page)
 
 

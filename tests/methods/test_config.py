@@ -93,3 +93,15 @@ def test_changing_one_option_changes_the_fingerprint_and_nothing_else():
     assert other.dto == DTO(**{**vars(config.dto), "lr": 0.25})
     assert fingerprint(flatten(other)) != fingerprint(flatten(config))
     assert isinstance(other, Nabla) and set(PRESETS) == {"paper", "released"}
+
+
+@pytest.mark.parametrize("method", ["tree_of_thought", "rap"])
+def test_presets_of_searches_hold_their_authors_values_and_the_papers_sampling(method):
+    changed = {
+        name
+        for name, value in flatten(configure(method, {}, preset="paper")).items()
+        if value != flatten(configure(method, {}))[name]
+    }
+    assert changed <= {"temperature", "top_p"} and "temperature" in changed
+    paper = configure(method, {}, preset="paper").sampling
+    assert (paper.temperature, paper.top_p) == (0.5, 0.95)
