@@ -52,7 +52,7 @@ NOTES = (
     "Per cent. Printed: another policy on another problem set, so levels are not to be compared "
     "across columns; orders within a column are. Embedded: greedy or searched accuracy ± se on "
     "held-out Countdown problems, with the mean model calls of a problem, read from the study's "
-    "committed figures. SFT and GRPO start from an under-trained policy: their difference from it "
+    "committed figures. SFT and GRPO stand beside the policy that each began with: the difference "
     "is what they did, with a 95 % interval, paired by problem.",
 )
 

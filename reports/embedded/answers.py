@@ -258,23 +258,21 @@ def training_section(file: Path) -> str:
 
     found = json.loads(file.read_text(encoding="utf-8"))
     rows: list[dict[str, Any]] = found["rows"]
-    start = rows[0]["name"]
 
     def gap(row: dict[str, Any]) -> str:
-        against = row.get("against", {}).get(start)
-        if against is None:
-            return MISSING
-        return f"{points(against['value'])} ({points_range((against['low'], against['high']))})"
+        for start, change in row.get("against", {}).items():
+            interval = points_range((change["low"], change["high"]))
+            return f"{points(change['value'])} ({interval}) over {start}"
+        return MISSING
 
     columns = [
         Column[dict[str, Any]]("Policy", lambda row: row["name"], "left"),
         Column[dict[str, Any]]("Greedy accuracy", lambda row: percent(row["accuracy"]["value"])),
-        Column[dict[str, Any]](f"Over {start}", gap),
+        Column[dict[str, Any]]("Over where it began", gap),
     ]
     notes = [
         f"Points with 95 % intervals, paired over {found['problems']:,} test problems, seed "
-        f"{found['seed']}: an under-trained policy of its own, so not comparable with the rows "
-        "above. From reports/training."
+        f"{found['seed']}: other problems than those of the rows above. From reports/training."
     ]
     return to_markdown(Table("training", "Trained rows", columns, rows, notes))
 
