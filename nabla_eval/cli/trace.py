@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nabla_eval.cli.report_output import stages, told_warnings
 from nabla_eval.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
 
     from nabla_eval.cli.trace_view import problem_table, stories_of
 
-    stories = [s for s in stories_of(run) if change is None or s.change == change]
+    with told_warnings():
+        stories = [s for s in stories_of(run) if change is None or s.change == change]
     key = ORDERS[order]
     shown = (stories if key is None else sorted(stories, key=key))[:limit]
     console = Console(file=sys.stdout, highlight=False)
@@ -74,7 +76,9 @@ def show(run: Path, problem: str) -> None:
     from nabla_eval.cli.trace_view import stories_of, told
 
     console = Console(file=sys.stdout, highlight=False)
-    for part in told(_one(stories_of(run), problem, run)):
+    with told_warnings():
+        stories = stories_of(run)
+    for part in told(_one(stories, problem, run)):
         console.print(part)
 
 
@@ -92,7 +96,9 @@ def html(run: Path, output: Path) -> None:
     from nabla_eval.cli.trace_view import pages_of
     from nabla_eval.reporting.viewer import write_pages
 
-    for path in write_pages(pages_of(run), output):
+    with told_warnings(), stages("Writing pages"):
+        paths = write_pages(pages_of(run), output)
+    for path in paths:
         click.echo(path)
 
 

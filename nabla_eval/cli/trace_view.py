@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nabla_eval.analysis.folders import find, read_folder
+from nabla_eval.analysis.folders import Part, find, read_folder
+from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
 from nabla_eval.reporting.story import Story, Token, tell_all
 from nabla_eval.reporting.text import MISSING, number
@@ -30,14 +31,24 @@ def stories_of(folder: Path) -> list[Story]:
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
-        parts = read_folder(folder) if any(folder.rglob("samples_*.jsonl")) else []
+    parts = _finished(folder) if any(folder.rglob("samples_*.jsonl")) else []
     if not parts:
         return tell_all(read(folder))
     return [
         story for part in parts for story in tell_all(part.records, part.scores, part.docs, judge)
     ]
+
+
+def _finished(folder: Path) -> list[Part]:
+    """What a finished run holds; nothing, with a warning, where its scores cannot be used."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
+            return read_folder(folder)
+    except DataError as error:
+        read(folder)  # a damaged trace has nothing to tell
+        warnings.warn(f"Shown without the task's scores. {error}", stacklevel=3)
+        return []
 
 
 def judge(doc: Mapping[str, Any], text: str) -> bool:

@@ -167,7 +167,7 @@ def gain_plot(runs: Sequence[Run]) -> Plot:
             weights = [100 / len(values)] * len(values)
             axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])
             axes.axvline(0, color=COLOURS[6], lw=1)
-            axes.set_title(_wrapped(run.name, 22), fontsize=7)
+            axes.set_title(_wrapped(run.name, 24), fontsize=7)
             _tidy(axes, "y")
         panels.ravel()[0].set_ylabel("candidates, %")
         figure.supxlabel("reward of the candidate minus that of what it would replace", fontsize=9)
@@ -196,7 +196,7 @@ def revision_plot(runs: Sequence[Run]) -> Plot:
                     label="accepted" if accepted else "rejected or tied",
                 )  # fmt: skip
             axes.set_yscale("log")
-            axes.set_title(_wrapped(run.name, 22), fontsize=7)
+            axes.set_title(_wrapped(run.name, 24), fontsize=7)
             _tidy(axes, "both")
         panels.ravel()[0].set_ylabel("gradient norm (log scale)")
         panels.ravel()[0].legend(frameon=False, fontsize=7)

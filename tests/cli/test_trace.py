@@ -94,3 +94,18 @@ def test_show_draws_the_tree_of_a_search_with_the_path_to_the_answer(tmp_path: P
     assert "cut off </script>" in result.stdout and "\x1b" not in result.stdout
     talk = trace("show", run, "1").stdout
     assert "critique: too long" in talk and "revision: b;c=4" in talk and "Visits" not in talk
+
+
+def test_a_torn_or_unscored_run_is_shown_with_a_warning_and_a_damaged_one_refused(
+    run: Path,
+) -> None:
+    (traces,) = run.glob("trace-rank0.jsonl")
+    whole = traces.read_bytes()
+    traces.write_bytes(whole[:-40])
+    torn = trace("list", run)
+    assert torn.exit_code == 0 and "2 of 2 problems" in torn.stdout, torn.output
+    assert "Shown without the task's scores" in torn.stderr and "torn" in torn.stderr
+    assert trace("show", run, "0").exit_code == 0
+    traces.write_bytes(whole[:40] + whole[60:])
+    damaged = trace("list", run)
+    assert damaged.exit_code == 1 and "damaged" in damaged.stderr
