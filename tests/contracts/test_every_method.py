@@ -189,6 +189,14 @@ def test_lookahead_changes_the_cost_and_nothing_else(lookahead):
         assert surplus == ours.ledger.speculative_tokens
 
 
+@pytest.mark.parametrize("calls", [9, 14, 20, 30, 45])
+def test_lookahead_uses_up_no_calls_that_the_sequential_loop_still_has(calls):
+    ours = run("nabla", lookahead=4, max_calls=calls)
+    theirs = run("nabla", lookahead=1, max_calls=calls)
+    assert [decisions(o) for o in ours] == [decisions(o) for o in theirs]
+    assert [o.ledger for o in ours] == [o.ledger for o in theirs]
+
+
 def sequences(executor, kind, of):
     """What the requests of a kind are about, with how often each was asked for."""
     return Counter(
