@@ -7,7 +7,7 @@ from typing import Any
 
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
-from nabla_eval.engine.gradient import gradients
+from nabla_eval.engine.gradient import affordable, gradients
 from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
@@ -81,7 +81,8 @@ class Executor:
             case Score():
                 return lambda batch: score(pair.judge, batch), _length, budget
             case Differentiate():
-                return lambda batch: gradients(pair, batch), _length, budget
+                tokens = min(budget, affordable(pair))
+                return lambda batch: gradients(pair, batch), _length, tokens
             case Refine():
                 rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
                 return lambda batch: refine(pair, batch), lambda r: len(free_rows(r)), rows

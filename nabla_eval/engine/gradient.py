@@ -11,15 +11,46 @@ from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, widen
 from nabla_eval.dto.relax import soft_backward
+from nabla_eval.models import memory
+from nabla_eval.models.checkpointing import recomputes
+from nabla_eval.models.memory import Shape, Use
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Differentiate, Gradient, Problem, Trajectory
 
+MOST = 2**17  # padded tokens of a batch of gradients
 _ELEMENTS = 2**25  # of rows x V formed at once for norms
+_SHARE = 0.8  # of the free memory; the rest is for what a pass uses and does not keep
+_TYPICAL = 2048  # tokens of a sequence: its mask grows with their square
 
 
 def site(problem: Problem, trajectory: Trajectory, hard: tuple[int, ...]) -> Site:
     """A hard sequence in the trajectory's place: the same tokens of it are scored."""
     return Site(problem.prompt, problem.frame, hard, trajectory.scored)
+
+
+def affordable(pair: Pair) -> int:
+    """Padded tokens of one batch of gradients that fit in what is free on the models' GPUs.
+
+    By the arithmetic of `models.memory`, in which the two models take turns. On the CPU, where an
+    operating system has other means, `MOST`.
+    """
+    tokens = MOST
+    for model, table in ((pair.policy, pair.policy.embedding), (pair.judge, pair.judge.table)):
+        free, config = free_bytes(table.device), getattr(model.base, "config", None)
+        if free is not None and config is not None:
+            checkpointing = recomputes(model.base)
+            use = Use(_TYPICAL, 2, table.dtype.itemsize, checkpointing=checkpointing)
+            token = memory.kept(Shape.of(config), use) / use.count
+            tokens = min(tokens, int(_SHARE * free / token))
+    return max(1, tokens)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a GPU can still give, also what torch has set aside; None for other devices."""
+    if device.type != "cuda":
+        return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:

@@ -12,7 +12,8 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import anchor_offset
-from nabla_eval.engine.gradient import pass_cost, site
+from nabla_eval.engine.batching import in_batches
+from nabla_eval.engine.gradient import affordable, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
@@ -143,15 +144,22 @@ def _recompute(
     hard: list[tuple[int, ...]],
 ) -> Tensor:
     """dL/dy of some requests' free rows, at new hard tokens there."""
-    sites = []
+    jobs = []
     for i, tokens in zip(stale, hard, strict=True):
         request, own = requests[i], rows[i]
         old = _gradient(request).hard
         new = old[: own.start] + tokens + old[own.stop :]
-        sites.append(site(request.problem, request.trajectory, new))
+        jobs.append((site(request.problem, request.trajectory, new), own))
     objective = requests[0].dto.objective
-    backwards = differentiate(pair, sites, objective, [rows[i].start for i in stale])
-    parts = [(backward, rows[i]) for i, backward in zip(stale, backwards, strict=True)]
+    backwards = in_batches(
+        lambda batch: differentiate(
+            pair, [own for own, _ in batch], objective, [own.start for _, own in batch]
+        ),
+        jobs,
+        lambda job: sum(map(len, (job[0].prompt, job[0].frame.before, job[0].tokens))),
+        affordable(pair),
+    )
+    parts = [(backward, own) for backward, (_, own) in zip(backwards, jobs, strict=True)]
     return row_gradients(pair, parts, objective)
 
 

@@ -31,6 +31,11 @@ def checkpoint_gradients(pair: Pair) -> Pair:
     return pair
 
 
+def recomputes(base: torch.nn.Module) -> bool:
+    """Whether it is on in a model."""
+    return any(hasattr(module, "_nabla_recomputed") for module in base.modules())
+
+
 def _recompute(module: Any) -> bool:
     """Make a layer's forward pass recomputable, once; False for a module that is no layer."""
     if not isinstance(module, GradientCheckpointingLayer):

@@ -2,7 +2,9 @@
 
 Weights get no gradient, so a linear layer keeps nothing for the backward pass: what is kept per
 token and layer are the inputs of the two norms (float32), q, k, v and the attention's output, and
-three MLP vectors. Checked against what autograd keeps of Qwen2, Qwen3 and Llama models.
+three MLP vectors. With a mask (a batch, or a prefix before the first wanted gradient) transformers
+repeats keys and values for every query head, and the mask is kept as numbers. Checked to the byte
+against what autograd keeps of Qwen2, Qwen3 and Llama models.
 """
 
 from __future__ import annotations
@@ -68,34 +70,64 @@ class Shape:
         )
 
 
-def kept_per_token(shape: Shape, itemsize: int) -> int:
-    """Bytes that autograd keeps per token and layer, with an attention that keeps no scores."""
-    norms = 2 * (4 * shape.hidden + 4)
-    attention = itemsize * (2 * shape.query + 2 * shape.key) + 4 * shape.heads
-    if shape.head_norms:
-        norms += 4 * (shape.query + shape.key) + 4 * (shape.heads + shape.key_heads)
-    return norms + attention + 3 * itemsize * shape.intermediate
-
-
 @dataclass(frozen=True)
 class Use:
-    """Gradients of `batch` sequences of `tokens` tokens, prompt included."""
+    """Gradients of `batch` sequences of `tokens` tokens, prompt included.
+
+    Those of the first `prefix` tokens are not wanted. `checkpointing` keeps a layer's input only.
+    """
 
     tokens: int
     batch: int
     itemsize: int  # bytes per number of the model's dtype
+    prefix: int = 0
+    checkpointing: bool = False
+
+    @property
+    def suffix(self) -> int:
+        return self.tokens - self.prefix
 
     @property
     def count(self) -> int:
         return self.batch * self.tokens
 
+    @property
+    def masked(self) -> bool:
+        """Whether attention needs an explicit mask."""
+        return self.batch > 1 or self.prefix > 0
+
     def __str__(self) -> str:
         return f"{self.batch} × {self.tokens:,} tokens"
 
 
+def kept_per_layer(shape: Shape, use: Use) -> int:
+    """Bytes that autograd keeps per layer, with an attention that keeps no scores."""
+    size = use.itemsize
+    norms = 2 * (4 * shape.hidden + 4)
+    if shape.head_norms:
+        norms += 4 * (shape.query + shape.key) + 4 * (shape.heads + shape.key_heads)
+    own = norms + size * 2 * shape.query + 4 * shape.heads + 3 * size * shape.intermediate
+    keys = 2 * size * (shape.query if use.masked else shape.key)
+    mask = size * use.suffix * use.tokens if use.masked else 0
+    return use.batch * (use.suffix * own + use.tokens * keys + mask)
+
+
+def kept(shape: Shape, use: Use) -> int:
+    """Bytes that autograd keeps of all layers at the peak of the backward pass."""
+    if not use.checkpointing:
+        return shape.layers * kept_per_layer(shape, use)
+    inputs = use.batch * use.suffix * shape.hidden * use.itemsize
+    return shape.layers * inputs + kept_per_layer(shape, use)  # of the layer being made again
+
+
+def cache_per_token(shape: Shape, itemsize: int) -> int:
+    """Bytes of a token's keys and values in all layers."""
+    return 2 * shape.layers * shape.key * itemsize
+
+
 def of_policy(shape: Shape, parameters: int, use: Use) -> Memory:
     """Memory of the policy: also the cache of as many rollouts, and rows of V numbers."""
-    cache = 2 * shape.layers * shape.key * use.itemsize
+    cache = cache_per_token(shape, use.itemsize)
     rows = min(CHUNK, use.count * shape.rows)
     return Memory(
         (
@@ -116,21 +148,40 @@ def of_reward(shape: Shape, parameters: int, use: Use, copied: bool) -> Memory:
     return Memory(terms)
 
 
+def of_dto(vocabulary: int, rows: int) -> Memory:
+    """DTO with `rows` free rows of logits: float32 state, and what a step makes on the way.
+
+    The state is the policy's logits, z, Adam's two moments, dL/dy, the result and the anchor.
+    """
+    state, part = rows * vocabulary, min(CHUNK, rows * vocabulary)
+    return Memory(
+        (
+            Term("state of the free rows", 7 * 4 * state, f"7 × {state:,} numbers × 4 bytes"),
+            Term("one step's temporaries", 10 * 4 * part, f"10 × {part:,} numbers × 4 bytes"),
+        )
+    )
+
+
 def _pass(shape: Shape, parameters: int, use: Use) -> tuple[Term, ...]:
-    size, kept = use.itemsize, kept_per_token(shape, use.itemsize)
-    return (
+    size, layer = use.itemsize, kept_per_layer(shape, use)
+    made_of = f"{shape.layers} layers × {layer:,} bytes"
+    if use.checkpointing:
+        made_of = f"{shape.layers} inputs of {shape.hidden:,} numbers a token + {layer:,} bytes"
+    live = use.batch * use.suffix
+    terms = [
         Term("weights", parameters * size, f"{parameters:,} parameters × {size} bytes"),
-        Term(
-            "kept for the backward pass",
-            use.count * shape.layers * kept,
-            f"{use} × {shape.layers} layers × {kept:,} bytes",
-        ),
+        Term("kept for the backward pass", kept(shape, use), f"{use}: {made_of}"),
         Term(
             "in use during it",
-            4 * use.count * shape.intermediate * size,
-            f"{use} × 4 × {shape.intermediate:,} × {size} bytes",
+            4 * live * shape.intermediate * size,
+            f"{use.batch} × {use.suffix:,} tokens × 4 × {shape.intermediate:,} × {size} bytes",
         ),
-    )
+    ]
+    if use.prefix:
+        cache, count = cache_per_token(shape, size), use.batch * use.prefix
+        made_of = f"{use.batch} × {use.prefix:,} tokens × {cache:,} bytes"
+        terms.append(Term("key-value cache of the prefix", count * cache, made_of))
+    return tuple(terms)
 
 
 def parameter_count(config: Any, auto: Any) -> int:

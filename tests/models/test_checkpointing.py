@@ -14,7 +14,7 @@ from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models import prefix
-from nabla_eval.models.checkpointing import checkpoint_gradients
+from nabla_eval.models.checkpointing import checkpoint_gradients, recomputes
 from nabla_eval.models.pair import Pair
 from nabla_eval.testing import tiny_pair, tiny_problems
 
@@ -86,7 +86,7 @@ def test_the_harness_switches_it_on() -> None:
     assert arguments.gradient_checkpointing
     lm = NablaLM(gradient_checkpointing=True, dtype="float32", device="cpu")
     for model in (lm.pair.policy, lm.pair.judge):
-        assert any(hasattr(module, "_nabla_recomputed") for module in model.base.modules())
+        assert recomputes(model.base)
     with pytest.raises(ConfigError, match="gradient_checkpointing: these say how to load"):
         NablaLM(pair=lm.pair, gradient_checkpointing=True)
 
