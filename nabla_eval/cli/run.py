@@ -157,6 +157,7 @@ def summarise(folder: Path, manifest: Manifest | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from nabla_eval.cost.peak import describe
     from nabla_eval.reporting.overview import combine, measure, overview_table
     from nabla_eval.reporting.tables import fitting, to_rich
 
@@ -166,6 +167,8 @@ def summarise(folder: Path, manifest: Manifest | None) -> None:
     console.print()
     for part in fitting(overview_table(rows), console.width):
         console.print(to_rich(part))
+    if manifest["peak_memory"] is not None:
+        console.print(f"\nPeak memory: {describe(manifest['peak_memory'])}.")
     console.print(Text(f"\nEverything is in {folder}:", style="bold"), soft_wrap=True)
     console.print(
         Text(

@@ -85,6 +85,7 @@ def manifest_of(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": None,
         "wall_seconds": None,
+        "peak_memory": None,
         "continued": 0,
         "error": None,
     }
@@ -156,6 +157,7 @@ def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float)
         "device": device,
         "seconds": about.get("seconds"),
         "wall_seconds": wall_seconds,
+        "peak_memory": about.get("peak_memory"),
     }
     write_manifest(folder, done)
     return done

@@ -13,6 +13,7 @@ import torch
 from lm_eval.utils import simple_parse_args_string
 
 from nabla_eval.config import flatten
+from nabla_eval.cost.peak import PeakMemory, larger
 from nabla_eval.engine.drive import Execute
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, DataError
@@ -28,6 +29,7 @@ from nabla_eval.harness.run import Run
 from nabla_eval.harness.stopping import stoppable
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, dresses, render
+from nabla_eval.models.meter import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
 
@@ -68,6 +70,7 @@ class NablaLM(RankedLM):
         self._conversations: dict[str, Messages] = {}
         self._warned = False
         self.seconds = 0.0  # spent in generate_until
+        self.peak_memory: PeakMemory | None = None  # there
         server = loading.server(self.arguments)
         if pair is None:
             self.pair = self._load()
@@ -185,6 +188,7 @@ class NablaLM(RankedLM):
         self._refuse_cached_repeats(todo)
         seed = self.seed
         began = time.perf_counter()
+        meter = Meter.start(devices(self.pair))
         work = [self._problem(draw, seed) for draw in todo]
         run = Run(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
@@ -201,6 +205,7 @@ class NablaLM(RankedLM):
         with stoppable(lambda: self._how_to_go_on(progress.done, len(todo))), progress:
             responses = run(work, finished, progress.resumed)
         self.seconds += time.perf_counter() - began
+        self.peak_memory = larger(self.peak_memory, meter.read())
         ordered = {
             place: response
             for draw, response in zip(todo, responses, strict=True)
@@ -289,5 +294,6 @@ class NablaLM(RankedLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's results say about the model: hf's facts, the method, the models."""
-        nabla = {**self._info(), "models": self.models, "seconds": self.seconds}
+        spent = {"seconds": self.seconds, "peak_memory": self.peak_memory}
+        nabla = {**self._info(), "models": self.models, **spent}
         return {**super().get_model_info(), "nabla": nabla}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
 
 FILE = "run.json"
@@ -39,6 +40,7 @@ class Manifest(TypedDict):
     started: str  # ISO 8601, UTC
     seconds: float | None  # of generating, in the sitting that finished the run
     wall_seconds: float | None  # of the whole evaluation, likewise
+    peak_memory: PeakMemory | None  # while generating, likewise
     continued: int  # sittings before it: where this is not 0, the seconds are not the whole run's
     error: str | None  # what made it fail
 
@@ -61,6 +63,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
             f"{path} has schema {found!r}; this version reads {MANIFEST_SCHEMA}. Read it with the "
             "version of nabla_eval that wrote it, or run again."
         )
+    content.setdefault("peak_memory", None)  # which early runs did not note
     missing = Manifest.__required_keys__ - content.keys()
     if missing:
         raise DataError(f"{path} lacks {', '.join(sorted(missing))}. Remove it, run again.")

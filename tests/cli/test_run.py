@@ -46,6 +46,8 @@ def test_the_folder_holds_all_there_is_to_know(finished: tuple[Path, Result]) ->
     assert (manifest["config"]["steps"], manifest["name"]) == (2, "tiny")
     assert manifest["seconds"] is not None and manifest["wall_seconds"] is not None
     assert 0 < manifest["seconds"] < manifest["wall_seconds"]
+    assert manifest["peak_memory"] is not None and manifest["peak_memory"]["of"] == "process"
+    assert 2**26 < manifest["peak_memory"]["bytes"] < 2**37
     records = read(folder)
     assert len(records) == SIZE
     assert {record["config_hash"] for record in records} == {manifest["config_hash"]}
@@ -70,6 +72,7 @@ def test_the_closing_summary_is_lm_evals_accuracy_and_the_traces_cost(
     verdicts = [c["verdict"] for record in records for c in record["candidates"]]
     assert f"{100 * (1 - verdicts.count('accepted') / len(verdicts)):.1f} %" in line
     assert str(folder) in result.output
+    assert "GiB (resident set of the process)" in result.output
 
 
 def test_the_same_command_again_runs_nothing(

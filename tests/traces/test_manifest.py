@@ -24,7 +24,7 @@ def manifest(**changes: Any) -> Manifest:
         "tasks": ["t"], "limit": 8, "method": "nabla", "preset": None, "config": {"n": 4},
         "config_hash": "ab", "seed": 0, "model_args": {}, "options": {}, "models": {},
         "versions": {"torch": "2"}, "device": None, "batch_size": 32, "started": "2026-01-01",
-        "seconds": None, "wall_seconds": None, "continued": 0, "error": None,
+        "seconds": None, "wall_seconds": None, "peak_memory": None, "continued": 0, "error": None,
     }  # fmt: skip
     return {**base, **changes}  # type: ignore[typeddict-item,return-value]
 
@@ -34,6 +34,12 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_manifest(tmp_path / "new", manifest(seconds=1.5))
     assert read_manifest(tmp_path / "new") == manifest(seconds=1.5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
+
+
+def test_runs_from_before_peaks_were_noted_are_read(tmp_path: Path) -> None:
+    early = {name: value for name, value in manifest().items() if name != "peak_memory"}
+    (tmp_path / FILE).write_text(json.dumps(early))
+    assert read_manifest(tmp_path) == manifest()
 
 
 @pytest.mark.parametrize(
