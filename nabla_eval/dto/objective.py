@@ -48,14 +48,25 @@ class Backward:
     reward: Float[Tensor, "K Dr"]  # d(-lam r)/de', 0 at tokens that are not scored
     value: float  # r(y|x)
 
-    def index(self, rows: Sequence[int]) -> list[int]:
+    def spans(self, rows: Sequence[int]) -> list[slice]:
         """Where positions of the sequence stand in the tensors."""
         if rows and min(rows) < self.first:
             raise ValueError(
                 f"The gradient is known from position {self.first} on, and {min(rows)} was asked "
                 "for. Name it in the rows of Differentiate."
             )
-        return [row - self.first for row in rows]
+        return spans([row - self.first for row in rows])
+
+
+def spans(rows: Sequence[int]) -> list[slice]:
+    """Rows as slices of neighbours, in their order: views, where a list would go to the device."""
+    found: list[slice] = []
+    for row in rows:
+        if found and found[-1].stop == row:
+            found[-1] = slice(found[-1].start, row + 1)
+        else:
+            found.append(slice(row, row + 1))
+    return found
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -160,11 +171,11 @@ def _reward_pass(
     slices = [slice(width - start, width - stop) for start, stop in spans]
     loss = -objective.lam * scores[:, -1].sum()
     if objective.reward_gradient == "process":
-        ends = torch.zeros_like(scores)
-        for i, (site, span) in enumerate(zip(sites, slices, strict=True)):
-            known = step_ends(reward, site)[site.scored - (span.stop - span.start) :]
-            ends[i, span] = known.to(ends.dtype)
-        loss = loss - objective.lam * objective.process_weight * (ends * scores).sum()
+        ends = [[0.0] * width for _ in sites]
+        for own, site, span in zip(ends, sites, slices, strict=True):
+            own[span] = step_ends(reward, site)[site.scored - (span.stop - span.start) :]
+        weights = torch.tensor(ends, dtype=scores.dtype, device=scores.device)
+        loss = loss - objective.lam * objective.process_weight * (weights * scores).sum()
     (gradient,) = torch.autograd.grad(loss, run.embeds)
     gradients = [
         torch.nn.functional.pad(gradient[i, span], (0, 0, 0, len(s.tokens) - max(f, s.scored)))
@@ -173,11 +184,11 @@ def _reward_pass(
     return gradients, scores[:, -1].tolist()
 
 
-def step_ends(reward: Reward, site: Site) -> Tensor:
-    """1 at the scored tokens after which a process reward gives a score, `[scored]`."""
+def step_ends(reward: Reward, site: Site) -> list[float]:
+    """1 at the scored tokens after which a process reward gives a score, else 0."""
     tokens = site.tokens[: site.scored]
     ends = [True] * len(tokens) if reward.ends is None else reward.ends(tokens)
-    return torch.tensor(ends, device=reward.device)
+    return [float(end) for end in ends]
 
 
 def row_gradient(
@@ -193,10 +204,10 @@ def row_gradients(
 ) -> Float[Tensor, "R V"]:
     """dL/dy at some positions of several sequences, one sequence after another."""
     policy, reward = pair.policy, pair.judge
-    chosen = [(backward, backward.index(rows)) for backward, rows in parts]
-    own = torch.cat([b.policy[rows] for b, rows in chosen])
-    outcome = torch.cat([b.reward[rows] for b, rows in chosen])
-    hidden = torch.cat([b.hidden[rows] for b, rows in chosen])
+    chosen = [(backward, span) for backward, rows in parts for span in backward.spans(rows)]
+    own = torch.cat([b.policy[span] for b, span in chosen])
+    outcome = torch.cat([b.reward[span] for b, span in chosen])
+    hidden = torch.cat([b.hidden[span] for b, span in chosen])
     size = max(1, _ELEMENTS // policy.vocabulary)
     gradient = widen(own).new_empty(len(own), policy.vocabulary)
     for start in range(0, len(own), size):

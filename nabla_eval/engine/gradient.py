@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, widen
+from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, spans, widen
 from nabla_eval.dto.relax import soft_backward
 from nabla_eval.models import memory
 from nabla_eval.models.checkpointing import recomputes
@@ -93,7 +93,9 @@ def _norms(pair: Pair, parts: Sequence[tuple[Differentiate, Backward, list[int]]
     first = parts[0][0]
     gradient = row_gradients(pair, [(b, rows) for _, b, rows in parts], first.objective)
     if first.norm == "logits":
-        states = torch.cat([request.trajectory.states[rows] for request, _, rows in parts])
+        states = torch.cat(
+            [r.trajectory.states[span] for r, _, rows in parts for span in spans(rows)]
+        )
         logits = widen(pair.policy.head(states))
         gradient = soft_backward(logits, gradient, first.temperature)
     return gradient.norm(dim=-1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nabla_eval.config import Objective
-from nabla_eval.dto.objective import Site, differentiate, row_gradient
+from nabla_eval.dto.objective import Site, differentiate, row_gradient, spans
 from nabla_eval.engine import naive
 from nabla_eval.testing import tiny_pair, tiny_problems
 
@@ -105,3 +105,11 @@ def test_weights_never_get_gradients():
     differentiate(pair, batch, Objective())
     for model in (pair.policy.base, pair.judge.base):
         assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+def test_rows_become_slices_of_neighbours():
+    assert spans([]) == []
+    assert spans([3, 4, 5, 1, 2, 2]) == [slice(3, 6), slice(1, 3), slice(2, 3)]
+    table = torch.arange(8)
+    rows = [7, 0, 1, 4]
+    assert torch.equal(torch.cat([table[span] for span in spans(rows)]), table[rows])
