@@ -17,6 +17,7 @@ from nabla_eval.models.memory import GIB, Memory, Shape, Use
 COMMAND = "python -m nabla_eval.models.memory_page reports/memory.md"
 LENGTH, PROMPT = 3072, 256
 PROBLEMS = 32  # active at once, by default
+CACHED = 2 * 2**17  # tokens whose keys and values are kept: of running rollouts, and of prefixes
 RESERVE = 4 * GIB
 USABLE = 80 * 10**9 - RESERVE
 
@@ -94,6 +95,7 @@ def needed(plan: Plan, batch: int) -> int:
         sum(model.parameters * 2 for model in models())
         + max(part.bytes for part in parts)
         + held(PROBLEMS)
+        + cached()
     )
 
 
@@ -117,13 +119,18 @@ def held(problems: int) -> int:
     return problems * LENGTH * (3 * policy + reward) * 2
 
 
+def cached() -> int:
+    """Bytes of the policy's keys and values that may be there while gradients are taken."""
+    return CACHED * memory.cache_per_token(models()[0].shape, 2)
+
+
 def page() -> str:
     """The page, in Markdown."""
     policy, reward = models()
     cache_ = memory.cache_per_token(policy.shape, 2)
     weights = [model.parameters * 2 for model in (policy, reward)]
-    free = USABLE - sum(weights) - held(PROBLEMS)
-    rollouts = free // (cache_ * (PROMPT + LENGTH))
+    free = USABLE - sum(weights) - held(PROBLEMS) - cached()
+    rollouts = CACHED // 2 // (PROMPT + LENGTH)
     one, all_ = (memory.of_dto(policy.shape.rows, rows) for rows in (1, LENGTH))
     at_once = memory.CHUNK // policy.shape.rows
     fits = {plan.name: plan.fits for plan in plans()}
@@ -144,13 +151,15 @@ tokens after prompts (and frames) of {PROMPT}. 80 GB are {80e9 / GIB:.1f} GiB, o
 | weights, {reward.name} | {_gib(weights[1])} | {reward.parameters:,} parameters × 2 bytes |
 | states and gradients of {PROBLEMS} problems | {_gib(held(PROBLEMS))} | {PROBLEMS} × {LENGTH:,} \
 tokens × (3 × {policy.shape.hidden:,} + {reward.shape.hidden:,}) × 2 bytes |
+| keys and values of rollouts | {_gib(cached())} | 2 × {CACHED // 2:,} tokens × {cache_:,} bytes |
 | left | {_gib(free)} | |
 
 ## Rollouts
 
 A token's keys and values take {cache_:,} bytes, a full sequence
-{_gib(cache_ * (PROMPT + LENGTH))} GiB: {rollouts:,} fit at once. Logits exist for the tokens of one
-step only (B × V).
+{_gib(cache_ * (PROMPT + LENGTH))} GiB. `max_batch_tokens`, {CACHED // 2:,} by default, bounds the
+tokens of the running batch ({rollouts:,} full sequences), and as many may be kept of prefixes that
+later rollouts go on from. Logits exist for the tokens of one step only (B × V).
 
 ## One gradient pass
 
