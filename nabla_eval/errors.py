@@ -7,7 +7,8 @@ fitting built-in, so that code which knows nothing of nabla_eval can still catch
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class NablaError(Exception):
@@ -44,6 +45,19 @@ class DataError(NablaError, ValueError):
 
 class DependencyError(NablaError, ImportError):
     """An optional package is needed for what was asked and is not installed."""
+
+
+class OutOfCalls(NablaError):  # noqa: N818 - news for a method, not a mistake
+    """Thrown into a method at the `yield` whose requests its `max_calls` no longer cover.
+
+    `results` are those of the first requests of the list, which were still covered; the last may
+    be a response that was cut short. A method returns its best answer so far, with
+    `ended="max_calls"`.
+    """
+
+    def __init__(self, results: Sequence[Any]) -> None:
+        super().__init__("max_calls are used up. A method must catch this and return an Outcome.")
+        self.results = tuple(results)
 
 
 def suggest(unknown: str, known: Iterable[str]) -> str:

@@ -7,13 +7,12 @@ gradients) passes through it as opaque fields that only the engine opens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.config import DTO, Objective, Sampling, Steps
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.errors import NablaError
 from nabla_eval.randomness import Key
 
 # "step": only a step of the response was asked for (`Generate.until`), and it ended there.
@@ -348,16 +347,3 @@ class Outcome:
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
 Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`
-
-
-class OutOfCalls(NablaError):  # noqa: N818 - news for a method, not a mistake
-    """Thrown into a method at the `yield` whose requests its `max_calls` no longer cover.
-
-    `results` are those of the first requests of the list, which were still covered; the last may
-    be a response that was cut short. A method returns its best answer so far, with
-    `ended="max_calls"`.
-    """
-
-    def __init__(self, results: Sequence[Any]) -> None:
-        super().__init__("max_calls are used up. A method must catch this and return an Outcome.")
-        self.results = tuple(results)

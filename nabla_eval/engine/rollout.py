@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Trajectory
 
-SHARE = 0.25  # of the rows that finish before others are admitted
+PATIENCE = 16.0  # steps that judging and refining take the time of, about
 
 
 def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
@@ -73,6 +72,9 @@ class Decoder:
     once for all rows of its problem that are admitted together, and a prefix not at all where
     `pasts` still hold it. One host synchronisation a step reads the drawn tokens.
 
+    Decoding goes on until finished rows have left as much of the batch idle as `patience` steps of
+    a whole batch: then it pays to admit what they lead to. Short responses run to their end.
+
     `budget` bounds the padded tokens that the batch may come to hold (one row is always admitted).
     Out of memory, the rows go back into the queue with the tokens that they have, and the budget
     becomes half of what the batch would have held; a single row raises the original error.
@@ -83,9 +85,9 @@ class Decoder:
         policy: Policy,
         budget: int = 2**62,
         pasts: Pasts | None = None,
-        share: float = SHARE,
+        patience: float = PATIENCE,
     ) -> None:
-        self.policy, self.budget, self.share = policy, budget, share
+        self.policy, self.budget, self.patience = policy, budget, patience
         self.pasts = Pasts(0) if pasts is None else pasts
         self._queue: list[Row] = []
         self._batch: _Batch | None = None
@@ -107,7 +109,7 @@ class Decoder:
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> list[tuple[Any, Trajectory]]:
-        """Decode until a share of the rows has finished, and return those with their tickets."""
+        """Decode until some rows have finished; their tickets and trajectories."""
         while not self._attempt():
             pass
         return self._fetch()
@@ -119,9 +121,12 @@ class Decoder:
             if new:
                 self._admit(new)
             running = len(self._batch.rows) if self._batch else 0
-            goal = len(self._finished) + math.ceil(self.share * running)
-            while self._batch is not None and len(self._finished) < goal:
+            finished, idle = len(self._finished), 0
+            while self._batch is not None:
                 self._step(self._batch)
+                idle += running - (len(self._batch.rows) if self._batch else 0)
+                if len(self._finished) > finished and idle >= self.patience * running:
+                    break
             return True
         except torch.OutOfMemoryError:
             rows = [*(self._batch.rows if self._batch else []), *new]

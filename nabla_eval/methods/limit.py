@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from nabla_eval.errors import OutOfCalls
 from nabla_eval.requests import (
     Compose,
     Differentiate,
     Generate,
     Method,
-    OutOfCalls,
     Part,
     Problem,
     Refine,

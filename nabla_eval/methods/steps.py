@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nabla_eval.config import Sampling, Steps
+from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.requests import (
     CUT_OFF,
@@ -14,7 +15,6 @@ from nabla_eval.requests import (
     Generate,
     Judgement,
     Outcome,
-    OutOfCalls,
     Part,
     Problem,
     Request,

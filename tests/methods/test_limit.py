@@ -9,6 +9,7 @@ import pytest
 from nabla_eval.config import DTO, Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
+from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import limited, unless_cut
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
@@ -16,7 +17,6 @@ from nabla_eval.requests import (
     Generate,
     Judgement,
     Outcome,
-    OutOfCalls,
     Problem,
     Refine,
     Score,
