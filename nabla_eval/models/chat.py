@@ -164,8 +164,8 @@ def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
         name = getattr(tokenizer, "name_or_path", "") or "this model"
         raise ModelError(
             f"The tokenizer of {name} has no tokens for {_excerpt(text)}: it cannot be asked in "
-            "words. Use a chat model; tree_of_thought and rap can let the reward model judge instead "
-            "(evaluator=reward, generation=sample)."
+            "words. Use a chat model; tree_of_thought and rap can let the reward model judge "
+            "instead (evaluator=reward, generation=sample)."
         )
     return text
 
