@@ -81,14 +81,15 @@ def assert_same(fast, slow, chosen):
     reward_gradient=st.sampled_from(["final", "process"]),
     width=st.sampled_from([1, 3, 16]),
     budget=st.sampled_from([1, 60, 10**6]),
+    past=st.sampled_from([0, 25, 10**6]),
     seed=st.integers(0, 10**6),
 )
-def test_drawn_configurations(options, process, reward_gradient, width, budget, seed):
+def test_drawn_configurations(options, process, reward_gradient, width, budget, past, seed):
     pair = PAIRS[process]
     chosen = {**options, "reward_gradient": reward_gradient if process else "final"}
     config = configure("nabla", chosen)
     problems = tiny_problems(pair, 4, seed=seed)
-    executor = Executor(pair, max_batch_tokens=budget)
+    executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
     fast = drive([start(problem, config) for problem in problems], executor, width)
     for problem, outcome in zip(problems, fast, strict=True):
         assert_same(outcome, naive.nabla(pair, problem, config), chosen)
