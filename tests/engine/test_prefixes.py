@@ -189,3 +189,24 @@ def test_another_prompt_never_takes_up_a_past():
     past = Past((1, 2), torch.zeros(2, 2, 1, 4, 8))
     assert past.of((1, 2), 4) is not None
     assert past.of((1, 3), 4) is None and past.of((1, 2), 5) is None
+
+
+@pytest.mark.parametrize("at", [1, 2, 4, 7])
+def test_rows_that_run_out_of_memory_half_written_go_on_where_they_were(at):
+    calls = 0
+
+    def fail_once(_, args, kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise torch.OutOfMemoryError("simulated")
+
+    pair = tiny_pair(seed=4)
+    problems = tiny_problems(PAIR, 5, max_new_tokens=12)
+    expected = rollout(PAIR.policy, drafts(problems))
+    pair.policy.base.register_forward_pre_hook(fail_once, with_kwargs=True)
+    with pytest.warns(UserWarning, match="Out of memory"):
+        again = decoded(drafts(problems), pair.policy, pasts=Pasts(10**6))
+    assert_same(again, expected)
+    written = [[t.cost.generated_tokens for t in found] for found in (again, expected)]
+    assert written[0] == written[1]
