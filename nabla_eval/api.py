@@ -25,7 +25,7 @@ from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+from nabla_eval.requests import Differentiate, Fault, Outcome, Problem, Refine, Score, Trajectory
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
@@ -196,7 +196,10 @@ def refine(
     raw = row_gradient(pair, gradient.handle, rows, objective)
     reward = gradient.handle.value
     if hard[: trajectory.scored] != trajectory.tokens[: trajectory.scored]:
-        reward = score(pair.judge, [Score(problem, trajectory)])[0].reward
+        (judged,) = score(pair.judge, [Score(problem, trajectory)])
+        if isinstance(judged, Fault):
+            raise judged.error
+        reward = judged.reward
     request = Refine(
         problem, trajectory, committed, (problem.key,), Sampling(), dto, gradient, temperature
     )

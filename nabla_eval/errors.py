@@ -43,6 +43,10 @@ class DataError(NablaError, ValueError):
     """A data set, a trace or a results folder is missing, torn, or not what it says."""
 
 
+class ItemError(NablaError, RuntimeError):
+    """Some items of a run could not be answered; the others are."""
+
+
 class DependencyError(NablaError, ImportError):
     """An optional package is needed for what was asked and is not installed."""
 

@@ -191,6 +191,7 @@ def _part(
         if not samples:
             raise DataError(f"{file} has no filter {filter!r}. Leave it out of --metric.")
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    first, records = _without_failed(home, task, first, records)
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
     scores = scores_of(task, first, name)
     _refuse_incomplete(home, task, scores, records)
@@ -207,6 +208,25 @@ def _part(
         seconds=facts["seconds"] if facts["tasks"] == 1 else math.nan,
         versions={k: str(v) for k, v in records[0]["versions"].items()},
     )
+
+
+def _without_failed(
+    home: Path, task: str, samples: list[dict[str, Any]], records: Sequence[Record]
+) -> tuple[list[dict[str, Any]], Sequence[Record]]:
+    """Leave out the documents that `allow_errors` let fail: they are neither right nor wrong."""
+    failed = {f"{task}/{sample['doc_id']}" for sample in samples if sample.get("failed")}
+    if not failed:
+        return samples, records
+    warnings.warn(
+        f"{home}: {len(failed)} of {len(samples)} problems of {task} failed (first: "
+        f"{min(failed)!r}) and are left out. The same command without allow_errors tries them "
+        "again.",
+        stacklevel=4,
+    )
+    kept = [sample for sample in samples if f"{task}/{sample['doc_id']}" not in failed]
+    if not kept:
+        raise DataError(f"{home}: all problems of {task} failed. Look into its log, run again.")
+    return kept, [record for record in records if document(record["id"]) not in failed]
 
 
 def read_samples(file: Path) -> list[dict[str, Any]]:

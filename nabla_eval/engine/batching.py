@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from nabla_eval.errors import NablaError
+from nabla_eval.requests import Fault
+
+# What one item can cause; anything else is an error of ours, or of all items, and ends the run.
+FAULTS = (NablaError, RuntimeError)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +28,8 @@ def in_batches(
     """Apply `run` to items in micro-batches; results in the order of `items`.
 
     A micro-batch holds at most `budget` padded tokens (and at least one item). Out of memory, a
-    batch is run again as two halves; a single item that does not fit raises the original error.
+    batch is run again as two halves. So it is where a batch fails with another of `FAULTS`, which
+    finds out the items that are to blame. A single item that fails comes back as a `Fault`.
     """
     order = sorted(range(len(items)), key=lambda i: length(items[i]), reverse=True)
     results: dict[int, Result] = {}
@@ -37,9 +44,14 @@ def in_batches(
 def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result]:
     try:
         return run(items)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(items) == 1:
-            raise
+            return [_fault(error)]
+    except FAULTS as error:
+        if len(items) == 1:
+            return [_fault(error)]
+        half = len(items) // 2
+        return _halving(run, items[:half]) + _halving(run, items[half:])
     # Outside the handler, so that the failed attempt's tensors are no longer held by it.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -50,6 +62,10 @@ def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> li
     )
     half = len(items) // 2
     return _halving(run, items[:half]) + _halving(run, items[half:])
+
+
+def _fault(error: Exception) -> Any:
+    return Fault(error.with_traceback(None))  # whose frames would keep the batch's tensors alive
 
 
 def left_pad(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.requests import Generate, Method, Outcome, Request
+from nabla_eval.requests import Fault, Generate, Method, Outcome, Request
 
 Execute = Callable[[list[Request]], list[Any]]
 
@@ -66,6 +66,7 @@ def drive(
     execute: Execute,
     width: int = 32,
     done: Callable[[int, Outcome], None] | None = None,
+    failed: Callable[[int, Exception], None] | None = None,
 ) -> list[Outcome]:
     """Run methods to their outcomes, at most `width` of them at a time.
 
@@ -74,6 +75,9 @@ def drive(
     active methods ask for. When a method finishes, the next is admitted. `done(index, outcome)` is
     called as each finishes, in no particular order. Outcomes come back in the order of `methods`,
     each with the ledger of what its own requests cost (a method may have put shares of it there).
+
+    A method one of whose requests comes back as a `Fault` ends there, without an outcome, and
+    `failed(index, error)` is called; where nobody listens, the error is raised.
     """
     session: Session = execute.session() if hasattr(execute, "session") else Rounds(execute)
     outcomes: dict[int, Outcome] = {}
@@ -100,5 +104,12 @@ def drive(
         if not running:
             return [outcomes[i] for i in sorted(outcomes)]
         for index, results in session.collect():
-            running[index].charge(results)
-            advance(running[index], results)
+            fault = next((result for result in results if isinstance(result, Fault)), None)
+            if fault is None:
+                running[index].charge(results)
+                advance(running[index], results)
+                continue
+            if failed is None:
+                raise fault.error
+            running.pop(index).method.close()
+            failed(index, fault.error)

@@ -12,10 +12,12 @@ from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
+from nabla_eval.errors import ServerError
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
     Compose,
     Differentiate,
+    Fault,
     Generate,
     Problem,
     Refine,
@@ -148,9 +150,17 @@ class Session:
         for group in groups.values():
             places, requests = [place for place, _ in group], [request for _, request in group]
             remote = isinstance(requests[0], Generate) and self.executor.rollout
-            results = remote(requests) if remote else self.executor.run(requests)
+            results = _served(remote, requests) if remote else self.executor.run(requests)
             answered += zip(places, results, strict=True)
         return answered
+
+
+def _served(rollout: Rollout, requests: list[Generate]) -> list[Any]:
+    """What a server answers; where it stays away, the requests fail and others may not."""
+    try:
+        return list(rollout(requests))
+    except ServerError as error:
+        return [Fault(error)] * len(requests)
 
 
 def _group(request: Request) -> Hashable:

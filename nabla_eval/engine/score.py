@@ -14,7 +14,7 @@ from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
 from nabla_eval.errors import RewardError
 from nabla_eval.models.pair import Reward
 from nabla_eval.models.prefix import forward
-from nabla_eval.requests import Judgement, Score
+from nabla_eval.requests import Fault, Judgement, Score
 
 
 def site_of(request: Score) -> Site:
@@ -28,24 +28,21 @@ def site_of(request: Score) -> Site:
 
 
 @torch.no_grad()
-def score(reward: Reward, requests: Sequence[Score]) -> list[Judgement]:
+def score(reward: Reward, requests: Sequence[Score]) -> list[Judgement | Fault]:
     """Score responses as one batch, in which what several of them begin with is encoded once.
 
-    Each is charged what it costs alone, so that no ledger depends on the batch. Raises
-    `RewardError` for a reward that is not a finite number.
+    Each is charged what it costs alone, so that no ledger depends on the batch. A reward that is
+    not a finite number comes back as a `Fault`.
     """
     sites = [site_of(request) for request in requests]
     rows = reward_rows(reward, sites)
-    judgements = []
+    judgements: list[Judgement | Fault] = []
     for request, site, row, scores in zip(
         requests, sites, rows, _scores(reward, rows, shared_starts(sites, rows)), strict=True
     ):
         if not math.isfinite(scores[-1]):
-            raise RewardError(
-                f"The reward model {reward.name} gave {scores[-1]} to a response of "
-                f"{request.trajectory.scored} tokens (problem {request.problem.id or '?'}). "
-                "Try dtype=float32, or another reward model."
-            )
+            judgements.append(Fault(_no_number(reward, request, scores[-1])))
+            continue
         before = len(site.frame.before)
         judgements.append(
             Judgement(
@@ -57,6 +54,14 @@ def score(reward: Reward, requests: Sequence[Score]) -> list[Judgement]:
             )
         )
     return judgements
+
+
+def _no_number(reward: Reward, request: Score, value: float) -> RewardError:
+    return RewardError(
+        f"The reward model {reward.name} gave {value} to a response of "
+        f"{request.trajectory.scored} tokens (problem {request.problem.id or '?'}). "
+        "Try dtype=float32, or another reward model."
+    )
 
 
 def shared_starts(sites: Sequence[Site], rows: Sequence[tuple[int, ...]]) -> list[int]:

@@ -51,7 +51,7 @@ REWARD_NAMES = frozenset({
 })  # fmt: skip
 OWN_NAMES = frozenset({
     "pretrained", "reward", "method", "preset", "seed", "trace_dir", "allow_pickle",
-    "max_batch_tokens", "rollout", "gradient_checkpointing",
+    "max_batch_tokens", "rollout", "gradient_checkpointing", "max_errors", "allow_errors",
 })  # fmt: skip
 # Of `rollout=vllm`.
 SERVER_NAMES = frozenset(leaves(ServerOptions))
@@ -62,7 +62,7 @@ NEUTRAL = frozenset({
     "device", "device_map", "reward_device", "reward_device_map", "parallelize", "max_memory",
     "max_memory_per_gpu", "max_cpu_memory", "offload_folder", "offload_buffers",
     "offload_state_dict", "low_cpu_mem_usage", "cache_dir", "local_files_only", "force_download",
-    "proxies", "token", "logits_cache", "gradient_checkpointing",
+    "proxies", "token", "logits_cache", "gradient_checkpointing", "max_errors", "allow_errors",
 })  # fmt: skip
 
 
@@ -81,6 +81,8 @@ class Arguments:
     allow_pickle: bool = False
     max_batch_tokens: int = 2**17  # padded tokens of one micro-batch
     gradient_checkpointing: bool = False  # keep less for backward passes, and compute it again
+    max_errors: int = 10  # items that may fail before a run stops early
+    allow_errors: bool = False  # end well although items failed; they have no score
     server: ServerOptions | None = None  # of rollout=vllm; None: rollouts are local
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
@@ -135,6 +137,8 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
         gradient_checkpointing=coerce(
             "gradient_checkpointing", options.get("gradient_checkpointing", False), bool
         ),
+        max_errors=coerce("max_errors", options.get("max_errors", 10), int),
+        allow_errors=coerce("allow_errors", options.get("allow_errors", False), bool),
         server=_server(options),
         reward_options={n: options[n] for n in options if n in REWARD_NAMES},
         hf={n: options[n] for n in options if n in HFLM_NAMES | PASSED_ON},

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from nabla_eval.embedded.countdown import test_problems, verify
-from nabla_eval.harness.metrics import cost_metrics, listed
+from nabla_eval.harness.metrics import cost_metrics, failed_metrics, listed
 
 PROBLEMS = 1200
 
@@ -33,5 +33,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str,
     The text is verified up to the first line break, should a model go on after its answer.
     """
     responses = listed(results)
+    if failed := failed_metrics(responses):
+        return failed
     right = [verify(doc, str(response).strip().partition("\n")[0]) for response in responses]
     return {"exact_match": sum(right) / len(right), **cost_metrics(responses)}

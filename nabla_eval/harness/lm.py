@@ -199,7 +199,8 @@ class NablaLM(RankedLM):
         )
 
         def finished(index: int, response: NablaResponse) -> None:
-            self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
+            if "failed" not in response.stats:
+                self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
             progress.advance()
 
         with stoppable(lambda: self._how_to_go_on(progress.done, len(todo))), progress:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading import Grade, cluster
-from nabla_eval.harness.metrics import COSTS, cost_metrics
+from nabla_eval.harness.metrics import COSTS, cost_metrics, failed_metrics, total
 from nabla_eval.harness.response import NablaResponse
 
 _OVER_SAMPLES = re.compile(r"(pass|maj)@([1-9][0-9]*)")
@@ -22,6 +22,7 @@ HIGHER_IS_BETTER = {
     **dict.fromkeys(COSTS, False),
     "rejection_rate": False,
     "malformed": False,
+    "failed": False,
 }
 
 
@@ -30,7 +31,11 @@ def metric_list(samples: int) -> list[dict[str, Any]]:
     over_samples = {f"pass@{samples}": True, f"maj@{samples}": True}
     first, *others = HIGHER_IS_BETTER.items()
     return [
-        {"metric": name, "aggregation": "mean", "higher_is_better": better}
+        {
+            "metric": name,
+            "aggregation": total if name == "failed" else "mean",
+            "higher_is_better": better,
+        }
         for name, better in [first, *over_samples.items(), *others]
     ]
 
@@ -87,6 +92,8 @@ def sample_metrics(
     `truncated` and the costs are absent for responses without statistics (of lm-eval's other
     models), `rejection_rate` also where no candidate was judged, `malformed` where nothing is kept.
     """
+    if failed := failed_metrics(responses):
+        return failed
     k, right = len(grades), sum(grade.equal for grade in grades)
     metrics = {
         "exact_match": right / k,

@@ -33,6 +33,21 @@ def cost_metrics(responses: Sequence[Any]) -> dict[str, float]:
     return metrics
 
 
+def failed_metrics(responses: Sequence[Any]) -> dict[str, float]:
+    """`failed`, of a document one of whose responses could not be produced; else nothing.
+
+    Such a document has no other metric: it is neither right nor wrong, and the averages of lm-eval
+    are over the documents that have one.
+    """
+    failed = any(isinstance(r, NablaResponse) and "failed" in r.stats for r in responses)
+    return {"failed": 1.0} if failed else {}
+
+
+def total(values: Sequence[float]) -> float:
+    """Aggregation of `failed`: how many."""
+    return float(sum(values))
+
+
 def listed(results: Sequence[Any]) -> list[Any]:
     """A document's responses: with `repeats` and a filter that keeps all, results is [[...]]."""
     (responses,) = results

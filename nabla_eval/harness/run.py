@@ -11,6 +11,7 @@ from typing import Any
 from nabla_eval.engine.drive import Execute, drive
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import Arguments
+from nabla_eval.harness.faults import Faults
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
@@ -46,7 +47,11 @@ class Run:
 
         With `trace_dir`, each answer is on disk before `finished` hears of it, and answers that the
         folder holds already are taken from there. Raises `DataError` where it holds another run.
+
+        Items that fail do not keep others from being answered. In the end they raise `ItemError`;
+        with `allow_errors` they are answered by an empty response whose stats say `failed`.
         """
+        faults = Faults(self.arguments)
         began: dict[int, float] = {}
         seen: dict[int, Observed] = {}
         with ExitStack() as stack:
@@ -73,7 +78,17 @@ class Run:
                 return seen[index].watch(start(*work[index]))
 
             methods = (_timed(method(index), began, index) for index in left)
-            drive(methods, self.execute, width=self.width, done=ended)
+
+            def failed(place: int, error: Exception) -> None:
+                index = left[place]
+                seen.pop(index, None)
+                problem = work[index][0]
+                responses[index] = NablaResponse("", {"id": problem.id, "failed": str(error)})
+                faults.add(problem.id, error, answered=len(responses))
+                finished(index, responses[index])
+
+            drive(methods, self.execute, width=self.width, done=ended, failed=failed)
+        faults.close(answered=len(responses))
         return [responses[index] for index in range(len(work))]
 
     def _stored(self, work: Sequence[Work]) -> dict[int, NablaResponse]:

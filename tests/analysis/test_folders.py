@@ -228,6 +228,19 @@ def test_missing_repeats_are_noticed(tmp_path):
     documented("a run that is not complete", error.value, "Run the same", FOLDER=folder)
 
 
+def test_failed_problems_are_left_out_with_a_warning(tmp_path):
+    samples = [sample(0, 1.0), {**sample(1, 0.0), "failed": 1.0}, sample(2, 0.0)]
+    del samples[1]["exact_match"]
+    folder = write_run(tmp_path / "a", [record(0), record(2)], [], samples=samples)
+    with pytest.warns(UserWarning, match=r"1 of 3 problems of toy failed \(first: 'toy/1'\)"):
+        (run,) = load([folder])
+    assert run.scores == {"toy/0": [1.0], "toy/2": [0.0]}
+    samples = [{**sample(0, 0.0), "failed": 1.0}]
+    folder = write_run(tmp_path / "b", [record(1)], [], samples=samples)
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="all problems of toy failed"):
+        load([folder])
+
+
 def test_unfinished_runs_are_left_out_with_a_warning(tmp_path):
     nabla_run(tmp_path / "a")
     (nabla_run(tmp_path / "b", lr=0.1) / "model").rename(tmp_path / "elsewhere")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Judgement, Outcome, Score
+from nabla_eval.requests import Fault, Judgement, Outcome, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -95,12 +97,56 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing():
     assert max(attempts) == 9 and attempts.count(2) >= 4
 
 
-def test_a_single_item_that_does_not_fit_raises():
+@pytest.mark.parametrize(
+    "kind", [torch.OutOfMemoryError, RewardError, RuntimeError], ids=lambda kind: kind.__name__
+)
+def test_an_item_that_cannot_be_run_fails_alone(kind):
     def run(batch):
-        raise torch.OutOfMemoryError("simulated")
+        if 5 in batch:
+            raise kind("simulated")
+        return [-item for item in batch]
 
-    with pytest.raises(torch.OutOfMemoryError):
-        in_batches(run, [1], lambda _: 1, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of halves
+        results = in_batches(run, list(range(9)), lambda _: 1, 100)
+    fault = results.pop(5)
+    assert isinstance(fault, Fault) and isinstance(fault.error, kind)
+    assert results == [-i for i in range(9) if i != 5]
+
+
+def test_an_error_of_ours_is_no_fault_of_an_item():
+    def run(batch):
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError):
+        in_batches(run, [1, 2], lambda _: 1, 100)
+
+
+def test_a_fault_ends_its_method_and_no_other():
+    closed = []
+
+    def method(name):
+        try:
+            results = yield [(name, 0, 0)]
+            results = yield [(name, 1, 0)]
+        except GeneratorExit:
+            closed.append(name)
+            raise
+        assert results
+        return Outcome(name, (), "eos")
+
+    def execute(requests):
+        broken = Fault(RewardError("NaN"))
+        return [broken if r[:2] == ("b", 1) else Judgement(0.0) for r in requests]
+
+    failed = []
+    outcomes = drive(
+        map(method, "abc"), execute, failed=lambda index, error: failed.append((index, str(error)))
+    )
+    assert [outcome.text for outcome in outcomes] == ["a", "c"]
+    assert failed == [(1, "NaN")] and closed == ["b"]
+    with pytest.raises(RewardError, match="NaN"):
+        drive(map(method, "abc"), execute)
 
 
 def small(model):
