@@ -19,13 +19,13 @@ from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
-from nabla_eval.errors import ConfigError, ContextError
+from nabla_eval.errors import ConfigError, ContextError, Fault
 from nabla_eval.methods.registry import configure, needs_chat, settle, start
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Differentiate, Fault, Outcome, Problem, Refine, Score, Trajectory
+from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -62,6 +63,13 @@ class OutOfCalls(NablaError):  # noqa: N818 - news for a method, not a mistake
     def __init__(self, results: Sequence[Any]) -> None:
         super().__init__("max_calls are used up. A method must catch this and return an Outcome.")
         self.results = tuple(results)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In place of a request's result: why it could not be answered. Its problem fails alone."""
+
+    error: Exception
 
 
 def suggest(unknown: str, known: Iterable[str]) -> str:

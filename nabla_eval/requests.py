@@ -237,14 +237,6 @@ class Replay:
     prefix: Trajectory | None = None
 
 
-@dataclass(frozen=True)
-class Fault:
-    """In place of a result: why a request could not be answered. Its problem fails alone."""
-
-    error: Exception
-    cost: Ledger = field(default_factory=Ledger)
-
-
 Request: TypeAlias = Generate | Score | Differentiate | Refine | Compose | Replay
 Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Prompt
 

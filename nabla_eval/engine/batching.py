@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nabla_eval.errors import NablaError
-from nabla_eval.requests import Fault
+from nabla_eval.errors import Fault, NablaError
 
 # What one item can cause; anything else is an error of ours, or of all items, and ends the run.
 FAULTS = (NablaError, RuntimeError)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.requests import Fault, Generate, Method, Outcome, Request
+from nabla_eval.errors import Fault
+from nabla_eval.requests import Generate, Method, Outcome, Request
 
 Execute = Callable[[list[Request]], list[Any]]
 

@@ -12,12 +12,11 @@ from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
-from nabla_eval.errors import ServerError
+from nabla_eval.errors import Fault, ServerError
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
     Compose,
     Differentiate,
-    Fault,
     Generate,
     Problem,
     Refine,

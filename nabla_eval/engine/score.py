@@ -11,10 +11,10 @@ import torch
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
-from nabla_eval.errors import RewardError
+from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models.pair import Reward
 from nabla_eval.models.prefix import forward
-from nabla_eval.requests import Fault, Judgement, Score
+from nabla_eval.requests import Judgement, Score
 
 
 def site_of(request: Score) -> Site:

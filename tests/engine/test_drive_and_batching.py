@@ -12,10 +12,10 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches, left_pad, positions
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
-from nabla_eval.errors import ModelError, RewardError
+from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Fault, Judgement, Outcome, Score
+from nabla_eval.requests import Judgement, Outcome, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
