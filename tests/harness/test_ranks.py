@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nearly import same
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.harness.lm import NablaLM
@@ -50,17 +51,6 @@ def launch(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=600,
     )  # fmt: skip
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    """Equal, numbers up to what the width of a batch does to sums of a few hundred float64s."""
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same(ours[n], theirs[n]) for n in ours)
-    if isinstance(ours, list):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return ours == (
-        pytest.approx(theirs, rel=1e-9, abs=1e-9) if isinstance(ours, float) else theirs
-    )
 
 
 def decisions(record: Record) -> dict[str, Any]:

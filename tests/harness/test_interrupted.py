@@ -1,0 +1,121 @@
+"""A run that is killed, stopped or out of disk ends, once continued, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval_process import Launcher, launcher
+from nearly import same
+
+from nabla_eval.traces import done, read
+
+KILLS = 20
+DOCUMENTS = 24
+MODEL = "method=nabla,n=3,seed=3,dtype=float64,batch_size=4"
+
+
+@pytest.fixture(scope="module")
+def lm_eval(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    with launcher(tmp_path_factory.mktemp("log") / "log.txt") as made:
+        yield made
+
+
+def command(root: Path, folder: Path) -> list[str]:
+    return [
+        "--model", "nabla", "--model_args", f"{MODEL},trace_dir={folder}",
+        "--include_path", str(root / "tasks"), "--tasks", "nabla_countdown",
+        "--limit", str(DOCUMENTS),
+        "--device", "cpu", "--log_samples", "--output_path", str(folder / "results.json"),
+    ]  # fmt: skip
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Metrics, samples and ledgers, without what says when and how fast."""
+    (results,) = folder.glob("results_*.json")
+    (samples,) = folder.glob("samples_*.jsonl")
+    metrics = json.loads(results.read_text())["results"]
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    records = {record["id"]: record for record in read(folder)}
+    for record in records.values():
+        del record["seconds"]  # type: ignore[misc]
+    return {"metrics": metrics, "samples": lines, "records": records}
+
+
+def answered(folder: Path) -> int:
+    """Answers in a folder; a torn last line, which a killed run may leave, is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return len(done(folder))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    root: Path, lm_eval: Launcher, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], float]:
+    """The result of a run that nothing happens to, and its seconds."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    began = time.perf_counter()
+    assert lm_eval.run(*command(root, folder)) == 0, lm_eval.log.read_text()
+    return result(folder), time.perf_counter() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_twenty_interruptions_change_nothing(
+    number: int, root: Path, lm_eval: Launcher, undisturbed: tuple[dict[str, Any], float],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    expected, seconds = undisturbed
+    draw = random.Random(number)
+    kills = chains = caught = 0
+    while kills < KILLS:
+        folder = tmp_path / str(chains)
+        folder.mkdir()
+        chains += 1
+        status = None
+        while status != 0 and kills < KILLS:
+            before = answered(folder)
+            status = lm_eval.interrupted(draw.uniform(0, seconds), number, *command(root, folder))
+            kills += 1
+            assert status in (0, -number, 128 + number), lm_eval.log.read_text()[-3000:]
+            caught += before < answered(folder) < DOCUMENTS
+        if status != 0:
+            assert lm_eval.run(*command(root, folder)) == 0, lm_eval.log.read_text()[-3000:]
+        assert same(result(folder), expected)
+    assert caught >= 3, "too few interruptions hit while answers were being written"
+
+
+def test_sigterm_says_how_to_go_on(
+    root: Path, lm_eval: Launcher, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    pid = lm_eval.start(*command(root, tmp_path))
+    while not any(tmp_path.glob("trace-*")) or not next(tmp_path.glob("trace-*")).stat().st_size:
+        time.sleep(0.01)
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGTERM)
+    assert lm_eval.wait() == 128 + signal.SIGTERM
+    assert time.perf_counter() - began < 5
+    told = [line for line in lm_eval.log.read_text().splitlines() if line.startswith("Stopped:")]
+    assert f"of {DOCUMENTS} answers are in {tmp_path}; the same command goes on" in told[-1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_a_run_and_room_lets_it_go_on(
+    root: Path, lm_eval: Launcher, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    """The limit of file sizes plays the disk: a line that does not fit is written in part."""
+    lm_eval.log.write_text("")  # it is a file, too
+    assert lm_eval.run(*command(root, tmp_path), largest_file=40_000) == 1
+    assert "Cannot write the trace" in lm_eval.log.read_text()
+    assert 0 < len(read(tmp_path)) < DOCUMENTS
+    assert lm_eval.run(*command(root, tmp_path)) == 0, lm_eval.log.read_text()[-3000:]
+    assert same(result(tmp_path), undisturbed[0])
