@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
+AUDIT_VENV ?= .venv-audit
 STAMP  := $(VENV)/.nabla-eval-installed
 
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
@@ -13,7 +14,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports audit theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -61,6 +62,17 @@ reports: $(STAMP) ## run every report's own run.sh again
 		test -f "$$script" || { echo "There is no reports/*/run.sh."; exit 1; }; \
 		echo "$$script"; PATH="$(abspath $(BIN)):$$PATH" bash "$$script"; \
 	done
+
+# In an environment of its own, so that the audit does not change what it looks at.
+audit: $(STAMP) ## check installed versions, list them in results/sbom.json, ask for known weaknesses
+	$(BIN)/python -m pip check
+	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
+		$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit; }
+	@mkdir -p results
+	$(AUDIT_VENV)/bin/cyclonedx-py environment --output-file results/sbom.json $(BIN)/python
+	@echo "Known weaknesses are asked for over the network:"
+	$(AUDIT_VENV)/bin/pip-audit --skip-editable --path $$($(BIN)/python -c \
+		'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 theory: $(STAMP) ## check the paper's mathematics numerically
 	$(BIN)/python -m theory
