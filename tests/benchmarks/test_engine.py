@@ -53,10 +53,12 @@ def test_nabla_against_best_of_n(
     width, other = (32, 32) if rows == "problems" else (256, 32)
     shared: dict[str, Any] = {"n": n} if stop is None else {"n": n, "stop_reward": stop}
     calls: dict[str, float] = {}
+    flops: dict[str, float] = {}
 
     def run(method: str, width: int, **options: Any) -> None:
         outcomes = solve(embedded, problems, method, width, **shared, **options)
         calls[method] = sum(outcome.ledger.model_calls for outcome in outcomes) / len(outcomes)
+        flops[method] = sum(outcome.ledger.flops for outcome in outcomes)
 
     spent = clock.turns(
         lambda: run("nabla", width, lookahead=lookahead),
@@ -73,6 +75,7 @@ def test_nabla_against_best_of_n(
             stop=stop is not None,
             calls=calls["nabla"],
             calls_best_of_n=calls["best_of_n"],
+            flops=flops["nabla"] / flops["best_of_n"],
             problems=len(problems),
             width=width,
             width_best_of_n=other,

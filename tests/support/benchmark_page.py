@@ -83,7 +83,9 @@ def engine(figures: Sequence[Figure]) -> list[str]:
     lines += [
         "The same problems and N = 8. *In flight* says what is equal: problems (32 of each, so",
         "that best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32) or responses (256",
-        "of each). Below 1, ∇-Reasoner is faster.",
+        "of each). Below 1, ∇-Reasoner is faster. Calls are the paper's: a gradient pass counts as",
+        "4, a scoring as 1, however long the response. FLOPs, by the ledger's rule, say what that",
+        "hides: a pass costs a forward and a backward of both models over all tokens.",
         "",
     ]
     rows = [
@@ -93,11 +95,19 @@ def engine(figures: Sequence[Figure]) -> list[str]:
             str(f["lookahead"]),
             spread(f["ratios"]),
             f"{f['calls']:.1f} and {f['calls_best_of_n']:.1f}",
+            f"{f['flops']:.2f}",
             verdict(median(f["ratios"]) <= 1.0),
         ]
         for f in part(figures, "b")
     ]
-    head = ["In flight", "Early stop", "Lookahead", "Seconds by best-of-8's", "Calls of each"]
+    head = [
+        "In flight",
+        "Early stop",
+        "Lookahead",
+        "Seconds by best-of-8's",
+        "Calls of each",
+        "FLOPs",
+    ]
     lines += table([*head, "Goal: at most 1.00"], rows)
     lines += ["## (c) The decode loop by transformers' `generate`, tokens per second", ""]
     batches = {"unequal": "random weights, 16 to 256 tokens a row", "embedded": "embedded policy"}
