@@ -67,6 +67,11 @@ class Verbatim(click.Command):
     type=click.Path(file_okay=False, path_type=Path),
     help="The run folder.  [default: below results/, named after the options]",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Load and check everything, answer one document of each task, print what it would take.",
+)
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
 def run(
@@ -75,6 +80,7 @@ def run(
     settings: tuple[str, ...],
     output: Path | None,
     name: str | None,
+    dry_run: bool,
     **given: Any,
 ) -> None:
     """Evaluate one method through lm-eval, into a folder that holds all there is to know of it.
@@ -86,12 +92,14 @@ def run(
 
     \b
     Example:
+      nabla-eval run --method nabla --n 8 --limit 200 --output results/nabla --dry-run
       nabla-eval run --method nabla --n 8 --limit 200 --output results/nabla
       nabla-eval run --task gsm8k --apply_chat_template \\
           --set pretrained=Qwen/Qwen2.5-7B-Instruct \\
           --set reward=Skywork/Skywork-Reward-V2-Qwen3-4B
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
+    from nabla_eval.cli.rehearsal import rehearse
     from nabla_eval.harness.command import compose
     from nabla_eval.harness.folder import claim, first_rank
     from nabla_eval.harness.stopping import told
@@ -102,6 +110,9 @@ def run(
     manifest = command.manifest(typed, name or "")
     folder = output or default_folder(manifest)
     manifest["name"] = name or folder.name
+    if dry_run:
+        rehearse(command, manifest, folder)
+        return
     if not first_rank():
         command.execute(folder, manifest)
         return

@@ -75,6 +75,23 @@ def test_the_closing_summary_is_lm_evals_accuracy_and_the_traces_cost(
     assert "GiB (resident set of the process)" in result.output
 
 
+def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
+    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    result = run(folder, tiny_folder, "--dry-run", "--limit", "2")
+    assert result.exit_code == 0, result.output
+    assert not folder.exists()
+    first = read(finished[0])[0]["ledger"]["model_calls"]
+    (row,) = [line for line in result.output.splitlines() if TASK in line.split()]
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:3] == ["2", f"{first:,.0f}"]
+    assert f"{folder} would be made." in result.output and "GiB are free." in result.output
+    again = run(finished[0], tiny_folder, "--dry-run")
+    assert "is done already" in again.output
+    other = run(finished[0], tiny_folder, "--dry-run", "--limit", "1")
+    assert other.exit_code == 1 and "holds another run" in other.stderr
+
+
 def test_the_same_command_again_runs_nothing(
     finished: tuple[Path, Result], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
