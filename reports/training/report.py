@@ -23,10 +23,9 @@ from nabla_eval.training.reward import VERIFIERS
 from nabla_eval.training.sources import open_rows
 
 ROWS = {  # folder of the evaluation: what the page calls it, where its training began
-    "start": ("400 steps", None),
+    "start": ("700 steps", None),
     "sft": ("SFT", "start"),
-    "shipped": ("shipped policy", None),
-    "grpo": ("GRPO", "shipped"),
+    "grpo": ("GRPO", "start"),
 }
 FIGURES = {"sft": ("loss", "cross-entropy, nats"), "grpo": ("reward", "share of right answers")}
 
