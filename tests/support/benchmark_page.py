@@ -81,8 +81,8 @@ def engine(figures: Sequence[Figure]) -> list[str]:
     lines += table(["Embedded pair, float64, N = 8", "Gain", "Goal: at least 20"], rows)
     lines += ["## (b) ∇-Reasoner by best-of-8, seconds", ""]
     lines += [
-        "The same problems and N = 8. *In flight* says what is equal: problems (32 of each, so",
-        "that best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32) or responses (256",
+        "The same 128 problems and N = 8. *In flight* says what is equal: problems (32 of each, so",
+        "that best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32) or responses (128",
         "of each). Below 1, ∇-Reasoner is faster. Calls are the paper's: a gradient pass counts as",
         "4, a scoring as 1, however long the response. FLOPs, by the ledger's rule, say what that",
         "hides: a pass costs a forward and a backward of both models over all tokens.",
@@ -144,7 +144,7 @@ def scaling(figures: Sequence[Figure]) -> list[str]:
     """Figure (e), and (f) start-up."""
     lines = ["## (e) How seconds grow", ""]
     lines += [
-        "Slope of log seconds by log size (1: linear), the smallest of three rounds at each size;",
+        "Slope of log seconds by log size (1: linear), the smaller of two rounds at each size;",
         "random weights. `generate` is transformers' own on the same lengths: the yardstick for L.",
         "",
     ]
