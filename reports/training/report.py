@@ -23,6 +23,8 @@ from nabla_eval.training.reward import VERIFIERS
 from nabla_eval.training.sources import open_rows
 
 ROWS = {  # folder of the evaluation: what the page calls it, where its training began
+    "start400": ("400 steps", None),
+    "sft400": ("SFT, early", "start400"),
     "start": ("700 steps", None),
     "sft": ("SFT", "start"),
     "grpo": ("GRPO", "start"),
@@ -155,7 +157,7 @@ def notes(rows: list[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
             )
             said.append(f"- {row['name']}, from {name}: {points(found)} points: it {word}.")
         for what, title in (("reward", "reward"), ("loss", "loss"), ("kl", "divergence")):
-            if what in row["first"] and (what != "loss" or row["name"] == "SFT"):
+            if what in row["first"] and (what != "loss" or "SFT" in row["name"]):
                 said[-1] += f" Its {title} went from {row['first'][what]:.3f} to "
                 said[-1] += f"{row['last'][what]:.3f} (first and last tenth of the steps)."
     said += [
@@ -215,7 +217,7 @@ def main() -> None:
         json.dumps({**facts, "rows": rows}, indent=1) + "\n"
     )
     (chosen.output / "README.md").write_text(page, encoding="utf-8")
-    draw(chosen.work, ["sft", "grpo"], chosen.output / "curves.png")
+    draw(chosen.work, ["sft400", "sft", "grpo"], chosen.output / "curves.png")
     print(page)
 
 

@@ -24,16 +24,27 @@ evaluate() { # name, checkpoint
     fi
 }
 
-# Both begin with a policy of 700 steps where the shipped one has 1,000: under-trained, but right often
-# enough at T = 1 that GRPO has something to reinforce (reports/LOG.md tells of 400 steps).
-if [ ! -f "$work/start/policy_training.json" ]; then
-    nabla-eval embedded train --output "$work/start" --policy-steps 700 --policy-only --seed 0
-fi
-train sft sft --policy "$work/start/policy" --size 16000 --epochs 2 --batch-size 128 --lr 1e-3 \
-    --schedule cosine --warmup 0.1
+# Two policies that were trained for fewer steps than the shipped one's 1,000: of 400 steps, whose greedy
+# answers are mostly false arithmetic, and of 700. GRPO needs one that is right often enough at T = 1 to
+# have something to reinforce (reports/LOG.md tells of 400 steps).
+start() { # folder, steps
+    if [ ! -f "$work/$1/policy_training.json" ]; then
+        nabla-eval embedded train --output "$work/$1" --policy-steps "$2" --policy-only --seed 0
+    fi
+}
+sft() { # folder, start
+    train "$1" sft --policy "$work/$2/policy" --size 16000 --epochs 2 --batch-size 128 --lr 1e-3 \
+        --schedule cosine --warmup 0.1
+}
+start start400 400
+start start 700
+sft sft400 start400
+sft sft start
 train grpo grpo --policy "$work/start/policy" --size 9600 --batch-size 64 --generations 16 --lr 1e-4 \
     --beta 0.04 --scale none --warmup 0.1 --max-new-tokens 12 --save-every 25 --keep 9
 
+evaluate start400 "$work/start400/policy"
+evaluate sft400 "$work/sft400"
 evaluate start "$work/start/policy"
 evaluate sft "$work/sft"
 evaluate grpo "$work/grpo"
