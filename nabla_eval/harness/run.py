@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from nabla_eval.config import Steps
 from nabla_eval.engine.drive import Execute, drive
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import Arguments
@@ -16,8 +18,10 @@ from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
 from nabla_eval.requests import Method, Outcome, Problem
-from nabla_eval.traces import Record, TraceWriter, done, record, restore, same_work, trace_path
+from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike
 from nabla_eval.traces.observe import Observed
+
+LOGGER = logging.getLogger("nabla_eval")
 
 Work = tuple[Problem, Any]  # a problem and its method's options
 
@@ -54,6 +58,7 @@ class Run:
         faults = Faults(self.arguments)
         began: dict[int, float] = {}
         seen: dict[int, Observed] = {}
+        stops: set[str] = set()  # of all steps of all searches
         with ExitStack() as stack:
             writer = self._writer(stack)  # first: who holds it may trust what the folder holds
             responses = self._stored(work)
@@ -64,6 +69,7 @@ class Run:
 
             def ended(place: int, outcome: Outcome) -> None:
                 index = left[place]
+                stops.update(step.stop for step in outcome.steps)
                 seconds = time.perf_counter() - began[index]
                 if writer is not None:
                     line = self._record(*work[index], outcome, seconds, seen.pop(index, None))
@@ -88,6 +94,7 @@ class Run:
                 finished(index, responses[index])
 
             drive(methods, self.execute, width=self.width, done=ended, failed=failed)
+        _warn_of_whole_responses(self.arguments.config, stops)
         faults.close(answered=len(responses))
         return [responses[index] for index in range(len(work))]
 
@@ -99,11 +106,10 @@ class Run:
             stored = known.get(problem.id)
             if stored is None:
                 continue
-            if not same_work(stored, problem, method, config, self.models):
+            if differences := unlike(stored, problem, method, config, self.models):
                 raise DataError(
-                    f"trace_dir={folder} holds {problem.id} of another run: its method "
-                    f"({stored['method']}), options ({stored['config_hash']}), seed, prompt or "
-                    "models differ from this run's. Choose another trace_dir, or remove that one."
+                    f"trace_dir={folder} holds {problem.id} of another run ("
+                    f"{'; '.join(differences)}). Choose another trace_dir, or remove that one."
                 )
             responses[index] = self._response(problem, restore(stored), stored["seconds"])
         return responses
@@ -137,6 +143,18 @@ class Run:
     def _response(self, problem: Problem, outcome: Outcome, seconds: float) -> NablaResponse:
         stats = {"id": problem.id, "method": self.arguments.method, "seconds": seconds}
         return NablaResponse(self.answer(problem, outcome), {**outcome.stats(), **stats})
+
+
+def _warn_of_whole_responses(config: Any, stops: set[str]) -> None:
+    """A search whose steps never ended at a delimiter has only compared whole responses."""
+    steps = getattr(config, "steps", None)
+    if isinstance(steps, Steps) and stops and "step" not in stops:
+        LOGGER.warning(
+            "No response held a step delimiter (step=%s): each was one step, so the search chose "
+            "between whole responses. Another step=, such as semicolon or newline, may fit the "
+            "task.",
+            steps.step,
+        )
 
 
 def _timed(method: Method, began: dict[int, float], index: int) -> Method:

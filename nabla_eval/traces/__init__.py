@@ -3,7 +3,7 @@
 Written while a run goes on, flushed per problem, so that a killed run resumes from them.
 """
 
-from nabla_eval.traces.read import done, read, restore, same_work
+from nabla_eval.traces.read import done, read, restore, unlike
 from nabla_eval.traces.schema import Record
 from nabla_eval.traces.write import TraceWriter, record, trace_path
 
@@ -14,6 +14,6 @@ __all__ = [
     "read",
     "record",
     "restore",
-    "same_work",
     "trace_path",
+    "unlike",
 ]

@@ -41,7 +41,7 @@ def done(path: str | Path, *, growing: bool = False) -> dict[str, Record]:
 
     `growing` as in `read`: ranks of one run look for what earlier runs have left in all shards.
 
-    Before an item is taken from here, `same_work` must agree that it is the same item.
+    Before an item is taken from here, `unlike` must find no difference.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not _shards(path)):
@@ -49,22 +49,36 @@ def done(path: str | Path, *, growing: bool = False) -> dict[str, Record]:
     return {record["id"]: record for record in read(path, growing=growing)}
 
 
-def same_work(
+def unlike(
     record: Record,
     problem: Problem,
     method: str,
     config: Any,
     models: Mapping[str, Any] | None = None,
-) -> bool:
-    """Whether a record answers this problem with this method, options, seed and models."""
-    return (
-        record["id"] == problem.id
-        and record["problem_hash"] == problem_hash(problem)
-        and record["key"] == problem.key.digest.hex()
-        and record["method"] == method
-        and record["config_hash"] == fingerprint(flatten(config))
-        and record["models"] == dict(models or {})
-    )
+) -> list[str]:
+    """What a record answers otherwise than asked, in words: `n: 8 there, 4 here`; empty if nothing.
+
+    Compared are the problem, the method and its options, the seed and the models.
+    """
+    options = flatten(config)
+    there = {"method": record["method"], **record["config"], **_named(record["models"])}
+    here = {"method": method, **options, **_named(models or {})}
+    found = [
+        f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+    if not found and record["config_hash"] != fingerprint(options):
+        found.append("the options")  # of a type that JSON does not tell apart
+    if record["id"] != problem.id or record["problem_hash"] != problem_hash(problem):
+        found.append("the problem: its prompt, reward frame, length limit or stop strings")
+    if record["key"] != problem.key.digest.hex():
+        found.append("the seed")
+    return found
+
+
+def _named(models: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"models' {name}": value for name, value in models.items()}
 
 
 def restore(record: Record) -> Outcome:

@@ -117,10 +117,7 @@ def test_a_trace_of_another_run_is_not_taken_for_this_one(
     with pytest.raises(DataError, match="another run") as error:
         lm(**{**base, **other}).generate_until([ask()], disable_tqdm=True)
     if other == {"seed": 1}:
-        hash_ = lm(**base)._info()["config_hash"]
-        documented(
-            "a trace folder of another run", error.value, "Choose", FOLDER=tmp_path, HASH=hash_
-        )
+        documented("a trace folder of another run", error.value, "Choose", FOLDER=tmp_path)
 
 
 def test_a_killed_run_leaves_what_it_finished(
@@ -171,3 +168,15 @@ def test_thoughts_are_cut_off_as_text_and_as_a_token(
         [ask()], disable_tqdm=True
     )
     assert cut == text and cut.stats["generated_tokens"] == whole.stats["generated_tokens"]
+
+
+def test_a_search_without_delimiters_is_noticed(
+    lm: Callable[..., NablaLM], ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The embedded task has no blank lines, which the default waits for."""
+    lm(method="beam", beams=2, width=2).generate_until([ask()], disable_tqdm=True)
+    assert "No response held a step delimiter (step=blank_line)" in caplog.text
+    caplog.clear()
+    lm(method="beam", beams=2, width=2, step="semicolon").generate_until([ask()])
+    lm(method="best_of_n", n=2).generate_until([ask()], disable_tqdm=True)
+    assert "delimiter" not in caplog.text

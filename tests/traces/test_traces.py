@@ -15,7 +15,7 @@ from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
 from nabla_eval.config import change
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Frame
-from nabla_eval.traces import TraceWriter, done, read, restore, same_work, trace_path
+from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unlike
 from nabla_eval.traces.schema import SCHEMA, document, dumps, loads
 
 
@@ -154,16 +154,23 @@ def test_the_last_record_of_a_problem_wins(tmp_path):
     assert done(path)["task/0/0"]["seconds"] == 9.0
 
 
-def test_only_the_same_work_is_resumed(tmp_path):
+def test_only_the_same_work_is_resumed_and_differences_are_named(tmp_path):
     stored = done(written(tmp_path / "t.jsonl", 1))["task/0/0"]
-    assert same_work(stored, problem(), "nabla", CONFIG, MODELS)
-    assert not same_work(stored, problem(seed=1), "nabla", CONFIG, MODELS)
-    assert not same_work(stored, problem(prompt=(5,)), "nabla", CONFIG, MODELS)
-    assert not same_work(stored, problem(max_new_tokens=9), "nabla", CONFIG, MODELS)
-    assert not same_work(stored, problem(frame=Frame((), ())), "nabla", CONFIG, MODELS)
-    assert not same_work(stored, problem(), "twin", CONFIG, MODELS)
-    assert not same_work(stored, problem(), "nabla", change(CONFIG, lr=0.1), MODELS)
-    assert not same_work(stored, problem(), "nabla", CONFIG, {"policy": "other"})
+
+    def found(asked=None, method="nabla", config=CONFIG, models=MODELS):
+        return unlike(stored, asked or problem(), method, config, models)
+
+    assert found() == []
+    assert found(problem(seed=1)) == ["the seed"]
+    for change_ in ({"prompt": (5,)}, {"max_new_tokens": 9}, {"frame": Frame((), ())}):
+        (words,) = found(problem(**change_))
+        assert words.startswith("the problem")
+    assert found(method="twin") == ["method: nabla there, twin here"]
+    assert found(config=change(CONFIG, lr=0.1, n=2)) == [
+        "n: 4 there, 2 here",
+        "lr: 0.01 there, 0.1 here",
+    ]
+    assert found(models={**MODELS, "policy": "other"}) == ["models' policy: tiny there, other here"]
 
 
 def test_a_writer_that_is_not_open_or_cannot_write_says_so(tmp_path):
