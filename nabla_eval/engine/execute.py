@@ -37,6 +37,9 @@ _ORDER = (Compose, Replay, Score, Differentiate, Refine, Generate)
 class Executor:
     """Runs requests on a local pair; call it with a list of requests, get results in order.
 
+    A call raises the error of the first request that cannot be answered; in a `session` it comes
+    back as a `Fault` in the request's place.
+
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
     `max_past_tokens` bounds the tokens whose keys and values are kept for rollouts that go on from
@@ -64,6 +67,9 @@ class Executor:
         session = self.session()
         session.submit(0, requests)
         ((_, results),) = session.collect() if requests else [(0, [])]
+        for result in results:
+            if isinstance(result, Fault):
+                raise result.error
         return results
 
     def session(self) -> Session:

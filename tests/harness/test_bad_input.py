@@ -45,7 +45,7 @@ def refusal(
     models: dict[str, str], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """The paragraph with which these models, or these requests, are refused."""
-    monkeypatch.setattr(execute, "rollout", lambda *_: pytest.fail("decoding had begun"))
+    monkeypatch.setattr(execute.Decoder, "run", lambda _: pytest.fail("decoding had begun"))
 
     def refuse(prompt: str = PROMPT, request: dict[str, Any] | None = None, **options: Any) -> str:
         options = {"pretrained": models["policy"], "reward": models["reward"], **options}

@@ -43,7 +43,7 @@ def test_the_embedded_task_end_to_end(root: Path, tmp_path: Path) -> None:
     assert (info["seed"], info["config"]["n"]) == (5, 3)
     (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
     assert len(samples.read_text().splitlines()) == 8
-    (trace,) = (tmp_path / "traces").iterdir()
+    (trace,) = (tmp_path / "traces").glob("*.jsonl")
     assert len(trace.read_text().splitlines()) == 8
 
 

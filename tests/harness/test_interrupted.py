@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def answered(folder: Path) -> int:
         return len(done(folder))
 
 
+def reached(folder: Path, answers: int) -> bool:
+    """Whether the trace has so many whole lines."""
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("trace-*")) >= answers
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     root: Path, lm_eval: Launcher, tmp_path_factory: pytest.TempPathFactory
@@ -84,7 +90,13 @@ def test_twenty_interruptions_change_nothing(
         status = None
         while status != 0 and kills < KILLS:
             before = answered(folder)
-            status = lm_eval.interrupted(draw.uniform(0, seconds), number, *command(root, folder))
+            # By turns at a random time, most of which is spent loading, and at a random answer.
+            after, goal = draw.uniform(0, seconds), DOCUMENTS + 1
+            if kills % 2:
+                after, goal = 60, draw.randint(min(before + 1, DOCUMENTS), DOCUMENTS)
+            status = lm_eval.interrupted(
+                number, after, partial(reached, folder, goal), *command(root, folder)
+            )
             kills += 1
             assert status in (0, -number, 128 + number), lm_eval.log.read_text()[-3000:]
             caught += before < answered(folder) < DOCUMENTS

@@ -27,9 +27,14 @@ def test_sigterm_ends_a_block_with_the_status_that_shells_know(
 
 
 def test_ctrl_c_stays_what_it_is_and_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, stoppable(lambda: "none is lost."):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
+    # Started in the background, as by nohup, a process ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, stoppable(lambda: "none is lost."):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert told(caught.value) and "none is lost." in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,14 @@ class Launcher:
         self.start(*arguments, **options)
         return self.wait()
 
-    def interrupted(self, after: float, number: int, *arguments: str) -> int:
-        """Start, send a signal after some seconds, and wait; the status."""
+    def interrupted(
+        self, number: int, after: float, reached: Callable[[], bool], *arguments: str
+    ) -> int:
+        """Start, send a signal when something is reached or after some seconds, and wait."""
         pid = self.start(*arguments)
-        time.sleep(after)
+        end = time.monotonic() + after
+        while time.monotonic() < end and not reached():
+            time.sleep(0.001)
         os.kill(pid, number)  # of a child that has ended nothing is reaped yet: the pid is its own
         return self.wait()
 
