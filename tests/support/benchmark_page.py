@@ -51,6 +51,8 @@ def verdict(met: bool) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table, with an empty line after it."""
+    if not rows:
+        return ["Not measured in this run.", ""]
     lines = [head, ["---"] * len(head), *rows]
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
@@ -161,6 +163,8 @@ def scaling(figures: Sequence[Figure]) -> list[str]:
     ]
     lines += table(["Size", "Method", "Slope", "Seconds"], rows)
     lines += ["## (f) Start-up", ""]
+    if not part(figures, "f"):
+        lines.append("Not measured in this run.")
     for f in part(figures, "f"):
         goal = ""
         if "interpreter" in f:
