@@ -49,7 +49,7 @@ def written_by_transformers(
         temperature=0.7,
         max_new_tokens=max(problem.max_new_tokens for problem in problems),
         pad_token_id=pair.policy.pad_id,
-        eos_token_id=None if lengths is not None else list(pair.policy.end_ids),
+        eos_token_id=list(pair.policy.end_ids),
     )
     with torch.no_grad():
         written = model.generate(ids, attention_mask=mask, generation_config=config, **options)
