@@ -310,7 +310,7 @@ def main() -> None:
         "[search](search/report.md), each also as JSON; run.sh adds HTML and CSV. "
         "A result about one small pair and one task, not about ∇-Reasoner at large. Costs are "
         "compared in model calls; the seconds of these tables were taken on a machine that did "
-        "other work too, and compare nothing (reports/benchmarks.md does).",
+        "other work too, and compare nothing (`make bench` does).",
         "## Answers",
         worded(rows, "Does ∇-Reasoner beat its zeroth-order twin?", "1. the twin, same N"),
         worded(rows, "Does it beat best-of-N at equal N?", "2. best-of-N, same N and stop"),

@@ -202,6 +202,8 @@ def render(sections: dict[str, Any]) -> str:
     ]
     if cpu := sections.get("cpu"):
         lines += [described(cpu["about"], "make bench"), ""]
+        if {figure["figure"] for figure in cpu["figures"]} < set("abcdef"):
+            lines += ["Of it only the tests whose figures stand below were run.", ""]
         lines += [*engine(cpu["figures"]), *scaling(cpu["figures"])]
     lines += gpu(sections.get("gpu"))
     return "\n".join(lines).rstrip() + "\n"
