@@ -1,0 +1,75 @@
+"""The only words that methods and the engine share: requests and their results.
+
+A method is a generator that yields lists of requests and receives their results in order
+(DESIGN 4). It sees tokens, text and plain numbers; what lives on the device (hidden states,
+gradients) passes through it as opaque fields that only the engine opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, TypeAlias
+
+from nabla_eval.requests.asked import (
+    Compose,
+    Differentiate,
+    Generate,
+    Gradient,
+    Judgement,
+    Prompt,
+    Refine,
+    Refinement,
+    Replay,
+    Score,
+    StopReason,
+    Trajectory,
+)
+from nabla_eval.requests.outcome import (
+    CUT_OFF,
+    Candidate,
+    Draft,
+    Outcome,
+    Step,
+    Verdict,
+)
+from nabla_eval.requests.problem import (
+    Frame,
+    Message,
+    Problem,
+    Thought,
+)
+
+__all__ = [
+    "CUT_OFF",
+    "Candidate",
+    "Compose",
+    "Differentiate",
+    "Draft",
+    "Frame",
+    "Generate",
+    "Gradient",
+    "Judgement",
+    "Message",
+    "Method",
+    "Outcome",
+    "Part",
+    "Problem",
+    "Prompt",
+    "Refine",
+    "Refinement",
+    "Replay",
+    "Request",
+    "Result",
+    "Score",
+    "Step",
+    "StopReason",
+    "Thought",
+    "Trajectory",
+    "Verdict",
+]
+
+Request: TypeAlias = Generate | Score | Differentiate | Refine | Compose | Replay
+Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Prompt
+
+Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
+Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

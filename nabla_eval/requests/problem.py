@@ -1,0 +1,60 @@
+"""A problem as methods see it: tokens, how the reward model is shown them, where answers end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from nabla_eval.randomness import Key
+
+Message: TypeAlias = tuple[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The reward model's token ids before and after the response (its chat template)."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What separates a response's thoughts from its answer (lm-eval's `think_end_token`)."""
+
+    end: str
+    start: str = ""  # "" where it is not known
+    opened: bool = False  # the prompt has opened one already
+
+    def answer_at(self, text: str) -> int | None:
+        """Where the answer begins in a response; None while it is still thinking."""
+        last = text.rfind(self.end)
+        after = last + len(self.end) if last >= 0 else 0
+        open_ = last < 0 and self.opened
+        return None if open_ or (self.start and self.start in text[after:]) else after
+
+    def answer(self, text: str) -> str:
+        """What a response says after its thoughts: nothing where they never end."""
+        begin = self.answer_at(text)
+        return "" if begin is None else text[begin:].lstrip() if begin else text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt to answer, and the key of all its randomness."""
+
+    key: Key
+    prompt: tuple[int, ...]  # policy token ids
+    frame: Frame
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # strings that end the answer and are cut from it
+    thought: Thought | None = None  # stop strings inside a thought do not count
+    text: str = ""  # the prompt as text
+    id: str = ""  # task/document/repeat, for traces
+    messages: tuple[Message, ...] = ()  # the conversation behind the prompt
+
+    @property
+    def question(self) -> str:
+        """What the user asks: the last message of the conversation's user."""
+        asked = [content for role, content in self.messages if role == "user"]
+        return asked[-1] if asked else self.text
