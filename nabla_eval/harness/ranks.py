@@ -7,6 +7,7 @@ which rank answers a document does not matter.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from datetime import timedelta
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import parse_flag_from_env
 from lm_eval.models.huggingface import HFLM
@@ -51,6 +53,7 @@ class RankedLM(HFLM):
                 _warn_of_one_process()
                 return
             self.accelerator = Accelerator(kwargs_handlers=[_PATIENT])
+        atexit.register(_part)
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         if trace_dir is not None:
@@ -69,6 +72,16 @@ def on_cpu() -> bool:
     if parse_flag_from_env("ACCELERATE_USE_CPU"):
         return True
     return not getattr(torch, "accelerator", torch.cuda).is_available()
+
+
+def _part() -> None:
+    """Leave the group before the interpreter ends.
+
+    A gloo thread that outlives it takes the process down with an abort, after all work is done.
+    nccl's groups are left alone: they would wait here for ranks that may have failed.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def _world() -> int:
