@@ -40,9 +40,13 @@ def command(root: Path, folder: Path) -> list[str]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Metrics, samples and ledgers, without what says when and how fast."""
-    (results,) = folder.glob("results_*.json")
-    (samples,) = folder.glob("samples_*.jsonl")
+    """Metrics, samples and ledgers, without what says when and how fast.
+
+    Of the newest results: what was killed between writing them and its end is run again, and
+    writes others under a later time.
+    """
+    results = max(folder.glob("results_*.json"))
+    samples = max(folder.glob("samples_*.jsonl"))
     metrics = json.loads(results.read_text())["results"]
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     records = {record["id"]: record for record in read(folder)}
