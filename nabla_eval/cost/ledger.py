@@ -38,8 +38,9 @@ class Ledger:
 
     def add(self, other: Ledger) -> None:
         """Add another ledger's counts to this one, in place."""
+        mine, theirs = vars(self), vars(other)
         for name in _NAMES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            mine[name] += theirs[name]
 
     def __add__(self, other: Ledger) -> Ledger:
         total = copy(self)

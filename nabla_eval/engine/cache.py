@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-_SPARE = 8  # columns that are allocated ahead of those in use, at least
+_SPARE = 32  # columns that are allocated ahead of those in use, at least
 
 
 class Past:

@@ -43,6 +43,7 @@ class Record:
         """Free everything."""
         device = self.policy.device
         self._free: list[int] = []
+        self._most = 0  # no row has written more steps
         self._at = torch.zeros(0, dtype=torch.long, device=device)  # [places] steps written
         self._numbers = torch.zeros((0, _BLOCK), dtype=torch.float64, device=device)
         self._values = torch.zeros((0, _BLOCK, len(COLUMNS)), dtype=torch.float64, device=device)
@@ -71,7 +72,9 @@ class Record:
     def numbers(self, rows: Sequence[Row], places: Tensor) -> Tensor:
         """The number `[B]` that each row draws its next token with."""
         steps = self._numbers.shape[1]
-        if max(row.steps for row in rows) >= steps:
+        if self._most >= steps:
+            self._most = max(row.steps for row in rows)
+        if self._most >= steps:
             more = max(1, steps // 4 // _BLOCK) * _BLOCK
             self._numbers = _padded(self._numbers, 1, more)
             self._values = _padded(self._values, 1, more)
@@ -93,6 +96,7 @@ class Record:
         # float64 holds what any of them is, token ids too.
         self._values[places, at] = torch.stack([values[name].double() for name in COLUMNS], -1)
         self._at[places] = at + 1
+        self._most += 1
 
     def leave(self, rows: Sequence[Row]) -> list[Known]:
         """Everything known of the rows' new tokens; their places become free."""

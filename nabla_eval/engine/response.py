@@ -33,6 +33,12 @@ class Response:
     cost: Ledger = field(default_factory=Ledger)
     past: Any = None  # what rollouts from its prefix may start from
 
+    def __post_init__(self) -> None:
+        request = self.request
+        watched = bool(request.problem.stop) or request.until is not None
+        # Tokens from which on each one may end the response, whatever it is.
+        self._checked_from = 0 if watched else request.problem.max_new_tokens
+
     @classmethod
     def of(cls, request: Generate, policy: Policy) -> Response:
         """A response with its given tokens; it may have ended with them."""
@@ -67,7 +73,8 @@ class Response:
     def add(self, token: int, policy: Policy) -> bool:
         """Write a token; whether the response goes on after it."""
         self.tokens.append(token)
-        self.check(policy)
+        if token in policy.end_ids or len(self.tokens) >= self._checked_from:
+            self.check(policy)
         return self.stop is None
 
     def check(self, policy: Policy) -> None:
