@@ -79,7 +79,7 @@ class Selection:
     uncertainty: Literal["entropy", "top_probability"] = "entropy"
     entropy_threshold: float = 0.25  # nats; a position needs more
     top_probability_threshold: float = 0.97  # a position needs at most this
-    gradient_threshold: float = 0.0  # a position needs more; 0 asks for no gradient
+    gradient_threshold: float = 0.0  # a position needs more; 0 lets all through
     gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ def _group(request: Request) -> Hashable:
         case Differentiate():
             return (Differentiate, request.objective, request.norm, request.temperature)
         case Refine():
-            return (Refine, request.dto, request.relaxation)
+            return (Refine, request.dto, request.norm, request.relaxation)
     return (type(request),)
 
 

@@ -75,7 +75,11 @@ def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
 @torch.no_grad()
 def norms(pair: Pair, passes: Sequence[tuple[Differentiate, Backward]]) -> list[dict[int, float]]:
     """Euclidean norm of dL/dz or dL/dy (both V-vectors) at the rows that each request asks for."""
-    wanted = [(i, row) for i, (request, _) in enumerate(passes) for row in request.rows]
+    wanted = [
+        (i, row)
+        for i, (request, _) in enumerate(passes)
+        for row in (request.rows if request.norm is not None else ())
+    ]
     values: list[float] = []
     chunk = max(1, _ELEMENTS // pair.policy.vocabulary)
     for start in range(0, len(wanted), chunk):

@@ -199,7 +199,7 @@ def selected(
         unsure = float(-(p * torch.log(p)).nansum()) > selection.entropy_threshold
     else:
         unsure = float(p.max()) <= selection.top_probability_threshold
-    if not unsure or not config.differentiates:
+    if not unsure or selection.gradient_threshold == 0:
         return unsure
     hard = list(sequence.y)
     if config.dto.anchor == "argmax":

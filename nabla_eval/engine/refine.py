@@ -11,7 +11,7 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
-from nabla_eval.dto.relax import anchor_offset
+from nabla_eval.dto.relax import anchor_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import affordable, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
@@ -50,6 +50,7 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
             passes=solution.passes[i],
             flips=solution.flips[i],
             moved=moved[i],
+            norm=solution.norms[i],
             cost=_cost(pair, request, solution.passes[i], solution.flips[i]),
         )
         for i, (request, own) in enumerate(zip(requests, tokens.tolist(), strict=True))
@@ -76,6 +77,7 @@ class Solution:
     sizes: list[int]
     passes: list[int]
     flips: list[int]
+    norms: list[float] | list[None]  # of the first gradient, at each request's position
 
 
 def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
@@ -89,15 +91,17 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
     logits = widen(pair.policy.head(hidden))
     if dto.steps == 0:
         none = [0] * len(requests)
-        return Solution(logits, logits, sizes, none, list(none))
+        return Solution(logits, logits, sizes, none, list(none), [None] * len(requests))
     parts = [(_gradient(r).handle, own) for r, own in zip(requests, rows, strict=True)]
     hard = [_gradient(r).hard[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
     head = None
     if dto.parameterisation == "latents":
         head = lambda latents: widen(pair.policy.head(latents.to(hidden.dtype)))  # noqa: E731
+    gradient = row_gradients(pair, parts, dto.objective)
+    norms = _norms(requests, logits, gradient, sizes)
     parameters, info = descend(
         logits if head is None else widen(hidden),
-        row_gradients(pair, parts, dto.objective),
+        gradient,
         torch.tensor([token for part in hard for token in part], device=logits.device),
         sizes,
         Relaxation(tau, _offsets(pair, requests, rows, logits), head),
@@ -105,7 +109,19 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
         lambda stale, tokens: _recompute(pair, requests, rows, stale, tokens),
     )
     refined = parameters if head is None else head(parameters)
-    return Solution(logits, refined, sizes, info.passes, info.flips)
+    return Solution(logits, refined, sizes, info.passes, info.flips, norms)
+
+
+def _norms(
+    requests: Sequence[Refine], logits: Tensor, gradient: Tensor, sizes: Sequence[int]
+) -> list[float]:
+    """Euclidean norm of dL/dz or dL/dy (both V-vectors) at the position of each request."""
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    rows = gradient[firsts]
+    if requests[0].norm == "logits":
+        rows = soft_backward(logits[firsts], rows, requests[0].relaxation)
+    norms: list[float] = rows.norm(dim=-1).tolist()
+    return norms
 
 
 def _gradient(request: Refine) -> Gradient:

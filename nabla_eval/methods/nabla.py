@@ -105,6 +105,9 @@ def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     unsure = uncertain(run.current, selection, start)
     if not run.config.differentiates:
         return unsure[:size]
+    if selection.gradient_threshold == 0:
+        yield from _differentiate(run, sweep, unsure[:size])
+        return unsure[:size]
     window: list[int] = []
     while unsure and len(window) < size:
         next_ones = unsure[: size - len(window)]
@@ -126,6 +129,7 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
             new.setdefault(hard, (sweep, i))
     if not new:
         return
+    gated = config.selection.gradient_threshold > 0
     gradients = yield [
         Differentiate(
             run.problem,
@@ -133,7 +137,7 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
             hard,
             config.dto.objective,
             rows=tuple(uncertain(run.current, config.selection)),
-            norm=config.selection.gradient_norm,
+            norm=config.selection.gradient_norm if gated else None,
             temperature=config.relaxation,
         )
         for hard in new
@@ -157,6 +161,7 @@ def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
             sampling=config.resampling.of(config.sampling),
             dto=config.dto,
             gradient=run.gradient(i) if config.dto.steps > 0 else None,
+            norm=config.selection.gradient_norm,
             relaxation=config.relaxation,
             min_probability=config.resampling.min_probability,
         )
@@ -224,13 +229,14 @@ def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Cand
     if reward == bar:
         verdict = "tie"
     position, gradient = visit.position, run.gradient(visit.position)
+    norms = {} if gradient is None else gradient.norms
     return Candidate(
         index=len(run.candidates),
         sweep=visit.sweep,
         position=position,
         entropy=run.current.entropy[position],
         top_probability=run.current.top_probability[position],
-        gradient_norm=None if gradient is None else gradient.norms[position],
+        gradient_norm=norms.get(position, visit.draw.norm),
         old_token=run.current.tokens[position],
         new_token=visit.token,
         old_reward=run.reward,

@@ -100,8 +100,9 @@ class Gradient:
 class Differentiate:
     """Gradient of L at `hard`, a sequence as long as the trajectory that gives the logits z.
 
-    `rows` are the positions whose norm is wanted, of dL/dz (`norm="logits"`, with p at
-    `temperature`) or of dL/dy (`norm="onehot"`).
+    `rows` are the positions that the gradient is wanted at (none: all), and their norms are taken
+    of dL/dz (`norm="logits"`, with p at `temperature`) or of dL/dy (`norm="onehot"`), or not at all
+    (`norm=None`): a norm costs a row of length V.
     """
 
     problem: Problem
@@ -109,7 +110,7 @@ class Differentiate:
     hard: tuple[int, ...]
     objective: Objective
     rows: tuple[int, ...] = ()
-    norm: Literal["logits", "onehot"] = "logits"
+    norm: Literal["logits", "onehot"] | None = "logits"
     temperature: float = 1.0
 
 
@@ -122,6 +123,7 @@ class Refinement:
     passes: int = 0  # gradient passes beyond the one that was given
     flips: int = 0  # steps after which some hard token had changed
     moved: float = 0.0  # largest |change| of a logit at the position
+    norm: float | None = None  # of the gradient that it starts with, at the position
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
@@ -131,8 +133,8 @@ class Refine:
 
     The refined distribution depends on the trajectory and the position alone, so it is made once
     and drawn from once for each of the `keys`. `gradient` is the one at the starting hard sequence
-    (None exactly when `dto.steps == 0`). `relaxation` is the temperature of the straight-through
-    softmax (DESIGN 3.2).
+    (None exactly when `dto.steps == 0`), whose `norm` at the position is noted. `relaxation` is the
+    temperature of the straight-through softmax (DESIGN 3.2).
     """
 
     problem: Problem
@@ -144,6 +146,7 @@ class Refine:
     gradient: Gradient | None = None
     relaxation: float = 1.0
     min_probability: float = 0.0
+    norm: Literal["logits", "onehot"] = "logits"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.requests import Differentiate, Gradient, Method, Outcome, Trajectory
+from nabla_eval.requests import Differentiate, Gradient, Method, Outcome, Refinement, Trajectory
 from nabla_eval.traces.schema import Profile, Profiles
 
 DIGITS = 4  # significant ones: enough for a colour and a number to read
@@ -47,7 +47,12 @@ class Observed:
         if isinstance(result, Trajectory):
             self.entropy[result.tokens] = result.entropy
         elif isinstance(result, Gradient) and isinstance(request, Differentiate):
-            self.norms.setdefault(request.trajectory.tokens, {}).update(result.norms)
+            self._keep(request.trajectory, result.norms)
+        elif isinstance(result, Refinement) and result.norm is not None:
+            self._keep(request.trajectory, {request.position: result.norm})
+
+    def _keep(self, trajectory: Trajectory, norms: Mapping[int, float]) -> None:
+        self.norms.setdefault(trajectory.tokens, {}).update(norms)
 
     def profiles(self, outcome: Outcome, token_text: Callable[[int], str]) -> Profiles:
         """The first draft and, where it is another, the returned response, token by token."""

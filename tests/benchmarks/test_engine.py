@@ -115,15 +115,18 @@ def test_decode_loop_against_generate(clock: Clock, embedded: Pair, kind: str) -
         )
 
 
-@pytest.mark.parametrize("kind", ["small", "embedded"])
+@pytest.mark.parametrize("kind", ["small", "embedded", "gated"])
 def test_dto_against_a_bare_pass(clock: Clock, embedded: Pair, kind: str) -> None:
-    """(d) Gradient, selection norms and T steps at one position a row, where nothing flips."""
-    if kind == "small":
+    """(d) Gradient and T steps at one position a row, where nothing flips.
+
+    Where a gate looks at gradient norms, those of all uncertain positions come on top.
+    """
+    if kind != "embedded":
         pair, _ = random_pair(vocabulary=clock.of(8192, 64))
         problems = random_problems(pair, [clock.of(256, 8)] * clock.of(8, 2))
     else:
         pair, problems = embedded, embedded_problems(embedded, clock.of(32, 2))
-    refine = Refining(pair, problems)
+    refine = Refining(pair, problems, gated=kind == "gated")
     spent = clock.turns(refine, rounds=9, bare=refine.bare)
     assert all(draw.flips == 0 for draw in refine.drawn)
     if spent:
@@ -131,7 +134,8 @@ def test_dto_against_a_bare_pass(clock: Clock, embedded: Pair, kind: str) -> Non
         clock.note(
             "d",
             ratios=ratios,
-            pair=kind,
+            pair="embedded" if kind == "embedded" else "small",
+            gated=kind == "gated",
             rows=len(refine.chosen),
             tokens=refine.tokens,
             vocabulary=pair.policy.vocabulary,

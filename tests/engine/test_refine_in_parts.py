@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,3 +78,29 @@ def test_memory_is_a_few_numbers_per_row_and_token(monkeypatch: pytest.MonkeyPat
     whole = taken(pair, request)
     in_parts(monkeypatch, 2 * pair.policy.vocabulary)
     assert 7 <= taken(pair, request) < 9 < 14 < whole
+
+
+@pytest.mark.parametrize("norm", ["logits", "onehot"])
+@pytest.mark.parametrize("update", ["first", "all"])
+def test_a_refinement_knows_the_norm_that_a_gate_would_have_asked_for(
+    norm: Any, update: Any
+) -> None:
+    pair = tiny_pair(seed=3)
+    dto = DTO(steps=2, anchor="sampled", update=update)
+    requests = [replace(ask, norm=norm, relaxation=0.7) for ask in asks(pair, dto, 7)]
+    gates = [
+        Differentiate(
+            ask.problem, ask.trajectory, ask.trajectory.tokens, dto.objective,
+            rows=(ask.position,), norm=norm, temperature=0.7,
+        )
+        for ask in requests
+    ]  # fmt: skip
+    known = zip(requests, gradients(pair, gates), strict=True)
+    expected = [gradient.norms[ask.position] for ask, gradient in known]
+    drawn = refine.refine(pair, requests)
+    assert min(expected) > 0 and len(set(expected)) == len(expected)
+    assert [draw.norm for draw in drawn] == pytest.approx(expected, rel=1e-9)
+    twins = refine.refine(pair, [replace(ask, dto=DTO(steps=0), gradient=None) for ask in requests])
+    assert [twin.norm for twin in twins] == [None] * len(requests)
+    (silent,) = gradients(pair, [replace(gates[0], norm=None)])
+    assert silent.norms == {}

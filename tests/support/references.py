@@ -60,13 +60,14 @@ def written_by_transformers(
 
 
 class Refining:
-    """Gradient, selection norms and T steps at one position of a response to each problem.
+    """Gradient and T steps at one position of a response to each problem.
 
-    The learning rate is so small that nothing flips: one gradient pass a response.
+    With `gated`, the gradient norms of all uncertain positions too, as a gate on them needs. The
+    learning rate is so small that nothing flips: one gradient pass a response.
     """
 
-    def __init__(self, pair: Pair, problems: list[Problem]) -> None:
-        self.pair, self.executor = pair, Executor(pair)
+    def __init__(self, pair: Pair, problems: list[Problem], gated: bool = False) -> None:
+        self.pair, self.executor, self.gated = pair, Executor(pair), gated
         self.config = configure("nabla", {"lr": 1e-6, "min_lr": 1e-6})
         asks = [Generate(p, p.key / "draft", self.config.sampling) for p in problems]
         drafts = [
@@ -85,7 +86,14 @@ class Refining:
         config = self.config
         gradients = self.executor(
             [
-                Differentiate(problem, draft, draft.tokens, config.dto.objective, rows=tuple(rows))
+                Differentiate(
+                    problem,
+                    draft,
+                    draft.tokens,
+                    config.dto.objective,
+                    rows=tuple(rows),
+                    norm="logits" if self.gated else None,
+                )
                 for problem, draft, rows in self.chosen
             ]
         )
