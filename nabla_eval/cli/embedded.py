@@ -11,6 +11,9 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from nabla_eval.embedded.alignment import Linearised
+    from nabla_eval.embedded.reward import Alignment, RewardRecipe
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -80,6 +83,19 @@ def verify(folder: Path | None) -> None:
 )
 @click.option("--policy-steps", type=click.IntRange(min=1), help="Optimiser steps of the policy.")
 @click.option("--reward-steps", type=click.IntRange(min=1), help="... of the reward model.")
+@click.option(
+    "--alignment",
+    type=click.Choice(["none", "gold", "self"]),
+    default="none",
+    show_default=True,
+    help="Train the reward model's gradient at first errors too: towards the right tokens, or "
+    "towards its own scores of other tokens.",
+)
+@click.option("--alignment-weight", type=click.FloatRange(min=0, min_open=True), default=0.5,
+              show_default=True, help="Of that term in the loss.")  # fmt: skip
+@click.option("--linearisation", type=click.Choice(["soft", "hard"]), default="soft",
+              show_default=True,
+              help="Gradient at the policy's mean embedding, or at the written token.")  # fmt: skip
 @click.option("--policy-only", "only", flag_value="policy", help="Stop after the policy; no card.")
 @click.option("--reward-only", "only", flag_value="reward", help="Start from OUTPUT/policy.")
 @click.option(
@@ -96,6 +112,9 @@ def train(
     minutes: float | None,
     policy_steps: int | None,
     reward_steps: int | None,
+    alignment: Alignment,
+    alignment_weight: float,
+    linearisation: Linearised,
     only: str | None,
     problems: int,
 ) -> None:
@@ -123,7 +142,13 @@ def train(
         )
     logging.disable_progress_bar()
     policy = PolicyRecipe(seed=seed, numbers=numbers)
-    reward = RewardRecipe(seed=seed, numbers=numbers)
+    reward = RewardRecipe(
+        seed=seed,
+        numbers=numbers,
+        alignment=alignment,
+        alignment_weight=alignment_weight,
+        linearisation=linearisation,
+    )
     if minutes is not None:
         policy, reward = recipes_for(minutes, policy, reward)
     policy = _with_steps(policy, policy_steps)
@@ -139,7 +164,61 @@ def train(
     click.echo(
         f"Wrote {output}/{{policy,reward}}, card.json and {README}. The same bytes again: "
         f"--seed {seed} --numbers {numbers} --policy-steps {policy.steps} "
-        f"--reward-steps {reward.steps}"
+        f"--reward-steps {reward.steps}{_alignment_options(reward)}"
+    )
+
+
+@embedded.command()
+@click.argument("folders", type=FOLDER, nargs=-1, required=True)
+@click.option("--problems", type=click.IntRange(min=16), default=800, show_default=True,
+              help="Validation problems, 8 responses each.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of the responses.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print every figure of every seed.")
+def compare(folders: tuple[Path, ...], problems: int, seed: int, as_json: bool) -> None:
+    """Measure the reward models of pairs with one policy: AUC, best of 8, and how often their
+    scores and gradients rank a right token first at a first error.
+
+    Example: nabla-eval embedded compare pair-none pair-gold pair-self
+    """
+    import json
+
+    from transformers.utils import logging
+
+    from nabla_eval.embedded.choosers import compare as measure
+    from nabla_eval.embedded.choosers import summary
+    from nabla_eval.embedded.policy import one_thread
+
+    logging.disable_progress_bar()
+    with one_thread():
+        found = measure(folders, count=problems, seed=seed)
+    rows = summary(found)
+    if as_json:
+        heading = {"problems": problems, "first_errors": len(found.clusters), "seed": seed}
+        click.echo(json.dumps({**heading, "figures": rows}, indent=1))
+        return
+    click.echo(
+        f"{len(folders)} reward models, {problems} validation problems, "
+        f"{len(found.clusters)} first errors. Means over seeds; difference to alignment none, "
+        "paired, ± standard error clustered by problem.\n"
+    )
+    click.echo("| figure | alignment | seeds | mean | difference to none |\n| - | - | - | - | - |")
+    for row in rows:
+        gap = row["difference_to_none"]
+        shown = "" if gap is None else f"{gap['value']:+.3f} ± {gap['standard_error']:.3f}"
+        click.echo(
+            f"| {row['figure']} | {row['alignment']} | {len(row['by_seed'])} | "
+            f"{'undefined' if row['mean'] is None else format(row['mean'], '.3f')} | {shown} |"
+        )
+
+
+def _alignment_options(recipe: RewardRecipe) -> str:
+    """What the command must say again to train the same reward model."""
+    if recipe.alignment == "none":
+        return ""
+    return (
+        f" --alignment {recipe.alignment} --alignment-weight {recipe.alignment_weight:g} "
+        f"--linearisation {recipe.linearisation}"
     )
 
 

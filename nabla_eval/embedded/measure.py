@@ -25,15 +25,18 @@ def measure(policy: Any, reward: Any, *, numbers: int, count: int, seed: int = 0
     """The card's `measured` block on the first `count` test problems, 8 samples each."""
     questions = problems(count, "test", numbers=numbers)
     generator = torch.Generator().manual_seed(seed)
+    repeated = [question for question in questions for _ in range(DRAWS)]
+
+    def sampled(temperature: float) -> Numbers:
+        drawn = sample(policy, repeated, temperature=temperature, generator=generator)
+        return describe(policy, reward, questions, drawn)
+
     return {
         "problems": count,
         "draws": DRAWS,
         "seed": seed,
         "greedy_accuracy": mean_and_error(greedy_right(policy, questions)),
-        "sampled": {
-            f"T={temperature}": _sampled(policy, reward, questions, temperature, generator)
-            for temperature in (0.7, 1.0)
-        },
+        "sampled": {f"T={temperature}": sampled(temperature) for temperature in (0.7, 1.0)},
     }
 
 
@@ -43,15 +46,12 @@ def greedy_right(policy: Any, questions: Sequence[Problem]) -> Floats:
     return _right(questions, responses)
 
 
-def _sampled(
-    policy: Any,
-    reward: Any,
-    questions: Sequence[Problem],
-    temperature: float,
-    generator: torch.Generator,
+def describe(
+    policy: Any, reward: Any, questions: Sequence[Problem], responses: Sequence[list[int]]
 ) -> Numbers:
+    """How good `DRAWS` responses per question are, one question after the other, and how well
+    the reward model tells the right ones."""
     repeated = [question for question in questions for _ in range(DRAWS)]
-    responses = sample(policy, repeated, temperature=temperature, generator=generator)
     shape = (len(questions), DRAWS)
     right = _right(repeated, responses).reshape(shape)
     scores = prefix_scores(reward, repeated, responses)

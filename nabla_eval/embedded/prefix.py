@@ -18,7 +18,6 @@ from nabla_eval.embedded.countdown import (
 )
 
 EOS: Final = "<eos>"
-_NUMBER = re.compile(INTEGER)
 _TOKEN = re.compile(rf"{EOS}|{INTEGER}|.", re.DOTALL)
 
 
@@ -44,43 +43,46 @@ class PrefixOracle:
 
     def read(self, token: str) -> bool:
         """Take one more token and say whether the prefix that ends with it is alive."""
-        self.alive = self.alive and not self.finished and self._admits(token)
+        self.alive = token in self.right_tokens()
+        if self.alive:
+            self._take(token)
         return self.alive
 
-    def _admits(self, token: str) -> bool:
+    def right_tokens(self) -> set[str]:
+        """Every token after which the prefix is alive; none after a dead or a finished one."""
+        if not self.alive or self.finished:
+            return set()
         slot = len(self._equation)
         if slot == 5:
-            return self._close(token)
-        if slot in (0, 2, 4) and not _NUMBER.fullmatch(token):
-            return False
-        self._equation.append(token)
-        if slot == 3:
-            return token == "="
+            return {";"} if len(self._available) > 2 else {EOS}
         if slot == 4:
-            return self._result() == int(token)
-        return any(self._fits(move) for move in moves(self._available))
+            return {str(self._result())}
+        if slot == 3:
+            return {"="}
+        return {written for move in moves(self._available) for written in self._next(move, slot)}
 
-    def _fits(self, move: Move) -> bool:
+    def _next(self, move: Move, slot: int) -> tuple[str, ...]:
+        """What the move writes in the slot, if it is the equation begun and leads to the target."""
         left, operator, right, result, rest = move
-        written = [str(left), operator, str(right)][: len(self._equation)]
-        if written != self._equation:
-            return False
-        return self._target in reachable(tuple(sorted((*rest, result))))
+        written = (str(left), operator, str(right))
+        begun = written[:slot] == tuple(self._equation)
+        alive = begun and self._target in reachable(tuple(sorted((*rest, result))))
+        return written[slot : slot + 1] if alive else ()
 
     def _result(self) -> int | None:
         left, operator, right = self._equation[:3]
         return combine(int(left), operator, int(right))
 
-    def _close(self, token: str) -> bool:
+    def _take(self, token: str) -> None:
+        if len(self._equation) < 5:
+            self._equation.append(token)
+            return
         left, right, result = (int(self._equation[slot]) for slot in (0, 2, 4))
         self._available.remove(left)
         self._available.remove(right)
         self._available.append(result)
         self._equation = []
-        if len(self._available) > 1:
-            return token == ";"
         self.finished = token == EOS
-        return self.finished
 
 
 def prefix_labels(problem: ProblemLike, tokens: Sequence[str]) -> list[bool]:

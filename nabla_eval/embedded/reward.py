@@ -6,19 +6,25 @@ The score after a prefix is the logit that the target can still be reached; at t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from nabla_eval.config import require
+from nabla_eval.embedded.alignment import Aligner, Linearised, find_errors
 from nabla_eval.embedded.countdown import Problem, problems
 from nabla_eval.embedded.policy import Report, adamw, seeded, update
 from nabla_eval.embedded.prefix import prefix_labels
 from nabla_eval.embedded.sampling import padded, sample, token_logits
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
+
+Rows: TypeAlias = list[tuple[Problem, list[int]]]  # closed responses
+Alignment = Literal["none", "gold", "self"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,20 @@ class RewardRecipe:
     replaced: float = 0.5
     first_error_weight: float = 3.0
     later_error_weight: float = 0.2
+    alignment: Alignment = "none"  # what the gradient at the first error is aligned with
+    alignment_weight: float = 0.5
+    alignment_rows: int = 32  # first errors per step
+    alignment_top: int = 8  # of the policy's likeliest tokens, for "self"
+    linearisation: Linearised = "soft"
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("alignment", Alignment), ("linearisation", Linearised)):
+            known = get_args(kinds)
+            require(getattr(self, name) in known, name, getattr(self, name), f"one of {known}")
+        weight = self.alignment_weight
+        require(0 < weight < math.inf, "alignment_weight", weight, "a number > 0")
+        require(self.alignment_rows >= 1, "alignment_rows", self.alignment_rows, ">= 1")
+        require(self.alignment_top >= 2, "alignment_top", self.alignment_top, ">= 2")
 
 
 @dataclass(frozen=True)
@@ -70,14 +90,31 @@ def train_reward(
     policy: Any, recipe: RewardRecipe, report: Report | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """Train on the policy's own samples and return (model, facts for the card)."""
-    graded = collect(policy, recipe)
+    return fit_reward(policy, collect(policy, recipe), recipe, report)
+
+
+def fit_reward(
+    policy: Any, rows: Rows, recipe: RewardRecipe, report: Report | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Train on these responses and return (model, facts for the card).
+
+    The batches are a function of the seed alone: recipes that differ in their alignment make the
+    same number of updates on the same data, so `alignment="none"` is the others' control.
+    """
+    graded = grade(rows, recipe)
     model = build_reward(policy, recipe).train()
     optimizer, schedule = adamw(model, recipe)
     rng = np.random.default_rng([recipe.seed, 1])
+    aligner = None
+    if recipe.alignment != "none":
+        aligner = Aligner(find_errors(policy, rows), recipe)
     losses: list[float] = []
     for step in range(recipe.steps):
-        rows = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
-        losses.append(update(model, optimizer, schedule, reward_loss(model, graded, rows)))
+        drawn = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
+        loss = reward_loss(model, graded, drawn)
+        if aligner is not None:
+            loss = loss + recipe.alignment_weight * aligner(model)
+        losses.append(update(model, optimizer, schedule, loss))
         if report is not None:
             report(step + 1, losses[-1])
     right = graded.alive.gather(1, graded.last[:, None]).mean().item()
@@ -97,18 +134,18 @@ def reward_loss(model: Any, graded: Graded, rows: Tensor) -> Tensor:
 # --- data ---------------------------------------------------------------------------------------
 
 
-def collect(policy: Any, recipe: RewardRecipe) -> Graded:
-    """Sample responses to training problems, replace a token in some, and grade every prefix."""
+def collect(policy: Any, recipe: RewardRecipe) -> Rows:
+    """Sample responses to training problems and replace a token in some."""
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     rng = np.random.default_rng([recipe.seed, 2])
     questions = problems(recipe.questions, "train", numbers=recipe.numbers, seed=recipe.seed)
-    rows: list[tuple[Problem, list[int]]] = []
+    rows: Rows = []
     for number in range(recipe.samples):
         temperature = recipe.temperatures[number % len(recipe.temperatures)]
         drawn = sample(policy, questions, temperature=temperature, generator=generator)
         chosen = rng.random(len(questions)) < recipe.replaced
         rows += _with_replacements(policy, questions, drawn, chosen, rng)
-    return grade(rows, recipe)
+    return rows
 
 
 def _with_replacements(
@@ -117,7 +154,7 @@ def _with_replacements(
     responses: list[list[int]],
     chosen: np.ndarray,
     rng: np.random.Generator,
-) -> list[tuple[Problem, list[int]]]:
+) -> Rows:
     """Close every response, and give the chosen ones another token at one place.
 
     Half of the new tokens are drawn from the policy there (plausible ones), half uniformly; what
@@ -140,7 +177,7 @@ def _with_replacements(
     return rows
 
 
-def grade(rows: list[tuple[Problem, list[int]]], recipe: RewardRecipe) -> Graded:
+def grade(rows: Rows, recipe: RewardRecipe) -> Graded:
     """Exact labels and loss weights of closed responses."""
     ids = padded([encode_prompt(problem) + response for problem, response in rows])
     alive = torch.zeros(ids.shape)
