@@ -16,3 +16,12 @@ def forward_flops(parameters: int, tokens: int) -> float:
 def gradient_flops(parameters: int, tokens: int) -> float:
     """Operations of a forward pass and a backward pass to the inputs."""
     return 4.0 * parameters * tokens
+
+
+def table_flops(vocabulary: int, hidden: int) -> float:
+    """Operations of one vector times an embedding table: of a mean embedding, or of G.
+
+    Beside one token's forward and backward pass it is no small addend, as it is beside a whole
+    sequence's.
+    """
+    return 2.0 * vocabulary * hidden

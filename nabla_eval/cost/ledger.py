@@ -14,6 +14,12 @@ class Ledger:
     four (policy and reward model, forward and backward), a scoring one. Prefills are listed but
     not counted there, as the paper does not count them.
 
+    The same rule, a call for each forward and each backward pass of a model, covers what the paper
+    does not have: the exact score of one token after a prefix is one call, and the gradient at one
+    position of the reward model alone is two. A call says nothing of a pass's length (a scoring
+    reads a whole response, a prefix score one token, and the tokens committed since the last one):
+    `flops` does, and `reward_tokens` are those that went through the reward model for them.
+
     `prefill_tokens` are what was really forwarded: a prompt once for all responses that share it,
     and of a prefix whose keys and values were still there only the token that comes after it.
     """
@@ -27,14 +33,18 @@ class Ledger:
     speculative_tokens: int = 0  # share of generated_tokens that lookahead threw away
     speculative_scorings: int = 0  # share of scorings that lookahead threw away
     speculative_passes: int = 0  # share of gradient_passes that lookahead threw away
+    prefix_scorings: int = 0  # exact prefix scores: one candidate token each
+    prefix_gradients: int = 0  # gradients of a prefix score at one position: forward + backward
+    reward_tokens: int = 0  # forwarded for prefix scores and gradients, each once where kept
     parallel_tokens: int = 0  # length of the longest chain of tokens that had to be sequential
     flips: int = 0  # steps of DTO that changed a hard token: what makes a gradient stale
     flops: float = 0.0  # floating-point operations, 2P forward and 4P forward + backward a token
 
     @property
     def model_calls(self) -> int:
-        """The paper's model calls: tokens + 4 x gradient passes + scorings."""
-        return self.generated_tokens + 4 * self.gradient_passes + self.scorings
+        """Model calls: tokens + 4 x gradient passes + scorings, and those about prefixes."""
+        passes = 4 * self.gradient_passes + 2 * self.prefix_gradients
+        return self.generated_tokens + passes + self.scorings + self.prefix_scorings
 
     def add(self, other: Ledger) -> None:
         """Add another ledger's counts to this one, in place."""

@@ -8,6 +8,7 @@ from typing import Any
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.gradient import affordable, gradients
+from nabla_eval.engine.guide import row_limit, tilt, weigh
 from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
@@ -23,7 +24,9 @@ from nabla_eval.requests import (
     Replay,
     Request,
     Score,
+    Tilt,
     Trajectory,
+    Weigh,
 )
 
 Rollout = Callable[[list[Generate]], list[Trajectory]]
@@ -31,7 +34,7 @@ Place = tuple[int, int]  # ticket, and place in its list
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
 
-_ORDER = (Compose, Replay, Score, Differentiate, Refine, Generate)
+_ORDER = (Compose, Replay, Score, Differentiate, Refine, Weigh, Tilt, Generate)
 
 
 class Executor:
@@ -42,9 +45,10 @@ class Executor:
 
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
-    `max_past_tokens` bounds the tokens whose keys and values are kept for rollouts that go on from
-    them, beside those of the running batch; by default as many as `max_batch_tokens`. Beyond it,
-    and for models whose attention is not full everywhere, prefixes are encoded again.
+    `max_past_tokens` bounds the tokens whose keys and values are kept for what goes on from them,
+    of the policy and of the reward model each, beside those of the running batch; by default as
+    many as `max_batch_tokens`. Beyond it, and for models whose attention is not full everywhere,
+    prefixes are encoded again.
     `chat` are options of the policy's chat template, for the questions that methods ask it.
     `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does.
     """
@@ -61,7 +65,8 @@ class Executor:
         self.max_batch_tokens = max_batch_tokens
         self.chat = dict(chat or {})
         self.rollout = rollout
-        self.pasts = Pasts(max_batch_tokens if max_past_tokens is None else max_past_tokens)
+        kept = max_batch_tokens if max_past_tokens is None else max_past_tokens
+        self.pasts, self.reward_pasts = Pasts(kept), Pasts(kept)
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         session = self.session()
@@ -93,6 +98,15 @@ class Executor:
             case Refine():
                 rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
                 return lambda batch: refine(pair, batch), lambda r: len(free_rows(r)), rows
+            case Weigh() | Tilt():
+                guide: Callable = weigh if isinstance(request, Weigh) else tilt
+                # Each also takes a row of V numbers, of which a batch holds so many at most.
+                least = budget // row_limit(pair)
+                return (
+                    lambda batch: guide(pair, batch, self.reward_pasts),
+                    lambda one: max(least, _guided_length(one)),
+                    budget,
+                )
             case Compose():
                 return lambda batch: compose(pair.policy, batch, self.chat), lambda _: 1, budget
             case Replay():
@@ -175,7 +189,15 @@ def _group(request: Request) -> Hashable:
             return (Differentiate, request.objective, request.norm, request.temperature)
         case Refine():
             return (Refine, request.dto, request.norm, request.relaxation)
+        case Tilt():
+            return (Tilt, request.linearisation)
     return (type(request),)
+
+
+def _guided_length(request: Weigh | Tilt) -> int:
+    """Of the rows that share a batch: one a token that is scored."""
+    rows = request.stop - request.first if isinstance(request, Weigh) else 1
+    return max(1, rows) * (_frame_length(request.problem) + request.position + 1)
 
 
 def _replayed_length(request: Replay) -> int:

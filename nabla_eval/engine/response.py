@@ -70,11 +70,17 @@ class Response:
         """The most tokens that the context may come to have."""
         return len(self.request.problem.prompt) + self.given + self.request.longest
 
-    def add(self, token: int, policy: Policy) -> bool:
-        """Write a token; whether the response goes on after it."""
+    def add(self, token: int, policy: Policy, top_probability: float | None = None) -> bool:
+        """Write a token; whether the response goes on after it.
+
+        `top_probability` of the policy's most likely token, where the request asks about it.
+        """
         self.tokens.append(token)
         if token in policy.end_ids or len(self.tokens) >= self._checked_from:
             self.check(policy)
+        least = self.request.confidence
+        if self.stop is None and least is not None and (top_probability or 0.0) <= least:
+            self.finish(policy, "step", len(self.tokens))
         return self.stop is None
 
     def check(self, policy: Policy) -> None:

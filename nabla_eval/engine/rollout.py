@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,6 +49,11 @@ class _Batch:
         """Columns `[B, W + 1]` that hold a token, the pending ones included."""
         columns = torch.arange(self.cache.width + 1, device=self.length.device)
         return (columns >= self.cache.width - self.length[:, None]).long()
+
+    @cached_property
+    def doubts(self) -> bool:
+        """Whether some row ends where the policy is unsure, which the host must hear of."""
+        return any(row.response.request.confidence is not None for row in self.rows)
 
     def select(self, kept: list[int]) -> _Batch:
         """Some of the rows."""
@@ -252,10 +258,14 @@ class Decoder:
         logits = self.policy.head(hidden)
         numbers = self._record.numbers(batch.rows, batch.places)
         drawn = draw(batch.filters.distribution(logits), numbers)
-        self._record.write(batch.places, hidden, statistics(logits, drawn))
+        known = statistics(logits, drawn)
+        self._record.write(batch.places, hidden, known)
+        tops: list[float | None] = [None] * len(batch.rows)
+        if batch.doubts:
+            tops = known["top_probability"].tolist()
         kept = []
         for i, (row, token) in enumerate(zip(batch.rows, drawn.tolist(), strict=True)):
-            if row.response.add(token, self.policy):
+            if row.response.add(token, self.policy, tops[i]):
                 kept.append(i)
             else:
                 self._finished.append(row)

@@ -19,7 +19,7 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.completions import Completion, Server
 from nabla_eval.engine.reread import Written, reread
 from nabla_eval.engine.response import Known, Response, trajectories
-from nabla_eval.errors import ContextError, ModelError, ServerError
+from nabla_eval.errors import ConfigError, ContextError, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Problem, Trajectory
@@ -50,6 +50,11 @@ class VLLMRollout:
         """
         for request in requests:
             self._refuse(request.problem)
+            if request.confidence is not None:
+                raise ConfigError(
+                    "This method looks at the policy's confidence at every token, which a server's "
+                    "answers come too late for. Leave rollout=vllm out."
+                )
         rows = [Response.of(request, self.policy) for request in requests]
         extra = [Ledger() for _ in rows]
         asked: set[int] = set()

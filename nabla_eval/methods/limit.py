@@ -22,7 +22,9 @@ from nabla_eval.requests import (
     Problem,
     Refine,
     Request,
+    Tilt,
     Trajectory,
+    Weigh,
 )
 
 
@@ -83,6 +85,10 @@ def _most(request: Request) -> int:
         case Refine():
             # The first gradient is given; each later step takes one more at most.
             return 4 * max(0, request.dto.steps - 1)
+        case Weigh():
+            return max(0, min(request.stop, request.keep) - request.first)
+        case Tilt():
+            return 2
         case Compose():
             return 0
     return 1

@@ -17,7 +17,16 @@ from nabla_eval.methods.best_of_n import (
 )
 from nabla_eval.methods.greedy import Greedy, greedy
 from nabla_eval.methods.limit import limited
+from nabla_eval.methods.locate_repair import LocateRepair, locate_repair
 from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
+from nabla_eval.methods.prefix_gradient import (
+    ExactTopK,
+    PrefixGradient,
+    SequentialVerify,
+    exact_top_k,
+    prefix_gradient,
+    sequential_verify,
+)
 from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.methods.tpo import Tpo, tpo
@@ -82,6 +91,25 @@ METHODS: dict[str, MethodSpec] = {
             "paper": {**_SAMPLING["paper"], "samples": 2, "iterations": 2},
             "released": _SAMPLING["released"],
         },
+    ),
+    "prefix_gradient": MethodSpec(
+        PrefixGradient, prefix_gradient,
+        "one pass, guided by the gradient of prefix scores where the policy is unsure",
+        samples=False,
+    ),
+    "locate_repair": MethodSpec(
+        LocateRepair, locate_repair,
+        "repair the token of the first bad prefix score, roll out again",
+        presets=_SAMPLING,
+    ),
+    "sequential_verify": MethodSpec(
+        SequentialVerify, sequential_verify,
+        "one pass; unsure tokens are tried by falling probability until one scores well",
+        samples=False,
+    ),
+    "exact_top_k": MethodSpec(
+        ExactTopK, exact_top_k, "one pass; of k unsure tokens the best by exact prefix scores",
+        samples=False,
     ),
 }  # fmt: skip
 

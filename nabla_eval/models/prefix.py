@@ -126,7 +126,7 @@ def forward(
     """
     cut = _cut(rows, starts) if plain_cache(base) else None
     if cut is None or not _pays(rows, cut, backward=grad):
-        return _run(base, embed, rows, device, grad, None)
+        return extend(base, embed, rows, device, grad, None)
     prefixes, owner, rest = cut
     with torch.no_grad():
         ids, mask = padded(prefixes, device)
@@ -138,7 +138,7 @@ def forward(
         )
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     known = Prefixes(layers, mask, output.last_hidden_state, owner)
-    return _run(base, embed, rest, device, grad, known)
+    return extend(base, embed, rest, device, grad, known)
 
 
 _Cut = tuple[list[tuple[int, ...]], list[int], list[tuple[int, ...]]]
@@ -165,7 +165,7 @@ def _cells(rows: Sequence[tuple[int, ...]]) -> int:
     return len(rows) * max(map(len, rows))
 
 
-def _run(
+def extend(
     base: torch.nn.Module,
     embed: Callable[[Tensor], Tensor],
     rows: Sequence[tuple[int, ...]],
@@ -173,6 +173,7 @@ def _run(
     grad: bool,
     prefixes: Prefixes | None,
 ) -> Pass:
+    """Run rows of ids, each after the prefix that is its own; with `grad` as in `forward`."""
     ids, mask = padded(rows, device)
     width = mask.shape[1]
     if prefixes is not None:

@@ -27,10 +27,17 @@ from nabla_eval.requests.asked import (
 from nabla_eval.requests.outcome import (
     CUT_OFF,
     Candidate,
+    Choice,
     Draft,
     Outcome,
     Step,
     Verdict,
+)
+from nabla_eval.requests.prefix import (
+    Linearisation,
+    Ranking,
+    Tilt,
+    Weigh,
 )
 from nabla_eval.requests.problem import (
     Frame,
@@ -42,6 +49,7 @@ from nabla_eval.requests.problem import (
 __all__ = [
     "CUT_OFF",
     "Candidate",
+    "Choice",
     "Compose",
     "Differentiate",
     "Draft",
@@ -49,12 +57,14 @@ __all__ = [
     "Generate",
     "Gradient",
     "Judgement",
+    "Linearisation",
     "Message",
     "Method",
     "Outcome",
     "Part",
     "Problem",
     "Prompt",
+    "Ranking",
     "Refine",
     "Refinement",
     "Replay",
@@ -64,12 +74,14 @@ __all__ = [
     "Step",
     "StopReason",
     "Thought",
+    "Tilt",
     "Trajectory",
     "Verdict",
+    "Weigh",
 ]
 
-Request: TypeAlias = Generate | Score | Differentiate | Refine | Compose | Replay
-Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Prompt
+Request: TypeAlias = Generate | Score | Differentiate | Refine | Weigh | Tilt | Compose | Replay
+Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Ranking | Prompt
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
 Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

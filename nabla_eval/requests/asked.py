@@ -43,8 +43,10 @@ class Generate:
     """Roll out a response: from the prompt, or from `prefix.tokens[:keep]` followed by `token`.
 
     With `until`, the next step of it only, delimiter included: the result's tokens are the prefix
-    and that step, so that going on from it needs no tokeniser. `branches` says that others may go
-    on from the result: the engine then keeps what it encoded, while there is room.
+    and that step, so that going on from it needs no tokeniser. With `confidence`, up to and with
+    the first token where the policy's most likely one has no more probability than that (at
+    temperature 1). `branches` says that others may go on from the result: the engine then keeps
+    what it encoded, while there is room.
     """
 
     problem: Problem
@@ -55,6 +57,7 @@ class Generate:
     token: int | None = None
     until: Steps | None = None
     branches: bool = False
+    confidence: float | None = None
 
     @property
     def given(self) -> int:

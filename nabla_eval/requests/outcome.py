@@ -45,6 +45,28 @@ class Candidate:
     compared_reward: float | None = None  # where acceptance=released compared with another number
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Trace of one token that was chosen with the reward model's help while a response was written.
+
+    Unknown numbers are None: a score where none was asked for, G where no gradient was taken.
+    """
+
+    index: int  # 0-based, in the order made
+    position: int
+    by: str  # what chose: "score" (of single tokens) or "gradient"
+    top_probability: float
+    old_token: int  # the policy's own
+    new_token: int
+    old_log_probability: float  # nats, under the policy
+    new_log_probability: float
+    old_gradient: float | None = None  # G, nats
+    new_gradient: float | None = None
+    old_score: float | None = None  # s of the prefix that ends with the token
+    new_score: float | None = None
+    scored: int = 0  # tokens whose scores were asked for
+
+
 CUT_OFF = "cut off"  # the note of a step that `max_calls` cut short
 
 
@@ -77,6 +99,7 @@ class Outcome:
     positions: int = 0  # positions passed in all sweeps, refined or skipped
     ended: str = "done"  # why the method stopped: done, budget, reward, max_calls, malformed
     steps: tuple[Step, ...] = ()
+    choices: tuple[Choice, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
 
     @property

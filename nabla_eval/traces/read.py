@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
-from nabla_eval.requests import Candidate, Draft, Outcome, Problem, Step
+from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
 from nabla_eval.traces.schema import READABLE, Record, problem_hash, unseal
 
 T = TypeVar("T")
@@ -90,6 +90,7 @@ def restore(record: Record) -> Outcome:
         drafts=tuple(_make(Draft, draft) for draft in record["drafts"]),
         candidates=tuple(_make(Candidate, candidate) for candidate in record["candidates"]),
         steps=tuple(_make(Step, step) for step in record.get("steps", [])),
+        choices=tuple(_make(Choice, choice) for choice in record.get("choices", [])),
         ledger=Ledger(**ledger),  # type: ignore[arg-type]
     )
 

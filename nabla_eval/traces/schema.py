@@ -70,6 +70,26 @@ class StepRecord(TypedDict):
     note: str
 
 
+class ChoiceRecord(TypedDict):
+    """One token chosen with the reward model's help, with the texts of old and new token."""
+
+    index: int
+    position: int
+    by: str
+    top_probability: float
+    old_token: int
+    new_token: int
+    old_log_probability: float
+    new_log_probability: float
+    old_gradient: float | None
+    new_gradient: float | None
+    old_score: float | None
+    new_score: float | None
+    scored: int
+    old_text: str
+    new_text: str
+
+
 class OutcomeRecord(TypedDict):
     """What the method returned."""
 
@@ -119,6 +139,7 @@ class Record(_Required, total=False):
     """One line of a trace: one problem, answered by one method."""
 
     steps: list[StepRecord]  # of search methods; records of before they existed have none
+    choices: list[ChoiceRecord]  # of guided methods; other records have none
     profiles: Profiles  # token by token, for the viewer; older records have none
 
 

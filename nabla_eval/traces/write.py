@@ -20,13 +20,14 @@ from typing import Any, cast
 import nabla_eval
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.errors import DataError
-from nabla_eval.requests import Candidate, Outcome, Problem
+from nabla_eval.requests import Candidate, Choice, Outcome, Problem
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed
 from nabla_eval.traces.read import intact
 from nabla_eval.traces.schema import (
     SCHEMA,
     CandidateRecord,
+    ChoiceRecord,
     DraftRecord,
     Record,
     StepRecord,
@@ -176,6 +177,8 @@ def record(
         "seconds": seconds,
         "versions": dict(versions()),
     }
+    if outcome.choices:
+        line["choices"] = [_choice(choice, token_text) for choice in outcome.choices]
     if observed is not None and (profiles := observed.profiles(outcome, token_text)):
         line["profiles"] = profiles
     return line
@@ -193,6 +196,14 @@ def _candidate(
         "context": decode(candidate.tokens[start : candidate.position]),
     }
     return cast(CandidateRecord, {**_fields(candidate), **texts})
+
+
+def _choice(choice: Choice, token_text: Callable[[int], str]) -> ChoiceRecord:
+    texts = {
+        "old_text": token_text(choice.old_token),
+        "new_text": token_text(choice.new_token),
+    }
+    return cast(ChoiceRecord, {**_fields(choice), **texts})
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 WITHOUT_TORCH = sorted(WORDS | {"grading", "methods", "traces", "analysis", "reporting"})
 HEAVY = {"torch", "transformers", "accelerate", "peft", "trl"}
 # The specification takes the options of the method that it specifies; no fast path imports it.
-ALSO = {"nabla_eval.engine.naive": {"methods"}}
+ALSO = {f"nabla_eval.engine.{name}": {"methods"} for name in ("naive", "naive_prefix")}
 MAY_IMPORT_THEORY = {"nabla_eval/cli/theory.py"}
 
 

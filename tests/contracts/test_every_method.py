@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -22,7 +22,7 @@ from nabla_eval.methods.registry import (
     spec,
     start,
 )
-from nabla_eval.requests import Differentiate, Generate, Refine, Score
+from nabla_eval.requests import Differentiate, Generate, Refine, Score, Tilt, Weigh
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore
 from nabla_eval.traces.schema import dumps, loads
@@ -42,9 +42,12 @@ LIVELY = {
     "beam": {**AT_C, "width": 3},
     "tree_of_thought": {**AT_C, "breadth": 2, "proposals": 2, "depth": 4},
     "rap": {**AT_C, "iterations": 4, "branching": 2, "depth": 3},
+    "prefix_gradient": {"guidance": "lazy"},
+    "locate_repair": {"n": 5, "temperature": 1.2, "error_below": 1.0},
     "tpo": {"temperature": 1.0, "top_p": 1.0, "iterations": 2, "reply_tokens": 40},
 }
 NAMES = sorted(METHODS)
+REWARDED = (Score, Weigh, Tilt)
 # Methods whose answer need not be the one with the highest reward.
 VOTES = {"self_consistency", "weighted_best_of_n", "rap"}
 
@@ -98,7 +101,8 @@ def test_the_ledger_equals_an_independent_count(name):
         assert replace(outcome.ledger, **none) == counted
         assert outcome.ledger.model_calls == (
             counted.generated_tokens + 4 * counted.gradient_passes + counted.scorings
-        )
+            + counted.prefix_scorings + 2 * counted.prefix_gradients
+        )  # fmt: skip
         assert 0 < outcome.ledger.parallel_tokens <= counted.generated_tokens
 
 
@@ -120,7 +124,7 @@ def test_the_budget_of_rollouts_is_never_exceeded(name, n):
 def test_methods_without_a_reward_never_ask_for_one(name):
     executor = CountingExecutor(Executor(pair_of(name)))
     run(name, execute=executor)
-    scored = any(isinstance(r, Score) for requests in executor.rounds for r in requests)
+    scored = any(isinstance(r, REWARDED) for requests in executor.rounds for r in requests)
     assert scored == spec(name).needs_reward
 
 
@@ -137,7 +141,7 @@ def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
     executor = CountingExecutor(Executor(pair))
     problems = tiny_problems(pair, 3)
     drive([start(problem, bare) for problem in problems], executor)
-    assert not any(isinstance(r, Score) for requests in executor.rounds for r in requests)
+    assert not any(isinstance(r, REWARDED) for requests in executor.rounds for r in requests)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -253,5 +257,5 @@ def test_a_calm_descent_costs_one_pass_per_trajectory(lookahead):
 
 
 def test_every_field_of_the_ledger_adds_up():
-    ones = Ledger(*range(1, 13))
+    ones = Ledger(*range(1, 1 + len(fields(Ledger))))
     assert (ones + ones).as_dict() == {k: 2 * v for k, v in ones.as_dict().items()}

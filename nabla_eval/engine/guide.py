@@ -1,0 +1,267 @@
+"""Executes `Weigh` and `Tilt`: what the reward model says of the next token (DESIGN 3.8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nabla_eval.cost.flops import forward_flops, gradient_flops, table_flops
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.dto.objective import widen
+from nabla_eval.engine.cache import Pasts
+from nabla_eval.engine.reader import Ids, Reader, Reading
+from nabla_eval.errors import Fault, RewardError
+from nabla_eval.models.pair import Pair, Reward
+from nabla_eval.requests import Ranking, Tilt, Weigh
+
+_ELEMENTS = 2**25  # of rows x V formed at once
+
+
+def row_limit(pair: Pair) -> int:
+    """Requests whose rows of V numbers are formed at once."""
+    return max(1, _ELEMENTS // pair.policy.vocabulary)
+
+
+def _row(reward: Reward, request: Weigh | Tilt) -> Ids:
+    """The frame's beginning and the response up to the position."""
+    words = reward.embedding.shape[0]
+    before = tuple(words + token for token in request.problem.frame.before)
+    return before + request.trajectory.tokens[: request.position]
+
+
+def _end(reward: Reward, request: Weigh | Tilt) -> Ids:
+    """The frame's end."""
+    words = reward.embedding.shape[0]
+    return tuple(words + token for token in request.problem.frame.after)
+
+
+def _log_policy(pair: Pair, requests: Sequence[Weigh | Tilt]) -> Float[Tensor, "B V"]:
+    states = torch.stack([r.trajectory.states[r.position] for r in requests])
+    return widen(pair.policy.head(states)).log_softmax(-1)
+
+
+def _readable(pair: Pair, framed: Sequence[bool]) -> Tensor:
+    """Tokens `[B, V]` that the reward model knows; `framed` rows also those that end a response."""
+    policy, known = pair.policy, pair.judge.known
+    if known is None:
+        return torch.ones(len(framed), policy.vocabulary, dtype=torch.bool, device=policy.device)
+    allowed = known.to(policy.device).repeat(len(framed), 1)
+    for token in policy.end_ids:
+        if token < policy.vocabulary:
+            allowed[:, token] |= torch.tensor(framed, device=policy.device)
+    return allowed
+
+
+def _best(values: Float[Tensor, "B V"], counts: Sequence[int]) -> list[list[int]]:
+    """Each row's first tokens by falling value, ties by id, without those at -inf."""
+    ordered, order = values.sort(stable=True, dim=-1, descending=True)
+    most = max(counts)
+    finite = (ordered[:, :most] > -torch.inf).sum(-1).tolist()
+    rows = order[:, :most].tolist()
+    return [row[: min(n, k)] for row, n, k in zip(rows, finite, counts, strict=True)]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking | Fault]:
+    """Rankings by the policy with exact prefix scores of the ranks asked for, as one batch.
+
+    A single token of a process reward is read as if it were written, and what was read is kept: if
+    it is, nothing of it is read again. A score that is not a number comes back as a `Fault`.
+    """
+    reward = pair.judge
+    reader = Reader(reward, pasts)
+    rows = [_row(reward, request) for request in requests]
+    log_p = _log_policy(pair, requests)
+    allowed = _readable(
+        pair, [bool(row or _end(reward, r)) for row, r in zip(rows, requests, strict=True)]
+    )
+    ranked = _best(log_p.masked_fill(~allowed, -torch.inf), [r.keep for r in requests])
+    asked = [tokens[r.first : r.stop] for tokens, r in zip(ranked, requests, strict=True)]
+    alone = [
+        reader.keeps and reward.process and len(own) == 1 and own[0] not in pair.policy.end_ids
+        for own in asked
+    ]
+    busy = [i for i, own in enumerate(asked) if own]
+    found = reader.read(
+        [rows[i] + (asked[i][0],) if alone[i] else rows[i] for i in busy],
+        [requests[i].past for i in busy],
+        [alone[i] for i in busy],
+    )
+    readings = dict(zip(busy, found, strict=True))
+    scores: list[list[float]] = [[] for _ in requests]
+    tokens_read = [readings[i].new if i in readings else 0 for i in range(len(requests))]
+    single = [i for i in busy if alone[i]]
+    if single:
+        states = torch.stack([s for i in single if (s := readings[i].state) is not None])
+        for i, score in zip(single, widen(reward.head(states)).tolist(), strict=True):
+            scores[i].append(score)
+    several = [(i, token) for i in busy if not alone[i] for token in asked[i]]
+    if several:
+        _probe(pair, reader, requests, readings, several, scores, tokens_read)
+    kept = dict(zip(busy, reader.keep(found), strict=True))
+    values = log_p.tolist() if pair.policy.vocabulary < 2**10 else log_p
+    return [
+        _fault(reward, request)
+        if any(math.isnan(score) for score in scores[i])
+        else Ranking(
+            tokens=tuple(ranked[i]),
+            log_probability=tuple(float(values[i][token]) for token in ranked[i]),
+            values=tuple(scores[i]),
+            own=(float(values[i][request.trajectory.tokens[request.position]]), 0.0),
+            past=kept.get(i, request.past),
+            cost=Ledger(
+                prefix_scorings=len(asked[i]),
+                reward_tokens=tokens_read[i],
+                flops=forward_flops(reward.parameters, tokens_read[i]),
+            ),
+        )
+        for i, request in enumerate(requests)
+    ]
+
+
+def _probe(
+    pair: Pair,
+    reader: Reader,
+    requests: Sequence[Weigh],
+    readings: dict[int, Reading],
+    several: Sequence[tuple[int, int]],
+    scores: list[list[float]],
+    tokens_read: list[int],
+) -> None:
+    """Score tokens (request, token) that are not to be kept, and add up what that takes."""
+    reward = pair.judge
+    prefixes: list[Reading] = []
+    tails: list[Ids] = []
+    for i, token in several:
+        end, reading = _end(reward, requests[i]), readings[i]
+        if token not in pair.policy.end_ids:
+            tails.append((token,) if reward.process else (token, *end))
+        elif end:
+            tails.append(end)
+        else:  # where nothing marks the end, the last token's own score is that of the response
+            tails.append(reading.ids[-1:])
+            reading = reading.shorter()
+        prefixes.append(reading)
+        tokens_read[i] += len(tails[-1]) + (0 if reader.keeps else len(reading.ids))
+    run = reader.after(prefixes, range(len(several)), tails)
+    for (i, _), score in zip(several, widen(reward.head(run.states[:, -1])).tolist(), strict=True):
+        scores[i].append(score)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | Fault]:
+    """Rankings by log pi + beta G, as one batch of requests with one linearisation point.
+
+    One forward and one backward pass of one token a row (and of the template's end behind it, for
+    an outcome reward), with the keys and values of its prefix as constants. A gradient that is not
+    finite comes back as a `Fault`.
+    """
+    reward, kind = pair.judge, requests[0].linearisation
+    reader = Reader(reward, pasts)
+    rows = [_row(reward, request) for request in requests]
+    ends = [_end(reward, request) for request in requests]
+    table = _Table(pair, ends)
+    log_p = _log_policy(pair, requests)
+    known = log_p.masked_fill(~_readable(pair, [bool(end) for end in ends]), -torch.inf)
+    readings = reader.read(rows, [r.past for r in requests], [False] * len(requests))
+    kept = reader.keep(readings)
+    if kind == "soft":
+        weights = known.softmax(-1)
+    else:
+        weights = torch.zeros_like(known).scatter_(-1, known.argmax(-1, keepdim=True), 1.0)
+    tails = [(0,) if reward.process else (0, *end) for end in ends]
+    with torch.enable_grad():
+        run = reader.after(readings, range(len(requests)), tails, soft=table.mean(weights))
+        score = widen(reward.head(run.states[:, -1]))
+        loss = torch.nn.functional.logsigmoid(score).sum()
+        (gradient,) = torch.autograd.grad(loss, run.embeds)
+    columns = [gradient.shape[1] - len(tail) for tail in tails]
+    own = torch.stack([gradient[i, column] for i, column in enumerate(columns)])
+    g = table.onto(own).masked_fill(known == -torch.inf, -torch.inf)
+    betas = torch.tensor([r.beta for r in requests], dtype=g.dtype, device=g.device)[:, None]
+    tilted = torch.where(known > -torch.inf, known + betas * g, -torch.inf)
+    best = _best(tilted, [r.keep for r in requests])
+    finite = own.isfinite().all(-1).tolist()
+    tables = table_flops(*reward.embedding.shape) * (2 if kind == "soft" else 1)
+    results: list[Ranking | Fault] = []
+    for i, request in enumerate(requests):
+        if not finite[i]:
+            results.append(_fault(reward, request))
+            continue
+        token, length = request.trajectory.tokens[request.position], len(tails[i])
+        before = readings[i].new if reader.keeps else len(rows[i])
+        results.append(
+            Ranking(
+                tokens=tuple(best[i]),
+                log_probability=tuple(log_p[i, best[i]].tolist()),
+                values=tuple(g[i, best[i]].tolist()),
+                own=(float(log_p[i, token]), float(g[i, token])),
+                past=kept[i],
+                handle=g[i],
+                cost=Ledger(
+                    prefix_gradients=1,
+                    reward_tokens=before + length,
+                    flops=forward_flops(reward.parameters, before)
+                    + gradient_flops(reward.parameters, length)
+                    + tables,
+                ),
+            )
+        )
+    return results
+
+
+class _Table:
+    """The reward model's embeddings of the policy's V tokens.
+
+    A token that ends the response has that of the template's end, of which it is the first.
+    """
+
+    def __init__(self, pair: Pair, ends: Sequence[Ids]) -> None:
+        reward = pair.judge
+        self.embedding, self.device = reward.embedding, pair.policy.device
+        words = reward.embedding.shape[0]
+        own = [token for token in pair.policy.end_ids if token < words]
+        self.stops = torch.tensor(own, dtype=torch.long, device=self.device)
+        self.framed = torch.tensor([bool(end) for end in ends], device=self.device)[:, None]
+        first = torch.tensor([end[0] - words if end else 0 for end in ends], device=reward.device)
+        self.end = widen(reward.table[first])  # [B, Dr]
+
+    def mean(self, weights: Float[Tensor, "B V"]) -> Float[Tensor, "B Dr"]:
+        """sum_v weights_v e_v, in at least float32."""
+        ending = weights[:, self.stops] * self.framed
+        rest = weights.clone()
+        rest[:, self.stops] -= ending
+        rest, ending = rest.to(self.end.device), ending.to(self.end.device)
+        size = max(1, _ELEMENTS // self.embedding.shape[1])
+        parts = zip(rest.split(size, -1), self.embedding.split(size), strict=True)
+        total = ending.sum(-1, keepdim=True) * self.end
+        for part, rows in parts:
+            total = total + part.to(total.dtype) @ widen(rows).to(total.dtype)
+        return total
+
+    def onto(self, gradient: Float[Tensor, "B Dr"]) -> Float[Tensor, "B V"]:
+        """<gradient, e_v> for all tokens, on the policy's device."""
+        wide = widen(gradient)
+        size = max(1, _ELEMENTS // self.embedding.shape[1])
+        rows = [wide @ widen(part).T.to(wide.dtype) for part in self.embedding.split(size)]
+        found = torch.cat(rows, -1).to(self.device)
+        ending = (wide * self.end.to(wide.dtype)).sum(-1, keepdim=True).to(self.device)
+        if len(self.stops):
+            found[:, self.stops] = torch.where(self.framed, ending, found[:, self.stops])
+        return found
+
+
+def _fault(reward: Reward, request: Weigh | Tilt) -> Fault:
+    return Fault(
+        RewardError(
+            f"The reward model {reward.name} gave a score or a gradient that is no number after "
+            f"{request.position} tokens of a response (problem {request.problem.id or '?'}). "
+            "Try dtype=float32, or another reward model."
+        )
+    )

@@ -1,0 +1,224 @@
+"""Prefix-gradient methods for one problem, written to be read: the specification of `guide.py`.
+
+DESIGN 3.8 with loops, no KV cache and no batch: every score encodes its whole prefix again, every
+token is a one-hot row that is multiplied with a table, and autograd goes through that product. The
+fast engine must return the same tokens, choices and calls (float64), for fewer forwarded tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine import naive
+from nabla_eval.methods.locate_repair import LocateRepair
+from nabla_eval.methods.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
+from nabla_eval.models.pair import Pair
+from nabla_eval.requests import Candidate, Choice, Outcome, Problem, Verdict
+
+Guided = PrefixGradient | SequentialVerify | ExactTopK
+
+
+def ends(pair: Pair, problem: Problem, y: list[int]) -> tuple[str, int, str] | None:
+    """Why a response ends with its last token, how much of it is scored, and its text."""
+    if y[-1] in pair.policy.end_ids:
+        return "eos", len(y) - 1, pair.policy.decode(y[:-1])
+    text = pair.policy.decode(y)
+    cuts = [text.find(stop) for stop in problem.stop if stop in text]
+    if cuts:
+        scored = len(y)
+        while scored > 0 and len(pair.policy.decode(y[: scored - 1])) >= min(cuts):
+            scored -= 1
+        return "stop", scored, text[: min(cuts)]
+    return ("length", len(y), text) if len(y) >= problem.max_new_tokens else None
+
+
+def rows(pair: Pair, problem: Problem) -> Tensor:
+    """E_r in the policy's order; a token that ends a response is what the template ends with."""
+    table = pair.judge.embedding.clone()
+    for token in pair.policy.end_ids:
+        if problem.frame.after and token < len(table):
+            table[token] = pair.judge.table[problem.frame.after[0]]
+    return table
+
+
+def known(pair: Pair, problem: Problem, token: int) -> bool:
+    """Whether the reward model can be shown a token."""
+    if token in pair.policy.end_ids and problem.frame.after:
+        return True
+    return pair.judge.known is None or bool(pair.judge.known[token])
+
+
+def prefix_score(pair: Pair, problem: Problem, y: list[int], last: Tensor | None = None) -> Tensor:
+    """s(y_<=t); with `last`, a row of weights over the vocabulary, it stands behind y.
+
+    A process reward speaks at the last token, an outcome reward at the template's end after it.
+    """
+    judge, ended = pair.judge, last is None and bool(y) and y[-1] in pair.policy.end_ids
+    shown = y[:-1] if ended else y
+    parts = [judge.table[list(problem.frame.before)], judge.embedding[shown]]
+    if last is not None:
+        parts.append((last @ rows(pair, problem))[None])
+    if ended or not judge.process:
+        parts.append(judge.table[list(problem.frame.after)])
+    inputs = torch.cat(parts)
+    return judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0, -1]
+
+
+def g_of(pair: Pair, problem: Problem, y: list[int], p: Tensor, kind: str) -> Tensor:
+    """G_v = d log sigmoid(s(y_<t, e)) / dw_v at e = sum_v w_v e_v, with w = p or its argmax."""
+    mask = torch.tensor([known(pair, problem, token) for token in range(len(p))])
+    p = torch.where(mask, p, 0.0)
+    hard = torch.nn.functional.one_hot(p.argmax(), len(p)).to(p.dtype)
+    weights = (p / p.sum() if kind == "soft" else hard).clone().requires_grad_()
+    value = torch.nn.functional.logsigmoid(prefix_score(pair, problem, y, weights))
+    (gradient,) = torch.autograd.grad(value, weights)
+    return torch.where(mask, gradient, -torch.inf)
+
+
+def order(pair: Pair, problem: Problem, values: Tensor, keep: int) -> list[int]:
+    """The first tokens that the reward model can be shown, by falling value; ties by id."""
+    of = values.tolist()
+    allowed = [token for token in range(len(of)) if known(pair, problem, token)]
+    return sorted(allowed, key=lambda token: -of[token])[:keep]
+
+
+@torch.no_grad()
+def exact(pair: Pair, problem: Problem, y: list[int], token: int, ledger: Ledger) -> float:
+    """s(y_<t, v), a call."""
+    ledger.prefix_scorings += 1
+    return float(prefix_score(pair, problem, [*y, token]))
+
+
+def guided(pair: Pair, problem: Problem, config: Guided) -> Outcome:
+    """Greedy decoding in which a token of at most `confidence` is chosen with the reward model."""
+    y: list[int] = []
+    ledger = Ledger()
+    choices: list[Choice] = []
+    while True:
+        z = naive.next_logits(pair, [*problem.prompt, *y])
+        ledger.generated_tokens += 1
+        log_p = torch.log_softmax(z, -1)
+        token = int(z.argmax())
+        if float(log_p.max().exp()) <= config.confidence:
+            token, choice = _choose(pair, problem, config, y, log_p, ledger)
+            choices.append(choice(len(choices)))
+        y.append(token)
+        ended = ends(pair, problem, y)
+        if ended is not None:
+            stop, _, text = ended
+            return Outcome(text, tuple(y), stop, choices=tuple(choices), ledger=ledger)  # type: ignore[arg-type]
+
+
+def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped-def]
+    """The token, and its record without an index."""
+    own, by = int(log_p.argmax()), "score"
+    scores: dict[int, float] = {}
+    g: Tensor | None = None
+    ranked = order(pair, problem, log_p, len(log_p))
+    if isinstance(config, SequentialVerify):
+        for token in ranked[: config.tries]:
+            scores[token] = exact(pair, problem, y, token, ledger)
+            if scores[token] > config.good_score:
+                break
+        good = [token for token in scores if scores[token] > config.good_score]
+        chosen = good[0] if good else max(scores, key=lambda token: scores[token])
+    elif isinstance(config, ExactTopK):
+        for token in ranked[: config.candidates]:
+            scores[token] = exact(pair, problem, y, token, ledger)
+        chosen = max(scores, key=lambda token: _tilted(log_p, token, scores[token], config.beta))
+    else:
+        lazy = config.guidance == "lazy"
+        if lazy:
+            scores[ranked[0]] = exact(pair, problem, y, ranked[0], ledger)
+        chosen = own
+        if not lazy or ranked[0] != own or scores[own] <= config.lazy_threshold:
+            ledger.prefix_gradients += 1
+            g, by = g_of(pair, problem, y, log_p.exp(), config.linearisation), "gradient"
+            chosen = order(pair, problem, log_p + config.beta * g, 1)[0]
+    of = lambda values, token: None if values is None else float(values[token])  # noqa: E731
+    return chosen, lambda index: Choice(
+        index, len(y), by, float(log_p.max().exp()), own, chosen,
+        float(log_p[own]), float(log_p[chosen]), of(g, own), of(g, chosen),
+        scores.get(own), scores.get(chosen) if by == "score" or chosen == own else None,
+        len(scores),
+    )  # fmt: skip
+
+
+def _tilted(log_p: Tensor, token: int, score: float, beta: float) -> float:
+    """log pi + beta log sigmoid(s)."""
+    value = torch.nn.functional.logsigmoid(torch.tensor(score, dtype=log_p.dtype))
+    return float(log_p[token] + beta * value)
+
+
+def locate_repair(pair: Pair, problem: Problem, config: LocateRepair) -> Outcome:
+    """Replace the token of the first bad prefix score, roll out, keep what has more reward."""
+    ledger, key = Ledger(), problem.key
+    tried: dict[tuple[int, ...], list[int]] = {}
+    candidates: list[Candidate] = []
+    current = naive.rollout(pair, problem, config.sampling, key / "draft" / 0)
+    ledger.generated_tokens += len(current.y)
+    scores, reward = _judge(pair, problem, current, ledger)
+    while 1 + len(candidates) < config.n:
+        if config.stop_reward is not None and reward >= config.stop_reward:
+            break
+        ended = [reward] if len(current.scored) < len(current.y) else []
+        bad = [i for i, s in enumerate([*scores, *ended]) if s < config.error_below]
+        if not bad:
+            break
+        at, prefix = bad[0], tuple(current.y[: bad[0]])
+        if prefix not in tried:
+            tried[prefix] = _options(pair, problem, config, current, at, ledger)
+        left = [token for token in tried[prefix] if token != current.y[at]]
+        if not left:
+            break
+        tried[prefix] = left[1:]
+        begun = naive.Sequence([*prefix, left[0]], current.z[: at + 1], "length", current.key)
+        stream = key / "repair" / (1 + len(candidates))
+        rival = naive.rollout(pair, problem, config.sampling, stream, begun)
+        ledger.generated_tokens += len(rival.y) - (at + 1)
+        new_scores, value = _judge(pair, problem, rival, ledger)
+        verdict: Verdict = "accepted" if value > reward else "rejected"
+        p = torch.softmax(current.z[at], -1)
+        candidates.append(
+            Candidate(
+                len(candidates), 0, at, float(-(p * torch.log(p)).nansum()), float(p.max()), None,
+                current.y[at], left[0], reward, value, "tie" if value == reward else verdict,
+                tuple(rival.y), pair.policy.decode(rival.scored), rival.stop,
+            )
+        )  # fmt: skip
+        if value > reward:
+            current, scores, reward = rival, new_scores, value
+    text = pair.policy.decode(current.scored)
+    return Outcome(
+        text, tuple(current.y), current.stop, reward, candidates=tuple(candidates), ledger=ledger
+    )
+
+
+def _options(pair, problem, config, current, at, ledger):  # type: ignore[no-untyped-def]
+    """The tokens that may take the place of the one at a position, best first."""
+    prefix, log_p = current.y[:at], torch.log_softmax(current.z[at], -1)
+    k, own = config.candidates, current.y[at]
+    values, keep = log_p, k + 1
+    if config.chooser == "prefix_gradient":
+        ledger.prefix_gradients += 1
+        values = log_p + config.beta * g_of(
+            pair, problem, prefix, log_p.exp(), config.linearisation
+        )
+    elif config.chooser == "exact_top_k":
+        values, keep = torch.full_like(log_p, -torch.inf), k
+        for token in order(pair, problem, log_p, k):
+            score = exact(pair, problem, prefix, token, ledger)
+            values[token] = _tilted(log_p, token, score, config.beta)
+    best = [v for v in order(pair, problem, values, keep) if values[v] > -torch.inf]
+    return [token for token in best if token != own][:k]
+
+
+@torch.no_grad()
+def _judge(pair, problem, sequence, ledger):  # type: ignore[no-untyped-def]
+    """Prefix scores of what is scored of a response, and its reward."""
+    ledger.scorings += 1
+    y = naive.one_hot(sequence.scored, pair.policy.vocabulary)
+    scores = [float(prefix_score(pair, problem, sequence.scored[: i + 1])) for i in range(len(y))]
+    return scores, float(naive.reward_of(pair, problem, y))

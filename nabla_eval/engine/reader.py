@@ -1,0 +1,178 @@
+"""The reward model's keys and values of responses under way: a token is read once, and then kept.
+
+What was read of a response is a `Past`, which passes through the methods as an opaque field and
+comes back with the next request about the same response. Models whose cache is not plain
+(`models.prefix.plain_cache`) keep nothing: they read every prefix whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nabla_eval.dto.objective import embed_reward
+from nabla_eval.engine.cache import Joined, Past, Pasts, rows_of
+from nabla_eval.models.pair import Reward
+from nabla_eval.models.prefix import Pass, Prefixes, extend, padded, places, plain_cache
+
+Ids = tuple[int, ...]  # as `embed_reward` takes them
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of one row of ids."""
+
+    ids: Ids
+    kv: Tensor | None  # [layers, 2, H, T, D]; None where nothing is kept, or there are no ids
+    new: int  # tokens that were forwarded for it now
+    state: Tensor | None  # [D] last hidden state of the last id, where that was one of them
+
+    @property
+    def past(self) -> Past | None:
+        """For the next request about the same response."""
+        return None if self.kv is None else Past(self.ids, self.kv)
+
+    def shorter(self) -> Reading:
+        """Without the last id."""
+        return Reading(self.ids[:-1], None if self.kv is None else self.kv[..., :-1, :], 0, None)
+
+
+class Reader:
+    """Reads rows of ids with the reward model; `pasts` bound what is kept."""
+
+    def __init__(self, reward: Reward, pasts: Pasts) -> None:
+        self.reward, self.pasts = reward, pasts
+        self.keeps = plain_cache(reward.base)
+
+    @torch.no_grad()
+    def read(
+        self, rows: Sequence[Ids], pasts: Sequence[Any], fresh: Sequence[bool]
+    ) -> list[Reading]:
+        """Encode of each row what its past does not hold; `fresh` ones their last id in any case.
+
+        One forward pass for all rows, over their new ids alone.
+        """
+        if not self.keeps:
+            return [Reading(row, None, 0, None) for row in rows]
+        known = [
+            self._known(row, past, len(row) - last)
+            for row, past, last in zip(rows, pasts, fresh, strict=True)
+        ]
+        readings = [Reading(row, kv, 0, None) for row, (kv, _) in zip(rows, known, strict=True)]
+        open_ = [i for i, row in enumerate(rows) if known[i][1] < len(row)]
+        if open_:
+            parts = [rows[i][known[i][1] :] for i in open_]
+            written = self._forward(parts, [known[i][0] for i in open_])
+            for i, part, (kv, state) in zip(open_, parts, written, strict=True):
+                readings[i] = Reading(rows[i], kv, len(part), state)
+        return readings
+
+    def keep(self, readings: Sequence[Reading]) -> list[Past | None]:
+        """Their pasts, within the budget."""
+        pasts = [reading.past for reading in readings]
+        for past in pasts:
+            if past is not None:
+                self.pasts.use(past)
+        self.pasts.trim()
+        return pasts
+
+    def _known(self, row: Ids, past: Past | None, most: int) -> tuple[Tensor | None, int]:
+        """Keys and values of the first ids of a row that a past holds, and how many they are."""
+        if past is None or past.kv is None:
+            return None, 0
+        pairs = enumerate(zip(row[:most], past.prompt, strict=False))
+        count = next((i for i, (a, b) in pairs if a != b), min(most, len(past.prompt)))
+        return (past.of(past.prompt, count), count) if count else (None, 0)
+
+    def _forward(
+        self, parts: Sequence[Ids], before: Sequence[Tensor | None]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each row, its new ids included, and the state of its last id."""
+        ids, mask = padded(parts, self.reward.device)
+        width = mask.shape[1]
+        cache = None
+        lengths = [0 if kv is None else kv.shape[-2] for kv in before]
+        if any(lengths):
+            cache = Joined.of(_filled(before))
+            columns = torch.arange(cache.width, device=mask.device)
+            starts = cache.width - torch.tensor(lengths, device=mask.device)
+            mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
+        output = self.reward.base(
+            inputs_embeds=embed_reward(self.reward, ids),
+            attention_mask=mask,
+            position_ids=places(mask)[:, -width:],
+            past_key_values=None if cache is None else cache.cache,
+            use_cache=True,
+        )
+        states = output.last_hidden_state[:, -1]
+        if cache is None:
+            found = rows_of(output.past_key_values, [len(part) for part in parts])
+            assert found is not None, "plain_cache promises plain layers on one device"
+            return [(kv.clone(), states[i]) for i, kv in enumerate(found)]
+        for _ in range(width):
+            cache.advance()
+        new = [cache.row(i, len(part)) for i, part in enumerate(parts)]
+        whole = [
+            own if kv is None else torch.cat([kv, own], -2)
+            for kv, own in zip(before, new, strict=True)
+        ]
+        return [(kv, states[i]) for i, kv in enumerate(whole)]
+
+    def after(
+        self,
+        readings: Sequence[Reading],
+        owner: Sequence[int],
+        tails: Sequence[Ids],
+        soft: Float[Tensor, "B Dr"] | None = None,
+    ) -> Pass:
+        """Forward tails, each after the row of its owner; nothing of them is kept.
+
+        With `soft`, these embeddings stand in place of each tail's first id, and the pass's
+        embeddings are the leaf to differentiate to.
+        """
+        parts = list(tails)
+        if not self.keeps:
+            parts = [readings[i].ids + tail for i, tail in zip(owner, tails, strict=True)]
+        embed = partial(embed_reward, self.reward)
+        if soft is not None:
+            embed = partial(_softened, self.reward, soft, [len(tail) for tail in tails])
+        return extend(
+            self.reward.base,
+            embed,
+            parts,
+            self.reward.device,
+            soft is not None,
+            self._prefixes(readings, list(owner)),
+        )
+
+    def _prefixes(self, readings: Sequence[Reading], owner: list[int]) -> Prefixes | None:
+        kvs = [reading.kv for reading in readings]
+        lengths = [0 if kv is None else kv.shape[-2] for kv in kvs]
+        if not any(lengths):
+            return None
+        kv = Joined.of(_filled(kvs)).kv
+        columns = torch.arange(kv.shape[-2], device=kv.device)
+        starts = kv.shape[-2] - torch.tensor(lengths, device=kv.device)
+        layers = [(keys, values) for keys, values in kv]
+        nothing = kv.new_zeros(len(kvs), 1, 0)  # nobody asks for the states of what is known
+        return Prefixes(layers, (columns >= starts[:, None]).long(), nothing, owner)
+
+
+def _filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
+    """Keys and values of no tokens where there are none."""
+    some = next(kv for kv in kvs if kv is not None)
+    return [some[..., :0, :] if kv is None else kv for kv in kvs]
+
+
+def _softened(reward: Reward, soft: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
+    """Embeddings of ids, with `soft` in the first of each row's last `count` columns."""
+    embeds = embed_reward(reward, ids).clone()
+    columns = ids.shape[1] - torch.tensor(counts, device=ids.device)
+    embeds[torch.arange(len(ids), device=ids.device), columns] = soft.to(embeds.dtype)
+    return embeds

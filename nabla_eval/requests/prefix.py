@@ -1,0 +1,70 @@
+"""What is asked about the next token: its prefix score under the reward model, and the gradient.
+
+s(y_<=t) is the prefix score of a response's first tokens. A process reward gives it at the last of
+them. An outcome reward was trained to speak at the end of its template alone, so there it is r of
+the prefix as it stands, the template's end after it. A token that ends the response is shown as
+that end, as it is when whole responses are scored: s is then the reward r of the response.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.requests.asked import Trajectory
+from nabla_eval.requests.problem import Problem
+
+# Where s is linearised: at the policy's mean embedding, or at its most likely token's.
+Linearisation: TypeAlias = Literal["soft", "hard"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Tokens that may stand at a position, best first, and what the reward model says of them."""
+
+    tokens: tuple[int, ...]
+    log_probability: tuple[float, ...]  # nats, under the policy, at temperature 1
+    values: tuple[float, ...]  # of `Weigh`: scores of the ranks asked for; of `Tilt`: G (nats)
+    own: tuple[float, float] = (0.0, 0.0)  # of the trajectory's token: log-probability, and G
+    past: Any = field(repr=False, compare=False, default=None)  # what the next request goes on from
+    handle: Any = field(repr=False, compare=False, default=None)  # of `Tilt`: G, `[V]`
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """The policy's `keep` most likely tokens at a position, and exact scores s(y_<t, v) of some.
+
+    Scored are those of ranks first..stop-1, each by one token through the reward model, after
+    the keys and values of `trajectory.tokens[:position]`: what of them `past`, the field of an
+    earlier answer about this response, does not hold is encoded first. Tokens that the reward model
+    lacks have no rank.
+    """
+
+    problem: Problem
+    trajectory: Trajectory
+    position: int
+    keep: int = 1
+    first: int = 0
+    stop: int = 1
+    past: Any = field(repr=False, compare=False, default=None)
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """The `keep` tokens v with the highest log pi(v) + beta G_v at a position (DESIGN 3.8).
+
+    G_v = <grad_e log sigmoid(s(y_<t, e)), e_v>, with the gradient taken at one embedding e: the
+    policy's mean, sum_v pi(v) e_v ("soft"), or its most likely token's ("hard"). The tokens are the
+    order of pi(v) exp(beta G_v): one step of KL-regularised tilting, exact for a linearised reward.
+    Tokens that the reward model lacks are never among them, and count nothing in the mean.
+    """
+
+    problem: Problem
+    trajectory: Trajectory
+    position: int
+    beta: float
+    linearisation: Linearisation = "soft"
+    keep: int = 1
+    past: Any = field(repr=False, compare=False, default=None)
