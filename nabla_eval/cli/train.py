@@ -1,11 +1,10 @@
-"""`nabla-eval train`: the training-based rows of the comparison, SFT and GRPO."""
+"""`nabla-eval train`: the training-based rows, SFT and GRPO, and reward alignment."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -14,27 +13,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nabla_eval.cli.quiet import quiet
-from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show_unchecked
+from nabla_eval.training.recipe import GRPO, SFT, AlignReward, LoRA, Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from nabla_eval.training.data import DataFacts
-    from nabla_eval.training.folder import Record
     from nabla_eval.training.run import Backend
     from nabla_eval.training.trainers import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What the screen shows of each method's figures: TRL's name, ours, decimals.
-SHOWN = {"sft": ("loss", "loss", 3), "grpo": ("reward", "share right", 3)}
-
 
 @click.group()
 def train() -> None:
-    """Train a policy: supervised (SFT) or on graded answers (GRPO), with TRL.
+    """Train a policy: supervised (SFT) or on graded answers (GRPO), with TRL; or align a reward
+    model's gradient.
 
-    The output is a checkpoint for --model_args pretrained=OUTPUT,method=greedy.
+    A policy is a checkpoint for --model_args pretrained=OUTPUT,method=greedy.
 
     Example: nabla-eval train grpo --size 2000 --output results/grpo
     """
@@ -46,6 +43,21 @@ def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
     return click.option(name, help=help, **settings)
 
 
+OUTCOME = (
+    _option(
+        "--output",
+        "Folder for the checkpoint and its record.",
+        required=True,
+        type=click.Path(file_okay=False, path_type=Path),
+    ),
+    _option("--resume", "Go on from OUTPUT's newest checkpoint.", is_flag=True),
+)
+PLACE = (
+    _option("--device", "cpu, cuda, cuda:1, ...  [default: CUDA if there is]"),
+    _option("--dtype", "Of the weights.  [default: float32; bfloat16 under LoRA on CUDA]"),
+    _option("--trust-remote-code", "Run code that comes with a checkpoint.", is_flag=True),
+    _option("--allow-pickle", "Take weights that are not safetensors.", is_flag=True),
+)
 WHAT = (
     _option("--policy", "Hub id or folder.  [default: the embedded policy]"),
     _option(
@@ -62,13 +74,7 @@ WHAT = (
         multiple=True,
     ),
     _option("--exclude-split", "Split of those on the hub.", default="test"),
-    _option(
-        "--output",
-        "Folder for the checkpoint and its record.",
-        required=True,
-        type=click.Path(file_okay=False, path_type=Path),
-    ),
-    _option("--resume", "Go on from OUTPUT's newest checkpoint.", is_flag=True),
+    *OUTCOME,
     _option(
         "--verifier",
         "What is right.  [default: countdown for Countdown, else maths]",
@@ -77,10 +83,7 @@ WHAT = (
     _option("--prompt", "How to ask, with {problem} in it.  [default: the verifier's]"),
     _option("--chat/--no-chat", "Chat template.  [default: if there is one]", default=None,
             show_default=False),
-    _option("--device", "cpu, cuda, cuda:1, ...  [default: CUDA if there is]"),
-    _option("--dtype", "Of the weights.  [default: float32; bfloat16 under LoRA on CUDA]"),
-    _option("--trust-remote-code", "Run code that comes with a checkpoint.", is_flag=True),
-    _option("--allow-pickle", "Take weights that are not safetensors.", is_flag=True),
+    *PLACE,
 )  # fmt: skip
 
 
@@ -196,97 +199,86 @@ def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(recipe: Recipe, backend: Backend, chosen: dict[str, Any]) -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
-    from rich.console import Console
-
     from nabla_eval.models.checkpoint import Trust
-    from nabla_eval.training.folder import LOG
     from nabla_eval.training.run import run
     from nabla_eval.training.setting import Job
 
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
     job = Job(recipe=recipe, trust=trust, **chosen)
-    console = Console(file=sys.stdout, highlight=False)
-    try:
-        with quiet(job.output / LOG), _progress(console, backend.method) as report:
-            record = run(job, backend, report, lambda facts: _show_data(console, facts, job))
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command with --resume goes on from the last checkpoint.")
-        raise click.Abort from None
-    _show_result(console, record, job.output)
+    with _screen(job.output, backend.method) as (console, report):
+
+        def selected(facts: DataFacts) -> None:
+            show_data(console, facts)
+            if not job.exclude:
+                show_unchecked(console, facts)
+
+        record = run(job, backend, report, selected)
+    show_result(console, record, job.output)
 
 
 @contextmanager
-def _progress(console: Console, method: str) -> Iterator[Report]:
-    """One bar over the optimiser steps, with a smoothed figure; gone when the run is over."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _screen(output: Path, method: str) -> Iterator[tuple[Console, Report]]:
+    """The console and the progress of a run whose libraries write to a file."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
+    from rich.console import Console
 
-    name, label, decimals = SHOWN[method]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figure]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    smoothed: list[float] = []
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("reading data", total=None, figure="")
+    from nabla_eval.training.folder import LOG
 
-        def report(step: int, steps: int, figures: Mapping[str, float]) -> None:
-            if name in figures:
-                before = smoothed[-1] if smoothed else figures[name]
-                smoothed.append(0.9 * before + 0.1 * figures[name])
-            figure = f"{label} {smoothed[-1]:.{decimals}f}" if smoothed else ""
-            progress.update(task, description=method, total=steps, completed=step, figure=figure)
-
-        yield report
+    console = Console(file=sys.stdout, highlight=False)
+    try:
+        with quiet(output / LOG), progress_bar(console, method) as report:
+            yield console, report
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command with --resume goes on from the last checkpoint.")
+        raise click.Abort from None
 
 
-def _show_data(console: Console, facts: DataFacts, job: Any) -> None:
-    """What is trained on, and what was left out."""
-    from rich.text import Text
+@train.command("align-reward")
+@_with(
+    _option("--reward", "Hub id or folder.  [default: the embedded reward model]"),
+    _option(
+        "--data",
+        "JSON Lines file with prompt, chosen and rejected; where the two responses first differ, "
+        "the chosen one's token is right.",
+        required=True,
+    ),
+    _option(
+        "--policy",
+        "Hub id or folder of a policy of the same vocabulary, whose mean embedding the score is "
+        "linearised at.  [default: the rejected token's embedding]",
+    ),
+    _option("--size", "Pairs to train on, chosen by the seed.", type=click.IntRange(min=1)),
+    *OUTCOME,
+    *PLACE,
+    *_recipe_options(AlignReward()),
+    _option(
+        "--alignment-weight",
+        "Of the gradient's cross-entropy beside the preference loss; 0 leaves it out.",
+        default=AlignReward().alignment_weight,
+    ),
+    _option(
+        "--max-length",
+        "Tokens of conversation and response; longer pairs are left out.",
+        default=AlignReward().max_length,
+    ),
+    _option("--top", "Tokens of the policy's mean embedding.", default=AlignReward().top),
+)
+def align_reward(**chosen: Any) -> None:
+    """Train a reward model on preferences so that its gradient points at the right token.
 
-    reasons = {
-        "held_out": "held out", "evaluated": "evaluated", "duplicates": "duplicates",
-        "unusable": "unusable", "too_long": "too long",
-    }  # fmt: skip
-    left = [f"{facts[name]:,} {word}" for name, word in reasons.items() if facts[name]]  # type: ignore[literal-required]
-    without = f" (left out: {', '.join(left)})" if left else ""
-    console.print(
-        Text(f"{facts['problems']:,} problems of {facts['name']}, seed {facts['seed']}{without}")
-    )
-    if not job.exclude and facts["name"] not in ("countdown", "countdown4"):
-        console.print(
-            "No evaluation set was named with --exclude: its problems may be among these.",
-            style="yellow",
-        )
+    For methods that follow the reward's gradient: OUTPUT is given as reward=OUTPUT.
 
+    Example: nabla-eval train align-reward --reward Skywork/Skywork-Reward-V2-Qwen3-0.6B
+    --data pairs.jsonl --lora --output results/aligned
+    """
+    from nabla_eval.models.checkpoint import Trust
+    from nabla_eval.training.align import METHOD, RewardJob, run
 
-def _show_result(console: Console, record: Record, output: Path) -> None:
-    """How it went, where things are, and how to evaluate them."""
-    from rich.text import Text
-
-    name, label, decimals = SHOWN[record["method"]]
-    first, last = record["first"].get(name), record["last"].get(name)
-    change = "" if first is None or last is None else (
-        f": {label} {first:.{decimals}f} → {last:.{decimals}f} (first and last tenth)"
-    )  # fmt: skip
-    minutes = record["seconds"] / 60
-    place = shlex.quote(str(output))
-    lines = (
-        f"{record['method'].upper()}, {record['steps']:,} steps in {minutes:.1f} min{change}",
-        f"  {place}  the checkpoint, for --model_args pretrained={place},method=greedy",
-        f"  {place}/training.json  options, data, every step",
-    )
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    own = {name: chosen.pop(name) for name in ("alignment_weight", "max_length", "top")}
+    recipe = AlignReward(**own, **_recipe(chosen))
+    trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
+    job = RewardJob(recipe=recipe, trust=trust, **chosen)
+    with _screen(job.output, METHOD) as (console, report):
+        record = run(job, report, lambda facts: show_data(console, facts, "pairs"))
+    show_result(console, record, job.output, "reward={}")

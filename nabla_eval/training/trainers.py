@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from nabla_eval.errors import DependencyError
 from nabla_eval.training.folder import ADAPTER, CHECKPOINTS
-from nabla_eval.training.setting import Setting
+
+if TYPE_CHECKING:
+    from nabla_eval.training.align import RewardJob
+    from nabla_eval.training.setting import Job
 
 Report = Callable[[int, int, Mapping[str, float]], None]  # (step, of steps, figures of the step)
 
@@ -30,8 +33,17 @@ def require_trl() -> None:
             ) from None
 
 
-def shared_arguments(setting: Setting) -> dict[str, Any]:
-    """Arguments that SFTConfig and GRPOConfig have in common."""
+class Placement(Protocol):
+    """What the arguments are made of: a job and the device it runs on."""
+
+    @property
+    def job(self) -> Job | RewardJob: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+def shared_arguments(setting: Placement) -> dict[str, Any]:
+    """Arguments that the configs of TRL's trainers have in common."""
     from transformers import TrainingArguments
 
     recipe, cuda = setting.job.recipe, setting.device.type == "cuda"
