@@ -16,7 +16,7 @@ from rich.text import Text
 from nabla_eval.analysis.folders import Part, find, read_folder
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Story, Token, tell_all
+from nabla_eval.reporting.story import Chosen, Story, Token, tell_all
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage, visible
 from nabla_eval.traces import read
@@ -135,12 +135,40 @@ def told(story: Story) -> Iterator[RenderableType]:
     done = f"{len(story.steps)} candidates, {story.accepted} accepted"
     if story.moves:
         done = f"{len(story.moves)} moves of the search, {len(story.chosen)} of them to the answer"
+    if story.choices and not story.steps:
+        replaced = sum(choice.replaced for choice in story.choices)
+        done = f"{len(story.choices)} guided tokens, {replaced} of them replaced"
     calls = f"{number(story.model_calls, 0)} model calls; ended: {visible(story.ended)}"
     yield Text(f"\n{done}; {calls}", style="bold")
     for step in story.steps:
         yield _step(step)
     if story.moves:
         yield _moves(story.moves)
+    if story.choices:
+        yield _choices(story.choices)
+
+
+def _choices(choices: Sequence[Chosen]) -> RenderableType:
+    """Every token that was chosen with the reward model's help; replaced ones are bold."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Token", "Top", "Text", "By", "log π", "G", "Score"):
+        table.add_column(heading, no_wrap=heading != "Text", overflow="fold")
+    for choice in choices:
+        text = _line(choice.old)
+        if choice.replaced:
+            text = f"{text} → {_line(choice.new)}"
+        pairs = (choice.log_probability, choice.gradient, choice.score)
+        table.add_row(
+            str(choice.position), number(choice.top_probability, 2), Text(text), choice.by,
+            *(_pair(pair) for pair in pairs), style="bold" if choice.replaced else "",
+        )  # fmt: skip
+    return table
+
+
+def _pair(values: tuple[float | None, float | None]) -> str:
+    """A number of the policy's token and of the one that was written; one where they agree."""
+    old, new = (number(value, 2) for value in values)
+    return old if old == new else f"{old} → {new}"
 
 
 def _moves(moves: Sequence[Move]) -> RenderableType:

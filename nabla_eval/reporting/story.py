@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from nabla_eval.reporting.search_tree import Move, tree_of
 from nabla_eval.requests import Verdict
-from nabla_eval.traces.schema import CandidateRecord, Profile, Record, document
+from nabla_eval.traces.schema import CandidateRecord, ChoiceRecord, Profile, Record, document
 
 # (lm-eval's doc and target, response) -> is it right?
 Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
@@ -47,6 +47,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A token that was chosen with the reward model's help, beside the policy's own."""
+
+    position: int
+    by: str
+    top_probability: float
+    old: str
+    new: str
+    log_probability: tuple[float, float]  # nats, of the old and of the new token
+    gradient: tuple[float | None, float | None]  # G, nats
+    score: tuple[float | None, float | None]  # of the prefix that ends with it
+    replaced: bool
+
+
+@dataclass(frozen=True)
 class Story:
     """What happened on one problem."""
 
@@ -60,6 +75,7 @@ class Story:
     final_right: bool | None
     steps: tuple[Step, ...]
     moves: tuple[Move, ...]  # of a search; no other method has any
+    choices: tuple[Chosen, ...]  # of a guided method; no other has any
     drafts: int
     ended: str
     stop: str
@@ -121,6 +137,7 @@ def tell(
         final_right=final_right,
         steps=steps,
         moves=tree_of(record.get("steps", []), outcome["tokens"]),
+        choices=tuple(_chosen(choice) for choice in record.get("choices", [])),
         drafts=len(record["drafts"]),
         ended=outcome["ended"],
         stop=outcome["stop"],
@@ -200,6 +217,20 @@ def _step(candidate: CandidateRecord, current: str, at: int) -> Step:
         old_reward=candidate["old_reward"],
         new_reward=candidate["new_reward"],
         verdict=candidate["verdict"],
+    )
+
+
+def _chosen(choice: ChoiceRecord) -> Chosen:
+    return Chosen(
+        choice["position"],
+        choice["by"],
+        choice["top_probability"],
+        choice["old_text"],
+        choice["new_text"],
+        (choice["old_log_probability"], choice["new_log_probability"]),
+        (choice["old_gradient"], choice["new_gradient"]),
+        (choice["old_score"], choice["new_score"]),
+        choice["old_token"] != choice["new_token"],
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Step, Story, Token
+from nabla_eval.reporting.story import Chosen, Step, Story, Token
 from nabla_eval.reporting.text import jsonable, printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +66,7 @@ def _story(story: Story) -> dict[str, Any]:
         "calls": jsonable(story.model_calls),
         "steps": [_shown(step) for step in story.steps],
         "moves": [_shown(move) for move in story.moves],
+        "choices": [_shown(choice) for choice in story.choices],
     }
 
 
@@ -77,7 +78,7 @@ def _token(token: Token) -> list[Any]:
     ]  # fmt: skip
 
 
-def _shown(part: Step | Move) -> dict[str, Any]:
+def _shown(part: Step | Move | Chosen) -> dict[str, Any]:
     fields = jsonable(asdict(part))
     return {k: visible(v) if isinstance(v, str) else v for k, v in fields.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from run_folders import record, write_run
-from told_runs import IDS, searched_records, write_told_run
+from told_runs import IDS, guided_records, searched_records, write_told_run
 
 from nabla_eval.cli.main import main
 
@@ -109,3 +109,15 @@ def test_a_torn_or_unscored_run_is_shown_with_a_warning_and_a_damaged_one_refuse
     traces.write_bytes(whole[:40] + whole[60:])
     damaged = trace("list", run)
     assert damaged.exit_code == 1 and "damaged" in damaged.stderr
+
+
+def test_show_lists_the_tokens_that_were_guided(tmp_path: Path) -> None:
+    result = trace("show", write_run(tmp_path / "g", guided_records(), [1.0]), "0")
+    assert result.exit_code == 0, result.output
+    assert "2 guided tokens, 1 of them replaced" in result.stdout
+    first, second = (line for line in result.stdout.splitlines() if "gradient " in line)
+    assert "→ 7" in first and "gradient" in first
+    for numbers in ("-0.47 → -1.25", "-0.50 → 0.75", "-2.00 → –"):
+        assert numbers in first
+    assert "→" not in second and "-2.00" in second
+    assert "\x1b" not in result.stdout

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from told_runs import HOSTILE, IDS, told_records
+from told_runs import HOSTILE, IDS, guided_records, told_records
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.story import tell_all
@@ -61,3 +61,10 @@ def test_pages_are_written_by_name_or_the_folder_is_refused(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Choose another --output"):
         write_pages({"run": page()}, tmp_path / "file")
+
+
+def test_guided_tokens_are_on_the_page() -> None:
+    data = embedded(page_html(TracePage("guided", tell_all(guided_records()))))
+    first, second = data["problems"][0]["choices"]
+    assert (first["new"], first["gradient"], first["replaced"]) == ("7", [-0.5, 0.75], True)
+    assert (second["old"], second["replaced"]) == (visible(HOSTILE), False)

@@ -78,3 +78,18 @@ def searched_records() -> list[Any]:
         record(0, method="rap", steps=tree, text="b;c=4"),
         record(1, method="tpo", steps=talk, text="b;c=4"),
     ]
+
+
+def guided_records() -> list[Any]:
+    """A guided response: the first unsure token was replaced, the second one kept."""
+    known = {"by": "gradient", "top_probability": 0.625, "old_token": 3, "scored": 1,
+             "old_log_probability": -0.47, "old_gradient": -0.5, "old_score": -2.0,
+             "new_score": None, "old_text": HOSTILE}  # fmt: skip
+    replaced = {"new_token": 4, "new_log_probability": -1.25, "new_gradient": 0.75, "new_text": "7"}
+    kept = {"new_token": 3, "new_log_probability": -0.47, "new_gradient": -0.5, "new_score": -2.0,
+            "new_text": HOSTILE}  # fmt: skip
+    choices = [
+        {**known, **replaced, "index": 0, "position": 2},
+        {**known, **kept, "index": 1, "position": 3},
+    ]
+    return [record(0, method="prefix_gradient", choices=choices, drafts=(), text="a+7")]

@@ -121,10 +121,27 @@ function drawStory() {
     make("p", { class: "detail", id: "detail", "aria-live": "polite",
                 text: "Point at a token, or step through them with ← and →, to see its numbers." }),
     ...(problem.moves.length ? search(problem.moves) : []),
-    ...(problem.moves.length && !problem.steps.length ? [] : [
+    ...(problem.choices.length ? chosenTokens(problem.choices) : []),
+    ...((problem.moves.length || problem.choices.length) && !problem.steps.length ? [] : [
       make("h3", { text: `Candidates (${problem.steps.length})` }),
       ...(problem.steps.length ? problem.steps.map(candidate)
         : [make("p", { class: "hint", text: "No candidate was judged on this problem." })])]));
+}
+
+// Tokens that were chosen with the reward model's help: the policy's own, and what was written.
+function chosenTokens(choices) {
+  const two = ([old, now]) => (old === null && now === null ? "–" : `${number(old)} → ${number(now)}`);
+  const row = (choice) => make("tr", { class: choice.replaced ? "replaced" : "" },
+    make("td", { text: String(choice.position) }), make("td", { text: number(choice.top_probability) }),
+    make("td", {}, make("code", { text: choice.old }),
+      ...(choice.replaced ? [" → ", make("code", { text: choice.new })] : [])),
+    make("td", { text: choice.by }), make("td", { text: two(choice.log_probability) }),
+    make("td", { text: two(choice.gradient) }), make("td", { text: two(choice.score) }));
+  const heads = ["position", "top probability", "token", "by", "log π (nats)", "G (nats)", "score"];
+  const replaced = choices.filter((choice) => choice.replaced).length;
+  return [make("h3", { text: `Guided tokens (${choices.length}, ${replaced} replaced)` }),
+    make("table", { class: "choices" },
+      make("tr", {}, ...heads.map((head) => make("th", { text: head }))), ...choices.map(row))];
 }
 
 // The moves come depth first: a list in a list for each one that others go on from.
