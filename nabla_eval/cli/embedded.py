@@ -95,7 +95,7 @@ def verify(folder: Path | None) -> None:
               show_default=True, help="Of that term in the loss.")  # fmt: skip
 @click.option("--linearisation", type=click.Choice(["soft", "hard"]), default="soft",
               show_default=True,
-              help="Gradient at the policy's mean embedding, or at the written token.")  # fmt: skip
+              help="Gradient at the policy's mean embedding or its likeliest token's.")  # fmt: skip
 @click.option("--policy-only", "only", flag_value="policy", help="Stop after the policy; no card.")
 @click.option("--reward-only", "only", flag_value="reward", help="Start from OUTPUT/policy.")
 @click.option(

@@ -90,13 +90,12 @@ def first_error(problem: Problem, response: Sequence[int]) -> tuple[int, set[str
 def linearised(model: Any, errors: FirstErrors, point: Linearised) -> Tensor:
     """G [B, V] in nats, differentiable with respect to the model's weights.
 
-    e is the policy's mean embedding at the place ("soft") or the written token's ("hard").
+    e is the policy's mean embedding at the place ("soft") or its most likely token's ("hard").
     """
     table = model.get_input_embeddings().weight
     mixture = errors.policy.to(table)
     if point == "hard":
-        written = errors.ids.gather(1, errors.place[:, None])[:, 0]
-        mixture = one_hot(written, len(table)).to(table)
+        mixture = one_hot(mixture.argmax(dim=-1), len(table)).to(table)
     inner = mixture @ table
     rows = torch.arange(len(errors))
     embeddings = table[errors.ids].index_put((rows, errors.place), inner)

@@ -154,13 +154,15 @@ def _trainer(setting: RewardSetting, pairs: Sequence[Parted]) -> Any:
         name: False if name.endswith("_checkpointing") else value
         for name, value in shared_arguments(setting).items()
     }
-    task = "SEQ_CLS" if setting.checkpoint.kind == "outcome" else "TOKEN_CLS"
+    outcome = setting.checkpoint.kind == "outcome"
     return aligned_trainer(
         job.recipe.alignment_weight,
+        # As gradient methods read it: an outcome reward scores a prefix as a closed response.
+        Framer(tokenizer)([{"role": "user", "content": "1"}]).after if outcome else (),
         model=setting.checkpoint.load(setting.dtype, torch.device("cpu")),
         args=RewardConfig(**shared, max_length=None),
         data_collator=collator(tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=adapters(job.recipe.lora, task),
+        peft_config=adapters(job.recipe.lora, "SEQ_CLS" if outcome else "TOKEN_CLS"),
     )

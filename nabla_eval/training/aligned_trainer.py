@@ -42,6 +42,7 @@ class AlignedRewardTrainer(RewardTrainer):
     """Preference loss plus `alignment_weight` times the cross-entropy of G with the right token."""
 
     alignment_weight = 0.5
+    after: tuple[int, ...] = ()  # what is read behind a prefix before its score
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -60,22 +61,23 @@ class AlignedRewardTrainer(RewardTrainer):
         loss, outputs = super().compute_loss(_at_last_token(model), inputs, return_outputs=True)
         rejected = inputs["input_ids"].chunk(2)[1]
         if self.alignment_weight > 0:
-            table = self.accelerator.unwrap_model(model).get_input_embeddings().weight
-            values = linearised(
-                model, table, rejected, **{n: own[n] for n in COLUMNS if n != "right"}
-            )
-            term = cross_entropy(values, own["right"])
-            hits = (values.argmax(dim=-1) == own["right"]).float().mean()
+            right = own.pop("right")
+            table = _table(self.accelerator.unwrap_model(model).get_input_embeddings())
+            values = linearised(model, table, rejected, after=self.after, **own)
+            term = cross_entropy(values, right)
+            hits = (values.argmax(dim=-1) == right).float().mean()
             self._metrics["train"]["alignment"].append(term.item())
             self._metrics["train"]["right_first"].append(hits.item())
             loss = loss + self.alignment_weight * term
         return (loss, outputs) if return_outputs else loss
 
 
-def aligned_trainer(weight: float, **arguments: Any) -> AlignedRewardTrainer:
+def aligned_trainer(
+    weight: float, after: tuple[int, ...], **arguments: Any
+) -> AlignedRewardTrainer:
     """The trainer with this weight of the term; `arguments` are RewardTrainer's."""
     trainer = AlignedRewardTrainer(**arguments)
-    trainer.alignment_weight = weight
+    trainer.alignment_weight, trainer.after = weight, after
     return trainer
 
 
@@ -107,11 +109,13 @@ def linearised(
     place: Tensor,
     point_ids: Tensor,
     point_weights: Tensor,
+    after: tuple[int, ...] = (),
 ) -> Tensor:
     """G [B, V] in nats, differentiable with respect to the weights.
 
     `ids` [B, L]; at `place` [B] stands the mean embedding of `point_ids` [B, K] with
-    `point_weights` [B, K]. The score is that of the tokens up to the place, read at the last one.
+    `point_weights` [B, K]. The score is that of the tokens up to the place and of `after`, read at
+    the last one.
     """
     inner = (point_weights.to(table)[:, :, None] * table[point_ids]).sum(dim=1)
     if not inner.requires_grad:  # adapters leave the table as it is
@@ -120,7 +124,8 @@ def linearised(
     # No fused attention kernel has a second derivative.
     with sdpa_kernel(SDPBackend.MATH):
         for rows, length in _equally_long(place):
-            embeddings = torch.cat([table[ids[rows, :length]], inner[rows][:, None]], dim=1)
+            end = table[list(after)].expand(len(rows), -1, -1)
+            embeddings = torch.cat([table[ids[rows, :length]], inner[rows][:, None], end], dim=1)
             logits = model(inputs_embeds=embeddings, use_cache=False).logits
             last = logits if logits.dim() == 2 else logits[:, -1]
             scores = scores.index_put((rows,), last[:, 0].to(scores))

@@ -121,13 +121,12 @@ def test_swapped_scores_are_the_scores_of_the_swapped_prefixes(
 def test_the_linearised_score_is_the_slope_of_log_sigmoid(
     policy: Any, errors: FirstErrors, point: Any
 ) -> None:
-    """G_v by central differences along e_v, at the mean embedding and at the written token's."""
+    """G_v by central differences along e_v, at the mean embedding and the likeliest token's."""
     reward = double(policy)
     table = reward.get_input_embeddings().weight.detach()
     mixture = errors.policy.double()
     if point == "hard":
-        written = [errors.ids[row, place].item() for row, place in enumerate(errors.place)]
-        mixture = torch.eye(len(TOKENS), dtype=torch.float64)[written]
+        mixture = torch.eye(len(TOKENS), dtype=torch.float64)[mixture.argmax(dim=-1)]
     found = linearised(reward, errors, point).detach()
 
     @torch.no_grad()

@@ -147,15 +147,16 @@ def test_the_loss_is_preference_plus_weighted_alignment(kind: str, classifier: P
     ]  # fmt: skip
     batch = collator(PAD_ID)(examples)
     rejected = batch["input_ids"].chunk(2)[1]
-    columns = {name: batch[name] for name in ("place", "point_ids", "point_weights")}
-    found = linearised(model, table, rejected, **columns).detach()
+    columns: dict[str, Any] = {n: batch[n] for n in ("place", "point_ids", "point_weights")}
+    after = (EOS_ID,) if kind == "outcome" else ()  # an outcome reward reads closed responses
+    found = linearised(model, table, rejected, after=after, **columns).detach()
 
     @torch.no_grad()
     def score(ids: list[int], inner: torch.Tensor) -> torch.Tensor:
-        embeddings = torch.cat([table[ids], inner[None]])[None]
+        embeddings = torch.cat([table[ids], inner[None], table[list(after)]])[None]
         return model(inputs_embeds=embeddings).logits.flatten()[-1]
 
-    step = 1e-5
+    step = 1e-6
     for row, example in enumerate(examples):
         point: Any = example["point_ids"]
         mix = torch.tensor(example["point_weights"], dtype=torch.float64)
