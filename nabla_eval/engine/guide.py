@@ -136,6 +136,8 @@ def _probe(
     """Score tokens (request, token) that are not to be kept, and add up what that takes."""
     reward = pair.judge
     prefixes: list[Reading] = []
+    owner: list[int] = []
+    places: dict[tuple[int, int], int] = {}  # of a request's row, whole or shortened
     tails: list[Ids] = []
     for i, token in several:
         end, reading = _end(reward, requests[i]), readings[i]
@@ -146,9 +148,12 @@ def _probe(
         else:  # where nothing marks the end, the last token's own score is that of the response
             tails.append(reading.ids[-1:])
             reading = reading.shorter()
-        prefixes.append(reading)
+        place = places.setdefault((i, len(reading.ids)), len(prefixes))
+        if place == len(prefixes):
+            prefixes.append(reading)
+        owner.append(place)
         tokens_read[i] += len(tails[-1]) + (0 if reader.keeps else len(reading.ids))
-    run = reader.after(prefixes, range(len(several)), tails)
+    run = reader.after(prefixes, owner, tails)
     for (i, _), score in zip(several, widen(reward.head(run.states[:, -1])).tolist(), strict=True):
         scores[i].append(score)
 
