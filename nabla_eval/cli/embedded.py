@@ -93,6 +93,8 @@ def verify(folder: Path | None) -> None:
 )
 @click.option("--alignment-weight", type=click.FloatRange(min=0, min_open=True), default=0.5,
               show_default=True, help="Of that term in the loss.")  # fmt: skip
+@click.option("--alignment-beta", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              help="Align pi exp(beta G), and not the gradient's exp(G) alone.")  # fmt: skip
 @click.option("--linearisation", type=click.Choice(["soft", "hard"]), default="soft",
               show_default=True,
               help="Gradient at the policy's mean embedding or its likeliest token's.")  # fmt: skip
@@ -114,6 +116,7 @@ def train(
     reward_steps: int | None,
     alignment: Alignment,
     alignment_weight: float,
+    alignment_beta: float,
     linearisation: Linearised,
     only: str | None,
     problems: int,
@@ -147,6 +150,7 @@ def train(
         numbers=numbers,
         alignment=alignment,
         alignment_weight=alignment_weight,
+        alignment_beta=alignment_beta,
         linearisation=linearisation,
     )
     if minutes is not None:
@@ -218,6 +222,7 @@ def _alignment_options(recipe: RewardRecipe) -> str:
         return ""
     return (
         f" --alignment {recipe.alignment} --alignment-weight {recipe.alignment_weight:g} "
+        f"--alignment-beta {recipe.alignment_beta:g} "
         f"--linearisation {recipe.linearisation}"
     )
 

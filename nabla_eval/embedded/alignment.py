@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from nabla_eval.embedded.tokenizer import IDS, TOKENS, encode_prompt, token_stri
 from nabla_eval.errors import DataError
 
 Linearised = Literal["soft", "hard"]
+LEAST: Final = 1e-6  # probability: below it the policy's logarithm says nothing
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Recipe(Protocol):
     @property
     def alignment_top(self) -> int: ...
     @property
+    def alignment_beta(self) -> float: ...
+    @property
     def linearisation(self) -> Linearised: ...
 
 
@@ -159,9 +162,24 @@ class Aligner:
         recipe = self._recipe
         drawn = self._rng.integers(len(self._errors), size=recipe.alignment_rows)
         errors = self._errors[torch.from_numpy(drawn)]
+        values = linearised(model, errors, recipe.linearisation)
         if recipe.alignment == "gold":
-            return gold_loss(linearised(model, errors, recipe.linearisation), errors.right)
-        return self_loss(model, errors, recipe.linearisation, recipe.alignment_top)
+            return gold_loss(tilted(values, errors.policy, recipe.alignment_beta), errors.right)
+        tokens = errors.policy.topk(recipe.alignment_top, dim=-1).indices
+        exact = swapped_scores(model, errors, tokens)
+        policy = errors.policy.gather(1, tokens)
+        return self_loss(
+            tilted(values.gather(1, tokens), policy, recipe.alignment_beta),
+            tilted(exact, policy, recipe.alignment_beta),
+        )
+
+
+def tilted(values: Tensor, policy: Tensor, beta: float) -> Tensor:
+    """Logits [B, V] of pi exp(beta G), which first-order methods choose by; of exp(G) if beta = 0.
+
+    With beta > 0 the gradient has to say only what the policy does not know already.
+    """
+    return values if beta == 0 else policy.clamp_min(LEAST).log() + beta * values
 
 
 def gold_loss(values: Tensor, right: Tensor) -> Tensor:
@@ -170,13 +188,9 @@ def gold_loss(values: Tensor, right: Tensor) -> Tensor:
     return -log_share.logsumexp(dim=-1).mean()
 
 
-def self_loss(model: Any, errors: FirstErrors, point: Linearised, top: int) -> Tensor:
-    """Cross-entropy of G with the model's own scores over the policy's `top` likeliest tokens.
+def self_loss(values: Tensor, exact: Tensor) -> Tensor:
+    """Cross-entropy of the logits [B, K] with the model's own, from exact scores, as a target.
 
-    The target, softmax_v log sigmoid(s_v), is each token's share of being right as the model
-    itself sees it; no gradient goes through it, so that it is not pulled towards G.
+    No gradient goes through the target, so that the scores are not pulled towards G.
     """
-    tokens = errors.policy.topk(top, dim=-1).indices
-    target = swapped_scores(model, errors, tokens).softmax(dim=-1)
-    values = linearised(model, errors, point).gather(1, tokens)
-    return -(target * values.log_softmax(dim=-1)).sum(dim=-1).mean()
+    return -(exact.softmax(dim=-1) * values.log_softmax(dim=-1)).sum(dim=-1).mean()

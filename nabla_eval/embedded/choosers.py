@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nabla_eval.embedded.alignment import FirstErrors, find_errors, linearised, swapped_scores
+from nabla_eval.embedded.alignment import (
+    LEAST,
+    FirstErrors,
+    find_errors,
+    linearised,
+    swapped_scores,
+)
 from nabla_eval.embedded.card import read_card
 from nabla_eval.embedded.countdown import Problem, problems
 from nabla_eval.embedded.measure import DRAWS, Floats, Numbers, describe
@@ -88,7 +94,7 @@ def rank_first(reward: Any, errors: FirstErrors) -> dict[str, Floats]:
 
 def _rank_first(reward: Any, errors: FirstErrors) -> dict[str, Floats]:
     every = torch.arange(len(TOKENS)).expand(len(errors), -1)
-    log_policy = errors.policy.log()
+    log_policy = errors.policy.clamp_min(LEAST).log()
     scores: dict[str, Tensor] = {
         "hard": linearised(reward, errors, "hard").detach(),
         "soft": linearised(reward, errors, "soft").detach(),
@@ -128,13 +134,19 @@ def compare(folders: Sequence[Path], *, count: int, seed: int = 0) -> Comparison
         found.append(
             Measured(
                 name=folder.name,
-                alignment=recipe.get("alignment", "none"),  # older cards had no choice
+                alignment=_kind(recipe),
                 seed=recipe["seed"],
                 numbers=describe(policy, reward, drawn.questions, drawn.responses),
                 right_first=rank_first(reward, drawn.errors),
             )
         )
     return Comparison(found, drawn.clusters, len(drawn.questions))
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    """How a recipe aligns; older cards had no choice."""
+    kind, beta = recipe.get("alignment", "none"), recipe.get("alignment_beta", 0.0)
+    return f"{kind}, beta {beta:g}" if kind != "none" and beta else str(kind)
 
 
 def _same_policy(first: Path, one: Numbers, second: Path, two: Numbers) -> None:

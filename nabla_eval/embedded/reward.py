@@ -48,6 +48,7 @@ class RewardRecipe:
     alignment_weight: float = 0.5
     alignment_rows: int = 32  # first errors per step
     alignment_top: int = 8  # of the policy's likeliest tokens, for "self"
+    alignment_beta: float = 0.0  # align pi exp(beta G) in place of exp(G)
     linearisation: Linearised = "soft"
 
     def __post_init__(self) -> None:
@@ -57,6 +58,8 @@ class RewardRecipe:
         weight = self.alignment_weight
         require(0 < weight < math.inf, "alignment_weight", weight, "a number > 0")
         require(self.alignment_rows >= 1, "alignment_rows", self.alignment_rows, ">= 1")
+        beta = self.alignment_beta
+        require(0 <= beta < math.inf, "alignment_beta", beta, "a number >= 0")
         require(self.alignment_top >= 2, "alignment_top", self.alignment_top, ">= 2")
 
 

@@ -19,6 +19,7 @@ from nabla_eval.embedded.alignment import (
     linearised,
     self_loss,
     swapped_scores,
+    tilted,
 )
 from nabla_eval.embedded.countdown import Problem, problems
 from nabla_eval.embedded.policy import PolicyRecipe, adamw, as_llama, build_policy, one_thread
@@ -144,7 +145,7 @@ def test_the_linearised_score_is_the_slope_of_log_sigmoid(
 @pytest.mark.parametrize("kind", ["gold", "self"])
 @pytest.mark.parametrize("point", ["soft", "hard"])
 def test_the_terms_gradient_by_central_differences(
-    policy: Any, errors: FirstErrors, kind: str, point: Any, monkeypatch: pytest.MonkeyPatch
+    policy: Any, errors: FirstErrors, kind: str, point: Any
 ) -> None:
     """Double backpropagation, in float64, along a random direction of all weights at once.
 
@@ -154,12 +155,11 @@ def test_the_terms_gradient_by_central_differences(
     parameters = list(reward.parameters())
     top = errors.policy.topk(5, dim=-1).indices
     target = swapped_scores(reward, errors, top)
-    monkeypatch.setattr("nabla_eval.embedded.alignment.swapped_scores", lambda *_: target)
 
     def term() -> torch.Tensor:
         if kind == "gold":
             return gold_loss(linearised(reward, errors, point), errors.right)
-        return self_loss(reward, errors, point, 5)
+        return self_loss(linearised(reward, errors, point).gather(1, top), target)
 
     gradients = torch.autograd.grad(term(), parameters, allow_unused=True)
     generator = torch.Generator().manual_seed(0)
@@ -182,6 +182,16 @@ def test_the_terms_gradient_by_central_differences(
     behind = moved(-2 * STEP)
     assert abs(slope) > 1e-3
     assert slope == pytest.approx((ahead - behind) / (2 * STEP), rel=1e-5, abs=1e-7)
+
+
+def test_a_tilted_policy_is_the_policy_where_the_gradient_is_flat() -> None:
+    policy = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
+    flat = tilted(torch.ones(1, 4), policy, 3.0).softmax(dim=-1)
+    torch.testing.assert_close(flat, policy, atol=2e-6, rtol=0)
+    steep = tilted(torch.tensor([[0.0, 1.0, 0.0, 0.0]]), policy, 3.0)
+    assert (steep[0, 1] - steep[0, 0]).item() == pytest.approx(np.log(0.3 / 0.5) + 3)
+    values = torch.randn(1, 4, generator=torch.manual_seed(0))
+    assert torch.equal(tilted(values, policy, 0.0), values)
 
 
 def test_several_right_tokens_share_the_probability() -> None:
@@ -243,8 +253,8 @@ def test_aligned_training_uses_the_controls_batches_and_repeats_bit_for_bit(poli
     rows = collect(policy, RECIPE)
     with one_thread():
         control, _ = fit_reward(policy, rows, replace(RECIPE, steps=1))
-        for kind in ("gold", "self"):
-            recipe = replace(RECIPE, steps=1, alignment=kind)
+        for kind, beta in (("gold", 0.0), ("self", 0.0), ("gold", 3.0), ("self", 3.0)):
+            recipe = replace(RECIPE, steps=1, alignment=kind, alignment_beta=beta)
             first, facts = fit_reward(policy, rows, recipe)
             again, _ = fit_reward(policy, rows, recipe)
             assert np.isfinite(facts["losses"]).all()
@@ -261,6 +271,7 @@ def test_aligned_training_uses_the_controls_batches_and_repeats_bit_for_bit(poli
         ("alignment_weight", 0.0),
         ("alignment_weight", float("inf")),
         ("alignment_rows", 0),
+        ("alignment_beta", -1.0),
         ("alignment_top", 1),
     ],
 )

@@ -159,7 +159,7 @@ def test_the_loss_is_preference_plus_weighted_alignment(kind: str, classifier: P
     step = 1e-6
     for row, example in enumerate(examples):
         point: Any = example["point_ids"]
-        mix = torch.tensor(example["point_weights"], dtype=torch.float64)
+        mix = torch.tensor(example["point_weights"]).double()  # as the batch has them
         inner = (mix[:, None] * table[point].detach()).sum(0)
         prefix = example["rejected_ids"][: example["place"]]  # type: ignore[index,misc]
         for token in (6, 14, 104):
