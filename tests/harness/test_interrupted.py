@@ -49,6 +49,7 @@ def result(folder: Path) -> dict[str, Any]:
     samples = max(folder.glob("samples_*.jsonl"))
     metrics = json.loads(results.read_text())["results"]
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    lines.sort(key=lambda line: line["doc_id"])  # of several ranks, one comes after the other
     records = {record["id"]: record for record in read(folder)}
     for record in records.values():
         del record["seconds"]  # type: ignore[misc]
@@ -65,6 +66,11 @@ def answered(folder: Path) -> int:
 def reached(folder: Path, answers: int) -> bool:
     """Whether the trace has so many whole lines."""
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("trace-*")) >= answers
+
+
+def written_by(folder: Path, ranks: int) -> bool:
+    """Whether each of so many ranks has answered something."""
+    return sum(file.stat().st_size > 0 for file in folder.glob("trace-rank*.jsonl")) >= ranks
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +116,31 @@ def test_twenty_interruptions_change_nothing(
     assert caught >= 3, "too few interruptions hit while answers were being written"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize("ranks", [(1, 2, 1), (2, 1, 2)], ids=["1 to 2 to 1", "2 to 1 to 2"])
+def test_interruptions_from_one_number_of_ranks_to_another_change_nothing(
+    number: int, ranks: tuple[int, ...], root: Path, lm_eval: Launcher,
+    undisturbed: tuple[dict[str, Any], float], tmp_path: Path,
+) -> None:  # fmt: skip
+    draw, ours = random.Random(f"{number}{ranks}"), command(root, tmp_path)
+    for now in ranks[:-1]:
+        before = answered(tmp_path)
+        goal = draw.randint(before + 1, (before + DOCUMENTS) // 2)
+        lm_eval.interrupted(
+            number, 300, lambda n=now, g=goal: reached(tmp_path, g) and written_by(tmp_path, n),
+            *ours, ranks=now,
+        )  # fmt: skip
+        assert answered(tmp_path) > before
+    assert lm_eval.run(*ours, ranks=ranks[-1]) == 0, lm_eval.log.read_text()[-3000:]
+    assert same(result(tmp_path), undisturbed[0])
+    assert written_by(tmp_path, 2)
+
+
 def test_sigterm_says_how_to_go_on(
     root: Path, lm_eval: Launcher, undisturbed: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:
-    pid = lm_eval.start(*command(root, tmp_path))
+    (pid,) = lm_eval.start(*command(root, tmp_path))
     while not any(tmp_path.glob("trace-*")) or not next(tmp_path.glob("trace-*")).stat().st_size:
         time.sleep(0.01)
     began = time.perf_counter()

@@ -3,8 +3,8 @@
 lm-eval and torch take seconds to import. So one process imports them and, for each command line,
 forks a child that runs lm-eval's own main function.
 
-Each line on its stdin, a JSON list [limit of file sizes, arguments], is answered by the child's pid
-and then by its exit status.
+A line on its stdin, a JSON list [limit of file sizes, number of ranks, arguments], is answered by
+the pids of the ranks. A second line, "reap", is answered by their exit statuses.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+GRACE = 5.0
 
 
 class Launcher:
@@ -37,19 +42,26 @@ class Launcher:
             )
         assert self._line() == "ready", log.read_text()
 
-    def start(self, *arguments: str, largest_file: int = -1) -> int:
-        """Begin `lm_eval ARGUMENTS`; returns the pid. No file may grow beyond `largest_file`."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([largest_file, arguments]) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
+    def start(self, *arguments: str, ranks: int = 1, largest_file: int = -1) -> list[int]:
+        """Begin `lm_eval ARGUMENTS` in one process a rank, as torchrun would; returns the pids.
+
+        No file may grow beyond `largest_file`.
+        """
+        return self._ask(json.dumps([largest_file, ranks, arguments]))
 
     def wait(self) -> int:
-        """Exit status of what was started; negative for the signal that ended it."""
+        """Exit status of what was started: of the first rank that did not end well.
+
+        Negative for the signal that ended it.
+        """
+        statuses = self._ask("reap")
+        return next((status for status in statuses if status), 0)
+
+    def _ask(self, line: str) -> list[int]:
         assert self.process.stdin is not None
-        self.process.stdin.write("reap\n")
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        return int(self._line())
+        return [int(word) for word in self._line().split()]
 
     def run(self, *arguments: str, **options: Any) -> int:
         """`start` and `wait`."""
@@ -57,19 +69,43 @@ class Launcher:
         return self.wait()
 
     def interrupted(
-        self, number: int, after: float, reached: Callable[[], bool], *arguments: str
+        self,
+        number: int,
+        after: float,
+        reached: Callable[[], bool],
+        *arguments: str,
+        ranks: int = 1,
     ) -> int:
-        """Start, send a signal when something is reached or after some seconds, and wait."""
-        pid = self.start(*arguments)
+        """Start, send a signal when something is reached or after some seconds, and wait.
+
+        Several ranks that do not end by it within `GRACE` seconds are killed, as schedulers do it:
+        a rank that waits for another one in a library hears no signal.
+        """
+        pids = self.start(*arguments, ranks=ranks)
         end = time.monotonic() + after
         while time.monotonic() < end and not reached():
             time.sleep(0.001)
-        os.kill(pid, number)  # of a child that has ended nothing is reaped yet: the pid is its own
+        # Of a child that has ended nothing is reaped yet: the pid is its own.
+        _send(pids, number)
+        if ranks > 1 and number != signal.SIGKILL:
+            end = time.monotonic() + GRACE
+            while time.monotonic() < end and not all(map(_ended, pids)):
+                time.sleep(0.01)
+            _send(pids, signal.SIGKILL)
         return self.wait()
 
     def _line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+
+def _send(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def _ended(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @contextmanager
@@ -108,9 +144,16 @@ def _serve() -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():
-        largest_file, arguments = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
+        largest_file, ranks, arguments = json.loads(line)
+        port = _free_port()
+        pids = []
+        for rank in range(ranks):
+            pid = os.fork()
+            if pid:
+                pids.append(pid)
+                continue
+            if ranks > 1:
+                os.environ.update(_environment(rank, ranks, port))
             code = 1
             try:
                 _child(largest_file, arguments)
@@ -123,10 +166,29 @@ def _serve() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(code)
-        print(pid, flush=True)
+        print(*pids, flush=True)
         sys.stdin.readline()
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+        print(*map(os.waitstatus_to_exitcode, statuses), flush=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process on one machine without GPUs."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
 
 
 if __name__ == "__main__":
