@@ -152,8 +152,11 @@ def anchor(sequence: Sequence, row: int, tau: float, dto: DTO) -> Tensor:
 
 def refine(
     pair: Pair, problem: Problem, sequence: Sequence, position: int, tau: float, dto: DTO
-) -> tuple[Tensor, int]:
-    """Algorithm 2 and 4: refined logits at a position, and the gradient passes spent."""
+) -> tuple[Tensor, list[list[int]]]:
+    """Algorithm 2 and 4: refined logits at a position, and the free rows' hard tokens by step.
+
+    One gradient pass a step. It is a new one only where the hard tokens are: what caching saves.
+    """
     end = position + 1 if dto.update == "first" else len(sequence.y)
     rows = range(position, end)
     offsets = [anchor(sequence, i, tau, dto) for i in range(len(sequence.y))]
@@ -164,7 +167,8 @@ def refine(
     free = torch.nn.Parameter(start.clone())
     optimiser = torch.optim.AdamW([free], lr=dto.lr, weight_decay=dto.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, dto.steps, dto.min_lr)
-    for _ in range(dto.steps):
+    hard: list[list[int]] = [[] for _ in range(dto.steps)]
+    for own in hard:
         z = list(sequence.z)
         moving = pair.policy.head(free) if dto.parameterisation == "latents" else free
         for i in rows:
@@ -173,6 +177,8 @@ def refine(
         for i in range(position, len(z)):
             # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
             token = int((z[i] / tau + offsets[i]).argmax())
+            if i in rows:
+                own.append(token)
             p = torch.softmax(z[i] / tau, -1)
             y[i] = one_hot([token], len(z[0]))[0] + p - p.detach()
         optimiser.zero_grad()
@@ -180,7 +186,7 @@ def refine(
         optimiser.step()
         schedule.step()
     refined = pair.policy.head(free) if dto.parameterisation == "latents" else free
-    return refined[0].detach(), dto.steps
+    return refined[0].detach(), hard
 
 
 @torch.no_grad()
@@ -246,8 +252,8 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
                 continue
             refined = current.z[i]
             if config.dto.steps > 0:
-                refined, passes = refine(pair, problem, current, i, config.relaxation, config.dto)
-                ledger.gradient_passes += passes
+                refined, hard = refine(pair, problem, current, i, config.relaxation, config.dto)
+                ledger.gradient_passes += len(hard)
             token = resample(current.z[i], refined, pair, config, key / "resample" / sweep / i)
             if token != current.y[i]:
                 begun = Sequence([*current.y[:i], token], current.z[: i + 1], "length", current.key)

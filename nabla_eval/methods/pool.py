@@ -81,4 +81,13 @@ def answer(problem: Problem, trajectory: Trajectory) -> str:
 
 def self_certainty(sample: Trajectory) -> float:
     """Mean over the tokens of KL(uniform || policy), nats (Kang et al. 2025)."""
-    return sum(sample.certainty) / max(1, len(sample.certainty))
+    return rounded(sum(sample.certainty) / max(1, len(sample.certainty)))
+
+
+def rounded(certainty: float) -> float:
+    """Without the digits that depend on the batch.
+
+    A token's certainty does not depend on which token was drawn, so responses of one token tie
+    exactly, and noise of 1e-16 must not choose between them.
+    """
+    return round(certainty, 9)

@@ -9,6 +9,7 @@ from typing import Any
 from nabla_eval.config import Sampling, Steps
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import collect, whole
+from nabla_eval.methods.pool import rounded
 from nabla_eval.requests import (
     CUT_OFF,
     Draft,
@@ -207,7 +208,7 @@ def log_likelihood(node: Node) -> float:
 
 def certainty(node: Node) -> float:
     """Mean self-certainty over a step's own tokens, nats (Kang et al. 2025)."""
-    return _mean(node, "certainty")
+    return rounded(_mean(node, "certainty"))
 
 
 def _mean(node: Node, column: str) -> float:

@@ -74,7 +74,7 @@ def assert_same(fast, slow, chosen):
         assert ours.gradient_passes - ours.speculative_passes <= theirs.gradient_passes
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @given(
     options=options,
     process=st.booleans(),

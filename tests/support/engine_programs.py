@@ -1,0 +1,170 @@
+"""Drawn programs for the engine: methods, options, problems and pairs, small and full of edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
+    Qwen2ForTokenClassification,
+)
+
+from nabla_eval.config import flatten
+from nabla_eval.harness.requests import fit
+from nabla_eval.methods.registry import configure
+from nabla_eval.models.load import policy_from, reward_from
+from nabla_eval.models.pair import Pair
+from nabla_eval.randomness import Key
+from nabla_eval.requests import Problem
+from nabla_eval.testing import chat_tokenizer, tiny_tokenizer
+
+CONTEXT = 24
+CHAT_CONTEXT = 420  # the shortest prompts of the package fit, the longest do not
+KINDS = ("process", "outcome", "gaps", "chat")
+
+
+@cache
+def pair(kind: str) -> Pair:
+    """A one-layer pair. "gaps": the reward model lacks tokens, and both tables are padded."""
+    if kind == "chat":
+        words = judged = chat_tokenizer()
+    else:
+        words, judged = tiny_tokenizer(9), tiny_tokenizer(7 if kind == "gaps" else 9)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Qwen2ForCausalLM(_config(words, 8, kind, tie_word_embeddings=True))
+        head = Qwen2ForSequenceClassification if kind == "outcome" else Qwen2ForTokenClassification
+        judge = head(_config(judged, 8, kind, num_labels=1))
+    for network in (model, judge):
+        torch.nn.Module.to(network, torch.float64)
+    policy = policy_from(model.eval(), words)
+    if kind == "gaps":  # and a second token ends responses
+        policy = replace(policy, end_ids=(*policy.end_ids, 4))
+    vocab = "force" if kind == "gaps" else "align"
+    return Pair(policy, reward_from(judge.eval(), judged, policy, vocab=vocab))
+
+
+def _config(tokenizer: Any, hidden: int, kind: str, **options: Any) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer) + 2 * (kind == "gaps"),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CHAT_CONTEXT if kind == "chat" else CONTEXT,
+        initializer_range=0.6,
+        pad_token_id=0,
+        eos_token_id=1,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Program:
+    """A method with its options, and the problem that it is put to."""
+
+    method: str
+    config: Any
+    problem: Problem
+
+    def __repr__(self) -> str:
+        problem = self.problem
+        return f"{self.method}({flatten(self.config)}) on {problem}"
+
+
+def _of(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+SAMPLING = {"temperature": _of(0.5, 1.0, 1.5), "top_p": _of(1.0, 0.9), "top_k": _of(0, 4)}
+STEPS = {"step": _of("regex", "tokens"), "step_tokens": _of(1, 2, 4), "depth": _of(1, 2, 3)}
+OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "greedy": {},
+    "self_consistency": {"n": _of(1, 3), **SAMPLING},
+    "best_of_n": {
+        "n": _of(1, 2, 4), "evaluator": _of("reward", "self_certainty", "majority"), **SAMPLING,
+    },
+    "weighted_best_of_n": {
+        "n": _of(1, 4), "weighting": _of("sigmoid", "softmax", "borda"),
+        "evaluator": _of("reward", "self_certainty"), **SAMPLING,
+    },
+    "beam": {
+        "beams": _of(1, 2), "width": _of(1, 3), "aggregate": _of("last", "min", "mean", "product"),
+        "evaluator": _of("reward", "self_certainty", "likelihood"), **SAMPLING, **STEPS,
+    },
+    "tree_of_thought": {
+        "breadth": _of(1, 2), "proposals": _of(1, 2), "evaluator": _of("reward", "self"),
+        "evaluation": _of("value", "vote"), "evaluations": _of(1, 2), "reply_tokens": _of(1, 4),
+        **SAMPLING, **STEPS,
+    },
+    "rap": {
+        "iterations": _of(1, 3), "branching": _of(1, 2), "commit": st.booleans(),
+        "evaluator": _of("reward", "likelihood", "self"), "answer": _of("best", "vote"),
+        "backup": _of("max", "mean"), **SAMPLING, **STEPS,
+    },
+    "tpo": {"samples": _of(1, 2), "iterations": _of(0, 1), "reply_tokens": _of(1, 4), **SAMPLING},
+    "nabla": {
+        "n": _of(1, 3, 4), "passes": _of(1, 3), "acceptance": _of("strict", "released"),
+        "lookahead": _of(1, 3, "auto"), "stop_reward": _of(None, None, -0.5, 1.0),
+        **SAMPLING, "temperature": _of(1.0, 1.5), "entropy_threshold": _of(0.0, 0.25),
+        "resample_temperature": _of(None, 0.0, 1.5), "min_probability": _of(0.0, 0.05),
+        "uncertainty": _of("entropy", "top_probability"), "gradient_threshold": _of(0.0, 0.0, 0.2),
+        "gradient_norm": _of("logits", "onehot"), "steps": _of(0, 2, 4), "lr": _of(0.01, 1.0),
+        "update": _of("first", "all"), "anchor": _of("argmax", "sampled"),
+        "anchor_offset": _of("gumbel", "margin"), "parameterisation": _of("logits", "latents"),
+        "grad_cache": st.booleans(), "lam": _of(1.0, -1.0, 0.0), "nll_weight": _of(1.0, 0.0),
+    },
+}  # fmt: skip
+
+
+def methods(kind: str) -> list[str]:
+    """Names of the methods that a pair of this kind can run."""
+    return sorted(OPTIONS.keys() - (set() if kind == "chat" else {"tpo"}))
+
+
+def together(kind: str, size: int) -> st.SearchStrategy[tuple[Program, ...]]:
+    """Programs to be run side by side."""
+    return st.tuples(*(programs(kind, number) for number in range(size)))
+
+
+@st.composite
+def programs(draw: Any, kind: str, number: int) -> Program:
+    """A program for a pair of this kind; programs of other numbers share no random stream."""
+    asks = kind == "chat"
+    method = draw(_of(*methods(kind), "nabla", "nabla"))  # which has the most to go wrong
+    chosen = draw(st.fixed_dictionaries(OPTIONS[method]))
+    if not asks and chosen.get("evaluator") == "self":
+        chosen["evaluator"] = "reward"
+    if chosen.get("step") == "regex":
+        chosen["step_regex"] = draw(_of("a", "[b-d]", "."))
+    chosen["max_calls"] = draw(_of(*[None] * 7, 1, 9, 30))
+    if kind == "process" and method == "nabla":
+        chosen["reward_gradient"] = draw(_of("final", "process"))
+    config = configure(method, chosen)
+    return Program(method, config, draw(problems(kind, number)))
+
+
+@st.composite
+def problems(draw: Any, kind: str, number: int) -> Problem:
+    """A short prompt, or one that leaves a few tokens of the context or a single one."""
+    own = pair(kind)
+    room = draw(_of(None, None, None, 1, 4))
+    length = draw(st.integers(1, 5)) if room is None else own.policy.context - room
+    words = draw(st.lists(st.integers(2, 7), min_size=5, max_size=5))
+    problem = own.problem(
+        (words * (1 + length // 5))[:length],
+        Key.root(draw(st.integers(0, 2**32))) / number,
+        # Without a message of its own the reward model would be shown as long a conversation.
+        messages=[{"role": "user", "content": "ab"}],
+        max_new_tokens=draw(_of(1, 2, 5, 8)),
+        stop=draw(_of((), (), ("a",), ("bc", "f"), ("eee",))),
+        id=f"drawn/{number}/0",
+    )
+    return fit(problem, own, asked=False)

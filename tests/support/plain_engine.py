@@ -1,0 +1,261 @@
+"""Answers each request on its own, from the pieces of `engine/naive.py`: what the engine must say.
+
+No batch, no cache, one forward pass a token; hidden in `Trajectory.states` are the logits z. With
+it every method has a specification: the same generator, driven one problem at a time. What the
+engine saves (shared prompts, kept prefixes) is counted here as the documents say, not as it does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine import naive
+from nabla_eval.errors import RewardError
+from nabla_eval.methods.nabla import Nabla
+from nabla_eval.models.chat import compose as rendered
+from nabla_eval.models.pair import Pair
+from nabla_eval.requests import (
+    Compose,
+    Differentiate,
+    Generate,
+    Gradient,
+    Judgement,
+    Problem,
+    Prompt,
+    Refine,
+    Refinement,
+    Replay,
+    Score,
+    Trajectory,
+)
+
+RAREST = math.log(torch.finfo(torch.float32).tiny)
+
+
+@dataclass
+class Written(naive.Sequence):
+    """A response that may end with a stop string, which the reward model does not see."""
+
+    seen: int = 0
+
+    @property
+    def scored(self) -> list[int]:
+        return self.y[: self.seen]
+
+
+class Plain:
+    """Executes a list of requests, one after another; `keeps`: what `branches` promises is kept."""
+
+    def __init__(self, pair: Pair, keeps: bool = True) -> None:
+        self.pair, self.keeps = pair, keeps
+        self._z: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, requests: list[Any]) -> list[Any]:
+        self._prompts: set[tuple[int, ...]] = set()  # encoded for this list of requests
+        return [getattr(self, type(request).__name__.lower())(request) for request in requests]
+
+    def generate(self, request: Generate) -> Trajectory:
+        problem, prefix = request.problem, request.prefix
+        y = [] if prefix is None else list(prefix.tokens[: request.keep])
+        z = [] if prefix is None else list(prefix.states[: request.keep])
+        if request.token is not None:
+            y.append(request.token)
+            z.append(prefix.states[request.keep])
+        given = len(y)
+        ended = (
+            self.ended(request, y, given)
+            if request.token is not None or not self.room(problem, y)
+            else None
+        )
+        while ended is None:
+            z.append(self.logits([*problem.prompt, *y]))
+            distribution = naive.distribution(z[-1], request.sampling)
+            y.append(naive.draw(distribution, request.key.uniform(len(y))))
+            ended = self.ended(request, y, given)
+        stop, scored, text = ended
+        past = prefix.past if prefix is not None and request.branches else None
+        if len(y) > given and request.branches and self.keeps:
+            past = (problem.prompt, len(problem.prompt) + len(y) - 1)
+        cost = self.decoding_cost(request, y, given)
+        return self.trajectory(y, z, text, scored, stop, request.key, past, cost)
+
+    @staticmethod
+    def room(problem: Problem, y: Sequence[int]) -> bool:
+        return len(y) < problem.max_new_tokens
+
+    def ended(self, request: Generate, y: list[int], given: int) -> Any:
+        """How a response ends after its last token: stop reason, scored tokens, text; or None."""
+        policy, problem = self.pair.policy, request.problem
+        whole = policy.decode(y)
+        if y and y[-1] in policy.end_ids and (len(y) > given or request.token is not None):
+            return "eos", len(y) - 1, policy.decode(y[:-1])
+        cuts = [whole.find(stop) for stop in problem.stop if stop in whole]
+        if cuts and (len(y) > given or request.token is not None):
+            cut = min(cuts)
+            scored = min(n for n in range(len(y) + 1) if len(policy.decode(y[:n])) >= cut)
+            return "stop", scored, whole[:cut]
+        if not self.room(problem, y):
+            return "length", len(y), whole
+        own = y[given:]
+        until = request.until
+        if until is None or not own:
+            return None
+        complete = len(own) >= until.step_tokens or until.complete(policy.decode(own))
+        return ("step", len(y), whole) if complete else None
+
+    def decoding_cost(self, request: Generate, y: list[int], given: int) -> Ledger:
+        policy, new = self.pair.policy, len(y) - given
+        if not new:
+            return Ledger()
+        context = (*request.problem.prompt, *y[:given])
+        past = None if request.prefix is None else request.prefix.past
+        kept = (
+            past is not None and past[0] == request.problem.prompt and past[1] >= len(context) - 1
+        )
+        shared = kept or context[:-1] in self._prompts
+        if not kept:
+            self._prompts.add(context[:-1])
+        read = 1 if shared else len(context)
+        return Ledger(
+            generated_tokens=new,
+            prefills=int(not shared),
+            prefill_tokens=read,
+            flops=2.0 * policy.parameters * (read - 1 + new),
+        )
+
+    def trajectory(self, y, z, text, scored, stop, key, past, cost) -> Trajectory:
+        p = [torch.log_softmax(row, -1) for row in z]
+        return Trajectory(
+            tokens=tuple(y),
+            text=text,
+            scored=scored,
+            stop=stop,
+            argmax=tuple(int(row.argmax()) for row in z),
+            entropy=tuple(float(-(row.exp() * row).nansum()) for row in p),
+            top_probability=tuple(float(row.max().exp()) for row in p),
+            key=key,
+            log_probability=tuple(float(row[token]) for row, token in zip(p, y, strict=True)),
+            certainty=tuple(float(-math.log(len(row)) - row.clamp_min(RAREST).mean()) for row in p),
+            states=tuple(z),
+            past=past,
+            cost=cost,
+        )
+
+    def logits(self, tokens: list[int]) -> Tensor:
+        """`naive.next_logits`, remembered: a pure function of the tokens."""
+        known = tuple(tokens)
+        if known not in self._z:
+            self._z[known] = naive.next_logits(self.pair, tokens)
+        return self._z[known]
+
+    @torch.no_grad()
+    def score(self, request: Score) -> Judgement:
+        judge, problem, trajectory = self.pair.judge, request.problem, request.trajectory
+        tokens = list(trajectory.tokens[: trajectory.scored])
+        if request.repeat_prompt:
+            tokens = [*problem.prompt, *tokens]
+        before, after = problem.frame.before, problem.frame.after
+        inputs = torch.cat(
+            [judge.table[list(before)], judge.embedding[tokens], judge.table[list(after)]]
+        )
+        scores = judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0].tolist()
+        if not math.isfinite(scores[-1]):
+            raise RewardError(f"{judge.name} gave {scores[-1]}")
+        own = tuple(scores[len(before) : len(before) + len(tokens)]) if judge.process else ()
+        flops = 2.0 * judge.parameters * len(inputs)
+        return Judgement(scores[-1], own, Ledger(scorings=1, flops=flops))
+
+    def differentiate(self, request: Differentiate) -> Gradient:
+        problem, trajectory = request.problem, request.trajectory
+        gradient = naive.token_gradient(
+            self.pair, problem, list(request.hard), trajectory.scored, request.objective
+        )
+        norms = {}
+        for row in request.rows if request.norm else ():
+            z = trajectory.states[row]
+            norms[row] = norm_of(gradient[row], z, request.norm, request.temperature)
+        return Gradient(request.hard, norms, gradient, self.pass_cost(problem, trajectory, 1))
+
+    def pass_cost(self, problem: Problem, trajectory: Trajectory, passes: int) -> Ledger:
+        policy, judge, frame = self.pair.policy, self.pair.judge, problem.frame
+        read = len(problem.prompt) + len(trajectory.tokens) - 1
+        judged = len(frame.before) + trajectory.scored + len(frame.after)
+        flops = passes * 4.0 * (policy.parameters * read + judge.parameters * judged)
+        return Ledger(gradient_passes=passes, flops=flops)
+
+    def refine(self, request: Refine) -> Refinement:
+        problem, trajectory, dto = request.problem, request.trajectory, request.dto
+        z = trajectory.states[request.position]
+        sequence = Written(
+            list(trajectory.tokens), list(trajectory.states), trajectory.stop, trajectory.key,
+            seen=trajectory.scored,
+        )  # fmt: skip
+        refined, hard = z, list[list[int]]()
+        if dto.steps:
+            refined, hard = naive.refine(
+                self.pair, problem, sequence, request.position, request.relaxation, dto
+            )
+        flips = sum(a != b for a, b in pairwise(hard))
+        passes = flips if dto.grad_cache else max(0, dto.steps - 1)
+        config = Nabla(
+            sampling=replace(request.sampling, temperature=request.sampling.temperature or 1.0),
+            resampling=_floor(request),
+        )
+        drawn = [naive.resample(z, refined, self.pair, config, key) for key in request.keys]
+        cost = self.pass_cost(problem, trajectory, passes) + Ledger(refinements=1, flips=flips)
+        moved = float((refined - z).abs().max())
+        norm = None
+        if request.gradient is not None:
+            first = request.gradient.handle[request.position]
+            norm = norm_of(first, z, request.norm, request.relaxation)
+        return Refinement(tuple(drawn), (), passes, flips, moved, norm, cost)
+
+    def compose(self, request: Compose) -> Prompt:
+        policy = self.pair.policy
+        text = rendered(policy.tokenizer, request.messages)
+        ids = tuple(policy.tokenizer(text)["input_ids"])
+        room = max(0, min(request.max_new_tokens, policy.context - len(ids)))
+        problem = replace(
+            request.problem, prompt=ids, text=text, messages=request.messages, stop=request.stop,
+            max_new_tokens=room,
+        )  # fmt: skip
+        return Prompt(problem)
+
+    def replay(self, request: Replay) -> Trajectory:
+        policy, problem, prefix = self.pair.policy, request.problem, request.prefix
+        y = [] if prefix is None else list(prefix.tokens)
+        y += policy.tokenizer(request.text)["input_ids"]
+        z = [self.logits([*problem.prompt, *y[:i]]) for i in range(len(y))]
+        flops = 2.0 * policy.parameters * (len(problem.prompt) + len(y) - 1)
+        cost = Ledger(scorings=1, flops=flops)
+        text = policy.decode(y)
+        return self.trajectory(y, z, text, len(y), "step", problem.key, None, cost)
+
+
+def norm_of(g: Tensor, z: Tensor, kind: str, temperature: float) -> float:
+    """Norm of dL/dy at one position, or of dL/dz there."""
+    if kind == "logits":
+        p = torch.softmax(z / temperature, -1)
+        g = (torch.diag(p) - torch.outer(p, p)) @ g / temperature
+    return float(g.norm())
+
+
+def _floor(request: Refine) -> Any:
+    """`naive.resample` reads the method's options: those that this request came from."""
+    from nabla_eval.config import Resampling
+
+    sampling = request.sampling
+    return Resampling(
+        resample_temperature=sampling.temperature,
+        resample_top_p=sampling.top_p,
+        resample_top_k=sampling.top_k,
+        min_probability=request.min_probability,
+    )
