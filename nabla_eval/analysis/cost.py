@@ -17,14 +17,25 @@ from nabla_eval.analysis.intervals import (
 )
 from nabla_eval.traces.schema import Record, document
 
-COSTS = ("model_calls", "generated_tokens", "gradient_passes", "scorings", "flops", "seconds")
+COSTS = (
+    "model_calls",
+    "generated_tokens",
+    "gradient_passes",
+    "scorings",
+    "prefix_scorings",
+    "prefix_gradients",
+    "flops",
+    "seconds",
+)
+_LATER = {"prefix_scorings", "prefix_gradients"}  # which older traces have none of
 
 
 def by_problem(records: Iterable[Record], cost: str) -> dict[str, list[float]]:
     """One of `COSTS` (or any entry of the ledger) for every run of every problem."""
     found: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        value = record["seconds"] if cost == "seconds" else record["ledger"][cost]
+        ledger = {**dict.fromkeys(_LATER, 0.0), **record["ledger"]}
+        value = record["seconds"] if cost == "seconds" else ledger[cost]
         found[document(record["id"])].append(float(value))
     return dict(found)
 

@@ -49,6 +49,13 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
             "generated tokens": [row.generated_tokens for row in rows],
             "4 × gradient passes": [4 * row.gradient_passes for row in rows],
             "scorings": [row.scorings for row in rows],
+            "prefix scorings": [row.prefix_scorings for row in rows],
+            "2 × prefix gradients": [2 * row.prefix_gradients for row in rows],
+        }
+        parts = {
+            label: values
+            for label, values in parts.items()
+            if any(values) or not label.endswith(("prefix scorings", "prefix gradients"))
         }
         places = range(len(rows))
         for colour, (label, values) in zip(COLOURS, parts.items(), strict=False):

@@ -38,6 +38,8 @@ class AccuracyRow:
     generated_tokens: float
     gradient_passes: float
     scorings: float
+    prefix_scorings: float
+    prefix_gradients: float
     flops: float
     seconds: float
     correct_per_100_calls: float
@@ -67,6 +69,8 @@ class AccuracyRow:
             generated_tokens=spent["generated_tokens"].value,
             gradient_passes=spent["gradient_passes"].value,
             scorings=spent["scorings"].value,
+            prefix_scorings=spent["prefix_scorings"].value,
+            prefix_gradients=spent["prefix_gradients"].value,
             flops=spent["flops"].value,
             seconds=run.seconds,
             correct_per_100_calls=100 * per_call.value,

@@ -68,6 +68,8 @@ class AccuracyJSON(TypedDict):
     generated_tokens: float
     gradient_passes: float
     scorings: float
+    prefix_scorings: float  # of single tokens after a prefix
+    prefix_gradients: float  # of a prefix score at one position
     flops: float
     seconds: float | None
     correct_per_100_calls: float
@@ -117,6 +119,8 @@ class CostJSON(TypedDict):
     generated_tokens: float
     gradient_passes: float
     scorings: float
+    prefix_scorings: float  # of single tokens after a prefix
+    prefix_gradients: float  # of a prefix score at one position
     prefill_tokens: float
     parallel_tokens: float
     flops: float

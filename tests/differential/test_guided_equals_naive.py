@@ -98,7 +98,7 @@ def run(pair, name, options, asked, *, width, budget, past):
     return config, drive([start(problem, config) for problem in asked], executor, width)
 
 
-@settings(max_examples=25)
+@settings(max_examples=14)
 @given(data=st.data(), name=st.sampled_from(sorted(GUIDED)), kind=st.sampled_from(sorted(PAIRS)))
 def test_guided_methods(data, name, kind):
     pair, shape = PAIRS[kind], data.draw(st.fixed_dictionaries(shapes))
@@ -113,7 +113,7 @@ def test_guided_methods(data, name, kind):
         assert all(getattr(ours.ledger, c) == getattr(theirs.ledger, c) for c in CALLS)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(options=st.fixed_dictionaries(REPAIR), **shapes)
 def test_locate_and_repair(options, width, budget, past, seed, stop, framed):
     pair = PAIRS["process"]
@@ -191,13 +191,12 @@ class Counter:
         self.tokens += int(kwargs["attention_mask"][:, -width:].sum())
 
 
-@pytest.mark.parametrize("kind", ["process", "outcome"])
 @pytest.mark.parametrize("name", sorted(GUIDED))
-@pytest.mark.parametrize("past", [0, 10**6])
+@pytest.mark.parametrize(("kind", "past"), [("process", 0), ("process", 10**6), ("outcome", 10**6)])
 def test_the_reward_model_reads_what_the_ledger_says(name, kind, past):
     """Every token that is forwarded is charged; where pasts are kept, none is encoded twice."""
     pair = PAIRS[kind]
-    asked = problems(pair, 1, (), True, count=8)
+    asked = problems(pair, 1, (), True, count=4)
     counter = Counter(pair.judge.base)
     options = {"guidance": "lazy"} if name == "prefix_gradient" else {}
     try:

@@ -32,6 +32,8 @@ class CostRow:
     generated_tokens: float
     gradient_passes: float
     scorings: float
+    prefix_scorings: float
+    prefix_gradients: float
     prefill_tokens: float
     parallel_tokens: float
     flops: float
@@ -58,6 +60,8 @@ class CostRow:
             generated_tokens=spent["generated_tokens"].value,
             gradient_passes=spent["gradient_passes"].value,
             scorings=spent["scorings"].value,
+            prefix_scorings=spent["prefix_scorings"].value,
+            prefix_gradients=spent["prefix_gradients"].value,
             prefill_tokens=_mean(run, "prefill_tokens"),
             parallel_tokens=_mean(run, "parallel_tokens"),
             flops=spent["flops"].value,
@@ -73,6 +77,16 @@ class CostRow:
 def _mean(run: Run, cost: str) -> float:
     values = [sum(group) / len(group) for group in by_problem(run.records, cost).values()]
     return sum(values) / len(values)
+
+
+def _prefix_columns(rows: Sequence[CostRow]) -> list[Column[CostRow]]:
+    """What only methods on prefix scores ask for; nothing where no run is of such a method."""
+    if not any(row.prefix_scorings or row.prefix_gradients for row in rows):
+        return []
+    return [
+        Column[CostRow]("Prefix scores", lambda row: number(row.prefix_scorings)),
+        Column[CostRow]("Prefix grads", lambda row: number(row.prefix_gradients)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,7 @@ def cost_table(runs: Sequence[Run]) -> Table[CostRow]:
         Column[CostRow]("Tokens", lambda row: number(row.generated_tokens)),
         Column[CostRow]("Grads", lambda row: number(row.gradient_passes)),
         Column[CostRow]("Scorings", lambda row: number(row.scorings)),
+        *_prefix_columns(rows),
         Column[CostRow]("GFLOP", lambda row: number(row.flops / 1e9, 2)),
         Column[CostRow]("In series", lambda row: number(row.parallel_tokens)),
         Column[CostRow]("Latency s", lambda row: number(row.latency, 2)),
@@ -162,7 +177,8 @@ def cost_table(runs: Sequence[Run]) -> Table[CostRow]:
     ]
     notes = [
         "Means per answer. Calls as the paper counts them: a generated token is one, a gradient "
-        "pass four, a scoring one. GFLOP: 2P a forward token and 4P with the way back. In series: "
+        "pass four, a scoring one (so is the exact score of one token after a prefix, and its "
+        "gradient is two). GFLOP: 2P a forward token and 4P with the way back. In series: "
         "tokens that had to be drawn one after another. Latency depends on how many problems ran "
         "beside. Right/100: right answers per 100 calls."
     ]
