@@ -15,7 +15,6 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
-from nabla_eval.config import flatten
 from nabla_eval.harness.requests import fit
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.load import policy_from, reward_from
@@ -74,9 +73,9 @@ class Program:
     config: Any
     problem: Problem
 
-    def __repr__(self) -> str:
-        problem = self.problem
-        return f"{self.method}({flatten(self.config)}) on {problem}"
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In hypothesis' reports, which are long enough."""
+        printer.text(f"{self.method} of {self.problem.id}")
 
 
 def _of(*values: Any) -> st.SearchStrategy[Any]:
