@@ -19,6 +19,7 @@ FAILURES = ("no_answer", "grader_timeout", "grader_error")
 class Acceleration:
     """What a run did not have to do, each as a share of what it would have done otherwise."""
 
+    certified: Estimate  # draws from refined distributions that no gradient could change
     cached: Estimate  # gradient passes, against one per step of every refinement
     reused: Estimate  # tokens, against rolling both sides of every judged candidate out afresh
     skipped: Estimate  # positions passed without refinement
@@ -28,10 +29,11 @@ class Acceleration:
 def acceleration(records: Sequence[Record], level: float = LEVEL) -> Acceleration:
     """Acceleration shares with intervals over problems; NaN where a run has nothing of the kind.
 
-    `cached`: without a cache every one of the T steps of a refinement takes a pass. `reused`:
-    Algorithm 1 as printed rolls out the current response again at each position where it rolls out
-    a rival; positions whose draw did not differ from their token would add to that, so the share is
-    a lower bound.
+    `certified`: such draws need no refinement, and are the zeroth-order twin's (`dto.certify`);
+    older versions did not look. `cached`: without a cache every one of the T steps of a refinement
+    takes a pass. `reused`: Algorithm 1 as printed rolls out the current response again at each
+    position where it rolls out a rival; positions whose draw did not differ from their token would
+    add to that, so the share is a lower bound.
     """
     steps = int(records[0]["config"].get("steps", 0))
     spent = [record["ledger"] for record in records]
@@ -40,7 +42,9 @@ def acceleration(records: Sequence[Record], level: float = LEVEL) -> Acceleratio
     unhurried = [s["refinements"] * steps for s in spent]
     passed = [record["outcome"]["positions"] for record in records]
     visited = [record["outcome"]["visited"] for record in records]
+    certified = [record["outcome"].get("certified", 0) for record in records]
     return Acceleration(
+        certified=_ratio(records, certified, visited if steps else [0] * len(visited), level),
         cached=_ratio(
             records, _less(unhurried, [s["gradient_passes"] for s in spent]), unhurried, level
         ),

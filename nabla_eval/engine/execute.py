@@ -9,13 +9,14 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.gradient import affordable, gradients
 from nabla_eval.engine.guide import row_limit, tilt, weigh
-from nabla_eval.engine.refine import free_rows, refine
+from nabla_eval.engine.refine import certify, free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
 from nabla_eval.errors import Fault, ServerError
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
+    Certify,
     Compose,
     Differentiate,
     Generate,
@@ -34,7 +35,9 @@ Place = tuple[int, int]  # ticket, and place in its list
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
 
-_ORDER = (Compose, Replay, Score, Differentiate, Refine, Weigh, Tilt, Generate)
+_ORDER = (
+    Compose, Replay, Score, Certify, Differentiate, Refine, Weigh, Tilt, Generate,
+)  # fmt: skip
 
 
 class Executor:
@@ -98,6 +101,9 @@ class Executor:
             case Refine():
                 rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
                 return lambda batch: refine(pair, batch), lambda r: len(free_rows(r)), rows
+            case Certify():
+                rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
+                return lambda batch: certify(pair, batch), lambda _: 1, rows
             case Weigh() | Tilt():
                 guide: Callable = weigh if isinstance(request, Weigh) else tilt
                 # Each also takes a row of V numbers, of which a batch holds so many at most.
@@ -187,6 +193,8 @@ def _group(request: Request) -> Hashable:
     match request:
         case Differentiate():
             return (Differentiate, request.objective, request.norm, request.temperature)
+        case Certify():
+            return (Certify, request.dto)
         case Refine():
             return (Refine, request.dto, request.norm, request.relaxation)
         case Tilt():

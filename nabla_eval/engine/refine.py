@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
+from nabla_eval.dto.certify import UNDECIDED, certain
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import anchor_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
@@ -17,7 +18,7 @@ from nabla_eval.engine.gradient import affordable, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
-from nabla_eval.requests import Gradient, Refine, Refinement
+from nabla_eval.requests import Certified, Certify, Gradient, Refine, Refinement
 
 _ELEMENTS = 2**25  # of rows x V whose anchors are made at once
 
@@ -37,10 +38,10 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
     solution = optimise_rows(pair, requests)
     firsts = [sum(solution.sizes[:i]) for i in range(len(requests))]
     before, after = solution.start[firsts], solution.logits[firsts]
-    allowed = _allowed(pair, before, [request.min_probability for request in requests])
+    allowed = allowed_tokens(pair, before, [request.min_probability for request in requests])
     filters = Filter([request.sampling for request in requests], after.device)
     probabilities = filters.distribution(after.masked_fill(~allowed, -torch.inf))
-    tokens = draws(probabilities, _numbers(requests, after.device))
+    tokens = draws(probabilities, numbers(requests, after.device))
     chosen = probabilities.gather(-1, tokens).tolist()
     moved = (after - before).abs().amax(-1).tolist()
     return [
@@ -57,7 +58,32 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
     ]
 
 
-def _numbers(requests: Sequence[Refine], device: torch.device) -> Tensor:
+@torch.inference_mode(False)
+@torch.no_grad()
+def certify(pair: Pair, requests: Sequence[Certify]) -> list[Certified]:
+    """Draws that no refinement can change, for requests that share `dto`; no model is called."""
+    logits = widen(
+        pair.policy.head(torch.stack([r.trajectory.states[r.position] for r in requests]))
+    )
+    allowed = allowed_tokens(pair, logits, [request.min_probability for request in requests])
+    temperatures = torch.tensor(
+        [[request.sampling.temperature] for request in requests],
+        dtype=logits.dtype,
+        device=logits.device,
+    )
+    drawn = certain(
+        logits.masked_fill(~allowed, -torch.inf),
+        temperatures,
+        numbers(requests, logits.device),
+        requests[0].dto,
+    ).tolist()
+    return [
+        Certified(tuple(None if token == UNDECIDED else token for token in own[: len(r.keys)]))
+        for r, own in zip(requests, drawn, strict=True)
+    ]
+
+
+def numbers(requests: Sequence[Refine | Certify], device: torch.device) -> Tensor:
     """One uniform number per key, `[B, S]`; requests with fewer keys are padded."""
     width = max(len(request.keys) for request in requests)
     numbers = iter(uniforms([key for request in requests for key in request.keys], 0, 1)[:, 0])
@@ -179,7 +205,7 @@ def _recompute(
     return row_gradients(pair, parts, objective)
 
 
-def _allowed(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
+def allowed_tokens(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:
     """Tokens that may be drawn `[B, V]`: known to the reward model, not below the floor on pi."""
     probabilities = logits.softmax(-1)
     floor = torch.tensor(floors, dtype=logits.dtype, device=logits.device)[:, None]

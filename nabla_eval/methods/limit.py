@@ -14,6 +14,7 @@ from typing import Any
 
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.requests import (
+    Certify,
     Compose,
     Differentiate,
     Generate,
@@ -89,7 +90,7 @@ def _most(request: Request) -> int:
             return max(0, min(request.stop, request.keep) - request.first)
         case Tilt():
             return 2
-        case Compose():
+        case Compose() | Certify():
             return 0
     return 1
 

@@ -14,14 +14,17 @@ from nabla_eval.methods.nabla_options import PRESETS, Nabla, lookahead
 from nabla_eval.methods.nabla_state import Run, Visit
 from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.select import hard_sequence, uncertain
+from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Candidate,
+    Certify,
     Differentiate,
     Generate,
     Method,
     Part,
     Problem,
     Refine,
+    Refinement,
     Score,
     Trajectory,
     Verdict,
@@ -50,6 +53,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
         reward=run.reward,
         candidates=tuple(run.candidates),
         visited=run.visited,
+        certified=run.certified,
         positions=run.positions,
         ledger=run.surplus,  # the driver adds what the requests cost
     )
@@ -90,11 +94,12 @@ def _ahead(run: Run, wanted: int) -> Part:
         if not window:
             sweep, position, entered = sweep + 1, 0, False
             continue
-        yield from _refine(run, sweep, window)
-        for i in window:
-            draw, (asked, _) = run.refined[i]
-            visits.append(Visit(sweep, i, draw, draw.tokens[sweep - asked]))
-            fresh += run.differs(visits[-1])
+        if run.config.certifies:
+            yield from _certify(run, sweep, window)
+        yield from _refine(run, sweep, [i for i in window if run.visit(sweep, i) is None])
+        found = [visit for i in window if (visit := run.visit(sweep, i)) is not None]
+        visits += found
+        fresh += sum(run.differs(visit) for visit in found)
         position, entered = window[-1] + 1, True
     return visits, (sweep, position)
 
@@ -103,10 +108,7 @@ def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     """The next positions that pass both gates of the selection."""
     selection = run.config.selection
     unsure = uncertain(run.current, selection, start)
-    if not run.config.differentiates:
-        return unsure[:size]
     if selection.gradient_threshold == 0:
-        yield from _differentiate(run, sweep, unsure[:size])
         return unsure[:size]
     window: list[int] = []
     while unsure and len(window) < size:
@@ -146,19 +148,48 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
         run.gradients[hard] = gradient, place
 
 
+def _certify(run: Run, sweep: int, positions: list[int]) -> Part:
+    """Ask, once for each position, which draws of the sweeps left no gradient could change."""
+    config = run.config
+    new = [i for i in positions if i not in run.known and i not in run.refined]
+    if not new:
+        return
+    known = yield [
+        Certify(
+            run.problem,
+            run.current,
+            i,
+            keys=_keys(run, sweep, i),
+            sampling=config.drawing,
+            dto=config.dto,
+            min_probability=config.resampling.min_probability,
+        )
+        for i in new
+    ]
+    run.known.update((i, (own, sweep)) for i, own in zip(new, known, strict=True))
+
+
+def _keys(run: Run, sweep: int, position: int) -> tuple[Key, ...]:
+    """What a position draws with in this sweep and those that are left."""
+    sweeps = range(sweep, run.config.passes)
+    return tuple(run.problem.key / "resample" / s / position for s in sweeps)
+
+
 def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
     """Refine positions of the current trajectory, each once, and draw there for all sweeps left."""
     problem, config = run.problem, run.config
     new = [i for i in positions if i not in run.refined]
     if not new:
         return
+    if config.dto.steps > 0:
+        yield from _differentiate(run, sweep, new)
     draws = yield [
         Refine(
             problem,
             run.current,
             i,
-            keys=tuple(problem.key / "resample" / s / i for s in range(sweep, config.passes)),
-            sampling=config.resampling.of(config.sampling),
+            keys=_keys(run, sweep, i),
+            sampling=config.drawing,
             dto=config.dto,
             gradient=run.gradient(i) if config.dto.steps > 0 else None,
             norm=config.selection.gradient_norm,
@@ -230,13 +261,14 @@ def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Cand
         verdict = "tie"
     position, gradient = visit.position, run.gradient(visit.position)
     norms = {} if gradient is None else gradient.norms
+    draw = visit.draw or Refinement((), ())
     return Candidate(
         index=len(run.candidates),
         sweep=visit.sweep,
         position=position,
         entropy=run.current.entropy[position],
         top_probability=run.current.top_probability[position],
-        gradient_norm=norms.get(position, visit.draw.norm),
+        gradient_norm=norms.get(position, draw.norm),
         old_token=run.current.tokens[position],
         new_token=visit.token,
         old_reward=run.reward,
@@ -245,7 +277,8 @@ def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Cand
         tokens=rival.tokens,
         text=rival.text,
         stop=rival.stop,
-        flips=visit.draw.flips,
-        moved=visit.draw.moved,
+        flips=draw.flips,
+        moved=draw.moved,
+        certified=visit.certified,
         compared_reward=run.compared,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from nabla_eval.config import DTO, Budget, Resampling, Sampling, Selection, require
@@ -20,6 +21,7 @@ class Nabla:
     stop_reward: float | None = None  # stop as soon as the reward reaches it
     acceptance: Literal["strict", "released"] = "strict"
     lookahead: int | Literal["auto"] = 1  # candidates of one trajectory rolled out as one batch
+    certify: bool = True  # draw without a gradient where none could change the draw; exact
     sampling: Sampling = field(default_factory=Sampling)
     resampling: Resampling = field(default_factory=Resampling)
     selection: Selection = field(default_factory=Selection)
@@ -36,7 +38,21 @@ class Nabla:
     @property
     def relaxation(self) -> float:
         """tau of the straight-through softmax: the temperature of the draw it prepares."""
-        return self.resampling.of(self.sampling).temperature or 1.0
+        return self.drawing.temperature or 1.0
+
+    @cached_property
+    def drawing(self) -> Sampling:
+        """How the refined token is drawn."""
+        return self.resampling.of(self.sampling)
+
+    @cached_property
+    def certifies(self) -> bool:
+        """Whether draws can be known without their gradients, and no gate asks for those."""
+        draw, dto = self.drawing, self.dto
+        plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
+        bounded = dto.parameterisation == "logits" and dto.weight_decay == 0
+        needless = dto.steps > 0 and self.selection.gradient_threshold == 0
+        return self.certify and needless and bounded and plain
 
     @property
     def differentiates(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.select import hard_sequence
-from nabla_eval.requests import Candidate, Gradient, Problem, Refinement, Trajectory
+from nabla_eval.requests import Candidate, Certified, Gradient, Problem, Refinement, Trajectory
 
 Start: TypeAlias = tuple[int, tuple[int, ...]]  # sweep, and the tokens a rollout starts from
 
@@ -20,8 +20,9 @@ class Visit:
 
     sweep: int
     position: int
-    draw: Refinement
+    draw: Refinement | None  # None: the position was never refined
     token: int
+    certified: bool = False  # no gradient could change it
 
     @property
     def place(self) -> tuple[int, int]:
@@ -44,6 +45,7 @@ class Run:
     position: int = 0  # where the sweep goes on
     entered: bool = False  # whether the sweep has come to a position that passes the gates
     visited: int = 0
+    certified: int = 0
     positions: int = 0
     rewards: dict[tuple[int, ...], float] = field(default_factory=dict)  # by what was scored
     unseen: set[tuple[int, ...]] = field(default_factory=set)  # scored, but not judged
@@ -52,6 +54,7 @@ class Run:
     # Of the current trajectory, with the place that first asked for it:
     gradients: dict[tuple[int, ...], tuple[Gradient, tuple[int, int]]] = field(default_factory=dict)
     refined: dict[int, tuple[Refinement, tuple[int, int]]] = field(default_factory=dict)
+    known: dict[int, tuple[Certified, int]] = field(default_factory=dict)  # from a sweep on
 
     @property
     def ended(self) -> str | None:
@@ -67,6 +70,15 @@ class Run:
         hard = hard_sequence(self.current, position, self.config.dto)
         return self.gradients[hard][0] if hard in self.gradients else None
 
+    def visit(self, sweep: int, position: int) -> Visit | None:
+        """The draw of a sweep at a position; None where it takes a gradient that is not there."""
+        known, first = self.known.get(position, (None, sweep))
+        certain = None if known is None else known.tokens[sweep - first]
+        if position in self.refined:
+            draw, (asked, _) = self.refined[position]
+            return Visit(sweep, position, draw, draw.tokens[sweep - asked], certain is not None)
+        return None if certain is None else Visit(sweep, position, None, certain, True)
+
     def differs(self, visit: Visit) -> bool:
         """Whether a draw proposes anything."""
         return visit.token != self.current.tokens[visit.position]
@@ -78,6 +90,7 @@ class Run:
     def settle(self, visits: list[Visit]) -> None:
         """Commit to draws: what the loop came to, in its order."""
         self.visited += len(visits)
+        self.certified += sum(visit.certified for visit in visits)
         if visits:
             self.move(visits[-1].sweep, visits[-1].position + 1)
             self.entered = True
@@ -95,6 +108,7 @@ class Run:
         self.current, self.reward, self.compared = rival, reward, None
         self.gradients.clear()
         self.refined.clear()
+        self.known.clear()
         lost = [start for start in self.spare if not self.can_come_to(start)]
         self.discard([self.spare.pop(start) for start in lost])
 

@@ -254,6 +254,8 @@ class AccelerationJSON(TypedDict):
 
     run: str
     task: str
+    certified: float | None
+    certified_ci95: Interval
     cached: float | None
     cached_ci95: Interval
     reused: float | None

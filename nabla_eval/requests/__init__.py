@@ -11,6 +11,8 @@ from collections.abc import Generator
 from typing import Any, TypeAlias
 
 from nabla_eval.requests.asked import (
+    Certified,
+    Certify,
     Compose,
     Differentiate,
     Generate,
@@ -49,6 +51,8 @@ from nabla_eval.requests.problem import (
 __all__ = [
     "CUT_OFF",
     "Candidate",
+    "Certified",
+    "Certify",
     "Choice",
     "Compose",
     "Differentiate",
@@ -80,8 +84,10 @@ __all__ = [
     "Weigh",
 ]
 
-Request: TypeAlias = Generate | Score | Differentiate | Refine | Weigh | Tilt | Compose | Replay
-Result: TypeAlias = Trajectory | Judgement | Gradient | Refinement | Ranking | Prompt
+Request: TypeAlias = (
+    Generate | Score | Certify | Differentiate | Refine | Weigh | Tilt | Compose | Replay
+)
+Result: TypeAlias = Trajectory | Judgement | Certified | Gradient | Refinement | Ranking | Prompt
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
 Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

@@ -153,6 +153,31 @@ class Refine:
 
 
 @dataclass(frozen=True)
+class Certified:
+    """Draws that no refinement can change: a token a key, None where it depends on the gradient."""
+
+    tokens: tuple[int | None, ...]
+    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Certify:
+    """What `Refine` with the same fields would draw, where that is the same for every gradient.
+
+    DTO's steps are bounded (`dto.certify`), so that most draws are known without a pass of the
+    models. Only for free logits without weight decay, and draws without top-p and top-k.
+    """
+
+    problem: Problem
+    trajectory: Trajectory
+    position: int
+    keys: tuple[Key, ...]
+    sampling: Sampling
+    dto: DTO
+    min_probability: float = 0.0
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A conversation as a problem of its own, ready for `Generate` and `Replay`."""
 

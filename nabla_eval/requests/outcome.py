@@ -42,6 +42,7 @@ class Candidate:
     stop: StopReason
     flips: int = 0
     moved: float = 0.0
+    certified: bool = False  # no gradient could change the draw (`dto.certify`)
     compared_reward: float | None = None  # where acceptance=released compared with another number
 
 
@@ -96,6 +97,7 @@ class Outcome:
     drafts: tuple[Draft, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     visited: int = 0  # positions at which a refined distribution was drawn from
+    certified: int = 0  # of those: draws that no gradient could change
     positions: int = 0  # positions passed in all sweeps, refined or skipped
     ended: str = "done"  # why the method stopped: done, budget, reward, max_calls, malformed
     steps: tuple[Step, ...] = ()

@@ -31,9 +31,7 @@ class DraftRecord(TypedDict):
     reward: float | None
 
 
-class CandidateRecord(TypedDict):
-    """One judged revision: `requests.Candidate` and the texts around it."""
-
+class _Candidate(TypedDict):
     index: int
     sweep: int
     position: int
@@ -54,6 +52,12 @@ class CandidateRecord(TypedDict):
     flips: int
     moved: float
     compared_reward: float | None
+
+
+class CandidateRecord(_Candidate, total=False):
+    """One judged revision: `requests.Candidate` and the texts around it."""
+
+    certified: bool  # older records have none
 
 
 class StepRecord(TypedDict):
@@ -90,9 +94,7 @@ class ChoiceRecord(TypedDict):
     new_text: str
 
 
-class OutcomeRecord(TypedDict):
-    """What the method returned."""
-
+class _Outcome(TypedDict):
     text: str
     tokens: list[int]
     stop: StopReason
@@ -100,6 +102,12 @@ class OutcomeRecord(TypedDict):
     ended: str
     visited: int
     positions: int
+
+
+class OutcomeRecord(_Outcome, total=False):
+    """What the method returned."""
+
+    certified: int  # older records have none
 
 
 class Profile(TypedDict):

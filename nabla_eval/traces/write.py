@@ -171,6 +171,7 @@ def record(
             "reward": outcome.reward,
             "ended": outcome.ended,
             "visited": outcome.visited,
+            "certified": outcome.certified,
             "positions": outcome.positions,
         },
         "ledger": outcome.ledger.as_dict(),

@@ -69,7 +69,10 @@ def test_acceleration_by_hand():
     third = candidate("rejected", position=3)
     ours = record(0, candidates=[first, second, third], ledger=ledger)
     ours["outcome"]["positions"], ours["outcome"]["visited"] = 20, 4
+    assert acceleration([ours]).certified.value == 0.0  # as in traces of older versions
+    ours["outcome"]["certified"] = 3
     found = acceleration([ours])
+    assert found.certified.value == pytest.approx(3 / 4)
     assert found.cached.value == pytest.approx(1 - 8 / (4 * 20))
     tails = (4 - 1) + (4 - 2) + (10 - 3)  # of the response that stood at each judgement
     assert found.reused.value == pytest.approx(tails / (tails + 30))
@@ -80,6 +83,7 @@ def test_acceleration_by_hand():
 def test_a_run_that_refines_nothing_saves_nothing():
     twin = [record(i, config={**NABLA, "steps": 0}, candidates=[candidate()]) for i in range(2)]
     assert math.isnan(acceleration(twin).cached.value)
+    assert math.isnan(acceleration(twin).certified.value)
     plain = record(0, method="greedy", config={})
     plain["outcome"]["positions"] = 0
     found = acceleration([plain])

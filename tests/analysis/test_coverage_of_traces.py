@@ -36,6 +36,7 @@ TRUTH = {
     "truncated": 0.25,
     "mean cost": 10.0,
     "correct per cost": 0.05,
+    "certified": 0.5,
     "cached": 0.6,
     "skipped": 0.5,
     "pass@2": 2 / 3,
@@ -63,6 +64,7 @@ def synthetic(u: np.ndarray) -> tuple[list[Any], dict[str, list[float]]]:
                 "reward": 3 * nature, "positions": passed, "visited": passed * next(rest),
                 "stop": "length" if next(rest) < nature / 2 else "eos",
             }  # fmt: skip
+            line["outcome"]["certified"] = line["outcome"]["visited"] * next(rest)
             line["ledger"] |= {
                 "model_calls": 5 + 5 * (nature + next(rest)), "refinements": 1 + 2 * nature,
                 "gradient_passes": 20 * (1 + 2 * nature) * 0.8 * next(rest),
@@ -95,6 +97,7 @@ def test_each_covers_at_its_nominal_rate(monkeypatch: Any) -> None:
             "truncated": failures(run).truncated,
             "mean cost": costs(records)["model_calls"],
             "correct per cost": correct_per_cost(run.scores, records),
+            "certified": saved.certified,
             "cached": saved.cached,
             "skipped": saved.skipped,
             "pass@2": pass_at(graded, 3, 2),

@@ -37,6 +37,7 @@ options = st.fixed_dictionaries(
         "anchor_offset": st.sampled_from(["gumbel", "margin"]),
         "parameterisation": st.sampled_from(["logits", "latents"]),
         "grad_cache": st.booleans(),
+        "certify": st.booleans(),
         "lam": st.sampled_from([1.0, -1.0, 0.0]),
         "nll_weight": st.sampled_from([1.0, 1e-3, 0.0]),
     }
@@ -105,3 +106,24 @@ def test_the_drawn_configurations_reach_what_matters():
     assert sum(c.verdict == "accepted" for c in candidates) >= 5
     assert sum(c.verdict == "rejected" for c in candidates) >= 5
     assert sum(c.flips for c in candidates) >= 5
+
+
+def test_certified_draws_are_those_of_the_specification():
+    """With the default's small steps most draws are certified; no decision differs, passes do."""
+    pair, problems = PAIRS[True], tiny_problems(PAIRS[True], 6)
+    spent: dict[bool, int] = {}
+    certified: dict[bool, int] = {}
+    visited: dict[bool, int] = {}
+    for certify in (True, False):
+        config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, "certify": certify})
+        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        spent[certify] = sum(outcome.ledger.gradient_passes for outcome in found)
+        for problem, outcome in zip(problems, found, strict=True):
+            assert decisions(outcome) == decisions(naive.nabla(pair, problem, config))
+            assert sum(c.certified for c in outcome.candidates) <= outcome.certified
+            assert all(c.certified or c.gradient_norm is not None for c in outcome.candidates)
+        certified[certify] = sum(outcome.certified for outcome in found)
+        visited[certify] = sum(outcome.visited for outcome in found)
+    assert 0.5 * visited[True] < certified[True] < visited[True] == visited[False]
+    assert certified[False] == 0
+    assert spent[True] < spent[False]

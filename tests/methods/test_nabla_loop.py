@@ -13,6 +13,8 @@ from nabla_eval.methods.nabla_options import lookahead
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
+    Certified,
+    Certify,
     Differentiate,
     Frame,
     Generate,
@@ -47,7 +49,8 @@ def trajectory(tokens, key=KEY, entropy=1.0) -> Trajectory:
 class Script:
     """Answers by table: drafts, draws by (sweep, position), rewards by token sequence."""
 
-    def __init__(self, draft, draws, rewards, entropy=1.0, norms=None):
+    def __init__(self, draft, draws, rewards, entropy=1.0, norms=None, certain=None):
+        self.certain = certain or {}
         self.draft, self.draws, self.rewards = draft, dict(draws), rewards
         self.entropy, self.norms = entropy, norms
         self.asked: list[str] = []
@@ -71,6 +74,8 @@ class Script:
             case Differentiate():
                 norms = self.norms or [1.0] * len(request.hard)
                 return Gradient(request.hard, {i: norms[i] for i in request.rows})
+            case Certify():
+                return Certified(tuple(self.certain.get(request.position) for _ in request.keys))
             case Refine():
                 own = request.trajectory.tokens[request.position]
                 draws = self.draws.setdefault(request.position, [])
@@ -161,7 +166,7 @@ def test_lookahead_crosses_sweeps_and_repeats_no_refinement():
         (0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4),
     ]  # fmt: skip
     assert outcome.tokens == (5, 4) and outcome.visited == outcome.positions == 4
-    assert script.asked == ["Generate", "Score", "Differentiate", *["Refine"] * 2,
+    assert script.asked == ["Generate", "Score", *["Certify"] * 2, "Differentiate", *["Refine"] * 2,
                             *["Generate"] * 4, *["Score"] * 4]  # fmt: skip
 
 
@@ -237,6 +242,19 @@ def iid(index: int, n: int):
     config = configure("nabla", {"n": n, "passes": 50, "steps": 0})
     (outcome,) = drive([start(problem(f"iid{index}"), config)], execute)
     return outcome
+
+
+def test_only_draws_that_depend_on_the_gradient_ask_for_one():
+    rewards = {(5, 6, 7): 0.0, (5, 9, 7): 1.0, (5, 9, 8): 2.0}
+    certain = Script((5, 6, 7), {2: [8]}, rewards, certain={0: 5, 1: 9})
+    outcome = solve(certain)
+    assert certain.asked.count("Certify") == 3
+    assert (certain.asked.count("Differentiate"), certain.asked.count("Refine")) == (1, 1)
+    assert [(c.position, c.certified) for c in outcome.candidates] == [(1, True), (2, False)]
+    assert (outcome.visited, outcome.certified) == (3, 2) and outcome.tokens == (5, 9, 8)
+    asked = Script((5, 6, 7), {1: [9], 2: [8]}, rewards)
+    assert solve(asked, certify=False).tokens == outcome.tokens
+    assert "Certify" not in asked.asked and asked.asked.count("Differentiate") == 2
 
 
 @pytest.mark.parametrize("n", [2, 8])

@@ -107,6 +107,8 @@ class AccelerationRow:
 
     run: str
     task: str
+    certified: float
+    certified_ci95: Range
     cached: float
     cached_ci95: Range
     reused: float
@@ -123,6 +125,8 @@ class AccelerationRow:
         return cls(
             run.name,
             run.task,
+            found.certified.value,
+            found.certified.interval,
             found.cached.value,
             found.cached.interval,
             found.reused.value,
@@ -209,12 +213,14 @@ def acceleration_table(runs: Sequence[Run]) -> Table[AccelerationRow]:
     columns = [
         *task_column(rows),
         Column[AccelerationRow]("Run", lambda row: row.run, "left"),
+        Column[AccelerationRow]("Draws certified", lambda row: percent(row.certified)),
         Column[AccelerationRow]("Passes cached", lambda row: percent(row.cached)),
         Column[AccelerationRow]("Tokens reused", lambda row: percent(row.reused)),
         Column[AccelerationRow]("Positions skipped", lambda row: percent(row.skipped)),
         Column[AccelerationRow]("Speculative", lambda row: percent(row.speculative)),
     ]
     notes = [
+        "Draws certified: the same whatever the gradient, so taken without one. "
         "Passes cached: of one gradient pass per step of each refinement. Tokens reused: of what "
         "rolling out both sides of every judged candidate would draw (a lower bound). Positions "
         "skipped: passed without a refinement. Speculative: model calls that lookahead threw away."

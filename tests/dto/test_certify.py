@@ -1,0 +1,115 @@
+"""Draws that no gradient can change: the bound holds, is tight, and decides nothing wrongly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nabla_eval.config import DTO
+from nabla_eval.dto import optimise
+from nabla_eval.dto.certify import UNDECIDED, certain, reach
+from nabla_eval.engine.sampler import draws
+
+
+def descended(start: torch.Tensor, gradients: list[torch.Tensor], dto: DTO) -> torch.Tensor:
+    """Logits after T steps down whatever gradients."""
+    state, table = optimise.init(start), optimise.schedule(dto, start)
+    for gradient in gradients:
+        state = optimise.step(state, gradient, table)
+    return state.parameters
+
+
+def test_a_constant_gradient_moves_a_logit_by_the_sum_of_the_rates() -> None:
+    """Adam's first step is lr long, and each is when the gradient stays: the reach is near that."""
+    dto = DTO()
+    rates = sum(optimise.learning_rate(count, dto) for count in range(dto.steps))
+    moved = descended(torch.zeros(1, 2).double(), [torch.tensor([[1.0, -3.0]]).double()] * 20, dto)
+    assert moved.abs() == pytest.approx(torch.full((1, 2), rates), rel=1e-5)
+    assert rates < reach(dto) < 1.05 * rates
+    assert reach(DTO(steps=1, lr=0.3)) == pytest.approx(0.3)
+    assert reach(DTO(weight_decay=0.1)) == math.inf
+
+
+@given(
+    steps=st.integers(1, 30),
+    lr=st.sampled_from([1e-3, 0.01, 0.3]),
+    seed=st.integers(0, 10**6),
+    growth=st.sampled_from([0.1, 1.0, 3.0, 30.0]),
+)
+def test_no_gradients_move_a_logit_out_of_reach(steps: int, lr: float, seed: int, growth: float):
+    """Growing and shrinking gradients of any sign, of which Adam's worst case is one."""
+    dto = DTO(steps=steps, lr=lr, min_lr=lr / 10)
+    draw = torch.Generator().manual_seed(seed)
+    gradients = [
+        growth**t * torch.randn(4, 50, generator=draw, dtype=torch.float64) for t in range(steps)
+    ]
+    moved = descended(torch.zeros(4, 50, dtype=torch.float64), gradients, dto)
+    assert float(moved.abs().max()) <= reach(dto)
+
+
+def test_the_bound_is_attained_at_the_last_step() -> None:
+    """Gradients in the ratio a_k / b_k, for which Cauchy-Schwarz is an equality."""
+    steps = 20
+    dto = DTO(steps=steps)
+    ratio = optimise.BETA_2 / optimise.BETA_1
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    gradients = [ones * 1e-3 * (1 / ratio) ** (steps - 1 - t) for t in range(steps)]
+    before = descended(ones * 0, gradients[:-1], dto)
+    last = float((descended(ones * 0, gradients, dto) - before).abs())
+    shorter = reach(DTO(steps=steps)) - _reach_but_the_last(dto)
+    assert last == pytest.approx(shorter, rel=1e-3)
+
+
+def _reach_but_the_last(dto: DTO) -> float:
+    """By the formula in the module's docstring, written out."""
+    total = 0.0
+    for t in range(1, dto.steps):
+        a = [(1 - optimise.BETA_1) * optimise.BETA_1 ** (t - k) for k in range(1, t + 1)]
+        b = [(1 - optimise.BETA_2) * optimise.BETA_2 ** (t - k) for k in range(1, t + 1)]
+        spread = math.sqrt(sum(x * x / y for x, y in zip(a, b, strict=True)))
+        bias = math.sqrt(1 - optimise.BETA_2**t) / (1 - optimise.BETA_1**t)
+        total += optimise.learning_rate(t - 1, dto) * bias * spread
+    return total
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.3, 1.0, 1.5]),
+    lr=st.sampled_from([0.01, 0.3]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    peaked=st.booleans(),
+)
+def test_a_certified_draw_is_the_draw_of_every_corner_of_the_box(
+    seed: int, temperature: float, lr: float, dtype: Any, peaked: bool
+) -> None:
+    """Against the distributions that change each cumulative probability most, and random ones."""
+    draw = torch.Generator().manual_seed(seed)
+    dto, rows, words = DTO(lr=lr), 3, 9
+    logits = (6 if peaked else 1) * torch.randn(rows, words, generator=draw, dtype=dtype)
+    logits[0, 4] = -torch.inf
+    uniform = torch.rand(rows, 40, generator=draw, dtype=torch.float64)
+    found = certain(logits, torch.full((rows, 1), temperature, dtype=dtype), uniform, dto)
+    signs = [torch.where(torch.arange(words) < cut, 1.0, -1.0) for cut in range(words + 1)]
+    signs += [-own for own in signs]
+    signs += [torch.rand(words, generator=draw) * 2 - 1 for _ in range(10)]
+    for sign in signs:
+        moved = logits + reach(dto) * sign.to(dtype)
+        drawn = draws((moved / temperature).softmax(-1), uniform)
+        assert bool(((found == UNDECIDED) | (found == drawn)).all())
+
+
+def test_most_draws_of_the_default_are_certified_and_those_at_an_edge_are_not() -> None:
+    logits = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    half = 1 / (1 + math.exp(-2 * reach(DTO())))  # what the first token can come to have
+    uniform = torch.tensor([[0.0, 1 - half - 0.01, 1 - half + 0.01, half - 0.01, half + 0.01]])
+    found = certain(logits, one, uniform, DTO())
+    assert found.tolist() == [[UNDECIDED, 0, UNDECIDED, UNDECIDED, 1]]
+    grid = (torch.arange(1000, dtype=torch.float64)[None] + 0.5) / 1000
+    share = (certain(logits, one, grid, DTO()) != UNDECIDED).double().mean()
+    assert float(share) == pytest.approx(1 - (2 * half - 1), abs=2e-3)
