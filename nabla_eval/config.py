@@ -194,10 +194,21 @@ class Budget:
     """What a method may spend on a problem; every method has it."""
 
     max_calls: int | None = None  # model calls of the ledger: tokens + 4 x passes + scorings
+    max_item_tokens: int | None = None  # generated tokens of the ledger
+    max_item_seconds: float | None = None  # results then depend on the machine and the batch
 
     def __post_init__(self) -> None:
-        calls = self.max_calls
-        require(calls is None or calls >= 1, "max_calls", calls, "an integer >= 1, or none")
+        for name in ("max_calls", "max_item_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "an integer >= 1, or none")
+        seconds = self.max_item_seconds
+        good = seconds is None or (math.isfinite(seconds) and seconds > 0)
+        require(good, "max_item_seconds", seconds, "a number > 0, or none")
+
+    @property
+    def counts(self) -> bool:
+        """Whether what is done too early may be missing later."""
+        return self.max_calls is not None or self.max_item_tokens is not None
 
 
 def _finite(value: float, least: float) -> bool:

@@ -53,16 +53,16 @@ class DependencyError(NablaError, ImportError):
 
 
 class OutOfCalls(NablaError):  # noqa: N818 - news for a method, not a mistake
-    """Thrown into a method at the `yield` whose requests its `max_calls` no longer cover.
+    """Thrown into a method at the `yield` whose requests one of its budgets no longer covers.
 
     `results` are those of the first requests of the list, which were still covered; the last may
     be a response that was cut short. A method returns its best answer so far, with
-    `ended="max_calls"`.
+    `ended` set to the name of the `budget`.
     """
 
-    def __init__(self, results: Sequence[Any]) -> None:
-        super().__init__("max_calls are used up. A method must catch this and return an Outcome.")
-        self.results = tuple(results)
+    def __init__(self, results: Sequence[Any], budget: str = "max_calls") -> None:
+        super().__init__(f"{budget} are used up. A method must catch this and return an Outcome.")
+        self.results, self.budget = tuple(results), budget
 
 
 @dataclass(frozen=True)

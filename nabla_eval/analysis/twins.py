@@ -7,6 +7,7 @@ from typing import Any
 
 from nabla_eval.analysis.naming import IDLE
 from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.requests.outcome import BUDGETS
 from nabla_eval.traces.schema import Record
 
 # What the selection by gradient norm still looks at when no step is taken.
@@ -63,7 +64,7 @@ def _best_of_n(run: Run, runs: Iterable[Run]) -> list[Run]:
         for other in runs
         if other.method == "best_of_n"
         and other.config.get("evaluator", "reward") in ("auto", "reward")
-        and other.config.get("max_calls") is None
+        and all(other.config.get(name) is None for name in BUDGETS)
         and other.n == run.n
         and alike(other, run)
     ]

@@ -44,7 +44,7 @@ class BestOfN:
     @property
     def batch(self) -> int:
         """Samples drawn side by side: where it may end early, each is judged before the next."""
-        singly = self.stop_reward is not None or self.budget.max_calls is not None
+        singly = self.stop_reward is not None or self.budget.counts
         return 1 if singly and self.needs_reward else self.n
 
 
@@ -144,7 +144,7 @@ def weighted_best_of_n(problem: Problem, config: WeightedBestOfN) -> Method:
 
 
 def _weigh(pool: Pool, config: WeightedBestOfN) -> Part:
-    singly = config.needs_reward and config.budget.max_calls is not None
+    singly = config.needs_reward and config.budget.counts
     while len(pool.samples) < config.n:
         yield from pool.draw(1 if singly else config.n, config.sampling)
         if config.needs_reward:

@@ -1,17 +1,21 @@
-"""`max_calls`: any method, cut off before it spends more model calls than it may.
+"""Budgets of a problem: any method, cut off before it spends more than it may.
 
 The limit is a wrapper around the generator, so that no method counts. What fits is carried out as
 the method asked for it; near the end, requests are carried out a few at a time, because what one
 does not use is left for the next. Every draw is keyed, so up to the cut a limited method gives the
-same tokens as an unlimited one.
+same tokens as an unlimited one. Not so with `max_item_seconds`: how far a method comes in a time
+depends on the machine and on what else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from nabla_eval.config import Budget
+from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.requests import (
     Certify,
@@ -29,51 +33,95 @@ from nabla_eval.requests import (
 )
 
 
-def limited(method: Method, max_calls: int) -> Method:
-    """The same method with at most `max_calls` model calls (the ledger's; at least 1).
+@dataclass
+class _Counter:
+    """What is left of one budget."""
 
-    A response that the calls do not cover is written as far as they go. The method then gets
-    `OutOfCalls`, and returns its best answer so far.
+    name: str
+    left: int
+    most: Callable[[Request], int]  # that a request can cost
+    spent: Callable[[Ledger], int]
+
+
+def _counters(budget: Budget) -> list[_Counter]:
+    found = []
+    if budget.max_calls is not None:
+        found.append(_Counter("max_calls", budget.max_calls, _most, lambda c: c.model_calls))
+    if budget.max_item_tokens is not None:
+        tokens = budget.max_item_tokens
+        found.append(_Counter("max_item_tokens", tokens, _written, lambda c: c.generated_tokens))
+    return found
+
+
+def limited(method: Method, budget: Budget, clock: Callable[[], float] = time.monotonic) -> Method:
+    """The same method within its budgets: calls and tokens of the ledger, and seconds.
+
+    A response that calls or tokens do not cover is written as far as they go. Seconds count from
+    when the problem is begun, what others in its batch take included; they are looked at between
+    requests, so that a response which is being written is finished, and the first one always is.
+    The method then gets `OutOfCalls`, and returns its best answer so far.
     """
-    left = max_calls
+    counters, began = _counters(budget), clock()
     done: list[Any] | None = None
-    cut = False
+    spent: str | None = None
     while True:
         try:
-            if cut:
-                method.throw(OutOfCalls(done or []))
-                raise RuntimeError("A method asked for more after its max_calls were used up.")
+            if spent:
+                method.throw(OutOfCalls(done or [], spent))
+                raise RuntimeError(f"A method asked for more after its {spent} were used up.")
             requests = next(method) if done is None else method.send(done)
         except StopIteration as stop:
             return stop.value
-        done = []
-        while len(done) < len(requests) and not cut:
+        begun, done = done is not None, []
+        while len(done) < len(requests) and spent is None:
             asked = requests[len(done) :]
-            batch = _covered(asked, left)
+            late = budget.max_item_seconds is not None and (
+                clock() - began >= budget.max_item_seconds
+            )
+            if late and (begun or done):
+                spent = "max_item_seconds"
+                break
+            batch, tight = _covered(asked, counters)
             results = (yield batch) if batch else []
-            left -= sum(result.cost.model_calls for result in results)
+            for counter in counters:
+                counter.left -= sum(counter.spent(result.cost) for result in results)
             done += results
             shortened = bool(batch) and batch[-1] is not asked[len(batch) - 1]
-            cut = not batch or (shortened and results[-1].stop == "length")
+            if not batch or (shortened and results[-1].stop == "length"):
+                spent = tight
 
 
-def _covered(requests: Sequence[Request], left: int) -> list[Request]:
-    """The first requests, as many as surely cost no more than is left.
+def _covered(
+    requests: Sequence[Request], counters: Sequence[_Counter]
+) -> tuple[list[Request], str | None]:
+    """The first requests, as many as surely cost no more than is left, and what the next lacks.
 
     Where not even the first is sure to fit, and it is a response, it is asked for as far as the
-    calls go.
+    budgets go.
     """
     batch: list[Request] = []
-    spare = left
+    spare = [counter.left for counter in counters]
     for request in requests:
-        spare -= _most(request)
-        if spare < 0:
+        spare = [left - c.most(request) for left, c in zip(spare, counters, strict=True)]
+        tight = next((c.name for left, c in zip(spare, counters, strict=True) if left < 0), None)
+        if tight is not None:
             break
         batch.append(request)
+    else:
+        return batch, None
     first = requests[0]
-    if batch or left < 1 or not isinstance(first, Generate):
-        return batch
-    return [replace(first, problem=replace(first.problem, max_new_tokens=first.given + left))]
+    if batch or not isinstance(first, Generate):
+        return batch, tight
+    least = min(counters, key=lambda counter: counter.left)
+    if least.left < 1:
+        return [], least.name
+    longest = first.given + least.left
+    return [replace(first, problem=replace(first.problem, max_new_tokens=longest))], least.name
+
+
+def _written(request: Request) -> int:
+    """The most tokens that a request can write."""
+    return request.longest if isinstance(request, Generate) else 0
 
 
 def _most(request: Request) -> int:
@@ -112,8 +160,8 @@ def collect(requests: list[Request], found: list[Any]) -> Part:
 
 
 def unless_cut(part: Part) -> Part:
-    """Run a part of a method that returns why it ended; "max_calls" where they ended it."""
+    """Run a part of a method that returns why it ended: the budget's name where one ended it."""
     try:
         return (yield from part)
-    except OutOfCalls:
-        return "max_calls"
+    except OutOfCalls as cut:
+        return cut.budget

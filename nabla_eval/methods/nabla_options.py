@@ -84,12 +84,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 def lookahead(config: Nabla, judged: Sequence[Candidate]) -> int:
     """K: as many candidates as are each likelier than not to be judged before an acceptance.
 
-    With `max_calls` one at a time: what is speculative would use up calls that the sequential loop
-    still has. With `lookahead="auto"` the acceptance rate is that of the problem's own candidates
-    so far, with a prior of one in three (Beta(1, 2)): it depends on nothing outside of the problem,
-    so neither results nor costs depend on the batch.
+    One at a time where calls or tokens are limited: what is speculative would use up those that
+    the sequential loop still has. With `lookahead="auto"` the acceptance rate is that of the
+    problem's own candidates so far, with a prior of one in three (Beta(1, 2)): it depends on
+    nothing outside of the problem, so neither results nor costs depend on the batch.
     """
-    if config.budget.max_calls is not None:
+    if config.budget.counts:
         return 1
     if config.lookahead != "auto":
         return config.lookahead

@@ -165,10 +165,10 @@ def needs_chat(config: Any) -> bool:
 
 
 def start(problem: Problem, config: Any) -> Method:
-    """The generator of the method whose options `config` is, cut off at its `max_calls`."""
+    """The generator of the method whose options `config` is, cut off at its budgets."""
     method = _entry(config).run(problem, config)
     budget: Budget = getattr(config, "budget", Budget())
-    return method if budget.max_calls is None else limited(method, budget.max_calls)
+    return method if budget == Budget() else limited(method, budget)
 
 
 def _entry(config: Any) -> MethodSpec:

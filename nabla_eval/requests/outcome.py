@@ -68,7 +68,8 @@ class Choice:
     scored: int = 0  # tokens whose scores were asked for
 
 
-CUT_OFF = "cut off"  # the note of a step that `max_calls` cut short
+CUT_OFF = "cut off"  # the note of a step that a budget cut short
+BUDGETS = ("max_calls", "max_item_tokens", "max_item_seconds")  # what may cut a method off
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class Outcome:
     visited: int = 0  # positions at which a refined distribution was drawn from
     certified: int = 0  # of those: draws that no gradient could change
     positions: int = 0  # positions passed in all sweeps, refined or skipped
-    ended: str = "done"  # why the method stopped: done, budget, reward, max_calls, malformed
+    ended: str = (
+        "done"  # why the method stopped: done, budget, reward, malformed, or one of BUDGETS
+    )
     steps: tuple[Step, ...] = ()
     choices: tuple[Choice, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
@@ -109,11 +112,11 @@ class Outcome:
         """How often the policy wrote what the method could not use; None where nothing is kept.
 
         Responses that ran on to their greatest length, steps without an end, critiques and
-        valuations that say nothing. What `max_calls` cut short is no fault of the policy's.
+        valuations that say nothing. What a budget cut short is no fault of the policy's.
         """
         if not self.drafts and not self.steps:
             return None
-        cut = self.ended == "max_calls"
+        cut = self.ended in BUDGETS
         drafts = sum(draft.stop == "length" for draft in self.drafts) if not cut else 0
         # Revisions are among the drafts.
         notes = [step.note for step in self.steps if step.note and step.kind != "revision"]

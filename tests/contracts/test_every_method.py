@@ -168,6 +168,20 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
+    unlimited = run(name, count=3)
+    for budget in ({"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}):
+        for ours, theirs in zip(run(name, count=3, **budget), unlimited, strict=True):
+            assert ours.tokens and ours.ledger.model_calls <= theirs.ledger.model_calls
+            if ours.ended not in budget:
+                assert (ours.tokens, ours.ended) == (theirs.tokens, theirs.ended)
+            most = budget.get("max_item_tokens", 10**6)
+            assert ours.ledger.generated_tokens <= most
+            at_once = name in ("greedy", "self_consistency")  # there is nothing between requests
+            assert at_once or "max_item_seconds" not in budget or ours.ended in budget
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_trace_round_trips(name):
     config, decode = configure(name, LIVELY.get(name, {})), pair_of(name).policy.decode
     for problem, outcome in zip(tiny_problems(pair_of(name), 6), run(name), strict=True):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nabla_eval.config import DTO, Sampling
+from nabla_eval.config import DTO, Budget, Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.errors import OutOfCalls
@@ -60,14 +60,14 @@ def asker(requests, heard):
         results = yield requests
         ended = "done"
     except OutOfCalls as cut:
-        results, ended = cut.results, "max_calls"
+        results, ended = cut.results, cut.budget
     heard += results
     return Outcome("", (), "eos", ended=ended)
 
 
 def run(requests, calls, script):
     heard = []
-    (outcome,) = drive([limited(asker(requests, heard), calls)], script)
+    (outcome,) = drive([limited(asker(requests, heard), Budget(max_calls=calls))], script)
     return outcome, heard
 
 
@@ -120,7 +120,7 @@ def test_a_method_that_goes_on_after_the_cut_is_a_mistake():
         yield draws(2)
 
     with pytest.raises(RuntimeError, match="max_calls"):
-        drive([limited(stubborn(), 2)], Writes(9, 9, 9))
+        drive([limited(stubborn(), Budget(max_calls=2))], Writes(9, 9, 9))
 
 
 def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
@@ -129,4 +129,40 @@ def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
         return Outcome("", (), "eos")
 
     with pytest.raises(OutOfCalls, match="return an Outcome"):
-        drive([limited(unaware(), 2)], Writes(9, 9))
+        drive([limited(unaware(), Budget(max_calls=2))], Writes(9, 9))
+
+
+def test_tokens_count_responses_and_nothing_else():
+    heard = []
+    requests = [*draws(1), Score(PROBLEM, trajectory(1)), *draws(2)]
+    method = limited(asker(requests, heard), Budget(max_item_tokens=5))
+    (outcome,) = drive([method], Writes(3, 9, 9))
+    assert outcome.ended == "max_item_tokens"
+    assert [type(result).__name__ for result in heard] == ["Trajectory", "Judgement", "Trajectory"]
+    assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
+
+
+def test_the_budget_that_is_used_up_first_is_named():
+    for budget, ended in [
+        (Budget(max_calls=9, max_item_tokens=4), "max_item_tokens"),
+        (Budget(max_calls=4, max_item_tokens=9), "max_calls"),
+    ]:
+        (outcome,) = drive([limited(asker(draws(2), []), budget)], Writes(3, 9))
+        assert (outcome.ended, outcome.ledger.model_calls) == (ended, 4)
+
+
+def test_time_is_looked_at_between_requests_and_the_first_response_is_always_written():
+    def patient():
+        heard = []
+        ended = yield from unless_cut(asks(heard))
+        return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
+
+    def asks(heard):
+        for request in draws(3):
+            heard += yield [request]
+
+    for seconds, written in [(0.5, 1), (2.5, 2), (3.5, 3), (9.0, 3)]:
+        method = limited(patient(), Budget(max_item_seconds=seconds), iter(range(99)).__next__)
+        (outcome,) = drive([method], Writes(2, 2, 2))
+        assert outcome.visited == written
+        assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
