@@ -42,15 +42,18 @@ def test_fast_engine_against_the_specification(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("stop", [None, 0.0], ids=["no_stop", "stop"])
-@pytest.mark.parametrize("lookahead", [1, "auto"])
-@pytest.mark.parametrize("rows", ["problems", "rows"])
+@pytest.mark.parametrize(
+    ("rows", "lookahead"),
+    [("problems", 1), ("problems", "auto"), ("rows", 1), ("rows", "auto"), ("many rows", 1)],
+)
 def test_nabla_against_best_of_n(
     clock: Clock, embedded: Pair, rows: str, lookahead: int | str, stop: float | None
 ) -> None:
     """(b) The same problems at the same N; as many problems, or as many responses, in flight."""
     n = 8
-    problems = embedded_problems(embedded, clock.of(128, 4))
-    width, other = (32, 32) if rows == "problems" else (128, 16)
+    sizes = {"problems": (128, 32, 32), "rows": (128, 128, 16), "many rows": (512, 512, 64)}
+    count, width, other = sizes[rows]
+    problems = embedded_problems(embedded, clock.of(count, 4))
     shared: dict[str, Any] = {"n": n} if stop is None else {"n": n, "stop_reward": stop}
     calls: dict[str, float] = {}
     flops: dict[str, float] = {}

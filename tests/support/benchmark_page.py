@@ -83,16 +83,16 @@ def engine(figures: Sequence[Figure]) -> list[str]:
     lines += table(["Embedded pair, float64, N = 8", "Gain", "Goal: at least 20"], rows)
     lines += ["## (b) ∇-Reasoner by best-of-8, seconds", ""]
     lines += [
-        "The same 128 problems and N = 8. *In flight* says what is equal: problems (32 of each, so",
-        "that best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32) or responses (128",
-        "of each). Below 1, ∇-Reasoner is faster. Calls are the paper's: a gradient pass counts as",
-        "4, a scoring as 1, however long the response. FLOPs, by the ledger's rule, say what that",
-        "hides: a pass costs a forward and a backward of both models over all tokens.",
+        "The same 128 or 512 problems and N = 8. *In flight* says what is equal: problems, so that",
+        "best-of-8 has up to 256 responses in its batch and ∇-Reasoner 32, or responses. Below 1,",
+        "∇-Reasoner is faster. Calls are the paper's: a gradient pass counts as 4, a scoring as 1,",
+        "however long the response. FLOPs, by the ledger's rule, say what that hides: a pass costs",
+        "a forward and a backward of both models over all tokens.",
         "",
     ]
     rows = [
         [
-            {"problems": "problems", "rows": "responses"}[f["equal"]],
+            f"{f['width']} {'problems' if f['equal'] == 'problems' else 'responses'}",
             "yes" if f["stop"] else "no",
             str(f["lookahead"]),
             spread(f["ratios"]),
