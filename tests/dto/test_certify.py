@@ -14,6 +14,7 @@ from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
 from nabla_eval.dto.certify import UNDECIDED, certain, reach
 from nabla_eval.engine.sampler import draws
+from theory.reach import cosine_rates, logit_reach
 
 
 def descended(start: torch.Tensor, gradients: list[torch.Tensor], dto: DTO) -> torch.Tensor:
@@ -32,6 +33,8 @@ def test_a_constant_gradient_moves_a_logit_by_the_sum_of_the_rates() -> None:
     assert moved.abs() == pytest.approx(torch.full((1, 2), rates), rel=1e-5)
     assert rates < reach(dto) < 1.05 * rates
     assert reach(DTO(steps=1, lr=0.3)) == pytest.approx(0.3)
+    theirs = logit_reach(cosine_rates(dto.lr, dto.min_lr, dto.steps))
+    assert reach(dto) == pytest.approx(theirs, rel=1e-12)
     assert reach(DTO(weight_decay=0.1)) == math.inf
 
 
