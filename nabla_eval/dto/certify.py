@@ -6,10 +6,11 @@ the k-th gradient in m and of its square in v. So after T steps no logit has mov
 
     reach = sum_t lr_t c_t,  c_t = sqrt(1 - beta_2^t) / (1 - beta_1^t) sqrt(sum_k a_k^2 / b_k)
 
-(c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it). In that box the odds of a set of tokens
-change by a factor of at most exp(2 reach / tau), so a cumulative probability stays in an interval,
-and a uniform number that lies outside of the intervals around its token draws that token from
-every refined distribution: the draw is certified, and equals the zeroth-order twin's.
+(c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it). In that box
+the odds of a set of tokens change by a factor of at most exp(2 reach / tau), so a cumulative
+probability stays in an interval, and a uniform number that lies outside of the intervals around its
+token draws that token from every refined distribution: the draw is certified, and equals the
+zeroth-order twin's.
 """
 
 from __future__ import annotations
