@@ -11,16 +11,18 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nabla_eval.analysis.accuracy import Scores, scores_of
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.errors import DataError
 from nabla_eval.traces import read
 from nabla_eval.traces.schema import Record, document
+
+T = TypeVar("T")
 
 METRIC = "exact_match"
 TRACES = "trace-rank*.jsonl"
@@ -129,8 +131,21 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _samples(home: Path) -> dict[str, Path]:
-    """The newest samples file of each task, leaving out what belongs to runs further down."""
+def _newest(files: Sequence[Path], read: Callable[[Path], T]) -> T:
+    """What the newest whole file says. A kill while lm-eval wrote leaves one that is torn.
+
+    Raises `DataError` where the oldest is torn, too.
+    """
+    for i in range(len(files) - 1, 0, -1):
+        try:
+            return read(files[i])
+        except DataError as error:
+            warnings.warn(f"{error} {files[i - 1].name} is read instead.", stacklevel=4)
+    return read(files[0])
+
+
+def _samples(home: Path) -> dict[str, list[Path]]:
+    """Samples files of each task by age, leaving out what belongs to runs further down."""
     below = {file.parent for file in home.rglob(TRACES)} - {home, home / "traces"}
     if not any(home.glob(TRACES)) and not any((home / "traces").glob(TRACES)):
         below = set()  # this run's own traces are further down
@@ -146,14 +161,14 @@ def _samples(home: Path) -> dict[str, Path]:
                 f"{max(files)[1].name}.",
                 stacklevel=3,
             )
-    return {task: max(files)[1] for task, files in found.items()}
+    return {task: [file for _, file in sorted(files)] for task, files in found.items()}
 
 
 def _facts(home: Path) -> dict[str, Any]:
     """Seed, preset, seconds and versions from `run.json` and lm-eval's results, where known."""
     run = _json(home / "run.json") if (home / "run.json").is_file() else {}
     results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
-    lm_eval = _json(results[-1]) if results else {}
+    lm_eval = _newest(results, _json) if results else {}
     config = lm_eval.get("config") or {}
     nabla = config.get("nabla") or {}
     seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
@@ -180,16 +195,16 @@ def _part(
     home: Path,
     task: str,
     records: Sequence[Record],
-    file: Path,
+    files: Sequence[Path],
     facts: Mapping[str, Any],
     metric: str | None,
 ) -> Part:
-    samples = read_samples(file)
+    samples = _newest(files, read_samples)
     name, _, filter = (metric or METRIC).partition(",")
     if filter:
         samples = [sample for sample in samples if sample["filter"] == filter]
         if not samples:
-            raise DataError(f"{file} has no filter {filter!r}. Leave it out of --metric.")
+            raise DataError(f"{files[-1]} has no filter {filter!r}. Leave it out of --metric.")
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     first, records = _without_failed(home, task, first, records)
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
