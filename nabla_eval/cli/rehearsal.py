@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from nabla_eval.errors import ModelError
+
 if TYPE_CHECKING:
     from nabla_eval.harness.command import Command
     from nabla_eval.traces.manifest import Manifest
@@ -52,11 +54,13 @@ def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
     ):
         done = replace(command, namespace=namespace).execute(Path(place), manifest)
         estimates = estimate(Path(place), command.namespace.limit)
+        longest = length(Path(place))
     table(estimates)
     lines = [f"Device: {done['device']}. Batch size: {manifest['batch_size']}."]
     lines += [f"{role.capitalize()}: {done['models'].get(role)}" for role in ("policy", "reward")]
     if done["peak_memory"] is not None:
         lines.append(f"Memory: {describe(done['peak_memory'])} with one item at a time.")
+    lines += memory(command, done, longest)
     lines.append(disk(folder, sum(item.items * item.bytes for item in estimates)))
     word = {"new": "would be made", "unfinished": "would be continued", "done": "is done already"}
     lines.append(f"Nothing was kept. {folder} {word[state]}.")
@@ -119,6 +123,67 @@ def table(estimates: list[Estimate]) -> None:
         "One document says little about the mean, and items in batches take less than one by one:"
         " the hours are an upper bound."
     )
+
+
+def length(folder: Path) -> int:
+    """Tokens of the longest prompt of a run of one document a task, and of its longest response."""
+    from nabla_eval.traces import read
+
+    (results,) = folder.glob("results_*.json")
+    configs = json.loads(results.read_text(encoding="utf-8"))["configs"].values()
+    asked = [(config.get("generation_kwargs") or {}).get("max_gen_toks") for config in configs]
+    prompts = [
+        record["ledger"]["prefill_tokens"] / max(1, record["ledger"]["prefills"])
+        for record in read(folder)
+    ]
+    return math.ceil(max(prompts)) + max(int(count or 256) for count in asked)  # as lm-eval's hf
+
+
+def memory(command: Command, done: Manifest, tokens: int) -> list[str]:
+    """What both models need for batches of whole sequences, by `models.memory`, and what there is.
+
+    Raises `ModelError` where one sequence alone does not fit.
+    """
+    from nabla_eval.models.check import Asked, check_pair
+
+    models = done["models"]
+    if models.get("reward") is None:
+        return []
+    size = str(done["batch_size"])
+    batch = int(size) if size.isdecimal() else 1
+    batch = max(1, min(batch, command.arguments.max_batch_tokens // tokens))
+    needed = {
+        count: check_pair(
+            models["policy"], models["reward"],
+            Asked(length=tokens, batch=count, dtype=models["dtype"], vocab="force"),
+        ).bytes
+        for count in {1, batch}
+    }  # fmt: skip
+    there = device_memory(command.namespace.device)
+    words = f"{tokens:,} tokens and {models['dtype']} weights"
+    if needed[1] > there:
+        raise ModelError(
+            f"One response needs about {needed[1] / 2**30:,.1f} GiB ({words}), and the device has "
+            f"{there / 2**30:,.1f}. Use a smaller dtype, gradient_checkpointing=true, a smaller "
+            "max_gen_toks, or smaller models."
+        )
+    line = (
+        f"Estimate: {needed[batch] / 2**30:,.2f} GiB of {there / 2**30:,.1f} for gradients of "
+        f"{batch} × {words}, with the cache of as many rollouts."
+    )
+    if needed[batch] > there:
+        line += " Too much: batches will be halved; a smaller batch_size avoids it."
+    return [line]
+
+
+def device_memory(device: str | None) -> int:
+    """Bytes of a GPU, or of the machine where the models are on its CPU."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available() and not str(device or "cuda").startswith("cpu"):
+        return int(torch.cuda.get_device_properties(torch.device(device or "cuda")).total_memory)
+    return int(psutil.virtual_memory().total)
 
 
 def disk(folder: Path, needed: float) -> str:

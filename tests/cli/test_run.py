@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_task import SIZE, TASK
 
+from nabla_eval.cli import rehearsal
 from nabla_eval.cli.main import main
 from nabla_eval.cli.run import STOPPED
 from nabla_eval.harness.command import Command
@@ -86,10 +87,20 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     (row,) = [line for line in result.output.splitlines() if TASK in line.split()]
     assert [cell.strip() for cell in row.strip("│").split("│")][1:3] == ["2", f"{first:,.0f}"]
     assert f"{folder} would be made." in result.output and "GiB are free." in result.output
+    assert "Estimate: 0.0" in result.output and "float32 weights" in result.output
     again = run(finished[0], tiny_folder, "--dry-run")
     assert "is done already" in again.output
     other = run(finished[0], tiny_folder, "--dry-run", "--limit", "1")
     assert other.exit_code == 1 and "holds another run" in other.stderr
+
+
+def test_a_dry_run_refuses_what_cannot_fit(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "device_memory", lambda _: 2**20)
+    result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "1")
+    assert result.exit_code == 1 and not (tmp_path / "run").exists()
+    assert "and the device has 0.0. Use a smaller dtype" in " ".join(result.stderr.split())
 
 
 def test_the_same_command_again_runs_nothing(
