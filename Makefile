@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 AUDIT_VENV ?= .venv-audit
+SOAK_MINUTES ?= 30
 STAMP  := $(VENV)/.nabla-eval-installed
 
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
@@ -14,7 +15,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports audit theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports audit soak theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -73,6 +74,9 @@ audit: $(STAMP) ## check installed versions, list them in results/sbom.json, ask
 	@echo "Known weaknesses are asked for over the network:"
 	$(AUDIT_VENV)/bin/pip-audit --skip-editable --path $$($(BIN)/python -c \
 		'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+soak: $(STAMP) ## run drawn programs and small evaluations for SOAK_MINUTES (30); fails where something grows
+	OMP_NUM_THREADS=1 PYTHONPATH=. SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python tests/support/soak.py
 
 theory: $(STAMP) ## check the paper's mathematics numerically
 	$(BIN)/python -m theory

@@ -1,0 +1,167 @@
+"""`make soak`: drawn engine programs and small lm_eval runs in one process, for SOAK_MINUTES.
+
+Ends with what was held at each tenth of the time, and with status 1 where something grew between
+the second fifth and the last one: resident memory by more than 5 %, open files, threads, or the
+engine's rows and caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
+
+import psutil
+import torch
+from engine_programs import KINDS, pair, together
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from nabla_eval.engine.cache import Joined, Past, Whole
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.record import Row
+from nabla_eval.methods.registry import start
+
+GROWTH = 1.05
+BATCH, RUN_EVERY = 20, 10  # programs side by side; batches of them from one lm_eval run to the next
+KEPT = (Past, Joined, Whole, Row)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds at one moment, between two pieces of work."""
+
+    minutes: float
+    programs: int
+    runs: int
+    bytes: int
+    files: int
+    threads: int
+    rows: int  # KV caches and rows of the engine
+
+    @classmethod
+    def now(cls, began: float, programs: int, runs: int) -> Held:
+        gc.collect()
+        process = psutil.Process()
+        rows = sum(isinstance(thing, KEPT) for thing in gc.get_objects())
+        return cls(
+            (time.monotonic() - began) / 60, programs, runs, process.memory_info().rss,
+            process.num_fds(), process.num_threads(), rows,
+        )  # fmt: skip
+
+
+def drawn(seed: int) -> None:
+    """One batch of drawn programs on the engine, with drawn limits; other ones for each seed."""
+    kind = KINDS[seed % len(KINDS)]
+
+    @settings(max_examples=1, phases=[Phase.generate], database=None, deadline=None)
+    @given(
+        programs=together(kind, BATCH),
+        budget=st.sampled_from([1, 60, 10**9]),
+        past=st.sampled_from([0, 30, 10**9]),
+        width=st.sampled_from([2, BATCH]),
+    )
+    def run(programs: Any, budget: int, past: int, width: int) -> None:
+        executor = Executor(pair(kind), max_batch_tokens=budget, max_past_tokens=past)
+        drive((start(p.problem, p.config) for p in programs), executor, width)
+
+    from hypothesis import seed as seeded
+
+    seeded(seed)(run)()
+
+
+def evaluated(number: int) -> None:
+    """A small lm_eval run into a folder of its own, by one method after another."""
+    from lm_eval import simple_evaluate
+
+    from nabla_eval.harness.lmeval import indexing_only
+    from nabla_eval.harness.tasks import tasks_path
+
+    method = ("nabla", "best_of_n", "greedy", "self_consistency")[number % 4]
+    quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet[0], quiet[1]:
+        own = [str(tasks_path())]
+        with indexing_only(("nabla_countdown",), own):
+            from lm_eval.tasks import TaskManager
+
+            manager = TaskManager(include_path=own, include_defaults=False)
+        simple_evaluate(
+            model="nabla",
+            model_args={"method": method, "seed": number, "trace_dir": folder},
+            tasks=["nabla_countdown"],
+            task_manager=manager,
+            limit=4,
+            batch_size=4,
+            device="cpu",
+        )
+
+
+def soak(minutes: float) -> Iterator[Held]:
+    """Work, and say what is held, about ten times."""
+    began, due = time.monotonic(), 0.0
+    programs = runs = 0
+    for round in range(sys.maxsize):
+        if round % RUN_EVERY == 0:
+            evaluated(runs)
+            runs += 1
+        drawn(round)
+        programs += BATCH
+        spent = (time.monotonic() - began) / 60
+        if spent >= due:
+            yield Held.now(began, programs, runs)
+            due = spent + minutes / 10
+        if spent >= minutes:
+            return
+
+
+def grown(seen: list[Held]) -> list[str]:
+    """What the last fifth holds more of than the second one: caches have filled by then."""
+    fifth = max(1, len(seen) // 5)
+    early, late = seen[fifth : 2 * fifth] or seen[:1], seen[-fifth:]
+    found = []
+    for name, factor in [("bytes", GROWTH), ("files", 1.0), ("threads", 1.0), ("rows", 1.0)]:
+        before = max(getattr(held, name) for held in early)
+        after = min(getattr(held, name) for held in late)
+        if after > factor * before:
+            found.append(f"{name}: {before:,} before, {after:,} after")
+    return found
+
+
+def main() -> int:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    minutes = float(os.environ.get("SOAK_MINUTES", "30"))
+    console, seen = Console(), list[Held]()
+    table = Table(title=f"Soak of {minutes:g} minutes")
+    for column in ("minutes", "programs", "lm_eval runs", "MiB", "files", "threads", "KV and rows"):
+        table.add_column(column, justify="right")
+    for held in soak(minutes):
+        seen.append(held)
+        cells = (
+            f"{held.minutes:.1f}", f"{held.programs:,}", f"{held.runs:,}",
+            f"{held.bytes / 2**20:,.0f}", f"{held.files}", f"{held.threads}", f"{held.rows}",
+        )  # fmt: skip
+        table.add_row(*cells)
+        console.print("  ".join(cells), style="dim")
+    console.print(table)
+    faults = grown(seen)
+    console.print("Grown: " + "; ".join(faults) if faults else "Nothing grew.")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
