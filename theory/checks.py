@@ -92,6 +92,8 @@ CLAIMS: dict[str, str] = {
     "printed_gradients": "tokens",
     "gradient_bound": "tokens",
     "straight_through": "tokens",
+    "tilting_optimum": "tilting",
+    "linearisation_error": "tilting",
     "adam_reach": "steps",
     "dto_reach": "steps",
     "records": "baselines",
