@@ -120,11 +120,13 @@ def load(folder: Path) -> tuple[Any, Any]:
 def compare(folders: Sequence[Path], *, count: int, seed: int = 0) -> Comparison:
     """Measure reward models beside one policy, all on the same responses.
 
-    Raises `ConfigError` where the folders' policies or tasks differ.
+    Raises `ConfigError` where the folders' policies or tasks differ, or two have the same alignment
+    and seed.
     """
     cards = [read_card(folder) for folder in folders]
     for folder, card in zip(folders, cards, strict=True):
         _same_policy(folders[0], cards[0], folder, card)
+    _one_each(folders, cards)
     policy, _ = load(folders[0])
     drawn = draw(policy, numbers=cards[0]["task"]["numbers"], count=count, seed=seed)
     found = []
@@ -147,6 +149,18 @@ def _kind(recipe: Mapping[str, Any]) -> str:
     """How a recipe aligns; older cards had no choice."""
     kind, beta = recipe.get("alignment", "none"), recipe.get("alignment_beta", 0.0)
     return f"{kind}, beta {beta:g}" if kind != "none" and beta else str(kind)
+
+
+def _one_each(folders: Sequence[Path], cards: Sequence[Numbers]) -> None:
+    seen: dict[tuple[str, int], Path] = {}
+    for folder, card in zip(folders, cards, strict=True):
+        recipe = card["reward"]["recipe"]
+        other = seen.setdefault((_kind(recipe), recipe["seed"]), folder)
+        if other is not folder:
+            raise ConfigError(
+                f"{other} and {folder} have the same alignment ({_kind(recipe)}) and seed "
+                f"{recipe['seed']}: they would count as one. Compare one of each."
+            )
 
 
 def _same_policy(first: Path, one: Numbers, second: Path, two: Numbers) -> None:

@@ -134,6 +134,13 @@ def test_the_command_compares_alignments_over_their_seeds(tmp_path: Path, policy
     )
 
 
+def test_two_models_of_one_alignment_and_seed_are_refused(tmp_path: Path, policy: Any) -> None:
+    one = pair(tmp_path / "one", policy, RewardRecipe())
+    two = Path(shutil.copytree(one, tmp_path / "two"))
+    with pytest.raises(ConfigError, match="they would count as one"):
+        choosers.compare([one, two], count=16)
+
+
 def test_pairs_of_two_policies_are_refused(tmp_path: Path, policy: Any) -> None:
     one = pair(tmp_path / "one", policy, RewardRecipe())
     two = Path(shutil.copytree(one, tmp_path / "two"))
