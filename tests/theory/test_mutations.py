@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import broken_formulas
+import broken_tilting
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,6 @@ from theory import (
     reach,
     rejection,
     targets,
-    tilting,
 )
 from theory.densities import Banana, DoubleWell
 from theory.rewards import Bounded
@@ -292,48 +292,6 @@ MUTATIONS = [
         lambda p, g, temperature: p**2 * reach.gradient_range(g) / temperature,
         "gradient_bound",
     ),
-    Mutation(
-        "a tilt without β",
-        tilting,
-        "tilt",
-        lambda log_policy, gains, beta: torch.softmax(log_policy + gains, dim=-1),
-        "tilting_optimum",
-    ),
-    Mutation(
-        "a rule without π",
-        tilting,
-        "rule",
-        lambda log_policy, gains, beta: int(gains.argmax()),
-        "tilting_optimum",
-    ),
-    Mutation(
-        "a tangent without its slope",
-        tilting,
-        "tangent",
-        lambda choice, point: choice.gain(point).expand(len(choice.embeddings)),
-        "linearisation_error",
-    ),
-    Mutation(
-        "Taylor's remainder without 1 - t",
-        tilting,
-        "taylor_remainder",
-        lambda along, times, weights: (along * weights).sum(-1),
-        "linearisation_error",
-    ),
-    Mutation(
-        "H/8 for H/2",
-        tilting,
-        "remainder_bound",
-        lambda along: along.abs().amax(-1) / 8,
-        "linearisation_error",
-    ),
-    Mutation(
-        "Hoeffding's lemma with 1/80",
-        tilting,
-        "lost_objective_bound",
-        lambda beta, remainder: beta * (remainder.max() - remainder.min()) ** 2 / 80,
-        "linearisation_error",
-    ),
     Mutation("R_t = 1", reach, "adam_ratio", lambda t, betas=(0.9, 0.999): 1.0, "adam_reach"),
     Mutation("B = lr", reach, "logit_reach", lambda rates, betas=None: rates[0], "dto_reach"),
     Mutation(
@@ -367,6 +325,7 @@ MUTATIONS = [
         lambda rewards, length, vocabulary: rejection.harmonic(length + 1) - 1,
         "prefix_sharing",
     ),
+    *(Mutation(*row) for row in broken_tilting.MUTATIONS),
 ]
 
 
