@@ -23,7 +23,7 @@ from nabla_eval.embedded.policy import (
 from nabla_eval.embedded.reward import RewardRecipe, build_reward, grade, reward_loss, train_reward
 from nabla_eval.embedded.sampling import prefix_scores, response_text, sample, token_logits
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS, encode_prompt, token_strings
-from nabla_eval.embedded.train import train_pair
+from nabla_eval.embedded.train import FACTS, train_pair
 from nabla_eval.errors import ConfigError
 
 TINY = PolicyRecipe(
@@ -243,6 +243,10 @@ def test_train_pair_writes_a_pair_that_its_card_describes(tmp_path: Path) -> Non
     again = train_pair(tmp_path, recipe, TINY_REWARD, stage=stage, only="reward", test_problems=16)
     assert (tmp_path / "reward" / "model.safetensors").read_bytes() == before
     assert again["measured"] == card["measured"] and again["policy"] == card["policy"]
+
+    (tmp_path / FACTS).unlink()  # as in a copy of the shipped pair
+    copied = train_pair(tmp_path, recipe, TINY_REWARD, stage=stage, only="reward", test_problems=16)
+    assert copied["policy"] == card["policy"]
 
 
 def test_reward_only_needs_a_policy(tmp_path: Path) -> None:
