@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-_SPARE = 32  # columns that are allocated ahead of those in use, at least
+_SPARE = 16  # columns that are allocated ahead of those in use, at least
 
 
 class Past:
@@ -156,10 +156,24 @@ class Joined:
         """Count the column that a forward pass has written."""
         self.width += 1
 
-    def select(self, rows: Tensor, unused: int) -> Joined:
-        """Some of the rows, without the first `unused` columns."""
-        end = self.width + _SPARE
-        return Joined(self._columns.kv[:, :, rows, :, unused:end], self.width - unused)
+    def select(self, order: Sequence[int], unused: int) -> Joined:
+        """The rows in an order that moves few of them, without the first `unused` columns.
+
+        Rows that are gone leave holes, which are filled in place, so that a step in which few rows
+        finish copies few. The memory is given back when half of it is idle. This batch is no more.
+        """
+        kv, count, width = self._columns.kv, len(order), self.width - unused
+        holes = [i for i, row in enumerate(order) if row != i]
+        moved = torch.tensor([order[i] for i in holes], device=kv.device)
+        used = kv[..., unused : self.width, :]
+        if holes:
+            used[:, :, torch.tensor(holes, device=kv.device)] = used[:, :, moved]
+        needed = kv[:, :, :count, :, : width + _SPARE].numel() * kv.element_size()
+        if 2 * needed >= kv.untyped_storage().nbytes():
+            return Joined(kv[:, :, :count, :, unused:], width)
+        kept = kv.new_empty((*kv.shape[:2], count, kv.shape[3], width + _SPARE, kv.shape[-1]))
+        kept[..., :width, :] = used[:, :, :count]
+        return Joined(kept, width)
 
     def row(self, index: int, tokens: int) -> Tensor:
         """A copy of a row's last tokens, `[layers, 2, H, T, D]`."""
@@ -177,16 +191,16 @@ class Whole:
     """Any other cache: rows can leave it, and none can enter."""
 
     def __init__(self, cache: Any, width: int, rows: Tensor) -> None:
-        self.cache, self.width = cache, width
+        self.cache, self.width, self.device = cache, width, rows.device
         cache.batch_select_indices(rows)
 
     def advance(self) -> None:
         """Count the column that a forward pass has written."""
         self.width += 1
 
-    def select(self, rows: Tensor, unused: int) -> Whole:
+    def select(self, order: Sequence[int], unused: int) -> Whole:
         """Some of the rows, with all columns."""
-        return Whole(self.cache, self.width, rows)
+        return Whole(self.cache, self.width, torch.tensor(order, device=self.device))
 
 
 def rows_of(cache: Any, lengths: Sequence[int]) -> list[Tensor] | None:

@@ -56,13 +56,16 @@ class _Batch:
         return any(row.response.request.confidence is not None for row in self.rows)
 
     def select(self, kept: list[int]) -> _Batch:
-        """Some of the rows."""
+        """Some of the rows; those behind their number take the places of those that are gone."""
+        count, gone = len(kept), set(range(len(kept))).difference(kept)
+        behind = iter([i for i in kept if i >= count])
+        kept = [next(behind) if i in gone else i for i in range(count)]
         rows = [self.rows[i] for i in kept]
         unused = self.cache.width - max(row.response.length - 1 for row in rows)
         index = torch.tensor(kept, device=self.length.device)
         return _Batch(
             rows,
-            self.cache.select(index, unused),
+            self.cache.select(kept, unused),
             self.pending[index],
             self.length[index],
             self.places[index],

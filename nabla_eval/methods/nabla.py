@@ -171,8 +171,7 @@ def _certify(run: Run, sweep: int, positions: list[int]) -> Part:
 
 def _keys(run: Run, sweep: int, position: int) -> tuple[Key, ...]:
     """What a position draws with in this sweep and those that are left."""
-    sweeps = range(sweep, run.config.passes)
-    return tuple(run.problem.key / "resample" / s / position for s in sweeps)
+    return tuple(stream / position for stream in run.streams[sweep:])
 
 
 def _refine(run: Run, sweep: int, positions: list[int]) -> Part:

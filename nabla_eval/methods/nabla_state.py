@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.select import hard_sequence
+from nabla_eval.randomness import Key
 from nabla_eval.requests import Candidate, Certified, Gradient, Problem, Refinement, Trajectory
 
 Start: TypeAlias = tuple[int, tuple[int, ...]]  # sweep, and the tokens a rollout starts from
@@ -55,6 +57,11 @@ class Run:
     gradients: dict[tuple[int, ...], tuple[Gradient, tuple[int, int]]] = field(default_factory=dict)
     refined: dict[int, tuple[Refinement, tuple[int, int]]] = field(default_factory=dict)
     known: dict[int, tuple[Certified, int]] = field(default_factory=dict)  # from a sweep on
+
+    @cached_property
+    def streams(self) -> tuple[Key, ...]:
+        """What each sweep draws with."""
+        return tuple(self.problem.key / "resample" / s for s in range(self.config.passes))
 
     @property
     def ended(self) -> str | None:
