@@ -135,7 +135,7 @@ def _load(file: Path) -> dict[str, Any]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise DataError(f"There is no file {file}. Give the YAML file of a sweep.") from None
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{file} is not readable YAML: {error}. Mend it there.") from error
     if not isinstance(content, dict):
         raise DataError(

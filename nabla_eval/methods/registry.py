@@ -134,9 +134,9 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
     entry = spec(method)
     values: dict[str, Any] = {}
     if preset is not None and preset != "default":
-        if preset not in entry.presets:
-            known = ["default", *entry.presets]
-            raise ConfigError(f"Unknown preset {preset!r} for {method}. {suggest(preset, known)}")
+        if not isinstance(preset, str) or preset not in entry.presets:
+            closest = suggest(str(preset), ["default", *entry.presets])
+            raise ConfigError(f"Unknown preset {preset!r} for {method}. {closest}")
         values.update(entry.presets[preset])
     known_names = leaves(entry.config)
     for name in options:

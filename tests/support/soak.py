@@ -121,7 +121,7 @@ def soak(minutes: float) -> Iterator[Held]:
         drawn(round)
         programs += BATCH
         spent = (time.monotonic() - began) / 60
-        if spent >= due:
+        if spent >= min(due, minutes):
             yield Held.now(began, programs, runs)
             due = spent + minutes / 10
         if spent >= minutes:

@@ -1,0 +1,182 @@
+"""Whatever is written into arguments, sweeps and a server's answers: our own errors, or a result.
+
+Traces are damaged in `traces/test_damage.py`, results in `analysis/test_torn_results.py`, and
+grading reads hostile text in `grading/test_hostile.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import urllib.request
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nabla_eval.config import Sampling
+from nabla_eval.engine.completions import Completion, Server, ServerOptions
+from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.errors import NablaError
+from nabla_eval.grading import equal, extract
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.preflight import model_args
+from nabla_eval.harness.study import KEYS, read_study
+from nabla_eval.methods.registry import METHODS, option_names
+from nabla_eval.requests import Generate
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+odd = st.sampled_from(["nan", "inf", "-1", "1e999", "0x10", "", " ", "None", "true", "🙂", "a=b"])
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), odd, st.text(max_size=8),
+    st.sampled_from(sorted(METHODS)), st.integers(0, 9),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+NAMES = sorted({name for method in METHODS for name in option_names(method)})
+NAMES += [
+    "method",
+    "preset",
+    "seed",
+    "rollout",
+    "vllm_url",
+    "vllm_attempts",
+    "reward",
+    "pretrained",
+]
+NAMES += ["max_errors", "allow_errors", "max_batch_tokens", "trace_dir", "step_delimiter", "vocab"]
+names = st.sampled_from(NAMES) | st.text(max_size=6)
+
+
+def answered(call: Callable[[], Any]) -> Any:
+    """What a call gives, or None where it refused with one of our errors, and with words."""
+    try:
+        return call()
+    except NablaError as error:
+        assert len(str(error)) > 20
+        return None
+
+
+@settings(max_examples=300)
+@given(options=st.dictionaries(names, values, max_size=5))
+def test_model_arguments(options: dict[str, Any]) -> None:
+    answered(lambda: read(options))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(names, odd | st.text(max_size=8)), max_size=4), st.text(max_size=9))
+def test_model_argument_strings(pairs: list[tuple[str, str]], rest: str) -> None:
+    text = ",".join(f"{name}={value}" for name, value in pairs) + rest
+    with contextlib.redirect_stderr(io.StringIO()):
+        found = model_args(["--model", "nabla", "--model_args", text])
+    if found is not None:
+        answered(lambda: read(found))
+
+
+@settings(in_a_folder, max_examples=200)
+@given(
+    content=st.dictionaries(st.sampled_from(sorted(KEYS)) | st.text(max_size=4), values, max_size=5)
+)
+def test_sweeps_of_any_structure(tmp_path: Path, content: dict[str, Any]) -> None:
+    file = tmp_path / "sweep.yaml"
+    sound = {"tasks": "nabla_countdown", "grid": {"method": ["greedy"]}}
+    file.write_text(yaml.safe_dump({**sound, **content}, allow_unicode=True), encoding="utf-8")
+    answered(lambda: read_study(file))
+
+
+@settings(in_a_folder, max_examples=200)
+@given(
+    content=st.binary(max_size=60)
+    | st.text("abc:[]{}&*!-|>'\"\n \t#%@`,?0", max_size=40).map(str.encode)
+)
+def test_sweeps_of_any_bytes(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_bytes(content)
+    answered(lambda: read_study(file))
+
+
+class Canned:
+    """A server that gives these answers in order, and the last one from then on."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+
+    def open(self, request: Any, timeout: float) -> io.BytesIO:
+        return io.BytesIO(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+
+models = json.dumps({"data": [{"id": "served", "max_model_len": 64}]}).encode()
+choices = st.fixed_dictionaries({}, optional={"token_ids": values, "finish_reason": values})
+replies = st.one_of(
+    st.binary(max_size=30),
+    values.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({"choices": values | st.lists(choices, max_size=2)}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.fixed_dictionaries({"data": values}).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@settings(max_examples=300)
+@given(first=replies | st.just(models), second=replies)
+def test_answers_of_a_server(first: bytes, second: bytes) -> None:
+    with patch.object(urllib.request, "build_opener", lambda *_: Canned(first, second)):
+        options = ServerOptions(vllm_url="http://127.0.0.1:1", vllm_attempts=2)
+        server = answered(lambda: Server(options, lambda _: None))
+    if server is not None:
+        found = answered(lambda: server.complete({"prompt": [1]}))
+        assert found is None or all(type(token) is int for token in found.tokens)
+
+
+@cache
+def rollout() -> tuple[VLLMRollout, Any]:
+    pair = tiny_pair(seed=3)
+    server = object.__new__(Server)
+    server.options = ServerOptions(vllm_url="http://127.0.0.1:1")
+    server.model, server.context = "served", 64
+    with patch.object(VLLMRollout, "_compare"):  # which asks the server
+        return VLLMRollout(pair.policy, server), pair
+
+
+@settings(max_examples=100)
+@given(
+    tokens=st.lists(st.integers(-2, 12) | st.integers(), max_size=8),
+    finish=st.sampled_from(["stop", "length", "abort", "None", ""]),
+)
+def test_token_ids_that_a_server_writes(tokens: list[int], finish: str) -> None:
+    remote, pair = rollout()
+    (problem,) = tiny_problems(pair, 1, max_new_tokens=5)
+    answer = [Completion(tuple(tokens), finish)]
+    with patch.object(remote.server, "complete_all", lambda bodies: answer * len(bodies)):
+        found = answered(lambda: remote([Generate(problem, problem.key, Sampling())]))
+    if found is not None:
+        assert 1 <= len(found[0].tokens) <= 5
+        assert all(0 <= token < pair.policy.vocabulary for token in found[0].tokens)
+
+
+@settings(max_examples=60)
+@given(st.text("\\{}$^_0123456789/.,%()[]+-*=x boxedfrac\x1b\x00\u202e", max_size=40))
+def test_graded_text(text: str) -> None:
+    answer = extract(text)
+    assert answer is None or isinstance(answer, str)
+    assert isinstance(equal("1/2", text), bool)
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "{" * 500, "- " * 500, "!!python/object:os.system"])
+def test_sweeps_that_mean_harm(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(NablaError):
+        read_study(tmp_path / "sweep.yaml")
