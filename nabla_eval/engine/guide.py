@@ -65,6 +65,18 @@ def _best(values: Float[Tensor, "B V"], counts: Sequence[int]) -> list[list[int]
     return [row[: min(n, k)] for row, n, k in zip(rows, finite, counts, strict=True)]
 
 
+def _likely(
+    values: Float[Tensor, "B V"], log_p: Float[Tensor, "B V"], requests: Sequence[Weigh | Tilt]
+) -> Float[Tensor, "B V"]:
+    """Values of the tokens above each request's floor on pi; -inf for the others."""
+    floors = [r.min_probability for r in requests]
+    if not any(floors):
+        return values
+    floor = torch.tensor(floors, dtype=log_p.dtype, device=log_p.device)[:, None].log()
+    likely = (log_p >= floor).scatter(-1, log_p.argmax(-1, keepdim=True), True)
+    return values.masked_fill(~likely, -torch.inf)
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking | Fault]:
@@ -80,7 +92,8 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
     allowed = _readable(
         pair, [bool(row or _end(reward, r)) for row, r in zip(rows, requests, strict=True)]
     )
-    ranked = _best(log_p.masked_fill(~allowed, -torch.inf), [r.keep for r in requests])
+    known = log_p.masked_fill(~allowed, -torch.inf)
+    ranked = _best(_likely(known, known, requests), [r.keep for r in requests])
     asked = [tokens[r.first : r.stop] for tokens, r in zip(ranked, requests, strict=True)]
     alone = [
         reader.keeps and reward.process and len(own) == 1 and own[0] not in pair.policy.end_ids
@@ -191,7 +204,7 @@ def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | F
     g = table.onto(own).masked_fill(known == -torch.inf, -torch.inf)
     betas = torch.tensor([r.beta for r in requests], dtype=g.dtype, device=g.device)[:, None]
     tilted = torch.where(known > -torch.inf, known + betas * g, -torch.inf)
-    best = _best(tilted, [r.keep for r in requests])
+    best = _best(_likely(tilted, known, requests), [r.keep for r in requests])
     finite = own.isfinite().all(-1).tolist()
     tables = table_flops(*reward.embedding.shape) * (2 if kind == "soft" else 1)
     results: list[Ranking | Fault] = []

@@ -77,10 +77,17 @@ def g_of(pair: Pair, problem: Problem, y: list[int], p: Tensor, kind: str) -> Te
     return torch.where(mask, gradient, -torch.inf)
 
 
-def order(pair: Pair, problem: Problem, values: Tensor, keep: int) -> list[int]:
-    """The first tokens that the reward model can be shown, by falling value; ties by id."""
-    of = values.tolist()
-    allowed = [token for token in range(len(of)) if known(pair, problem, token)]
+def order(
+    pair: Pair, problem: Problem, values: Tensor, keep: int, log_p: Tensor, floor: float
+) -> list[int]:
+    """The first tokens that the reward model can be shown, by falling value; ties by id.
+
+    Without those whose probability is below the floor, but for the likeliest.
+    """
+    of, p = values.tolist(), log_p.exp().tolist()
+    shown = [token for token in range(len(of)) if known(pair, problem, token)]
+    first = max(shown, key=lambda token: p[token])
+    allowed = [token for token in shown if p[token] >= floor or token == first]
     return sorted(allowed, key=lambda token: -of[token])[:keep]
 
 
@@ -116,7 +123,7 @@ def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped
     own, by = int(log_p.argmax()), "score"
     scores: dict[int, float] = {}
     g: Tensor | None = None
-    ranked = order(pair, problem, log_p, len(log_p))
+    ranked = order(pair, problem, log_p, len(log_p), log_p, config.min_probability)
     if isinstance(config, SequentialVerify):
         for token in ranked[: config.tries]:
             scores[token] = exact(pair, problem, y, token, ledger)
@@ -136,7 +143,8 @@ def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped
         if not lazy or ranked[0] != own or scores[own] <= config.lazy_threshold:
             ledger.prefix_gradients += 1
             g, by = g_of(pair, problem, y, log_p.exp(), config.linearisation), "gradient"
-            chosen = order(pair, problem, log_p + config.beta * g, 1)[0]
+            tilted = log_p + config.beta * g
+            chosen = order(pair, problem, tilted, 1, log_p, config.min_probability)[0]
     of = lambda values, token: None if values is None else float(values[token])  # noqa: E731
     return chosen, lambda index: Choice(
         index, len(y), by, float(log_p.max().exp()), own, chosen,
@@ -208,10 +216,11 @@ def _options(pair, problem, config, current, at, ledger):  # type: ignore[no-unt
         )
     elif config.chooser == "exact_top_k":
         values, keep = torch.full_like(log_p, -torch.inf), k
-        for token in order(pair, problem, log_p, k):
+        for token in order(pair, problem, log_p, k, log_p, config.min_probability):
             score = exact(pair, problem, prefix, token, ledger)
             values[token] = _tilted(log_p, token, score, config.beta)
-    best = [v for v in order(pair, problem, values, keep) if values[v] > -torch.inf]
+    found = order(pair, problem, values, keep, log_p, config.min_probability)
+    best = [v for v in found if values[v] > -torch.inf]
     return [token for token in best if token != own][:k]
 
 

@@ -11,7 +11,7 @@ from nabla_eval.errors import ModelError
 from nabla_eval.methods.guided import Known
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.prefix_gradient import check_finite, tilted
+from nabla_eval.methods.prefix_gradient import check_finite, check_floor, tilted
 from nabla_eval.requests import (
     Candidate,
     Choice,
@@ -43,6 +43,7 @@ class LocateRepair:
     beta: float = 3.0
     linearisation: Linearisation = "soft"  # of chooser=prefix_gradient
     candidates: int = 8  # tokens that are ranked (and, by exact_top_k, scored) at an error
+    min_probability: float = 0.01  # tokens that the policy gives less are not considered
     stop_reward: float | None = None
     sampling: Sampling = field(default_factory=Sampling)  # of the draft and what follows a repair
     budget: Budget = field(default_factory=Budget)
@@ -52,6 +53,7 @@ class LocateRepair:
         require(self.candidates >= 1, "candidates", self.candidates, "an integer >= 1")
         check_finite("error_below", self.error_below)
         check_finite("beta", self.beta)
+        check_floor(self.min_probability)
 
 
 def locate_repair(problem: Problem, config: LocateRepair) -> Method:
@@ -171,12 +173,25 @@ def _rank(run: _Repair, position: int) -> Part:
     config, current, prefix = run.config, run.current, run.current.tokens[:position]
     token, k = current.tokens[position], config.candidates
     by_gradient, exact = config.chooser == "prefix_gradient", config.chooser == "exact_top_k"
-    request: Any = Weigh(run.problem, current, position, k + 1, 0, 0, run.past)
-    if exact:
-        request = Weigh(run.problem, current, position, k, 0, k, run.past)
+    request: Any = Weigh(
+        run.problem,
+        current,
+        position,
+        keep=k if exact else k + 1,  # the token at hand may be among them
+        stop=k if exact else 0,
+        min_probability=config.min_probability,
+        past=run.past,
+    )
     if by_gradient:
         request = Tilt(
-            run.problem, current, position, config.beta, config.linearisation, k + 1, run.past
+            run.problem,
+            current,
+            position,
+            config.beta,
+            config.linearisation,
+            keep=k + 1,
+            min_probability=config.min_probability,
+            past=run.past,
         )
     (ranking,) = yield [request]
     run.past = ranking.past

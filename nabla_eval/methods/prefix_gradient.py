@@ -16,6 +16,11 @@ def check_probability(confidence: float) -> None:
     require(0 < confidence <= 1, "confidence", confidence, "a number in (0, 1]")
 
 
+def check_floor(min_probability: float) -> None:
+    """Raise `ConfigError` unless it is a probability below 1."""
+    require(0 <= min_probability < 1, "min_probability", min_probability, "[0, 1)")
+
+
 def check_finite(name: str, value: float, wanted: str = "a finite number, of any sign") -> None:
     """Raise `ConfigError` unless it is finite."""
     require(math.isfinite(value), name, value, wanted)
@@ -32,11 +37,13 @@ class PrefixGradient:
     beta: float = 3.0
     linearisation: Linearisation = "soft"
     confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
+    min_probability: float = 0.01  # tokens that the policy gives less are not considered
     lazy_threshold: float = 1.0  # of guidance=lazy: the own token stays if its score is above
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         check_probability(self.confidence)
+        check_floor(self.min_probability)
         check_finite("beta", self.beta)
         check_finite("lazy_threshold", self.lazy_threshold)
 
@@ -60,7 +67,15 @@ def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
                 writing.note("score", kept, kept, 1)
                 return kept.token
         ranking = yield from writing.ask(
-            Tilt(problem, response, position, config.beta, config.linearisation, past=writing.past)
+            Tilt(
+                problem,
+                response,
+                position,
+                config.beta,
+                config.linearisation,
+                min_probability=config.min_probability,
+                past=writing.past,
+            )
         )
         old = own_of(writing, ranking, score, gradient=True)
         new = old
@@ -79,11 +94,13 @@ class SequentialVerify:
 
     good_score: float = 1.0  # a token whose prefix score is above is taken
     tries: int = 8  # tokens scored at a position, at most
+    min_probability: float = 0.01  # tokens that the policy gives less are not considered
     confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         check_probability(self.confidence)
+        check_floor(self.min_probability)
         check_finite("good_score", self.good_score)
         require(self.tries >= 1, "tries", self.tries, "an integer >= 1")
 
@@ -100,7 +117,16 @@ def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
         seen: list[Known] = []
         for rank in range(config.tries):
             ranking = yield from writing.ask(
-                Weigh(problem, response, position, config.tries, rank, rank + 1, writing.past)
+                Weigh(
+                    problem,
+                    response,
+                    position,
+                    keep=config.tries,
+                    first=rank,
+                    stop=rank + 1,
+                    min_probability=config.min_probability,
+                    past=writing.past,
+                )
             )
             seen += _scored(ranking, rank)
             if len(seen) <= rank or _score(seen[-1]) > config.good_score:
@@ -116,13 +142,15 @@ def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
 class ExactTopK:
     """Options of exact scoring of the policy's most likely tokens; `beta` as in prefix_gradient."""
 
-    candidates: int = 8  # tokens scored at a position
+    candidates: int = 8  # tokens scored at a position, at most
+    min_probability: float = 0.01  # tokens that the policy gives less are not considered
     beta: float = 3.0
     confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         check_probability(self.confidence)
+        check_floor(self.min_probability)
         check_finite("beta", self.beta)
         require(self.candidates >= 1, "candidates", self.candidates, "an integer >= 1")
 
@@ -136,7 +164,15 @@ def exact_top_k(problem: Problem, config: ExactTopK) -> Method:
     def choose(writing: Writing) -> Part:
         k = config.candidates
         ranking = yield from writing.ask(
-            Weigh(problem, writing.written, writing.position, k, 0, k, writing.past)
+            Weigh(
+                problem,
+                writing.written,
+                writing.position,
+                keep=k,
+                stop=k,
+                min_probability=config.min_probability,
+                past=writing.past,
+            )
         )
         seen = _scored(ranking)
         best = max(seen, key=lambda known: tilted(known, config.beta), default=None)

@@ -38,8 +38,9 @@ class Weigh:
 
     Scored are those of ranks first..stop-1, each by one token through the reward model, after
     the keys and values of `trajectory.tokens[:position]`: what of them `past`, the field of an
-    earlier answer about this response, does not hold is encoded first. Tokens that the reward model
-    lacks have no rank.
+    earlier answer about this response, does not hold is encoded first. No rank have tokens that the
+    reward model lacks, and those that the policy gives less than `min_probability` (its first
+    choice among the others always has one).
     """
 
     problem: Problem
@@ -48,6 +49,7 @@ class Weigh:
     keep: int = 1
     first: int = 0
     stop: int = 1
+    min_probability: float = 0.0
     past: Any = field(repr=False, compare=False, default=None)
 
 
@@ -58,7 +60,8 @@ class Tilt:
     G_v = <grad_e log sigmoid(s(y_<t, e)), e_v>, with the gradient taken at one embedding e: the
     policy's mean, sum_v pi(v) e_v ("soft"), or its most likely token's ("hard"). The tokens are the
     order of pi(v) exp(beta G_v): one step of KL-regularised tilting, exact for a linearised reward.
-    Tokens that the reward model lacks are never among them, and count nothing in the mean.
+    Tokens that the reward model lacks are never among them, and count nothing in the mean; those
+    that the policy gives less than `min_probability` are not among them either, as in `Weigh`.
     """
 
     problem: Problem
@@ -67,4 +70,5 @@ class Tilt:
     beta: float
     linearisation: Linearisation = "soft"
     keep: int = 1
+    min_probability: float = 0.0
     past: Any = field(repr=False, compare=False, default=None)

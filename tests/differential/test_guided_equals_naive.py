@@ -43,16 +43,19 @@ GUIDED = {
         "linearisation": st.sampled_from(["soft", "hard"]),
         "lazy_threshold": st.sampled_from([1.0, -0.5]),
         "confidence": st.sampled_from([0.97, 0.5, 1.0]),
+        "min_probability": st.sampled_from([0.0, 0.05]),
     },
     "sequential_verify": {
         "good_score": st.sampled_from([1.0, -0.5, 100.0]),
         "tries": st.sampled_from([1, 3, 50]),
         "confidence": st.sampled_from([0.97, 1.0]),
+        "min_probability": st.sampled_from([0.0, 0.05]),
     },
     "exact_top_k": {
         "candidates": st.sampled_from([1, 4, 50]),
         "beta": st.sampled_from([3.0, -1.0]),
         "confidence": st.sampled_from([0.97, 1.0]),
+        "min_probability": st.sampled_from([0.0, 0.05]),
     },
 }
 REPAIR = {
@@ -63,6 +66,7 @@ REPAIR = {
     "stop_reward": st.sampled_from([None, 0.5]),
     "temperature": st.sampled_from([0.0, 1.0]),
     "linearisation": st.sampled_from(["soft", "hard"]),
+    "min_probability": st.sampled_from([0.0, 0.05]),
 }
 CALLS = ("generated_tokens", "scorings", "prefix_scorings", "prefix_gradients", "model_calls")
 shapes = {
@@ -221,7 +225,7 @@ def test_a_token_that_was_scored_and_then_written_is_not_read_again():
     for position in range(4):
         order = pair.policy.head(trajectory.states[position]).sort(descending=True).indices.tolist()
         rank = order.index(trajectory.tokens[position])
-        request = Weigh(problem, trajectory, position, rank + 1, rank, rank + 1, past)
+        request = Weigh(problem, trajectory, position, rank + 1, rank, rank + 1, past=past)
         (ranking,) = weigh(pair, [request], Pasts(10**6))
         past = ranking.past
         read.append(ranking.cost.reward_tokens)
