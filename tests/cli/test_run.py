@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from error_table import documented
 from tiny_task import SIZE, TASK
 
 from nabla_eval.cli import rehearsal
@@ -100,7 +102,10 @@ def test_a_dry_run_refuses_what_cannot_fit(
     monkeypatch.setattr(rehearsal, "device_memory", lambda _: 2**20)
     result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "1")
     assert result.exit_code == 1 and not (tmp_path / "run").exists()
-    assert "and the device has 0.0. Use a smaller dtype" in " ".join(result.stderr.split())
+    message = " ".join(result.stderr.partition("Error: ")[2].split())
+    (tokens,) = re.findall(r"GiB \(([\d,]+) tokens", message)
+    cause = "a dry run whose models do not fit the device"
+    documented(cause, message, "Use a smaller dtype", TOKENS=tokens, GIB="0.0")
 
 
 def test_the_same_command_again_runs_nothing(
