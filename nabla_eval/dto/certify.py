@@ -25,7 +25,7 @@ from nabla_eval.config import DTO
 from nabla_eval.dto.optimise import BETA_1, BETA_2, learning_rate
 
 UNDECIDED = -1
-_SLACK = 1.001  # of the reach, for what rounding adds to each step
+SLACK = 1.001  # of the reach, for what rounding adds to each step
 
 
 def reach(dto: DTO) -> float:
@@ -55,7 +55,7 @@ def certain(
     """
     finite = logits.masked_fill(logits.isinf(), 0)
     rounding = torch.finfo(logits.dtype).eps * finite.abs().amax(-1, keepdim=True)
-    odds = (reach(dto) * _SLACK + 4 * dto.steps * rounding) / temperature * 2
+    odds = (reach(dto) * SLACK + 4 * dto.steps * rounding) / temperature * 2
     cumulative = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     cumulative /= cumulative[:, -1:].clone()
     tokens = torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)

@@ -219,15 +219,20 @@ def selected(
     return float(g.norm()) > selection.gradient_threshold
 
 
-def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) -> int:
-    """Draw from the refined policy, without tokens that are too unlikely or unknown to r."""
-    p, masked = torch.softmax(z, -1), refined.clone()
+def masked(z: Tensor, refined: Tensor, pair: Pair, config: Nabla) -> Tensor:
+    """Refined logits without tokens that are too unlikely under pi or unknown to r."""
+    p, left = torch.softmax(z, -1), refined.clone()
     for token in range(len(z)):
         unknown = pair.judge.known is not None and not pair.judge.known[token]
         if token != int(z.argmax()) and (p[token] < config.resampling.min_probability or unknown):
-            masked[token] = -math.inf
+            left[token] = -math.inf
+    return left
+
+
+def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) -> int:
+    """Draw from the refined policy."""
     sampling = config.resampling.of(config.sampling)
-    return draw(distribution(masked, sampling), key.uniform())
+    return draw(distribution(masked(z, refined, pair, config), sampling), key.uniform())
 
 
 def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:

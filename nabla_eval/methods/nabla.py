@@ -208,8 +208,12 @@ def _judge(run: Run, visits: list[Visit], fresh: list[Visit]) -> Part:
     rivals = yield from _roll_out(run, fresh)
     rewards = yield from _score(run, rivals)
     if run.config.acceptance == "released" and run.compared is None:
-        (wrong,) = yield [Score(run.problem, run.current, repeat_prompt=True)]
-        run.compared = wrong.reward
+        # Known where a rival is what this shows the reward model: then they tie to the last digit.
+        shown = run.problem.prompt + run.current.tokens[: run.current.scored]
+        if shown not in run.rewards:
+            (wrong,) = yield [Score(run.problem, run.current, repeat_prompt=True)]
+            run.rewards[shown] = wrong.reward
+        run.compared = run.rewards[shown]
     for visit, rival, reward in zip(fresh, rivals, rewards, strict=True):
         run.rollouts += 1
         run.spare.pop(run.start(visit))

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.dto import certify
 from nabla_eval.engine import naive
 from nabla_eval.errors import RewardError
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
+    Certified,
+    Certify,
     Compose,
     Differentiate,
     Generate,
@@ -36,6 +39,7 @@ from nabla_eval.requests import (
     Score,
     Trajectory,
 )
+from theory.reach import cosine_rates, logit_reach
 
 RAREST = math.log(torch.finfo(torch.float32).tiny)
 
@@ -218,6 +222,27 @@ class Plain:
             norm = norm_of(first, z, request.norm, request.relaxation)
         return Refinement(tuple(drawn), (), passes, flips, moved, norm, cost)
 
+    def certify(self, request: Certify) -> Certified:
+        """Whether each draw is that of every distribution in reach, token by token."""
+        z = request.trajectory.states[request.position]
+        sampling, dto = request.sampling, request.dto
+        config = Nabla(
+            sampling=replace(sampling, temperature=1.0), resampling=_floor(request), dto=dto
+        )
+        masked = naive.masked(z, z, self.pair, config)
+        largest = max(abs(value) for value in masked.tolist() if math.isfinite(value))
+        eps = torch.finfo(z.dtype).eps
+        way = logit_reach(cosine_rates(dto.lr, dto.min_lr, dto.steps)) * certify.SLACK
+        odds = 2 * (way + 4 * dto.steps * eps * largest) / sampling.temperature
+        cumulative = [0.0, *torch.softmax(masked / sampling.temperature, -1).cumsum(-1).tolist()]
+        tokens: list[int | None] = []
+        for key in request.keys:
+            u = key.uniform()
+            token = next(v for v, upper in enumerate(cumulative[1:]) if upper > u)
+            low, high = _moved(cumulative[token], odds), _moved(cumulative[token + 1], -odds)
+            tokens.append(token if low + 64 * eps < u < high - 64 * eps else None)
+        return Certified(tuple(tokens))
+
     def compose(self, request: Compose) -> Prompt:
         policy = self.pair.policy
         text = rendered(policy.tokenizer, request.messages)
@@ -248,7 +273,14 @@ def norm_of(g: Tensor, z: Tensor, kind: str, temperature: float) -> float:
     return float(g.norm())
 
 
-def _floor(request: Refine) -> Any:
+def _moved(probability: float, odds: float) -> float:
+    """A probability after its log odds have moved."""
+    if not 0 < probability < 1 - 1e-15:
+        return round(probability)
+    return 1 / (1 + (1 / probability - 1) * math.exp(-odds))
+
+
+def _floor(request: Refine | Certify) -> Any:
     """`naive.resample` reads the method's options: those that this request came from."""
     from nabla_eval.config import Resampling
 
