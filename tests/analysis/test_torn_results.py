@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from error_table import documented
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_folders import record, write_run
@@ -61,9 +62,21 @@ def test_a_torn_file_is_named_and_so_is_what_is_read_instead(
     assert file.name in words and file.name.replace(NEW, OLD) in words
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_where_every_file_is_torn_it_is_refused(newer: tuple[Path, Path], which: int) -> None:
+@pytest.mark.parametrize(
+    ("which", "cause", "remedy"),
+    [
+        (0, "a results file cut off, and no older one", "Run again"),
+        (1, "a samples file cut off, and no older one", "Evaluate again"),
+    ],
+)
+def test_where_every_file_is_torn_it_is_refused(
+    newer: tuple[Path, Path], which: int, cause: str, remedy: str
+) -> None:
     for file in (newer[which], Path(str(newer[which]).replace(NEW, OLD))):
         file.write_bytes(file.read_bytes()[:20])
-    with pytest.warns(UserWarning), pytest.raises(DataError, match=r"cannot be read|is damaged"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(DataError, match=r"cannot be read|is damaged") as no,
+    ):
         load([newer[0].parent.parent])
+    documented(cause, no.value, remedy, FOLDER=newer[0].parent)
