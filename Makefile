@@ -46,15 +46,18 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Without pyproject's options: they check shapes at every call, and the clock would time the checks.
+BENCH = -o addopts="--import-mode=importlib --strict-markers --strict-config -ra" tests/benchmarks
+
 bench: $(STAMP) ## measure the engine's ratios and write reports/benchmarks.md
 	@mkdir -p results
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m "not gpu" --benchmark-enable \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BENCH) -m "not gpu" --benchmark-enable \
 		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/benchmark_page.py results/benchmarks.json reports/benchmarks
 
 bench-gpu: $(STAMP) ## the same on a GPU, with random weights of real shapes
 	@mkdir -p results
-	$(BIN)/python -m pytest tests/benchmarks -m gpu --benchmark-enable \
+	$(BIN)/python -m pytest $(BENCH) -m gpu --benchmark-enable \
 		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks-gpu.json
 	$(BIN)/python tests/support/benchmark_page.py results/benchmarks-gpu.json reports/benchmarks
 

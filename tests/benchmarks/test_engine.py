@@ -31,7 +31,8 @@ def test_fast_engine_against_the_specification(clock: Clock) -> None:
     fast, slow = [], []
     spent = clock.turns(
         lambda: fast.append(solve(pair, problems, "nabla", **options)),
-        rounds=3,
+        rounds=2,
+        warm=0,
         naive=lambda: slow.append([naive.nabla(pair, problem, config) for problem in share]),
     )
     assert [o.tokens for o in fast[-1][: len(share)]] == [o.tokens for o in slow[-1]]

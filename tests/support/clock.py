@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from nabla_eval.dto import optimise
 from nabla_eval.embedded.countdown import test_problems as countdown
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -46,6 +47,9 @@ class Clock:
         self.benchmark = benchmark
         self.timed = benchmark.enabled
         if self.timed:
+            assert not hasattr(optimise.step, "__wrapped__"), (
+                "shape checks are on: use `make bench`"
+            )
             # What the session holds is the collector's no more: its walks over models and earlier
             # tests would fall on whichever run happens to fill its youngest generation.
             gc.collect()
