@@ -54,11 +54,6 @@ class Nabla:
         needless = dto.steps > 0 and self.selection.gradient_threshold == 0
         return self.certify and needless and bounded and plain
 
-    @property
-    def differentiates(self) -> bool:
-        """Whether a gradient is ever looked at: the twin without a gradient gate needs none."""
-        return self.dto.steps > 0 or self.selection.gradient_threshold > 0
-
 
 # DESIGN 3.5. The paper gives no lambda: 1 is Eq. 2 as printed with equal weights.
 PRESETS: dict[str, dict[str, Any]] = {
