@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from nabla_eval.embedded.alignment import Linearised
+    from nabla_eval.embedded.policy import Start
     from nabla_eval.embedded.reward import Alignment, RewardRecipe
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -82,6 +83,9 @@ def verify(folder: Path | None) -> None:
     "--minutes", type=click.FloatRange(min=0.1), help="Choose the steps to take this long."
 )
 @click.option("--policy-steps", type=click.IntRange(min=1), help="Optimiser steps of the policy.")
+@click.option("--start", type=click.Choice(["random", "shipped"]), default="random",
+              show_default=True, help="Of the policy's weights; the shipped ones know how to "
+              "calculate, which is what four numbers take longest to learn.")  # fmt: skip
 @click.option("--reward-steps", type=click.IntRange(min=1), help="... of the reward model.")
 @click.option(
     "--alignment",
@@ -113,6 +117,7 @@ def train(
     numbers: int,
     minutes: float | None,
     policy_steps: int | None,
+    start: Start,
     reward_steps: int | None,
     alignment: Alignment,
     alignment_weight: float,
@@ -144,7 +149,7 @@ def train(
             "--minutes chooses the steps; leave out --policy-steps and the like."
         )
     logging.disable_progress_bar()
-    policy = PolicyRecipe(seed=seed, numbers=numbers)
+    policy = PolicyRecipe(seed=seed, numbers=numbers, start=start)
     reward = RewardRecipe(
         seed=seed,
         numbers=numbers,

@@ -17,16 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nabla_eval.embedded.alignment import (
-    LEAST,
-    FirstErrors,
-    find_errors,
-    linearised,
-    swapped_scores,
-)
+from nabla_eval.embedded.alignment import LEAST, linearised, swapped_scores
 from nabla_eval.embedded.card import read_card
 from nabla_eval.embedded.countdown import Problem, problems
 from nabla_eval.embedded.measure import DRAWS, Floats, Numbers, describe
+from nabla_eval.embedded.places import Places, find_errors
 from nabla_eval.embedded.sampling import sample
 from nabla_eval.embedded.tokenizer import EOS_ID, TOKENS
 from nabla_eval.errors import ConfigError
@@ -46,7 +41,7 @@ class Drawn:
 
     questions: list[Problem]
     responses: list[list[int]]  # DRAWS per question, one question after the other
-    errors: FirstErrors  # one per different prefix of a question
+    errors: Places  # one per different prefix of a question
     clusters: NDArray[np.int64]  # [errors] index of the question
 
 
@@ -85,14 +80,14 @@ def draw(policy: Any, *, numbers: int, count: int, seed: int = 0) -> Drawn:
     return Drawn(questions, responses, chosen, (chosen.row // DRAWS).numpy())
 
 
-def rank_first(reward: Any, errors: FirstErrors) -> dict[str, Floats]:
+def rank_first(reward: Any, errors: Places) -> dict[str, Floats]:
     """For every chooser and first error, 1 where a right token is ranked first."""
     parts = torch.arange(len(errors)).split(_ROWS)
     found = [_rank_first(reward, errors[rows]) for rows in parts]
     return {name: np.concatenate([part[name] for part in found]) for name in CHOOSERS}
 
 
-def _rank_first(reward: Any, errors: FirstErrors) -> dict[str, Floats]:
+def _rank_first(reward: Any, errors: Places) -> dict[str, Floats]:
     every = torch.arange(len(TOKENS)).expand(len(errors), -1)
     log_policy = errors.policy.clamp_min(LEAST).log()
     scores: dict[str, Tensor] = {

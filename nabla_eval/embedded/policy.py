@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nabla_eval.config import require
 from nabla_eval.embedded.data import TrainingRows
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS
 from nabla_eval.errors import ModelError
 
 Report = Callable[[int, float], None]  # (step, loss in nats)
+Start = Literal["random", "shipped"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,15 @@ class PolicyRecipe:
     layers: int = 4
     heads: int = 4
     feed_forward: int = 256
+    start: Start = "random"  # or the shipped policy's weights: calculating is known already
+
+    def __post_init__(self) -> None:
+        known = get_args(Start)
+        require(self.start in known, "start", self.start, f"one of {known}")
 
 
 def build_policy(recipe: PolicyRecipe) -> Any:
-    """A randomly initialised Qwen2 model with tied embeddings."""
+    """A Qwen2 model with tied embeddings, randomly initialised or a copy of the shipped policy."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -57,7 +64,24 @@ def build_policy(recipe: PolicyRecipe) -> Any:
         use_cache=True,
     )
     with seeded(recipe.seed):
-        return Qwen2ForCausalLM(config)
+        model = Qwen2ForCausalLM(config)
+    if recipe.start == "shipped":
+        _load_shipped(model)
+    return model
+
+
+def _load_shipped(model: Any) -> None:
+    """Fill a Qwen2 model of the shipped size with the shipped weights: `as_llama` undone."""
+    from transformers import AutoModelForCausalLM
+
+    from nabla_eval.embedded import paths
+
+    shipped = AutoModelForCausalLM.from_pretrained(paths()[0], dtype=torch.float32).state_dict()
+    kept = {name: shipped[name] for name in model.state_dict()}
+    left = shipped.keys() - kept.keys()
+    if any(shipped[name].any() for name in left):
+        raise ModelError(f"The shipped policy has weights that Qwen2 does not know: {left}.")
+    model.load_state_dict(kept)
 
 
 def train_policy(recipe: PolicyRecipe, report: Report | None = None) -> tuple[Any, dict[str, Any]]:

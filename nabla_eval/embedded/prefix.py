@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from nabla_eval.embedded.countdown import (
     INTEGER,
-    Move,
     ProblemLike,
     as_problem,
     combine,
@@ -59,15 +59,9 @@ class PrefixOracle:
             return {str(self._result())}
         if slot == 3:
             return {"="}
-        return {written for move in moves(self._available) for written in self._next(move, slot)}
-
-    def _next(self, move: Move, slot: int) -> tuple[str, ...]:
-        """What the move writes in the slot, if it is the equation begun and leads to the target."""
-        left, operator, right, result, rest = move
-        written = (str(left), operator, str(right))
-        begun = written[:slot] == tuple(self._equation)
-        alive = begun and self._target in reachable(tuple(sorted((*rest, result))))
-        return written[slot : slot + 1] if alive else ()
+        begun = tuple(self._equation)
+        live = live_equations(tuple(sorted(self._available)), self._target)
+        return {written[slot] for written in live if written[:slot] == begun}
 
     def _result(self) -> int | None:
         left, operator, right = self._equation[:3]
@@ -85,10 +79,33 @@ class PrefixOracle:
         self.finished = token == EOS
 
 
+@lru_cache(maxsize=1 << 16)
+def live_equations(values: tuple[int, ...], target: int) -> tuple[tuple[str, str, str], ...]:
+    """Left, operator and right of every next step from the (sorted) values that can still lead to
+    the target."""
+    return tuple(
+        (str(left), operator, str(right))
+        for left, operator, right, result, rest in moves(values)
+        if target in reachable(tuple(sorted((*rest, result))))
+    )
+
+
 def prefix_labels(problem: ProblemLike, tokens: Sequence[str]) -> list[bool]:
     """For each prefix ``tokens[:1] .. tokens[:]``, whether the target is still reachable."""
     oracle = PrefixOracle(problem)
     return [oracle.read(token) for token in tokens]
+
+
+def right_tokens(problem: ProblemLike, tokens: Sequence[str]) -> list[set[str]]:
+    """For each place up to the first wrong token, and there too, every token that is right."""
+    oracle = PrefixOracle(problem)
+    found = []
+    for token in tokens:
+        if not oracle.alive:
+            break
+        found.append(oracle.right_tokens())
+        oracle.read(token)
+    return found
 
 
 def prefix_reachable(problem: ProblemLike, prefix: str) -> bool:

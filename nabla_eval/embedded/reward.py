@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,20 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nabla_eval.config import require
-from nabla_eval.embedded.alignment import Aligner, Linearised, find_errors
+from nabla_eval.embedded.alignment import Aligner, Linearised
 from nabla_eval.embedded.countdown import Problem, problems
+from nabla_eval.embedded.places import as_mask, find_doubts, find_errors
 from nabla_eval.embedded.policy import Report, adamw, seeded, update
-from nabla_eval.embedded.prefix import prefix_labels
+from nabla_eval.embedded.prefix import prefix_labels, right_tokens
+from nabla_eval.embedded.rivals import Rivals, scores_beside
 from nabla_eval.embedded.sampling import padded, sample, token_logits
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS, encode_prompt, token_strings
 
 Rows: TypeAlias = list[tuple[Problem, list[int]]]  # closed responses
 Alignment = Literal["none", "gold", "self"]
+Where = Literal["errors", "doubts"]
+
+DOUBTING: Final = 12_000  # responses that are searched for doubts: some two places each
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,21 @@ class RewardRecipe:
     replaced: float = 0.5
     first_error_weight: float = 3.0
     later_error_weight: float = 0.2
-    alignment: Alignment = "none"  # what the gradient at the first error is aligned with
+    rivals: int = 0  # other tokens that are scored and labelled, per response and step
+    alignment: Alignment = "none"  # what the gradient is aligned with
+    alignment_at: Where = "errors"  # the first errors, or wherever the policy is unsure
     alignment_weight: float = 0.5
-    alignment_rows: int = 32  # first errors per step
+    alignment_rows: int = 32  # such places per step
     alignment_top: int = 8  # of the policy's likeliest tokens, for "self"
     alignment_beta: float = 0.0  # align pi exp(beta G) in place of exp(G)
     linearisation: Linearised = "soft"
 
     def __post_init__(self) -> None:
-        for name, kinds in (("alignment", Alignment), ("linearisation", Linearised)):
+        kinds_of = {"alignment": Alignment, "alignment_at": Where, "linearisation": Linearised}
+        for name, kinds in kinds_of.items():
             known = get_args(kinds)
             require(getattr(self, name) in known, name, getattr(self, name), f"one of {known}")
+        require(self.rivals >= 0, "rivals", self.rivals, "an integer >= 0")
         weight = self.alignment_weight
         require(0 < weight < math.inf, "alignment_weight", weight, "a number > 0")
         require(self.alignment_rows >= 1, "alignment_rows", self.alignment_rows, ">= 1")
@@ -105,16 +114,19 @@ def fit_reward(
     same number of updates on the same data, so `alignment="none"` is the others' control.
     """
     graded = grade(rows, recipe)
+    rivals = find_rivals(policy, rows, recipe) if recipe.rivals else None
     model = build_reward(policy, recipe).train()
     optimizer, schedule = adamw(model, recipe)
     rng = np.random.default_rng([recipe.seed, 1])
     aligner = None
     if recipe.alignment != "none":
-        aligner = Aligner(find_errors(policy, rows), recipe)
+        errors = recipe.alignment_at == "errors"
+        places = find_errors(policy, rows) if errors else find_doubts(policy, rows[:DOUBTING])
+        aligner = Aligner(places, recipe)
     losses: list[float] = []
     for step in range(recipe.steps):
         drawn = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
-        loss = reward_loss(model, graded, drawn)
+        loss = reward_loss(model, graded, drawn, rivals)
         if aligner is not None:
             loss = loss + recipe.alignment_weight * aligner(model)
         losses.append(update(model, optimizer, schedule, loss))
@@ -125,13 +137,22 @@ def fit_reward(
     return model.eval(), facts
 
 
-def reward_loss(model: Any, graded: Graded, rows: Tensor) -> Tensor:
-    """Binary cross-entropy at the closing token plus its weighted mean over the prefixes."""
+def reward_loss(model: Any, graded: Graded, rows: Tensor, rivals: Rivals | None = None) -> Tensor:
+    """Binary cross-entropy at the closing token plus its weighted mean over the prefixes.
+
+    With rivals plus its mean over them too.
+    """
     ids, alive, weight = graded.ids[rows], graded.alive[rows], graded.weight[rows]
-    scores = model(input_ids=ids).logits[..., 0]
+    others = torch.zeros(())
+    if rivals is None:
+        scores = model(input_ids=ids).logits[..., 0]
+    else:
+        place, tokens, labels = rivals.draw(ids, rows)
+        scores, beside = scores_beside(model, ids, place, tokens)
+        others = binary_cross_entropy_with_logits(beside, labels)
     losses = binary_cross_entropy_with_logits(scores, alive, reduction="none")
     final = losses.gather(1, graded.last[rows][:, None]).mean()
-    return final + (losses * weight).sum() / weight.sum()
+    return final + (losses * weight).sum() / weight.sum() + others
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -195,6 +216,17 @@ def grade(rows: Rows, recipe: RewardRecipe) -> Graded:
         weight[index, start:stop] = torch.tensor(_weights(len(labels), errors, recipe))
         last[index] = stop - 1
     return Graded(ids, alive, weight, last)
+
+
+def find_rivals(policy: Any, rows: Rows, recipe: RewardRecipe) -> Rivals:
+    """The right tokens at every place up to the first error of each response."""
+    rights = [right_tokens(problem, token_strings(response)) for problem, response in rows]
+    known = torch.tensor([len(right) for right in rights])
+    right = torch.zeros(len(rows), int(known.max()), len(TOKENS), dtype=torch.bool)
+    for row, sets in zip(right, rights, strict=True):
+        row[: len(sets)] = as_mask(sets)
+    start = 2 * recipe.numbers + 2
+    return Rivals(policy, start, known, right, recipe.rivals, recipe.seed)
 
 
 def _weights(tokens: int, errors: int, recipe: RewardRecipe) -> list[float]:

@@ -1,8 +1,9 @@
-"""Right tokens at first errors, the term's gradient by differences, and what training it does."""
+"""The linearised score, the term's gradient by differences, and what training it does."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,17 @@ from torch.nn.functional import logsigmoid
 
 from nabla_eval.embedded.alignment import (
     Aligner,
-    FirstErrors,
-    find_errors,
-    first_error,
     gold_loss,
     linearised,
     self_loss,
     swapped_scores,
     tilted,
 )
-from nabla_eval.embedded.countdown import Problem, problems
+from nabla_eval.embedded.countdown import Problem
+from nabla_eval.embedded.places import Places, find_errors
 from nabla_eval.embedded.policy import PolicyRecipe, adamw, as_llama, build_policy, one_thread
 from nabla_eval.embedded.policy import update as one_update
-from nabla_eval.embedded.prefix import prefix_labels, tokenise
+from nabla_eval.embedded.prefix import tokenise
 from nabla_eval.embedded.reward import (
     RewardRecipe,
     build_reward,
@@ -34,9 +33,9 @@ from nabla_eval.embedded.reward import (
     reward_loss,
     train_reward,
 )
-from nabla_eval.embedded.sampling import prefix_scores, token_logits
+from nabla_eval.embedded.sampling import prefix_scores
 from nabla_eval.embedded.tokenizer import IDS, TOKENS, encode_prompt
-from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.errors import ConfigError
 from nabla_eval.models.exact import widen_norms
 
 SMALL = PolicyRecipe(hidden=32, layers=2, heads=2, feed_forward=32)
@@ -50,7 +49,7 @@ def policy() -> Any:
 
 
 @pytest.fixture(scope="module")
-def errors(policy: Any) -> FirstErrors:
+def errors(policy: Any) -> Places:
     """First errors at several places of responses of two lengths."""
     texts = ["5+1=6;6*7=42<eos>", "5*7=36;36+1=42<eos>", "7-1=6;6*5=30<eos>", "1+5=<eos>"]
     rows = [(Problem((5, 7, 1), 42), [IDS[token] for token in tokenise(text)]) for text in texts]
@@ -63,50 +62,10 @@ def double(model: Any) -> Any:
     return reward
 
 
-# --- first errors -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("numbers", [3, 4])
-def test_right_tokens_are_those_after_which_the_prefix_oracle_is_alive(numbers: int) -> None:
-    """Against every token of the vocabulary, at a random error in each of some responses."""
-    rng = np.random.default_rng(0)
-    seen = 0
-    for problem in problems(12, "train", numbers=numbers):
-        for _ in range(4):
-            tokens = [TOKENS[i] for i in rng.integers(108, size=2)]
-            found = first_error(problem, [IDS[token] for token in tokens])
-            assert found is not None
-            place, right = found
-            alive = {t for t in TOKENS if prefix_labels(problem, [*tokens[:place], t])[-1]}
-            assert right == alive and tokens[place] not in right
-            seen += len(right)
-    assert seen > 50
-
-
-def test_first_errors_of_right_wrong_and_cut_responses(policy: Any, errors: FirstErrors) -> None:
-    start = len(encode_prompt(Problem((5, 7, 1), 42)))
-    assert errors.row.tolist() == [1, 2, 3]  # the first response is right
-    assert (errors.place - start).tolist() == [1, 0, 4]
-    # 42 = (5+1)*7: after "5" only "+", first "5" or "1", and after "1+5=" only "6".
-    right = [{TOKENS[token] for token in row.nonzero()[:, 0]} for row in errors.right]
-    assert right == [{"+"}, {"5", "1"}, {"6"}]
-    row = errors.ids[1, start:].tolist()
-    logits = token_logits(policy, [Problem((5, 7, 1), 42)], [row])[0]
-    torch.testing.assert_close(errors.policy[1], logits[0].softmax(dim=-1))
-
-
-def test_responses_without_errors_are_an_error(policy: Any) -> None:
-    row = (Problem((5, 7, 1), 42), [IDS[token] for token in tokenise("5+1=6;6*7=42<eos>")])
-    with pytest.raises(DataError, match="None of 1 responses has an error"):
-        find_errors(policy, [row])
-
-
 # --- values -------------------------------------------------------------------------------------
 
 
-def test_swapped_scores_are_the_scores_of_the_swapped_prefixes(
-    policy: Any, errors: FirstErrors
-) -> None:
+def test_swapped_scores_are_the_scores_of_the_swapped_prefixes(policy: Any, errors: Places) -> None:
     reward = double(policy)
     tokens = torch.randint(len(TOKENS), (len(errors), 7), generator=torch.manual_seed(0))
     found = swapped_scores(reward, errors, tokens)
@@ -120,7 +79,7 @@ def test_swapped_scores_are_the_scores_of_the_swapped_prefixes(
 
 @pytest.mark.parametrize("point", ["soft", "hard"])
 def test_the_linearised_score_is_the_slope_of_log_sigmoid(
-    policy: Any, errors: FirstErrors, point: Any
+    policy: Any, errors: Places, point: Any
 ) -> None:
     """G_v by central differences along e_v, at the mean embedding and the likeliest token's."""
     reward = double(policy)
@@ -145,7 +104,7 @@ def test_the_linearised_score_is_the_slope_of_log_sigmoid(
 @pytest.mark.parametrize("kind", ["gold", "self"])
 @pytest.mark.parametrize("point", ["soft", "hard"])
 def test_the_terms_gradient_by_central_differences(
-    policy: Any, errors: FirstErrors, kind: str, point: Any
+    policy: Any, errors: Places, kind: str, point: Any
 ) -> None:
     """Double backpropagation, in float64, along a random direction of all weights at once.
 
@@ -253,8 +212,9 @@ def test_aligned_training_uses_the_controls_batches_and_repeats_bit_for_bit(poli
     rows = collect(policy, RECIPE)
     with one_thread():
         control, _ = fit_reward(policy, rows, replace(RECIPE, steps=1))
-        for kind, beta in (("gold", 0.0), ("self", 0.0), ("gold", 3.0), ("self", 3.0)):
-            recipe = replace(RECIPE, steps=1, alignment=kind, alignment_beta=beta)
+        kinds = [("gold", 0.0), ("self", 0.0), ("gold", 3.0), ("self", 3.0)]
+        for (kind, beta), at in product(kinds, ("errors", "doubts")):
+            recipe = replace(RECIPE, steps=1, alignment=kind, alignment_beta=beta, alignment_at=at)
             first, facts = fit_reward(policy, rows, recipe)
             again, _ = fit_reward(policy, rows, recipe)
             assert np.isfinite(facts["losses"]).all()
@@ -267,7 +227,9 @@ def test_aligned_training_uses_the_controls_batches_and_repeats_bit_for_bit(poli
     ("option", "value"),
     [
         ("alignment", "silver"),
+        ("alignment_at", "ends"),
         ("linearisation", "middle"),
+        ("rivals", -1),
         ("alignment_weight", 0.0),
         ("alignment_weight", float("inf")),
         ("alignment_rows", 0),
