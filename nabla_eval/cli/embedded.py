@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from nabla_eval.embedded.alignment import Linearised
     from nabla_eval.embedded.policy import Start
-    from nabla_eval.embedded.reward import Alignment, RewardRecipe
+    from nabla_eval.embedded.reward import Alignment, RewardRecipe, Where
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -87,14 +87,22 @@ def verify(folder: Path | None) -> None:
               show_default=True, help="Of the policy's weights; the shipped ones know how to "
               "calculate, which is what four numbers take longest to learn.")  # fmt: skip
 @click.option("--reward-steps", type=click.IntRange(min=1), help="... of the reward model.")
+@click.option("--also", type=FOLDER, multiple=True, metavar="FOLDER",
+              help="Train the reward model on samples of this pair's policy too.")  # fmt: skip
+@click.option("--rivals", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Other tokens that are scored and labelled too, per response and "
+              "step: what prefix scores are worth among tokens depends on it.")  # fmt: skip
 @click.option(
     "--alignment",
     type=click.Choice(["none", "gold", "self"]),
     default="none",
     show_default=True,
-    help="Train the reward model's gradient at first errors too: towards the right tokens, or "
-    "towards its own scores of other tokens.",
+    help="Train the reward model's gradient too: towards the right tokens, or towards its own "
+    "scores of other tokens.",
 )
+@click.option("--alignment-at", type=click.Choice(["errors", "doubts"]), default="errors",
+              show_default=True,
+              help="At first errors, or wherever the policy is unsure.")  # fmt: skip
 @click.option("--alignment-weight", type=click.FloatRange(min=0, min_open=True), default=0.5,
               show_default=True, help="Of that term in the loss.")  # fmt: skip
 @click.option("--alignment-beta", type=click.FloatRange(min=0), default=0.0, show_default=True,
@@ -119,7 +127,10 @@ def train(
     policy_steps: int | None,
     start: Start,
     reward_steps: int | None,
+    also: tuple[Path, ...],
+    rivals: int,
     alignment: Alignment,
+    alignment_at: Where,
     alignment_weight: float,
     alignment_beta: float,
     linearisation: Linearised,
@@ -153,7 +164,9 @@ def train(
     reward = RewardRecipe(
         seed=seed,
         numbers=numbers,
+        rivals=rivals,
         alignment=alignment,
+        alignment_at=alignment_at,
         alignment_weight=alignment_weight,
         alignment_beta=alignment_beta,
         linearisation=linearisation,
@@ -164,7 +177,13 @@ def train(
     reward = _with_steps(reward, reward_steps)
     with _progress() as progress:
         content = train_pair(
-            output, policy, reward, stage=_stages(progress), only=only, test_problems=problems
+            output,
+            policy,
+            reward,
+            stage=_stages(progress),
+            only=only,
+            also=also,
+            test_problems=problems,
         )
     if content is None:
         click.echo(f"Wrote {output / 'policy'}. Go on with --reward-only.")
@@ -172,8 +191,9 @@ def train(
     (output / README).write_text(render_card(content), encoding="utf-8")
     click.echo(
         f"Wrote {output}/{{policy,reward}}, card.json and {README}. The same bytes again: "
-        f"--seed {seed} --numbers {numbers} --policy-steps {policy.steps} "
-        f"--reward-steps {reward.steps}{_alignment_options(reward)}"
+        f"--seed {seed} --numbers {numbers} --policy-steps {policy.steps} --start {start} "
+        f"--reward-steps {reward.steps}{_chosen(reward)}"
+        + "".join(f" --also {folder}" for folder in also)
     )
 
 
@@ -221,15 +241,20 @@ def compare(folders: tuple[Path, ...], problems: int, seed: int, as_json: bool) 
         )
 
 
-def _alignment_options(recipe: RewardRecipe) -> str:
+def _chosen(recipe: RewardRecipe) -> str:
     """What the command must say again to train the same reward model."""
-    if recipe.alignment == "none":
-        return ""
-    return (
-        f" --alignment {recipe.alignment} --alignment-weight {recipe.alignment_weight:g} "
-        f"--alignment-beta {recipe.alignment_beta:g} "
-        f"--linearisation {recipe.linearisation}"
-    )
+    names = ["rivals"]
+    if recipe.alignment != "none":
+        names += [
+            "alignment",
+            "alignment_at",
+            "alignment_weight",
+            "alignment_beta",
+            "linearisation",
+        ]
+    said = ((name, getattr(recipe, name)) for name in names)
+    options = ((n, f"{v:g}" if isinstance(v, float) else v) for n, v in said)
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in options)
 
 
 def _with_steps(recipe: Any, steps: int | None) -> Any:

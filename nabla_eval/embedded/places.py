@@ -12,11 +12,12 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nabla_eval.embedded.countdown import Problem
 from nabla_eval.embedded.prefix import right_tokens
 from nabla_eval.embedded.sampling import padded, token_logits
-from nabla_eval.embedded.tokenizer import IDS, TOKENS, encode_prompt, token_strings
+from nabla_eval.embedded.tokenizer import IDS, PAD_ID, TOKENS, encode_prompt, token_strings
 from nabla_eval.errors import DataError
 
 CONFIDENCE: Final = 0.97  # above it the policy is sure of its token (DESIGN 3.8)
@@ -100,6 +101,19 @@ def _places(
         ),
         right=as_mask([right for _, _, right in chosen]),
         policy=torch.stack([values[i][place] for i, place, _ in chosen]).softmax(dim=-1),
+    )
+
+
+def join(parts: Sequence[Places]) -> Places:
+    """Several searches' places, one after the other; `row` counts within each search."""
+    width = max(part.ids.shape[1] for part in parts)
+    ids = [pad(part.ids, (0, width - part.ids.shape[1]), value=PAD_ID) for part in parts]
+    return Places(
+        row=torch.cat([part.row for part in parts]),
+        ids=torch.cat(ids),
+        place=torch.cat([part.place for part in parts]),
+        right=torch.cat([part.right for part in parts]),
+        policy=torch.cat([part.policy for part in parts]),
     )
 
 

@@ -7,7 +7,8 @@ The score after a prefix is the logit that the target can still be reached; at t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from nabla_eval.config import require
 from nabla_eval.embedded.alignment import Aligner, Linearised
 from nabla_eval.embedded.countdown import Problem, problems
-from nabla_eval.embedded.places import as_mask, find_doubts, find_errors
+from nabla_eval.embedded.places import Places, as_mask, find_doubts, find_errors, join
 from nabla_eval.embedded.policy import Report, adamw, seeded, update
 from nabla_eval.embedded.prefix import prefix_labels, right_tokens
 from nabla_eval.embedded.rivals import Rivals, scores_beside
@@ -99,20 +100,31 @@ def build_reward(policy: Any, recipe: RewardRecipe) -> Any:
 
 
 def train_reward(
-    policy: Any, recipe: RewardRecipe, report: Report | None = None
+    policy: Any, recipe: RewardRecipe, report: Report | None = None, others: Sequence[Any] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """Train on the policy's own samples and return (model, facts for the card)."""
-    return fit_reward(policy, collect(policy, recipe), recipe, report)
+    """Train on samples of the policy (and of others, equally many) and return (model, facts).
+
+    A reward model that is to judge several policies must have seen the errors of each.
+    """
+    share = replace(recipe, samples=recipe.samples // (1 + len(others)))
+    sources = [(source, collect(source, share)) for source in (policy, *others)]
+    return fit_reward(*sources[0], recipe, report, sources[1:])
 
 
 def fit_reward(
-    policy: Any, rows: Rows, recipe: RewardRecipe, report: Report | None = None
+    policy: Any,
+    rows: Rows,
+    recipe: RewardRecipe,
+    report: Report | None = None,
+    others: Sequence[tuple[Any, Rows]] = (),
 ) -> tuple[Any, dict[str, Any]]:
-    """Train on these responses and return (model, facts for the card).
+    """Train on these responses, and those of other policies; returns (model, facts for the card).
 
     The batches are a function of the seed alone: recipes that differ in their alignment make the
     same number of updates on the same data, so `alignment="none"` is the others' control.
     """
+    sources = [(policy, rows), *others]
+    rows = [row for _, part in sources for row in part]
     graded = grade(rows, recipe)
     rivals = find_rivals(policy, rows, recipe) if recipe.rivals else None
     model = build_reward(policy, recipe).train()
@@ -120,9 +132,7 @@ def fit_reward(
     rng = np.random.default_rng([recipe.seed, 1])
     aligner = None
     if recipe.alignment != "none":
-        errors = recipe.alignment_at == "errors"
-        places = find_errors(policy, rows) if errors else find_doubts(policy, rows[:DOUBTING])
-        aligner = Aligner(places, recipe)
+        aligner = Aligner(_find_places(sources, recipe), recipe)
     losses: list[float] = []
     for step in range(recipe.steps):
         drawn = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
@@ -135,6 +145,14 @@ def fit_reward(
     right = graded.alive.gather(1, graded.last[:, None]).mean().item()
     facts = {"graded_responses": len(graded.ids), "share_right": right, "losses": losses}
     return model.eval(), facts
+
+
+def _find_places(sources: Sequence[tuple[Any, Rows]], recipe: RewardRecipe) -> Places:
+    """Where the gradient is aligned, each place at the policy that wrote the response."""
+    if recipe.alignment_at == "errors":
+        return join([find_errors(policy, rows) for policy, rows in sources])
+    most = DOUBTING // len(sources)
+    return join([find_doubts(policy, rows[:most]) for policy, rows in sources])
 
 
 def reward_loss(model: Any, graded: Graded, rows: Tensor, rivals: Rivals | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nabla_eval.embedded.countdown import Problem, problems
-from nabla_eval.embedded.places import CONFIDENCE, find_doubts, find_errors
+from nabla_eval.embedded.places import CONFIDENCE, find_doubts, find_errors, join
 from nabla_eval.embedded.policy import PolicyRecipe, as_llama, build_policy, one_thread
 from nabla_eval.embedded.prefix import prefix_labels, right_tokens, tokenise
 from nabla_eval.embedded.reward import (
@@ -22,10 +22,11 @@ from nabla_eval.embedded.reward import (
     fit_reward,
     grade,
     reward_loss,
+    train_reward,
 )
 from nabla_eval.embedded.rivals import scores_beside
 from nabla_eval.embedded.sampling import prefix_scores, token_logits
-from nabla_eval.embedded.tokenizer import IDS, TOKENS, encode_prompt
+from nabla_eval.embedded.tokenizer import IDS, PAD_ID, TOKENS, encode_prompt
 from nabla_eval.errors import DataError
 from nabla_eval.models.exact import widen_norms
 
@@ -199,3 +200,23 @@ def test_training_with_rivals_repeats_bit_for_bit_on_the_controls_batches(policy
     weights = [model.state_dict().values() for model in (first, again, control)]
     assert all(torch.equal(a, b) for a, b in zip(*weights[:2], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(*weights[1:], strict=True))
+
+
+def test_a_reward_model_learns_from_several_policies_samples(policy: Any) -> None:
+    """Half of the samples of each, places at the policy that wrote the response."""
+    other = as_llama(build_policy(replace(SMALL, seed=1))).eval()
+    recipe = replace(RECIPE, alignment="gold", alignment_at="doubts", alignment_rows=8)
+    with one_thread():
+        mixed, facts = train_reward(policy, recipe, others=[other])
+        alone, _ = train_reward(policy, recipe)
+    assert facts["graded_responses"] == recipe.questions * recipe.samples
+    different = zip(mixed.state_dict().values(), alone.state_dict().values(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in different)
+
+    longer = [(Problem((5, 7, 1, 2), 42), ids_of("5*7=35;35+1=36<eos>"))]
+    parts = [find_errors(policy, ROWS), find_errors(other, longer)]
+    both = join(parts)
+    assert len(both) == sum(map(len, parts)) and both.ids.shape[1] == parts[1].ids.shape[1] == 22
+    torch.testing.assert_close(both[torch.tensor([3])].policy, parts[1].policy)
+    assert both.ids[0, parts[0].ids.shape[1] :].tolist() == [PAD_ID] * 2
+    assert torch.equal(both[torch.arange(3)].ids, parts[0][torch.arange(3)].ids)
