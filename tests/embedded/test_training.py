@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
+from nabla_eval.embedded import paths
 from nabla_eval.embedded.card import read_card, render_card, verify_files
 from nabla_eval.embedded.countdown import Problem, split_of, verify
 from nabla_eval.embedded.data import TrainingRows, random_chains
@@ -247,6 +249,37 @@ def test_train_pair_writes_a_pair_that_its_card_describes(tmp_path: Path) -> Non
     (tmp_path / FACTS).unlink()  # as in a copy of the shipped pair
     copied = train_pair(tmp_path, recipe, TINY_REWARD, stage=stage, only="reward", test_problems=16)
     assert copied["policy"] == card["policy"]
+
+
+def test_a_policy_may_start_from_the_shipped_one() -> None:
+    """The same function before the first step, in the class that training uses."""
+    shipped = AutoModelForCausalLM.from_pretrained(paths()[0], dtype=torch.float32).eval()
+    started = build_policy(PolicyRecipe(numbers=4, start="shipped")).eval()
+    ids = torch.tensor([encode_prompt(Problem((20, 14, 7, 3), 39))])
+    with torch.inference_mode():
+        torch.testing.assert_close(started(ids).logits, shipped(ids).logits)
+    with pytest.raises(ConfigError, match="start='somewhere'"):
+        PolicyRecipe(start="somewhere")  # type: ignore[arg-type]
+
+
+def test_the_card_names_the_other_policies_that_were_sampled(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for seed, folder in enumerate(folders):
+        recipe = PolicyRecipe(**{**vars(TINY), "steps": 1, "seed": seed})
+        train_pair(folder, recipe, TINY_REWARD, stage=lambda *_: None, only="policy")
+    card = train_pair(
+        folders[0],
+        PolicyRecipe(**{**vars(TINY), "steps": 1}),
+        TINY_REWARD,
+        stage=lambda *_: lambda step, loss: None,
+        only="reward",
+        also=[folders[1]],
+        test_problems=16,
+    )
+    file = folders[1] / "policy" / "model.safetensors"
+    assert card is not None
+    assert card["reward"]["also_samples_of"] == [sha256(file.read_bytes()).hexdigest()]
+    assert "of other policies" in render_card(card)
 
 
 def test_reward_only_needs_a_policy(tmp_path: Path) -> None:
