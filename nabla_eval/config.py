@@ -81,6 +81,8 @@ class Selection:
     top_probability_threshold: float = 0.97  # a position needs at most this
     gradient_threshold: float = 0.0  # a position needs more; 0 lets all through
     gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
+    error_below: float | None = None  # the first prefix score below it is the error (not the paper)
+    error_window: int = 3  # with error_below: the last so many unsure positions up to the error
 
     def __post_init__(self) -> None:
         require(
@@ -93,6 +95,11 @@ class Selection:
         require(0 < top <= 1, "top_probability_threshold", top, "a number in (0, 1]")
         gradient = self.gradient_threshold
         require(_finite(gradient, 0), "gradient_threshold", gradient, "a number >= 0")
+        error = self.error_below
+        require(
+            error is None or math.isfinite(error), "error_below", error, "a finite number or None"
+        )
+        require(self.error_window >= 1, "error_window", self.error_window, "an integer >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DTO, Objective, Sampling
+from nabla_eval.config import DTO, Objective, Sampling, Selection
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.pair import Pair
@@ -89,20 +89,26 @@ def rollout(
         y.append(draw(distribution(z[-1], sampling), key.uniform(len(y))))
 
 
+def scores_of(pair: Pair, problem: Problem, y: Tensor) -> Tensor:
+    """What the reward model says after each token of its frame with one-hot rows y inside."""
+    judge = pair.judge
+    before, after = (judge.table[list(ids)] for ids in (problem.frame.before, problem.frame.after))
+    inputs = torch.cat([before, y @ judge.embedding, after])
+    return judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
+
+
 def reward_of(
     pair: Pair, problem: Problem, y: Tensor, objective: Objective | None = None
 ) -> Tensor:
     """r(y|x) for one-hot rows y; with reward_gradient=process, plus the weighted prefix scores."""
-    judge, before, after = pair.judge, problem.frame.before, problem.frame.after
-    frame = [judge.table[list(ids)] for ids in (before, after)]
-    inputs = torch.cat([frame[0], y @ judge.embedding, frame[1]])
-    scores = judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
+    judge, scores = pair.judge, scores_of(pair, problem, y)
     if objective is None or objective.reward_gradient == "final":
         return scores[-1]
     tokens = [int(row.argmax()) for row in y]
     ends = [True] * len(y) if judge.ends is None else judge.ends(tokens)
     steps = [i for i, end in enumerate(ends) if end]
-    return scores[-1] + objective.process_weight * sum(scores[len(before) + i] for i in steps)
+    prefixes = scores[len(problem.frame.before) :]
+    return scores[-1] + objective.process_weight * sum(prefixes[i] for i in steps)
 
 
 def loss(pair: Pair, problem: Problem, y: Tensor, scored: int, objective: Objective) -> Tensor:
@@ -195,16 +201,37 @@ def _state(pair: Pair, problem: Problem, sequence: Sequence, row: int) -> Tensor
     return pair.policy.base(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
 
 
+def is_unsure(z: Tensor, selection: Selection) -> bool:
+    """Entropy above eps_ent (the paper), or top probability at most a bound (the released code)."""
+    p = torch.softmax(z, -1)
+    if selection.uncertainty == "entropy":
+        return float(-(p * torch.log(p)).nansum()) > selection.entropy_threshold
+    return float(p.max()) <= selection.top_probability_threshold
+
+
+@torch.no_grad()
+def before_error(
+    pair: Pair, problem: Problem, sequence: Sequence, selection: Selection
+) -> list[int]:
+    """The last unsure positions up to the first whose prefix score is bad, or up to the end."""
+    y = one_hot(sequence.scored, pair.policy.vocabulary)
+    scores = scores_of(pair, problem, y)[len(problem.frame.before) :].tolist()
+    error = len(sequence.scored)
+    for i in reversed(range(len(sequence.scored))):
+        if scores[i] < selection.error_below:
+            error = i
+    unsure = [i for i in range(len(sequence.y)) if is_unsure(sequence.z[i], selection)]
+    return [i for i in unsure if i <= error][-selection.error_window :]
+
+
 def selected(
     pair: Pair, problem: Problem, sequence: Sequence, position: int, config: Nabla, ledger: Ledger
 ) -> bool:
     """Section 3.3: is the policy unsure of this token, and does L depend on it?"""
     z, selection, tau = sequence.z[position], config.selection, config.relaxation
-    p = torch.softmax(z, -1)
-    if selection.uncertainty == "entropy":
-        unsure = float(-(p * torch.log(p)).nansum()) > selection.entropy_threshold
-    else:
-        unsure = float(p.max()) <= selection.top_probability_threshold
+    unsure = is_unsure(z, selection)
+    if unsure and selection.error_below is not None:
+        unsure = position in before_error(pair, problem, sequence, selection)
     if not unsure or selection.gradient_threshold == 0:
         return unsure
     hard = list(sequence.y)

@@ -13,7 +13,7 @@ from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.nabla_options import PRESETS, Nabla, lookahead
 from nabla_eval.methods.nabla_state import Run, Visit
 from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.select import hard_sequence, uncertain
+from nabla_eval.methods.select import hard_sequence
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Candidate,
@@ -39,8 +39,9 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     ended = yield from unless_cut(_draft(pool, config))
     if ended:
         return pool.outcome(0, ended)
-    draft, reward = pool.samples[0], pool.rewards[0]
-    run = Run(problem, config, draft, reward, rewards={draft.tokens[: draft.scored]: reward})
+    draft, judgement = pool.samples[0], pool.judgements[0]
+    judged = {draft.tokens[: draft.scored]: judgement}
+    run = Run(problem, config, draft, judgement.reward, judged=judged)
     ended = yield from unless_cut(_sweeps(run))
     run.waste()
     run.discard(run.spare.values())
@@ -107,7 +108,7 @@ def _ahead(run: Run, wanted: int) -> Part:
 def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     """The next positions that pass both gates of the selection."""
     selection = run.config.selection
-    unsure = uncertain(run.current, selection, start)
+    unsure = run.unsure(start)
     if selection.gradient_threshold == 0:
         return unsure[:size]
     window: list[int] = []
@@ -138,7 +139,7 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
             run.current,
             hard,
             config.dto.objective,
-            rows=tuple(uncertain(run.current, config.selection)),
+            rows=tuple(run.unsure()),
             norm=config.selection.gradient_norm if gated else None,
             temperature=config.relaxation,
         )
@@ -210,10 +211,9 @@ def _judge(run: Run, visits: list[Visit], fresh: list[Visit]) -> Part:
     if run.config.acceptance == "released" and run.compared is None:
         # Known where a rival is what this shows the reward model: then they tie to the last digit.
         shown = run.problem.prompt + run.current.tokens[: run.current.scored]
-        if shown not in run.rewards:
-            (wrong,) = yield [Score(run.problem, run.current, repeat_prompt=True)]
-            run.rewards[shown] = wrong.reward
-        run.compared = run.rewards[shown]
+        if shown not in run.judged:
+            (run.judged[shown],) = yield [Score(run.problem, run.current, repeat_prompt=True)]
+        run.compared = run.judged[shown].reward
     for visit, rival, reward in zip(fresh, rivals, rewards, strict=True):
         run.rollouts += 1
         run.spare.pop(run.start(visit))
@@ -249,11 +249,11 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
 
 def _score(run: Run, rivals: list[Trajectory]) -> Part:
     """Rewards of responses; one whose sequence was scored before is not scored again."""
-    new = {r.tokens[: r.scored]: r for r in rivals if r.tokens[: r.scored] not in run.rewards}
+    new = {r.tokens[: r.scored]: r for r in rivals if r.tokens[: r.scored] not in run.judged}
     judged = yield [Score(run.problem, rival) for rival in new.values()]
-    run.rewards.update((tokens, j.reward) for tokens, j in zip(new, judged, strict=True))
+    run.judged.update(zip(new, judged, strict=True))
     run.unseen.update(new)
-    return [run.rewards[rival.tokens[: rival.scored]] for rival in rivals]
+    return [run.judged[rival.tokens[: rival.scored]].reward for rival in rivals]
 
 
 def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Candidate:

@@ -9,9 +9,17 @@ from typing import TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla_options import Nabla
-from nabla_eval.methods.select import hard_sequence
+from nabla_eval.methods.select import hard_sequence, worthwhile
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Candidate, Certified, Gradient, Problem, Refinement, Trajectory
+from nabla_eval.requests import (
+    Candidate,
+    Certified,
+    Gradient,
+    Judgement,
+    Problem,
+    Refinement,
+    Trajectory,
+)
 
 Start: TypeAlias = tuple[int, tuple[int, ...]]  # sweep, and the tokens a rollout starts from
 
@@ -49,7 +57,7 @@ class Run:
     visited: int = 0
     certified: int = 0
     positions: int = 0
-    rewards: dict[tuple[int, ...], float] = field(default_factory=dict)  # by what was scored
+    judged: dict[tuple[int, ...], Judgement] = field(default_factory=dict)  # by what was scored
     unseen: set[tuple[int, ...]] = field(default_factory=set)  # scored, but not judged
     spare: dict[Start, Trajectory] = field(default_factory=dict)  # rolled out, but not judged
     surplus: Ledger = field(default_factory=Ledger)  # what lookahead threw away
@@ -68,6 +76,12 @@ class Run:
         if self.config.stop_reward is not None and self.reward >= self.config.stop_reward:
             return "reward"
         return "budget" if self.rollouts >= self.config.n else None
+
+    def unsure(self, start: int = 0) -> list[int]:
+        """Positions of the current trajectory that pass the gates which take no gradient."""
+        current = self.current
+        judgement = self.judged[current.tokens[: current.scored]]
+        return worthwhile(current, judgement, self.config.selection, start)
 
     def gradient(self, position: int) -> Gradient | None:
         """The gradient at the hard sequence of a position, where it was asked for.

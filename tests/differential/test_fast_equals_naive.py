@@ -29,6 +29,8 @@ options = st.fixed_dictionaries(
         "uncertainty": st.sampled_from(["entropy", "top_probability"]),
         "gradient_threshold": st.sampled_from([0.0, 0.1, 0.5]),
         "gradient_norm": st.sampled_from(["logits", "onehot"]),
+        "error_below": st.sampled_from([None, -0.1, 0.0, 0.1]),
+        "error_window": st.sampled_from([1, 2, 5]),
         "steps": st.sampled_from([0, 1, 6]),
         "lr": st.sampled_from([0.01, 0.3]),
         "weight_decay": st.sampled_from([0.0, 0.1]),
@@ -87,7 +89,9 @@ def assert_same(fast, slow, chosen):
 )
 def test_drawn_configurations(options, process, reward_gradient, width, budget, past, seed):
     pair = PAIRS[process]
-    chosen = {**options, "reward_gradient": reward_gradient if process else "final"}
+    chosen = {**options, "reward_gradient": reward_gradient}
+    if not process:  # an outcome reward has no scores of prefixes
+        chosen |= {"reward_gradient": "final", "error_below": None}
     config = configure("nabla", chosen)
     problems = tiny_problems(pair, 4, seed=seed)
     executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
@@ -106,6 +110,24 @@ def test_the_drawn_configurations_reach_what_matters():
     assert sum(c.verdict == "accepted" for c in candidates) >= 5
     assert sum(c.verdict == "rejected" for c in candidates) >= 5
     assert sum(c.flips for c in candidates) >= 5
+
+
+def test_positions_before_the_first_error_are_those_of_the_specification():
+    """The bound lies where it tells responses apart: another one comes to other positions."""
+    pair, problems = PAIRS[True], tiny_problems(PAIRS[True], 12)
+    seen = {}
+    for below in (None, -10.0, 0.0, 10.0):
+        options = {"n": 6, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 4}
+        config = configure("nabla", {**options, "error_below": below, "error_window": 2})
+        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        for problem, outcome in zip(problems, found, strict=True):
+            assert decisions(outcome) == decisions(naive.nabla(pair, problem, config))
+        seen[below] = [c.position for outcome in found for c in outcome.candidates]
+    assert len({tuple(positions) for positions in seen.values()}) == 4
+    # Every prefix is bad: the first token is, and nothing comes before it.
+    assert set(seen[10.0]) == {0}
+    # None is: the last two unsure positions of every response.
+    assert len(seen[-10.0]) < len(seen[None])
 
 
 def test_certified_draws_are_those_of_the_specification():

@@ -111,6 +111,8 @@ def test_log_sigmoid(score):
         ("exact_top_k", "candidates", 0),
         ("locate_repair", "n", 0),
         ("locate_repair", "error_below", "inf"),
+        ("nabla", "error_below", "nan"),
+        ("nabla", "error_window", 0),
     ],
 )
 def test_options_out_of_range_are_refused(name, option, value):
@@ -118,12 +120,17 @@ def test_options_out_of_range_are_refused(name, option, value):
         configure(name, {option: value})
 
 
-def test_an_outcome_reward_has_no_error_to_locate():
+@pytest.mark.parametrize(
+    ("name", "options"), [("locate_repair", {}), ("nabla", {"error_below": 0.0})]
+)
+def test_an_outcome_reward_has_no_error_to_locate(name, options):
     pair = tiny_pair(seed=3, process=False)
-    method = start(tiny_problems(pair, 1)[0], configure("locate_repair", {}))
+    method = start(tiny_problems(pair, 1)[0], configure(name, options))
     with pytest.raises(ModelError) as raised:
         drive([method], Executor(pair))
-    documented("an outcome reward for locate_repair", raised.value, "Give a process reward")
+    if name == "locate_repair":
+        documented("an outcome reward for locate_repair", raised.value, "Give a process reward")
+    assert str(raised.value).startswith(("method=locate_repair", "error_below="))
 
 
 def test_a_server_cannot_be_asked_about_every_token():

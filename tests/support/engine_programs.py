@@ -146,6 +146,8 @@ def programs(draw: Any, kind: str, number: int) -> Program:
     chosen["max_calls"] = draw(_of(*[None] * 7, 1, 9, 30))
     if kind == "process" and method == "nabla":
         chosen["reward_gradient"] = draw(_of("final", "process"))
+        chosen["error_below"] = draw(_of(None, -0.1, 0.0, 0.1))
+        chosen["error_window"] = draw(_of(1, 2, 4))
     config = configure(method, chosen)
     return Program(method, config, draw(problems(kind, number)))
 
