@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports audit soak theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -68,12 +68,14 @@ reports: $(STAMP) ## run every report's own run.sh again
 	done
 
 # In an environment of its own, so that the audit does not change what it looks at.
-audit: $(STAMP) ## check installed versions, list them in results/sbom.json, ask for known weaknesses
+sbom: $(STAMP) ## check that what is installed fits together, and list it in results/sbom.json
 	$(BIN)/python -m pip check
 	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
 		$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit; }
 	@mkdir -p results
 	$(AUDIT_VENV)/bin/cyclonedx-py environment --output-file results/sbom.json $(BIN)/python
+
+audit: sbom ## the same, and ask for known weaknesses (takes a network)
 	@echo "Known weaknesses are asked for over the network:"
 	$(AUDIT_VENV)/bin/pip-audit --skip-editable --path $$($(BIN)/python -c \
 		'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -6,7 +6,9 @@ n k-ths, so only some percentages can be printed. All arithmetic is exact.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -18,6 +20,7 @@ from nabla_eval.analysis.significance import sign_test
 from nabla_eval.errors import DataError
 
 ALPHA = 0.05
+DECIMALS = 3  # more than any table prints
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def _read(printed: str) -> tuple[Fraction, Fraction]:
         exponent = number.as_tuple().exponent
     except InvalidOperation:
         exponent = None
-    if not isinstance(exponent, int) or not 0 <= number <= 100:
+    if not isinstance(exponent, int) or not 0 <= number <= 100 or exponent < -DECIMALS:
         raise DataError(f"{printed!r} is no percentage from 0 to 100. Write it as printed: '71.0'.")
     return Fraction(number), Fraction(10) ** min(exponent, 0)
 
@@ -102,20 +105,24 @@ def _mean_of_rounded(value: Fraction, step: Fraction, problems: int, runs: int) 
     """
     target = value / step * runs
     reach = Fraction(runs, 2)
-    return any(abs(total - target) <= reach for total in _rounded_sums(step, problems, runs))
+    low, high = max(0, math.ceil(target - reach)), math.floor(target + reach)
+    return bool(_rounded_sums(step, problems, runs) >> low & (1 << (high - low + 1)) - 1)
 
 
 @cache
-def _rounded_sums(step: Fraction, problems: int, runs: int) -> frozenset[int]:
-    """Sums that k percentages of n problems can have, in steps, each rounded to a step."""
+def _rounded_sums(step: Fraction, problems: int, runs: int) -> int:
+    """Sums that k percentages of n problems can have, in steps, each rounded to a step.
+
+    A set of bits: bit s is set where s can be the sum. Sets of that size are slow as Python's sets.
+    """
     single = set()
     for right in range(problems + 1):
         exact = Fraction(100 * right, problems) / step
         single |= {math.floor(exact + Fraction(1, 2)), round(exact)}
-    sums = {0}
+    sums = 1
     for _ in range(runs):
-        sums = {total + one for total in sums for one in single}
-    return frozenset(sums)
+        sums = functools.reduce(operator.or_, (sums << one for one in single))
+    return sums
 
 
 def standard_errors(share: float, problems: int, runs: int = 1) -> tuple[float, float]:

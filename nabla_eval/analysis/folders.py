@@ -6,7 +6,6 @@ A run folder holds `trace-rank*.jsonl` (directly or in `traces/`) and, anywhere 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nabla_eval.analysis.accuracy import Scores, scores_of
+from nabla_eval.analysis.files import read_json, read_samples
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.errors import DataError
 from nabla_eval.traces import read
@@ -166,9 +166,9 @@ def _samples(home: Path) -> dict[str, list[Path]]:
 
 def _facts(home: Path) -> dict[str, Any]:
     """Seed, preset, seconds and versions from `run.json` and lm-eval's results, where known."""
-    run = _json(home / "run.json") if (home / "run.json").is_file() else {}
+    run = read_json(home / "run.json") if (home / "run.json").is_file() else {}
     results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
-    lm_eval = _newest(results, _json) if results else {}
+    lm_eval = _newest(results, read_json) if results else {}
     config = lm_eval.get("config") or {}
     nabla = config.get("nabla") or {}
     seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
@@ -179,16 +179,6 @@ def _facts(home: Path) -> dict[str, Any]:
         "seconds": math.nan if seconds is None else float(seconds),
         "tasks": len(lm_eval.get("results") or [None]),
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Run again, or remove it.") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is no JSON object. Run again, or remove it.")
-    return content
 
 
 def _part(
@@ -242,31 +232,6 @@ def _without_failed(
     if not kept:
         raise DataError(f"{home}: all problems of {task} failed. Look into its log, run again.")
     return kept, [record for record in records if document(record["id"]) not in failed]
-
-
-def read_samples(file: Path) -> list[dict[str, Any]]:
-    """The lines of lm-eval's samples file. Raises `DataError` for a damaged or repeated one."""
-    samples = []
-    seen = set()
-    lines = file.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            sample = json.loads(line)
-            item = (sample["doc_id"], sample.setdefault("filter", "none"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{file}:{number} is damaged ({error}). Evaluate again: trace_dir= keeps the "
-                "answers, so it takes seconds."
-            ) from error
-        if item in seen:
-            raise DataError(f"{file}:{number} repeats document {item[0]}. Evaluate again.")
-        seen.add(item)
-        samples.append(sample)
-    if not samples:
-        raise DataError(f"{file} is empty. Evaluate again.")
-    return samples
 
 
 def _metrics(task: str, samples: Sequence[Mapping[str, Any]], main: str) -> dict[str, Scores]:

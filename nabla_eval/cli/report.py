@@ -188,7 +188,8 @@ def paper(file: Path, **options: Any) -> None:
 
     Example: nabla-eval report paper reports/paper/printed.yaml
     """
-    from nabla_eval.reporting.paper import paper_report, read_printed
+    from nabla_eval.reporting.paper import paper_report
+    from nabla_eval.reporting.printed import read_printed
 
     present(paper_report(read_printed(file), file.parent), options)
 

@@ -7,15 +7,33 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
+from nabla_eval.structure import UNREADABLE, mismatch
 
 CARD = "card.json"
 README = "README.md"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FOLDERS = ("policy", "reward")
 SCHEMA = 1
+
+
+class File(TypedDict):
+    """A shipped file."""
+
+    sha256: str
+    bytes: int
+
+
+class Card(TypedDict):
+    """What the code reads of a card; the page made of it reads more."""
+
+    schema: int
+    task: dict[str, Any]
+    reward: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, File]
 
 
 def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
@@ -51,12 +69,20 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"No model card at {path}. Train a pair with `nabla-eval embedded train --output DIR`."
         )
-    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = mismatch(card, dict[str, Any])
+    except UNREADABLE as error:
+        card, wrong = {}, str(error)
+    if wrong:
+        raise DataError(f"{path} cannot be read: {wrong}. Install the package or train again.")
     if card.get("schema") != SCHEMA:
         raise DataError(
             f"{path} has schema {card.get('schema')!r}; this version reads {SCHEMA}. "
             "Train the pair again or use the version that wrote it."
         )
+    if wrong := mismatch(card, Card):
+        raise DataError(f"{path}: {wrong}. Train the pair again.")
     return card
 
 
@@ -76,8 +102,11 @@ def verify_files(folder: Path) -> list[str]:
 
 def render_card(card: dict[str, Any]) -> str:
     """The card as Markdown; every number in it is read from the card."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(card) + "\n"
+    try:
+        return template.render(card) + "\n"
+    except (UndefinedError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"The model card lacks a figure: {error}. Train the pair again.") from error

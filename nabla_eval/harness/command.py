@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from unittest.mock import patch
 
 import yaml
@@ -19,8 +19,10 @@ from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.evaluation import RESULTS
 from nabla_eval.harness.folder import close, device_name, fail, first_rank, manifest_of
 from nabla_eval.harness.lmeval import files_of, indexing_only
+from nabla_eval.harness.preflight import as_dict
 from nabla_eval.harness.register import NAME
 from nabla_eval.harness.tasks import list_tasks, tasks_path
+from nabla_eval.structure import UNREADABLE, mismatch
 from nabla_eval.traces.manifest import Manifest
 
 TASK = "nabla_countdown"
@@ -29,6 +31,17 @@ OPTIONS = (
     "num_fewshot", "gen_kwargs", "apply_chat_template", "fewshot_as_multiturn",
     "system_instruction", "samples", "predict_only", "metadata",
 )  # fmt: skip
+
+
+class _Stored(TypedDict, total=False):
+    """What is read of lm-eval's `--config` file; the rest of it is lm-eval's affair."""
+
+    model: str
+    model_args: dict[str, Any] | str | None
+    tasks: list[Any] | str | None
+    limit: float | None
+    device: str | None
+    batch_size: int | str | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def compose(rest: Sequence[str], **given: Any) -> Command:
     namespace = _parsed(rest)
     stored = _stored(namespace.config)
     _refuse(namespace, stored)
-    options = {**(stored.get("model_args") or {}), **(namespace.model_args or {})}
+    options = {**as_dict(stored.get("model_args")), **(namespace.model_args or {})}
     options |= {n: given[n] for n in ("method", "preset", "n") if given.get(n) is not None}
     options |= given.get("settings") or {}
     _seed(namespace, options, given.get("seed"))
@@ -149,11 +162,11 @@ def _stored(config: str | None) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (*UNREADABLE, yaml.YAMLError) as error:
         raise ConfigError(f"--config {config} cannot be read: {error}. Try a YAML file.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {config} is no mapping of option names. Try `limit: 8`.")
-    return content
+    if wrong := mismatch(content, _Stored):
+        raise ConfigError(f"--config {config}: {wrong}. Try a mapping such as `limit: 8`.")
+    return dict(content)
 
 
 def _refuse(namespace: Namespace, stored: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def model_args(argv: Sequence[str]) -> dict[str, Any] | None:
         stored = _stored(asked.config)
         if (asked.model or stored.get("model")) != NAME:
             return None
-        return _merged(asked.model_args) if asked.model_args else _as_dict(stored.get("model_args"))
+        return _merged(asked.model_args) if asked.model_args else as_dict(stored.get("model_args"))
     except Exception:  # lm-eval says what is wrong with it
         return None
 
@@ -74,7 +74,8 @@ def _merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
     return merged
 
 
-def _as_dict(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
+    """Model arguments of a `--config` file, which may be one text as on the command line."""
     from lm_eval.utils import simple_parse_args_string
 
     return dict(value) if isinstance(value, dict) else simple_parse_args_string(value)

@@ -14,6 +14,7 @@ import yaml
 import nabla_eval
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import SETS
+from nabla_eval.structure import UNREADABLE
 
 _INSTALLED = Path("share", "nabla_eval", "tasks")  # pyproject.toml: shared-data
 
@@ -76,7 +77,10 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix} {nod
 
 def _read(file: Path) -> TaskFile | None:
     """The task or group in a file; None for a file that others include."""
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    try:
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (*UNREADABLE, yaml.YAMLError) as error:
+        raise DataError(f"{file} cannot be read: {error}. Mend it, or remove it.") from error
     if not isinstance(config, dict):
         return None
     dataset = _dataset(config)
@@ -88,5 +92,8 @@ def _read(file: Path) -> TaskFile | None:
 
 
 def _dataset(config: Mapping[str, Any]) -> str:
-    named = (config.get("dataset_kwargs") or {}).get("problem_set")
-    return str(SETS[named].hub.path if named in SETS else config.get("dataset_path", ""))
+    given = config.get("dataset_kwargs")
+    named = given.get("problem_set") if isinstance(given, dict) else None
+    if isinstance(named, str) and named in SETS:
+        return SETS[named].hub.path
+    return str(config.get("dataset_path", ""))

@@ -13,6 +13,7 @@ from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.answers import sigmoid
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
+from nabla_eval.structure import UNREADABLE
 
 # Prompt files and what each fills in.
 PLACES = {
@@ -62,7 +63,13 @@ class Prompts:
 @cache
 def _read(name: str, folder: str | None) -> str:
     if folder is not None and (Path(folder) / f"{name}.txt").is_file():
-        return (Path(folder) / f"{name}.txt").read_text(encoding="utf-8").strip()
+        file = Path(folder) / f"{name}.txt"
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except UNREADABLE as error:
+            raise ConfigError(
+                f"prompts: {file} cannot be read: {error}. Save it as UTF-8."
+            ) from error
     source = files("nabla_eval.methods") / "prompts" / f"{name}.txt"
     return source.read_text(encoding="utf-8").strip()
 

@@ -14,6 +14,7 @@ from nabla_eval.analysis.accuracy import Scores, accuracy
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, percent
+from nabla_eval.structure import UNREADABLE
 from nabla_eval.traces import Record, done
 
 PREFERRED = ("exact_match", "acc")  # shown in per cent
@@ -111,7 +112,7 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
         samples = [json.loads(line) for line in lines if line]
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {error}. Run again.") from error
     if not samples:
         raise DataError(f"{path} is empty. Run again.")

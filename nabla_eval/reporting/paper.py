@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nabla_eval.analysis.consistency import grim, noise, standard_errors
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
-from nabla_eval.errors import DataError
 from nabla_eval.reporting.report import Report
 from nabla_eval.reporting.table_one import row_tables
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, p_value
-
-_NEEDED = ("paper", "sources", "benchmarks", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -72,36 +67,6 @@ class QuotedRow:
     what: str
     value: str
     source: str
-
-
-def read_printed(file: str | Path) -> dict[str, Any]:
-    """The YAML or JSON file of printed figures. Raises `DataError` for what cannot be used."""
-    file = Path(file)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}. It is YAML or JSON.") from error
-    missing = [name for name in _NEEDED if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise DataError(f"{file} lacks {', '.join(missing)}. See reports/paper/printed.yaml.")
-    for block in content["accuracy"]:
-        _check_block(file, content, block)
-    return content
-
-
-def _check_block(file: Path, content: Mapping[str, Any], block: Mapping[str, Any]) -> None:
-    for name in ("policy", "benchmark", "source", "cells"):
-        if name not in block:
-            raise DataError(f"{file}: a block of `accuracy` lacks {name!r}: {block}.")
-    for kind, known in (("benchmark", "benchmarks"), ("source", "sources")):
-        if block[kind] not in content[known]:
-            raise DataError(f"{file}: {kind} {block[kind]!r} is not among its {known}.")
-    for method, value in block["cells"].items():
-        if not isinstance(value, str):
-            raise DataError(
-                f"{file}: {method} of {block['policy']} on {block['benchmark']} is {value!r}. "
-                "Write it in quotes, as printed, so that its decimals are kept."
-            )
 
 
 def paper_report(printed: Mapping[str, Any], folder: str | Path = ".") -> Report:

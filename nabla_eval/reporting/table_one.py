@@ -6,11 +6,51 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number
+from nabla_eval.structure import UNREADABLE, mismatch
+
+
+class _Run(TypedDict):
+    run: str
+    method: str
+    accuracy: float
+    se: float
+    model_calls: float
+
+
+class _Accuracy(TypedDict):
+    runs: list[_Run]
+
+
+class _Share(TypedDict):
+    value: float
+    se: float
+
+
+class _Gap(TypedDict):
+    value: float
+    low: float
+    high: float
+
+
+class _TrainedName(TypedDict):
+    name: str
+    accuracy: _Share
+
+
+class _Trained(_TrainedName, total=False):
+    against: dict[str, _Gap]
+
+
+class _Study(TypedDict, total=False):
+    """What is read of a study's report.json, or of training's."""
+
+    accuracy: _Accuracy
+    rows: list[_Trained]
 
 
 @dataclass(frozen=True)
@@ -67,8 +107,10 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file} cannot be read: {error}. Run that study again.") from error
+    if wrong := mismatch(content, _Study):
+        raise DataError(f"{file}: {wrong}. Run that study again.")
     assert isinstance(content, dict)
     return content
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
+from nabla_eval.structure import UNREADABLE, mismatch
 
 FILE = "run.json"
 MANIFEST_SCHEMA = 1
@@ -55,7 +56,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {error}. Remove the folder, run again.") from error
     if not isinstance(content, dict) or content.get("schema") != MANIFEST_SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
@@ -64,9 +65,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
             "version of nabla_eval that wrote it, or run again."
         )
     content.setdefault("peak_memory", None)  # which early runs did not note
-    missing = Manifest.__required_keys__ - content.keys()
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(sorted(missing))}. Remove it, run again.")
+    if wrong := mismatch(content, Manifest):
+        raise DataError(f"{path}: {wrong}. Remove it, run again.")
     return content  # type: ignore[return-value]
 
 

@@ -203,7 +203,10 @@ def _checksum(body: bytes) -> str:
 
 def loads(text: str | bytes) -> Any:
     """Inverse of `dumps`. Raises ValueError for anything that is not standard JSON."""
-    return json.loads(text, object_hook=_untag, parse_constant=_refuse)
+    try:
+        return json.loads(text, object_hook=_untag, parse_constant=_refuse)
+    except (TypeError, RecursionError) as error:  # a tag around a list; brackets too deep
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _tag(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
+from nabla_eval.structure import UNREADABLE, mismatch
 from nabla_eval.training.data import DataFacts
 
 OPTIONS = "options.json"
@@ -83,10 +84,12 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is torn: {error}. Choose another --output.") from error
-    assert isinstance(options, dict)
-    return options
+        wrong = mismatch(options, dict[str, Any])
+    except UNREADABLE as error:
+        options, wrong = {}, str(error)
+    if wrong:
+        raise DataError(f"{path} is torn: {wrong}. Choose another --output.")
+    return dict(options)
 
 
 def _same(folder: Path, stored: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -115,7 +118,7 @@ def _complete(checkpoint: Path) -> bool:
     """transformers writes trainer_state.json last, so a whole one says that the rest is there."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return False
     return True
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from nabla_eval.errors import DataError
 from nabla_eval.models.chat import Framer, encode
+from nabla_eval.structure import UNREADABLE
 from nabla_eval.training.data import DataFacts, fingerprint, rank
 
 KEYS: Final = ("prompt", "chosen", "rejected")
@@ -59,7 +60,7 @@ def _lines(path: Path, text: str) -> Iterator[Preference]:
             texts = [value for value in found.values() if isinstance(value, str) and value]
             if len(texts) != len(KEYS):
                 raise ValueError(f"has no text under each of {', '.join(KEYS)}")
-        except ValueError as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"{path}, line {number}: {error}. Every line is an object such as "
                 '{"prompt": "1+1=?", "chosen": "1+1=2", "rejected": "1+1=3"}.'

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from nabla_eval.embedded.countdown import problems
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
+from nabla_eval.structure import UNREADABLE
 from nabla_eval.training.countdown import one_solution
 
 PROBLEM = ("problem", "prompt", "question")
@@ -186,7 +187,7 @@ def _lines(path: Path) -> Iterator[Example]:
             if not isinstance(row, dict):
                 raise DataError(f"is a {type(row).__name__}, not an object")
             yield _standard(row)
-        except ValueError as error:  # JSONDecodeError and DataError are both
+        except UNREADABLE as error:  # a DataError, too, is a ValueError
             raise DataError(
                 f"{path}, line {number}: {error}. Every line is an object such as "
                 '{"problem": "1+1=?", "solution": "1+1=2", "answer": "2"}.'

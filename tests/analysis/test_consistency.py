@@ -58,7 +58,7 @@ def test_known_cases():
     assert grim("100", 30).rounded == (30,) and grim("0.0", 30).rounded == (0,)
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "101", "nan", "Infinity"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "101", "nan", "Infinity", "71.0001"])
 def test_what_is_no_percentage_is_refused(text):
     with pytest.raises(DataError, match="no percentage"):
         grim(text, 30)

@@ -95,6 +95,7 @@ def test_other_answers_are_left_as_they_are() -> None:
         ({"problem": " ", "answer": "1"}, "no text under 'problem'"),
         ({"problem": "?"}, "no answer under 'answer' but None"),
         ({"problem": "?", "answer": ["1"]}, "no answer under 'answer' but"),
+        ({"problem": "?", "answer": "9" * 1001}, "the answer '999"),
         ({"problem": "?", "answer": "1/2"}, "the answer '1/2', and every answer of Toy is an"),
         ({"problem": "?", "answer": float("nan")}, "the answer 'nan'"),
     ],

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.paper import paper_report, read_printed
+from nabla_eval.reporting.paper import paper_report
+from nabla_eval.reporting.printed import read_printed
 from nabla_eval.reporting.report import report_markdown
 
 MINIMAL = {
@@ -48,9 +49,14 @@ def test_cells_and_differences(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accuracy": [{"policy": "P"}]}, "lacks 'benchmark'"),
+        ({"accuracy": [{"policy": "P"}]}, "lacks benchmark, cells, source"),
         ({"sources": {}}, "source 'p12' is not among"),
-        ({"benchmarks": {"OTHER": {}}}, "benchmark 'SET' is not among"),
+        ({"benchmarks": {"SET": {"problems": 30, "runs": 65}}}, "over 64 runs"),
+        ({"benchmarks": {"SET": {"problems": 1000, "runs": 64}}}, "over 64 runs or 50,000"),
+        ({"benchmarks": {"SET": {"problems": 0, "runs": 1}}}, "each at least 1"),
+        ({"benchmarks": {"SET": {"problems": 1, "runs": 1, "also": [[1]]}}}, "problems and runs"),
+        ({"rejection": {"n": 1, "rows": []}}, "rejection.n is 1"),
+        ({"benchmarks": {"OTHER": {"problems": 1, "runs": 1}}}, "benchmark 'SET' is not among"),
         ({"accuracy": [{**MINIMAL["accuracy"][0], "cells": {"ours": 71.0}}]}, "in quotes"),
         ({"accuracy": [{**MINIMAL["accuracy"][0], "cells": {"ours": "many"}}]}, "no percentage"),
     ],
@@ -65,7 +71,7 @@ def test_files_that_are_no_such_thing_are_refused(tmp_path):
         read_printed(tmp_path / "absent.yaml")
     with pytest.raises(DataError, match="cannot be read"):
         read_printed(write(tmp_path, "a: ["))
-    with pytest.raises(DataError, match="lacks paper, sources"):
+    with pytest.raises(DataError, match="a list and not a mapping"):
         read_printed(write(tmp_path, "- 1"))
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import Hub, ProblemSet
 
-_INTEGER = re.compile(r"[-−]?[0-9]+(?:\.0+)?")
+_INTEGER = re.compile(r"[-−]?[0-9]{1,1000}(?:\.0+)?")
 
 
 class Item(TypedDict):

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.items import Item, answering, item, items_hash, wording
 from nabla_eval.harness.problems.sets import ProblemSet
+from nabla_eval.structure import UNREADABLE, mismatch
 
 VARIABLE = "NABLA_DATA"
 MANIFEST = "nabla_data.json"
@@ -98,9 +99,9 @@ def _rows(file: Path) -> Iterator[Any]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except UNREADABLE as error:
             raise DataError(
-                f"{file}, row {number} is no JSON ({error.msg}): {line[:60]!r}. Fetch it anew."
+                f"{file}, row {number} is no JSON ({error}): {line[:60]!r}. Fetch it anew."
             ) from error
         if not isinstance(row, dict):
             raise DataError(f"{file}, row {number} is no object but {line[:60]!r}. Fetch it anew.")
@@ -136,12 +137,13 @@ def manifest(folder: Path) -> dict[str, Entry]:
         return {}
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-        for entry in entries.values():
-            assert entry.keys() >= Entry.__required_keys__
-    except (OSError, ValueError, AttributeError, AssertionError) as error:
+        wrong = mismatch(entries, dict[str, Entry])
+    except UNREADABLE as error:
+        entries, wrong = {}, str(error)
+    if wrong:
         raise DataError(
-            f"{file} is no manifest of nabla-eval data fetch. Remove it, or fetch anew."
-        ) from error
+            f"{file} is no manifest of nabla-eval data fetch ({wrong}). Remove it, or fetch anew."
+        )
     return dict(entries)
 
 

@@ -1,0 +1,57 @@
+"""Values of JSON and YAML held against types: what passes, and what is said of the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+import pytest
+
+from nabla_eval.structure import mismatch
+
+
+class Inner(TypedDict):
+    name: str
+
+
+class Outer(TypedDict, total=False):
+    inner: Inner
+    several: list[Inner]
+    by_name: dict[str, float]
+    kind: Literal["a", "b"]
+    maybe: int | None
+    anything: Any
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"inner": {"name": "x", "more": 1}, "further": [1]},
+        {"several": [], "by_name": {"a": 1, "b": 0.5}, "kind": "b"},
+        {"maybe": None, "anything": [[{}]]},
+    ],
+)
+def test_what_is_of_the_type_passes(value: Any) -> None:
+    assert mismatch(value, Outer) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "it is a list and not a mapping"),
+        ({"inner": {}}, "inner lacks name"),
+        ({"inner": {"name": 3}}, "inner.name is 3 and not a text"),
+        ({"several": [{"name": "x"}, None]}, "several[1] is None and not a mapping"),
+        ({"by_name": {"a": "1"}}, "by_name.a is '1' and not a number"),
+        ({"by_name": {"a": True}}, "by_name.a is True and not a number"),
+        ({"by_name": {3: 1.0}}, "a key of by_name is 3 and not a text"),
+        ({"kind": "c"}, "kind is 'c' and not 'a' or 'b'"),
+        ({"kind": ["a"]}, "kind is a list and not 'a' or 'b'"),
+        ({"maybe": 0.5}, "maybe is 0.5 and not an integer or null"),
+        ({"maybe": True}, "maybe is True and not an integer or null"),
+        ({"inner": 10**5000}, "inner is a huge integer and not a mapping"),
+        ({"inner": "x" * 9999}, f"inner is {'x' * 40!r} and not a mapping"),
+    ],
+)
+def test_the_first_fault_is_named_by_its_place(value: Any, said: str) -> None:
+    assert mismatch(value, Outer) == said
