@@ -115,7 +115,10 @@ def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estim
     for problem, group in scores.items():
         right = sum(group) / len(group) * repeats  # a score may be the mean of several answers
         if abs(right - round(right)) > 1e-6:
-            raise DataError(f"{problem} is graded in parts, and pass@{k} needs right or wrong.")
+            raise DataError(
+                f"{problem} is graded in parts, and pass@{k} needs right or wrong. Choose another "
+                "--metric."
+            )
         values.append(pass_at_k(round(right), repeats, k))
     return _proportion(values, level)
 

@@ -61,7 +61,9 @@ def grim(printed: str, problems: int, runs: int = 1) -> Grim:
     """
     value, step = _read(printed)
     if problems < 1 or runs < 1:
-        raise DataError(f"{problems} problems x {runs} runs: both must be at least 1.")
+        raise DataError(
+            f"{problems} problems x {runs} runs: both have to be at least 1. Give both."
+        )
     total = problems * runs
     scale = Fraction(total, 100)
     low, high = value - step / 2, value + step / 2

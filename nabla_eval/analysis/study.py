@@ -102,7 +102,7 @@ def _same_items(parts: Sequence[Part], common: bool) -> list[Part]:
             "the same --limit."
         )
     if not shared:
-        raise DataError(f"{what}; none is common to all, so there is nothing to compare.")
+        raise DataError(f"{what}; none is common to all. Give runs on the same problems.")
     warnings.warn(f"{what}; the {len(shared)} common ones are used.", stacklevel=4)
     return [_cut(part, dict(shared).keys()) for part in parts]
 

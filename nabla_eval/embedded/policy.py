@@ -80,7 +80,10 @@ def _load_shipped(model: Any) -> None:
     kept = {name: shipped[name] for name in model.state_dict()}
     left = shipped.keys() - kept.keys()
     if any(shipped[name].any() for name in left):
-        raise ModelError(f"The shipped policy has weights that Qwen2 does not know: {left}.")
+        raise ModelError(
+            f"The shipped policy has weights that Qwen2 does not know: {sorted(left)}. Install the "
+            "package again."
+        )
     model.load_state_dict(kept)
 
 

@@ -182,7 +182,7 @@ class Server:
             advice = "Is vllm_url the address of a vLLM server, without a path?"
         return ServerError(
             f"The server at {self.options.vllm_url} refused {path} with status {error.code}: "
-            f"{said} {advice}"
+            f"{said.rstrip('.')}. {advice}"
         )
 
     def _strange(self, answer: Any) -> ServerError:

@@ -40,7 +40,7 @@ def forced(policy: Policy, rows: Sequence[tuple[Problem, tuple[int, ...]]]) -> l
         if len(row) > policy.context or not problem.prompt or not tokens:
             raise ContextError(
                 f"A prompt of {len(problem.prompt)} tokens and a response of {len(tokens)} were "
-                f"given; {policy.name} takes at least one of each, at most {policy.context} "
+                f"given. Give {policy.name} at least one of each, and at most {policy.context} "
                 "together."
             )
     known = reread(

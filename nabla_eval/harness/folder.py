@@ -149,7 +149,7 @@ def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float)
     results, _ = files_of(folder, ())
     about = json.loads(results.read_text(encoding="utf-8"))["config"].get("nabla", {})
     if not any(folder.glob(OUTPUTS[0])):
-        raise DataError(f"{folder} has no trace-rank*.jsonl: no response was generated.")
+        raise DataError(f"{folder} has no trace-rank*.jsonl: no response was generated. Run again.")
     done: Manifest = {
         **manifest,
         "status": "done",

@@ -115,7 +115,9 @@ def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
         return ()
     strings = [until] if isinstance(until, str) else until
     if not isinstance(strings, (list, tuple)) or not all(isinstance(s, str) for s in strings):
-        raise ConfigError(f"until={until!r} is neither a string nor a list of strings.")
+        raise ConfigError(
+            f"until={until!r} is neither a string nor a list of strings. Try until=['Q:']."
+        )
     return tuple(dict.fromkeys(string for string in strings if string and string != end))
 
 

@@ -175,4 +175,7 @@ def _entry(config: Any) -> MethodSpec:
     for entry in METHODS.values():
         if type(config) is entry.config:
             return entry
-    raise ConfigError(f"{type(config).__name__} is not the options class of a registered method.")
+    raise ConfigError(
+        f"{type(config).__name__} is not the options class of a registered method. Use "
+        "configure(method, options)."
+    )

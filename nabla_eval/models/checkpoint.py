@@ -242,7 +242,7 @@ def parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
     else:
         name = _SHORT.get(str(dtype), str(dtype)).removeprefix("torch.")
     if name not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}. Try float32.")
     parsed = getattr(torch, name)
     assert isinstance(parsed, torch.dtype)
     return parsed

@@ -142,7 +142,7 @@ def reward_ids(
 def check_overlap(overlap: Overlap, mode: Mode = "align") -> None:
     """Raise `VocabularyError` where the vocabularies cannot work together under `mode`."""
     if mode not in get_args(Mode):
-        raise ConfigError(f"vocab={mode!r} is not one of {', '.join(get_args(Mode))}.")
+        raise ConfigError(f"vocab={mode!r} is not one of {', '.join(get_args(Mode))}. Try align.")
     if mode == "same" and (overlap.moved or overlap.missing):
         raise VocabularyError(
             f"vocab=same asks for one vocabulary, but {overlap.describe()}. "

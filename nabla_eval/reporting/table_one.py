@@ -125,7 +125,9 @@ def _row(
     }
     study = row.get("study", "")
     if study and study not in studies:
-        raise DataError(f"Row {row['row']}: {study!r} is not among the file's studies.")
+        raise DataError(
+            f"Row {row['row']}: {study!r} is not among the file's studies. Add it there."
+        )
     if not study:
         embedded = f"not run: {row['unless']}" if "unless" in row else MISSING
     elif studies[study] is None:

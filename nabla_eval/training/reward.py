@@ -60,7 +60,9 @@ class Maths:
         text = unicodedata.normalize("NFKC", problem).replace("\\dfrac", "\\frac")
         text = _LAYOUT.sub("", text.replace("\\tfrac", "\\frac")).casefold().rstrip(".:?")
         if not text:
-            raise DataError(f"{problem!r} is no problem: nothing is left of it without layout.")
+            raise DataError(
+                f"{problem!r} is no problem: nothing is left of it without layout. Leave it out."
+            )
         return text
 
     def trainable(self, problem: str) -> bool:

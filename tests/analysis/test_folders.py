@@ -277,5 +277,5 @@ def test_a_damaged_results_file_is_named(tmp_path):
     reason = error.value.__cause__
     documented("a damaged run.json", error.value, "Run again", FOLDER=folder, REASON=reason)
     (folder / "run.json").write_text("[]")
-    with pytest.raises(DataError, match=r"run\.json is no JSON object"):
+    with pytest.raises(DataError, match=r"run\.json: it is a list and not a mapping"):
         load([folder])

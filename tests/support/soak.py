@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -64,17 +65,23 @@ class Held:
         )  # fmt: skip
 
 
+@cache
+def strategies(kind: str) -> dict[str, Any]:
+    """Made once: Hypothesis remembers every strategy, so that new ones in each round add up."""
+    return {
+        "programs": together(kind, BATCH),
+        "budget": st.sampled_from([1, 60, 10**9]),
+        "past": st.sampled_from([0, 30, 10**9]),
+        "width": st.sampled_from([2, BATCH]),
+    }
+
+
 def drawn(seed: int) -> None:
     """One batch of drawn programs on the engine, with drawn limits; other ones for each seed."""
     kind = KINDS[seed % len(KINDS)]
 
     @settings(max_examples=1, phases=[Phase.generate], database=None, deadline=None)
-    @given(
-        programs=together(kind, BATCH),
-        budget=st.sampled_from([1, 60, 10**9]),
-        past=st.sampled_from([0, 30, 10**9]),
-        width=st.sampled_from([2, BATCH]),
-    )
+    @given(**strategies(kind))
     def run(programs: Any, budget: int, past: int, width: int) -> None:
         executor = Executor(pair(kind), max_batch_tokens=budget, max_past_tokens=past)
         drive((start(p.problem, p.config) for p in programs), executor, width)

@@ -295,6 +295,19 @@ def test_what_cannot_be_aligned(
     assert not output.exists()
 
 
+def test_a_policy_that_lacks_a_token_of_a_response(
+    classifier: Path, tiny_policy: Path, jsonl: Any, tmp_path: Path
+) -> None:
+    policy = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
+    rules = json.loads((policy / "tokenizer.json").read_text(encoding="utf-8"))
+    rules["model"]["vocab"]["sum"] = rules["model"]["vocab"].pop("=")
+    (policy / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
+    rows = [{"prompt": "1,2=3?", "chosen": f"1+{n}={n + 1}", "rejected": f"1+{n}={n + 2}"}
+            for n in range(1, 9)]  # fmt: skip
+    with pytest.raises(DataError, match=r"lacks a token of the response '1\+\d=\d'\. Leave out"):
+        train(tmp_path / "out", jsonl(rows), FEW, reward=str(classifier), policy=str(policy))
+
+
 def test_a_reward_model_of_two_labels(classifier: Path, pairs: str, tmp_path: Path) -> None:
     two = Path(shutil.copytree(classifier, tmp_path / "two"))
     config = json.loads((two / "config.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,19 @@ def test_bad_input_is_refused_before_any_weight_is_read(
     with pytest.raises(error, match=what):
         run(Job(**job), SupervisedFineTuning(FEW))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_tokenizer_without_an_end_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
+    policy = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (policy / name).is_file():
+            content = json.loads((policy / name).read_text(encoding="utf-8"))
+            content.pop("eos_token", None)
+            (policy / name).write_text(json.dumps(content), encoding="utf-8")
+    job = Job(recipe=FEW, output=tmp_path / "out", policy=str(policy), device="cpu", size=64)
+    with pytest.raises(ConfigError, match="has no end token, so no answer would end"):
+        run(job, SupervisedFineTuning(FEW))
 
 
 @pytest.mark.usefixtures("no_weights")

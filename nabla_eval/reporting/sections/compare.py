@@ -46,7 +46,7 @@ def compare_report(a: Sequence[Run], b: Sequence[Run], show: int = 10) -> Report
                 f"{side} folder holds several runs of a task ({names}). Give the folder of one."
             )
     if not pairs:
-        raise DataError("The two have no task in common, so there is nothing to compare.")
+        raise DataError("The two have no task in common. Give runs of the same task.")
     pairs = [_told_apart(x, y) for x, y in pairs]
     rows = holm_corrected([DifferenceRow.accuracy(x, y) for x, y in pairs])
     for x, y in pairs:

@@ -1,0 +1,267 @@
+"""Errors that no other test comes to: each is provoked once, so that the README can list it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from run_folders import record, write_run
+from scripted_server import Script, choice, serving
+
+from nabla_eval.analysis.folders import read_folder
+from nabla_eval.cli.main import main
+from nabla_eval.config import build
+from nabla_eval.embedded import WEIGHTS
+from nabla_eval.embedded.card import read_card, render_card
+from nabla_eval.engine.completions import Server, ServerOptions
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.errors import ConfigError, DataError, ModelError, RewardError, ServerError
+from nabla_eval.harness.command import compose
+from nabla_eval.harness.evaluation import Bench, Settings
+from nabla_eval.harness.lmeval import files_of
+from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.checkpoint import parse_device
+from nabla_eval.models.load import load_pair
+from nabla_eval.reporting.overview import measure
+from nabla_eval.reporting.sections.compare import compare_report
+from nabla_eval.reporting.table_one import _read as read_figures
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+LATIN = "é".encode("latin-1")  # no UTF-8
+
+
+# --- files of a run -----------------------------------------------------------------------------
+
+
+def test_samples_that_are_no_text(tmp_path: Path) -> None:
+    write_run(tmp_path, [record(0)], [1.0])
+    (file,) = tmp_path.rglob("samples_*.jsonl")
+    file.write_bytes(LATIN)
+    with pytest.raises(DataError, match=r"samples_.* cannot be read .*Evaluate again"):
+        read_folder(tmp_path)
+
+
+def test_a_run_that_is_not_finished_cannot_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no results_\*\.json\. Finish the run first"):
+        measure(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "is empty. Run again"), (LATIN, "cannot be read: ")]
+)
+def test_samples_that_cannot_be_measured(tmp_path: Path, content: bytes, said: str) -> None:
+    write_run(tmp_path, [record(0)], [1.0])
+    (file,) = tmp_path.rglob("samples_*.jsonl")
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        measure(tmp_path)
+
+
+def test_lm_eval_may_have_written_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "results_2026.json").write_text("{}")
+    with pytest.raises(DataError, match=r"lm-eval wrote no samples of toy to .* Run again"):
+        files_of(tmp_path, ["toy"])
+
+
+def test_runs_of_different_tasks_cannot_be_compared() -> None:
+    one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
+    with pytest.raises(DataError, match="no task in common"):
+        compare_report([one], [other])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"[", "cannot be read: .* Run that study again"), (b"[]", "a list and not a mapping")],
+)
+def test_figures_of_a_study_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_figures(file)
+
+
+def test_a_row_of_a_study_that_the_file_does_not_name(root: Path, tmp_path: Path) -> None:
+    printed = yaml.safe_load((root / "reports/paper/printed.yaml").read_text(encoding="utf-8"))
+    printed["rows"] = [{"row": "greedy", "study": "none"}]
+    file = tmp_path / "printed.yaml"
+    file.write_text(yaml.safe_dump(printed), encoding="utf-8")
+    result = CliRunner().invoke(main, ["report", "paper", str(file)])
+    assert result.exit_code == 1 and "'none' is not among the file's studies" in result.output
+
+
+# --- files that users write ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "call", "said"),
+    [
+        (lambda card: b"[", read_card, "cannot be read: .* Install the package or train again"),
+        (lambda card: json.dumps({**card, "task": 1}).encode(), read_card, "Train the pair again"),
+        (
+            lambda card: json.dumps({**card, "reward": {}}).encode(),
+            lambda folder: render_card(read_card(folder)),
+            "The model card lacks a figure: .* Train the pair again",
+        ),
+    ],
+)
+def test_model_cards_that_are_none(
+    tmp_path: Path,
+    change: Callable[[Any], bytes],
+    call: Callable[[Path], Any],
+    said: str,
+) -> None:
+    card = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
+    (tmp_path / "card.json").write_bytes(change(card))
+    with pytest.raises(DataError, match=said):
+        call(tmp_path)
+
+
+def test_a_config_of_lm_eval_with_values_of_another_kind(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("tasks: 3\n")
+    with pytest.raises(ConfigError, match="tasks is 3 and not a list or a text or null"):
+        compose(["--config", str(file)])
+
+
+def test_a_task_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_bytes(LATIN)
+    with pytest.raises(DataError, match=r"task\.yaml cannot be read: .* Mend it, or remove it"):
+        list_tasks(tmp_path)
+
+
+def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "tpo_loss.txt").write_bytes(LATIN)
+    with pytest.raises(ConfigError, match=r"tpo_loss\.txt cannot be read: .* Save it as UTF-8"):
+        configure("tpo", {"prompts": str(tmp_path)})
+
+
+def test_preferences_that_are_no_text(tmp_path: Path) -> None:
+    from nabla_eval.training.preferences import read
+
+    (tmp_path / "pairs.jsonl").write_bytes(LATIN)
+    with pytest.raises(DataError, match=r"Cannot read .*pairs\.jsonl: .* in UTF-8"):
+        read(tmp_path / "pairs.jsonl")
+
+
+# --- folders that cannot be written -------------------------------------------------------------
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    from nabla_eval.cli.demo import _save
+    from nabla_eval.cli.report_output import write
+
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(DataError, match=r"Cannot write .*/file/page: .* Choose another --output"):
+        write(file / "page", "")
+    with pytest.raises(DataError, match=r"Cannot write to .*/file/run: .* Choose another --output"):
+        _save(file / "run", {}, [])
+
+
+def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from nabla_eval.cli.sweeping import FILE, Sweep
+    from nabla_eval.harness.study import read_study
+
+    file = tmp_path / "sweep.yaml"
+    file.write_text("tasks: nabla_countdown\ngrid: {method: [greedy]}\n")
+    (tmp_path / "out" / FILE / "inside").mkdir(parents=True)
+    sweep = Sweep(Console(quiet=True), read_study(file), tmp_path / "out", "nabla-eval sweep")
+    with pytest.raises(DataError, match=r"Cannot write .*study\.json: .* Choose another --output"):
+        sweep._save()
+
+
+def test_a_run_without_traces_is_not_done(tmp_path: Path) -> None:
+    from nabla_eval.harness.folder import close
+
+    (tmp_path / "results_2026.json").write_text('{"config": {}}')
+    with pytest.raises(DataError, match=r"has no trace-rank\*\.jsonl: no response .* Run again"):
+        close(tmp_path, {}, device="cpu", wall_seconds=1.0)  # type: ignore[typeddict-item]
+
+
+# --- options and models -------------------------------------------------------------------------
+
+
+def test_options_and_classes_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown option 'stepz' for Nabla. Did you mean steps"):
+        build(Nabla, {"stepz": 1})
+    problem = tiny_problems(tiny_pair(seed=3), 1)[0]
+    with pytest.raises(ConfigError, match="dict is not the options class of a registered method"):
+        start(problem, {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_there_is_not() -> None:
+    with pytest.raises(ConfigError, match=r"torch sees no GPU. Try device=cpu"):
+        parse_device("cuda")
+
+
+def test_a_model_that_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("")
+    with pytest.raises(ModelError, match=r"is a file. Give the folder that holds it"):
+        load_pair(policy=file, reward=None)
+
+
+def test_weights_that_another_class_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from nabla_eval.embedded.policy import PolicyRecipe, as_llama, build_policy
+
+    model = build_policy(PolicyRecipe(hidden=32, layers=2, heads=2, feed_forward=32))
+    model.register_parameter("extra", torch.nn.Parameter(torch.ones(1)))
+    with pytest.raises(
+        ModelError, match=r"Qwen2 and Llama layers differ .* \['extra'\] unexpected"
+    ):
+        as_llama(model)
+    known = AutoModelForCausalLM.from_pretrained(WEIGHTS / "policy")
+    torch.nn.init.ones_(known.model.layers[0].self_attn.o_proj.bias)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: known)
+    with pytest.raises(ModelError, match=r"weights that Qwen2 does not know: .*o_proj\.bias"):
+        build_policy(PolicyRecipe(start="shipped"))
+
+
+def test_a_check_of_the_theory_that_there_is_not() -> None:
+    result = CliRunner().invoke(main, ["theory", "--check", "none"])
+    assert result.exit_code != 0 and "none" in result.output
+
+
+def test_a_task_that_lm_eval_does_not_know() -> None:
+    bench = Bench(Settings(), ["nabla_countdwn"])
+    with pytest.raises(DataError, match=r"There is no task 'nabla_countdwn'. Did you mean"):
+        bench._task("nabla_countdwn")
+
+
+# --- what models and servers say ----------------------------------------------------------------
+
+
+def test_a_prefix_score_that_is_no_number() -> None:
+    pair = tiny_pair(seed=3, process=True)
+    head = pair.judge.head
+    reward = replace(pair.judge, head=lambda states: head(states) * torch.nan)
+    broken = replace(pair, reward=reward)
+    method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {"confidence": 1.0}))
+    with pytest.raises(RewardError, match="a score or a gradient that is no number after"):
+        drive([method], Executor(broken))
+
+
+def test_a_server_that_writes_nothing() -> None:
+    pair = tiny_pair(seed=3)
+    with (
+        serving(Script(lambda body: choice([], "length"))) as script,
+        pytest.raises(ServerError, match=r"wrote nothing after .* Look at its log"),
+    ):
+        VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
