@@ -152,7 +152,7 @@ def shown(message: str) -> str:
     text = re.sub(rf"/\S*?/pytest-of-[^/\s]+/pytest-\d+/{name}", "FOLDER", text)
     text = re.sub(rf"/tmp/{name}", "FOLDER", text)
     text = text.replace(f"{ROOT}/", "").replace(str(ROOT), "FOLDER")
-    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+    text = re.sub(r"127\.0\.0\.1:\d{5}", "127.0.0.1:PORT", text)
     return text if len(text) <= 420 else text[:240].rstrip() + " [...] " + text[-160:].lstrip()
 
 
