@@ -288,8 +288,10 @@ def listed(entry: Mapping[str, Any]) -> list[str]:
     names = [
         n for family in entry["families"].values() for n in (family["best"], *family["ladder"])
     ]
-    rivals = [name for rival in entry.get("rivals", {}).values() for name in rival.values()]
-    return list(dict.fromkeys([*names, *rivals]))
+    coins = [*entry.get("rivals", {}).values()]
+    coins += [coin for own in entry.get("controls", {}).values() for coin in own.values()]
+    sides = [name for coin in coins for pair in coin.values() for name in pair]
+    return list(dict.fromkeys([*names, *sides]))
 
 
 def select(study: Study, words: Sequence[str] | None) -> list[Variant]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from results import Floats, Runs
+from results import PER_PROBLEM, Floats, Runs
 
 from nabla_eval.analysis.intervals import Estimate, mean
 from nabla_eval.analysis.significance import holm, sign_flip_test
@@ -41,41 +41,73 @@ def corrected(margins: Sequence[Margin]) -> list[Margin]:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """A control at exactly another one's cost: a coin decides between two of its settings.
+class Coin:
+    """A control at another setting's cost: a coin decides between two of its settings.
 
-    Per problem the expectation of the coin is known, so that nothing is drawn.
+    What is expected of the coin is known for each problem, so that nothing is drawn.
     """
 
-    words: str
-    cost: float
-    right: Floats  # [reward seeds, problems]
+    low: Runs
+    high: Runs
+    share: float  # of problems that `high` answers
+
+    @property
+    def accuracy(self) -> float:
+        return (1 - self.share) * self.low.accuracy + self.share * self.high.accuracy
+
+    @property
+    def words(self) -> str:
+        if self.share in (0.0, 1.0):
+            return (self.high if self.share else self.low).variant.name
+        low, high = self.low.variant.name, self.high.variant.name
+        return f"{1 - self.share:.0%} {low}, {self.share:.0%} {high}"
+
+    def cost(self, unit: str) -> float:
+        return (1 - self.share) * self.low.cost(unit) + self.share * self.high.cost(unit)
+
+    def mixed(self, of_low: Floats, of_high: Floats) -> Floats:
+        return (1 - self.share) * of_low + self.share * of_high
 
 
-def mixture(ladder: Sequence[Runs], unit: str, cost: float) -> Mixture | None:
-    """The family at this cost, between its neighbouring settings; None where it has none so cheap.
+def coin(low: Runs, high: Runs, unit: str, cost: float) -> Coin:
+    """The coin between two settings that comes nearest to a cost."""
+    room = high.cost(unit) - low.cost(unit)
+    share = 0.0 if room <= 0 else (cost - low.cost(unit)) / room
+    return Coin(low, high, min(1.0, max(0.0, share)))
 
-    Where even the dearest setting costs less, that setting itself: the family has no use for more.
+
+def strongest_coin(controls: Sequence[Runs], unit: str, cost: float) -> Coin | None:
+    """The most accurate coin that costs no more; None where every setting costs more.
+
+    Of the settings one side costs no more than `cost` and the other more; or both sides are one
+    setting that costs less, where the controls have no use for the rest.
     """
-    ordered = sorted(ladder, key=lambda run: run.cost(unit))
-    below = [run for run in ordered if run.cost(unit) <= cost]
-    above = [run for run in ordered if run.cost(unit) > cost]
-    if not below:
-        return None
-    low = below[-1]
-    if not above:
-        return Mixture(low.variant.name, low.cost(unit), low.by_seed())
-    high = above[0]
-    share = (cost - low.cost(unit)) / (high.cost(unit) - low.cost(unit))
-    right = (1 - share) * low.by_seed() + share * high.by_seed()
-    words = f"{1 - share:.0%} {low.variant.name}, {share:.0%} {high.variant.name}"
-    return Mixture(words, cost, right)
+    below = [run for run in controls if run.cost(unit) <= cost]
+    above = [run for run in controls if run.cost(unit) > cost]
+    pairs = [(run, run) for run in below] + [(low, high) for low in below for high in above]
+    coins = [coin(low, high, unit, cost) for low, high in pairs]
+    return max(coins, key=lambda one: (one.accuracy, -one.cost(unit)), default=None)
 
 
-def against_mixture(own: Runs, other: Mixture) -> Margin:
-    """The paired difference to a control at equal cost."""
-    difference = own.by_seed() - other.right
-    return _margin(difference.mean(axis=0), difference.mean(axis=1))
+def against(own: Runs, other: Coin, unit: str) -> Margin:
+    """The paired difference to a coin at equal cost.
+
+    Mean costs are estimates too: the coin's slope (accuracy per cost) times the difference in cost
+    is taken off problem by problem, as `analysis.scaling.at_equal_cost` does (the delta method).
+    That leaves the mean as it is and gives the spread what the costs are uncertain by. Processor
+    time is known for whole batches alone and is taken as known; so is the cost of a coin with one
+    side, whose cost is not made equal.
+    """
+    right = other.mixed(other.low.by_seed(), other.high.by_seed())
+    difference = own.by_seed() - right
+    per_problem = difference.mean(axis=0)
+    if unit in PER_PROBLEM and 0.0 < other.share < 1.0:
+        name = PER_PROBLEM[unit]
+        spent = other.mixed(other.low.by_problem(name), other.high.by_problem(name))
+        room = other.high.by_problem(name).mean() - other.low.by_problem(name).mean()
+        slope = (other.high.accuracy - other.low.accuracy) / room
+        per_problem = per_problem - slope * (own.by_problem(name) - spent)
+    return _margin(per_problem, difference.mean(axis=1))
 
 
 def mended_and_broken(own: Runs, greedy: Runs) -> tuple[float, float]:

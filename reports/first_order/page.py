@@ -6,24 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grid import Chosen, Study, disjoint, numbers_of
-from margins import (
-    Margin,
-    against_mixture,
-    corrected,
-    margin,
-    mended_and_broken,
-    mixture,
-    rewards,
-    spread,
-)
+from margins import Margin, corrected, margin, mended_and_broken, rewards, spread
 from results import Runs
-from tuning import EQUAL
+from rivals import Rivalry, own_controls, rivalries
 
 from nabla_eval.analysis.accuracy import accuracy
 from nabla_eval.reporting.text import p_value
 
 Cell = tuple[str, str]  # (cell, kind of reward model)
-GOAL = 0.05  # the margin that was asked for, with p < 0.01
+GOAL, SIGNIFICANT = 0.05, 0.01  # the margin that was asked for, and its p
 TITLES = {"plain": "plain reward models", "aligned": "gradient-aligned reward models"}
 
 
@@ -40,6 +31,10 @@ def points(value: float) -> str:
 def shown(entry: Margin) -> str:
     low, high = entry.estimate.interval
     return f"{points(entry.estimate.value)} [{points(low)}, {points(high)}]"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 # --- one cell -----------------------------------------------------------------------------------
@@ -75,58 +70,25 @@ def accuracies(study: Study, best: Mapping[str, Runs]) -> str:
     return table(head, rows)
 
 
-def rivalries(
-    study: Study, entry: Mapping[str, Any], found: Mapping[str, Runs]
-) -> list[tuple[str, str, Runs, Runs, Margin]]:
-    """(family, equal in what, first-order setting, its rival, margin), Holm over these."""
-    lines = []
-    for family, chosen in entry["rivals"].items():
-        own = found[entry["families"][family]["best"]]
-        for equal, rival in chosen.items():
-            lines.append((family, equal, own, found[rival], margin(own, found[rival])))
-    adjusted = corrected([line[-1] for line in lines])
-    return [(*line[:4], m) for line, m in zip(lines, adjusted, strict=True)]
-
-
-def rival_table(lines: Sequence[tuple[str, str, Runs, Runs, Margin]]) -> str:
+def rival_table(lines: Sequence[Rivalry]) -> str:
     rows = [
         (
-            own.variant.name,
-            equal,
-            other.variant.name,
-            " / ".join(f"{run.cost(EQUAL[equal]):.1f}" for run in (own, other)),
-            shown(m),
-            p_value(m.p),
-            p_value(m.holm),
-            spread(m.by_seed),
+            line.own.variant.name,
+            line.equal,
+            line.coin.words,
+            line.costs,
+            shown(line.margin),
+            p_value(line.margin.p),
+            p_value(line.margin.holm),
+            spread(line.margin.by_seed),
         )
-        for _, equal, own, other, m in lines
+        for line in lines
     ]
     head = (
-        "first-order", "equal", "best control that costs no more", "cost", "margin, points",
-        "p", "Holm", "by reward seed",
+        "first-order", "equal", "control at equal cost", "cost", "margin, points", "p", "Holm",
+        "by reward seed",
     )  # fmt: skip
     return table(head, rows)
-
-
-def control_table(study: Study, entry: Mapping[str, Any], found: Mapping[str, Runs]) -> str:
-    """Each first-order family beside each of its own controls, at equal calls and seconds."""
-    rows = []
-    for name in study.named("first-order"):
-        own = found[entry["families"][name]["best"]]
-        for control in study.families[name].controls:
-            names = dict.fromkeys(
-                [entry["families"][control]["best"], *entry["families"][control]["ladder"]]
-            )
-            ladder = [found[variant] for variant in names]
-            for equal, unit in EQUAL.items():
-                other = mixture(ladder, unit, own.cost(unit))
-                if other is None:
-                    rows.append((own.variant.name, equal, f"{control}: none as cheap", "", ""))
-                    continue
-                m = against_mixture(own, other)
-                rows.append((own.variant.name, equal, other.words, shown(m), p_value(m.p)))
-    return table(("first-order", "equal", "control", "difference, points", "p"), rows)
 
 
 def failures(best: Mapping[str, Runs]) -> str:
@@ -142,45 +104,104 @@ def failures(best: Mapping[str, Runs]) -> str:
 # --- all cells ----------------------------------------------------------------------------------
 
 
-def goal(lines: Mapping[Cell, Sequence[tuple[str, str, Runs, Runs, Margin]]]) -> str:
-    """The margin that was asked for, for every cell."""
+def verdict(chosen: Chosen, lines: Mapping[Cell, Sequence[Rivalry]]) -> str:
+    """The answer in words, from the numbers of the goal's table."""
+    at_calls = {
+        key: [line for line in rivals if line.equal == "calls"] for key, rivals in lines.items()
+    }
+    met = [
+        f"{cell}, {kind}"
+        for (cell, kind), found in at_calls.items()
+        if any(reached(m) for m in found if m.family == chosen[cell][kind].get("champion"))
+    ]
+    everything = [line.margin for found in at_calls.values() for line in found]
+    if not everything:
+        return "No control is as cheap as any first-order method: there is nothing to compare."
+    most = max(m.estimate.high for m in everything)
+    largest = max(m.estimate.value for m in everything)
+    behind = sum(m.estimate.high < 0 for m in everything)
+    ahead = sum(m.estimate.low > 0 for m in everything)
+    said = (
+        f"**A margin of {100 * GOAL:.0f} points over the strongest control at equal calls, with "
+        f"p < {SIGNIFICANT}, was found in {len(met)} of {len(lines)} cells"
+        f"{' (' + '; '.join(met) + ')' if met else ''}.** Of all {len(everything)} comparisons of "
+        f"a first-order family at equal calls, {ahead} have an interval above zero and {behind} "
+        f"one below; the largest margin is {points(largest)} points, and the highest upper end of "
+        f"an interval {points(most)}."
+    )
+    if most < GOAL:
+        said += " So the margin that was asked for is excluded everywhere, at 95 % a comparison."
+    return said
+
+
+def reached(line: Rivalry) -> bool:
+    """Whether a comparison has the margin that was asked for."""
+    return line.margin.estimate.value >= GOAL and line.margin.p < SIGNIFICANT
+
+
+def goal(chosen: Chosen, lines: Mapping[Cell, Sequence[Rivalry]]) -> str:
+    """The margin that was asked for, for every cell; nothing in it is chosen on the test problems.
+
+    The most that any first-order family can have, by the upper ends of all intervals, stands last.
+    """
     rows = []
     for (cell, kind), rivals in lines.items():
-        at_calls = [line for line in rivals if line[1] == "calls"]
-        if not at_calls:
-            continue
-        _, _, own, other, m = max(at_calls, key=lambda line: line[2].accuracy)
-        met = m.estimate.value >= GOAL and m.p < 0.01
-        rows.append(
-            (
-                f"{cell}, {kind}",
-                own.variant.name,
-                other.variant.name,
-                shown(m),
-                p_value(m.p),
-                spread(m.by_seed),
-                "met" if met else "not met",
+        at_calls = [line for line in rivals if line.equal == "calls"]
+        for line in at_calls:
+            if line.family != chosen[cell][kind].get("champion"):
+                continue
+            m = line.margin
+            rows.append(
+                (
+                    f"{cell}, {kind}",
+                    line.own.variant.name,
+                    line.coin.words,
+                    shown(m),
+                    p_value(m.p),
+                    spread(m.by_seed),
+                    "met" if reached(line) else "not met",
+                    points(max(other.margin.estimate.high for other in at_calls)),
+                )
             )
-        )
     head = (
-        "cell, reward model", "best first-order method", "best control at equal calls",
-        "margin, points", "p", "by reward seed", "≥ 5 points, p < 0.01",
+        "cell, reward model", "first-order method", "control at equal calls", "margin, points",
+        "p", "by reward seed", "≥ 5 points, p < 0.01", "highest upper end of any family",
     )  # fmt: skip
     return table(head, rows)
 
 
 def alignment(best: Mapping[Cell, Mapping[str, Runs]], cells: Iterable[str]) -> str:
-    """What aligning the gradient does to each method."""
-    rows = []
+    """What aligning the gradient does to each method; Holm over the table."""
+    names, margins = [], []
     for cell in cells:
         if (cell, "plain") not in best or (cell, "aligned") not in best:
             continue
         for family, own in best[cell, "aligned"].items():
             if family != "greedy":
-                m = margin(own, best[cell, "plain"][family])
-                rows.append((cell, family, shown(m), p_value(m.p), spread(m.by_seed)))
-    head = ("cell", "family", "aligned minus plain, points", "p", "by reward seed")
+                names.append((cell, family))
+                margins.append(margin(own, best[cell, "plain"][family]))
+    rows = [
+        (*name, shown(m), p_value(m.p), p_value(m.holm), spread(m.by_seed))
+        for name, m in zip(names, corrected(margins), strict=True)
+    ]
+    head = ("cell", "family", "aligned minus plain, points", "p", "Holm", "by reward seed")
     return table(head, rows)
+
+
+GROWING = ("best-of-n", "nabla", "prefix-gradient")  # n, n, beta
+
+
+def growth(study: Study, validation: Mapping[Cell, Mapping[str, Runs]]) -> str:
+    """Reward beside correctness over the whole grid of the methods that search for reward."""
+    rows = []
+    for family in GROWING:
+        for variant in study.families[family].variants if family in study.families else ():
+            cells = []
+            for found in validation.values():
+                run = found[variant.name]
+                cells.append(f"{rewards(run):+.2f}, {100 * run.accuracy:.1f}")
+            rows.append((variant.name, *cells))
+    return table(("setting", *(f"{cell}, {kind}" for cell, kind in validation)), rows)
 
 
 def choosers(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -206,34 +227,43 @@ def page(
     chosen: Chosen,
     best: Mapping[Cell, Mapping[str, Runs]],
     found: Mapping[Cell, Mapping[str, Runs]],
+    validation: Mapping[Cell, Mapping[str, Runs]],
     measured: Mapping[str, Any],
     facts: Mapping[str, Any],
     missing: Sequence[str],
 ) -> str:
-    lines = {key: rivalries(study, chosen[key[0]][key[1]], found[key]) for key in found}
+    lines = {key: rivalries(chosen[key[0]][key[1]], found[key]) for key in found}
+    test, validation_split = study.splits["test"], study.splits["validation"]
     text = [
         "# First-order methods beside their gradient-free controls",
         "Countdown with three and with four numbers, a weak and a strong policy for each, reward "
-        "models trained plainly and with aligned gradients (issue: does the gradient of a reward "
-        "model at a prefix buy more than exact scores at the same cost?). "
-        f"{study.splits['test'].problems:,} test problems × {len(study.reward_seeds)} reward "
-        f"models (seeds {', '.join(map(str, study.reward_seeds))}) × "
-        f"{len(study.splits['test'].decoding_seeds)} decoding seeds "
-        f"({', '.join(map(str, study.splits['test'].decoding_seeds))}; one where nothing is "
-        "drawn). Differences are paired by problem, intervals are 95 % t intervals over problems, "
-        "p is of the exact sign-flip test over problems. Those treat the reward models as given: "
-        "the last column shows each one's own margin. A model call is a token written or scored; "
-        "a gradient counts 2 (one prefix) or 4 (a whole response).",
+        "models trained plainly and with aligned gradients: does the gradient of a reward model "
+        "buy more than exact scores or verification at the same cost?",
+        verdict(chosen, lines),
+        "## How it was measured",
+        f"{test.problems:,} test problems × {len(study.reward_seeds)} reward models (seeds "
+        f"{_listed(study.reward_seeds)}) × {len(test.decoding_seeds)} decoding seeds "
+        f"({_listed(test.decoding_seeds)}; one where nothing is drawn). Differences are paired by "
+        "problem, intervals are 95 % t intervals over problems, p is of the exact sign-flip test "
+        "over problems, Holm's over the table. Those treat the reward models as given: the last "
+        "column shows each one's own margin. A model call is a token written or scored; a gradient "
+        "counts 2 (one prefix) or 4 (a whole response).",
         "\n".join(disjoint(study)),
-        f"Tuned on the {study.splits['validation'].problems} validation problems (one decoding "
-        "seed, all reward seeds), for each cell and kind of reward model: each family's setting, "
-        "and which control is the rival at equal calls and at equal seconds (tuning.py states the "
-        "rule, chosen.yaml the outcome). Nothing was tuned on the test problems. The training "
-        "recipe was settled before on validation problems (reports/LOG.md).",
+        f"Tuned on the {validation_split.problems} validation problems (decoding seed "
+        f"{_listed(validation_split.decoding_seeds)}, all reward seeds), for each cell and kind of "
+        "reward model: each family's setting; the control at equal calls, FLOPs and seconds, which "
+        "is the most accurate coin between two settings (all costs are of a problem on average); "
+        "and which first-order family the goal is about. tuning.py states the rules, chosen.yaml "
+        "the outcome. On the test problems a coin keeps its two sides, and its bias is set so that "
+        "it costs what the first-order method cost there. Intervals at equal calls and FLOPs hold "
+        "what the mean costs are uncertain by; at equal seconds they take them as known. Nothing "
+        "was tuned on the test problems. The training recipe was settled before on validation "
+        "problems (reports/LOG.md).",
         f"    {facts['command']}",
         f"Versions: {', '.join(f'{k} {v}' for k, v in facts['versions'].items())}. Seconds are "
-        "processor seconds of one thread, 400 problems in flight, while another process ran on "
-        "the second core.",
+        f"processor seconds of one thread, {min(study.width, test.problems)} problems in flight "
+        f"({min(study.width, validation_split.problems)} on validation), while another process ran "
+        "on the second core.",
     ]
     if missing:
         text += [
@@ -241,23 +271,31 @@ def page(
             + "; ".join(missing)
             + ". The same command goes on with them."
         ]
-    text += ["## The goal", goal(lines)]
+    text += ["## The goal", goal(chosen, lines)]
     for cell, kind in found:
         entry = chosen[cell][kind]
         text += [
             f"## {numbers_of(cell)} numbers, {cell.split('-')[1]} policy, {TITLES[kind]}",
             accuracies(study, best[cell, kind]),
             f"![accuracy by cost](cost-{cell}-{kind}.png)",
-            "Beside the best control of any family at equal cost, both as chosen on validation:",
+            "Beside the strongest controls of any family at equal cost (ours / theirs, in calls, "
+            "MFLOP or processor ms; less where the controls have no use for more):",
             rival_table(lines[cell, kind]),
-            "Beside each of its own controls at equal cost (a coin between two settings of the "
-            "control where its cost lies between theirs):",
-            control_table(study, entry, found[cell, kind]),
+            "Beside each of its own controls at equal cost:",
+            rival_table(own_controls(entry, found[cell, kind])),
             "What each does to greedy answers:",
             failures(best[cell, kind]),
         ]
     if any((cell, "plain") in best and (cell, "aligned") in best for cell, _ in best):
         text += ["## The effect of alignment", alignment(best, study.cells)]
+    text += [
+        "## Reward against correctness as compute grows",
+        "Mean reward of the answers (log-odds that they are right, by the reward model that was "
+        "searched with) and accuracy in %, on the validation problems, for every setting of the "
+        "grid. Where the first rises and the second does not, the search has found the reward "
+        "model's mistakes.",
+        growth(study, validation),
+    ]
     if measured:
         text += [
             "## What the scores and gradients know",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import units
 from grid import Study, Variant
 from numpy.typing import NDArray
+
+from nabla_eval.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +63,7 @@ class Runs:
 
 
 COSTS = ("calls", "gflops", "milliseconds")
+PER_PROBLEM = {"calls": "calls", "gflops": "flops"}  # the arrays of costs that problems have
 
 
 def collect(study: Study, split: str, cell: str, kind: str, runs: Path) -> dict[str, Runs]:
@@ -75,11 +79,31 @@ def collect(study: Study, split: str, cell: str, kind: str, runs: Path) -> dict[
                 rows.setdefault(unit.reward_seed, []).append(result)
         if whole:
             found[name] = Runs(variant, tuple(tuple(row) for row in rows.values()))
+    _one_policy(found, f"{split}, {cell}, {kind}")
     return found
 
 
-def versions(found: dict[str, Runs]) -> dict[str, Any]:
-    """Of the libraries, as the units say; raises where they differ."""
-    seen = {str(r.meta["versions"]): r.meta["versions"] for v in found.values() for r in v.found[0]}
-    assert len(seen) == 1, f"units of different versions: {list(seen)}"
+def _one_policy(found: Mapping[str, Runs], where: str) -> None:
+    """Raise `DataError` unless all units are of one policy, and of one reward model a seed."""
+    seen: dict[str, str] = {}  # model -> weights
+    for run in found.values():
+        for result in (r for row in run.found for r in row):
+            for model in ("policy", f"reward model of seed {result.meta['reward_seed']}"):
+                sha = result.meta["weights"][model.split()[0]]
+                if seen.setdefault(model, sha) != sha:
+                    raise DataError(
+                        f"{where}: {result.file} is of another {model} than other settings. Decode "
+                        "into an --output of its own."
+                    )
+    rewards = [sha for model, sha in seen.items() if model != "policy"]
+    if len(set(rewards)) < len(rewards):
+        raise DataError(f"{where}: reward models of two seeds have the same weights. Train them.")
+
+
+def versions(found: Iterable[Runs]) -> dict[str, Any]:
+    """Of the libraries, as the units say; raises `DataError` where they differ."""
+    metas = [r.meta["versions"] for run in found for row in run.found for r in row]
+    seen = {str(sorted(meta.items())): meta for meta in metas}
+    if len(seen) != 1:
+        raise DataError(f"Units are of different versions: {' and '.join(seen)}. Decode anew.")
     return next(iter(seen.values()))

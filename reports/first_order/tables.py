@@ -17,12 +17,13 @@ import torch
 import yaml
 from grid import HERE, Study, listed, numbers_of, read_chosen, read_study
 from margins import rewards
-from page import Cell, page, rivalries, tested
+from page import Cell, page, tested
 from plots import draw
 from results import Runs, collect, versions
+from rivals import rivalries
 from tuning import choose
 
-from nabla_eval.errors import NablaError
+from nabla_eval.errors import DataError, NablaError
 
 FIGURES = {  # of the model card's block: its name here, and where it stands
     "last-token AUC": ("reward_auc", "pooled"),
@@ -40,7 +41,11 @@ def tune(study: Study, runs: Path, file: Path) -> None:
             found = collect(study, "validation", cell, kind, runs)
             cells.setdefault(cell, {})[kind] = choose(study, found)
     said = "# Written by `tables.py tune` from the validation runs; by the rules of tuning.py.\n"
-    file.write_text(said + yaml.safe_dump({"cells": cells}, sort_keys=False), encoding="utf-8")
+    file.write_text(
+        said
+        + yaml.safe_dump({"cells": cells}, sort_keys=False, default_flow_style=None, width=100),
+        encoding="utf-8",
+    )
     print(f"Wrote {file}.")
 
 
@@ -93,15 +98,16 @@ def report(study: Study, runs: Path, chosen_file: Path, pairs: Path, output: Pat
             else:
                 found[cell, kind] = here
     if not found:
-        raise SystemExit("No cell is decoded in full on the test problems. Run decode.py.")
+        raise DataError("No cell is decoded in full on the test problems. Run decode.py.")
     best = {(c, k): tested(chosen[c][k], here) for (c, k), here in found.items()}
+    tuned = {key: collect(study, "validation", *key, runs) for key in found}
     measured = measure(study, pairs, 400) if pairs.is_dir() else {}
     facts = {
         "command": "bash reports/first_order/run.sh",
-        "versions": versions({n: r for here in found.values() for n, r in here.items()}),
+        "versions": versions(run for here in found.values() for run in here.values()),
     }
     output.mkdir(parents=True, exist_ok=True)
-    text = page(study, chosen, best, found, measured, facts, missing)
+    text = page(study, chosen, best, found, tuned, measured, facts, missing)
     (output / "README.md").write_text(text, encoding="utf-8")
     for (cell, kind), here in found.items():
         title = f"Countdown, {cell} policy, {kind} reward models, test problems"
@@ -110,13 +116,13 @@ def report(study: Study, runs: Path, chosen_file: Path, pairs: Path, output: Pat
         **facts,
         "missing": missing,
         "choosers": measured,
-        "cells": {f"{c}, {k}": numbers(study, chosen[c][k], found[c, k]) for c, k in found},
+        "cells": {f"{c}, {k}": numbers(chosen[c][k], found[c, k]) for c, k in found},
     }
     (output / "study.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"Wrote {output}/README.md, study.json and {len(found)} figures.")
 
 
-def numbers(study: Study, entry: Any, found: dict[str, Runs]) -> dict[str, Any]:
+def numbers(entry: Any, found: dict[str, Runs]) -> dict[str, Any]:
     """One cell's figures as plain numbers."""
     return {
         "settings": {
@@ -132,16 +138,16 @@ def numbers(study: Study, entry: Any, found: dict[str, Runs]) -> dict[str, Any]:
         },
         "rivals": [
             {
-                "first_order": own.variant.name,
-                "equal": equal,
-                "control": other.variant.name,
-                "margin": m.estimate.value,
-                "ci95": list(m.estimate.interval),
-                "p": m.p,
-                "holm": m.holm,
-                "by_reward_seed": list(m.by_seed),
+                "first_order": line.own.variant.name,
+                "equal": line.equal,
+                "control": line.coin.words,
+                "margin": line.margin.estimate.value,
+                "ci95": list(line.margin.estimate.interval),
+                "p": line.margin.p,
+                "holm": line.margin.holm,
+                "by_reward_seed": list(line.margin.by_seed),
             }
-            for _, equal, own, other, m in rivalries(study, entry, found)
+            for line in rivalries(entry, found)
         ],
     }
 

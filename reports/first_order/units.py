@@ -103,7 +103,7 @@ def read(unit: Unit, study: Study, runs: Path) -> Result | None:
     """
     file = unit.file(runs)
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             meta = json.loads(str(content["meta"]))
             arrays = {name: content[name] for name in ARRAYS}
     except FileNotFoundError:
