@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the pairs, tunes on the validation problems and decodes the test problems; what is done
-# already is kept. About two and a half hours of one core to train, two and a half to decode.
+# already is kept. About two and a half hours of one core to train, five to decode.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
