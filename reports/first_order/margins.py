@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from results import PER_PROBLEM, Floats, Runs
+from decoded import PER_PROBLEM, Floats, Runs
 
 from nabla_eval.analysis.intervals import Estimate, mean
 from nabla_eval.analysis.significance import holm, sign_flip_test

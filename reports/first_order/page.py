@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from decoded import Runs
 from grid import Chosen, Study, disjoint, numbers_of
 from margins import Margin, corrected, margin, mended_and_broken, rewards, spread
-from results import Runs
 from rivals import Rivalry, own_controls, rivalries
 
 from nabla_eval.analysis.accuracy import accuracy

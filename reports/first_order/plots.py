@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
+from decoded import COSTS, Runs
 from grid import Study
 from margins import rewards
-from results import COSTS, Runs
 
 LABELS = {
     "calls": "model calls a problem",

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from decoded import Runs
 from margins import Coin, Margin, against, coin, corrected
-from results import Runs
 from tuning import EQUAL
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import yaml
+from decoded import Runs, collect, versions
 from grid import HERE, Study, listed, numbers_of, read_chosen, read_study
 from margins import rewards
 from page import Cell, page, tested
 from plots import draw
-from results import Runs, collect, versions
 from rivals import rivalries
 from tuning import choose
 

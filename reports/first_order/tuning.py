@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from decoded import Runs
 from grid import Study
 from margins import Coin, strongest_coin
-from results import Runs
 
 from nabla_eval.errors import DataError
 

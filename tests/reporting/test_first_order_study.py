@@ -21,7 +21,7 @@ from nabla_eval.errors import ConfigError, DataError
 WEIGHTS = "model.safetensors"
 HOME = Path(__file__).parents[2] / "reports/first_order"
 MODULES = (
-    "grid", "units", "results", "margins", "tuning", "rivals", "page", "plots", "decode", "tables",
+    "grid", "units", "decoded", "margins", "tuning", "rivals", "page", "plots", "decode", "tables",
 )  # fmt: skip
 
 
@@ -115,14 +115,14 @@ def test_the_study_from_weights_to_page(
         assert heading in page
     assert (folder / "page/cost-3-strong-plain.png").stat().st_size > 10_000
     # One policy, one reward model under four names: nothing can differ but by the names.
-    runs = study.results.collect(
+    runs = study.decoded.collect(
         study.grid.read_study(folder / "study.yaml"), "test", "3-strong", "plain", folder / "runs"
     )
     rights = runs["greedy"].array("right")
     assert rights.shape == (2, 1, 16) and (rights[0] == rights[1]).all()
     drawn = [run for name, run in runs.items() if name.startswith("best-of-n")]
     assert drawn and all(run.array("right").shape == (2, 2, 16) for run in drawn)
-    assert set(study.results.versions(runs.values())) >= {"torch", "transformers"}
+    assert set(study.decoded.versions(runs.values())) >= {"torch", "transformers"}
 
 
 def test_runs_of_other_weights_are_refused(
@@ -182,7 +182,7 @@ def runs(study: Any, name: str, right: Any, calls: Any, seconds: float = 1.0) ->
         return study.units.Result(Path("none"), meta, arrays)
 
     found = tuple(tuple(unit(i, values) for values in row) for i, row in enumerate(right))
-    return study.results.Runs(SimpleNamespace(name=name), found)
+    return study.decoded.Runs(SimpleNamespace(name=name), found)
 
 
 def test_margins_are_paired_by_problem_over_both_kinds_of_seeds(study: Any) -> None:
@@ -296,14 +296,14 @@ def test_settings_and_rivals_are_chosen_by_the_rule(study: Any) -> None:
 
 def test_units_of_other_weights_do_not_mix(study: Any) -> None:
     one, two = (runs(study, name, [[[1, 0]], [[1, 0]]], 10) for name in ("one", "two"))
-    study.results._one_policy({"one": one, "two": two}, "here")
+    study.decoded._one_policy({"one": one, "two": two}, "here")
     two.found[0][0].meta["weights"] = {"policy": "p", "reward": "another"}
     with pytest.raises(DataError, match="another reward model of seed 0 than other settings"):
-        study.results._one_policy({"one": one, "two": two}, "here")
+        study.decoded._one_policy({"one": one, "two": two}, "here")
     for row in (*one.found, *two.found):
         row[0].meta["weights"] = {"policy": "p", "reward": "r"}
     with pytest.raises(DataError, match="two seeds have the same weights"):
-        study.results._one_policy({"one": one, "two": two}, "here")
+        study.decoded._one_policy({"one": one, "two": two}, "here")
 
 
 def test_a_torn_unit_is_refused(study: Any, folder: Path, tmp_path: Path) -> None:
