@@ -13,7 +13,7 @@ embeddings thus serves all positions; rows of length V are formed only where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -30,12 +30,20 @@ _ELEMENTS = 2**25  # of rows x V formed at once
 
 @dataclass(frozen=True)
 class Site:
-    """One sequence: the prompt, the reward model's frame, the response and how much is scored."""
+    """One sequence: the prompt, the reward model's frame, the response and how much is scored.
+
+    What the models encoded of its beginning before, where that was kept: `policy` of prompt and
+    tokens, with the states that predict these tokens and the one after them, and `reward` of the
+    frame and tokens.
+    """
 
     prompt: tuple[int, ...]
     frame: Frame
     tokens: tuple[int, ...]
     scored: int
+    policy: Float[Tensor, "N 2 H T Dh"] | None = field(repr=False, compare=False, default=None)
+    states: Float[Tensor, "K D"] | None = field(repr=False, compare=False, default=None)
+    reward: Float[Tensor, "Nr 2 Hr Tr Dhr"] | None = field(repr=False, compare=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -99,14 +107,23 @@ def _policy_pass(
     wanted = weight != 0 and any(counts)
     with torch.set_grad_enabled(wanted):
         run = forward(
-            policy.base, policy.embedding.__getitem__, inputs, starts, policy.device, grad=wanted
+            policy.base,
+            policy.embedding.__getitem__,
+            inputs,
+            starts,
+            policy.device,
+            grad=wanted,
+            known=[site.policy for site in sites],
         )
     # The state that predicts the first token lies before all that is differentiated.
     tails = [run.tail(i, count) for i, count in enumerate(counts)]
-    hidden = [
-        torch.cat([run.before(i, count), tail]).detach()
-        for i, (count, tail) in enumerate(zip(counts, tails, strict=True))
-    ]
+    hidden = []
+    for i, (site, first, tail) in enumerate(zip(sites, firsts, tails, strict=True)):
+        before = run.before(i, counts[i])
+        if before is None:
+            assert site.states is not None, "keys and values come with states"
+            before = site.states[first : first + 1]
+        hidden.append(torch.cat([before, tail]).detach())
     gradient = torch.zeros_like(run.embeds)
     if wanted:
         flat = torch.cat(tails)
@@ -164,7 +181,13 @@ def _reward_pass(
         starts.append(min(start, len(row) - 1))
         spans.append((len(row) - start, len(site.frame.after)))
     run = forward(
-        reward.base, partial(embed_reward, reward), rows, starts, reward.device, grad=True
+        reward.base,
+        partial(embed_reward, reward),
+        rows,
+        starts,
+        reward.device,
+        grad=True,
+        known=[site.reward for site in sites],
     )
     scores = widen(reward.head(run.states))
     width = scores.shape[1]

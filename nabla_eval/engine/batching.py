@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import Fault, NablaError
+from nabla_eval.models.prefix import WORTH
 
 # What one item can cause; anything else is an error of ours, or of all items, and ends the run.
 FAULTS = (NablaError, RuntimeError)
@@ -23,10 +24,12 @@ def in_batches(
     items: Sequence[Item],
     length: Callable[[Item], int],
     budget: int,
+    relieve: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Apply `run` to items in micro-batches; results in the order of `items`.
 
-    A micro-batch holds at most `budget` padded tokens (and at least one item). Out of memory, a
+    A micro-batch holds at most `budget` padded tokens (and at least one item), and is cut in two
+    where that spares more padding than a call costs. Out of memory, `relieve` is called, and a
     batch is run again as two halves. So it is where a batch fails with another of `FAULTS`, which
     finds out the items that are to blame. A single item that fails comes back as a `Fault`.
     """
@@ -34,13 +37,28 @@ def in_batches(
     results: dict[int, Result] = {}
     while order:
         rows = max(1, budget // max(1, length(items[order[0]])))
+        rows = _cut([length(items[i]) for i in order[:rows]])
         batch, order = order[:rows], order[rows:]
-        outputs = _halving(run, [items[i] for i in batch])
+        outputs = _halving(run, [items[i] for i in batch], relieve)
         results.update(zip(batch, outputs, strict=True))
     return [results[i] for i in range(len(items))]
 
 
-def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result]:
+def _cut(lengths: Sequence[int]) -> int:
+    """How many of the longest items go first, of lengths that fall."""
+    count = len(lengths)
+    while count > 1:
+        # Those from i on are padded to the longest of them and not to the longest of all.
+        spared, first = max(((count - i) * (lengths[0] - lengths[i]), i) for i in range(1, count))
+        if spared <= WORTH:
+            break
+        count = first
+    return count
+
+
+def _halving(
+    run: Callable[[list[Item]], list[Result]], items: list[Item], relieve: Callable[[], None]
+) -> list[Result]:
     try:
         return run(items)
     except torch.OutOfMemoryError as error:
@@ -50,8 +68,9 @@ def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> li
         if len(items) == 1:
             return [_fault(error)]
         half = len(items) // 2
-        return _halving(run, items[:half]) + _halving(run, items[half:])
+        return _halving(run, items[:half], relieve) + _halving(run, items[half:], relieve)
     # Outside the handler, so that the failed attempt's tensors are no longer held by it.
+    relieve()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     warnings.warn(
@@ -60,7 +79,7 @@ def _halving(run: Callable[[list[Item]], list[Result]], items: list[Item]) -> li
         stacklevel=2,
     )
     half = len(items) // 2
-    return _halving(run, items[:half]) + _halving(run, items[half:])
+    return _halving(run, items[:half], relieve) + _halving(run, items[half:], relieve)
 
 
 def _fault(error: Exception) -> Any:

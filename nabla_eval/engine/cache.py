@@ -57,6 +57,7 @@ class Pasts:
         self.budget = budget
         self._held: WeakValueDictionary[int, Past] = WeakValueDictionary()
         self._serial = 0
+        self._most = 0  # tokens held are no more
 
     @property
     def tokens(self) -> int:
@@ -65,18 +66,23 @@ class Pasts:
 
     def use(self, past: Past) -> None:
         """Note that it was made, or used."""
-        self._held.pop(past.serial, None)
+        if self._held.pop(past.serial, None) is None:
+            self._most += past.tokens
         self._serial += 1
         past.serial = self._serial
         self._held[past.serial] = past
 
     def trim(self) -> None:
         """Drop the least recently used ones that are over the budget."""
-        excess = self.tokens - self.budget
+        if self._most <= self.budget:
+            return
+        self._most = self.tokens  # to count those that went of themselves takes long
+        excess = self._most - self.budget
         for past in list(self._held.values()):
             if excess <= 0:
                 return
             excess -= past.tokens
+            self._most -= past.tokens
             past.kv = None
             del self._held[past.serial]
 
@@ -140,21 +146,26 @@ class Joined:
         return self._columns.kv[..., : self.width, :]
 
     @classmethod
-    def of(cls, rows: Sequence[Tensor], running: Joined | None = None) -> Joined:
-        """Rows `[layers, 2, H, T, D]` of any T after those of a batch that is running."""
+    def of(
+        cls, rows: Sequence[Tensor], running: Joined | None = None, spare: int = _SPARE
+    ) -> Joined:
+        """Rows `[layers, 2, H, T, D]` of any T after those of a batch that is running.
+
+        With memory for `spare` more columns.
+        """
         layers, _, heads, _, size = rows[0].shape
         count = 0 if running is None else running.kv.shape[2]
         width = max(0 if running is None else running.width, *(row.shape[-2] for row in rows))
-        kv = rows[0].new_empty((layers, 2, count + len(rows), heads, width + _SPARE, size))
+        kv = rows[0].new_empty((layers, 2, count + len(rows), heads, width + spare, size))
         if running is not None:
             _fill(kv[:, :, :count], running.kv, width)
         for i, row in enumerate(rows, start=count):
             _fill(kv[:, :, i], row, width)
         return cls(kv, width)
 
-    def advance(self) -> None:
-        """Count the column that a forward pass has written."""
-        self.width += 1
+    def advance(self, columns: int = 1) -> None:
+        """Count the columns that a forward pass has written."""
+        self.width += columns
 
     def select(self, order: Sequence[int], unused: int) -> Joined:
         """The rows in an order that moves few of them, without the first `unused` columns.
@@ -175,9 +186,13 @@ class Joined:
         kept[..., :width, :] = used[:, :, :count]
         return Joined(kept, width)
 
+    def view(self, index: int, tokens: int) -> Tensor:
+        """A row's last tokens, `[layers, 2, H, T, D]`."""
+        return self.kv[:, :, index, :, self.width - tokens :]
+
     def row(self, index: int, tokens: int) -> Tensor:
-        """A copy of a row's last tokens, `[layers, 2, H, T, D]`."""
-        return self.kv[:, :, index, :, self.width - tokens :].clone()
+        """A copy of a row's last tokens."""
+        return self.view(index, tokens).clone()
 
 
 def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:

@@ -12,7 +12,7 @@ from nabla_eval.engine.guide import row_limit, tilt, weigh
 from nabla_eval.engine.refine import certify, free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
-from nabla_eval.engine.score import score
+from nabla_eval.engine.score import grows, score
 from nabla_eval.errors import Fault, ServerError
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import (
@@ -49,9 +49,9 @@ class Executor:
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
     `max_past_tokens` bounds the tokens whose keys and values are kept for what goes on from them,
-    of the policy and of the reward model each, beside those of the running batch; by default as
-    many as `max_batch_tokens`. Beyond it, and for models whose attention is not full everywhere,
-    prefixes are encoded again.
+    of the policy and half as many of the reward model, beside those of the running batch; by
+    default as many as `max_batch_tokens`. Beyond it, after memory ran out, and for models whose
+    attention is not full everywhere, prefixes are encoded again.
     `chat` are options of the policy's chat template, for the questions that methods ask it.
     `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does.
     """
@@ -69,7 +69,7 @@ class Executor:
         self.chat = dict(chat or {})
         self.rollout = rollout
         kept = max_batch_tokens if max_past_tokens is None else max_past_tokens
-        self.pasts, self.reward_pasts = Pasts(kept), Pasts(kept)
+        self.pasts, self.reward_pasts = Pasts(kept), Pasts(kept // 2)
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         session = self.session()
@@ -87,14 +87,21 @@ class Executor:
     def run(self, requests: list[Any]) -> list[Any]:
         """Results of requests of one group, but for rollouts of the local decode loop."""
         run, length, budget = self._plan(requests[0])
-        return in_batches(run, requests, length, budget)
+        return in_batches(run, requests, length, budget, self.relieve)
+
+    def relieve(self) -> None:
+        """Drop what is kept of prefixes."""
+        self.pasts.clear()
+        self.reward_pasts.clear()
 
     def _plan(self, request: Request) -> tuple[Callable, Callable[[Any], int], int]:
         """How a kind of request is run, the length of one, and the budget of a micro-batch."""
         pair, budget = self.pair, self.max_batch_tokens
         match request:
             case Score():
-                return lambda batch: score(pair.judge, batch), _length, budget
+                # Where keys and values are made, a batch also holds those of all its tokens.
+                tokens = max(1, budget // 4) if grows(request) else budget
+                return lambda batch: score(pair.judge, batch, self.reward_pasts), _length, tokens
             case Differentiate():
                 tokens = min(budget, affordable(pair))
                 return lambda batch: gradients(pair, batch), _length, tokens
@@ -130,7 +137,12 @@ class Session:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.decoder = Decoder(executor.pair.policy, executor.max_batch_tokens, executor.pasts)
+        self.decoder = Decoder(
+            executor.pair.policy,
+            executor.max_batch_tokens,
+            executor.pasts,
+            relieve=executor.relieve,
+        )
         self._results: dict[int, list[Any]] = {}
         self._left: dict[int, int] = {}  # requests of a ticket that are not answered
         self._waiting: dict[type, list[tuple[Place, Any]]] = {kind: [] for kind in _ORDER}
@@ -191,6 +203,8 @@ def _served(rollout: Rollout, requests: list[Generate]) -> list[Any]:
 def _group(request: Request) -> Hashable:
     """Requests of one group can share a batch."""
     match request:
+        case Score():
+            return (Score, grows(request))
         case Differentiate():
             return (Differentiate, request.objective, request.norm, request.temperature)
         case Certify():

@@ -11,11 +11,12 @@ from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, spans, widen
 from nabla_eval.dto.relax import soft_backward
+from nabla_eval.engine.cache import Past
 from nabla_eval.models import memory
 from nabla_eval.models.checkpointing import recomputes
 from nabla_eval.models.memory import Shape, Use
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Differentiate, Gradient, Problem, Trajectory
+from nabla_eval.requests import Differentiate, Gradient, Judgement, Problem, Trajectory
 
 MOST = 2**17  # padded tokens of a batch of gradients
 _ELEMENTS = 2**25  # of rows x V formed at once for norms
@@ -23,9 +24,31 @@ _SHARE = 0.8  # of the free memory; the rest is for what a pass uses and does no
 _TYPICAL = 2048  # tokens of a sequence: its mask grows with their square
 
 
-def site(problem: Problem, trajectory: Trajectory, hard: tuple[int, ...]) -> Site:
-    """A hard sequence in the trajectory's place: the same tokens of it are scored."""
-    return Site(problem.prompt, problem.frame, hard, trajectory.scored)
+def site(
+    problem: Problem,
+    trajectory: Trajectory,
+    hard: tuple[int, ...],
+    judgement: Judgement | None = None,
+) -> Site:
+    """A hard sequence in the trajectory's place: the same tokens of it are scored.
+
+    With what rollouts and scoring kept of the trajectory, as far as the two sequences agree.
+    """
+    pairs = enumerate(zip(hard, trajectory.tokens, strict=True))
+    same = next((i for i, (a, b) in pairs if a != b), len(hard))
+    past: Past | None = trajectory.past
+    read: Past | None = None if judgement is None else judgement.past
+    reach = 0 if past is None else min(len(problem.prompt) + same, past.tokens)
+    read_reach = 0 if read is None else len(problem.frame.before) + min(same, trajectory.scored)
+    return Site(
+        problem.prompt,
+        problem.frame,
+        hard,
+        trajectory.scored,
+        policy=past.of(problem.prompt, reach) if past is not None and reach else None,
+        states=trajectory.states,
+        reward=read.of(read.prompt, read_reach) if read is not None else None,
+    )
 
 
 def affordable(pair: Pair) -> int:
@@ -60,7 +83,7 @@ def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
     none.
     """
     objective = requests[0].objective
-    sites = [site(r.problem, r.trajectory, r.hard) for r in requests]
+    sites = [site(r.problem, r.trajectory, r.hard, r.judgement) for r in requests]
     firsts = [min(r.rows, default=0) for r in requests]
     backwards = differentiate(pair, sites, objective, firsts)
     values = norms(pair, list(zip(requests, backwards, strict=True)))

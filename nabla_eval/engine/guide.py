@@ -110,7 +110,7 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
     tokens_read = [readings[i].new if i in readings else 0 for i in range(len(requests))]
     single = [i for i in busy if alone[i]]
     if single:
-        states = torch.stack([s for i in single if (s := readings[i].state) is not None])
+        states = torch.stack([s[-1] for i in single if (s := readings[i].states) is not None])
         for i, score in zip(single, widen(reward.head(states)).tolist(), strict=True):
             scores[i].append(score)
     several = [(i, token) for i in busy if not alone[i] for token in asked[i]]

@@ -1,8 +1,9 @@
 """The reward model's keys and values of responses under way: a token is read once, and then kept.
 
 What was read of a response is a `Past`, which passes through the methods as an opaque field and
-comes back with the next request about the same response. Models whose cache is not plain
-(`models.prefix.plain_cache`) keep nothing: they read every prefix whole.
+comes back with the next request about the same response, or about one that begins like it. Models
+whose cache is not plain, or on several devices, keep nothing (`models.prefix.keepable`): they read
+every prefix whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from nabla_eval.dto.objective import embed_reward
 from nabla_eval.engine.cache import Joined, Past, Pasts, rows_of
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import Pass, Prefixes, extend, padded, places, plain_cache
+from nabla_eval.models.prefix import Pass, Prefixes, extend, keepable, padded, places
 
 Ids = tuple[int, ...]  # as `embed_reward` takes them
 
@@ -31,7 +32,7 @@ class Reading:
     ids: Ids
     kv: Tensor | None  # [layers, 2, H, T, D]; None where nothing is kept, or there are no ids
     new: int  # tokens that were forwarded for it now
-    state: Tensor | None  # [D] last hidden state of the last id, where that was one of them
+    states: Tensor | None  # [new, D] their last hidden states
 
     @property
     def past(self) -> Past | None:
@@ -48,15 +49,20 @@ class Reader:
 
     def __init__(self, reward: Reward, pasts: Pasts) -> None:
         self.reward, self.pasts = reward, pasts
-        self.keeps = plain_cache(reward.base)
+        self.keeps = keepable(reward.base)
 
     @torch.no_grad()
     def read(
-        self, rows: Sequence[Ids], pasts: Sequence[Any], fresh: Sequence[bool]
+        self,
+        rows: Sequence[Ids],
+        pasts: Sequence[Any],
+        fresh: Sequence[bool],
+        wanted: Sequence[bool] | None = None,
     ) -> list[Reading]:
         """Encode of each row what its past does not hold; `fresh` ones their last id in any case.
 
-        One forward pass for all rows, over their new ids alone.
+        One forward pass for all rows, over their new ids alone. Of rows that are not `wanted`, and
+        have new ids, no keys and values are made.
         """
         if not self.keeps:
             return [Reading(row, None, 0, None) for row in rows]
@@ -68,9 +74,10 @@ class Reader:
         open_ = [i for i, row in enumerate(rows) if known[i][1] < len(row)]
         if open_:
             parts = [rows[i][known[i][1] :] for i in open_]
-            written = self._forward(parts, [known[i][0] for i in open_])
-            for i, part, (kv, state) in zip(open_, parts, written, strict=True):
-                readings[i] = Reading(rows[i], kv, len(part), state)
+            kept = [wanted is None or wanted[i] for i in open_]
+            written = self._forward(parts, [known[i][0] for i in open_], kept)
+            for i, part, (kv, states) in zip(open_, parts, written, strict=True):
+                readings[i] = Reading(rows[i], kv, len(part), states)
         return readings
 
     def keep(self, readings: Sequence[Reading]) -> list[Past | None]:
@@ -91,15 +98,15 @@ class Reader:
         return (past.of(past.prompt, count), count) if count else (None, 0)
 
     def _forward(
-        self, parts: Sequence[Ids], before: Sequence[Tensor | None]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each row, its new ids included, and the state of its last id."""
+        self, parts: Sequence[Ids], before: Sequence[Tensor | None], wanted: Sequence[bool]
+    ) -> list[tuple[Tensor | None, Tensor]]:
+        """Keys and values of each row, its new ids included, and the states of these."""
         ids, mask = padded(parts, self.reward.device)
         width = mask.shape[1]
         cache = None
         lengths = [0 if kv is None else kv.shape[-2] for kv in before]
         if any(lengths):
-            cache = Joined.of(_filled(before))
+            cache = Joined.of(_filled(before), spare=width)
             columns = torch.arange(cache.width, device=mask.device)
             starts = cache.width - torch.tensor(lengths, device=mask.device)
             mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
@@ -110,19 +117,20 @@ class Reader:
             past_key_values=None if cache is None else cache.cache,
             use_cache=True,
         )
-        states = output.last_hidden_state[:, -1]
+        hidden = output.last_hidden_state
+        states = [hidden[i, width - len(part) :] for i, part in enumerate(parts)]
         if cache is None:
             found = rows_of(output.past_key_values, [len(part) for part in parts])
-            assert found is not None, "plain_cache promises plain layers on one device"
-            return [(kv.clone(), states[i]) for i, kv in enumerate(found)]
-        for _ in range(width):
-            cache.advance()
-        new = [cache.row(i, len(part)) for i, part in enumerate(parts)]
+            assert found is not None, "`keepable` promises plain layers on one device"
+        else:
+            cache.advance(width)
+            found = [cache.view(i, len(part)) for i, part in enumerate(parts)]
+        # Copies: a view would keep the whole batch alive.
         whole = [
-            own if kv is None else torch.cat([kv, own], -2)
-            for kv, own in zip(before, new, strict=True)
+            None if not keep else kv.clone() if old is None else torch.cat([old, kv], -2)
+            for keep, old, kv in zip(wanted, before, found, strict=True)
         ]
-        return [(kv, states[i]) for i, kv in enumerate(whole)]
+        return list(zip(whole, states, strict=True))
 
     def after(
         self,

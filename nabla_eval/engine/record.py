@@ -103,9 +103,9 @@ class Record:
         placed = [row for row in rows if row.place is not None and row.steps]
         if placed:
             longest = max(row.steps for row in placed)
-            values = self._values[self.places(placed), :longest].tolist()
+            values = self._values[self.places(placed), :longest].transpose(1, 2).tolist()
             for row, own in zip(placed, values, strict=True):
-                by_name = [list(column) for column in zip(*own[: row.steps], strict=True)]
+                by_name = [column[: row.steps] for column in own]
                 columns: dict[str, list[Any]] = dict(zip(COLUMNS, by_name, strict=True))
                 columns["argmax"] = [int(token) for token in columns["argmax"]]
                 # Not a view, which would keep the whole batch alive.

@@ -191,7 +191,7 @@ def _recompute(
         request, own = requests[i], rows[i]
         old = _gradient(request).hard
         new = old[: own.start] + tokens + old[own.stop :]
-        jobs.append((site(request.problem, request.trajectory, new), own))
+        jobs.append((site(request.problem, request.trajectory, new, request.judgement), own))
     objective = requests[0].dto.objective
     backwards = in_batches(
         lambda batch: differentiate(

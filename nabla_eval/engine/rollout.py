@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -86,7 +86,8 @@ class Decoder:
 
     `budget` bounds the padded tokens that the batch may come to hold (one row is always admitted).
     Out of memory, the rows go back into the queue with the tokens that they have, and the budget
-    becomes half of what the batch would have held; a single row raises the original error.
+    becomes half of what the batch would have held; a single row raises the original error. What
+    `pasts` hold is dropped then, and `relieve` called, which may drop more.
     """
 
     def __init__(
@@ -95,9 +96,11 @@ class Decoder:
         budget: int = 2**62,
         pasts: Pasts | None = None,
         patience: float = PATIENCE,
+        relieve: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy, self.budget, self.patience = policy, budget, patience
         self.pasts = Pasts(0) if pasts is None else pasts
+        self._relieve = relieve
         self._queue: list[Row] = []
         self._batch: _Batch | None = None
         self._record = Record(policy)
@@ -151,6 +154,7 @@ class Decoder:
         self._batch = None
         self._record.leave(rows)
         self.pasts.clear()
+        self._relieve()
         self._queue += rows
         self._sort()
         self.budget = len(rows) * max(row.response.longest for row in rows) // 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -65,6 +66,7 @@ class Run:
     gradients: dict[tuple[int, ...], tuple[Gradient, tuple[int, int]]] = field(default_factory=dict)
     refined: dict[int, tuple[Refinement, tuple[int, int]]] = field(default_factory=dict)
     known: dict[int, tuple[Certified, int]] = field(default_factory=dict)  # from a sweep on
+    places: list[int] | None = None  # that pass the gates which take no gradient
 
     @cached_property
     def streams(self) -> tuple[Key, ...]:
@@ -77,11 +79,20 @@ class Run:
             return "reward"
         return "budget" if self.rollouts >= self.config.n else None
 
+    @property
+    def judgement(self) -> Judgement:
+        """Of the current trajectory."""
+        return self.judged[self.current.tokens[: self.current.scored]]
+
+    def branches(self, asked: int) -> bool:
+        """Whether something may go on from what is asked for now."""
+        return self.rollouts + asked < self.config.n
+
     def unsure(self, start: int = 0) -> list[int]:
         """Positions of the current trajectory that pass the gates which take no gradient."""
-        current = self.current
-        judgement = self.judged[current.tokens[: current.scored]]
-        return worthwhile(current, judgement, self.config.selection, start)
+        if self.places is None:
+            self.places = worthwhile(self.current, self.judgement, self.config.selection)
+        return self.places[bisect_left(self.places, start) :]
 
     def gradient(self, position: int) -> Gradient | None:
         """The gradient at the hard sequence of a position, where it was asked for.
@@ -126,12 +137,23 @@ class Run:
     def accept(self, rival: Trajectory, reward: float) -> None:
         """Replace the current trajectory; the sweep goes on where it is."""
         self.waste()
-        self.current, self.reward, self.compared = rival, reward, None
+        self.forget(self.current)
+        self.current, self.reward, self.compared, self.places = rival, reward, None, None
         self.gradients.clear()
         self.refined.clear()
         self.known.clear()
         lost = [start for start in self.spare if not self.can_come_to(start)]
         self.discard([self.spare.pop(start) for start in lost])
+
+    def reject(self, rival: Trajectory) -> None:
+        """Go on without a rival."""
+        if rival.tokens[: rival.scored] != self.current.tokens[: self.current.scored]:
+            self.forget(rival)
+
+    def forget(self, trajectory: Trajectory) -> None:
+        """Let go of what the reward model encoded of one that nothing will go on from."""
+        shown = trajectory.tokens[: trajectory.scored]
+        self.judged[shown] = replace(self.judged[shown], past=None)
 
     def can_come_to(self, start: Start) -> bool:
         """Whether a draw of the current trajectory may still lead there."""

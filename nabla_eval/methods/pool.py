@@ -38,10 +38,11 @@ class Pool:
         ]
         yield from collect(requests, self.samples)
 
-    def judge(self) -> Part:
+    def judge(self, branches: bool = False) -> Part:
         """Score the samples that are not judged yet."""
         waiting = self.samples[len(self.judgements) :]
-        yield from collect([Score(self.problem, s) for s in waiting], self.judgements)
+        requests: list[Request] = [Score(self.problem, s, branches=branches) for s in waiting]
+        yield from collect(requests, self.judgements)
 
     @property
     def rewards(self) -> list[float]:

@@ -21,10 +21,8 @@ def uncertain(trajectory: Trajectory, selection: Selection) -> list[int]:
     return [i for i in range(len(trajectory.tokens)) if unsure[i]]
 
 
-def worthwhile(
-    trajectory: Trajectory, judged: Judgement, selection: Selection, start: int = 0
-) -> list[int]:
-    """Uncertain positions from `start` on; with `error_below`, the last before the first error.
+def worthwhile(trajectory: Trajectory, judged: Judgement, selection: Selection) -> list[int]:
+    """Uncertain positions, in order; with `error_below`, the last before the first error.
 
     An error at a position can be mended there or before it, and nothing after it can. Raises
     `ModelError` for an outcome reward, which has no prefix scores to find an error by.
@@ -33,7 +31,7 @@ def worthwhile(
     if selection.error_below is not None:
         error = first_error(trajectory, judged, selection.error_below, "error_below=")
         places = [i for i in places if error is None or i <= error][-selection.error_window :]
-    return [i for i in places if i >= start]
+    return places
 
 
 def first_error(response: Trajectory, judged: Judgement, below: float, asks: str) -> int | None:

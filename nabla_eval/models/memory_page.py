@@ -18,6 +18,7 @@ COMMAND = "python -m nabla_eval.models.memory_page reports/memory.md"
 LENGTH, PROMPT = 3072, 256
 PROBLEMS = 32  # active at once, by default
 CACHED = 2 * 2**17  # tokens whose keys and values are kept: of running rollouts, and of prefixes
+READ = 2**16  # tokens of prefixes whose keys and values the reward model keeps
 RESERVE = 4 * GIB
 USABLE = 80 * 10**9 - RESERVE
 
@@ -120,14 +121,15 @@ def held(problems: int) -> int:
 
 
 def cached() -> int:
-    """Bytes of the policy's keys and values that may be there while gradients are taken."""
-    return CACHED * memory.cache_per_token(models()[0].shape, 2)
+    """Bytes of the models' keys and values that may be there while gradients are taken."""
+    policy, reward = (memory.cache_per_token(model.shape, 2) for model in models())
+    return CACHED * policy + READ * reward
 
 
 def page() -> str:
     """The page, in Markdown."""
     policy, reward = models()
-    cache_ = memory.cache_per_token(policy.shape, 2)
+    cache_, read = (memory.cache_per_token(model.shape, 2) for model in (policy, reward))
     weights = [model.parameters * 2 for model in (policy, reward)]
     free = USABLE - sum(weights) - held(PROBLEMS) - cached()
     rollouts = CACHED // 2 // (PROMPT + LENGTH)
@@ -151,7 +153,9 @@ tokens after prompts (and frames) of {PROMPT}. 80 GB are {80e9 / GIB:.1f} GiB, o
 | weights, {reward.name} | {_gib(weights[1])} | {reward.parameters:,} parameters × 2 bytes |
 | states and gradients of {PROBLEMS} problems | {_gib(held(PROBLEMS))} | {PROBLEMS} × {LENGTH:,} \
 tokens × (3 × {policy.shape.hidden:,} + {reward.shape.hidden:,}) × 2 bytes |
-| keys and values of rollouts | {_gib(cached())} | 2 × {CACHED // 2:,} tokens × {cache_:,} bytes |
+| keys and values of rollouts | {_gib(CACHED * cache_)} | 2 × {CACHED // 2:,} tokens × \
+{cache_:,} bytes |
+| keys and values of scores | {_gib(READ * read)} | {READ:,} tokens × {read:,} bytes |
 | left | {_gib(free)} | |
 
 ## Rollouts
@@ -159,7 +163,9 @@ tokens × (3 × {policy.shape.hidden:,} + {reward.shape.hidden:,}) × 2 bytes |
 A token's keys and values take {cache_:,} bytes, a full sequence
 {_gib(cache_ * (PROMPT + LENGTH))} GiB. `max_batch_tokens`, {CACHED // 2:,} by default, bounds the
 tokens of the running batch ({rollouts:,} full sequences), and as many may be kept of prefixes that
-later rollouts go on from. Logits exist for the tokens of one step only (B × V).
+later rollouts go on from. Logits exist for the tokens of one step only (B × V). The reward model
+keeps half as many tokens of what it scored, for scores and gradients of what begins alike; out of
+memory, all that is kept is dropped and encoded again where it is needed.
 
 ## One gradient pass
 
@@ -174,7 +180,7 @@ L/2 does: tokens before the first wanted row leave their keys and values, and no
 |---|---:|---:|---:|
 {_fit_rows()}
 
-So {first} sequences fit at once with everything kept, and {last} with checkpointing from the middle
+So what fits at once runs from {first} with everything kept to {last} with checkpointing from the middle
 on, for one more forward pass per gradient (`gradient_checkpointing=true`). On a GPU, batches of
 gradients are cut by this arithmetic to what is free; one that does not fit all the same is halved,
 with a warning.

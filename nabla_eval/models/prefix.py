@@ -1,10 +1,10 @@
 """Forward passes of sequences that begin alike, or whose beginning needs no gradient.
 
 A causal model's keys and values of a prefix do not depend on what follows it. So a prefix that rows
-share is encoded once, and one that lies before the first wanted gradient is encoded without a
-graph; the rest of each row attends to its keys and values as constants. Exact for models whose
-cache is plain (every layer sees all tokens, and positions are rotated alike at every length);
-others run whole.
+share is encoded once, one that lies before the first wanted gradient is encoded without a graph,
+and one that was encoded before not at all; the rest of each row attends to its keys and values as
+constants. Exact for models whose cache is plain (every layer sees all tokens, and positions are
+rotated alike at every length); others run whole.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 # Passes of one token through a model that a second call must spare: it costs about as much.
 WORTH = 256
 _PLAIN: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+_WHOLE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def plain_cache(base: torch.nn.Module) -> bool:
@@ -30,6 +31,13 @@ def plain_cache(base: torch.nn.Module) -> bool:
     if base not in _PLAIN:
         _PLAIN[base] = _plain(getattr(base, "config", None))
     return _PLAIN[base]
+
+
+def keepable(base: torch.nn.Module) -> bool:
+    """Whether what it encoded can be kept: its cache is plain, and on one device."""
+    if base not in _WHOLE:
+        _WHOLE[base] = len({weight.device for weight in base.parameters()}) == 1
+    return _WHOLE[base] and plain_cache(base)
 
 
 def _plain(config: Any) -> bool:
@@ -77,7 +85,7 @@ class Prefixes:
 
     layers: list[tuple[Tensor, Tensor]]  # keys and values
     mask: Int[Tensor, "U P"]
-    states: Float[Tensor, "U P D"]  # last hidden states
+    states: Float[Tensor, "U P D"] | None  # last hidden states; None where some were known before
     owner: list[int]  # the prefix of each row
 
     def cache(self) -> Cache:
@@ -100,11 +108,13 @@ class Pass:
         """States of a row's last tokens in these columns."""
         return self.states[row, self.states.shape[1] - count :]
 
-    def before(self, row: int, count: int) -> Float[Tensor, "1 D"]:
-        """State of the token before them."""
+    def before(self, row: int, count: int) -> Float[Tensor, "1 D"] | None:
+        """State of the token before them; None where that was known before."""
         width = self.states.shape[1]
         if self.prefixes is None:
             return self.states[row, width - count - 1 : width - count]
+        if self.prefixes.states is None:
+            return None
         return self.prefixes.states[self.prefixes.owner[row], -1:]
 
 
@@ -116,6 +126,7 @@ def forward(
     device: torch.device,
     *,
     grad: bool = False,
+    known: Sequence[Tensor | None] = (),
 ) -> Pass:
     """Run rows of ids through a model; `embed` maps ids [B, T] to embeddings [B, T, D].
 
@@ -123,8 +134,21 @@ def forward(
     graph. With `grad`, the result's `embeds` are the leaf to differentiate to. Where a cut spares
     too little or leaves nothing, or the model's cache is not plain, rows run whole, and the result
     has all their columns.
+
+    `known` are keys and values of what rows begin with, `[layers, 2, H, T, D]` or None for each.
+    They stand for the encoding where they suffice for every row.
     """
-    cut = _cut(rows, starts) if plain_cache(base) else None
+    if not plain_cache(base):
+        return extend(base, embed, rows, device, grad, None)
+    if _suffice(rows, starts, known):
+        held = [
+            kv[..., :start, :] for kv, start in zip(known, starts, strict=True) if kv is not None
+        ]
+        layers, mask = joined(held)
+        past = Prefixes(layers, mask, None, list(range(len(rows))))
+        rest = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        return extend(base, embed, rest, device, grad, past)
+    cut = _cut(rows, starts)
     if cut is None or not _pays(rows, cut, backward=grad):
         return extend(base, embed, rows, device, grad, None)
     prefixes, owner, rest = cut
@@ -137,8 +161,41 @@ def forward(
             use_cache=True,
         )
     layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-    known = Prefixes(layers, mask, output.last_hidden_state, owner)
-    return extend(base, embed, rest, device, grad, known)
+    past = Prefixes(layers, mask, output.last_hidden_state, owner)
+    return extend(base, embed, rest, device, grad, past)
+
+
+def _suffice(
+    rows: Sequence[tuple[int, ...]], starts: Sequence[int], known: Sequence[Tensor | None]
+) -> bool:
+    """Whether every row has the keys and values of what stands before its start."""
+    return (
+        len(known) == len(rows)
+        and max(starts) > 0
+        and any(start < len(row) for row, start in zip(rows, starts, strict=True))
+        and all(
+            kv is not None and kv.shape[-2] >= start
+            for kv, start in zip(known, starts, strict=True)
+        )
+    )
+
+
+def joined(
+    kvs: Sequence[Tensor],
+) -> tuple[list[tuple[Tensor, Tensor]], Int[Tensor, "B T"]]:
+    """Rows of keys and values `[layers, 2, H, T, D]` of any T: layers of all, and the mask.
+
+    Padded on the left with zeros: what is masked must be finite too.
+    """
+    lengths = [kv.shape[-2] for kv in kvs]
+    width = max(lengths)
+    layers, _, heads, _, size = kvs[0].shape
+    whole = kvs[0].new_zeros((layers, 2, len(kvs), heads, width, size))
+    for i, (kv, length) in enumerate(zip(kvs, lengths, strict=True)):
+        whole[:, :, i, :, width - length :] = kv
+    columns = torch.arange(width, device=whole.device)
+    starts = width - torch.tensor(lengths, device=whole.device)
+    return [(keys, values) for keys, values in whole], (columns >= starts[:, None]).long()
 
 
 _Cut = tuple[list[tuple[int, ...]], list[int], list[tuple[int, ...]]]

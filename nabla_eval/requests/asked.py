@@ -77,16 +77,24 @@ class Judgement:
 
     reward: float
     prefix_scores: tuple[float, ...] = ()  # a process reward's score after each scored token
+    past: Any = field(repr=False, compare=False, default=None)  # what the reward model encoded
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Evaluate r(y|x). `repeat_prompt` reproduces the released code's mis-scored comparison."""
+    """Evaluate r(y|x). `repeat_prompt` reproduces the released code's mis-scored comparison.
+
+    `like` is the judgement of a response to the same problem that begins alike: what it keeps need
+    not be encoded again. `branches` says that this one may be such a response: the engine then
+    keeps what the reward model encoded, while there is room.
+    """
 
     problem: Problem
     trajectory: Trajectory
     repeat_prompt: bool = False
+    like: Judgement | None = None
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ class Differentiate:
 
     `rows` are the positions that the gradient is wanted at (none: all), and their norms are taken
     of dL/dz (`norm="logits"`, with p at `temperature`) or of dL/dy (`norm="onehot"`), or not at all
-    (`norm=None`): a norm costs a row of length V.
+    (`norm=None`): a norm costs a row of length V. `judgement` is the trajectory's: what it keeps
+    need not be encoded again.
     """
 
     problem: Problem
@@ -115,6 +124,7 @@ class Differentiate:
     rows: tuple[int, ...] = ()
     norm: Literal["logits", "onehot"] | None = "logits"
     temperature: float = 1.0
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ class Refine:
     The refined distribution depends on the trajectory and the position alone, so it is made once
     and drawn from once for each of the `keys`. `gradient` is the one at the starting hard sequence
     (None exactly when `dto.steps == 0`), whose `norm` at the position is noted. `relaxation` is the
-    temperature of the straight-through softmax (DESIGN 3.2).
+    temperature of the straight-through softmax (DESIGN 3.2); `judgement` is as for `Differentiate`.
     """
 
     problem: Problem
@@ -150,6 +160,7 @@ class Refine:
     relaxation: float = 1.0
     min_probability: float = 0.0
     norm: Literal["logits", "onehot"] = "logits"
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)

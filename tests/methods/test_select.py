@@ -21,24 +21,22 @@ def response(scored: int = 4, entropy: tuple[float, ...] = (1, 0, 1, 1, 1)) -> T
 
 
 @pytest.mark.parametrize(
-    ("below", "window", "start", "wanted"),
+    ("below", "window", "wanted"),
     [
-        (None, 3, 0, [0, 2, 3, 4]),
-        (None, 3, 3, [3, 4]),
-        (0.0, 3, 0, [0, 2]),  # the error is at 2
-        (0.0, 1, 0, [2]),
-        (0.0, 1, 3, []),  # the sweep is past it
-        (0.7, 3, 0, [0]),  # at 1, where the policy is sure
-        (-1.5, 2, 0, [3, 4]),  # only the reward, which is the end's score, is bad
-        (-9.0, 2, 0, [3, 4]),  # nothing is: the end of the response
-        (2.0, 3, 0, [0]),
+        (None, 3, [0, 2, 3, 4]),
+        (0.0, 3, [0, 2]),  # the error is at 2
+        (0.0, 1, [2]),
+        (0.7, 3, [0]),  # at 1, where the policy is sure
+        (-1.5, 2, [3, 4]),  # only the reward, which is the end's score, is bad
+        (-9.0, 2, [3, 4]),  # nothing is: the end of the response
+        (2.0, 3, [0]),
     ],
 )
 def test_positions_up_to_the_first_error(
-    below: float | None, window: int, start: int, wanted: list[int]
+    below: float | None, window: int, wanted: list[int]
 ) -> None:
     selection = Selection(error_below=below, error_window=window)
-    assert worthwhile(response(), SCORES, selection, start) == wanted
+    assert worthwhile(response(), SCORES, selection) == wanted
 
 
 def test_sure_positions_are_not_counted_in_the_window() -> None:

@@ -175,7 +175,7 @@ class Plain:
             raise RewardError(f"{judge.name} gave {scores[-1]}")
         own = tuple(scores[len(before) : len(before) + len(tokens)]) if judge.process else ()
         flops = 2.0 * judge.parameters * len(inputs)
-        return Judgement(scores[-1], own, Ledger(scorings=1, flops=flops))
+        return Judgement(scores[-1], own, cost=Ledger(scorings=1, flops=flops))
 
     def differentiate(self, request: Differentiate) -> Gradient:
         problem, trajectory = request.problem, request.trajectory
