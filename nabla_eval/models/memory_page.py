@@ -180,7 +180,7 @@ L/2 does: tokens before the first wanted row leave their keys and values, and no
 |---|---:|---:|---:|
 {_fit_rows()}
 
-So what fits at once runs from {first} with everything kept to {last} with checkpointing from the middle
+Sequences that fit at once: {first} with everything kept, {last} with checkpointing from the middle
 on, for one more forward pass per gradient (`gradient_checkpointing=true`). On a GPU, batches of
 gradients are cut by this arithmetic to what is free; one that does not fit all the same is halved,
 with a warning.
