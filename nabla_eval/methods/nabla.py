@@ -42,6 +42,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     draft, judgement = pool.samples[0], pool.judgements[0]
     judged = {draft.tokens[: draft.scored]: judgement}
     run = Run(problem, config, draft, judgement.reward, judged=judged)
+    pool.judgements[0] = replace(judgement, past=None)  # the run decides how long it is kept
     ended = yield from unless_cut(_sweeps(run))
     run.waste()
     run.discard(run.spare.values())
