@@ -91,6 +91,7 @@ class Pasts:
         for past in list(self._held.values()):
             past.kv = None
         self._held.clear()
+        self._most = 0
 
 
 class _Columns:

@@ -20,7 +20,15 @@ from torch import Tensor
 from nabla_eval.dto.objective import embed_reward
 from nabla_eval.engine.cache import Joined, Past, Pasts, rows_of
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import Pass, Prefixes, extend, keepable, padded, places
+from nabla_eval.models.prefix import (
+    Pass,
+    Prefixes,
+    extend,
+    joined,
+    keepable,
+    padded,
+    places,
+)
 
 Ids = tuple[int, ...]  # as `embed_reward` takes them
 
@@ -164,12 +172,8 @@ class Reader:
         lengths = [0 if kv is None else kv.shape[-2] for kv in kvs]
         if not any(lengths):
             return None
-        kv = Joined.of(_filled(kvs)).kv
-        columns = torch.arange(kv.shape[-2], device=kv.device)
-        starts = kv.shape[-2] - torch.tensor(lengths, device=kv.device)
-        layers = [(keys, values) for keys, values in kv]
-        nothing = kv.new_zeros(len(kvs), 1, 0)  # nobody asks for the states of what is known
-        return Prefixes(layers, (columns >= starts[:, None]).long(), nothing, owner)
+        layers, mask = joined(_filled(kvs))
+        return Prefixes(layers, mask, None, owner)  # nobody asks for the states of what is known
 
 
 def _filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
