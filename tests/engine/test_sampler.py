@@ -63,6 +63,38 @@ def test_filters_are_those_of_transformers_and_of_the_specification(sampling):
         torch.testing.assert_close(ours, scores.softmax(-1), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3)])
+def test_top_p_keeps_no_token_more_than_it_needs(top_p, kept):
+    """The smallest set that reaches top-p, also where it is reached exactly (powers of two are)."""
+    sampling = Sampling(temperature=1.0, top_p=top_p)
+    z = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64).log()
+    found = Filter([sampling], CPU).distribution(z)[0]
+    assert (found > 0).tolist() == [i < kept for i in range(4)]
+    assert naive_distribution(z[0], sampling) == pytest.approx(found.tolist())
+
+
+def test_top_p_of_one_drops_nothing_beside_rows_that_drop():
+    """Three thirds in float32 sum to more than 1, and the token after them is kept all the same."""
+    z = torch.tensor([[0.0, 0.0, 0.0, -25.0]]).expand(2, 4)
+    settings = [Sampling(temperature=1.0, top_p=p) for p in (1.0, 0.9)]
+    found = Filter(settings, CPU).distribution(z)
+    assert (found > 0).tolist() == [[True, True, True, True], [True, True, True, False]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_probabilities_of_narrow_logits_are_as_exact_as_float32(dtype):
+    z = logits(8).to(dtype)
+    filters = Filter([Sampling(temperature=0.7, top_p=0.9)] * 8, CPU)
+    torch.testing.assert_close(filters.distribution(z), filters.distribution(z.float()))
+
+
+def test_a_rare_token_behind_likely_ones_owns_its_share_too():
+    """Its billionth is less than what float32 tells apart at one half."""
+    p = torch.tensor([[0.5, 1e-9, 0.5]], dtype=torch.float32).expand(3, 3)
+    numbers = 0.5 - 0.5e-9 + torch.tensor([-0.1e-9, 0.5e-9, 1.1e-9], dtype=torch.float64)
+    assert draw(p, numbers).tolist() == [0, 1, 2]
+
+
 def test_rows_keep_their_own_settings():
     z = logits(len(SETTINGS))
     together = Filter(SETTINGS, CPU)
