@@ -103,6 +103,14 @@ def _rank_first(reward: Any, errors: Places) -> dict[str, Floats]:
     }
 
 
+def next_best(errors: Places) -> Floats:
+    """For every first error, 1 where the policy's most likely token but the wrong one is right."""
+    rows = torch.arange(len(errors))
+    rest = errors.policy.clone()
+    rest[rows, errors.ids[rows, errors.place]] = 0
+    return errors.right[rows, rest.argmax(dim=-1)].double().numpy()
+
+
 def load(folder: Path) -> tuple[Any, Any]:
     """Policy and reward model of a pair that `nabla-eval embedded train` wrote."""
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification

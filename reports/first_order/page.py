@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from basis import basis
 from decoded import Runs
 from grid import Chosen, Study, disjoint, numbers_of
 from margins import Margin, corrected, margin, mended_and_broken, rewards, spread
@@ -120,18 +121,23 @@ def verdict(chosen: Chosen, lines: Mapping[Cell, Sequence[Rivalry]]) -> str:
     most = max(m.estimate.high for m in everything)
     largest = max(m.estimate.value for m in everything)
     behind = sum(m.estimate.high < 0 for m in everything)
-    ahead = sum(m.estimate.low > 0 for m in everything)
     said = (
         f"**A margin of {100 * GOAL:.0f} points over the strongest control at equal calls, with "
         f"p < {SIGNIFICANT}, was found in {len(met)} of {len(lines)} cells"
         f"{' (' + '; '.join(met) + ')' if met else ''}.** Of all {len(everything)} comparisons of "
-        f"a first-order family at equal calls, {ahead} have an interval above zero and {behind} "
-        f"one below; the largest margin is {points(largest)} points, and the highest upper end of "
-        f"an interval {points(most)}."
+        f"a first-order family at equal calls, {len(ahead(lines))} have an interval above zero and "
+        f"{behind} one below; the largest margin is {points(largest)} points, and the highest "
+        f"upper end of an interval {points(most)}."
     )
     if most < GOAL:
         said += " So the margin that was asked for is excluded everywhere, at 95 % a comparison."
-    return said
+    return f"{said} It holds for what was compared, which is narrower than it sounds:"
+
+
+def ahead(lines: Mapping[Cell, Sequence[Rivalry]]) -> list[tuple[Cell, Rivalry]]:
+    """The comparisons at equal calls whose interval lies above zero."""
+    every = [(key, line) for key, rivals in lines.items() for line in rivals]
+    return [(k, v) for k, v in every if v.equal == "calls" and v.margin.estimate.low > 0]
 
 
 def reached(line: Rivalry) -> bool:
@@ -240,6 +246,7 @@ def page(
         "models trained plainly and with aligned gradients: does the gradient of a reward model "
         "buy more than exact scores or verification at the same cost?",
         verdict(chosen, lines),
+        "\n".join(basis(study, best, ahead(lines), measured)),
         "## How it was measured",
         f"{test.problems:,} test problems × {len(study.reward_seeds)} reward models (seeds "
         f"{_listed(study.reward_seeds)}) × {len(test.decoding_seeds)} decoding seeds "

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from basis import NEXT_BEST
 from decoded import Runs, collect, versions
 from grid import HERE, Study, listed, numbers_of, read_chosen, read_study
 from margins import rewards
@@ -52,7 +53,7 @@ def tune(study: Study, runs: Path, file: Path) -> None:
 def measure(study: Study, pairs: Path, count: int) -> dict[str, Any]:
     """The choosers and the verifier's figures of every cell: [reward seeds] by kind and figure."""
     from nabla_eval.embedded.choosers import draw as draw_errors
-    from nabla_eval.embedded.choosers import rank_first
+    from nabla_eval.embedded.choosers import next_best, rank_first
     from nabla_eval.embedded.measure import describe
 
     found: dict[str, Any] = {}
@@ -65,6 +66,7 @@ def measure(study: Study, pairs: Path, count: int) -> dict[str, Any]:
                 reward = _reward(pairs / str(numbers) / f"{kind}-{seed}" / "reward")
                 for chooser, right in rank_first(reward, drawn.errors).items():
                     figures.setdefault(f"right first, {chooser}", []).append(float(right.mean()))
+                figures.setdefault(NEXT_BEST, []).append(float(next_best(drawn.errors).mean()))
                 card = describe(policy, reward, drawn.questions, drawn.responses)
                 for name, (block, key) in FIGURES.items():
                     figures.setdefault(name, []).append(card[block][key])

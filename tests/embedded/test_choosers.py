@@ -19,7 +19,7 @@ from nabla_eval.cli.embedded import embedded
 from nabla_eval.embedded import choosers
 from nabla_eval.embedded.alignment import linearised
 from nabla_eval.embedded.card import read_card, render_card, write_card
-from nabla_eval.embedded.choosers import CHOOSERS, Drawn, clustered, draw, rank_first
+from nabla_eval.embedded.choosers import CHOOSERS, Drawn, clustered, draw, next_best, rank_first
 from nabla_eval.embedded.countdown import split_of
 from nabla_eval.embedded.measure import DRAWS
 from nabla_eval.embedded.policy import PolicyRecipe, as_llama, build_policy
@@ -61,6 +61,23 @@ def test_first_errors_are_of_validation_problems_and_differ(drawn: Drawn) -> Non
         prefixes.add(tuple(tokens[:-1]))
     assert len(prefixes) == len(drawn.errors) >= 4
     assert len(drawn.responses) == 4 * DRAWS
+
+
+def test_the_next_best_token_is_the_policys_first_but_the_wrong_one(drawn: Drawn) -> None:
+    expected = []
+    for row in range(len(drawn.errors)):
+        wrong = int(drawn.errors.ids[row, drawn.errors.place[row]])
+        order = drawn.errors.policy[row].argsort(descending=True).tolist()
+        first = next(token for token in order if token != wrong)
+        expected.append(float(drawn.errors.right[row, first]))
+    assert next_best(drawn.errors).tolist() == expected
+    known = rank_first_of_the_policy(drawn)
+    assert (next_best(drawn.errors) >= known).all()  # a right first choice is not the wrong token
+
+
+def rank_first_of_the_policy(drawn: Drawn) -> np.ndarray:
+    best = drawn.errors.policy.argmax(-1, keepdim=True)
+    return drawn.errors.right.gather(1, best)[:, 0].double().numpy()
 
 
 def test_every_chooser_ranks_by_its_score(reward: Any, drawn: Drawn) -> None:

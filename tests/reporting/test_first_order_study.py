@@ -21,7 +21,8 @@ from nabla_eval.errors import ConfigError, DataError
 WEIGHTS = "model.safetensors"
 HOME = Path(__file__).parents[2] / "reports/first_order"
 MODULES = (
-    "grid", "units", "decoded", "margins", "tuning", "rivals", "page", "plots", "decode", "tables",
+    "grid", "units", "decoded", "margins", "tuning", "rivals", "basis", "page", "plots", "decode",
+    "tables",
 )  # fmt: skip
 
 
@@ -290,6 +291,7 @@ def test_settings_and_rivals_are_chosen_by_the_rule(study: Any) -> None:
     assert "found in 0 of 1 cells" in study.page.verdict(
         {"3": {"plain": chosen}}, {("3", "plain"): [line]}
     )
+    assert study.page.ahead({("3", "plain"): [line]}) == []
     with pytest.raises(DataError, match="a is not decoded in full"):
         study.tuning.choose(plan, {name: run for name, run in found.items() if name != "a2"})
 
