@@ -132,12 +132,9 @@ def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
     if not counts:
         return sum(score for _, score in votes) / len(votes) if votes else math.nan
     most = max(counts.values())
-    groups = [
-        [score for answer, score in votes if answer == winner]
-        for winner, count in counts.items()
-        if count == most
-    ]
-    return sum(sum(group) / len(group) for group in groups) / len(groups)
+    # Tied groups have one size, so that the mean over groups is the mean over their members.
+    winners = [score for answer, score in votes if answer is not None and counts[answer] == most]
+    return math.fsum(winners) / len(winners)
 
 
 def _proportion(values: Sequence[float], level: float) -> Estimate:

@@ -108,29 +108,43 @@ def grade_batch(
 
 
 def cluster(answers: Sequence[str | None], *, timeout: float = TIMEOUT) -> list[int]:
-    """Group of each answer: equal answers share a number, 0 for the first group and so on.
+    """Group of each answer, numbered in order of first appearance.
 
-    A missing answer (None or blank) belongs to no group and gets -1. Equality is tested against the
-    first member of each group only, so the result depends on the order where equality is not
-    transitive (decimals that round to one value).
+    A missing answer (None or blank) belongs to no group and gets -1. Equality is neither transitive
+    (10 inches, 10, 10 feet) nor always symmetric, so groups are the connected components of "one of
+    the two equals the other": which answers share a group does not depend on their order.
     """
-    groups: dict[str, int] = {}
-    first: list[str] = []
-    numbers = []
-    for answer in answers:
-        if answer is None or not answer.strip():
-            numbers.append(-1)
-            continue
-        key = normalise(answer) if len(answer) <= MAX_ANSWER else answer
-        if key not in groups:
-            groups[key] = next(
-                (n for n, other in enumerate(first) if _verdict(other, answer, timeout).equal),
-                len(first),
-            )
-            if groups[key] == len(first):
-                first.append(answer)
-        numbers.append(groups[key])
-    return numbers
+    present = [answer for answer in answers if answer is not None and answer.strip()]
+    spelt: dict[str, str] = {}  # normal form -> the spelling that is compared
+    for answer in sorted(set(present)):
+        spelt.setdefault(_form(answer), answer)
+    components: list[list[str]] = []
+    for form, answer in spelt.items():
+        joined = [
+            component
+            for component in components
+            if any(_alike(answer, spelt[other], timeout) for other in component)
+        ]
+        merged = [form, *(other for component in joined for other in component)]
+        components = [component for component in components if component not in joined]
+        components.append(merged)
+    home = {form: number for number, component in enumerate(components) for form in component}
+    seen = {number: at for at, number in enumerate(dict.fromkeys(home[_form(a)] for a in present))}
+    return [
+        seen[home[_form(answer)]] if answer is not None and answer.strip() else -1
+        for answer in answers
+    ]
+
+
+def _form(answer: str) -> str:
+    """The spelling by which answers are the same without any comparison."""
+    return normalise(answer) if len(answer) <= MAX_ANSWER else answer
+
+
+def _alike(one: str, other: str, timeout: float) -> bool:
+    """Whether either answer, taken as gold, accepts the other."""
+    verdict = _verdict(one, other, timeout)
+    return verdict.equal or (not verdict.timed_out and _verdict(other, one, timeout).equal)
 
 
 def close() -> None:

@@ -71,17 +71,21 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def majority(grades: Sequence[Grade]) -> float:
-    """Chance that the most frequent answer is right, when ties are broken by lot.
+    """maj@k of one problem: the share of right samples among those of the most frequent answer.
 
-    Equivalent answers are one; samples without an answer do not vote. 0 where none has any.
+    Equivalent answers are one (`cluster`); samples without an answer do not vote; 0 where none has
+    any. Samples of one group may be graded differently, since equality is not transitive, so the
+    group counts by the share that is right. Among groups of the same size one would be drawn by
+    lot: the value is the mean over them. Neither depends on the order of the samples.
     """
     groups = cluster([grade.answer for grade in grades])
     votes = Counter(group for group in groups if group >= 0)
     if not votes:
         return 0.0
     most = max(votes.values())
-    winners = [group for group, count in votes.items() if count == most]
-    return sum(grades[groups.index(group)].equal for group in winners) / len(winners)
+    # Tied groups have one size, so that the mean over groups is the mean over their members.
+    winners = [g.equal for g, group in zip(grades, groups, strict=True) if votes[group] == most]
+    return sum(winners) / len(winners)
 
 
 def sample_metrics(

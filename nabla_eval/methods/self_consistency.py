@@ -24,7 +24,7 @@ class SelfConsistency:
 
 
 def self_consistency(problem: Problem, config: SelfConsistency) -> Method:
-    """The first sample of the largest group of equivalent answers.
+    """A sample of the largest group of equivalent answers: the first in its usual spelling.
 
     Samples without an answer do not vote; among groups of one size the one seen first wins.
     """

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nabla_eval.errors import ConfigError
-from nabla_eval.grading import Grade
+from nabla_eval.grading import Grade, cluster, extract, grade
 from nabla_eval.harness.math_metrics import (
     check_metrics,
     majority,
@@ -81,6 +84,82 @@ def test_equivalent_answers_are_one_vote() -> None:
     halves = [Grade(True, r"\frac12"), Grade(True, "0.5"), Grade(True, "1/2")]
     assert majority([*halves[:2], WRONG, OTHER]) == 1
     assert majority([*halves, WRONG, WRONG]) == 1
+
+
+# Golds and answers among which equality is not transitive: the second equals the first and the
+# third, which are not equal. The share of right samples in the winning group is the metric.
+@pytest.mark.parametrize(
+    ("gold", "answers", "share"),
+    [
+        (r"10 \text{ feet}", [r"10 \text{ inches}", "10", "10"], 2 / 3),
+        (r"\frac13", ["0.3333334", "0.333333", r"\frac13"], 2 / 3),
+        (r"10\%", ["10", r"10\%", "0.1"], 1),
+        (r"5 \text{ cm}", [r"5 \text{ cm}", "5", r"5 \text{ kg}", "5"], 3 / 4),
+        ("6", [r"6 \text{ apples}", "7", "7", "6"], 1 / 2),
+        ("x = 7", ["x = 7", "y = 7", "7", "8"], 2 / 3),
+        ("7", [None, "7", "8", "8", None, "  "], 0),
+    ],
+)
+def test_maj_at_k_does_not_depend_on_the_order_of_samples(
+    gold: str, answers: list[str | None], share: float
+) -> None:
+    grades = [grade(gold, answer, extracted=True) for answer in answers]
+    assert {majority(order) for order in permutations(grades)} == {share}
+
+
+def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any relation, symmetric or not: against a plain search of the graph."""
+    from nabla_eval.grading.pool import Verdict
+
+    module = sys.modules["nabla_eval.grading.equal"]  # the package has a function of that name
+
+    names = ["a1", "b2", "c3", "d4", "e5"]
+
+    @given(
+        st.sets(st.tuples(st.sampled_from(names), st.sampled_from(names))),
+        st.lists(st.sampled_from([*names, None]), max_size=8),
+        st.randoms(use_true_random=False),
+    )
+    def check(edges: set[tuple[str, str]], answers: list[str | None], random: object) -> None:
+        monkeypatch.setattr(module, "_verdict", lambda a, b, timeout: Verdict((a, b) in edges))
+        present = {answer for answer in answers if answer is not None}
+
+        def reached(start: str) -> frozenset[str]:
+            known, waiting = {start}, [start]
+            while waiting:
+                at = waiting.pop()
+                near = {b for b in present if (at, b) in edges or (b, at) in edges} - known
+                known |= near
+                waiting += near
+            return frozenset(known)
+
+        order = list(range(len(answers)))
+        random.shuffle(order)  # type: ignore[attr-defined]
+        shuffled = [answers[i] for i in order]
+        groups, other = cluster(answers), cluster(shuffled)
+        for i, answer in enumerate(answers):
+            assert (groups[i] == -1) == (answer is None)
+            for j, neighbour in enumerate(answers):
+                alike = answer is not None and neighbour in reached(answer)
+                assert alike == (groups[i] == groups[j] >= 0)
+                at, to = order.index(i), order.index(j)
+                assert alike == (other[at] == other[to] >= 0)
+        numbers = list(dict.fromkeys(group for group in groups if group >= 0))
+        assert numbers == list(range(len(numbers)))  # in order of first appearance
+        right = {name: random.random() < 0.5 for name in names}  # type: ignore[attr-defined]
+        grades = [Grade(answer is not None and right[answer], answer) for answer in answers]
+        assert majority(grades) == majority([grades[i] for i in order])
+
+    check()
+
+
+def test_the_answer_of_a_vote_does_not_depend_on_the_order() -> None:
+    """Self-consistency returns the most frequent spelling of the most frequent answer."""
+    from nabla_eval.methods.answers import majority as chosen
+
+    texts = [rf"\boxed{{{a}}}" for a in (r"10 \text{ inches}", "10", "10", "4", "4")]
+    answers = {extract(order[chosen(order)]) for order in permutations(texts)}
+    assert answers == {"10"}
 
 
 def test_all_metrics_of_four_samples() -> None:
