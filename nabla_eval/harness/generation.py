@@ -15,8 +15,23 @@ from nabla_eval.harness.arguments import Arguments
 LOGGER = logging.getLogger("nabla_eval")
 
 SAMPLING = {"temperature": float, "top_p": float, "top_k": int}
-# In the order in which lm-eval's other models prefer them.
+# As lm-eval's other models spell it.
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+# What other libraries call these, by our name.
+_ELSEWHERE = {
+    "until": """
+        stop stops stop_sequence stop_sequences stop_string stop_strings stop_word stop_words
+        stop_token stop_tokens stopping_criteria terminators eos eos_token eos_string eos_token_id
+    """,
+    "max_gen_toks": """
+        max_length max_len max_gen_tokens max_output_tokens max_tokens_to_sample num_predict
+        n_predict
+    """,
+    "temperature": "temp t",
+    "top_p": "topp p nucleus",
+    "top_k": "topk k",
+}
+ELSEWHERE = {name: ours for ours, names in _ELSEWHERE.items() for name in names.split()}
 # Values at which an option of transformers' `generate` does nothing; no other is understood here.
 NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
@@ -26,6 +41,8 @@ NEUTRAL: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "typical_p": 1,
     "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
     "use_cache": True,
 }
 
@@ -43,7 +60,8 @@ class Reader:
     """Reads generation arguments for one method; remembers them, and warns once of each kind.
 
     Precedence for temperature, top_p and top_k: `--model_args`, then the generation arguments, then
-    the preset and the defaults.
+    the preset and the defaults. Of several spellings of the length the last one counts: lm-eval
+    adds `--gen_kwargs` behind what the task says.
     """
 
     def __init__(self, arguments: Arguments, end: str = "") -> None:
@@ -54,15 +72,14 @@ class Reader:
 
     def __call__(self, options: Mapping[str, Any]) -> Asked:
         """Raises `ConfigError` for an argument that is unknown or has a value that is not taken."""
-        name = json.dumps(options, sort_keys=True, default=str)
+        name = json.dumps(options, default=str)  # in their order, on which the length depends
         if name not in self._read:
             self._read[name] = self._understand(dict(options))
         return self._read[name]
 
     def _understand(self, options: dict[str, Any]) -> Asked:
         stop = _stop_strings(options.pop("until", None), self.end)
-        lengths = [options.pop(name, None) for name in LENGTHS]
-        longest = next((value for value in lengths if value is not None), None)
+        length = self._length(options)
         sample = coerce("do_sample", options.pop("do_sample", None), bool | None)
         sampling = {
             name: coerce(name, value, SAMPLING[name])
@@ -73,8 +90,20 @@ class Reader:
         return Asked(
             config=self._config(sample, sampling),
             stop=stop,
-            max_new_tokens=None if longest is None else _length(longest),
+            max_new_tokens=length,
         )
+
+    def _length(self, options: dict[str, Any]) -> int | None:
+        """The length that is asked for; takes its spellings out of the options."""
+        given = {name: options.pop(name) for name in list(options) if name in LENGTHS}
+        lengths = {n: _length(n, value) for n, value in given.items() if value is not None}
+        if len(set(lengths.values())) > 1:
+            named = [f"{name}={value}" for name, value in lengths.items()]
+            self._warn(
+                "length", "The task and --gen_kwargs name several lengths, %s: %s counts, the last "
+                "one, as --gen_kwargs come after the task's own.", ", ".join(named), named[-1],
+            )  # fmt: skip
+        return next(reversed(lengths.values()), None)
 
     def _config(self, sample: bool | None, sampling: dict[str, Any]) -> Any:
         """The method's options with what the task asks for, where the method can follow."""
@@ -121,15 +150,22 @@ def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(string for string in strings if string and string != end))
 
 
-def _length(value: Any) -> int:
-    length = coerce("max_gen_toks", value, int)
+def _length(name: str, value: Any) -> int:
+    length = coerce(name, value, int)
     if length < 1:
-        raise ConfigError(f"max_gen_toks={length} is out of range: it takes an integer >= 1.")
+        raise ConfigError(f"{name}={length} is out of range: it takes an integer >= 1.")
     return int(length)
 
 
 def _refuse_rest(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
+        ours = ELSEWHERE.get(name.lower())
+        if ours is not None:
+            also = ", which counts the tokens of the response alone" * (ours in LENGTHS)
+            raise ConfigError(
+                f"--model nabla does not know the generation argument {name}={value!r}. lm-eval's "
+                f"name is {ours}{also}: try {ours}={value!r}."
+            )
         if name not in NEUTRAL:
             known = ("until", "do_sample", *SAMPLING, *LENGTHS)
             raise ConfigError(

@@ -28,7 +28,7 @@ from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run
 from nabla_eval.harness.stopping import stoppable
 from nabla_eval.harness.thinking import Thinking
-from nabla_eval.models.chat import check_asked, dresses, render
+from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
 from nabla_eval.models.meter import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
@@ -157,6 +157,18 @@ class NablaLM(RankedLM):
         )
         self._conversations[prompt] = [dict(message) for message in chat_history]
         return prompt
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """HFLM's token ids, without an EOS that the tokenizer appends: all texts are continued."""
+        ids = super().tok_encode(string, add_special_tokens, **kwargs)
+        ids = list(to_be_continued(self.tokenizer, ids, string))
+        return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Accept lm-eval's `--use_cache`, whose keys name neither method, options, seed nor models.

@@ -260,6 +260,21 @@ def bos_ids(tokenizer: Any) -> tuple[int, ...]:
     return (bos,) if bos is not None and ids and ids[0] == bos else ()
 
 
+def to_be_continued(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The ids of a prompt without those that its tokenizer appends to every text.
+
+    An EOS there (T5, `LlamaTokenizer(add_eos_token=True)`, a template `[BOS] $A [EOS]`) would have
+    the policy begin another text. The last tokens of the text itself stay, whatever they are.
+    """
+    if len(ids) <= len(encode(tokenizer, text)):  # nothing was added
+        return tuple(ids)
+    full, plain = tuple(tokenizer("a")["input_ids"]), encode(tokenizer, "a")
+    starts = range(len(full) - len(plain) + 1)
+    start = next((i for i in reversed(starts) if full[i : i + len(plain)] == plain), None)
+    appended = 0 if start is None else len(full) - start - len(plain)
+    return tuple(ids[: len(ids) - appended])
+
+
 def end_of_turn(tokenizer: Any) -> int | None:
     """The special token with which the chat template closes an assistant's turn, if it has one."""
     if getattr(tokenizer, "chat_template", None) is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
+from nabla_eval.models.chat import to_be_continued
 from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
@@ -48,9 +49,11 @@ class Policy:
     def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
         """Token ids of a rendered prompt; `special` adds BOS where the tokenizer would.
 
-        A text that already starts with BOS, as chat templates write it, gets no second one.
+        A text that already starts with BOS, as chat templates write it, gets no second one. An EOS
+        that the tokenizer would append is left out.
         """
-        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids = to_be_continued(self.tokenizer, ids, text)
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == (bos, bos) else ids
 

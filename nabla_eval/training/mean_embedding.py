@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nabla_eval.errors import DataError
+from nabla_eval.models.chat import to_be_continued
 from nabla_eval.models.checkpoint import examine
 from nabla_eval.models.vocabulary import check_overlap, compare, reward_ids
 from nabla_eval.training.preferences import Parted
@@ -58,6 +59,6 @@ def likely_tokens(job: RewardJob, setting: RewardSetting, pairs: Sequence[Parted
 
 def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
+        return list(to_be_continued(tokenizer, tokenizer(prompt)["input_ids"], prompt))
     encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])

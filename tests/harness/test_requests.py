@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 
 from nabla_eval.errors import ConfigError, ContextError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.generation import LENGTHS, Reader
 from nabla_eval.harness.requests import draws, fit
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
@@ -121,12 +121,64 @@ def test_lengths_and_stop_strings() -> None:
     assert reader({"until": None, "num_beams": 1, "repetition_penalty": 1.0}).stop == ()
 
 
+@pytest.mark.parametrize("task", LENGTHS)
+@pytest.mark.parametrize("given", LENGTHS)
+def test_the_length_of_the_command_line_wins_over_the_tasks(
+    task: str, given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """lm-eval updates the task's arguments by those of --gen_kwargs."""
+    options = {"until": [";"], task: 1024, "do_sample": False}
+    options.update({given: 16})
+    reader = Reader(read({"method": "greedy"}))
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        assert reader(options).max_new_tokens == reader({**options, "until": ["."]}).max_new_tokens
+    assert reader(options).max_new_tokens == 16
+    said = [entry.getMessage() for entry in caplog.records]
+    if task == given:
+        assert not said
+    else:
+        assert len(said) == 1 and f"{task}=1024, {given}=16: {given}=16 counts" in said[0]
+    # The same arguments in another order are another request.
+    assert reader({given: 16, task: 1024}).max_new_tokens == 1024
+
+
+def test_lengths_of_one_size_or_of_none_are_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
+    reader = Reader(read({"method": "greedy"}))
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        assert reader({"max_gen_toks": 8, "max_tokens": "8"}).max_new_tokens == 8
+        assert reader({"max_gen_toks": 8, "max_new_tokens": None}).max_new_tokens == 8
+        assert reader({"max_gen_toks": None}).max_new_tokens is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        *((name, "until") for name in (
+            "stop", "Stop", "stop_sequences", "stop_strings", "stop_words", "stop_token", "eos",
+            "eos_token", "terminators", "stopping_criteria",
+        )),
+        *((name, "max_gen_toks, which counts the tokens of the response alone") for name in (
+            "max_length", "max_output_tokens", "num_predict", "max_tokens_to_sample",
+        )),
+        ("temp", "temperature"), ("nucleus", "top_p"), ("topk", "top_k"),
+    ],
+)  # fmt: skip
+def test_names_of_other_libraries_are_answered_with_lm_evals(name: str, ours: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Reader(read({}))({name: [";"]})
+    asked = ours.partition(",")[0]
+    assert f"lm-eval's name is {ours}: try {asked}=[';']." in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"temprature": 1.0}, ["temprature", "temperature"]),
         ({"num_beams": 4}, ["num_beams=4", "1"]),
         ({"max_gen_toks": 0}, ["max_gen_toks=0"]),
+        ({"max_new_tokens": 0}, ["max_new_tokens=0"]),
+        ({"max_tokens": "many"}, ["max_tokens='many'"]),
         ({"until": 3}, ["until=3"]),
         ({"top_p": 1.5}, ["top_p=1.5"]),
         ({"do_sample": "perhaps"}, ["do_sample", "perhaps"]),
