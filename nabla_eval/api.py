@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,15 @@ from nabla_eval.engine.refine import optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError, Fault
+from nabla_eval.methods.idle import idle
 from nabla_eval.methods.registry import configure, needs_chat, settle, start
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+
+LOGGER = logging.getLogger("nabla_eval")
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
@@ -82,6 +86,8 @@ def generate(
     config = settle(configure(method, options, preset), rewarded=pair.reward is not None)
     if needs_chat(config):
         check_asked(pair.policy.tokenizer)
+    if why := idle(config):
+        LOGGER.warning("method=%s: %s.", method, why)
     texts = [problem] if isinstance(problem, str) else list(problem)
     seen: Counter[str] = Counter()
     problems = []

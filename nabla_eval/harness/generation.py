@@ -11,6 +11,7 @@ from typing import Any
 from nabla_eval.config import change, coerce, flatten, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.harness.arguments import Arguments
+from nabla_eval.methods.idle import idle
 
 LOGGER = logging.getLogger("nabla_eval")
 
@@ -87,8 +88,11 @@ class Reader:
             if (value := options.pop(name, None)) is not None
         }
         _refuse_rest(options)
+        config = self._config(sample, sampling)
+        if why := idle(config):
+            self._warn("idle", "method=%s: %s.", self.arguments.method, why)
         return Asked(
-            config=self._config(sample, sampling),
+            config=config,
             stop=stop,
             max_new_tokens=length,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.voices import Prompts, ask, flaw, spoken
+from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
 from nabla_eval.requests import Compose, Generate, Method, Part, Problem, Request, Step, Trajectory
 
 
@@ -25,7 +25,8 @@ class Tpo:
 
     samples: int = 2  # N: responses at first, and revisions an iteration
     iterations: int = 2  # D: rounds of critique and revision
-    reply_tokens: int = 2048  # the longest critique or list of instructions
+    # The longest critique or list of instructions; None: as long as a response, 2048 at most.
+    reply_tokens: int | None = None
     sampling: Sampling = field(default_factory=_sampling)
     prompts: Prompts = field(default_factory=Prompts)
     budget: Budget = field(default_factory=Budget)
@@ -33,7 +34,7 @@ class Tpo:
     def __post_init__(self) -> None:
         require(self.samples >= 1, "samples", self.samples, "an integer >= 1")
         require(self.iterations >= 0, "iterations", self.iterations, "an integer >= 0")
-        require(self.reply_tokens >= 1, "reply_tokens", self.reply_tokens, "an integer >= 1")
+        check_length(self.reply_tokens)
 
     @property
     def needs_chat(self) -> bool:
@@ -86,9 +87,8 @@ class _Run:
         """What the policy says to a prompt; None, and a note in the trace, where it is no use."""
         question = self.config.prompts.fill(prompt, question=self.problem.question, **values)
         key = self.problem.key / kind / round
-        (reply,) = yield from ask(
-            self.problem, [question], [key], self.config.sampling, self.config.reply_tokens
-        )
+        longest = reply_length(self.problem, self.config.reply_tokens, 2048)
+        (reply,) = yield from ask(self.problem, [question], [key], self.config.sampling, longest)
         self._note(kind, reply, flaw(reply))
         return None if flaw(reply) else spoken(reply)
 

@@ -10,7 +10,7 @@ from nabla_eval.config import DELIMITERS, Budget, Sampling, Steps, require
 from nabla_eval.methods.beam import breadth_first
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree
-from nabla_eval.methods.voices import Prompts, ask, flaw, spoken
+from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
 from nabla_eval.requests import Method, Part, Problem, Replay, Trajectory
 
 # Yao et al.'s values of the words, in their code for the game of 24.
@@ -33,7 +33,7 @@ class TreeOfThought:
     evaluator: Literal["auto", "reward", "self"] = "auto"
     evaluation: Literal["value", "vote"] = "value"  # of evaluator=self
     evaluations: int = 3  # replies to each question of evaluator=self
-    reply_tokens: int = 512  # the longest reply
+    reply_tokens: int | None = None  # the longest reply; None: as long as a response, 512 at most
     steps: Steps = field(default_factory=Steps)
     sampling: Sampling = field(default_factory=Sampling)
     prompts: Prompts = field(default_factory=Prompts)
@@ -42,8 +42,9 @@ class TreeOfThought:
     FALLBACK = "self"
 
     def __post_init__(self) -> None:
-        for name in ("breadth", "proposals", "depth", "evaluations", "reply_tokens"):
+        for name in ("breadth", "proposals", "depth", "evaluations"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        check_length(self.reply_tokens)
         require(
             self.generation == "sample" or self.steps.step in DELIMITERS,
             "generation",
@@ -131,7 +132,8 @@ class _Search:
             self._complain(nodes[0], f"{votes.count(None)} votes for nothing")
 
     def _ask(self, questions: list[str], keys: list) -> Part:
-        return ask(self.problem, questions, keys, self.config.sampling, self.config.reply_tokens)
+        longest = reply_length(self.problem, self.config.reply_tokens, 512)
+        return ask(self.problem, questions, keys, self.config.sampling, longest)
 
     def _complain(self, node: Node, what: str) -> None:
         node.remarks = f"{node.remarks}; {what}" if node.remarks else what

@@ -74,6 +74,18 @@ def _read(name: str, folder: str | None) -> str:
     return source.read_text(encoding="utf-8").strip()
 
 
+def check_length(reply_tokens: int | None) -> None:
+    """Raise `ConfigError` unless replies may have at least one token."""
+    require(
+        reply_tokens is None or reply_tokens >= 1, "reply_tokens", reply_tokens, "an integer >= 1"
+    )
+
+
+def reply_length(problem: Problem, reply_tokens: int | None, most: int) -> int:
+    """Tokens of the longest reply: what was asked for, else those of a response, `most` at most."""
+    return min(most, problem.max_new_tokens) if reply_tokens is None else reply_tokens
+
+
 def ask(
     problem: Problem, questions: list[str], keys: list[Key], sampling: Sampling, longest: int
 ) -> Part:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scripted_trees import PROBLEM, ScriptedTree, trajectory
 
@@ -81,6 +83,48 @@ def test_a_reply_of_no_use_ends_it_with_the_best_so_far(kind, reply, note):
     assert outcome.ended == "malformed" and outcome.text == "good"
     assert (outcome.steps[-1].kind, outcome.steps[-1].note) == (kind, note)
     assert outcome.malformed == outcome.stats()["malformed"] == 1
+
+
+def asked_for(options, method="tpo", longest=60):
+    """The most tokens of the replies that a method asks for, of responses up to so many."""
+    script, lengths = scripted(), []
+
+    def execute(requests):
+        lengths.extend(r.max_new_tokens for r in requests if type(r).__name__ == "Compose")
+        return script(requests)
+
+    problem = replace(PROBLEM, max_new_tokens=longest)
+    drive([start(problem, configure(method, options))], execute)
+    return lengths[:2]  # a critique and its instructions
+
+
+def test_replies_are_no_longer_than_responses_unless_asked_for():
+    assert asked_for({}) == [60, 60]
+    assert asked_for({}, longest=9000) == [2048, 2048]
+    assert asked_for({"reply_tokens": 100}) == [100, 100]
+    assert asked_for({"reply_tokens": "none"}) == [60, 60]
+    with pytest.raises(ConfigError, match=r"reply_tokens=0 is out of range: it takes an integer"):
+        configure("tree_of_thought", {"reply_tokens": 0})
+
+
+@pytest.mark.parametrize("budget", ["max_calls", "max_item_tokens"])
+@pytest.mark.parametrize("most", [8, 20, 27, 60, 120])
+def test_critiques_count_in_the_budgets(budget, most):
+    """Two drafts of 3 and 4 tokens; then replies that are as long as they may be."""
+    script = ScriptedTree(lambda text, i: DRAFTS[i], lambda text: WORTH.get(text, -2.0))
+    write = script.write
+
+    def long(request):
+        if request.problem.text == "Q":
+            return write(request)
+        text = "x" * request.longest
+        return trajectory(text, "length" if len(text) < 60 else "eos")
+
+    script.write = long
+    (outcome,) = drive([start(PROBLEM, configure("tpo", {budget: most}))], script)
+    spent = outcome.ledger.generated_tokens
+    spent += outcome.ledger.scorings if budget == "max_calls" else 0
+    assert spent <= most and outcome.ended == budget and outcome.text in DRAFTS
 
 
 def test_equal_responses_leave_nothing_to_compare():
