@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -71,15 +72,19 @@ class Gaussian:
     def dim(self) -> int:
         return self.mean.shape[0]
 
-    @property
+    @cached_property
     def precision(self) -> Tensor:
         """cov^-1, [d, d]."""
         return torch.linalg.inv(self.cov)
 
+    @cached_property
+    def _log_det(self) -> float:
+        return float(torch.logdet(self.cov))
+
     def log_prob(self, x: Tensor) -> Tensor:
         offset = x - self.mean.to(x.device)
         quadratic = (offset @ self.precision.to(x.device) * offset).sum(-1)
-        return -0.5 * (quadratic + self.dim * LOG_2PI + torch.logdet(self.cov).item())
+        return -0.5 * (quadratic + self.dim * LOG_2PI + self._log_det)
 
     def score(self, x: Tensor) -> Tensor:
         return -(x - self.mean.to(x.device)) @ self.precision.to(x.device)

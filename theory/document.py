@@ -50,7 +50,8 @@ def _routes(result: Result) -> Iterator[str]:
     context = result.context
     yield "## One optimum, four routes\n"
     yield "E[r], KL(ρ‖π) and L_PPO(ρ) in nats. Quadrature gives their values at ρ*, where the last"
-    yield "is -log Z; the density flow, the particles (MALA, with standard errors) and the softmax"
+    yield "is -log Z; the density flow, the particles (ULA at h and h/2, extrapolated to h = 0, with"
+    yield "standard errors) and the softmax"
     yield "policy all start at π. 1/gap is the time in which Langevin dynamics forgets its slowest"
     yield "mode: the price of a barrier, which the policy does not pay.\n"
     yield "| density, reward | λ | 1/gap | route | E[r] | KL | L_PPO |"
@@ -63,7 +64,10 @@ def _routes(result: Result) -> Iterator[str]:
             ("softmax policy", [f"{v:.6f}" for v in routes.by_policy(setting)]),
             (
                 f"{routes.PARTICLES:,} particles, {cloud.steps} steps",
-                [f"{e.value:.4f} ± {e.error:.4f}" for e in cloud.found.values()],
+                [
+                    f"{cloud.found[key].value:.4f} ± {cloud.found[key].error:.4f}"
+                    for key in ("reward", "kl", "free_energy")
+                ],
             ),
         ]
         label = f"{name} | {setting.target.lam:g} | {routes.relaxation_time(setting):.2f}"

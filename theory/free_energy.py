@@ -41,6 +41,7 @@ class Optimum:
 
     log_z: float  # log E_π[e^{λr}], nats
     reward: float  # E_ρ*[r]
+    potential: float  # E_ρ*[L], nats
     kl: float  # KL(ρ*‖π), nats
     error: float  # of the quadrature
 
@@ -52,40 +53,40 @@ def optimum(target: Target, box: tuple[tuple[float, float], ...]) -> Optimum:
     geometrically for smooth densities that vanish at the border. `error` is the change from half
     as many panels or cells.
     """
-    if len(box) == 1:
-        return _optimum_on_line(target, box[0])
-    coarse = _optimum_on_cells(target, Grid(box, (300, 300)))
-    fine = _optimum_on_cells(target, Grid(box, (600, 600)))
+    line = len(box) == 1
+    coarse, fine = (
+        _gauss_legendre(target, box[0], 200 * k)
+        if line
+        else _on_cells(target, Grid(box, (300 * k,) * 2))
+        for k in (1, 2)
+    )
     error = abs(fine[0] - coarse[0]) + abs(fine[1] - coarse[1])
-    return Optimum(fine[0], fine[1], target.lam * fine[1] - fine[0], error)
-
-
-def _optimum_on_line(target: Target, interval: tuple[float, float]) -> Optimum:
-    coarse = _gauss_legendre(target, interval, panels=200)
-    fine = _gauss_legendre(target, interval, panels=400)
-    error = abs(fine[0] - coarse[0]) + abs(fine[1] - coarse[1])
-    return Optimum(fine[0], fine[1], target.lam * fine[1] - fine[0], error)
+    log_z, reward, potential = fine
+    return Optimum(log_z, reward, potential, target.lam * reward - log_z, error)
 
 
 def _gauss_legendre(
     target: Target, interval: tuple[float, float], panels: int
-) -> tuple[float, float]:
-    """log Z and E_ρ*[r] by ten Gauss-Legendre nodes in each panel."""
+) -> tuple[float, float, float]:
+    """log Z, E_ρ*[r] and E_ρ*[L] by ten Gauss-Legendre nodes in each panel."""
     nodes, weights = np.polynomial.legendre.leggauss(10)
     edges = np.linspace(*interval, panels + 1)
     half = (edges[1] - edges[0]) / 2
     x = ((edges[:-1] + half)[:, None] + half * nodes).ravel()
-    points = torch.from_numpy(x).unsqueeze(-1)
-    mass = torch.exp(-target.potential(points)).numpy() * np.tile(half * weights, panels)
+    return _weighted(target, torch.from_numpy(x).unsqueeze(-1), np.tile(half * weights, panels))
+
+
+def _on_cells(target: Target, grid: Grid) -> tuple[float, float, float]:
+    return _weighted(target, grid.points, np.full(len(grid.points), grid.volume))
+
+
+def _weighted(target: Target, points: Tensor, weights: Array) -> tuple[float, float, float]:
+    """log Z, E_ρ*[r] and E_ρ*[L] by a quadrature rule."""
+    potential = target.potential(points).numpy()
+    mass = np.exp(-potential) * weights
     z = float(mass.sum())
-    return math.log(z), float(mass @ target.reward.value(points).numpy()) / z
-
-
-def _optimum_on_cells(target: Target, grid: Grid) -> tuple[float, float]:
-    logs = -target.potential(grid.points)
-    log_z = float(torch.logsumexp(logs, 0)) + math.log(grid.volume)
-    reward = (torch.exp(logs - log_z) * target.reward.value(grid.points)).sum() * grid.volume
-    return log_z, float(reward)
+    reward = float(mass @ target.reward.value(points).numpy()) / z
+    return math.log(z), reward, float(mass @ potential) / z
 
 
 def entropy_terms(samples: Tensor, neighbours: int = 4) -> Array:
@@ -109,26 +110,51 @@ class Estimate:
     error: float
 
 
-def of_samples(samples: Tensor, target: Target, neighbours: int = 4) -> dict[str, Estimate]:
-    """`reward` E[r], `kl` KL(ρ‖π) and `free_energy` L_PPO of independent particles [N, d].
+def particle_terms(samples: Tensor, target: Target, neighbours: int = 4) -> dict[str, Array]:
+    """Terms whose means are E[r], E[L], KL(ρ‖π) and L_PPO(ρ) of particles [N, d]; [N] each.
 
-    The entropy is Kozachenko and Leonenko's estimate. Its terms depend on each other through
-    shared neighbours; √(1 + 2k) times the naive error covers that, since a particle is among the
-    k nearest of k others on average.
+    The entropy is Kozachenko and Leonenko's. Particles that ran away give NaN.
     """
+    if not torch.isfinite(samples).all():
+        lost = np.full(len(samples), math.nan)
+        return dict.fromkeys(("reward", "potential", "kl", "free_energy"), lost)
     reward = target.reward.value(samples).cpu().numpy()
-    terms = -entropy_terms(samples, neighbours) - target.density.log_prob(samples).cpu().numpy()
-    inflation = math.sqrt(1 + 2 * neighbours)
-    root = math.sqrt(len(reward))
-
-    def estimate(values: Array, factor: float) -> Estimate:
-        return Estimate(float(values.mean()), float(factor * values.std(ddof=1) / root))
-
-    return {
-        "reward": estimate(reward, 1.0),
-        "kl": estimate(terms, inflation),
-        "free_energy": estimate(terms - target.lam * reward, inflation),
+    kl_terms = -entropy_terms(samples, neighbours) - target.density.log_prob(samples).cpu().numpy()
+    terms = {
+        "reward": reward,
+        "potential": target.potential(samples).cpu().numpy(),
+        "kl": kl_terms,
+        "free_energy": kl_terms - target.lam * reward,
     }
+    return {key: np.where(np.isfinite(value), value, math.nan) for key, value in terms.items()}
+
+
+def estimates(terms: dict[str, Array], neighbours: int = 4) -> dict[str, Estimate]:
+    """Means with standard errors of the terms of independent particles.
+
+    Terms of the entropy depend on each other through shared neighbours; √(1 + 2k) times the naive
+    error covers that, since a particle is among the k nearest of k others on average.
+    """
+    found = {}
+    for key, values in terms.items():
+        factor = math.sqrt(1 + 2 * neighbours) if key in ("kl", "free_energy") else 1.0
+        error = factor * values.std(ddof=1) / math.sqrt(len(values))
+        found[key] = Estimate(float(values.mean()), float(error))
+    return found
+
+
+def of_samples(samples: Tensor, target: Target) -> dict[str, Estimate]:
+    """`reward` E[r], `potential` E[L], `kl` KL(ρ‖π) and `free_energy` L_PPO of particles [N, d]."""
+    return estimates(particle_terms(samples, target))
+
+
+def extrapolated(
+    coarse: Tensor, fine: Tensor, target: Target
+) -> tuple[dict[str, Estimate], dict[str, float]]:
+    """The same at h = 0, from coupled particles at h and h/2, and the last correction of each."""
+    at_h, at_half = particle_terms(coarse, target), particle_terms(fine, target)
+    found = estimates({key: 2 * at_half[key] - at_h[key] for key in at_h})
+    return found, {key: float((at_half[key] - at_h[key]).mean()) for key in at_h}
 
 
 def wasserstein2_line(a: Tensor, b: Tensor) -> float:

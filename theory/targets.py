@@ -44,7 +44,7 @@ class Target:
         return self.lam * self.reward.gradient(x) + self.density.score(x)
 
     def printed_drift(self, x: Tensor) -> Tensor:
-        """-λ∇r - ∇log π, the drift with the signs printed in Eq. 16 and 20-23; [N, d]."""
+        """-λ∇r - ∇log π = +∇L, the drift that Eq. 23's middle member prints; [N, d]."""
         return -self.lam * self.reward.gradient(x) - self.density.score(x)
 
 
@@ -92,7 +92,7 @@ class Setting:
 
     target: Target
     box: tuple[tuple[float, float], ...]  # per dimension: low, high
-    step: float  # of MALA, for an acceptance of about 0.6-0.95
+    step: float  # h of ULA: times the largest curvature of L where ρ* lives, at most about 0.3
     cells: int = 400  # per dimension, of grids
 
 
@@ -133,20 +133,20 @@ def target(density: str, reward: str, lam: float) -> Target:
 
 # The triples on which particles, Fokker-Planck and policy optimisation must agree.
 SETTINGS: dict[str, Setting] = {
-    "gaussian-linear": Setting(target("gaussian-1d", "linear-1d", 1.0), ((-7.0, 9.5),), 0.5),
-    "gaussian-ripple": Setting(target("gaussian-1d", "ripple", 1.5), ((-6.5, 7.5),), 0.15),
-    "mixture-quadratic": Setting(target("mixture-1d", "quadratic-1d", 0.5), ((-5.5, 5.5),), 0.2),
-    "well-linear": Setting(target("double-well", "linear-1d", 0.5), ((-3.2, 3.2),), 0.12),
+    "gaussian-linear": Setting(target("gaussian-1d", "linear-1d", 1.0), ((-7.0, 9.5),), 0.1),
+    "gaussian-ripple": Setting(target("gaussian-1d", "ripple", 1.5), ((-6.5, 7.5),), 0.02),
+    "mixture-quadratic": Setting(target("mixture-1d", "quadratic-1d", 0.5), ((-5.5, 5.5),), 0.05),
+    "well-linear": Setting(target("double-well", "linear-1d", 0.5), ((-3.2, 3.2),), 0.02),
     "student-bounded": Setting(
-        target("student-t", "bounded-1d", 1.0), ((-60.0, 60.0),), 0.5, cells=3000
+        target("student-t", "bounded-1d", 1.0), ((-60.0, 60.0),), 0.1, cells=3000
     ),
     "gaussian2d-quadratic": Setting(
-        target("gaussian-2d", "quadratic-2d", 0.7), ((-7.0, 8.0), (-6.5, 6.0)), 0.25, cells=110
+        target("gaussian-2d", "quadratic-2d", 0.7), ((-7.0, 8.0), (-6.5, 6.0)), 0.1, cells=110
     ),
     "mixture2d-bounded": Setting(
-        target("mixture-2d", "bounded-2d", 1.5), ((-5.5, 6.5), (-6.0, 5.5)), 0.15, cells=110
+        target("mixture-2d", "bounded-2d", 1.5), ((-5.5, 6.5), (-6.0, 5.5)), 0.05, cells=110
     ),
     "banana-ripple": Setting(
-        target("banana", "ripple", 1.0), ((-5.5, 5.5), (-6.0, 14.0)), 0.1, cells=120
+        target("banana", "ripple", 1.0), ((-5.5, 5.5), (-6.0, 14.0)), 0.02, cells=120
     ),
 }

@@ -2,7 +2,8 @@
 
 The grid kernel of MALA is in detailed balance with ρ* on the grid; that of ULA is a quadrature of
 its Gaussian density, whose error falls faster than any power of the spacing while the spacing is
-well below √(2h).
+well below √(2h). The slope of L comes from automatic differentiation and not from `Target.drift`,
+so that simulated particles can be held against these kernels.
 """
 
 from __future__ import annotations
@@ -31,13 +32,20 @@ def target_mass(target: Target, x: Array) -> Array:
     return np.asarray(mass / mass.sum())
 
 
+def downhill(target: Target, points: torch.Tensor) -> torch.Tensor:
+    """-∇L by automatic differentiation; [N, d]."""
+    x = points.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(target.potential(x).sum(), x)
+    return -slope
+
+
 def proposal_matrix(target: Target, x: Array, h: float) -> Array:
     """q(x_j | x_i) dx of Euler-Maruyama, rows sum to about 1; [M, M]."""
     spacing, scale = x[1] - x[0], langevin.noise_scale(h)
     if spacing > scale / 2:
         raise ValueError(f"Nodes {spacing:.3g} apart cannot resolve noise of size {scale:.3g}.")
     points = torch.from_numpy(x).unsqueeze(-1)
-    mean = langevin.euler_mean(points, target.drift(points), h).numpy()
+    mean = langevin.euler_mean(points, downhill(target, points), h).numpy()
     standard = (x[None, :] - mean) / scale
     return np.asarray(np.exp(-0.5 * standard**2) * spacing / (scale * math.sqrt(2 * math.pi)))
 
@@ -52,7 +60,7 @@ def mala_matrix(target: Target, x: Array, h: float) -> Array:
     """MALA's transition probabilities between nodes, refusals on the diagonal; [M, M]."""
     q = proposal_matrix(target, x, h)
     points = torch.from_numpy(x).unsqueeze(-1)
-    state = langevin.State(points, target.drift(points), target.potential(points))
+    state = langevin.State(points, downhill(target, points), target.potential(points))
     accept = np.empty_like(q)
     for i in range(len(x)):
         here = langevin.State(*(part[i : i + 1] for part in state if part is not None))

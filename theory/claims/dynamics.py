@@ -223,21 +223,32 @@ def mala_unbiased(context: Context) -> list[Check]:
     moments = _mixture_moments(solution[1])
     x0 = solution[1].sample(context.seed, "mala/start", PARTICLES)
     run = langevin.simulate(
-        target, x0, 0.4, [40], kernel="mala", seed=context.seed, device=context.device
+        target, x0, 0.4, [39, 40], kernel="mala", seed=context.seed, device=context.device
     )
-    x = run.last[:, 0].cpu().numpy()
+    before, x = (run.positions[n][:, 0].cpu().numpy() for n in (39, 40))
     scores = [
         abs((x**k).mean() - m) / ((x**k).std() / math.sqrt(len(x))) for k, m in moments.items()
     ]
-    share = run.acceptance
+    stride, expected = (x - before) ** 2, _mean_square_step(target, 0.4)
+    scores.append(abs(stride.mean() - expected) / (stride.std() / math.sqrt(len(x))))
     rows.append(
         within_error(
             "mala_unbiased/particles",
-            f"E[x], .., E[x⁴] of a mixture after 40 steps at h=0.4 (acceptance {share:.2f})",
+            f"E[x], .., E[x⁴] of a mixture after 40 steps at h=0.4 (acceptance {run.acceptance:.2f}), "
+            f"right under any drift, and the last step's E[Δx²] = {stride.mean():.3f}, which tells "
+            f"drifts apart: {expected:.3f} for -∇L",
             scores,
         )
     )
     return rows
+
+
+def _mean_square_step(target: targets.Target, h: float) -> float:
+    """E[(y - x)²] of one MALA step from ρ*, drift -∇L, on a grid of the line."""
+    x = transition.nodes(-6.0, 6.0, 401)
+    moves = transition.mala_matrix(target, x, h)
+    squares = (x[:, None] - x[None, :]) ** 2
+    return float(transition.target_mass(target, x) @ (moves * squares).sum(axis=1))
 
 
 def _mixture_moments(mixture: targets.Mixture | Gaussian) -> dict[int, float]:
