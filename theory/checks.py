@@ -63,6 +63,7 @@ Claim = Callable[[Context], list[Check]]
 # Claim -> the module of theory.claims that holds it, as a function of the same name.
 CLAIMS: dict[str, str] = {
     "stationarity": "symbolic",
+    "printed_flow": "symbolic",
     "free_energy_identity": "symbolic",
     "gaussian_closed_forms": "symbolic",
     "log_normalisers": "measures",
@@ -76,6 +77,7 @@ CLAIMS: dict[str, str] = {
     "wasserstein_contraction": "dynamics",
     "no_noise": "drift",
     "sign_error": "drift",
+    "reversed_flow": "drift",
     "conservation": "fokker",
     "stationary_order": "fokker",
     "transient_order": "fokker",
@@ -106,6 +108,8 @@ CLAIMS: dict[str, str] = {
 SEEDLESS = frozenset(
     (
         "stationarity",
+        "printed_flow",
+        "reversed_flow",
         "gaussian_closed_forms",
         "conservation",
         "stationary_order",

@@ -50,10 +50,10 @@ def _routes(result: Result) -> Iterator[str]:
     context = result.context
     yield "## One optimum, four routes\n"
     yield "E[r], KL(ρ‖π) and L_PPO(ρ) in nats. Quadrature gives their values at ρ*, where the last"
-    yield "is -log Z; the density flow, the particles (ULA at h and h/2, extrapolated to h = 0, with"
-    yield "standard errors) and the softmax"
-    yield "policy all start at π. 1/gap is the time in which Langevin dynamics forgets its slowest"
-    yield "mode: the price of a barrier, which the policy does not pay.\n"
+    yield "is -log Z; the density flow, the particles (ULA at h and h/2, extrapolated to h = 0,"
+    yield "with standard errors) and the softmax policy all start at π. 1/gap is the time in which"
+    yield "Langevin dynamics forgets its slowest mode: the price of a barrier, which the policy"
+    yield "does not pay.\n"
     yield "| density, reward | λ | 1/gap | route | E[r] | KL | L_PPO |"
     yield "|---|---|---|---|---|---|---|"
     for name, setting in SETTINGS.items():

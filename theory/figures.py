@@ -187,7 +187,7 @@ def bias_in_h(context: Context) -> Figure:
 
 
 def sign_error(context: Context) -> Figure:
-    """Particles under the correct drift and under the printed one."""
+    """Particles under the drift of Theorem 4.1 and under that of Eq. 23's middle member."""
     setting = targets.SETTINGS["gaussian-linear"]
     h, steps = 0.02, list(range(0, 401, 8))
     x0 = setting.target.density.sample(context.seed, "figure/sign", 24)
@@ -205,7 +205,7 @@ def sign_error(context: Context) -> Figure:
     axes[0].axhspan(mean - 2 * sd, mean + 2 * sd, color=BLACK, alpha=0.1, lw=0, label="ρ* ± 2 sd")
     axes[0].legend(frameon=False, loc="lower right")
     axes[0].set_title("drift +λ∇r + ∇log π (correct)")
-    axes[1].set_title("drift -λ∇r - ∇log π (Eq. 16, 20-23 as printed)")
+    axes[1].set_title("drift -λ∇r - ∇log π (Eq. 23's middle member)")
     axes[1].set_yscale("symlog", linthresh=10)
     return figure
 
@@ -270,7 +270,8 @@ CAPTIONS: dict[str, str] = {
     "bias": "ULA samples the wrong law by an amount of first order in the step: the points lie on "
     "the closed form, not on the asymptote.",
     "sign_error": "Two dozen particles with the same noise. With the drift +λ∇r + ∇log π they fill "
-    "ρ*; with the signs as printed in Eq. 16 and 20-23 they leave, exponentially fast.",
+    "ρ*; with the opposite drift, which Eq. 23's middle member prints, they leave, exponentially "
+    "fast.",
     "mixing": "A barrier of 6 nats: the optimum is the same for all, but Langevin dynamics, as a "
     "density or as particles, needs some hundred units of time to fill the better well. The "
     "policy, which starts at π, feels no barrier.",

@@ -109,15 +109,29 @@ def proposition_c1(pair: Pair, y: Tensor) -> Terms:
     )
 
 
-def printed_postfix(jacobian: Tensor, y: Tensor) -> Tensor:
-    """The postfix term as Eq. 15 prints it: y_l, outside the sum, where y_i belongs; [L, V]."""
+def printed_entries(jacobian: Tensor, y: Tensor) -> Tensor:
+    """The postfix term by entries as Eq. 14 prints it, y_{l,v} where y_{i,v} belongs; [L, V]."""
     later = torch.ones(len(y), len(y), dtype=y.dtype).tril(-1)
     return -torch.einsum("ivlw,lv,il->lw", jacobian, y, later)
 
 
-def printed_likelihood(terms: Terms) -> Tensor:
-    """∂L/∂y when the minus before log π is lost, as in Eq. 11; [L, V]."""
-    return -terms.prefix - terms.postfix + terms.reward
+def printed_postfix(jacobian: Tensor, y: Tensor) -> Tensor:
+    """The postfix term as Eq. 15 prints it, -[Σ_{i>l} ∂ log π_i/∂y_l]ᵀ y_l; [L, V]."""
+    rows = [-jacobian[at + 1 :, :, at].sum(0).T @ y[at] for at in range(len(y))]
+    return torch.stack(rows)
+
+
+def bare_postfix(jacobian: Tensor, y: Tensor) -> Tensor:
+    """The postfix term with Eq. 5's bare y, read as the sum of its rows; [L, V].
+
+    Literally, [∂ log π_i/∂y_l]ᵀ y is a V×L matrix and no gradient of a token.
+    """
+    return postfix_term(jacobian, y.sum(0).expand_as(y))
+
+
+def printed_reward(terms: Terms) -> Tensor:
+    """∂L/∂y with δ_reward as Eq. 11 prints it, without the minus of -∂r; [L, V]."""
+    return terms.prefix + terms.postfix - terms.reward
 
 
 def backpropagated(pair: Pair, y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from sympy import Expr, Symbol
 from theory.densities import Density
 
 LAM = sympy.Symbol("lambda", positive=True)
+ZERO = sympy.Integer(0)
 
 
 def coordinates(dim: int) -> tuple[Symbol, ...]:
@@ -37,7 +38,7 @@ def is_zero(expression: Expr) -> bool:
 def general_residual(dim: int, sign: int = 1) -> Expr:
     """(∇·(ρ*∇L) + Δρ*)/ρ* for arbitrary smooth log π and r, any λ, and the drift -sign·∇L.
 
-    `sign=-1` is the drift as printed in Eq. 16 and 20-23; it leaves 2Δρ*/ρ*. Z cancels.
+    `sign=-1` is the drift of Eq. 23's middle member; it leaves 2Δρ*/ρ*. Z cancels.
     """
     x = coordinates(dim)
     log_pi, r = sympy.Function("f", real=True)(*x), reward_symbol(x)
@@ -45,10 +46,68 @@ def general_residual(dim: int, sign: int = 1) -> Expr:
     return stationarity_residual(rho, sign * (-LAM * r - log_pi), x) / rho
 
 
+def printed_flows(rho: Expr, log_pi: Expr, r: Expr, x: Sequence[Symbol]) -> dict[str, Expr]:
+    """The right-hand sides of ∂ρ/∂t in Eq. 16, 20, 21 and 22, with the signs and factors printed.
+
+    With u = L + log ρ + 1, the first variation of L_PPO: -∇·(ρ∇u) (16, and 20 with L_PPO's own
+    u), the same with the factor ρ lost (21), and ∇·(ρ(λ∇r + ∇log π)) - Δρ (22).
+    """
+    variation = -LAM * r - log_pi + sympy.log(rho) + 1
+
+    def divergence(factor: Expr) -> Expr:
+        return sum((sympy.diff(factor * sympy.diff(variation, xi), xi) for xi in x), ZERO)
+
+    tilt = LAM * r + log_pi
+    transport = sum((sympy.diff(rho * sympy.diff(tilt, xi), xi) for xi in x), ZERO)
+    return {
+        "16": -divergence(rho),
+        "20": -divergence(rho),
+        "21": -divergence(sympy.Integer(1)),
+        "22": transport - sum((sympy.diff(rho, xi, 2) for xi in x), ZERO),
+    }
+
+
+def any_density(dim: int) -> tuple[Expr, Expr, Expr, tuple[Symbol, ...]]:
+    """ρ = e^g, log π and r as arbitrary smooth functions of x."""
+    x = coordinates(dim)
+    g, log_pi = (sympy.Function(name, real=True)(*x) for name in ("g", "f"))
+    return sympy.exp(g), log_pi, reward_symbol(x), x
+
+
+def energy_rate(flow: Expr, rho: Expr, potential: Expr, x: Symbol, sign: int) -> Expr:
+    """u ∂ρ/∂t less its divergence part and less sign·ρ u'², u = L + log ρ + 1; 0.
+
+    Integrated, it says dL_PPO/dt = sign ∫ρ|u'|²: falling for -1, rising for +1.
+    """
+    slope = sympy.diff(potential + sympy.log(rho), x)
+    variation = potential + sympy.log(rho) + 1
+    boundary = -sign * sympy.diff(variation * rho * slope, x)
+    return sympy.expand(variation * flow - boundary - sign * rho * slope**2)
+
+
+def collapsing_gaussian() -> tuple[Expr, Expr]:
+    """Eq. 22's residual for N(μ + e^{kt}(m₀ - μ), 1/k + e^{2kt}(C₀ - 1/k)); C at t*; both 0.
+
+    ρ* = N(μ, 1/k). For C₀ < 1/k the variance reaches 0 at t* = -log(1 - kC₀)/2k: no density solves
+    the equation any longer.
+    """
+    (x,), t, mu, m0 = coordinates(1), *sympy.symbols("t mu m0", real=True)
+    k, c0 = sympy.symbols("k C0", positive=True)
+    mean, variance = mu + sympy.exp(k * t) * (m0 - mu), 1 / k + sympy.exp(2 * k * t) * (c0 - 1 / k)
+    log_rho = -((x - mean) ** 2) / (2 * variance) - sympy.log(variance) / 2
+    rho = sympy.exp(log_rho)
+    flow = printed_flows(rho, -k * (x - mu) ** 2 / 2, ZERO, (x,))["22"]
+    end = -sympy.log(1 - k * c0) / (2 * k)
+    residual = sympy.simplify((flow - sympy.diff(rho, t)) / rho)
+    return residual, sympy.simplify(variance.subs(t, end))
+
+
 def flux_at_optimum(density: Density, sign: int = 1) -> tuple[Expr, ...]:
     """(ρ*∂_iL + ∂_iρ*)/ρ* for every i, for ρ* ∝ π e^{λr} with any smooth reward.
 
-    Where all vanish no probability flows at all, so its divergence, the residual above, is 0.
+    Where all vanish no probability flows at all, so its divergence, the residual above, is 0; in
+    the flow of Eq. 16, 20 and 22 as well, which only turns the flux round. `sign=-1` is the drift
+    of Eq. 23's middle member.
     """
     x = coordinates(density.dim)
     log_pi, r = density.symbolic(x), reward_symbol(x)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import broken_formulas
+import broken_printed
 import broken_tilting
 import numpy as np
 import pytest
@@ -325,7 +326,7 @@ MUTATIONS = [
         lambda rewards, length, vocabulary: rejection.harmonic(length + 1) - 1,
         "prefix_sharing",
     ),
-    *(Mutation(*row) for row in broken_tilting.MUTATIONS),
+    *(Mutation(*row) for row in (*broken_printed.MUTATIONS, *broken_tilting.MUTATIONS)),
 ]
 
 

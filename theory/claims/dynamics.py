@@ -234,7 +234,7 @@ def mala_unbiased(context: Context) -> list[Check]:
     rows.append(
         within_error(
             "mala_unbiased/particles",
-            f"E[x], .., E[x⁴] of a mixture after 40 steps at h=0.4 (acceptance {run.acceptance:.2f}), "
+            f"E[x], .., E[x⁴] of a mixture, 40 steps of h=0.4 ({run.acceptance:.2f} accepted), "
             f"right under any drift, and the last step's E[Δx²] = {stride.mean():.3f}, which tells "
             f"drifts apart: {expected:.3f} for -∇L",
             scores,

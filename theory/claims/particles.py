@@ -21,7 +21,7 @@ from theory.checks import (
     within_error,
 )
 from theory.fokker_planck import Grid
-from theory.targets import SETTINGS, Setting
+from theory.targets import SETTINGS
 
 PARTICLES = 10_000
 EXACT_SAMPLES = 30
@@ -78,7 +78,7 @@ def particles_in_distribution(context: Context) -> list[Check]:
     return [
         t_within_error(
             "particles_in_distribution/mmd",
-            "MMD² of ULA particles (h = 0.01) and exact draws of ρ* (mixture, plane, linear reward) "
+            "MMD² of ULA particles (h = 0.01) and exact draws of ρ* (plane mixture, linear r) "
             f"in 60 blocks; of their start π it is {_block_z(x0, exact):.0f}",
             _block_z(run.last, exact),
             59,

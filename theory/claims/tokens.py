@@ -78,46 +78,66 @@ def printed_gradients(context: Context) -> list[Check]:
     truth = gradients.backpropagated(pair, y)
     terms = gradients.proposition_c1(pair, y)
     policy, _ = gradients.jacobians(pair, y)
-    swapped = terms._replace(postfix=gradients.printed_postfix(policy, y)).total
-    lost = gradients.printed_likelihood(terms)
+    postfix = {
+        "eq_5": ("y for y_i in Eq. 5, read as Σ_j y_j", gradients.bare_postfix(policy, y)),
+        "eq_14": ("y_{l,v} for y_{i,v} in Eq. 14", gradients.printed_entries(policy, y)),
+        "eq_15": ("y_l for y_i in Eq. 15", gradients.printed_postfix(policy, y)),
+    }
+    turned = gradients.printed_reward(terms)
     why = "10⁶ times the error of the correct formula (1e-11); measured relative to max |∂L/∂y|"
-
-    def relative(gradient: torch.Tensor) -> float:
-        return float((gradient - truth).abs().max() / truth.abs().max())
-
-    last = float((swapped - truth)[-1].abs().max() / truth.abs().max())
+    rows = [
+        at_least(
+            f"printed_gradients/{name}",
+            f"with {slip} it is another vector",
+            1e-5,
+            float((printed - terms.postfix).abs().max() / truth.abs().max()),
+            why,
+        )
+        for name, (slip, printed) in postfix.items()
+    ]
     return [
-        at_least(
-            "printed_gradients/eq_5_15",
-            "with y_l for y_i in the postfix sum (Eq. 5 and 15 as printed) it is another vector",
-            1e-5,
-            relative(swapped),
-            why,
-        ),
+        *rows,
         close(
-            "printed_gradients/eq_5_15_last",
-            "... except at the last token, which has no postfix term",
+            "printed_gradients/eq_14_15",
+            "Eq. 14 and 15 slip alike: the entries of the one are the vector of the other",
             0.0,
-            last,
+            float((postfix["eq_14"][1] - postfix["eq_15"][1]).abs().max()),
             1e-11,
             ROUNDING,
         ),
-        at_least(
+        close(
+            "printed_gradients/eq_15_last",
+            "... and are right at the last token, which has no postfix term",
+            0.0,
+            float((postfix["eq_15"][1] - terms.postfix)[-1].abs().max()),
+            1e-11,
+            ROUNDING,
+        ),
+        close(
             "printed_gradients/eq_11",
-            "without the minus of -log π (Eq. 11 as printed) it is another vector",
-            1e-5,
-            relative(lost),
-            why,
-        ),
-        close(
-            "printed_gradients/eq_11_difference",
-            "... off by exactly twice the prefix and postfix terms",
+            "Eq. 11 (δ_reward) loses the minus of -∂r: off by twice the reward term, no more",
             0.0,
-            float((lost - truth + 2 * (terms.prefix + terms.postfix)).abs().max()),
+            float((turned - truth + 2 * terms.reward).abs().max()),
             1e-11,
             ROUNDING,
+        ),
+        at_most(
+            "printed_gradients/eq_11_descends",
+            "... so its reward part leads down the reward: slope of r along it, over |∂r/∂y|²",
+            -0.999 * pair.lam,
+            _slope_of_reward(pair, y, terms.prefix + terms.postfix - turned),
+            "it is -λ; central difference of width 1e-5",
         ),
     ]
+
+
+def _slope_of_reward(pair: gradients.Pair, y: torch.Tensor, step: torch.Tensor) -> float:
+    """The derivative of r along `step`, over |∂r/∂y|², by a central difference."""
+    slope = gradients.backpropagated(replace(pair, lam=-1.0), y)
+    slope = slope - gradients.backpropagated(replace(pair, lam=0.0), y)  # ∂r/∂y
+    width = 1e-5
+    change = pair.rewards(y + width * step).sum() - pair.rewards(y - width * step).sum()
+    return float(change / (2 * width) / slope.square().sum())
 
 
 def gradient_bound(context: Context) -> list[Check]:
