@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
+from nabla_eval.analysis.differences import won_minus_lost
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
     clustered_mean,
-    paired,
+    in_unit_interval,
+    mean,
+    proportion,
+    runs_worth,
     same_problems,
-    wilson,
 )
 from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError
@@ -27,9 +30,9 @@ class Difference:
     """a - b, paired by problem."""
 
     estimate: Estimate
-    wins: int  # problems on which a scored higher
-    losses: int
-    ties: int
+    wins: int | None  # problems on which a scored higher; None where a side is a mixture of runs
+    losses: int | None
+    ties: int | None
     p: float  # exact sign-flip test, McNemar's for one right-or-wrong run per problem
 
 
@@ -65,35 +68,69 @@ def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
     return float(value)
 
 
+class MeanInterval(NamedTuple):
+    """A mean of scores with its interval over problems."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[Sequence[float]], level: float = LEVEL) -> MeanInterval:
+    """Mean score over problems with an interval that is honest for few problems and at 0 and 1.
+
+    `values` holds one list per problem: the scores of its runs, each in [0, 1]. Lists may differ in
+    length; the mean is that of the problems' means (avg@k), the interval `proportion`'s. A single
+    problem gives [0, 1]. Raises `DataError` for no problems, no scores or others than these.
+    """
+    checked = [_checked(place, group) for place, group in enumerate(values)]
+    if not checked:
+        raise DataError("There are no values. Give one list of scores per problem: [[1, 0], [1]].")
+    found = proportion(checked, level)
+    return MeanInterval(found.value, found.low, found.high)
+
+
+def _checked(place: int, group: Sequence[float]) -> list[float]:
+    try:
+        scores = [float(score) for score in group]
+    except (TypeError, ValueError):
+        scores = []
+    if not scores or not in_unit_interval(scores):
+        raise DataError(
+            f"values[{place}] is {group!r}. Give each problem a list of one or more scores from 0 "
+            "to 1: [[1, 0], [1]]."
+        )
+    return scores
+
+
 def accuracy(scores: Scores, level: float = LEVEL) -> Estimate:
     """avg@k with its clustered standard error.
 
-    The interval is Student's t over problems; with one right-or-wrong run per problem it is
-    Wilson's, which stays honest for few problems and near 0 and 1.
+    The interval is that of a proportion, which stays honest for few problems and near 0 and 1;
+    scores of another scale than [0, 1] have a t interval over problems.
     """
-    runs = [run for group in scores.values() for run in group]
-    if all(len(group) == 1 for group in scores.values()) and set(runs) <= {0.0, 1.0}:
-        return wilson(sum(runs), len(runs), level)
+    if all(in_unit_interval(group) for group in scores.values()):
+        return proportion(scores.values(), level)
     return clustered_mean(scores, level)
 
 
 def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
-    """Accuracy of a minus accuracy of b on the same problems, with a t interval of differences.
+    """Accuracy of a minus accuracy of b on the same problems, with the interval of a difference.
 
-    Where no problem differs at all the t interval would have no width; then it is plus and minus
-    Wilson's upper bound on the share of problems that could differ.
+    Scores of another scale than [0, 1] have a t interval of the problems' differences.
     """
     same_problems(a, b)
-    mean_a = {problem: sum(group) / len(group) for problem, group in a.items()}
-    mean_b = {problem: sum(group) / len(group) for problem, group in b.items()}
-    estimate = paired(mean_a, mean_b, level)
-    wins = sum(mean_a[p] > mean_b[p] for p in mean_a)
-    losses = sum(mean_a[p] < mean_b[p] for p in mean_a)
-    if not wins and not losses:
-        bound = wilson(0, len(mean_a), level).high
-        estimate = replace(estimate, low=-bound, high=bound)
-    p = sign_flip_test([mean_a[problem] - mean_b[problem] for problem in sorted(mean_a)])
-    return Difference(estimate, wins, losses, len(mean_a) - wins - losses, p)
+    apart = [sum(a[p]) / len(a[p]) - sum(b[p]) / len(b[p]) for p in sorted(a)]
+    shares = all(in_unit_interval(group) for side in (a, b) for group in side.values())
+    most = min(runs_worth(a.values()), runs_worth(b.values())) if shares and apart else 0.0
+    wins, losses = sum(gap > 0 for gap in apart), sum(gap < 0 for gap in apart)
+    return Difference(
+        estimate=won_minus_lost(apart, len(apart), most, level) if shares else mean(apart, level),
+        wins=wins,
+        losses=losses,
+        ties=len(apart) - wins - losses,
+        p=sign_flip_test(apart),
+    )
 
 
 def pass_at_k(right: int, answers: int, k: int) -> float:
@@ -107,7 +144,7 @@ def pass_at_k(right: int, answers: int, k: int) -> float:
 
 
 def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estimate:
-    """pass@k over problems, with a t interval, from the scores of `repeats` answers to each.
+    """pass@k over problems, a proportion, from the scores of `repeats` answers to each.
 
     Raises `DataError` where the answers are not right or wrong, or fewer than k.
     """
@@ -120,7 +157,8 @@ def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estim
                 "--metric."
             )
         values.append(pass_at_k(round(right), repeats, k))
-    return _proportion(values, level)
+    independent = max(1, repeats // k)  # what the overlapping sets of k answers are worth at most
+    return proportion([[value] * independent for value in values], level)
 
 
 def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
@@ -135,7 +173,3 @@ def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
     # Tied groups have one size, so that the mean over groups is the mean over their members.
     winners = [score for answer, score in votes if answer is not None and counts[answer] == most]
     return math.fsum(winners) / len(winners)
-
-
-def _proportion(values: Sequence[float], level: float) -> Estimate:
-    return accuracy({str(i): [value] for i, value in enumerate(values)}, level)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from nabla_eval.analysis.accuracy import majority
+from nabla_eval.analysis.accuracy import accuracy, majority
 from nabla_eval.analysis.calibration import Answer
-from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean
+from nabla_eval.analysis.intervals import LEVEL, Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.grading import cluster, extract
 from nabla_eval.traces.schema import Record, document
@@ -46,7 +46,7 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         return None
     reported = run.metrics.get(f"maj@{run.repeats}")
     if reported is not None and len(run.seeds) <= 1:
-        return clustered_mean(reported, level)
+        return accuracy(reported, level)
     known = scored(run)
     if known is None:
         return None
@@ -55,7 +55,7 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         groups = cluster([extract(record["outcome"]["text"]) for record, _ in group])
         names = [None if number < 0 else number for number in groups]
         values[problem] = [majority(list(zip(names, (s for _, s in group), strict=True)))]
-    return clustered_mean(values, level)
+    return accuracy(values, level)
 
 
 def final_answers(run: Run) -> list[Answer]:

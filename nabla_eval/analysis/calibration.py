@@ -6,6 +6,7 @@ within-question AUC is 0.5, and best-of-N gains nothing (DESIGN 10).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,7 @@ import numpy as np
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
-    from_resamples,
-    ratio,
+    effective_wilson,
     resampled_weights,
     share,
     unknown,
@@ -41,7 +41,13 @@ class Calibration:
 
 
 def calibration(answers: Iterable[Answer], level: float = LEVEL) -> Calibration:
-    """Both AUCs with intervals that resample problems; equal rewards count half."""
+    """Both AUCs with intervals over problems; equal rewards count half.
+
+    An AUC is the share of pairs in which the right answer has the higher reward, so its interval is
+    a proportion's, which an AUC of 1 on few problems needs. The effective sample size is at most
+    the number of pairs. At the least it is, within questions, the number of questions with pairs
+    (Kish's, which weighs them); pooled, the number of problems that have the rarer verdict.
+    """
     found = list(answers)
     groups: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for problem, reward, right in found:
@@ -52,11 +58,10 @@ def calibration(answers: Iterable[Answer], level: float = LEVEL) -> Calibration:
         answers=len(found),
         right=sum(right for _, _, right in found),
         pooled=_pooled_auc(groups, level),
-        within=ratio(
+        within=share(
             {problem: concordant for problem, (concordant, _) in pairs.items()},
             {problem: count for problem, (_, count) in pairs.items()},
-            resamples=_RESAMPLES,
-            level=level,
+            level,
         ),
         pairs=sum(count for _, count in pairs.values()),
     )
@@ -103,7 +108,12 @@ def _pooled_auc(groups: dict[str, list[tuple[float, bool]]], level: float) -> Es
         for whole in resampled_weights(len(groups), resamples=_RESAMPLES)
         for block in np.array_split(whole, max(1, whole.shape[0] * len(rows) >> 21))
     ]
-    return from_resamples(value, np.concatenate(draws), len(groups), level)
+    drawn = np.concatenate(draws)
+    drawn = drawn[np.isfinite(drawn)]  # a resample may lack right or wrong answers
+    se = float(drawn.std(ddof=1)) if len(groups) > 1 and len(drawn) > 1 else math.nan
+    least = min(len(np.unique(problem[right == verdict])) for verdict in (0, 1))
+    pairs = float(right.sum() * (1 - right).sum())
+    return effective_wilson(value, se, len(groups), least, pairs, level)
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,6 @@ def reliability(answers: Iterable[Answer], bins: int = 8, level: float = LEVEL) 
         right[place][problem] += verdict
         count[place][problem] += 1
     return [
-        RewardBin(float(low), float(high), int(sum(c.values())), share(r, c, _RESAMPLES, level))
+        RewardBin(float(low), float(high), int(sum(c.values())), share(r, c, level))
         for (low, high), r, c in zip(pairwise(edges), right, count, strict=True)
     ]

@@ -10,12 +10,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, share
+from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, proportion, share
 from nabla_eval.traces.schema import CandidateRecord, Record, document
 
 Feature: TypeAlias = Literal["position", "entropy", "gradient_norm", "sweep"]
 FEATURES: tuple[Feature, ...] = ("position", "entropy", "gradient_norm", "sweep")
-_RESAMPLES = 2000  # of the rate in one bin
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def bin_edges(runs: Iterable[Iterable[Record]], name: Feature, bins: int = 5) ->
 def acceptance(
     records: Iterable[Record], name: Feature, edges: Sequence[float], level: float = LEVEL
 ) -> list[Bin]:
-    """Share of accepted candidates in each bin of a feature; problems are resampled."""
+    """Share of accepted candidates in each bin of a feature, problems as clusters."""
     accepted: list[dict[str, int]] = [defaultdict(int) for _ in edges[1:]]
     judged: list[dict[str, int]] = [defaultdict(int) for _ in edges[1:]]
     for record in records:
@@ -70,7 +69,7 @@ def acceptance(
             judged[place][problem] += 1
             accepted[place][problem] += candidate["verdict"] == "accepted"
     return [
-        Bin(low, high, sum(j.values()), sum(a.values()), share(a, j, _RESAMPLES, level))
+        Bin(low, high, sum(j.values()), sum(a.values()), share(a, j, level))
         for (low, high), a, j in zip(pairwise(edges), accepted, judged, strict=True)
     ]
 
@@ -102,7 +101,7 @@ def gain(records: Sequence[Record], level: float = LEVEL) -> Gain:
         candidates=sum(map(len, gains.values())),
         mean=clustered_mean(gains, level),
         accepted=clustered_mean(won, level),
-        positive=clustered_mean(signs, level),
+        positive=proportion(signs.values(), level),
         final=clustered_mean(final, level),
         gains=tuple(value for group in gains.values() for value in group),
     )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from nabla_eval.analysis.accuracy import Scores
+from nabla_eval.analysis.accuracy import Scores, accuracy
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
     bootstrap,
-    clustered_mean,
     same_problems,
+    skewed_means,
 )
 from nabla_eval.traces.schema import Record, document
 
@@ -41,8 +42,8 @@ def by_problem(records: Iterable[Record], cost: str) -> dict[str, list[float]]:
 
 
 def costs(records: Sequence[Record], level: float = LEVEL) -> dict[str, Estimate]:
-    """Mean per problem of each of `COSTS`, with a t interval over problems."""
-    return {cost: clustered_mean(by_problem(records, cost), level) for cost in COSTS}
+    """Mean per problem of each of `COSTS`, with `skewed_means`' interval over problems."""
+    return skewed_means({cost: list(_means(records, cost).values()) for cost in COSTS}, level=level)
 
 
 def correct_per_cost(
@@ -50,15 +51,25 @@ def correct_per_cost(
 ) -> Estimate:
     """Expected correct answers per unit of cost: accuracy over mean cost, problems resampled.
 
-    Raises `DataError` when scores and records do not hold the same problems.
+    Where no problem's score differs there is no spread of accuracy to resample: then the bounds are
+    accuracy's over those of the mean cost. Raises `DataError` when scores and records do not hold
+    the same problems.
     """
-    spent = by_problem(records, cost)
+    spent = _means(records, cost)
     same_problems(scores, spent)
-    rows = [
-        [sum(scores[p]) / len(scores[p]), sum(spent[p]) / len(spent[p])] for p in sorted(scores)
-    ]
-    table = np.array(rows, dtype=float).reshape(-1, 2)
-    return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)
+    right = {problem: sum(group) / len(group) for problem, group in scores.items()}
+    table = np.array([[right[p], spent[p]] for p in sorted(scores)], dtype=float).reshape(-1, 2)
+    found = bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)
+    if len(set(right.values())) != 1 or min(spent.values()) <= 0:
+        return found
+    share, price = accuracy(scores, level), skewed_means({cost: list(spent.values())}, level=level)
+    least = max(min(spent.values()), price[cost].low)  # t's lower end may lie below every cost
+    return replace(found, low=share.low / price[cost].high, high=share.high / least)
+
+
+def _means(records: Iterable[Record], cost: str) -> dict[str, float]:
+    """One of `COSTS` by problem, as the mean of its runs."""
+    return {p: sum(group) / len(group) for p, group in by_problem(records, cost).items()}
 
 
 def cost_ratio(
@@ -68,8 +79,7 @@ def cost_ratio(
 
     Raises `DataError` when the two do not hold the same problems.
     """
-    ours, theirs = by_problem(a, cost), by_problem(b, cost)
+    ours, theirs = _means(a, cost), _means(b, cost)
     same_problems(ours, theirs)
-    rows = [[sum(ours[p]) / len(ours[p]), sum(theirs[p]) / len(theirs[p])] for p in sorted(ours)]
-    table = np.array(rows, dtype=float).reshape(-1, 2)
+    table = np.array([[ours[p], theirs[p]] for p in sorted(ours)], dtype=float).reshape(-1, 2)
     return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)

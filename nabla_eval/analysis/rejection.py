@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nabla_eval.analysis.intervals import LEVEL, Estimate, bootstrap, share, unknown, wilson
+from nabla_eval.analysis.differences import rate_difference
+from nabla_eval.analysis.intervals import LEVEL, Estimate, share, unknown
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.requests import Verdict
 from nabla_eval.traces.schema import Record, document
@@ -131,19 +132,11 @@ def draft_verdicts(rewards: Sequence[float]) -> list[Verdict]:
 
 
 def rejection_difference(a: Verdicts, b: Verdicts, level: float = LEVEL) -> Estimate:
-    """Rejection rate of a minus that of b; problems are resampled for both together.
-
-    Where no problem's counts differ there is no spread to resample; then the interval is plus and
-    minus Wilson's upper bound on the share of problems that could differ, as for accuracy.
-    """
+    """Rejection rate of a minus that of b, paired by problem."""
     counts_a, counts_b = _counts(a), _counts(b)
     problems = sorted(counts_a.keys() | counts_b.keys())
     rows = [[*counts_a.get(p, (0, 0))[:2], *counts_b.get(p, (0, 0))[:2]] for p in problems]
-    table = np.array([row for row in rows if row[1] or row[3]], dtype=float).reshape(-1, 4)
-    if len(table) and np.array_equal(table[:, :2], table[:, 2:]):
-        bound = wilson(0, len(table), level).high
-        return Estimate(0.0, 0.0, -bound, bound, len(table), level)
-    return bootstrap(table, lambda t: t[:, 0] / t[:, 1] - t[:, 2] / t[:, 3], level=level)
+    return rate_difference(np.array(rows, dtype=float), level)
 
 
 def _rate(runs: Verdicts, level: float) -> Rate:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from nabla_eval.analysis.accuracy import Difference, accuracy, difference
+import numpy as np
+
+from nabla_eval.analysis.accuracy import Difference, accuracy
 from nabla_eval.analysis.cost import by_problem
-from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean
+from nabla_eval.analysis.differences import won_minus_lost
+from nabla_eval.analysis.intervals import (
+    LEVEL,
+    Estimate,
+    mean,
+    runs_worth,
+    same_problems,
+    skewed_means,
+)
 from nabla_eval.analysis.runs import Run
+from nabla_eval.analysis.significance import sign_flip_test
+
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -25,11 +38,11 @@ class Point:
 
 @dataclass(frozen=True)
 class AtEqualCost:
-    """A run against a rival that was given the same mean cost.
+    """A run against the best that a rival family does at no more than the run's mean cost.
 
-    The rival is the mixture of two of its runs with neighbouring costs that spends as much on
-    average: the dearer one on a share `weight` of the problems, drawn at random.
-    `difference` counts a win where we are above what the rival scores for our calls.
+    The rival is one of its runs, or the mixture of two: the dearer one on a share `weight` of the
+    problems, drawn at random. `difference` has neither wins nor losses: a mixture does not win a
+    problem.
     """
 
     cheaper: Run
@@ -49,12 +62,17 @@ def points(runs: Iterable[Run], cost: str = "model_calls", level: float = LEVEL)
         Point(
             run,
             curve_name(run),
-            clustered_mean(by_problem(run.records, cost), level),
+            _mean_cost(run, cost, level),
             accuracy(run.scores, level),
         )
         for run in runs
     ]
     return sorted(found, key=lambda point: (point.run.task, point.curve, point.run.n or 0))
+
+
+def _mean_cost(run: Run, cost: str, level: float) -> Estimate:
+    spent = list(_means(by_problem(run.records, cost)).values())
+    return skewed_means({cost: spent}, level=level)[cost]
 
 
 def pareto(found: Sequence[Point]) -> list[bool]:
@@ -76,46 +94,98 @@ def _dominates(a: Point, b: Point) -> bool:
 def at_equal_cost(
     ours: Run, rivals: Iterable[Run], cost: str = "model_calls", level: float = LEVEL
 ) -> AtEqualCost | None:
-    """`ours` minus a rival family at the same mean cost, paired by problem.
+    """`ours` minus the upper envelope of a rival family at our mean cost, paired by problem.
 
-    None where no two of the rivals enclose our cost: nothing is extrapolated. The mean costs are
-    estimates too: interval and p value are those of the accuracy differences less the rival's
-    slope (accuracy per cost) times the cost differences, problem by problem. Their mean is the
-    same, because mean costs are equal; their spread holds what the costs are uncertain by (the
-    delta method).
+    The envelope at a cost is the best of all mixtures of the rival's runs that cost no more; where
+    the rival falls with more compute it stays flat. None where our cost lies below the rival's
+    cheapest run or above its dearest: nothing is extrapolated.
+
+    Mean costs are estimates too: interval and p value are those of the accuracy differences less
+    the envelope's slope (accuracy per cost) times the cost differences, problem by problem. Their
+    spread holds what the costs are uncertain by (the delta method). The best of several rivals on
+    one data set looks better than it is; so the problems of each fold are compared with the
+    runs that are the best on the other folds (cross-fitting).
     """
-    spent = _means(by_problem(ours.records, cost))
-    prices = [(_means(by_problem(rival.records, cost)), rival) for rival in rivals]
-    ladder = sorted((_mean(price), i, price, rival) for i, (price, rival) in enumerate(prices))
-    target = _mean(spent)
-    place = bisect_left([step[0] for step in ladder], target)
-    if place == len(ladder) or (place == 0 and ladder[0][0] != target):
+    spent, right = _means(by_problem(ours.records, cost)), _means(ours.scores)
+    ladder = []
+    for rival in rivals:
+        prices = _means(by_problem(rival.records, cost))
+        same_problems(spent, prices)
+        ladder.append((_array(prices), _array(_means(rival.scores)), rival))
+    ladder.sort(key=lambda step: float(step[0].mean()))
+    if not ladder:
         return None
-    high, _, high_costs, dearer = ladder[place]
-    low, _, low_costs, cheaper = ladder[max(place - 1, 0)]
-    weight = 1.0 if high == low else (target - low) / (high - low)
-    bottom, top, right = (_means(run.scores) for run in (cheaper, dearer, ours))
-    slope = 0.0 if high == low else (_mean(top) - _mean(bottom)) / (high - low)
-    scores, spent_there = _mixture(bottom, top, weight), _mixture(low_costs, high_costs, weight)
-    rival = {p: scores[p] + slope * (spent[p] - spent_there[p]) for p in scores}
-    found = difference(_single(right), _single(rival), level)
-    return AtEqualCost(cheaper, dearer, weight, found)
+    costs, scores = (np.array([step[i] for step in ladder]) for i in (0, 1))
+    own_cost, own_score = _array(spent), _array(right)
+    target = float(own_cost.mean())
+    if not costs[0].mean() <= target <= costs[-1].mean():
+        return None
+    fold = np.arange(len(own_cost)) % FOLDS
+    gaps = np.empty(len(own_cost))
+    for held in range(FOLDS):
+        others = fold != held
+        if others.any() and not others.all():
+            chosen = _best(costs[:, others], scores[:, others], float(own_cost[others].mean()))
+            rival_at = _rival(chosen, costs, scores, own_cost)
+            gaps[~others] = (own_score - rival_at)[~others]
+    low, high = _best(costs, scores, target)
+    if len(gaps) == 1:
+        gaps = own_score - _rival((low, high), costs, scores, own_cost)
+    weight = _weight(float(costs[low].mean()), float(costs[high].mean()), target)
+    found = _mixture_difference(gaps, runs_worth(ours.scores.values()), level)
+    return AtEqualCost(ladder[low][2], ladder[high][2], weight, found)
+
+
+def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, int]:
+    """The two runs (or twice the one) whose mixture scores best for at most `budget` a problem.
+
+    Shapes `[runs, problems]`, runs by rising cost. The cheapest alone where all cost more.
+    """
+    price, right = costs.mean(axis=1), scores.mean(axis=1)
+    found = [(float(right[i]), i, i) for i in range(len(price)) if price[i] <= budget]
+    for low, high in product(range(len(price)), repeat=2):
+        if price[low] <= budget < price[high]:
+            weight = _weight(float(price[low]), float(price[high]), budget)
+            found.append((float((1 - weight) * right[low] + weight * right[high]), low, high))
+    _, low, high = max(found, key=lambda one: (one[0], -one[2]), default=(0.0, 0, 0))
+    return low, high
+
+
+def _weight(low: float, high: float, budget: float) -> float:
+    """Share of the dearer run in the mixture that costs `budget`; 1 where both are one run."""
+    return 1.0 if high <= low else min(1.0, max(0.0, (budget - low) / (high - low)))
+
+
+def _rival(
+    chosen: tuple[int, int], costs: np.ndarray, scores: np.ndarray, spent: np.ndarray
+) -> np.ndarray:
+    """What the mixture of two runs scores on each problem for what we spent there; `[problems]`."""
+    low, high = chosen
+    room = float(costs[high].mean() - costs[low].mean())
+    if room <= 0:
+        return scores[high]
+    weight = _weight(float(costs[low].mean()), float(costs[high].mean()), float(spent.mean()))
+    slope = float(scores[high].mean() - scores[low].mean()) / room
+    mixed = (1 - weight) * scores[low] + weight * scores[high]
+    price = (1 - weight) * costs[low] + weight * costs[high]
+    found: np.ndarray = mixed + slope * (spent - price)
+    return found
+
+
+def _mixture_difference(gaps: np.ndarray, most: float, level: float) -> Difference:
+    """Mean gap; with a t interval where costs push a gap beyond what a difference of shares is."""
+    shares = bool((np.abs(gaps) <= 1).all())
+    estimate = won_minus_lost(gaps, len(gaps), most, level) if shares else mean(list(gaps), level)
+    return Difference(estimate, None, None, None, sign_flip_test(list(gaps)))
 
 
 def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {problem: sum(group) / len(group) for problem, group in groups.items()}
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def _single(values: Mapping[str, float]) -> dict[str, list[float]]:
-    return {problem: [value] for problem, value in values.items()}
-
-
-def _mixture(a: Mapping[str, float], b: Mapping[str, float], weight: float) -> dict[str, float]:
-    return {problem: (1 - weight) * a[problem] + weight * b[problem] for problem in a}
+def _array(values: Mapping[str, float]) -> np.ndarray:
+    """The values in the order of their problems' names."""
+    return np.array([values[problem] for problem in sorted(values)], dtype=float)
 
 
 def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:

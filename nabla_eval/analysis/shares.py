@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, ratio, share
+from nabla_eval.analysis.accuracy import accuracy
+from nabla_eval.analysis.intervals import LEVEL, Estimate, ratio, share
 from nabla_eval.analysis.runs import Run
 from nabla_eval.traces.schema import Record, document
 
@@ -86,6 +87,8 @@ def _ratio(
         problem = document(record["id"])
         part[problem] += a
         whole[problem] += b
+    if all(0 <= part[problem] <= whole[problem] for problem in whole):
+        return share(part, whole, level)
     return ratio(part, whole, resamples=_RESAMPLES, level=level)
 
 
@@ -104,11 +107,9 @@ def failures(run: Run, level: float = LEVEL) -> Failures:
     answers = _counted(run.records, lambda record: True)
     return Failures(
         answers=len(run.records),
-        truncated=share(cut, answers, _RESAMPLES, level),
+        truncated=share(cut, answers, level),
         reported={
-            name: clustered_mean(run.metrics[name], level)
-            for name in FAILURES
-            if name in run.metrics
+            name: accuracy(run.metrics[name], level) for name in FAILURES if name in run.metrics
         },
     )
 

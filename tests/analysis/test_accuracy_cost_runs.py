@@ -7,6 +7,7 @@ from scipy import stats
 
 from nabla_eval.analysis.accuracy import accuracy, difference, scores_of
 from nabla_eval.analysis.cost import COSTS, correct_per_cost, costs
+from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key
@@ -30,14 +31,21 @@ def test_scores_come_from_the_first_filter_of_lm_evals_samples():
         scores_of("t", samples, "acc")
 
 
-def test_accuracy_of_single_runs_is_wilsons_and_of_repeats_is_clustered():
+def test_accuracy_of_single_runs_is_wilsons_and_copied_runs_tell_nothing_new():
     single = {f"t/{i}": [float(i % 4 == 0)] for i in range(40)}
-    expected = stats.binomtest(10, 40).proportion_ci(method="wilson")
-    assert accuracy(single).interval == pytest.approx((expected.low, expected.high))
-    doubled = {problem: runs * 2 for problem, runs in single.items()}
-    found = accuracy(doubled)
+    found = accuracy(single)
+    assert found.interval == pytest.approx(wilson(10, 40, freedom=39).interval)
     assert found.value == 0.25 and found.clusters == 40
-    assert found.se == pytest.approx(accuracy(single).se)  # a copied run tells nothing new
+    assert accuracy({problem: runs * 2 for problem, runs in single.items()}) == found
+
+
+def test_scores_of_another_scale_have_a_t_interval():
+    a = {f"t/{i}": [10.0 * i] for i in range(5)}
+    b = {f"t/{i}": [float(i)] for i in range(5)}
+    expected = stats.ttest_1samp([0.0, 10, 20, 30, 40], 0).confidence_interval()
+    assert accuracy(a).interval == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_1samp([0.0, 9, 18, 27, 36], 0).confidence_interval()
+    assert difference(a, b).estimate.interval == pytest.approx((expected.low, expected.high))
 
 
 def test_a_difference_counts_wins_and_losses():
@@ -45,8 +53,9 @@ def test_a_difference_counts_wins_and_losses():
     b = {f"t/{i}": [score] for i, score in enumerate([0.0, 1.0, 1.0, 0.0])}
     found = difference(a, b)
     assert (found.wins, found.losses, found.ties) == (2, 1, 1)
-    expected = stats.ttest_rel([1, 1, 0, 1], [0, 1, 1, 0]).confidence_interval()
-    assert found.estimate.interval == pytest.approx((expected.low, expected.high))
+    assert found.estimate.value == 0.25
+    assert found.estimate.se == pytest.approx(stats.sem([1.0, 0.0, -1.0, 1.0]))
+    assert -1 < found.estimate.low < 0.25 < found.estimate.high < 1
     with pytest.raises(DataError, match="cannot be paired"):
         difference(a, {"t/0": [1.0]})
 
@@ -54,7 +63,7 @@ def test_a_difference_counts_wins_and_losses():
 def test_equal_answers_do_not_prove_equality():
     same = {f"t/{i}": [1.0] for i in range(5)}
     found = difference(same, same).estimate
-    bound = stats.binomtest(0, 5).proportion_ci(method="wilson").high
+    bound = wilson(0, 5, freedom=4).high
     assert found.value == 0 and found.interval == pytest.approx((-bound, bound))
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from run_folders import candidate, record
 
-from nabla_eval.analysis import calibration, candidates, intervals, shares
+from nabla_eval.analysis import intervals, shares
 from nabla_eval.analysis.accuracy import pass_at
 from nabla_eval.analysis.answers import majority_accuracy
 from nabla_eval.analysis.calibration import reliability
@@ -75,8 +75,7 @@ def synthetic(u: np.ndarray) -> tuple[list[Any], dict[str, list[float]]]:
 
 def test_each_covers_at_its_nominal_rate(monkeypatch: Any) -> None:
     monkeypatch.setattr(intervals.bootstrap, "__defaults__", (intervals._KEY, RESAMPLES, 0.95))
-    for module in (candidates, shares, calibration):
-        monkeypatch.setattr(module, "_RESAMPLES", RESAMPLES)
+    monkeypatch.setattr(shares, "_RESAMPLES", RESAMPLES)
     draws = KEY.uniforms(0, TRIALS * PROBLEMS * 32).reshape(TRIALS, PROBLEMS, 32)
     hits: Counter[str] = Counter()
     for u in draws:
