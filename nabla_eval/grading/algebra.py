@@ -24,6 +24,10 @@ from nabla_eval.grading.simple import parse_number, tolerance
 
 _DECIMAL = re.compile(r"(?<![0-9])[0-9]*\.[0-9]+|[0-9]+\.(?![0-9])")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?|(?<![A-Za-z\\])[A-Za-z])\^\\circ")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+_UNEVALUATED = (
+    sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.UnevaluatedExpr
+)  # fmt: skip
 _DIGITS = 40
 _MAX_DIGITS = 1200
 _NEGLIGIBLE = sympy.Float("1e-25")
@@ -32,7 +36,10 @@ _SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 
 def same_expression(gold: str, answer: str) -> bool:
     """Whether two normalised expressions are equal; False where either cannot be parsed."""
-    complex_numbers = should_treat_as_complex(gold) or should_treat_as_complex(answer)
+    texts = gold, answer
+    complex_numbers = any(
+        should_treat_as_complex(text) or _IMAGINARY.search(text) for text in texts
+    )
     try:
         a, b = (_parse(text, complex_numbers=complex_numbers) for text in (gold, answer))
     except Exception:
@@ -57,7 +64,16 @@ def _parse(text: str, *, complex_numbers: bool) -> Any:
     text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
     # Decimals become exact fractions, so that no comparison depends on binary rounding.
     text = _DECIMAL.sub(lambda match: _as_fraction(match.group()), text)
-    return latex2sympy(text, is_real=not complex_numbers, normalization_config=None)
+    if (cut := text.find(r"\bmod")) >= 0:
+        sides = text[:cut], text[cut + len(r"\bmod") :]
+        return sympy.Mod(*(_parse(side, complex_numbers=complex_numbers) for side in sides))
+    parsed = latex2sympy(text, is_real=not complex_numbers, normalization_config=None)
+    if isinstance(parsed, sympy.Expr):
+        # An index of summation called i is not free.
+        units = {symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"}
+        parsed = parsed.subs(units) if complex_numbers and units else parsed
+        parsed = parsed.doit() if parsed.has(*_UNEVALUATED) else parsed
+    return parsed
 
 
 def _as_fraction(decimal: str) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from nabla_eval.grading.normalise import COMMANDS
-from nabla_eval.grading.simple import Number, same_number
-from nabla_eval.grading.structure import (
+from nabla_eval.grading.intervals import interval_of, is_interval
+from nabla_eval.grading.labels import bare_value, labelled, letter
+from nabla_eval.grading.nodes import (
     Assignment,
     Collection,
     Leaf,
@@ -20,18 +20,21 @@ from nabla_eval.grading.structure import (
     Node,
     Relation,
     function_of,
-    is_name,
-    parse,
+    requested,
 )
+from nabla_eval.grading.normalise import COMMANDS
+from nabla_eval.grading.simple import Number, exact_text, same_number
+from nabla_eval.grading.structure import parse
 from nabla_eval.grading.units import compatible
 
 Oracle = Callable[[str, str], "bool | None"]
+Labelled = tuple[str, str]
 
 MAX_LEAF = 800
 """Longer expressions are compared by spelling only."""
 
-_CHOICE = re.compile(r"\(?([A-Ja-j])\)?\Z")
-_BASED = re.compile(r"(-?[0-9A-Z]+)_\{([0-9]+)\}\Z")
+_ONLY_OR = re.compile(r"[)\]] ?or ?[(\[]")
+_BASED = re.compile(r"(-?[0-9A-Za-z]+)_\{([0-9]+)\}\Z")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
 # Notation that parsers read in one of several ways, or drop: a base, "1 2", "2\\frac{5}{3}" (sum or
 # product), a prime, "3!!", "2^{3}^{2}", a repeating decimal inside an expression.
@@ -42,6 +45,7 @@ _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
 _OPERATORS = """
     frac cdot times div binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor
     lceil rceil circ ell emptyset sum prod int det mathbb overline bar
+    max min bmod lim to
 """
 _KNOWN = COMMANDS.union(_OPERATORS.split())
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-zA-Z]*\}")
@@ -56,11 +60,31 @@ def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
     """
     if gold == answer:
         return True
+    labels = labelled(gold), labelled(answer)
+    if labels[0] or labels[1]:
+        return _same_labelled(gold, answer, labels, oracle)
+    gold, answer = bare_value(gold), bare_value(answer)
     verdict = _same(parse(gold), parse(answer), oracle)
     if verdict is True or not ("," in gold or "," in answer):
         return verdict
     ungrouped = parse(gold, grouped=False), parse(answer, grouped=False)
     return _any([verdict, _same(*ungrouped, oracle)])
+
+
+def _same_labelled(
+    gold: str, answer: str, labels: tuple[Labelled | None, Labelled | None], oracle: Oracle
+) -> bool | None:
+    """``(C) 7`` agrees with its letter and with its value; two of them must agree in both."""
+    of_gold, of_answer = labels
+    if of_gold and of_answer:
+        return False if of_gold[0] != of_answer[0] else same(of_gold[1], of_answer[1], oracle)
+    label, other = of_gold or of_answer or ("", ""), answer if of_gold else gold
+    if (chosen := letter(other)) is not None:
+        return chosen == label[0]
+    # "a: b" may be no label at all.
+    plain = _same(parse(gold), parse(answer), oracle)
+    value = same(label[1], other, oracle) if of_gold else same(other, label[1], oracle)
+    return _any([plain, value])
 
 
 def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
@@ -78,12 +102,22 @@ def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
         return _same_leaf(gold, answer, oracle)
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         return _same_collection(gold, answer, oracle)
+    gold, answer = _as_matrix(gold, answer), _as_matrix(answer, gold)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if len(gold.rows) != len(answer.rows) or len(gold.rows[0]) != len(answer.rows[0]):
             return False
         cells = zip(_cells(gold), _cells(answer), strict=True)
         return _all(_same(a, b, oracle) for a, b in cells)
     return _unlike(gold, answer, oracle)
+
+
+def _as_matrix(node: Node, other: Node) -> Node:
+    """``[[1,2],[3,4]]`` as a matrix where the other side is one."""
+    if not isinstance(other, Matrix) or not isinstance(node, Collection) or node.brackets != "[]":
+        return node
+    rows = [row.items for row in node.items if isinstance(row, Collection) and row.ordered]
+    whole = len(rows) == len(node.items) and len({len(row) for row in rows}) == 1
+    return Matrix(node.text, tuple(rows)) if whole else node
 
 
 def _unlike(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
@@ -104,26 +138,27 @@ def _same_leaf(gold: Leaf, answer: Node, oracle: Oracle) -> bool | None:
         if same_number(gold.number, answer.number):
             return True
         # One percent sign missing: the value itself may have been written.
-        if gold.percent != answer.percent:
+        if gold.units.percent != answer.units.percent:
             return same_number(_value(gold, gold.number), _value(answer, answer.number))
         return False
     if gold.text == answer.text:
         return True
-    letters = _CHOICE.match(gold.text), _CHOICE.match(answer.text)
+    letters = letter(gold.text), letter(answer.text)
     if letters[0] and letters[1]:
-        return letters[0].group(1).upper() == letters[1].group(1).upper()
+        return letters[0] == letters[1]
     based = _BASED.match(gold.text), _BASED.match(answer.text)
     if based[0] or based[1]:
         return _same_based(gold, answer)
     # Letters alone may be a word, which no commutation of factors may turn into another.
     words = _LETTERS.match(gold.text) and _LETTERS.match(answer.text)
-    if words or not (_algebraic(gold.text) and _algebraic(answer.text)):
+    texts = exact_text(gold.text, gold.number), exact_text(answer.text, answer.number)
+    if words or not all(map(_algebraic, texts)):
         return _spelling(gold.text) == _spelling(answer.text)
-    return oracle(gold.text, answer.text)
+    return oracle(*texts)
 
 
 def _value(leaf: Leaf, number: Number) -> Number:
-    if not leaf.percent:
+    if not leaf.units.percent:
         return number
     step = number.step / 100 if number.step is not None else None
     return Number(number.value / 100, step, number.digits)
@@ -135,7 +170,7 @@ def _same_based(gold: Leaf, answer: Leaf) -> bool:
     for leaf in (gold, answer):
         match = _BASED.match(leaf.text)
         digits, base = match.groups() if match else (leaf.text, "10")
-        written.append((digits.lstrip("0"), base))
+        written.append((digits.lstrip("0").upper(), base))
     return written[0] == written[1]
 
 
@@ -169,6 +204,10 @@ def _spelling(text: str) -> str:
 
 def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bool | None:
     kinds = {gold.brackets, answer.brackets}
+    if kinds == {"u", ""} and all(is_interval(node) for node in gold.items + answer.items):
+        # "(0,1) or (2,3)" is a union; with commas it may list points.
+        listed = gold if gold.brackets == "" else answer
+        return _match(gold.items, answer.items, oracle) if _ONLY_OR.search(listed.text) else False
     named = any(isinstance(node, Assignment) for node in gold.items + answer.items)
     # Without brackets "-2, 1" lists values, while (-2, 1) is a point or an interval; but a list
     # that names its values, "x = -2, y = 1", may describe the point.
@@ -242,35 +281,22 @@ def _same_relation(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
             return _same_relation(gold, answer.value, oracle)
         return _ask(gold.text, answer.text, oracle)
     if isinstance(gold, Relation):
-        interval = _as_interval(gold)
+        interval = interval_of(gold, parse)
         return _same(interval, answer, oracle) if interval is not None else False
     assert isinstance(answer, Relation)
-    interval = _as_interval(answer)
-    # (0,1) alone may be a point, which an inequality does not name.
-    certain = isinstance(gold, Collection) and (gold.brackets != "()" or r"\infty" in gold.text)
-    return _same(gold, interval, oracle) if interval is not None and certain else False
+    if isinstance(gold, Leaf):
+        return _same_requested(gold, answer, oracle)
+    interval = interval_of(answer, parse) if isinstance(gold, Collection) else None
+    return _same(gold, interval, oracle) if interval is not None else False
 
 
-def _as_interval(relation: Relation) -> Node | None:
-    """Interval of the one unknown that an inequality bounds; None for other relations."""
-    sides, signs = list(relation.sides), list(relation.signs)
-    if not set(signs) <= {"<", ">", r"\le", r"\ge"}:
-        return None
-    if {">", r"\ge"} & set(signs):
-        if {"<", r"\le"} & set(signs):
-            return None
-        sides.reverse()
-        signs = [{">": "<", r"\ge": r"\le"}[sign] for sign in reversed(signs)]
-    if len(sides) == 3 and is_name(sides[1]):
-        low, high = sides[0], sides[2]
-    elif len(sides) == 2 and is_name(sides[0]) != is_name(sides[1]):
-        low, high = (r"-\infty", sides[1]) if is_name(sides[0]) else (sides[0], r"\infty")
-        signs = ["<", signs[0]] if is_name(sides[0]) else [signs[0], "<"]
-    else:
-        return None
-    brackets = ("[" if signs[0] == r"\le" else "(") + ("]" if signs[1] == r"\le" else ")")
-    text = f"{brackets[0]}{low},{high}{brackets[1]}"
-    return Collection(text, brackets, (parse(low), parse(high)))
+def _same_requested(gold: Leaf, answer: Relation, oracle: Oracle) -> bool | None:
+    """``m+n = 204`` answers 204: the left side can only be the quantity that was asked for."""
+    if gold.number is None or answer.signs != ("=",) or not requested(answer.sides[0]):
+        return False
+    value = parse(answer.sides[1])
+    zero = isinstance(value, Leaf) and value.number is not None and not value.number.value
+    return False if zero else _same(gold, value, oracle)
 
 
 def _cells(matrix: Matrix) -> Iterable[Node]:

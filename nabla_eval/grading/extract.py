@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import re
 
-from nabla_eval.grading.normalise import COMMANDS
-from nabla_eval.grading.units import UNITS
+from nabla_eval.grading.sentence import after_phrase
+from nabla_eval.grading.spans import NUMBER, bare, math_spans
+from nabla_eval.grading.written import clean
 
 THINK_TAGS = (
     ("<think>", "</think>"),
@@ -28,35 +29,14 @@ THINK_TAGS = (
 MAX_RESPONSE = 2_000_000
 """Only the last so many characters of a response are searched."""
 
-MAX_BARE = 300
-
 _BOX = re.compile(r"(?<!\\)\\{1,4}(?:boxed|fbox)\s*(?:(\{)|\s([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:\s|[,;$&]|\\[()\[\]]|\\q?quad|\\[,;! ]|\\text\s*\{\s*(?:,?\s*and|or)\s*\}|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=)*\Z"
 )
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-_PHRASE = re.compile(
-    r"\banswer\b\**(?:[a-z ,]{0,60}?\b(?:is|are|equals)\b\**[ ]*:?|[ ]*[:=]|[ ]*\n"
-    r"|[ ]+(?=\\[(\[]|\$))",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"\.(?=\s|\Z)|<\||\n")
-_LETTER = re.compile(r"\(?([A-J])\)?(?=[\s.,:;)]|\Z)(?!\s*[=+\-*/^])")
-_NUMBER = re.compile(
-    r"(?:(?<![A-Za-z0-9_)}\]])[-−])?(?<![A-Za-z0-9_.])[$€£]?"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-    r"(?:/[0-9]+)?(?:\s?\\?%)?"
-)
-_SPAN_TOKEN = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
-_CLOSING = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
-_QUOTED_TEXT = re.compile(
-    r"\\(?:begin|end|text\w*|math\w+|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
-    r"|(?<![A-Za-z])(?:and|or)(?![a-z])"
-)
-_PROSE_FREE = frozenset({"percent", "pct", "percentage", "infinity", "inf", "undefined"}).union(
-    COMMANDS, (unit.lower() + plural for unit in UNITS for plural in ("", "s"))
-)
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 
 def extract(text: str | None, *, in_thought: bool = False) -> str | None:
@@ -68,8 +48,8 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     if not text:
         return None
     text = after_thinking(text, in_thought=in_thought)[-MAX_RESPONSE:]
-    boxed, text = _boxed(text)
-    found = boxed or _after_hashes(text) or _after_phrase(text) or _bare(text) or _last(text)
+    boxed, text = _boxed(_ANSWER_TAG.sub(_announced, clean(text)))
+    found = boxed or _after_hashes(text) or after_phrase(text) or bare(text) or _last(text)
     found = _trim(found) if found else ""
     return found or None
 
@@ -82,7 +62,15 @@ def after_thinking(text: str, *, in_thought: bool = False) -> str:
             text = rest
             in_thought = False
         text = text.partition(opening)[0]
+    if "<|channel|>" in text:
+        # gpt-oss: the channels of analysis and commentary are thoughts, also when they are last.
+        _, final, text = text.rpartition(_FINAL_CHANNEL)
+        in_thought = not final
     return "" if in_thought else text
+
+
+def _announced(tag: re.Match[str]) -> str:
+    return "\n" if "/" in tag.group() else "\nAnswer: "
 
 
 def _boxed(text: str) -> tuple[str | None, str]:
@@ -123,88 +111,13 @@ def _after_hashes(text: str) -> str | None:
     return matches[-1] if matches else None
 
 
-def _after_phrase(text: str) -> str | None:
-    ends = [match.end() for match in _PHRASE.finditer(text)]
-    if not ends:
-        return None
-    rest = text[ends[-1] : ends[-1] + 2000].lstrip(" \t*_:\n\"'")
-    if rest.startswith("not "):
-        return None
-    sentence = rest[: _end_of_sentence(rest)].strip(" *_\"'")
-    spans = math_spans(sentence)
-    if spans and spans[0][0] == 0 and not re.search(r"[A-Za-z]{2}", _outside(sentence, spans)):
-        return sentence
-    if whole := _bare(sentence):
-        return whole
-    if letter := _LETTER.match(sentence):
-        return letter.group(1)
-    number = _NUMBER.search(sentence)
-    if spans and (number is None or spans[0][0] <= number.start()):
-        return sentence[spans[0][0] : spans[0][1]]
-    return number.group() if number else None
-
-
-def _end_of_sentence(text: str) -> int:
-    """First end of a sentence or line outside mathematics."""
-    spans = math_spans(text)
-    for match in _SENTENCE_END.finditer(text):
-        if not any(start <= match.start() < end for start, end in spans):
-            return match.start()
-    return len(text)
-
-
-def _outside(text: str, spans: list[tuple[int, int]]) -> str:
-    bounds = [0, *(bound for span in spans for bound in span), len(text)]
-    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
-    return re.sub(r"\b(?:and|or)\b", " ", " ".join(pieces))
-
-
-def _bare(text: str) -> str | None:
-    """The whole text, if it is one expression without prose."""
-    text = text.strip()
-    if not text or len(text) > MAX_BARE or "\n" in text or "boxed" in text:
-        return None
-    words = re.findall(r"[^\W\d_]{2,}", _QUOTED_TEXT.sub(" ", text))
-    if any(word.lower() not in _PROSE_FREE and not word.isupper() for word in words):
-        return text if len(words) == 1 and re.fullmatch(r"[A-Za-z]{2,20}", text) else None
-    if re.search(r"[A-Za-z0-9]{5,}", text) and re.search(r"[A-Za-z][0-9]+[A-Za-z]", text):
-        return None
-    # A chain of calculations shows work; its last number is the answer.
-    work = "=" in text and not re.search(r"[A-Za-z]", _QUOTED_TEXT.sub("", text))
-    return None if work else text
-
-
 def _last(text: str) -> str | None:
     spans = math_spans(text)
     start, end = spans[-1] if spans else (0, 0)
-    numbers = [m.group() for m in _NUMBER.finditer(text, end)]
+    numbers = [m.group() for m in NUMBER.finditer(text, end)]
     if numbers:
         return numbers[-1]
     return text[start:end] if spans else None
-
-
-def math_spans(text: str) -> list[tuple[int, int]]:
-    """Positions of ``$...$``, ``$$...$$``, ``\\(...\\)`` and ``\\[...\\]``, delimiters included.
-
-    A dollar sign before a digit does not close: "$5 and $6" are two prices.
-    """
-    spans = []
-    opened: tuple[str, int] | None = None
-    for match in _SPAN_TOKEN.finditer(text):
-        token = match.group()
-        if opened is None:
-            if token in _CLOSING:
-                opened = (token, match.start())
-        elif token == _CLOSING[opened[0]]:
-            price = token == "$" and text[match.end() : match.end() + 1].isdigit()
-            if not price and "\n\n" not in text[opened[1] : match.start()]:
-                spans.append((opened[1], match.end()))
-                opened = None
-            else:
-                opened = (token, match.start())
-        elif token in {r"\(", r"\["}:
-            opened = (token, match.start())
-    return spans
 
 
 def _trim(answer: str) -> str:

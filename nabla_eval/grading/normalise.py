@@ -10,10 +10,13 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from nabla_eval.grading.layout import plain_layout
+from nabla_eval.grading.written import clean, numbers_as_digits, straight_brackets, unquoted
+
 DOLLAR = "\ue000"
 """Stands for an escaped dollar sign, so that it is not taken for a mathematics delimiter."""
 
-CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "¥", "₹": "rupee"}
 
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
 _GREEK = """
@@ -33,7 +36,8 @@ _SYMBOLS = {
     "≈": r"\approx ", "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ",
     "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\varphi ", "∠": r"\angle ",
-    "′": "'", "’": "'", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    "′": "'", "’": "'", "‘": "'", "…": r"\ldots ",
+    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "∛": r"\sqrt[3]", "∧": r"\land ", "⟨": "(", "⟩": ")", "“": '"', "”": '"', "，": ",",
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
@@ -43,10 +47,6 @@ _SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mathrm|pi|infty|begin|end|cdot|times|leq?|geq?"
     r"|boxed|pm|cup|cap|in|circ|neq?|quad)(?![A-Za-z]))"
-)
-_WRAPPER = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|boxed|fbox"
-    r"|operatorname\*?|boldsymbol|bm|ensuremath|underline|displaylines)\s*\{([^{}]*)\}"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?:align|aligned|gather|gathered|equation)\*?\}")
 
@@ -88,6 +88,10 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\frac([0-9])([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\{([^{}]*)\}\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s+([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\\pmod(?![a-z])|(?<![A-Za-z\\])mod(?= )", r"\\mod "),
+        (r"\(\s*\\b?mod\s*\{?([0-9a-z]{1,9})\}?\s*\)|\\mod\s*\{([0-9a-z]{1,9})\}", r"\\mod \1\2"),
+        (r"(?<![A-Za-z\\])(max|min)(?=\s*\(|\s*\\\{)", r"\\\1"),
+        (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
         (r"\\tan\s*\^\s*\{\s*-1\s*\}", r"\\arctan "),
         (r"\\sin\s*\^\s*\{\s*-1\s*\}", r"\\arcsin "),
         (r"\\cos\s*\^\s*\{\s*-1\s*\}", r"\\arccos "),
@@ -106,7 +110,7 @@ def plain_text(text: str) -> str:
     text = re.sub(r"[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"[₀-₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", clean(text))
     # A control character may stand where another one was lost; it separates. The formatting ones
     # (zero width, writing direction) are invisible and go.
     return "".join(
@@ -124,16 +128,13 @@ def normalise(answer: str) -> str:
     """
     text = _DOUBLED.sub(r"\\", _SPACES.sub(" ", plain_text(answer)))
     text = re.sub(r"\\{3,}(?![A-Za-z{}])", r"\\\\", text)
-    text = _ENVIRONMENT.sub(" ", text)
-    for _ in range(4):
-        text, count = _WRAPPER.subn(r" \1 ", text)
-        if not count:
-            break
+    text = numbers_as_digits(plain_layout(_ENVIRONMENT.sub(" ", text)))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _braces_for_parentheses(text)
     text = _NEEDLESS_SPACE.sub("", _SPACES.sub(" ", text))
-    return text.strip(' *"`').rstrip(' .,;:*"`\\')
+    text = text.strip(' *"`').rstrip(' .,;:*"`\\')
+    return unquoted(straight_brackets(text))
 
 
 def _braces_for_parentheses(text: str) -> str:

@@ -25,7 +25,7 @@ _FRACTION = re.compile(
     rf"(?:\\frac\{{(-?{_UNSIGNED})\}}\{{(-?{_UNSIGNED})\}}|({_UNSIGNED})/({_UNSIGNED}))\Z"
 )
 _MIXED = re.compile(r"([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))\Z")
-_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,40})\}\Z")
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,40})\}")
 _SCIENTIFIC = re.compile(
     rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}"
     r"|[eE]([+-]?[0-9]{1,4}))\Z"
@@ -58,10 +58,8 @@ def parse_number(text: str) -> Number | None:
 def _unsigned(text: str) -> Number | None:
     if _DECIMAL.match(text):
         return _decimal(text)
-    if match := _REPEATING.match(text):
-        whole, start, cycle = match.groups()
-        repeated = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(start)
-        return Number(Fraction(f"{whole or 0}.{start or 0}") + repeated)
+    if match := _REPEATING.fullmatch(text):
+        return Number(_repeating(match))
     if match := _MIXED.match(text):
         units, top, bottom = (int(group) for group in match.groups() if group is not None)
         # "2 5/3" may be a sum or a product.
@@ -79,6 +77,25 @@ def _unsigned(text: str) -> Number | None:
         step = mantissa.step * scale if mantissa.step is not None else None
         return Number(mantissa.value * scale, step, mantissa.digits)
     return None
+
+
+def _repeating(match: re.Match[str]) -> Fraction:
+    whole, start, cycle = match.groups()
+    repeated = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(start)
+    return Fraction(f"{whole or 0}.{start or 0}") + repeated
+
+
+def exact_text(text: str, number: Number | None) -> str:
+    """``text`` as computer algebra reads it: mixed numbers and repeating decimals as fractions."""
+    if number is not None and number.step is None:
+        sign = "-" if number.value < 0 else ""
+        value = abs(number.value)
+        return f"{sign}{value}" if value.denominator == 1 else f"{sign}{_fraction(value)}"
+    return _REPEATING.sub(lambda match: _fraction(_repeating(match)), text)
+
+
+def _fraction(value: Fraction) -> str:
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _decimal(text: str) -> Number:

@@ -8,66 +8,16 @@ here. The README of this folder lists the decisions.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Union
+from collections.abc import Callable
 
-from nabla_eval.grading.simple import Number, parse_number
+from nabla_eval.grading.intervals import all_reals, joined, set_builder
+from nabla_eval.grading.nodes import Assignment, Collection, Leaf, Matrix, Node, Relation, is_name
+from nabla_eval.grading.simple import parse_number
 from nabla_eval.grading.units import split_units
 
 MAX_ITEMS = 60
 MAX_DEPTH = 20
 
-
-@dataclass(frozen=True)
-class Leaf:
-    """A value without inner structure; ``number`` is set when no computer algebra is needed."""
-
-    text: str
-    number: Number | None = None
-    units: frozenset[str] = frozenset()
-    percent: bool = False
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Items between ``brackets``: "" (a bare list), "()", "[)", "{}", ":" (ratio), "u" (union)."""
-
-    text: str
-    brackets: str
-    items: tuple[Node, ...]
-
-    @property
-    def ordered(self) -> bool:
-        return self.brackets not in {"", "{}", "u"}
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of nodes."""
-
-    text: str
-    rows: tuple[tuple[Node, ...], ...]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """``name = value`` or ``name \\in value``."""
-
-    text: str
-    name: str
-    value: Node
-
-
-@dataclass(frozen=True)
-class Relation:
-    """An equation that is no assignment, an inequality, or a chain of inequalities."""
-
-    text: str
-    sides: tuple[str, ...] = field(default=())
-    signs: tuple[str, ...] = field(default=())
-
-
-Node = Union[Leaf, Collection, Matrix, Assignment, Relation]  # noqa: UP007 (isinstance in 3.10)
 
 _OPEN, _CLOSE = "([{", ")]}"
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
@@ -76,20 +26,10 @@ _SIGN = re.compile(r"\\(?:le|ge|ne|approx|in)(?![a-zA-Z])|[=<>]")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])")
 _RATIO = re.compile(r":")
 _MATRIX = re.compile(
-    r"[(\[]?\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)"
-    r"\\end\{(?:[pbB]?matrix|array)\}[)\]]?\Z"
+    r"[(\[]?\\begin\{(?:[pbB]?(?:small)?matrix|array)\*?\}(?:[\[{][lcr| ]*[\]}])?(.*)"
+    r"\\end\{(?:[pbB]?(?:small)?matrix|array)\*?\}[)\]]?"
+    r"(\^ ?\{?(?:T|\\top|\\intercal|\\mathsf ?\{?T\}?)\}?)?\Z"
 )
-_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell"
-_LETTER = rf"(?:[A-Za-z]|\\(?:{_GREEK}))"
-_SUBSCRIPT = r"(?:_\{[0-9A-Za-z]{1,4}\})?"
-_ATOM = rf"{_LETTER}{_SUBSCRIPT}'{{0,2}}"
-_NAME = re.compile(
-    rf"(?:{_ATOM}(?:\^\{{-1\}})?(?:\({_ATOM}(?:,{_ATOM})*\)|\([0-9]{{1,4}}\))?"
-    r"|(?:m?\\angle ?|\\overline|\\triangle ?)\{?[A-Z]{1,4}\}?"
-    r"|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,6}\]"
-    rf"|\({_ATOM}(?:,{_ATOM})+\)|{_ATOM}(?::{_ATOM})+|[A-Za-z]{{3,}}(?: [A-Za-z]+){{0,4}})\Z"
-)
-_FUNCTION = re.compile(rf"({_ATOM})\(")
 
 
 def parse(text: str, *, grouped: bool = True, depth: int = 0) -> Node:
@@ -127,18 +67,20 @@ def _single(text: str, depth: int, grouped: bool) -> Node:
         brackets, inner = bracketed
         items = _split(inner, _SEPARATOR)
         if brackets == "{}" and ("|" in inner or ":" in inner):
-            return Leaf(text)
+            return set_builder(inner, _deeper(depth)) or Leaf(text)
         if len(items) > 1 or brackets == "{}":
             return _list(text, brackets, items[: MAX_ITEMS + 1], depth, grouped=False)
     parts = _split(text, _RATIO)
     if len(parts) > 1 and all(parts):
         return _list(text, ":", parts, depth, grouped)
+    if re.fullmatch(r"(?:[A-Za-z] ?\\in ?)?\\mathbb ?\{?R\}?", text):
+        return all_reals(_deeper(depth))
     return _signed(text, depth) or _leaf(text)
 
 
 def _leaf(text: str) -> Leaf:
     measure = split_units(text)
-    return Leaf(measure.text, parse_number(measure.text), measure.units, measure.percent)
+    return Leaf(measure.text, parse_number(measure.text), measure.units)
 
 
 def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool) -> Node:
@@ -148,6 +90,8 @@ def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool)
         # An expanded ± spreads over the list that holds it, but is one coordinate of a tuple.
         spread = isinstance(node, Collection) and node.brackets == "" and brackets in {"", "{}"}
         nodes.extend(node.items if spread and isinstance(node, Collection) else [node])
+    if brackets == "" and (whole := joined(text, nodes, _deeper(depth)) or _systems(text, nodes)):
+        return whole
     if brackets in {"", "{}"}:
         nodes = list({node.text.replace(";", ","): node for node in _share_name(nodes)}.values())
         if len(nodes) == 1:
@@ -162,6 +106,24 @@ def _share_name(nodes: list[Node]) -> list[Node]:
     if len(names) != 1 or not isinstance(first, Assignment):
         return nodes
     return [node.value if isinstance(node, Assignment) else node for node in nodes]
+
+
+def _deeper(depth: int) -> Callable[[str], Node]:
+    return lambda text: parse(text, depth=depth + 1)
+
+
+def _systems(text: str, nodes: list[Node]) -> Node | None:
+    """``p=5, q=2, p=7, q=2`` as two solutions, the pairs (5, 2) and (7, 2)."""
+    names = [node.name for node in nodes if isinstance(node, Assignment)]
+    width = len(set(names))
+    if len(names) != len(nodes) or not 1 < width < len(names) or len(names) % width:
+        return None
+    if any(names[i] != names[i % width] for i in range(len(names))):
+        return None
+    rows = [tuple(nodes[i : i + width]) for i in range(0, len(nodes), width)]
+    return Collection(text, "", tuple(
+        Collection(",".join(node.text for node in row), "", row) for row in rows
+    ))  # fmt: skip
 
 
 def _signed(text: str, depth: int) -> Collection | None:
@@ -181,7 +143,9 @@ def _matrix(text: str, depth: int) -> Matrix | None:
     if not rows or len(rows) > MAX_ITEMS:
         return None
     cells = [tuple(parse(cell, depth=depth + 1) for cell in row.split("&")) for row in rows]
-    return Matrix(text, tuple(cells)) if len({len(row) for row in cells}) == 1 else None
+    if len({len(row) for row in cells}) != 1:
+        return None
+    return Matrix(text, tuple(zip(*cells, strict=True)) if match.group(2) else tuple(cells))
 
 
 def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped: bool) -> Node:
@@ -202,17 +166,6 @@ def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped:
         if worked_out and r"\in" not in signs:
             return parse(value, grouped=grouped, depth=depth + 1)
     return Relation(text, tuple(sides), tuple(signs))
-
-
-def is_name(text: str) -> bool:
-    """Whether ``text`` only names a quantity: x, x_1, f(x), AB, \\angle ABC, (x,y), total cost."""
-    return len(text) <= 60 and _NAME.match(text) is not None
-
-
-def function_of(name: str) -> str | None:
-    """The f of f(x); None for a name that is no function value."""
-    match = _FUNCTION.match(name)
-    return match.group(1) if match else None
 
 
 def _joined(sides: list[str], signs: list[str]) -> list[str]:

@@ -1,106 +1,207 @@
-"""Units, percent signs and words that stand beside a number."""
+"""Units, percent signs, scale words and other words that stand beside a number."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 
-from nabla_eval.grading.normalise import CURRENCY
-
-_UNITS = {
-    "kilometre": "km kilometer kilometre", "metre": "m meter metre", "centimetre": "cm centimeter "
-    "centimetre", "millimetre": "mm millimeter millimetre", "inch": "in inch inches",
-    "foot": "ft foot feet", "yard": "yd yard", "mile": "mi mile", "kilogram": "kg kilogram",
-    "gram": "g gram", "milligram": "mg milligram", "pound": "lb lbs pound", "ounce": "oz ounce",
-    "tonne": "ton tonne", "litre": "l L liter litre", "millilitre": "ml mL milliliter millilitre",
-    "gallon": "gal gallon", "second": "s sec second", "minute": "min minute", "hour": "h hr hour",
-    "day": "day", "week": "week", "month": "month", "year": "yr year", "degree": "degree deg",
-    "radian": "rad radian", "unit": "unit", "dollar": "dollar USD usd buck", "cent": "cent",
-    "euro": "euro", "yuan": "yuan", "rupee": "rupee", "mph": "mph", "kph": "kph kmh",
-    "newton": "N newton", "joule": "J joule", "watt": "W watt", "volt": "V volt",
-    "hertz": "Hz hertz",
-}  # fmt: skip
-UNITS = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
+from nabla_eval.grading.normalise import CURRENCY, DOLLAR
+from nabla_eval.grading.simple import parse_number
+from nabla_eval.grading.unit_table import PLAIN_SYMBOLS, Powers, powers
 
 # Words that change the value, so that no number may shed them.
 _MEANINGFUL_WORDS = """
-    and or not no minus plus times over divided squared cubed half third quarter hundred thousand
-    million billion trillion dozen score pair factorial choose mod modulo base to between from more
-    less than least most about approximately around infinity infinite undefined percent pct
-    percentage power root square cubic if when where for except unless pi sqrt per negative am pm
+    and or not no minus plus times over divided half third quarter score pair factorial choose mod
+    modulo base to between from more less than least most about approximately around infinity
+    infinite undefined percent pct percentage power root if when where for except unless pi sqrt
+    negative am pm y o ou et und oder и или или е
 """
-_MEANINGFUL = frozenset(_MEANINGFUL_WORDS.split())
-# Of the meaningful words, those that may stand inside the name of a unit.
-_IN_UNITS = frozenset({"square", "cubic", "squared", "cubed", "per", "sq", "cu"})
+_SCALES = {
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百": 2, "千": 3,
+    "万": 4, "萬": 4, "亿": 8, "億": 8,
+}  # fmt: skip
+SCALE_WORDS = frozenset(_SCALES).union({"dozen"})
+_MEANINGFUL = frozenset(_MEANINGFUL_WORDS.split()).union(SCALE_WORDS)
+_MEANINGFUL_SIGNS = frozenset("万萬亿億百千以至约約或和不無无非分余餘左未超")
+_POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_POWERS_AFTER = {"squared": 2, "cubed": 3}
+MODIFIERS = frozenset(_POWERS_BEFORE).union(_POWERS_AFTER, {"per"})
 
 _PERCENT = re.compile(
-    r"(?:%|(?<![a-zA-Z])(?:percent|pct|percentage)(?: points?)?)\Z", re.IGNORECASE
+    r"(?:%|(?<![a-zA-Z])(?:percent|pct|percentage|per cent)(?: points?)?)\Z", re.IGNORECASE
 )
 _DEGREE = re.compile(r"\^\\circ ?([CF]?)\Z")
 _ANGLE_FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|sec|csc|cot)(?![a-z])")
-_WORDS = re.compile(r"(?<![A-Za-z\\])((?:[A-Za-z]+\.?(?:\^\{[23]\})?(?:[ /]|\Z))+)\Z")
-_WORD = re.compile(r"[A-Za-z]+")
+_WORD = r"[^\W\d_]+\.?"
+_POWER = r"(?:\^\{-?[1-9]\})?"
+_WORDS = re.compile(
+    rf"(?<![^\W\d_])(?<!\\)((?:{_WORD}{_POWER}(?: ?(?:/|\\cdot|\\times|\*) ?| |\Z))+)\Z"
+)
+_FACTOR = re.compile(rf"({_WORD}?)(?:\^\{{(-?[1-9])\}})?(?= |/|\\|\*|\Z)|/")
+_CURRENCY_WORD = re.compile(
+    r"([+-]?)(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|KRW|US\ue000)\.? ?(?=[0-9.\\])", re.IGNORECASE
+)
+_SCALED = re.compile(rf"(.*[0-9}}]) ?({'|'.join(_SCALES)}|dozen)s?(?![a-zA-Z])(?: of(?= ))?(.*)\Z")
+_SHORT_SCALE = re.compile(r"(.*[0-9]) ?(k|K|M|B|bn)\Z")
+
+
+Words = tuple[dict[str, int], frozenset[str]]
+"""Known units with their powers, and words that are no unit."""
+
+_NO_WORDS: Words = ({}, frozenset())
+
+
+@dataclass(frozen=True)
+class Units:
+    """Everything beside a value: known units with their powers, other words, a percent sign."""
+
+    known: Powers = frozenset()
+    words: frozenset[str] = frozenset()
+    percent: bool = False
+
+
+NO_UNITS = Units()
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What stands beside a value: ``text`` is the value alone, ``units`` the names of its units."""
+    """A value alone, as text, and its units."""
 
     text: str
-    units: frozenset[str] = frozenset()
-    percent: bool = False
+    units: Units = NO_UNITS
 
 
 def split_units(text: str) -> Measure:
     """Take currency, percent sign, degrees and trailing words off a normalised answer.
 
     Words come off only a value that ends in a digit or a closing bracket and only when none of them
-    could change the value ("17 apples" becomes 17, "17 million" stays as it is).
+    could change the value ("17 apples" becomes 17); scale words multiply it ("17 million").
     """
-    units = set()
+    known: dict[str, int] = {}
     for sign, name in CURRENCY.items():
         if text.strip("-+ ").startswith(sign) or text.endswith(sign):
             text = text.replace(sign, "", 1).strip()
-            units.add(name)
+            known[name] = 1
+    if match := _CURRENCY_WORD.match(text):
+        known.update(powers(match.group(2).replace(DOLLAR, "D").upper()) or {("rupee", 1)})
+        text = match.group(1) + text[match.end() :]
+    if known and (match := _SHORT_SCALE.fullmatch(text)):
+        text = _times(match.group(1), {"k": 3, "m": 6, "b": 9, "bn": 9}[match.group(2).lower()])
     if match := _PERCENT.search(text):
-        return Measure(text[: match.start()].rstrip(), frozenset(units), percent=True)
+        return Measure(
+            text[: match.start()].rstrip(), Units(frozenset(known.items()), percent=True)
+        )
     if (match := _DEGREE.search(text)) and not _ANGLE_FUNCTION.search(text):
-        scale = {"": "degree", "C": "celsius", "F": "fahrenheit"}[match.group(1)]
-        return Measure(text[: match.start()].rstrip(), frozenset({scale, *units}))
+        known[{"": "degree", "C": "celsius", "F": "fahrenheit"}[match.group(1)]] = 1
+        return Measure(text[: match.start()].rstrip(), Units(frozenset(known.items())))
+    value, (named, words) = _words(_scaled(text))
+    known = {**named, **known}
+    known.pop("unit", None)
+    return Measure(value, Units(frozenset(known.items()), words))
+
+
+def _scaled(text: str) -> str:
+    match = _SCALED.fullmatch(text)
+    if match is None:
+        return text
+    value, word, rest = match.groups()
+    scaled = _times(value, _SCALES[word]) if word in _SCALES else _times(value, 0, 12)
+    return scaled + rest if scaled != value else text
+
+
+def _times(value: str, exponent: int, factor: int = 1) -> str:
+    """The exact value of a number times a scale; other texts stay as they are."""
+    number = parse_number(value)
+    if number is None:
+        return value
+    scaled = number.value * factor * Fraction(10) ** exponent
+    if scaled.denominator == 1:
+        return str(scaled.numerator)
+    sign = "-" if scaled < 0 else ""
+    return rf"{sign}\frac{{{abs(scaled.numerator)}}}{{{scaled.denominator}}}"
+
+
+def _words(text: str) -> tuple[str, Words]:
     match = _WORDS.search(text)
-    value = text[: match.start()] if match else ""
-    no_value = not value or value.rstrip()[-1] not in "0123456789)}]"
-    if match is None or no_value or _ANGLE_FUNCTION.search(value):
-        return Measure(text, frozenset(units))
-    words = _WORD.findall(match.group(1))
-    named = {_canonical(word) for word in words}
-    glued = not value.endswith(" ")
-    if _may_come_off(words, glued=glued):
-        return Measure(value.rstrip(), frozenset(units | (named - _IN_UNITS)))
-    return Measure(text, frozenset(units))
+    if match is None or not match.start():
+        return text, _NO_WORDS
+    value = text[: match.start()]
+    words = _parse_words(match.group(1), value)
+    if words is None or _ANGLE_FUNCTION.search(value):
+        return text, _NO_WORDS
+    return value.rstrip(), words
 
 
-def _canonical(word: str) -> str:
-    for spelling in (word, word.lower(), word.lower().removesuffix("s")):
-        if spelling in UNITS:
-            return UNITS[spelling]
-    return word.lower().removesuffix("s")
+def _parse_words(text: str, value: str) -> Words | None:
+    """Known units with powers and other words; None where the words may not come off ``value``."""
+    words = re.findall(_WORD, text)
+    lowered = [word.lower().rstrip(".") for word in words]
+    if _MEANINGFUL.intersection(lowered):
+        return None
+    foreign = any(_MEANINGFUL_SIGNS.intersection(word) for word in words)
+    if foreign and not all(powers(word) for word in words):
+        return None
+    known, others = _factors(text)
+    modified = MODIFIERS.intersection(lowered)
+    if others and modified - {"per"}:
+        return None
+    spaced, letter = value.endswith(" "), any(len(word.rstrip(".")) == 1 for word in words)
+    if not value.rstrip().endswith(tuple("0123456789)}]")):
+        # "10\\pi cm": only known units, and not letters, may follow other than numbers.
+        return (known, others) if known and not others and not letter and spaced else None
+    if letter and all(word.isascii() for word in words):
+        # "10m" is ten times m, and so is "10 x"; "10 m" and "10 m/s" are measures.
+        single = len(words) > 1 or words[0].rstrip(".") in PLAIN_SYMBOLS
+        plain = value.rstrip()[-1] in "0123456789"
+        return (known, others) if spaced and plain and single and not others else None
+    if not spaced and others and all(word.isascii() for word in words):
+        return None
+    return known, others
 
 
-def _may_come_off(words: list[str], *, glued: bool) -> bool:
-    known = [word for word in words if _canonical(word) in _UNITS]
-    meaningful = [w for w in words if w.lower() in _MEANINGFUL and w.lower() not in _IN_UNITS]
-    if meaningful:
-        return False
-    if known and len(known) + sum(w.lower() in _IN_UNITS for w in words) == len(words):
-        # "10m" is ten times m rather than ten metres, and so is "10 m" where m is a variable.
-        return all(len(word) > 1 for word in words) or not (glued or len(words) == 1)
-    if any(word.lower() in _IN_UNITS for word in words):
-        return False
-    return not glued and all(len(word) > 1 for word in words)
+def _factors(text: str) -> Words:
+    known: Counter[str] = Counter()
+    others = set()
+    sign, ahead = 1, 1
+    last: Powers = frozenset()
+    for match in _FACTOR.finditer(text):
+        word = (match.group(1) or "").rstrip(".")
+        if match.group() == "/" or word.lower() == "per":
+            sign = -1
+        elif word.lower() in _POWERS_BEFORE:
+            ahead = _POWERS_BEFORE[word.lower()]
+        elif word.lower() in _POWERS_AFTER:
+            for name, power in last:
+                known[name] += power * (_POWERS_AFTER[word.lower()] - 1)
+        elif word:
+            times = sign * ahead * int(match.group(2) or 1)
+            unit = powers(word)
+            if unit is None and sign < 0:
+                unit = frozenset({(word.lower().removesuffix("s"), 1)})
+            if unit is None:
+                others.add(word.lower().removesuffix("s"))
+            last = frozenset((name, power * times) for name, power in unit or ())
+            for name, power in last:
+                known[name] += power
+            sign, ahead = 1, 1
+    return {name: power for name, power in known.items() if power}, frozenset(others)
 
 
-def compatible(a: frozenset[str], b: frozenset[str]) -> bool:
-    """Whether two sets of unit names may describe one answer: one is empty, or they meet."""
-    a, b = a - {"unit"}, b - {"unit"}
-    return not a or not b or bool(a & b)
+def compatible(a: Units, b: Units) -> bool:
+    """Whether two answers may have these units: the same ones, or only one of them has any."""
+    if a.percent != b.percent:
+        other = b if a.percent else a
+        return not (other.known or other.words)
+    if a.known and b.known:
+        return a.known == b.known or {_yen(a.known), _yen(b.known)} == {"¥", "yen or yuan"}
+    if a.known or b.known:
+        return not (a.words or b.words)
+    return not a.words or not b.words or bool(a.words & b.words)
+
+
+def _yen(known: Powers) -> str:
+    """The sign ¥ stands for yen and for yuan."""
+    names = {name for name, _ in known}
+    return "¥" if names == {"¥"} else "yen or yuan" if names in ({"yen"}, {"yuan"}) else ""

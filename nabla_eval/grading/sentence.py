@@ -1,0 +1,147 @@
+"""The value in the sentence that announces an answer: "The answer is ...", "Answer: ...".
+
+The sentence is cut to its main clause (no reason, no remark in brackets). What is left is the
+answer if it is one expression; otherwise the value behind the last "is" or "=" is, and a name such
+as $n$ only where there is no value at all. Phrases of other languages count too.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nabla_eval.grading.spans import NUMBER, bare, inside, is_symbol, math_spans
+from nabla_eval.grading.unit_table import PLAIN_SYMBOLS
+from nabla_eval.grading.written import PHRASES
+
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_PHRASE = re.compile(
+    r"\banswers?\b\**(?:[ ]?\([^()\n]{1,30}\))?"
+    r"(?:[a-z ,]{0,60}?\b(?:is|are|equals|(?:must|should|will|would) be)\b\**[ ]*:?"
+    r"|[ ]*[:=]|[ ]*\n|[ ]+(?=\\[(\[]|\$))"
+    r"|(?:答案|答え|答|정답|답)\**\s?(?:(?:就|应|應|应该|應該)?[是为為]|等于|[はが]|[은는이])?\**\s?:?"
+    r"(?=[^\n]{0,30}[0-9$\\])(?<=[是为為于はが은는이:\s*])"
+    r"|\b(?:respuestas?|réponses?|antwort|lösung|resposta|risposta|ответ|jawaban|cevap|odpowiedź)\b"
+    r"\**(?:[^\W\d_]|[ ,]){0,40}?(?:\b(?:es|est|ist|lautet|é|è|son|sont|sind|adalah)\b|[ ]?[:=])"
+    r"|(?:الإجابة|الجواب|الناتج)[^\d\n]{0,30}?(?:هي|هو|:)",
+    re.IGNORECASE,
+)
+_BULLET = re.compile(r"\s*\n\s*(?:[-•+]|\*(?!\*)) +")
+_SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||\n|[。！]")
+_LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
+_REASON = re.compile(
+    r"[,;]?\s+(?:since|because|as|which|where|so|not|but|while|although|i\.e\.|that is)\b"
+    rf"|\s[-–—]\s(?=[A-Za-z]{{2}})|[,;、]\s?(?=[{_CJK}])",
+    re.IGNORECASE,
+)
+_REMARK = re.compile(rf"(?:\s+|(?<=[0-9{_CJK}$])(?=\([^()]*[{_CJK}]))\(([^()]*)\)[\s.*]*\Z")
+_KEPT_REMARK = re.compile(r"\b(?:mod|base|or|more|less|[ap]m)\b|[ap]\.m|\A[^A-Za-z\W]*\Z")
+_BOUND = re.compile(
+    r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|over|under|up to|above|below)\b",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"\(?([A-J])\)?(?=[\s.,:;)]|\Z)(?!\s*[=+\-*/^])")
+_LABEL = re.compile(r"(?:\([A-J]\)[.:]?|[A-J][.:)])\s*(?=[-0-9$\\(.])")
+_COPULA = re.compile(
+    r"(?:(?<![\w\\])(?:is|are|was|were|equals|be|becomes|gives|es|est|ist|son|sind|sont|beträgt|é|è"
+    r"|равно|равна|равен)(?!\w)|[=:](?=\s)|是|为|為|等于|は|은|는)"
+    r"(?: (?:equal to|exactly|therefore|thus|then|simply|just|approximately|about|given by))*[ :]*",
+    re.IGNORECASE,
+)
+_MEASURE = re.compile(
+    rf"([-−]?[0-9]+(?:\.[0-9]+)?)([{''.join(sorted(PLAIN_SYMBOLS))}](?:/[smh])?(?:\^?[23²³])?)"
+)
+_MARKS = " *_\"'`"
+_EMPHASIS = re.compile(r"(?<![0-9A-Za-z)}])\*\*|\*\*(?![0-9A-Za-z({\\-])|`")
+
+
+def after_phrase(text: str) -> str | None:
+    """The value that the last phrase announces; None without a phrase or a value."""
+    end = None
+    for match in _PHRASE.finditer(text):
+        end = match.end()
+    if end is None:
+        return None
+    start = match.end() if (match := _BULLET.match(text, end)) else end
+    rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`>")
+    if rest.startswith("not "):
+        return None
+    sentence = rest[: _end_of_sentence(rest)]
+    return _value(_EMPHASIS.sub(" ", sentence).strip(_MARKS))
+
+
+def _end_of_sentence(text: str) -> int:
+    """First end of a sentence or line outside mathematics."""
+    spans = math_spans(text)
+    label = _LABEL_DOT.match(text)
+    for match in _SENTENCE_END.finditer(text, label.end() if label else 0):
+        if not inside(match.start(), spans):
+            return match.start()
+    return len(text)
+
+
+def _value(sentence: str) -> str | None:
+    for clause in dict.fromkeys((sentence, _main_clause(sentence))):
+        if found := _whole(clause):
+            return found
+    clause = _main_clause(sentence)
+    spans = math_spans(clause)
+    if letter := _LETTER.match(clause):
+        label = _LABEL.match(clause)
+        value = _first(clause[label.end() :]) if label else None
+        return f"({letter.group(1)}) {value}" if value else letter.group(1)
+    if _BOUND.match(clause):
+        return clause
+    first = _first(clause)
+    if first is None or not clause.startswith(first) or is_symbol(first):
+        copulas = [m for m in _COPULA.finditer(clause) if not inside(m.start(), spans)]
+        for copula in copulas[:-6:-1]:
+            rest = clause[copula.end() :].strip(_MARKS)
+            if found := _whole(rest) or (rest if _BOUND.match(rest) else _first(rest)):
+                return found
+    return first
+
+
+def _main_clause(sentence: str) -> str:
+    """The sentence up to its first reason, without a remark in brackets at its end."""
+    spans = math_spans(sentence)
+    for match in _REASON.finditer(sentence):
+        if match.start() and not inside(match.start(), spans):
+            sentence = sentence[: match.start()]
+            break
+    remark = _REMARK.search(sentence)
+    if remark and remark.start() and not _KEPT_REMARK.search(remark.group(1).lower()):
+        sentence = sentence[: remark.start()]
+    return sentence.strip(_MARKS)
+
+
+def _whole(text: str) -> str | None:
+    """All of ``text``, when it is one expression, one unit of measure or one set phrase."""
+    if measure := _MEASURE.fullmatch(text):
+        return f"{measure.group(1)} {measure.group(2)}"
+    spans = math_spans(text)
+    if spans and spans[0][0] == 0 and not re.search(r"[^\W\d_]{2}", _outside(text, spans)):
+        return text
+    return text if text.lower().strip(" .") in PHRASES else bare(text)
+
+
+def _first(text: str) -> str | None:
+    """The first value of ``text``; a mere name only where there is no value."""
+    spans = math_spans(text)
+    values = [span for span in spans if not is_symbol(text[span[0] : span[1]])]
+    numbers = (match for match in NUMBER.finditer(text) if not inside(match.start(), spans))
+    if number := next((match for match in numbers if not _ordinal(text, match.end())), None):
+        letter = re.match(r"[A-Za-z](?![A-Za-z])", text[number.end() :])
+        factor = letter is not None and letter.group() not in PLAIN_SYMBOLS
+        values.append((number.start(), number.end() + factor))
+    start, end = min(values or spans, default=(0, 0))
+    return text[start:end] or None
+
+
+def _ordinal(text: str, end: int) -> bool:
+    return re.match(r"(?:st|nd|rd|th)\b", text[end : end + 3]) is not None
+
+
+def _outside(text: str, spans: list[tuple[int, int]]) -> str:
+    bounds = [0, *(bound for span in spans for bound in span), len(text)]
+    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
+    return re.sub(r"\b(?:and|or)\b", " ", " ".join(pieces))
