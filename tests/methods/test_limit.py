@@ -10,7 +10,7 @@ from nabla_eval.config import DTO, Budget, Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.errors import OutOfCalls
-from nabla_eval.methods.limit import limited, unless_cut
+from nabla_eval.methods.limit import limited, unless_cut, whole
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Frame,
@@ -20,7 +20,9 @@ from nabla_eval.requests import (
     Problem,
     Refine,
     Score,
+    Tilt,
     Trajectory,
+    Weigh,
 )
 
 KEY = Key.root(0)
@@ -166,3 +168,72 @@ def test_time_is_looked_at_between_requests_and_the_first_response_is_always_wri
         (outcome,) = drive([method], Writes(2, 2, 2))
         assert outcome.visited == written
         assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
+
+
+def test_a_token_is_not_written_with_no_calls_left():
+    """The score takes the last call: the response after it is not even begun."""
+    script = Writes(9)
+    outcome, heard = run([Score(PROBLEM, trajectory(1)), *draws(1)], 1, script)
+    assert script.rounds == [["Score"]] and len(heard) == 1 and outcome.ended == "max_calls"
+
+
+def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
+    asked = []
+
+    def execute(requests):
+        asked.extend(requests)
+        return [trajectory(3 + request.longest, "length") for request in requests]
+
+    again = Generate(PROBLEM, KEY, Sampling(), prefix=trajectory(5), keep=3)
+    outcome, _ = run([again], 4, execute)
+    assert [request.longest for request in asked] == [4] and outcome.ended == "max_calls"
+
+
+@pytest.mark.parametrize(
+    ("question", "most"),
+    [
+        (Weigh(PROBLEM, trajectory(2), 0, keep=3, first=1, stop=9), 2),  # no rank is past the last
+        (Weigh(PROBLEM, trajectory(2), 0, keep=9, first=1, stop=4), 3),
+        (Weigh(PROBLEM, trajectory(2), 0, keep=1, first=1, stop=0), 0),
+        (Tilt(PROBLEM, trajectory(2), 0, beta=1.0), 2),
+    ],
+)
+def test_a_question_about_a_prefix_is_asked_where_its_calls_are_left(question, most):
+    for calls in range(1, 5):
+        _, heard = run([Score(PROBLEM, trajectory(1)), question], calls, ScoresAlone())
+        assert len(heard) == 1 + (most <= calls - 1), calls
+
+
+class ScoresAlone:
+    """Only a `Score` costs anything here."""
+
+    def __call__(self, requests):
+        return [Judgement(0.0, cost=Ledger(scorings=isinstance(r, Score))) for r in requests]
+
+
+def test_a_budget_of_time_is_used_up_when_it_has_passed_to_the_instant():
+    def patient():
+        heard = []
+        ended = yield from unless_cut(one_by_one(heard))
+        return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
+
+    def one_by_one(heard):
+        for request in draws(3):
+            heard += yield [request]
+
+    method = limited(patient(), Budget(max_item_seconds=2.0), iter(range(99)).__next__)
+    (outcome,) = drive([method], Writes(2, 2, 2))
+    assert (outcome.visited, outcome.ended) == (1, "max_item_seconds")
+
+
+def test_time_is_looked_at_between_what_calls_let_through_one_by_one():
+    heard = []
+    budget = Budget(max_calls=19, max_item_seconds=0.5)
+    method = limited(asker(draws(3), heard), budget, iter(range(99)).__next__)
+    (outcome,) = drive([method], Writes(3, 4, 5))
+    assert (len(heard), outcome.ended) == (1, "max_item_seconds")
+
+
+def test_a_response_is_whole_if_it_ended_or_is_as_long_as_it_may_be():
+    assert whole(PROBLEM, trajectory(3, "eos")) and whole(PROBLEM, trajectory(3, "stop"))
+    assert whole(PROBLEM, trajectory(10, "length")) and not whole(PROBLEM, trajectory(9, "length"))
