@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -81,6 +82,33 @@ def grim(printed: str, problems: int, runs: int = 1) -> Grim:
         below=Fraction(max(0, nearest)) / scale,
         above=Fraction(min(total, math.ceil(value * scale))) / scale,
     )
+
+
+def chance_fit(printed: str, problems: int, runs: int = 1) -> Fraction:
+    """The share of all percentages with as many decimals that are possible: a fit by luck.
+
+    What GRIM finds possible says little where this is large: a third of all one-decimal
+    percentages are possible for 83 x 4 answers, and all of them for 1000. Raises as `grim` does.
+    """
+    found = grim(printed, problems, runs)
+    return _chance_fit(_read(printed)[1], found.problems * found.runs)
+
+
+@cache
+def _chance_fit(step: Fraction, total: int) -> Fraction:
+    exact = [Fraction(100 * count, total) / step for count in range(total + 1)]
+    half = Fraction(1, 2)  # rounded either way
+    possible = {rounded for x in exact for rounded in (math.floor(x + half), math.ceil(x - half))}
+    return Fraction(len(possible), int(100 / step) + 1)
+
+
+def as_many_by_luck(chances: Sequence[float], possible: int) -> float:
+    """The probability that at least so many of independent fits succeed, by these chances."""
+    counts = [1.0]  # of 0, 1, ... successes
+    for chance in chances:
+        without, with_one = [*counts, 0.0], [0.0, *counts]
+        counts = [a * (1 - chance) + b * chance for a, b in zip(without, with_one, strict=True)]
+    return min(1.0, sum(counts[possible:]))
 
 
 def _read(printed: str) -> tuple[Fraction, Fraction]:

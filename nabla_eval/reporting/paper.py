@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.analysis.consistency import grim, noise, standard_errors
+from nabla_eval.analysis.consistency import (
+    ALPHA,
+    as_many_by_luck,
+    chance_fit,
+    grim,
+    noise,
+    standard_errors,
+)
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.reporting.report import Report
 from nabla_eval.reporting.table_one import row_tables
 from nabla_eval.reporting.tables import Column, Table
-from nabla_eval.reporting.text import MISSING, number, p_value
+from nabla_eval.reporting.text import MISSING, number, p_value, percent
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,22 @@ class CellRow:
     runs: int
     grim: str
     possible: bool  # as correctly rounded share of n x k answers
+    chance: float  # that a percentage printed so, taken at random, would be possible
     otherwise: str  # what other sizes of the set would allow
     se_low: float  # points; runs independent
     se_high: float  # points; runs of one problem all alike
+
+
+@dataclass(frozen=True)
+class LuckRow:
+    """The printed accuracies of one benchmark: how many are possible, and how many by luck."""
+
+    benchmark: str
+    size: str  # n x k
+    cells: int
+    possible: int
+    expected: float  # of numbers taken at random
+    p: float  # that at least as many of those would be possible
 
 
 @dataclass(frozen=True)
@@ -75,8 +95,10 @@ def paper_report(printed: Mapping[str, Any], folder: str | Path = ".") -> Report
     `folder` is that of the file: studies whose figures stand beside the paper's are named from it.
     """
     cells, gaps = list(_cells(printed)), list(_gaps(printed))
+    luck = list(_luck(cells))
     tables: list[Table[Any]] = [
         cell_table(cells),
+        luck_table(luck),
         gap_table(gaps, printed.get("ours", "ours")),
         rejection_table(list(_rejections(printed))),
         quoted_table("quoted", "Quoted, not checked", _quoted(printed), "Printed"),
@@ -84,7 +106,8 @@ def paper_report(printed: Mapping[str, Any], folder: str | Path = ".") -> Report
         quoted_table("sources", "Sources", _sources(printed), "Where"),
     ]
     title = f"What can be checked of {printed['paper']}"
-    return Report("paper", title, [t for t in tables if t.rows], _sentences(cells, gaps))
+    sentences = [*printed.get("notes", ()), *_sentences(cells, luck, gaps)]
+    return Report("paper", title, [t for t in tables if t.rows], sentences)
 
 
 def _cells(printed: Mapping[str, Any]) -> Iterator[CellRow]:
@@ -105,10 +128,24 @@ def _cells(printed: Mapping[str, Any]) -> Iterator[CellRow]:
                 runs=runs,
                 grim=found.verdict,
                 possible=found.possible,
+                chance=float(chance_fit(value, problems, runs)),
                 otherwise="; ".join(f"{n} × {k}: {g.verdict}" for n, k, g in others),
                 se_low=100 * low,
                 se_high=100 * high,
             )
+
+
+def _luck(cells: Sequence[CellRow]) -> Iterator[LuckRow]:
+    groups: dict[tuple[str, str], list[CellRow]] = {}
+    for row in cells:
+        groups.setdefault((row.benchmark, f"{row.problems} × {row.runs}"), []).append(row)
+    if len(groups) > 1:
+        groups["all", ""] = list(cells)
+    for (benchmark, size), rows in groups.items():
+        possible = sum(row.possible for row in rows)
+        chances = [row.chance for row in rows]
+        luck = as_many_by_luck(chances, possible)
+        yield LuckRow(benchmark, size, len(rows), possible, sum(chances), luck)
 
 
 def _gaps(printed: Mapping[str, Any]) -> Iterator[GapRow]:
@@ -155,12 +192,17 @@ def _sources(printed: Mapping[str, Any]) -> list[QuotedRow]:
     return [QuotedRow(s["what"], s["where"], name) for name, s in printed["sources"].items()]
 
 
-def _sentences(cells: Sequence[CellRow], gaps: Sequence[GapRow]) -> list[str]:
+def _sentences(
+    cells: Sequence[CellRow], luck: Sequence[LuckRow], gaps: Sequence[GapRow]
+) -> list[str]:
     possible = sum(row.possible for row in cells)
+    no_better = [row.benchmark for row in luck if row.p >= ALPHA]
     found = [
-        "Second-hand: the figures are those that the column Source names as quoting the paper.",
         f"GRIM: {possible} of {len(cells)} printed accuracies are a correctly rounded share of the "
-        "stated number of answers; of the others, the table says what would allow them.",
+        "stated number of answers; of the others, the table says what would allow them. Of numbers "
+        f"taken at random {sum(row.chance for row in cells):.0f} would be."
+        + f" They fit {', '.join(no_better)} as often as what is printed."
+        * bool(no_better),
     ]
     for word in ("exceeds noise", "open", "noise"):
         own = [row for row in gaps if row.verdict.split(":")[0].split(",")[0] == word]
@@ -179,6 +221,7 @@ def cell_table(rows: Sequence[CellRow]) -> Table[CellRow]:
         Column[CellRow]("Printed", lambda row: row.printed),
         Column[CellRow]("n × k", lambda row: f"{row.problems} × {row.runs}"),
         Column[CellRow]("GRIM", lambda row: row.grim, "left"),
+        Column[CellRow]("By luck", lambda row: percent(row.chance)),
         Column[CellRow]("Other sizes", lambda row: row.otherwise or MISSING, "left"),
         Column[CellRow]("se", _se),
         Column[CellRow]("Source", lambda row: row.source, "left"),
@@ -187,11 +230,29 @@ def cell_table(rows: Sequence[CellRow]) -> Table[CellRow]:
         "GRIM: the number of right answers that prints so, of n problems × k runs. Cut off: "
         "further digits dropped instead of rounded. Mean of rounded runs: each run rounded to the "
         "printed decimals before the mean was taken. What is not possible may be a slip of the "
-        "source, another size of the set, or another kind of average.",
+        "source, another size of the set, or another kind of average. By luck: the share of all "
+        "percentages with as many decimals that are possible; a fit says little where it is large.",
         "se, in points: from k independent runs over equally hard problems, to k runs that are "
         "alike; what the paper's answers had lies between.",
     ]
     return Table("accuracy", "Printed accuracies", columns, rows, notes)
+
+
+def luck_table(rows: Sequence[LuckRow]) -> Table[LuckRow]:
+    """How many fits luck alone would give."""
+    columns = [
+        Column[LuckRow]("Set", lambda row: row.benchmark, "left"),
+        Column[LuckRow]("n × k", lambda row: row.size or MISSING),
+        Column[LuckRow]("Cells", lambda row: str(row.cells)),
+        Column[LuckRow]("Possible", lambda row: str(row.possible)),
+        Column[LuckRow]("Expected by luck", lambda row: number(row.expected)),
+        Column[LuckRow]("p", lambda row: p_value(row.p)),
+    ]
+    notes = [
+        "Expected by luck: of percentages with the same decimals, taken at random from 0 to 100. "
+        "p: the chance that at least as many of them would be possible."
+    ]
+    return Table("luck", "Would numbers taken at random fit as well?", columns, rows, notes)
 
 
 def _se(row: CellRow) -> str:

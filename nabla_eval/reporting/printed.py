@@ -79,6 +79,7 @@ class Printed(_Needed, total=False):
     """The whole file."""
 
     ours: str
+    notes: list[str]  # sentences that the page begins with
     rejection: Rejection | None
     quoted: list[Quoted] | None
     studies: dict[str, str] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from itertools import product
@@ -9,7 +10,13 @@ from itertools import product
 import pytest
 from scipy import stats
 
-from nabla_eval.analysis.consistency import grim, noise, standard_errors
+from nabla_eval.analysis.consistency import (
+    as_many_by_luck,
+    chance_fit,
+    grim,
+    noise,
+    standard_errors,
+)
 from nabla_eval.errors import DataError
 
 
@@ -36,6 +43,44 @@ def test_grim_is_enumeration(problems, runs):
         assert set(found.cut) == cut.get(text, set()), text
         assert found.below <= Fraction(tenth, 10) <= found.above
         assert found.above - found.below <= Fraction(100, total)
+
+
+@pytest.mark.parametrize(
+    ("problems", "runs", "sample"),
+    [(30, 4, "26.6"), (83, 4, "50.1"), (500, 1, "80"), (7, 1, "14.29"), (1000, 1, "0.1"),
+     (8, 1, "12.5"), (16, 1, "6.2")],
+)  # fmt: skip
+def test_the_chance_of_a_lucky_fit_is_enumeration(problems, runs, sample):
+    """The share of all percentages with as many decimals that `grim` finds possible."""
+    digits = len(sample.partition(".")[2])
+    every = [f"{i / 10**digits:.{digits}f}" for i in range(100 * 10**digits + 1)]
+    possible = sum(grim(text, problems, runs).possible for text in every)
+    assert chance_fit(sample, problems, runs) == Fraction(possible, len(every))
+
+
+def test_a_fit_says_little_where_the_net_is_wide():
+    assert chance_fit("50.1", 83, 4) == Fraction(333, 1001)  # a third, as every count prints apart
+    assert chance_fit("50.1", 30, 4) == Fraction(121, 1001)
+    assert chance_fit("50", 500) == 1 and chance_fit("50.0", 1000) == 1
+    with pytest.raises(DataError, match="no percentage"):
+        chance_fit("101", 30)
+    with pytest.raises(DataError, match="at least 1"):
+        chance_fit("50", 0)
+
+
+def test_as_many_fits_by_luck_is_the_binomial_tail_and_its_sum_over_all_outcomes():
+    for possible in range(9):
+        expected = stats.binom.sf(possible - 1, 8, 1 / 3)
+        assert as_many_by_luck([1 / 3] * 8, possible) == pytest.approx(expected, abs=1e-12)
+    chances = [0.1, 0.5, 0.9, 1.0]
+    for possible in range(5):
+        expected = sum(
+            math.prod(c if hit else 1 - c for c, hit in zip(chances, hits, strict=True))
+            for hits in product((0, 1), repeat=4)
+            if sum(hits) >= possible
+        )
+        assert as_many_by_luck(chances, possible) == pytest.approx(expected, abs=1e-12)
+    assert as_many_by_luck([], 0) == 1.0
 
 
 def test_means_of_rounded_runs_are_enumeration_too():

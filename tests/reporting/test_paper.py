@@ -46,10 +46,70 @@ def test_cells_and_differences(tmp_path):
     assert "26.6" in report_markdown(report)
 
 
+def test_fits_are_held_against_luck_and_notes_come_first(tmp_path):
+    other = {"policy": "P", "benchmark": "OTHER", "source": "p12", "cells": {"ours": "50.1"}}
+    content = {**MINIMAL, "notes": ["First-hand."], "accuracy": [*MINIMAL["accuracy"], other]}
+    content["benchmarks"] = {**MINIMAL["benchmarks"], "OTHER": {"problems": 83, "runs": 4}}
+    report = paper_report(read_printed(write(tmp_path, content)))
+    one, two, every = report.table("luck").rows
+    assert (one.benchmark, one.size, one.cells, one.possible) == ("SET", "30 × 4", 3, 2)
+    assert one.expected == pytest.approx(3 * 121 / 1001)
+    chance = 121 / 1001
+    assert one.p == pytest.approx(3 * chance**2 * (1 - chance) + chance**3)
+    assert (two.possible, two.p) == (0, 1.0) and two.expected == pytest.approx(333 / 1001)
+    assert (every.benchmark, every.cells, every.possible) == ("all", 4, 2)
+    assert every.expected == pytest.approx(one.expected + two.expected)
+    assert report.sentences[0] == "First-hand." and report.sentences[1].startswith("GRIM: 2 of 4")
+
+
+def test_what_ships_is_every_cell_that_the_paper_prints(root, shared_data):
+    """Against the transcription that the file was made from."""
+    tables = yaml.safe_load((shared_data / "paper_tables.yaml").read_text())
+    printed = read_printed(root / "reports/paper/printed.yaml")
+    names = {"greedy": "Greedy decoding", "SC, N=8": "SC (N=8)", "BoN, N=8": "BoN (N=8)",
+             "∇-Reasoner": "nabla-Reasoner (N_max=8)"}  # fmt: skip
+    columns = tables["table_1"]["columns"]
+    left = {
+        (policy, method, benchmark): f"{value:.1f}"
+        for policy, rows in tables["table_1"].items()
+        if policy not in ("columns", "note")
+        for method, values in rows.items()
+        for benchmark, value in zip(columns, values, strict=True)
+        if value is not None
+    }
+    assert len(left) == 74
+    for block in printed["accuracy"]:
+        for method, value in block["cells"].items():
+            key = block["policy"], names.get(method, method), block["benchmark"]
+            if block["source"] == "table 3":
+                assert value == f"{tables['table_3'][block['benchmark']][1]:.1f}"
+            else:
+                assert left.pop(key) == value
+    assert not left
+    rates = {row["policy"]: row for row in printed["rejection"]["rows"]}
+    for policy, (baseline, ours) in (x for x in tables["table_4"].items() if x[0] != "columns"):
+        assert (rates[policy]["baseline"], rates[policy]["ours"]) == (str(baseline), str(ours))
+    quoted = " ".join(row["printed"] for row in printed["quoted"])
+    figures = [*tables["d_2"].values(), *tables["table_2"]["AMC"], *tables["table_2"]["AIME"]]
+    assert all(str(figure) in quoted for figure in figures)
+
+
+def test_of_the_papers_76_cells_56_are_possible(root):
+    file = root / "reports" / "paper" / "printed.yaml"
+    report = paper_report(read_printed(file), file.parent)
+    cells = report.table("accuracy").rows
+    assert (len(cells), sum(cell.possible for cell in cells)) == (76, 56)
+    luck = {row.benchmark: row for row in report.table("luck").rows}
+    # Numbers taken at random would fit AMC's 83 × 4 as often as the printed ones do.
+    assert luck["AMC"].p > 0.4 and luck["MATH-500"].p < 0.001 and luck["AIME24"].p < 0.001
+    assert any("They fit AMC as often as what is printed." in text for text in report.sentences)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"accuracy": [{"policy": "P"}]}, "lacks benchmark, cells, source"),
+        ({"notes": "one"}, "notes"),
         ({"sources": {}}, "source 'p12' is not among"),
         ({"benchmarks": {"SET": {"problems": 30, "runs": 65}}}, "over 64 runs"),
         ({"benchmarks": {"SET": {"problems": 1000, "runs": 64}}}, "over 64 runs or 50,000"),
