@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import broken_discrete
 import broken_formulas
 import broken_printed
 import broken_tilting
@@ -44,6 +45,7 @@ class Mutation(NamedTuple):
     claim: str
 
 
+ELSEWHERE = (broken_discrete, broken_printed, broken_tilting)  # more of them
 MUTATIONS = [
     Mutation("a leak of 1e-9", fokker_planck, "generator", broken_formulas.leaky, "conservation"),
     Mutation("explicit Euler", fokker_planck, "evolve", broken_formulas.explicit, "conservation"),
@@ -326,7 +328,7 @@ MUTATIONS = [
         lambda rewards, length, vocabulary: rejection.harmonic(length + 1) - 1,
         "prefix_sharing",
     ),
-    *(Mutation(*row) for row in (*broken_printed.MUTATIONS, *broken_tilting.MUTATIONS)),
+    *(Mutation(*row) for module in ELSEWHERE for row in module.MUTATIONS),
 ]
 
 
