@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import broken_discrete
 import broken_formulas
 import broken_printed
+import broken_simplex
 import broken_tilting
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ class Mutation(NamedTuple):
     claim: str
 
 
-ELSEWHERE = (broken_discrete, broken_printed, broken_tilting)  # more of them
+ELSEWHERE = (broken_discrete, broken_printed, broken_simplex, broken_tilting)  # more of them
 MUTATIONS = [
     Mutation("a leak of 1e-9", fokker_planck, "generator", broken_formulas.leaky, "conservation"),
     Mutation("explicit Euler", fokker_planck, "evolve", broken_formulas.explicit, "conservation"),
