@@ -1,23 +1,29 @@
-"""`nabla-eval run --dry-run`: load and check everything, answer one document of each task."""
+"""`nabla-eval run --dry-run`: load and check everything, say what it tells, try a few documents."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
 from argparse import Namespace
-from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+from unittest.mock import patch
 
 from nabla_eval.errors import ModelError
 
 if TYPE_CHECKING:
     from nabla_eval.harness.command import Command
+    from nabla_eval.harness.run import Work
+    from nabla_eval.traces import Record
     from nabla_eval.traces.manifest import Manifest
+
+TOKENS = 32  # of a response, at most, that a dry run writes
+SECONDS = 60.0  # after which it begins nothing more of an item
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class Estimate:
     """What one task will take, from what its first document took. Means are per item."""
 
     task: str
-    items: int  # documents x repeats
+    items: int
     calls: float
     tokens: float
     seconds: float  # alone, without others in its batch
     bytes: float  # of trace
+    scaled: bool  # responses were cut short: the figures are for the longest they may be
+    stopped: bool  # after SECONDS: the figures are too low
 
     @property
     def hours(self) -> float:
@@ -37,8 +45,92 @@ class Estimate:
         return self.items * self.seconds / 3600
 
 
+@dataclass
+class Rehearsal:
+    """One dry run: `begin` is called with what was loaded and is to be answered first."""
+
+    command: Command
+    folder: Path
+    out: TextIO
+    documents: dict[str, int] = field(default_factory=dict)  # of each task, in the run itself
+    samples: dict[str, int] = field(default_factory=dict)  # responses to a document
+    longest: dict[str, int] = field(default_factory=dict)  # tokens of a response, at most
+
+    def items(self, task: str) -> int:
+        """Responses of a task in the run itself."""
+        return self.documents[task] * self.samples[task]
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Learn of the tasks when lm-eval has them, and of the models before they answer."""
+        import lm_eval.evaluator
+
+        from nabla_eval.harness.lm import NablaLM
+
+        evaluate = lm_eval.evaluator.evaluate
+
+        def noting(*args: Any, **options: Any) -> Any:
+            self.learn(options["task_dict"]["tasks"])
+            return evaluate(*args, **options)
+
+        with (
+            patch.object(lm_eval.evaluator, "evaluate", noting),
+            patch.object(NablaLM, "rehearse", self.begin),
+        ):
+            yield
+
+    def learn(self, tasks: dict[str, Any]) -> None:
+        """Count the documents of tasks, and how often each is answered."""
+        chosen, limit = self.command.namespace.samples, self.command.namespace.limit
+        for name, task in tasks.items():
+            listed = chosen.get(name) if isinstance(chosen, dict) else None
+            self.documents[name] = len(listed or ()) or _documents(len(task.eval_docs), limit)
+            repeats = max(1, int(task.config.repeats or 1))
+            self.samples[name] = repeats if self.command.arguments.spec.samples else 1
+
+    def begin(self, lm: Any, work: Sequence[Work]) -> list[Work]:
+        """Say what loading alone tells; returns the first documents' work, cut short."""
+        from nabla_eval.config import change
+
+        prompts: dict[str, int] = {}
+        for problem, _ in work:
+            task = problem.id.split("/")[0]
+            self.longest[task] = max(self.longest.get(task, 0), problem.max_new_tokens)
+            prompts[task] = max(prompts.get(task, 0), len(problem.prompt))
+        if lm.rank == 0:
+            self._say(lm.models, prompts)
+        shortened = []
+        for problem, config in work:
+            seconds = min(SECONDS, config.budget.max_item_seconds or SECONDS)
+            brief = replace(problem, max_new_tokens=min(TOKENS, problem.max_new_tokens))
+            shortened.append((brief, change(config, max_item_seconds=seconds)))
+        return shortened
+
+    def _say(self, models: dict[str, Any], prompts: dict[str, int]) -> None:
+        from nabla_eval.harness.folder import device_name
+
+        rows = [
+            (task, f"{self.documents.get(task, 1):,}", f"{self.samples.get(task, 1):,}",
+             f"{prompts[task]:,}", f"{most:,}")
+            for task, most in self.longest.items()
+        ]  # fmt: skip
+        columns = ("task", "documents", "samples", "first prompt", "response at most")
+        table(self.out, "What would be run; lengths in tokens", columns, rows)
+        space = self.command.namespace
+        lines = [f"Device: {device_name(space.device)}. Batch size: {space.batch_size}."]
+        lines += [f"{role.capitalize()}: {models.get(role)}" for role in ("policy", "reward")]
+        longest = max(prompts[task] + self.longest[task] for task in prompts)
+        lines += memory(self.command, models, longest)
+        lines.append(f"Disk: {free_space(self.folder) / 2**30:,.1f} GiB are free.")
+        lines.append(
+            f"Trying one document of each task: at most {TOKENS} tokens a response, and "
+            f"{SECONDS:.0f} s an item."
+        )
+        print("\n".join(lines), file=self.out, flush=True)
+
+
 def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
-    """Print the plan of a run and what it will take; nothing is written into its folder.
+    """Print the plan of a run, then what it will take; nothing is written into its folder.
 
     Raises what the run itself would raise before and at its first item.
     """
@@ -46,55 +138,92 @@ def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
     from nabla_eval.harness.folder import inspect
 
     state = inspect(folder, manifest).state
-    namespace = Namespace(**{**vars(command.namespace), "limit": 1})
+    rehearsal = Rehearsal(command, folder, sys.stdout)
     # What lm-eval prints of one document is no result: it goes where the logs go.
     with (
         TemporaryDirectory(prefix="nabla-eval-dry-run-") as place,
         redirect_stdout(sys.stderr),
+        rehearsal.listening(),
     ):
-        done = replace(command, namespace=namespace).execute(Path(place), manifest)
-        estimates = estimate(Path(place), command.namespace.limit)
-        longest = length(Path(place))
-    table(estimates)
-    lines = [f"Device: {done['device']}. Batch size: {manifest['batch_size']}."]
-    lines += [f"{role.capitalize()}: {done['models'].get(role)}" for role in ("policy", "reward")]
+        brief = replace(command, namespace=_first_documents(command.namespace))
+        done = brief.execute(Path(place), manifest)
+        estimates = estimate(Path(place), rehearsal)
+    rows = [
+        (item.task, f"{item.items:,}", f"{item.calls:,.0f}", f"{item.tokens:,.0f}",
+         f"{item.items * item.calls:,.0f}", f"{item.hours:,.2g}")
+        for item in estimates
+    ]  # fmt: skip
+    columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
+    table(sys.stdout, "What the run would take, from one document of each task", columns, rows)
+    print("\n".join(remarks(estimates)))
     if done["peak_memory"] is not None:
-        lines.append(f"Memory: {describe(done['peak_memory'])} with one item at a time.")
-    lines += memory(command, done, longest)
-    lines.append(disk(folder, sum(item.items * item.bytes for item in estimates)))
+        print(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
+    print(disk(folder, sum(item.items * item.bytes for item in estimates)))
     word = {"new": "would be made", "unfinished": "would be continued", "done": "is done already"}
-    lines.append(f"Nothing was kept. {folder} {word[state]}.")
-    print("\n" + "\n".join(lines))
+    print(f"Nothing was kept. {folder} {word[state]}.")
 
 
-def estimate(folder: Path, limit: float | None) -> list[Estimate]:
-    """From the results and the trace of a run over the first document of each task."""
+def _first_documents(namespace: Namespace) -> Namespace:
+    """The same options with one document of each task; lm-eval refuses --samples with --limit."""
+    chosen = namespace.samples
+    if isinstance(chosen, dict):
+        first = {task: places[:1] for task, places in chosen.items()}
+        return Namespace(**{**vars(namespace), "samples": first})
+    return Namespace(**{**vars(namespace), "limit": 1})
+
+
+def estimate(folder: Path, rehearsal: Rehearsal) -> list[Estimate]:
+    """From the trace of a run over the first document of each task."""
     from nabla_eval.traces import read
 
-    (results,) = folder.glob("results_*.json")
-    about: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    sizes = {file: file.stat().st_size for file in folder.glob("trace-*")}
+    sizes = [file.stat().st_size for file in folder.glob("trace-*")]
     records = read(folder)
-    bytes_each = sum(sizes.values()) / len(records)
     found = []
-    for task, count in about["n-samples"].items():
+    for task, most in rehearsal.longest.items():
         own = [record for record in records if record["id"].split("/")[0] == task]
-        repeats = max(1, int(about["configs"][task].get("repeats") or 1))
+        scaled = most > TOKENS and any(_cut(record) for record in own)
+        scale = most / TOKENS if scaled else 1.0
 
-        def mean(values: list[float]) -> float:
-            return sum(values) / max(1, len(values))
+        def mean(values: list[float], scale: float = scale) -> float:
+            return scale * sum(values) / max(1, len(values))
 
         found.append(
             Estimate(
                 task,
-                _documents(count["original"], limit) * repeats,
+                rehearsal.items(task),
                 mean([record["ledger"]["model_calls"] for record in own]),
                 mean([record["ledger"]["generated_tokens"] for record in own]),
                 mean([record["seconds"] for record in own]),
-                bytes_each,
+                scale * sum(sizes) / max(1, len(records)),
+                scaled,
+                any(record["outcome"]["ended"] == "max_item_seconds" for record in own),
             )
         )
     return found
+
+
+def _cut(record: Record) -> bool:
+    """Whether a response ended because there was no room for more."""
+    return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
+
+
+def remarks(estimates: Sequence[Estimate]) -> list[str]:
+    """How far the figures of a dry run can be trusted."""
+    lines = [
+        "One document says little about the mean, and items in batches take less than one by one:"
+        " the hours are an upper bound."
+    ]
+    if scaled := [item.task for item in estimates if item.scaled]:
+        lines.append(
+            f"Responses of {', '.join(scaled)} were cut after {TOKENS} tokens: the figures are "
+            "those of the longest that they may be."
+        )
+    if stopped := [item.task for item in estimates if item.stopped]:
+        lines.append(
+            f"{', '.join(stopped)} took more than {SECONDS:.0f} s an item and was stopped: the "
+            "figures are too low, the hours too."
+        )
+    return lines
 
 
 def _documents(original: int, limit: float | None) -> int:
@@ -104,52 +233,29 @@ def _documents(original: int, limit: float | None) -> int:
     return min(original, math.ceil(original * limit) if limit < 1 else int(limit))
 
 
-def table(estimates: list[Estimate]) -> None:
+def table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """One row per task."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="What the run would take, from one document of each task")
-    for column in ("task", "items", "calls each", "tokens each", "calls", "hours"):
+    shown = Table(title=title)
+    for column in columns:
         shown.add_column(column, justify="left" if column == "task" else "right")
-    for item in estimates:
-        shown.add_row(
-            item.task, f"{item.items:,}", f"{item.calls:,.0f}", f"{item.tokens:,.0f}",
-            f"{item.items * item.calls:,.0f}", f"{item.hours:,.2g}",
-        )  # fmt: skip
-    console = Console(file=sys.stdout, highlight=False)
-    console.print(shown)
-    console.print(
-        "One document says little about the mean, and items in batches take less than one by one:"
-        " the hours are an upper bound."
-    )
+    for row in rows:
+        shown.add_row(*row)
+    Console(file=out, highlight=False).print(shown)
 
 
-def length(folder: Path) -> int:
-    """Tokens of the longest prompt of a run of one document a task, and of its longest response."""
-    from nabla_eval.traces import read
-
-    (results,) = folder.glob("results_*.json")
-    configs = json.loads(results.read_text(encoding="utf-8"))["configs"].values()
-    asked = [(config.get("generation_kwargs") or {}).get("max_gen_toks") for config in configs]
-    prompts = [
-        record["ledger"]["prefill_tokens"] / max(1, record["ledger"]["prefills"])
-        for record in read(folder)
-    ]
-    return math.ceil(max(prompts)) + max(int(count or 256) for count in asked)  # as lm-eval's hf
-
-
-def memory(command: Command, done: Manifest, tokens: int) -> list[str]:
+def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
     """What both models need for batches of whole sequences, by `models.memory`, and what there is.
 
     Raises `ModelError` where one sequence alone does not fit.
     """
     from nabla_eval.models.check import Asked, check_pair
 
-    models = done["models"]
     if models.get("reward") is None:
         return []
-    size = str(done["batch_size"])
+    size = str(command.namespace.batch_size)
     batch = int(size) if size.isdecimal() else 1
     batch = max(1, min(batch, command.arguments.max_batch_tokens // tokens))
     needed = {
@@ -186,9 +292,14 @@ def device_memory(device: str | None) -> int:
     return int(psutil.virtual_memory().total)
 
 
-def disk(folder: Path, needed: float) -> str:
-    """Whether the traces will fit. The folder itself may not exist yet."""
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is, or would be made."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    return shutil.disk_usage(place).free
+
+
+def disk(folder: Path, needed: float) -> str:
+    """Whether the traces will fit."""
+    free = free_space(folder)
     words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / 2**30:,.1f} GiB are free"
     return f"{words}." if needed < free / 2 else f"{words}: too little. Choose another --output."

@@ -70,7 +70,7 @@ class Verbatim(click.Command):
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Load and check everything, answer one document of each task, print what it would take.",
+    help="Load and check everything, print the plan, memory and disk, try a document of each task.",
 )
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
@@ -111,7 +111,12 @@ def run(
     folder = output or default_folder(manifest)
     manifest["name"] = name or folder.name
     if dry_run:
-        rehearse(command, manifest, folder)
+        try:
+            rehearse(command, manifest, folder)
+        except KeyboardInterrupt as stop:
+            if not told(stop):
+                click.echo("\nStopped. A dry run keeps no answers.", err=True)
+            ctx.exit(STOPPED)
         return
     if not first_rank():
         command.execute(folder, manifest)

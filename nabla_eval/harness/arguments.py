@@ -83,6 +83,7 @@ class Arguments:
     gradient_checkpointing: bool = False  # keep less for backward passes, and compute it again
     max_errors: int = 10  # items that may fail before a run stops early
     allow_errors: bool = False  # end well although items failed; they have no score
+    dry: bool = False  # a dry run, of which nothing is kept
     server: ServerOptions | None = None  # of rollout=vllm; None: rollouts are local
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own

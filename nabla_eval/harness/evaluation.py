@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,6 @@ class Bench:
         loading = model_args.loading(options)
         pair = self._load(loading)
         own = {name: value for name, value in options.items() if name not in loading}
-        if not model_args.read(options).spec.needs_reward:
-            pair = replace(pair, reward=None)  # as when it runs alone
         own.setdefault("batch_size", self.settings.batch_size)
         return NablaLM(pair=pair, progress=progress, trace_dir=str(folder), **own)
 

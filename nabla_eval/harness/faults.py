@@ -58,6 +58,8 @@ class Faults:
 
     def _advice(self) -> str:
         folder = self.arguments.trace_dir
+        if self.arguments.dry:
+            return "A dry run keeps no answers."
         if folder is None:
             return "Name a trace_dir=, and a second attempt need not answer the others again."
         return f"The others are in {folder}: the same command tries only these again."

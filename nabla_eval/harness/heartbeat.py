@@ -119,8 +119,7 @@ class Heartbeat:
                 self._warned = True
                 self._write(
                     f"Only {memory.available / 2**30:.1f} GiB of this machine's memory are left. "
-                    "Should the run be killed: the same command continues it; a smaller batch_size "
-                    "or max_batch_tokens needs less."
+                    "A smaller batch_size or max_batch_tokens needs less."
                 )
 
     def _write(self, text: str) -> None:

@@ -25,7 +25,7 @@ from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
-from nabla_eval.harness.run import Run
+from nabla_eval.harness.run import Run, Work
 from nabla_eval.harness.stopping import stoppable
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
@@ -52,6 +52,9 @@ class NablaLM(RankedLM):
     is loaded, and `ModelError` for models that do not fit.
     """
 
+    # Called with the work before it is begun; what it returns is done instead (`--dry-run`).
+    rehearse: Callable[[NablaLM, Sequence[Work]], list[Work]] | None = None
+
     def __init__(
         self,
         pretrained: Any = None,
@@ -65,6 +68,7 @@ class NablaLM(RankedLM):
             paired=pair is not None,
             rewarded=pair is not None and pair.reward is not None,
         )
+        self.arguments = replace(self.arguments, dry=self.rehearse is not None)
         self.progress = progress
         self._adopted = pair is not None
         self._conversations: dict[str, Messages] = {}
@@ -119,7 +123,8 @@ class NablaLM(RankedLM):
             pair = replace(pair, policy=replace(pair.policy, context=self.max_length))
         if self.arguments.needs_reward:
             pair.judge  # noqa: B018 - raises where there is none, before any decoding
-        return pair
+            return pair
+        return replace(pair, reward=None)  # as where it is loaded: traces tell models apart
 
     def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
         """Logits for loglikelihood tasks; an adopted policy comes as base and head."""
@@ -202,6 +207,8 @@ class NablaLM(RankedLM):
         began = time.perf_counter()
         meter = Meter.start(devices(self.pair))
         work = [self._problem(draw, seed) for draw in todo]
+        if self.rehearse is not None:
+            work = self.rehearse(self, work)
         run = Run(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
             self.world_size, self._answer,
@@ -228,6 +235,8 @@ class NablaLM(RankedLM):
 
     def _how_to_go_on(self, done: int, total: int) -> str:
         folder = self.arguments.trace_dir
+        if self.arguments.dry:
+            return f"{done} of {total} documents were tried. A dry run keeps no answers."
         if folder is None:
             return f"{done} of {total} answers are lost. With trace_dir=FOLDER they would be kept."
         return f"{done} of {total} answers are in {folder}; the same command goes on from there."

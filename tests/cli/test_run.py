@@ -15,6 +15,8 @@ from tiny_task import SIZE, TASK
 from nabla_eval.cli import rehearsal
 from nabla_eval.cli.main import main
 from nabla_eval.cli.run import STOPPED
+from nabla_eval.errors import RewardError
+from nabla_eval.harness import run as engine_run
 from nabla_eval.harness.command import Command
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import read_manifest, write_manifest
@@ -78,6 +80,12 @@ def test_the_closing_summary_is_lm_evals_accuracy_and_the_traces_cost(
     assert "GiB (resident set of the process)" in result.output
 
 
+def plan_of(output: str) -> list[str]:
+    """The cells of the task's row in the first table of a dry run."""
+    row = next(line for line in output.splitlines() if TASK in line.split())
+    return [cell.strip() for cell in row.strip("│").split("│")]
+
+
 def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -86,8 +94,8 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     assert result.exit_code == 0, result.output
     assert not folder.exists()
     first = read(finished[0])[0]["ledger"]["model_calls"]
-    (row,) = [line for line in result.output.splitlines() if TASK in line.split()]
-    assert [cell.strip() for cell in row.strip("│").split("│")][1:3] == ["2", f"{first:,.0f}"]
+    measured = result.stdout.partition("What the run would take")[2]
+    assert plan_of(measured)[1:3] == ["2", f"{first:,.0f}"]
     assert f"{folder} would be made." in result.output and "GiB are free." in result.output
     assert "Estimate: 0.0" in result.output and "float32 weights" in result.output
     again = run(finished[0], tiny_folder, "--dry-run")
@@ -96,11 +104,91 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     assert other.exit_code == 1 and "holds another run" in other.stderr
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RewardError])
+def test_a_dry_run_says_what_loading_tells_before_it_answers(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise error("now")
+
+    monkeypatch.setattr(engine_run, "drive", stop)
+    result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "4")
+    assert result.exit_code == (STOPPED if error is KeyboardInterrupt else 1)
+    assert plan_of(result.stdout)[:3] == [TASK, "4", "1"] and plan_of(result.stdout)[4] == "24"
+    for words in ("Device: cpu", "Policy: ", "Estimate: 0.0", "Disk: ", "GiB are free", "Trying"):
+        assert words in result.stdout
+    assert "What the run would take" not in result.stdout
+    # Nothing is claimed to be kept: neither in the run's folder nor in the one that is gone.
+    assert not (tmp_path / "run").exists()
+    for claim in ("same command", "answers are in", "dry-run-", "Nothing was kept"):
+        assert claim not in result.output
+    if error is KeyboardInterrupt:
+        assert "0 of 1 documents were tried. A dry run keeps no answers." in result.stderr
+
+
+def test_a_dry_run_stopped_while_it_loads(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Command, "execute", stop)
+    result = run(tmp_path / "run", tiny_folder, "--dry-run")
+    assert result.exit_code == STOPPED and "A dry run keeps no answers." in result.stderr
+    assert "same command" not in result.output
+
+
+def test_a_dry_run_keeps_no_answers_beside_a_failed_one(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RewardError("the reward model gave no number")
+
+    monkeypatch.setattr("nabla_eval.engine.execute.score", broken)
+    result = run(tmp_path / "run", tiny_folder, "--dry-run")
+    assert result.exit_code == 1 and "A dry run keeps no answers." in result.stderr
+    assert "The others are in" not in result.output
+
+
+def test_a_dry_run_writes_little_and_scales_what_it_cut(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    answer = engine_run.Run._response
+
+    def response(self: Any, problem: Any, outcome: Any, seconds: float) -> Any:
+        written.append(max(len(draft.tokens) for draft in outcome.drafts))
+        return answer(self, problem, outcome, seconds)
+
+    monkeypatch.setattr(engine_run.Run, "_response", response)
+    monkeypatch.setattr(rehearsal, "TOKENS", 4)
+    chosen = '{"tiny_countdown": [1, 2, 5]}'  # which lm-eval refuses beside --limit
+    options = [
+        "run", "--method", "best_of_n", "--n", "3", "--task", TASK, "--device", "cpu", "--dry-run",
+        "--samples", chosen, "--gen_kwargs", "max_new_tokens=400",
+        "--output", str(tmp_path / "run"), "--include_path", str(tiny_folder),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 0, result.output
+    assert written == [4]
+    assert plan_of(result.stdout)[:3] == [TASK, "3", "1"] and plan_of(result.stdout)[4] == "400"
+    measured = plan_of(result.stdout.partition("What the run would take")[2])
+    assert measured[1:4] == ["3", "1,500", "1,200"]  # 3 drafts of 4 tokens and 3 scores, x 100
+    assert f"Responses of {TASK} were cut after 4 tokens" in " ".join(result.stdout.split())
+
+
+def test_a_dry_run_says_where_it_gave_up() -> None:
+    item = rehearsal.Estimate("t", 2, 1.0, 1.0, 3600.0, 1.0, scaled=False, stopped=True)
+    assert item.hours == 2
+    assert "t took more than 60 s an item and was stopped" in rehearsal.remarks([item])[-1]
+
+
 def test_a_dry_run_refuses_what_cannot_fit(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "device_memory", lambda _: 2**20)
-    result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "1")
+    longer = ("--gen_kwargs", "max_gen_toks=25")
+    result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "1", *longer)
     assert result.exit_code == 1 and not (tmp_path / "run").exists()
     message = " ".join(result.stderr.partition("Error: ")[2].split())
     (tokens,) = re.findall(r"GiB \(([\d,]+) tokens", message)
