@@ -23,7 +23,7 @@ from nabla_eval.analysis.intervals import (
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.significance import sign_flip_test
 
-FOLDS = 5
+_ROUNDING = 1e-12  # relative, of mean costs that are equal
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ def at_equal_cost(
     Mean costs are estimates too: interval and p value are those of the accuracy differences less
     the envelope's slope (accuracy per cost) times the cost differences, problem by problem. Their
     spread holds what the costs are uncertain by (the delta method). The best of several rivals on
-    one data set looks better than it is; so the problems of each fold are compared with the
-    runs that are the best on the other folds (cross-fitting).
+    the same data looks a little better than it is, which counts against us: simulated, the
+    interval covers .93 to .98 and the test errs in at most 6 % (`reports/coverage.md`). To choose
+    the rival on other problems than it is judged on takes the bias away, but errs in up to 10 %.
     """
     spent, right = _means(by_problem(ours.records, cost)), _means(ours.scores)
     ladder = []
@@ -118,53 +119,39 @@ def at_equal_cost(
     costs, scores = (np.array([step[i] for step in ladder]) for i in (0, 1))
     own_cost, own_score = _array(spent), _array(right)
     target = float(own_cost.mean())
-    if not costs[0].mean() <= target <= costs[-1].mean():
+    if not (1 - _ROUNDING) * costs[0].mean() <= target <= (1 + _ROUNDING) * costs[-1].mean():
         return None
-    fold = np.arange(len(own_cost)) % FOLDS
-    gaps = np.empty(len(own_cost))
-    for held in range(FOLDS):
-        others = fold != held
-        if others.any() and not others.all():
-            chosen = _best(costs[:, others], scores[:, others], float(own_cost[others].mean()))
-            rival_at = _rival(chosen, costs, scores, own_cost)
-            gaps[~others] = (own_score - rival_at)[~others]
-    low, high = _best(costs, scores, target)
-    if len(gaps) == 1:
-        gaps = own_score - _rival((low, high), costs, scores, own_cost)
-    weight = _weight(float(costs[low].mean()), float(costs[high].mean()), target)
+    low, high, weight = best = _best(costs, scores, target)
+    gaps = own_score - _mixed(best, costs, scores, own_cost)
     found = _mixture_difference(gaps, runs_worth(ours.scores.values()), level)
     return AtEqualCost(ladder[low][2], ladder[high][2], weight, found)
 
 
-def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, int]:
-    """The two runs (or twice the one) whose mixture scores best for at most `budget` a problem.
+def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, int, float]:
+    """The mixture that scores best for at most `budget` a problem: two runs, share of the dearer.
 
-    Shapes `[runs, problems]`, runs by rising cost. The cheapest alone where all cost more.
+    Shapes `[runs, problems]`, runs by rising cost. A single run is mixed with itself, share 1; of
+    equally good ones the cheapest is taken.
     """
     price, right = costs.mean(axis=1), scores.mean(axis=1)
-    found = [(float(right[i]), i, i) for i in range(len(price)) if price[i] <= budget]
-    for low, high in product(range(len(price)), repeat=2):
-        if price[low] <= budget < price[high]:
-            weight = _weight(float(price[low]), float(price[high]), budget)
-            found.append((float((1 - weight) * right[low] + weight * right[high]), low, high))
-    _, low, high = max(found, key=lambda one: (one[0], -one[2]), default=(0.0, 0, 0))
-    return low, high
+    room, slack = price - budget, _ROUNDING * budget
+    found = [(float(right[i]), -i, i, 1.0) for i in np.flatnonzero(room <= slack)]
+    for low, high in product(np.flatnonzero(room < -slack), np.flatnonzero(room > slack)):
+        weight = float((budget - price[low]) / (price[high] - price[low]))
+        value = (1 - weight) * right[low] + weight * right[high]
+        found.append((float(value), -high, low, weight))
+    _, high, low, weight = max(found)
+    return int(low), -int(high), weight
 
 
-def _weight(low: float, high: float, budget: float) -> float:
-    """Share of the dearer run in the mixture that costs `budget`; 1 where both are one run."""
-    return 1.0 if high <= low else min(1.0, max(0.0, (budget - low) / (high - low)))
-
-
-def _rival(
-    chosen: tuple[int, int], costs: np.ndarray, scores: np.ndarray, spent: np.ndarray
+def _mixed(
+    chosen: tuple[int, int, float], costs: np.ndarray, scores: np.ndarray, spent: np.ndarray
 ) -> np.ndarray:
     """What the mixture of two runs scores on each problem for what we spent there; `[problems]`."""
-    low, high = chosen
+    low, high, weight = chosen
     room = float(costs[high].mean() - costs[low].mean())
-    if room <= 0:
+    if room <= 0:  # one run, which may cost less than ours and is as right for it
         return scores[high]
-    weight = _weight(float(costs[low].mean()), float(costs[high].mean()), float(spent.mean()))
     slope = float(scores[high].mean() - scores[low].mean()) / room
     mixed = (1 - weight) * scores[low] + weight * scores[high]
     price = (1 - weight) * costs[low] + weight * costs[high]

@@ -136,5 +136,24 @@ def test_at_equal_cost_the_rival_mixes_its_neighbours():
     assert exact is not None and exact.weight == 1.0
     assert at_equal_cost(make("o", calls=5.0), [cheap, dear]) is None
     assert at_equal_cost(make("o", calls=50.0), [cheap, dear]) is None
+    found = found.difference
+    assert (found.wins, found.losses, found.ties) == (None, None, None)  # of a mixture: no meaning
     first = at_equal_cost(make("o", calls=10.0), [cheap, dear])
     assert first is not None and first.dearer is cheap
+
+
+def test_at_equal_cost_a_rival_that_falls_with_more_compute_keeps_its_best():
+    """70, 84 and 76 % at 20, 40 and 80 calls: at 60 it is 84 %, where neighbours mix to 80 %."""
+    right = {cost: [1] * k + [0] * (50 - k) for cost, k in ((20, 35), (40, 42), (80, 38))}
+    rivals = [best(f"at {c}", right=r, calls=float(c), n=c) for c, r in right.items()]
+    ours = make("ours", [1] * 40 + [0] * 10, calls=60.0)
+    found = at_equal_cost(ours, rivals[::-1])
+    assert found is not None and found.cheaper is found.dearer is rivals[1]
+    assert found.difference.estimate.value == pytest.approx(0.80 - 0.84)
+    # A point below the line between its neighbours is passed over too.
+    sag = [best(f"at {c}", right=[1] * k + [0] * (50 - k), calls=float(c), n=c)
+           for c, k in ((20, 20), (40, 21), (80, 40))]  # fmt: skip
+    found = at_equal_cost(make("ours", [1] * 30 + [0] * 20, calls=50.0), sag)
+    assert found is not None and (found.cheaper, found.dearer) == (sag[0], sag[2])
+    assert found.weight == pytest.approx(0.5)
+    assert found.difference.estimate.value == pytest.approx(0.60 - 0.60)
