@@ -175,17 +175,24 @@ class Noise:
 
     points: float  # a - b
     answers: int  # the same, in answers of n x k
-    p_unpaired: float  # two-sided, as if the answers of the two were independent
+    p_unpaired: float  # two-sided, as if all n x k answers of each were independent
+    p_alike: float  # the same, as if the k runs of a problem were alike: n answers of each
     p_at_best: float  # exact, if every answer on which they differ went to the higher one
     losses_allowed: int | None  # answers that the lower one may win alone, for p < 0.05; None: none
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """In words, for this difference alone."""
+        return self.verdict_at(self.p_alike)
+
+    def verdict_at(self, p: float) -> str:
+        """In words; `p` is `p_alike` corrected for all the differences of a table."""
         if self.p_at_best >= ALPHA:
             return "noise, however the answers pair"
-        if self.p_unpaired < ALPHA:
+        if p < ALPHA:
             return "exceeds noise"
+        if self.p_unpaired < ALPHA <= self.p_alike:
+            return "open: not if the runs of a problem are alike"
         return f"open: only if {self.losses_allowed} or fewer were lost"
 
 
@@ -193,13 +200,17 @@ def noise(a: str, b: str, problems: int, runs: int = 1) -> Noise:
     """Whether a difference of printed percentages could be chance, without the single answers.
 
     `p_unpaired` treats all n x k answers as independent, which is generous to the difference where
-    runs repeat. `p_at_best` and `losses_allowed` are exact McNemar bounds over all pairings.
+    runs repeat. `p_alike` takes the k runs of a problem as alike, as greedy's are, and the standard
+    error of both under one common accuracy: their design effect 1 + (k - 1) ICC with ICC = 1 leaves
+    n answers of the n x k. Nothing printed tells the true ICC, so this decides what exceeds noise.
+    `p_at_best` and `losses_allowed` are exact McNemar bounds over all pairings of n x k answers.
     """
     first, second = float(_read(a)[0]) / 100, float(_read(b)[0]) / 100
     total = problems * runs
     gap = round(abs(first - second) * total)
     variance = (first * (1 - first) + second * (1 - second)) / total
     z = abs(first - second) / math.sqrt(variance) if variance else math.inf
+    alike = math.sqrt(2) * standard_errors((first + second) / 2, problems, runs)[1]
     lost = 0
     while gap and lost + gap <= total and sign_test(lost + gap, lost) < ALPHA:
         lost += 1
@@ -207,6 +218,7 @@ def noise(a: str, b: str, problems: int, runs: int = 1) -> Noise:
         points=100 * (first - second),
         answers=gap if first >= second else -gap,
         p_unpaired=1.0 if first == second else min(1.0, 2 * float(ndtr(-z))),
+        p_alike=2 * float(ndtr(-abs(first - second) / alike)) if alike > 0 else 1.0,
         p_at_best=sign_test(gap, 0),
         losses_allowed=lost - 1 if lost else None,
     )

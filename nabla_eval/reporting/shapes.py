@@ -260,6 +260,8 @@ class AccelerationJSON(TypedDict):
     cached_ci95: Interval
     reused: float | None
     reused_ci95: Interval
+    spared: float | None
+    spared_ci95: Interval
     skipped: float | None
     skipped_ci95: Interval
     speculative: float | None

@@ -76,8 +76,29 @@ def test_acceleration_by_hand():
     assert found.cached.value == pytest.approx(1 - 8 / (4 * 20))
     tails = (4 - 1) + (4 - 2) + (10 - 3)  # of the response that stood at each judgement
     assert found.reused.value == pytest.approx(tails / (tails + 30))
+    afresh = 4 + 4 * 4  # the draft, and for each visit a response of at least 4 tokens
+    assert found.spared.value == pytest.approx(1 - 30 / afresh)
     assert found.skipped.value == pytest.approx(16 / 20)
     assert found.speculative.value == pytest.approx((6 + 2 + 12) / 100)
+
+
+def test_tokens_spared_can_come_near_one_and_tokens_reused_cannot_pass_one_half():
+    """A response of 200 tokens, refined at 20 places, each draw judged and rejected."""
+    records = []
+    for i in range(3):
+        judged = [candidate("rejected", position=10 * place) for place in range(20)]
+        line = record(i, candidates=judged)
+        line["drafts"][0]["tokens"] = [1] * 200
+        line["ledger"]["generated_tokens"] = 200 + sum(200 - 10 * place for place in range(20))
+        records.append(line)
+    found = acceleration(records)
+    tails = 20 * 105
+    assert found.reused.value == pytest.approx(tails / (2 * tails + 200))
+    assert found.spared.value == pytest.approx(1 - (200 + tails) / (21 * 200))
+    for line in records:  # no draw differs from its token: nothing but the draft was generated
+        line["candidates"], line["ledger"]["generated_tokens"] = [], 200
+        line["outcome"]["visited"] = 20
+    assert acceleration(records).spared.value == pytest.approx(20 / 21)
 
 
 def test_a_run_that_refines_nothing_saves_nothing():
@@ -88,6 +109,7 @@ def test_a_run_that_refines_nothing_saves_nothing():
     plain["outcome"]["positions"] = 0
     found = acceleration([plain])
     assert math.isnan(found.reused.value) and math.isnan(found.skipped.value)
+    assert math.isnan(found.spared.value)
 
 
 def test_failures_come_from_the_trace_and_from_the_task():

@@ -140,5 +140,20 @@ def test_a_large_difference_exceeds_noise():
         stats.norm.sf(20.4 / 100 / (0.804 * 0.196 / 500 + 0.24 / 500) ** 0.5) * 2
     )
     assert found.p_unpaired < stats.chi2_contingency(table).pvalue * 10
+    assert found.p_alike == pytest.approx(
+        stats.norm.sf(0.204 / (2 * 0.702 * 0.298 / 499) ** 0.5) * 2
+    )
     assert found.verdict == "exceeds noise"
     assert noise("60.0", "80.4", 500).answers == -found.answers
+
+
+def test_what_exceeds_noise_does_so_also_if_the_runs_of_a_problem_are_alike():
+    """Greedy repeats itself: 40 problems x 4 are 40 answers, and 13.8 points of them are open."""
+    found = noise("56.8", "43.0", 40, 4)
+    assert found.p_unpaired < 0.05 < found.p_alike
+    assert found.p_alike == pytest.approx(noise("56.8", "43.0", 40).p_alike)
+    assert found.verdict == "open: not if the runs of a problem are alike"
+    single = noise("80.4", "74.4", 500)
+    assert single.verdict == "exceeds noise" and single.verdict_at(0.06).startswith("open: only if")
+    assert noise("100", "0", 1).p_alike == 1.0 and noise("0", "0", 30).p_alike == 1.0
+    assert noise("100", "97.5", 40, 4).verdict != "exceeds noise"

@@ -105,6 +105,18 @@ def test_of_the_papers_76_cells_56_are_possible(root):
     assert any("They fit AMC as often as what is printed." in text for text in report.sentences)
 
 
+def test_what_exceeds_noise_does_so_after_the_correction_for_the_whole_table(tmp_path):
+    """Ten rivals of 500 problems at 5.5 points: alone each exceeds noise, together none does."""
+    cells = {"ours": "80.4", **{f"rival {i}": "74.9" for i in range(10)}}
+    alone = {**MINIMAL["accuracy"][0], "cells": {"ours": "80.4", "rival 0": "74.9"}}
+    sizes = {"benchmarks": {"SET": {"problems": 500, "runs": 1}}}
+    for block, verdict in (({**alone, "cells": cells}, "open"), (alone, "exceeds noise")):
+        content = {**MINIMAL, **sizes, "accuracy": [block]}
+        rows = paper_report(read_printed(write(tmp_path, content))).table("differences").rows
+        assert all(row.verdict.startswith(verdict) for row in rows)
+        assert all(row.p_holm == pytest.approx(len(rows) * row.p_alike) for row in rows)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

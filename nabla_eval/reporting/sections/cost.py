@@ -113,6 +113,8 @@ class AccelerationRow:
     cached_ci95: Range
     reused: float
     reused_ci95: Range
+    spared: float
+    spared_ci95: Range
     skipped: float
     skipped_ci95: Range
     speculative: float
@@ -131,6 +133,8 @@ class AccelerationRow:
             found.cached.interval,
             found.reused.value,
             found.reused.interval,
+            found.spared.value,
+            found.spared.interval,
             found.skipped.value,
             found.skipped.interval,
             found.speculative.value,
@@ -216,13 +220,16 @@ def acceleration_table(runs: Sequence[Run]) -> Table[AccelerationRow]:
         Column[AccelerationRow]("Draws certified", lambda row: percent(row.certified)),
         Column[AccelerationRow]("Passes cached", lambda row: percent(row.cached)),
         Column[AccelerationRow]("Tokens reused", lambda row: percent(row.reused)),
+        Column[AccelerationRow]("Tokens spared", lambda row: percent(row.spared)),
         Column[AccelerationRow]("Positions skipped", lambda row: percent(row.skipped)),
         Column[AccelerationRow]("Speculative", lambda row: percent(row.speculative)),
     ]
     notes = [
         "Draws certified: the same whatever the gradient, so taken without one. "
         "Passes cached: of one gradient pass per step of each refinement. Tokens reused: of what "
-        "rolling out both sides of every judged candidate would draw (a lower bound). Positions "
-        "skipped: passed without a refinement. Speculative: model calls that lookahead threw away."
+        "rolling out both sides of every judged candidate would draw (a lower bound, near one half "
+        "at most). Tokens spared: of what a rollout from the prompt at every visited position "
+        "would draw, as the paper's D.2 may count (a lower bound). Positions skipped: passed "
+        "without a refinement. Speculative: model calls that lookahead threw away."
     ]
     return Table("acceleration", "What was saved on the way", columns, rows, notes)
