@@ -191,8 +191,9 @@ class Noise:
             return "noise, however the answers pair"
         if p < ALPHA:
             return "exceeds noise"
-        if self.p_unpaired < ALPHA <= self.p_alike:
-            return "open: not if the runs of a problem are alike"
+        if self.p_unpaired < ALPHA:
+            alike = self.p_alike >= ALPHA
+            return f"open: not {'if runs are alike' if alike else 'after the correction'}"
         return f"open: only if {self.losses_allowed} or fewer were lost"
 
 

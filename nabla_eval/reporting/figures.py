@@ -71,7 +71,7 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
         _tidy(axes, "x")
         return figure
 
-    return Plot("cost", "Model calls per answer", "Whiskers: 95 % t intervals of problem means.",
+    return Plot("cost", "Model calls per answer", "Whiskers: 95 % intervals over problems.",
                 draw)  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
                              **(hollow if marker == "s" else full))  # fmt: skip
         axes.set_yticks(places, _labels(rows), fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("rejected candidates, % (95 % interval, problems resampled)")
+        axes.set_xlabel("rejected candidates, % (95 % interval over problems)")
         figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
         _tidy(axes, "x")
         return figure

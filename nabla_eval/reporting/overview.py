@@ -32,6 +32,7 @@ class Measured:
     candidates: int
     rejected: int
     seconds: float | None
+    failed: tuple[str, ...] = ()  # documents without a score
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class OverviewRow:
     candidates: int
     rejected: int
     seconds: float | None  # of generating, all folders together
+    failed: tuple[str, ...] = ()  # task/document of each that has no score, once per run
 
     @property
     def rejection_rate(self) -> float | None:
@@ -83,12 +85,9 @@ def _measured(
     samples: Sequence[Mapping[str, Any]],
     seconds: float | None,
 ) -> Measured:
-    metric = _primary(samples[0])
-    scores = {
-        str(sample["doc_id"]): [float(sample[metric])]
-        for sample in samples
-        if metric in sample and sample["filter"] == samples[0]["filter"]
-    }
+    own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    metric = next((name for name in map(_primary, own) if name), "none")
+    scores = {str(sample["doc_id"]): [float(sample[metric])] for sample in own if metric in sample}
     verdicts = [candidate["verdict"] for r in records for candidate in r["candidates"]]
     return Measured(
         task=task,
@@ -99,13 +98,17 @@ def _measured(
         candidates=len(verdicts),
         rejected=sum(verdict != "accepted" for verdict in verdicts),
         seconds=seconds,
+        failed=tuple(f"{task}/{s['doc_id']}" for s in own if metric not in s),
     )
 
 
-def _primary(sample: Mapping[str, Any]) -> str:
-    """The metric that says how right a sample is: in doubt the first that lm-eval lists."""
-    metrics = list(sample["metrics"])
-    return next((name for name in PREFERRED if name in metrics), metrics[0] if metrics else "none")
+def _primary(sample: Mapping[str, Any]) -> str | None:
+    """The metric that says how right a sample is: in doubt the first that lm-eval lists.
+
+    None for a document that failed: `failed` is its only metric.
+    """
+    metrics = [name for name in sample["metrics"] if name != "failed"]
+    return next((name for name in PREFERRED if name in metrics), metrics[0] if metrics else None)
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:
@@ -139,6 +142,7 @@ def combine(name: str, parts: Sequence[Measured]) -> OverviewRow:
         candidates=sum(part.candidates for part in parts),
         rejected=sum(part.rejected for part in parts),
         seconds=sum(seconds) if len(seconds) == len(parts) else None,
+        failed=tuple(name for part in parts for name in part.failed),
     )
 
 
@@ -163,7 +167,15 @@ def overview_table(rows: Iterable[OverviewRow], title: str = "Results") -> Table
         "Calls: model calls per response, mean (a token or a scoring is one, a gradient pass "
         "four). Rejected: of all judged candidates. Seconds: of generating."
     ]
+    notes += [f"Left out of {row.run}: {_failures(row.failed)}." for row in rows if row.failed]
     return Table("overview", title, columns, rows, notes)
+
+
+def _failures(names: Sequence[str], most: int = 5) -> str:
+    """How many documents failed, and which: the first few by name."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    what = "document that" if len(names) == 1 else "documents that"
+    return f"{len(names)} {what} failed ({', '.join(names[:most])}{more})"
 
 
 def _problems(row: OverviewRow) -> str:

@@ -287,9 +287,9 @@ def gap_table(rows: Sequence[GapRow], ours: str) -> Table[GapRow]:
         "independent, which flatters the difference where runs repeat. p, alike: as if the runs of "
         "a problem were all alike (greedy's are), corrected by Holm for all differences of this "
         "table; below 0.05 the difference exceeds noise. p, at best: exact, if every answer on "
-        "which the two differ went to the higher one. Open: significant at 5 % only if the runs of "
-        "a problem differ, or if the lower one alone is right on no more answers than stated, which "
-        "only the paired answers can tell."
+        "which the two differ went to the higher one. Open: the table says what it depends on; "
+        "lost are the answers on which the lower one alone is right, which only the paired answers "
+        "can tell."
     ]
     return Table("differences", "Which printed differences exceed noise", columns, rows, notes)
 

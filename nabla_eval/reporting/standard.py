@@ -58,7 +58,8 @@ def rejection_table(runs: Iterable[Run], drafts: Run) -> Table[RejectionRow]:
     ]
     notes = [
         "Ties are rejected; their share of all judged is listed apart. First: the first candidate "
-        "of each problem. Intervals resample problems. The last two lines are closed forms."
+        "of each problem. Intervals: Wilson's, problems as clusters. The last two lines are closed "
+        "forms."
     ]
     return Table("rejection", "Rejection rate", columns, rows, notes)
 

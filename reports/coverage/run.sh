@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
-python reports/coverage/coverage.py --output reports/coverage.md
+python reports/coverage/coverage_page.py --output reports/coverage.md

@@ -124,9 +124,9 @@ def table_of(rows: Sequence[Row]) -> Table[Row]:
     ]
     notes = [
         "Points of accuracy of ∇-Reasoner minus the control, paired by problem, seeds pooled "
-        "(the cluster is the problem). Same calls: the mixture of two neighbouring N of the "
-        "control that spends as many model calls on average. p: exact sign-flip test, corrected "
-        "for all rows of this table."
+        "(the cluster is the problem). Same calls: the best mixture of two N of the control that "
+        "spends at most as many model calls on average. p: exact sign-flip test, corrected for all "
+        "rows of this table."
     ]
     return Table("answers", "∇-Reasoner against its controls", columns, rows, notes)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import nabla_eval as ne
 from nabla_eval import embedded
-from nabla_eval.analysis.intervals import Estimate, mean, paired
-from nabla_eval.analysis.significance import sign_flip_test
+from nabla_eval.analysis.accuracy import accuracy, difference
+from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.embedded.countdown import Problem, split_of
 from nabla_eval.reporting.text import p_value
 from nabla_eval.training.data import fingerprint, rank
@@ -58,7 +58,7 @@ def line(name: str, work: Path, results: dict[str, dict[str, float]]) -> dict[st
     """The figures of one row."""
     title, control = ROWS[name]
     values = results[name]
-    row: dict[str, Any] = {"name": title, "accuracy": estimate(mean(list(values.values())))}
+    row: dict[str, Any] = {"name": title, "accuracy": estimate(accuracy(single(values)))}
     tested = {Problem.from_prompt(prompt).canonical for prompt in values}
     if control is None:
         facts = start_facts(work / name / "policy_training.json")
@@ -67,14 +67,13 @@ def line(name: str, work: Path, results: dict[str, dict[str, float]]) -> dict[st
     seen = trained_on(training["data"])
     assert not seen & tested, "problems of the test were trained on"
     assert all(split_of(problem + "?") == "train" for problem in seen)
-    before = results[control]
-    differences = [values[prompt] - before[prompt] for prompt in values]
+    found = difference(single(values), single(results[control]))
     row["against"] = {
         ROWS[control][0]: {
-            **estimate(paired(values, before)),
-            "p": sign_flip_test(differences),
-            "won": sum(difference > 0 for difference in differences),
-            "lost": sum(difference < 0 for difference in differences),
+            **estimate(found.estimate),
+            "p": found.p,
+            "won": found.wins,
+            "lost": found.losses,
         }
     }
     return {
@@ -99,6 +98,11 @@ def start_facts(file: Path) -> dict[str, Any]:
     return dict(json.loads(card.read_text(encoding="utf-8"))["policy"])
 
 
+def single(values: dict[str, float]) -> dict[str, list[float]]:
+    """One answer to each problem, as scores of its runs."""
+    return {problem: [value] for problem, value in values.items()}
+
+
 def estimate(value: Estimate) -> dict[str, float]:
     return {
         "value": value.value, "se": value.se, "low": value.low, "high": value.high,
@@ -118,7 +122,7 @@ def render(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
         "",
         f"Greedy accuracy on the {facts['problems']:,} problems of `nabla_countdown`'s test split, "
         "through `lm_eval --model nabla --model_args pretrained=...,method=greedy`. Differences "
-        "are in points of accuracy, paired by problem, with 95 % t intervals; p is McNemar's exact "
+        "are in points of accuracy, paired by problem, with 95 % intervals; p is McNemar's exact "
         "test. All of it comes "
         f"from `{facts['command']}`, one thread, seed {facts['seed']}.",
         "",

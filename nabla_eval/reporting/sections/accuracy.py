@@ -82,9 +82,10 @@ def accuracy_table(runs: Sequence[Run]) -> Table[AccuracyRow]:
         Column[AccuracyRow]("Right/100", lambda row: number(row.correct_per_100_calls, 2)),
     ]
     notes = [
-        "Accuracy is avg@k, with the standard error and interval of problem means (Wilson's "
-        "interval for one answer a problem). Calls: model calls per answer. Right/100: right "
-        "answers per 100 calls. Names say what deviates from most runs of the same method."
+        "Accuracy is avg@k with the standard error of problem means (where no problem differs, the "
+        "interval's). Interval: Wilson's, with the effective sample size. Calls: model calls per "
+        "answer. Right/100: right answers per 100 calls. Names say what deviates from most runs of "
+        "the same method."
     ]
     return Table("runs", "Accuracy", columns, rows, notes)
 

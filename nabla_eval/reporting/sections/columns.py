@@ -12,8 +12,10 @@ from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, p_value, points, points_range
 
 HOLM = (
-    "Paired by problem, with t intervals. p: exact sign-flip test (McNemar's where every problem "
-    "has one right-or-wrong answer), corrected by Holm for all tests of this table."
+    "Paired by problem. Interval: Wilson's of the share won and of the share lost, joined. p: "
+    "exact sign-flip test (McNemar's where every problem has one right-or-wrong answer), corrected "
+    "by Holm for all tests of this table. Runs are told apart only where both say so; with few "
+    "problems they can disagree, and then the p value is the one that keeps its error rate."
 )
 
 

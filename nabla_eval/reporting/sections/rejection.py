@@ -50,7 +50,7 @@ def rejection_report(runs: Sequence[Run]) -> Report:
     rows = [RejectionRow.of(run).beside(run, runs) for run in judging]
     pairs = [(run, twin) for run in judging if (twin := twin_of(run, runs)) is not None]
     differences = [row for run, twin in pairs for row in DifferenceRow.rejection(run, twin, "twin")]
-    notes = ["Paired by problem: problems are resampled for both together."]
+    notes = ["Paired by problem; intervals have problems as clusters."]
     tables: list[Table[Any]] = [
         rejection_table(rows),
         control_table(judging, runs),
@@ -78,7 +78,7 @@ def rejection_table(rows: Sequence[RejectionRow]) -> Table[RejectionRow]:
     ]
     notes = [
         "All in per cent. Rate: rejected of the judged candidates, ties included (their share of "
-        "all is in Ties). First: the first candidate of each problem. Intervals resample problems.",
+        "all is in Ties). First: the first candidate of each problem. Problems are clusters.",
         "Controls: the zeroth-order twin; best-of-N's own drafts under the same rule, without the "
         "first; the same for i.i.d. draws without ties, 1 - (H_N - 1)/(N - 1); and 1 - H_N/N, "
         "which counts the first draw as accepted. The drafts are of a best-of-N run with this N, "

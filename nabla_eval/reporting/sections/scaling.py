@@ -36,7 +36,7 @@ class PointRow:
 
 @dataclass(frozen=True)
 class EqualCostRow:
-    """A run minus a rival curve at the run's own mean number of model calls."""
+    """A run minus the best that a rival curve does for the run's own mean number of model calls."""
 
     run: str
     task: str
@@ -154,8 +154,9 @@ def equal_cost_table(rows: Sequence[EqualCostRow]) -> Table[EqualCostRow]:
         Column[EqualCostRow]("p", lambda row: p_value(row.p_holm)),
     ]
     notes = [
-        "The rival mixes two of its runs so that it spends as many calls on average; nothing is "
-        "extrapolated. Intervals and p hold what both mean costs are uncertain by.",
+        "The rival is the best of all mixtures of its runs that spend at most as many calls on "
+        "average; nothing is extrapolated. Intervals and p hold what both mean costs are uncertain "
+        "by.",
         HOLM,
     ]
     return Table("equal_cost", "At equal model calls", columns, rows, notes)
