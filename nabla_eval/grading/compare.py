@@ -33,13 +33,15 @@ Labelled = tuple[str, str]
 MAX_LEAF = 800
 """Longer expressions are compared by spelling only."""
 
+_SPACED_FACTOR = re.compile(r"(?<=[0-9]) (?=[A-Za-z])")
 _ONLY_OR = re.compile(r"[)\]] ?or ?[(\[]")
 _BASED = re.compile(r"(-?[0-9A-Za-z]+)_\{([0-9]+)\}\Z")
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
 # Notation that parsers read in one of several ways, or drop: a base, "1 2", "2\\frac{5}{3}" (sum or
 # product), a prime, "3!!", "2^{3}^{2}", a repeating decimal inside an expression.
 _AMBIGUOUS = re.compile(
-    r"[0-9]_\{|[0-9.] [0-9.]|[0-9] ?\\frac\{[0-9]+\}\{[0-9]+\}\Z|'|!!|\^\{[^{}]*\} ?\^|\.[0-9]*\\"
+    r"[0-9]_\{|[0-9.] [0-9.]|[0-9] ?\\frac\{[0-9]+\}\{[0-9]+\}\Z|'|!!|\^\{[^{}]*\} ?\^"
+    r"|\.[0-9]*\\(?:overline|bar|dot)"
 )
 _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
 _OPERATORS = """
@@ -52,13 +54,18 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-zA-Z]*\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 
 
+def _unspaced(text: str) -> str:
+    """``text`` without spaces between a number and letters: "3 m" is "3m"."""
+    return _SPACED_FACTOR.sub("", text)
+
+
 def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
     """Whether two normalised, non-empty answers agree; None where ``oracle`` could not say.
 
     A comma between digits may separate thousands or items: the answers agree when one of the two
     readings makes them agree, the same reading for both.
     """
-    if gold == answer:
+    if _unspaced(gold) == _unspaced(answer):
         return True
     labels = labelled(gold), labelled(answer)
     if labels[0] or labels[1]:
@@ -235,7 +242,7 @@ def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool
     rest = list(answer)
     left = []
     for node in gold:
-        twin = next((other for other in rest if other.text == node.text), None)
+        twin = next((other for other in rest if other == node), None)
         if twin is None:
             left.append(node)
         else:

@@ -51,8 +51,9 @@ _SI_MACRO = re.compile(r"\\([A-Za-z]+)\s*")
 _PREFIX = frozenset({"kilo", "centi", "milli", "micro", "nano", "mega", "deci"})
 _NAMES = "|".join(sorted(NAMES))
 _AFTER_VALUE = re.compile(
-    rf"(?:[0-9)}}\]!%]|\\pi|(?<![A-Za-z])(?:{_NAMES}|k[gmJNW]|[cm]m)(?:\s*\^\s*\{{?-?[1-9]\}}?)?"
-    r"\s*(?:/|\\cdot|\\times|·|\*)?)(?:\s|~|\\[,;:! ])*\Z"
+    r"(?:[0-9)\]!]|(?<!\\circ)(?<!\\circ )\}|\\pi"
+    rf"|(?<![A-Za-z])(?:{_NAMES}|k[gmJNW]|[cm]m)(?:\s*\^\s*\{{?-?[1-9]\}}?)?"
+    r"\s*(?:/|\\cdot|\\times|·|\*)?)(?:\s|~|\\[,;:! ]|\{\})*\Z"
 )
 
 
@@ -133,10 +134,12 @@ class _Layout:
     def _upright(self, name: str, position: int) -> int:
         """Upright text as units where it can be nothing else, otherwise as it stands."""
         match = _ARGUMENT.match(self.text, position)
-        if name == "rm":
+        braced = match is not None and not match.group(1)
+        old_style = name == "rm" and not braced
+        if old_style:
             start, end = position, self.text.find("}", position, position + 80)
             after = end
-        elif match is None or match.group(1):
+        elif not braced or match is None:
             self.out.append(" ")
             return position
         else:
@@ -148,20 +151,29 @@ class _Layout:
         follows = self.text[after : after + 1] if end >= 0 else ""
         taken = bool(unit) and (
             name in _UNITS_ONLY
-            or (follows not in {"_", "("} and not follows.isalnum() and self._follows_value(unit))
+            or (
+                follows not in {"_", "("}
+                and not follows.isalnum()
+                and self._follows_value(unit, old_style)
+            )
         )
         if taken:
+            if old_style and len(self.open) > 1 and self.open[-1][0] == len(self.out) - 1:
+                self.out[-1] = self.open[-1][1] = " "
             self.out.append(f" {unit}" if follows == "^" else f" {unit} ")
             return after
-        if name == "rm":
+        if old_style:
             self.out.append(" ")
+        elif self.out[-1].rstrip().endswith(("_", "^")):
+            self._enter("{", "}")
         else:
             self._enter(" ", " ")
         return start
 
-    def _follows_value(self, unit: str | None) -> bool:
+    def _follows_value(self, unit: str | None, old_style: bool) -> bool:
+        before = "".join(self.out[-6:])[-80:].rstrip("{" if old_style else "")
         numbered = unit is not None and unit[:1] != " "
-        return numbered or _AFTER_VALUE.search("".join(self.out[-6:])[-80:]) is not None
+        return numbered or _AFTER_VALUE.search(before) is not None
 
     def _quantity(self, position: int) -> int:
         """``\\SI{15}{\\meter\\per\\second}`` as the number and its unit in words."""

@@ -108,7 +108,7 @@ def requested(text: str) -> bool:
     if len(terms) > 12 or not all(matches):
         return False
     coefficients = [match.group(1) for match in matches if match and match.group(1)]
-    letters = re.findall(rf"{_LETTER}{_SUBSCRIPT}", re.sub(r"\\(?:frac|cdot|times)", " ", text))
+    letters = re.findall(_TERM_ATOM, re.sub(r"\\(?:frac|cdot|times)", " ", text))
     if len(set(letters)) < 2 or (coefficients and len(terms) == 1):
         return False
     return not (coefficients and {"x", "y", "z"}.intersection(letters))

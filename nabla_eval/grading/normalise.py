@@ -88,6 +88,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\frac([0-9])([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\frac\{([^{}]*)\}\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s+([0-9a-zA-Z])", r"\\sqrt{\1}"),
+        (r"\{\s*:\s*\}", ":"),
+        (r"(?<=,)\s*\.{3}", r"\\ldots "),
+        (r"\\binom\s*([0-9a-z])\s*([0-9a-z])", r"\\binom{\1}{\2}"),
         (r"\\pmod(?![a-z])|(?<![A-Za-z\\])mod(?= )", r"\\mod "),
         (r"\(\s*\\b?mod\s*\{?([0-9a-z]{1,9})\}?\s*\)|\\mod\s*\{([0-9a-z]{1,9})\}", r"\\mod \1\2"),
         (r"(?<![A-Za-z\\])(max|min)(?=\s*\(|\s*\\\{)", r"\\\1"),
@@ -128,7 +131,7 @@ def normalise(answer: str) -> str:
     """
     text = _DOUBLED.sub(r"\\", _SPACES.sub(" ", plain_text(answer)))
     text = re.sub(r"\\{3,}(?![A-Za-z{}])", r"\\\\", text)
-    text = numbers_as_digits(plain_layout(_ENVIRONMENT.sub(" ", text)))
+    text = numbers_as_digits(_SPACES.sub(" ", plain_layout(_ENVIRONMENT.sub(" ", text))))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _braces_for_parentheses(text)

@@ -29,12 +29,14 @@ _BULLET = re.compile(r"\s*\n\s*(?:[-•+]|\*(?!\*)) +")
 _SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||\n|[。！]")
 _LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
 _REASON = re.compile(
-    r"[,;]?\s+(?:since|because|as|which|where|so|not|but|while|although|i\.e\.|that is)\b"
+    r"[,;]?\s+(?:since|because)\b"
+    r"|[,;]\s+(?:as|for|which|where|so|not|but|while|although|i\.e\.|that is)\b"
+    r"|\s+as required\b"
     rf"|\s[-–—]\s(?=[A-Za-z]{{2}})|[,;、]\s?(?=[{_CJK}])",
     re.IGNORECASE,
 )
 _REMARK = re.compile(rf"(?:\s+|(?<=[0-9{_CJK}$])(?=\([^()]*[{_CJK}]))\(([^()]*)\)[\s.*]*\Z")
-_KEPT_REMARK = re.compile(r"\b(?:mod|base|or|more|less|[ap]m)\b|[ap]\.m|\A[^A-Za-z\W]*\Z")
+_KEPT_REMARK = re.compile(r"\b(?:mod|base|or|more|less|[ap]m)\b|[ap]\.m|\A[\d\s,./-]*\Z")
 _BOUND = re.compile(
     r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|over|under|up to|above|below)\b",
     re.IGNORECASE,
@@ -61,7 +63,8 @@ def after_phrase(text: str) -> str | None:
         end = match.end()
     if end is None:
         return None
-    start = match.end() if (match := _BULLET.match(text, end)) else end
+    bullet = _BULLET.match(text, end)
+    start = bullet.end() if bullet else end
     rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`>")
     if rest.startswith("not "):
         return None
@@ -80,10 +83,9 @@ def _end_of_sentence(text: str) -> int:
 
 
 def _value(sentence: str) -> str | None:
-    for clause in dict.fromkeys((sentence, _main_clause(sentence))):
-        if found := _whole(clause):
-            return found
     clause = _main_clause(sentence)
+    if found := _whole(clause):
+        return found
     spans = math_spans(clause)
     if letter := _LETTER.match(clause):
         label = _LABEL.match(clause)

@@ -26,6 +26,7 @@ _FRACTION = re.compile(
 )
 _MIXED = re.compile(r"([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))\Z")
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,40})\}")
+_REPEATED_INSIDE = re.compile(rf"(?<![0-9.]){_REPEATING.pattern}(?![0-9.])")
 _SCIENTIFIC = re.compile(
     rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}"
     r"|[eE]([+-]?[0-9]{1,4}))\Z"
@@ -91,7 +92,7 @@ def exact_text(text: str, number: Number | None) -> str:
         sign = "-" if number.value < 0 else ""
         value = abs(number.value)
         return f"{sign}{value}" if value.denominator == 1 else f"{sign}{_fraction(value)}"
-    return _REPEATING.sub(lambda match: _fraction(_repeating(match)), text)
+    return _REPEATED_INSIDE.sub(lambda match: _fraction(_repeating(match)), text)
 
 
 def _fraction(value: Fraction) -> str:

@@ -20,7 +20,8 @@ MAX_DEPTH = 20
 
 
 _OPEN, _CLOSE = "([{", ")]}"
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+# The second one is Indian: 12,34,567.
+_GROUPED = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9])")
 _SEPARATOR = re.compile(r"[,;]\s*(?:and|or)(?![a-z])|[,;]|(?<![A-Za-z\\])(?:and|or)(?![a-z])")
 _SIGN = re.compile(r"\\(?:le|ge|ne|approx|in)(?![a-zA-Z])|[=<>]")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])")
@@ -93,10 +94,14 @@ def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool)
     if brackets == "" and (whole := joined(text, nodes, _deeper(depth)) or _systems(text, nodes)):
         return whole
     if brackets in {"", "{}"}:
-        nodes = list({node.text.replace(";", ","): node for node in _share_name(nodes)}.values())
+        nodes = list({_key(node): node for node in _share_name(nodes)}.values())
         if len(nodes) == 1:
             return nodes[0]
     return Collection(text, brackets, tuple(nodes))
+
+
+def _key(node: Node) -> tuple[str, object]:
+    return node.text.replace(";", ","), node.units if isinstance(node, Leaf) else None
 
 
 def _share_name(nodes: list[Node]) -> list[Node]:

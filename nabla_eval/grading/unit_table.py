@@ -65,7 +65,7 @@ PLAIN_SYMBOLS = frozenset("mgshLlNJWVK")
 _ITEM = r"[^\W\d_]+\.?(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)?"
 _JOINT = r"\s*(?:/|\\cdot(?![a-z])|\\times(?![a-z])|·|\*|\\,|~|\s)\s*"
 _EXPRESSION = re.compile(rf"(.*[0-9)}}\]])?\s*({_ITEM}(?:{_JOINT}{_ITEM})*)\s*", re.DOTALL)
-_WORD = re.compile(r"(?<!\\)[^\W\d_]+")
+_WORD = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
 
 
 def powers(word: str) -> Powers | None:

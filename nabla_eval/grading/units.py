@@ -43,7 +43,9 @@ _FACTOR = re.compile(rf"({_WORD}?)(?:\^\{{(-?[1-9])\}})?(?= |/|\\|\*|\Z)|/")
 _CURRENCY_WORD = re.compile(
     r"([+-]?)(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|KRW|US\ue000)\.? ?(?=[0-9.\\])", re.IGNORECASE
 )
-_SCALED = re.compile(rf"(.*[0-9}}]) ?({'|'.join(_SCALES)}|dozen)s?(?![a-zA-Z])(?: of(?= ))?(.*)\Z")
+_SCALED = re.compile(
+    rf"(.*[0-9}}]) ?({'|'.join(_SCALES)}|dozen)s?(?![a-zA-Z米克瓦卡])(?: of(?= ))?(.*)\Z"
+)
 _SHORT_SCALE = re.compile(r"(.*[0-9]) ?(k|K|M|B|bn)\Z")
 
 
@@ -136,9 +138,9 @@ def _words(text: str) -> tuple[str, Words]:
 
 def _parse_words(text: str, value: str) -> Words | None:
     """Known units with powers and other words; None where the words may not come off ``value``."""
-    words = re.findall(_WORD, text)
+    words = re.findall(rf"(?<!\\)(?<![^\W\d_]){_WORD}", text)
     lowered = [word.lower().rstrip(".") for word in words]
-    if _MEANINGFUL.intersection(lowered):
+    if _MEANINGFUL.intersection(lowered) or lowered[0] in _POWERS_AFTER:
         return None
     foreign = any(_MEANINGFUL_SIGNS.intersection(word) for word in words)
     if foreign and not all(powers(word) for word in words):
@@ -154,7 +156,7 @@ def _parse_words(text: str, value: str) -> Words | None:
     if letter and all(word.isascii() for word in words):
         # "10m" is ten times m, and so is "10 x"; "10 m" and "10 m/s" are measures.
         single = len(words) > 1 or words[0].rstrip(".") in PLAIN_SYMBOLS
-        plain = value.rstrip()[-1] in "0123456789"
+        plain = "\\frac" not in value and parse_number(value.rstrip()) is not None
         return (known, others) if spaced and plain and single and not others else None
     if not spaced and others and all(word.isascii() for word in words):
         return None
@@ -197,7 +199,7 @@ def compatible(a: Units, b: Units) -> bool:
     if a.known and b.known:
         return a.known == b.known or {_yen(a.known), _yen(b.known)} == {"¥", "yen or yuan"}
     if a.known or b.known:
-        return not (a.words or b.words)
+        return not (b if a.known else a).words
     return not a.words or not b.words or bool(a.words & b.words)
 
 

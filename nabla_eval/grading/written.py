@@ -70,6 +70,7 @@ PHRASES = frozenset(_PHRASE).union(
 """Answers in words that a sentence may give in place of a value."""
 
 _QUOTES = (("'", "'"), ("«", "»"), ("「", "」"), ("『", "』"), ("【", "】"), ('"', '"'), ("`", "'"))
+_RATIO = re.compile(r"\A([0-9]{1,9}) to ([0-9]{1,9})\Z")
 _END = r"[^\[\]();,]{1,200}"
 _REVERSED = re.compile(rf"([\[\](])({_END}[;,]{_END})([\[\])])")
 _UNION = re.compile(
@@ -95,8 +96,8 @@ def numbers_as_digits(text: str) -> str:
     if "." in text:
         for pattern, replacement in _REPEATING:
             text = pattern.sub(replacement, text)
-    text = _BRACKETED_DIGITS.sub(r"\1", text)
     text = _SUBSCRIPT.sub(lambda m: f"_{{{_NUMERALS.get(m[1], m[1])}}}", text)
+    text = _BRACKETED_DIGITS.sub(r"\1", text)
     return _IN_BASE.sub(lambda m: f"{m[1]}_{{{_NUMERALS.get(m[2], m[2])}}}", text)
 
 
@@ -106,6 +107,7 @@ def unquoted(text: str) -> str:
         for opening, closing in _QUOTES:
             if len(text) > 2 and text[0] == opening and text[-1] == closing:
                 text = text[1:-1].strip()
+    text = _RATIO.sub(r"\1:\2", text)
     return _PHRASE.get(text.lower(), text) if len(text) < 60 else text
 
 

@@ -1,4 +1,4 @@
-"""Every reported pair or response of `../shared/data/reported_inputs.jsonl` has its expected verdict.
+"""Every reported pair or response of the optional data has its expected verdict.
 
 The rows that need a model, a task or a command line are tested where those are.
 """
