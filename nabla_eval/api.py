@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
@@ -159,14 +159,19 @@ def refine(
     anchor_offset: Literal["gumbel", "margin"] = "gumbel",
     reward_gradient: Literal["final", "process"] = "final",
     weight_decay: float = 0.0,
+    schedule: Literal["cosine", "clipped_cosine"] = "cosine",
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    logits_dtype: Literal["float32", "bfloat16"] = "float32",
+    end_token: Literal["template", "kept"] = "template",
     seed: int = 0,
 ) -> Refined:
     """Run DTO (Alg. 2 and 4) once on a given response, with its first `committed` tokens fixed.
 
     The reward model is shown its chat template around the user message (the decoded prompt, or
-    `messages`) and the response without its end-of-turn token. `temperature` is the tau of the
-    straight-through softmax. With anchor="argmax" L is differentiated at the committed tokens
-    followed by the argmax of each row, with anchor="sampled" at the response itself.
+    `messages`) and the response, without its end-of-turn token unless end_token="kept".
+    `temperature` is the tau of the straight-through softmax. With anchor="argmax" L is
+    differentiated at the committed tokens followed by the argmax of each row, with
+    anchor="sampled" at the response itself. `schedule="clipped_cosine"` is the released code's.
 
     Raises `ConfigError` for options out of range, `ContextError` for a response that is too long.
     """
@@ -176,6 +181,9 @@ def refine(
         lr=lr,
         min_lr=min(min_lr, lr),
         weight_decay=weight_decay,
+        schedule=schedule,
+        optimizer=optimizer,
+        logits_dtype=logits_dtype,
         update=update,
         anchor=anchor,
         anchor_offset=anchor_offset,
@@ -193,6 +201,8 @@ def refine(
         max_new_tokens=len(response_ids),
     )  # fmt: skip
     trajectory = replay(pair, problem, response_ids)
+    if end_token == "kept":
+        trajectory = replace(trajectory, scored=len(trajectory.tokens))
     hard = trajectory.tokens
     if anchor == "argmax":
         hard = hard[:committed] + trajectory.argmax[committed:]

@@ -80,6 +80,7 @@ class Selection:
     entropy_threshold: float = 0.25  # nats; a position needs more
     top_probability_threshold: float = 0.97  # a position needs at most this
     gradient_threshold: float = 0.0  # a position needs more; 0 lets all through
+    threshold_inclusive: bool = False  # whether a norm equal to the threshold is enough (released)
     gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
     error_below: float | None = None  # the first prefix score below it is the error (not the paper)
     error_window: int = 3  # with error_below: the last so many unsure positions up to the error
@@ -100,6 +101,11 @@ class Selection:
             error is None or math.isfinite(error), "error_below", error, "a finite number or None"
         )
         require(self.error_window >= 1, "error_window", self.error_window, "an integer >= 1")
+
+    def steep(self, norm: float) -> bool:
+        """Whether a gradient of this norm passes the gate."""
+        threshold = self.gradient_threshold
+        return norm >= threshold if self.threshold_inclusive else norm > threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,11 @@ class DTO:
     steps: int = 20
     lr: float = 0.01
     min_lr: float = 0.001
+    schedule: Literal["cosine", "clipped_cosine"] = "cosine"  # clipped: the released code's
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.0
+    logits_dtype: Literal["float32", "bfloat16"] = "float32"  # that z is stepped in, at least
+    relaxation_temperature: float | None = None  # tau of the softmax; None: the resample draw's
     update: Literal["first", "all"] = "first"
     anchor: Literal["argmax", "sampled"] = "sampled"
     anchor_offset: Literal["gumbel", "margin"] = "gumbel"  # of anchor=sampled
@@ -140,6 +150,11 @@ class DTO:
         require(_finite(self.min_lr, 0), "min_lr", self.min_lr, "a number >= 0")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
         require(_finite(self.weight_decay, 0), "weight_decay", self.weight_decay, "a number >= 0")
+        good = self.logits_dtype == "float32" or self.optimizer == "adamw"
+        require(good, "logits_dtype", self.logits_dtype, "float32 with optimizer=sgd")
+        tau = self.relaxation_temperature
+        good = tau is None or (_finite(tau, 0) and tau > 0)
+        require(good, "relaxation_temperature", tau, "a number > 0, or none")
         require(_finite(self.anchor_margin, 0), "anchor_margin", self.anchor_margin, ">= 0")
 
 

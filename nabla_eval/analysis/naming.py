@@ -10,7 +10,10 @@ from typing import Any
 from nabla_eval.analysis.runs import Run, identity, is_twin
 
 # Without gradient steps these change nothing (the gate still looks at the objective).
-IDLE = {"lr", "min_lr", "weight_decay", "update", "parameterisation", "grad_cache", "certify"}
+IDLE = {
+    "lr", "min_lr", "schedule", "optimizer", "weight_decay", "update", "parameterisation",
+    "grad_cache", "certify",
+}  # fmt: skip
 
 
 def names(runs: Sequence[Run]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -26,6 +27,7 @@ _ELEMENTS = 2**25  # of rows x V that are stepped at once
 
 # Requests that need their gradient, and the hard tokens of their rows -> rows [sum of sizes, V].
 Recompute = Callable[[list[int], list[tuple[int, ...]]], Tensor]
+Step = Callable[..., DTOState]  # an optimiser's, with its table
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,15 @@ def descend(
 ) -> tuple[Float[Tensor, "R N"], DTOInfo]:
     """T steps of Alg. 4 for requests with `sizes` rows each, from dL/dy at the `hard` tokens."""
     info = DTOInfo([0] * len(sizes), [0] * len(sizes))
-    state, table = optimise.init(parameters), optimise.schedule(dto, parameters)
-    if len(_parts(gradient)) > 1:  # which are then stepped in place
-        state = DTOState(parameters.clone(), state.first, state.second.clone(), state.count)
+    optimiser = optimise.of(dto)
+    # Several parts are stepped in place.
+    state = optimiser.init(parameters.clone() if len(_parts(gradient)) > 1 else parameters)
+    step = partial(optimiser.step, table=optimiser.table(dto, parameters))
     final, place = parameters.clone(), torch.arange(len(parameters), device=parameters.device)
     waiting = list(range(len(sizes)))
     while True:
         spans = _spans([sizes[request] for request in waiting])
-        state, now = _advance(state, gradient, hard, spans, relaxation, dto, table)
+        state, now = _advance(state, gradient, hard, spans, relaxation, dto, step)
         final[place] = state.parameters
         behind, changed = (state.count < dto.steps).tolist(), (now != hard).tolist()
         stale = [i for i, span in enumerate(spans) if behind[span.start]]
@@ -113,7 +116,7 @@ def _advance(
     spans: Sequence[range],
     relaxation: Relaxation,
     dto: DTO,
-    table: Float[Tensor, "T 3"],
+    step: Step,
 ) -> tuple[DTOState, Int[Tensor, " R"]]:
     """Step until every request has taken T steps or stands where its gradient no longer holds.
 
@@ -124,9 +127,9 @@ def _advance(
     moving: Bool[Tensor, " R"] | None = None
     while True:
         if logits is None:
-            now = _step_parts(state, gradient, relaxation, table, moving, parts)
+            now = _step_parts(state, gradient, relaxation, step, moving, parts)
         else:
-            state, logits = _step(state, logits, gradient, relaxation, table, moving)
+            state, logits = _step(state, logits, gradient, relaxation, step, moving)
             now = relaxation.hard(logits)
         free = state.count < dto.steps
         free = free & ~_together(now != hard, spans) if dto.grad_cache else torch.zeros_like(free)
@@ -141,11 +144,11 @@ def _step(
     logits: Float[Tensor, "R V"],
     gradient: Float[Tensor, "R V"],
     relaxation: Relaxation,
-    table: Float[Tensor, "T 3"],
+    step: Step,
     moving: Bool[Tensor, " R"] | None,
 ) -> tuple[DTOState, Float[Tensor, "R V"]]:
     downhill = relaxation.downhill(state, logits, gradient)
-    state = optimise.step(state, downhill, table, moving)
+    state = step(state, downhill, moving=moving)
     return state, relaxation.logits(state.parameters)
 
 
@@ -153,7 +156,7 @@ def _step_parts(
     state: DTOState,
     gradient: Float[Tensor, "R V"],
     relaxation: Relaxation,
-    table: Float[Tensor, "T 3"],
+    step: Step,
     moving: Bool[Tensor, " R"] | None,
     parts: Sequence[slice],
 ) -> Int[Tensor, " R"]:
@@ -162,7 +165,7 @@ def _step_parts(
     for part in parts:
         own, some = state.rows(part), relaxation.rows(part)
         here = None if moving is None else moving[part]
-        new, logits = _step(own, some.logits(own.parameters), gradient[part], some, table, here)
+        new, logits = _step(own, some.logits(own.parameters), gradient[part], some, step, here)
         now.append(some.hard(logits))
         optimise.write(state, part, new)
     return torch.cat(now)

@@ -1,16 +1,11 @@
 """Draws that no gradient can change: the token is known before a pass is spent on it.
 
-AdamW's step is bounded whatever the gradients are. With m and v its moments after t of them,
-Cauchy-Schwarz gives |m| <= sqrt(v) sqrt(sum_k a_k^2 / b_k), where a_k and b_k are the weights of
-the k-th gradient in m and of its square in v. So after T steps no logit has moved further than
-
-    reach = sum_t lr_t c_t,  c_t = sqrt(1 - beta_2^t) / (1 - beta_1^t) sqrt(sum_k a_k^2 / b_k)
-
-(c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it). In that box
+An optimiser may bound how far its steps carry any logit, whatever the gradients are
+(`Optimiser.reach`; AdamW's do: 0.118 in all at the paper's rates). In that box
 the odds of a set of tokens change by a factor of at most exp(2 reach / tau), so a cumulative
 probability stays in an interval, and a uniform number that lies outside of the intervals around its
 token draws that token from every refined distribution: the draw is certified, and equals the
-zeroth-order twin's.
+zeroth-order twin's. Without a bound nothing is certified.
 """
 
 from __future__ import annotations
@@ -22,23 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nabla_eval.config import DTO
-from nabla_eval.dto.optimise import BETA_1, BETA_2, learning_rate
+from nabla_eval.dto import optimise
 
 UNDECIDED = -1
 SLACK = 1.001  # of the reach, for what rounding adds to each step
 
 
-def reach(dto: DTO) -> float:
-    """Largest |change| of a parameter over all T steps; infinite where weights decay."""
-    if dto.weight_decay:
-        return math.inf
-    total = weights = 0.0
-    for count in range(dto.steps):
-        # sum_k a_k^2 / b_k over the gradients so far, each weighed down once more than before
-        weights = weights * BETA_1**2 / BETA_2 + (1 - BETA_1) ** 2 / (1 - BETA_2)
-        bias = math.sqrt(1 - BETA_2 ** (count + 1)) / (1 - BETA_1 ** (count + 1))
-        total += learning_rate(count, dto) * bias * math.sqrt(weights)
-    return total
+def logit_reach(dto: DTO) -> float:
+    """Largest |change| of a logit over all T steps; infinite where latents move instead."""
+    return optimise.of(dto).reach(dto) if dto.parameterisation == "logits" else math.inf
 
 
 def certain(
@@ -55,7 +42,7 @@ def certain(
     """
     finite = logits.masked_fill(logits.isinf(), 0)
     rounding = torch.finfo(logits.dtype).eps * finite.abs().amax(-1, keepdim=True)
-    odds = (reach(dto) * SLACK + 4 * dto.steps * rounding) / temperature * 2
+    odds = (logit_reach(dto) * SLACK + 4 * dto.steps * rounding) / temperature * 2
     cumulative = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
     cumulative /= cumulative[:, -1:].clone()
     tokens = torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)

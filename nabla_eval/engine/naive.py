@@ -10,7 +10,8 @@ the same tokens, candidates and verdicts (float64), for fewer model calls.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +32,12 @@ class Sequence:
     z: list[Tensor]  # one V-vector a token
     stop: StopReason
     key: Key
+    end_token: str = "template"
 
     @property
     def scored(self) -> list[int]:
-        """What the reward model sees: everything but the end-of-turn token."""
-        return self.y[:-1] if self.stop == "eos" else self.y
+        """What the reward model sees: everything but the end-of-turn token, unless that is kept."""
+        return self.y[:-1] if self.stop == "eos" and self.end_token == "template" else self.y
 
 
 def distribution(z: Tensor, sampling: Sampling) -> list[float]:
@@ -78,13 +80,13 @@ def rollout(
     pair: Pair, problem: Problem, sampling: Sampling, key: Key, start: Sequence | None = None
 ) -> Sequence:
     """y ~ pi(.|x), token by token, from the prompt or from an unfinished sequence."""
-    y = list(start.y) if start else []
-    z = list(start.z) if start else []
+    begun = start or Sequence([], [], "length", key)
+    y, z = list(begun.y), list(begun.z)
     while True:
         if y and y[-1] in pair.policy.end_ids:
-            return Sequence(y, z, "eos", key)
+            return Sequence(y, z, "eos", key, begun.end_token)
         if len(y) >= problem.max_new_tokens:
-            return Sequence(y, z, "length", key)
+            return Sequence(y, z, "length", key, begun.end_token)
         z.append(next_logits(pair, [*problem.prompt, *y]))
         y.append(draw(distribution(z[-1], sampling), key.uniform(len(y))))
 
@@ -164,35 +166,44 @@ def refine(
     One gradient pass a step. It is a new one only where the hard tokens are: what caching saves.
     """
     end = position + 1 if dto.update == "first" else len(sequence.y)
-    rows = range(position, end)
     offsets = [anchor(sequence, i, tau, dto) for i in range(len(sequence.y))]
+    start, head = torch.stack(sequence.z[position:end]), lambda z: z
     if dto.parameterisation == "latents":
-        start = torch.stack([_state(pair, problem, sequence, i) for i in rows])
-    else:
-        start = torch.stack([sequence.z[i] for i in rows])
-    free = torch.nn.Parameter(start.clone())
-    optimiser = torch.optim.AdamW([free], lr=dto.lr, weight_decay=dto.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, dto.steps, dto.min_lr)
-    hard: list[list[int]] = [[] for _ in range(dto.steps)]
-    for own in hard:
-        z = list(sequence.z)
-        moving = pair.policy.head(free) if dto.parameterisation == "latents" else free
-        for i in rows:
-            z[i] = moving[i - position]
-        y = list(one_hot(sequence.y, len(z[0])))
+        start = torch.stack([_state(pair, problem, sequence, i) for i in range(position, end)])
+        head = pair.policy.head
+    rounded = dto.logits_dtype == "bfloat16"
+    free = torch.nn.Parameter(start.bfloat16() if rounded else start.clone())
+    optimiser, schedule = descent(free, dto)
+    z, hard = list(sequence.z), list[list[int]]()
+    for _ in range(dto.steps):
+        # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
+        tokens = [int((z_i / tau + o_i).argmax()) for z_i, o_i in zip(z, offsets, strict=True)]
+        hard.append(tokens[position:end])
+        z[position:end] = head(free.to(start.dtype))
+        y = list(one_hot([*sequence.y[:position], *tokens[position:]], len(z[0])))
         for i in range(position, len(z)):
-            # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
-            token = int((z[i] / tau + offsets[i]).argmax())
-            if i in rows:
-                own.append(token)
             p = torch.softmax(z[i] / tau, -1)
-            y[i] = one_hot([token], len(z[0]))[0] + p - p.detach()
+            y[i] = y[i] + p - p.detach()
         optimiser.zero_grad()
         loss(pair, problem, torch.stack(y), len(sequence.scored), dto.objective).backward()
         optimiser.step()
         schedule.step()
-    refined = pair.policy.head(free) if dto.parameterisation == "latents" else free
-    return refined[0].detach(), hard
+        z[position:end] = head(free.detach().to(start.dtype))
+    return head(free.detach().to(start.dtype))[0], hard
+
+
+def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
+    """torch's optimiser of the free rows, and its learning rate over the T steps."""
+    kind = torch.optim.SGD if dto.optimizer == "sgd" else torch.optim.AdamW
+    optimiser = kind([free], lr=dto.lr, weight_decay=dto.weight_decay)
+    least = dto.min_lr / dto.lr
+
+    def share(t: int) -> float:
+        cosine = (1 + math.cos(math.pi * t / max(1, dto.steps))) / 2
+        clipped = dto.schedule == "clipped_cosine"
+        return max(least, cosine) if clipped else least + (1 - least) * cosine
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, share)
 
 
 @torch.no_grad()
@@ -243,7 +254,8 @@ def selected(
     if selection.gradient_norm == "logits":
         p = torch.softmax(z / tau, -1)
         g = (torch.diag(p) - torch.outer(p, p)) @ g / tau
-    return float(g.norm()) > selection.gradient_threshold
+    norm, least = float(g.norm()), selection.gradient_threshold
+    return norm > least or (selection.threshold_inclusive and norm == least)
 
 
 def masked(z: Tensor, refined: Tensor, pair: Pair, config: Nabla) -> Tensor:
@@ -266,7 +278,8 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
     """Algorithm 1: commit tokens from left to right, revising where a revision is accepted."""
     ledger, key = Ledger(), problem.key
     candidates: list[Candidate] = []
-    current = rollout(pair, problem, config.sampling, key / "draft" / 0)
+    blank = Sequence([], [], "length", key, config.end_token)
+    current = rollout(pair, problem, config.sampling, key / "draft" / 0, blank)
     first, reward = current, _score(pair, problem, current.scored, ledger)
     first_reward = reward
     ledger.generated_tokens += len(current.y)
@@ -282,13 +295,11 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
             if not selected(pair, problem, current, i, config, ledger):
                 i += 1
                 continue
-            refined = current.z[i]
-            if config.dto.steps > 0:
-                refined, hard = refine(pair, problem, current, i, config.relaxation, config.dto)
-                ledger.gradient_passes += len(hard)
+            refined, hard = refine(pair, problem, current, i, config.relaxation, config.dto)
+            ledger.gradient_passes += len(hard)
             token = resample(current.z[i], refined, pair, config, key / "resample" / sweep / i)
             if token != current.y[i]:
-                begun = Sequence([*current.y[:i], token], current.z[: i + 1], "length", current.key)
+                begun = replace(current, y=[*current.y[:i], token], z=current.z[: i + 1])
                 rival = rollout(pair, problem, config.sampling, key / "rollout" / sweep / i, begun)
                 ledger.generated_tokens += len(rival.y) - (i + 1)
                 rollouts += 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nabla_eval.config import DTO
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
-from nabla_eval.dto.certify import UNDECIDED, certain
+from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import anchor_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
@@ -62,6 +64,8 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
 @torch.no_grad()
 def certify(pair: Pair, requests: Sequence[Certify]) -> list[Certified]:
     """Draws that no refinement can change, for requests that share `dto`; no model is called."""
+    if math.isinf(logit_reach(requests[0].dto)):
+        return [Certified((None,) * len(request.keys)) for request in requests]
     logits = widen(
         pair.policy.head(torch.stack([r.trajectory.states[r.position] for r in requests]))
     )
@@ -98,7 +102,7 @@ def numbers(requests: Sequence[Refine | Certify], device: torch.device) -> Tenso
 class Solution:
     """DTO's result for several requests, their free rows one after another (R in all)."""
 
-    start: Tensor  # [R, V] the policy's logits
+    start: Tensor  # [R, V] the policy's logits, as `logits_dtype` holds them
     logits: Tensor  # [R, V] refined
     sizes: list[int]
     passes: list[int]
@@ -115,18 +119,17 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
         [r.trajectory.states[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
     )
     logits = widen(pair.policy.head(hidden))
+    free, head = _parameters(pair, dto, hidden, logits)
+    start = logits if head is None else head(free)
     if dto.steps == 0:
         none = [0] * len(requests)
-        return Solution(logits, logits, sizes, none, list(none), [None] * len(requests))
+        return Solution(start, start, sizes, none, list(none), [None] * len(requests))
     parts = [(_gradient(r).handle, own) for r, own in zip(requests, rows, strict=True)]
     hard = [_gradient(r).hard[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
-    head = None
-    if dto.parameterisation == "latents":
-        head = lambda latents: widen(pair.policy.head(latents.to(hidden.dtype)))  # noqa: E731
     gradient = row_gradients(pair, parts, dto.objective)
     norms = _norms(requests, logits, gradient, sizes)
     parameters, info = descend(
-        logits if head is None else widen(hidden),
+        free,
         gradient,
         torch.tensor([token for part in hard for token in part], device=logits.device),
         sizes,
@@ -135,7 +138,20 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
         lambda stale, tokens: _recompute(pair, requests, rows, stale, tokens),
     )
     refined = parameters if head is None else head(parameters)
-    return Solution(logits, refined, sizes, info.passes, info.flips, norms)
+    return Solution(start, refined, sizes, info.passes, info.flips, norms)
+
+
+def _parameters(
+    pair: Pair, dto: DTO, hidden: Tensor, logits: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    """What DTO moves, in its dtype, and how logits are made of it (None: it is the logits)."""
+    rounded = dto.logits_dtype == "bfloat16"
+    if dto.parameterisation == "latents":
+        free = hidden.bfloat16() if rounded else widen(hidden)
+        return free, lambda latents: widen(pair.policy.head(latents.to(hidden.dtype)))
+    if rounded:
+        return logits.bfloat16(), lambda free: free.to(logits.dtype)
+    return logits, None
 
 
 def _norms(

@@ -63,6 +63,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
 
 def _draft(pool: Pool, config: Nabla) -> Part:
     yield from pool.draw(1, config.sampling, branches=config.n > 1)
+    pool.samples = [judged_whole(sample, config) for sample in pool.samples]
     yield from pool.judge(branches=config.n > 1)
 
 
@@ -119,7 +120,7 @@ def _window(run: Run, sweep: int, start: int, size: int) -> Part:
         yield from _differentiate(run, sweep, next_ones)
         for i in next_ones:
             gradient = run.gradient(i)
-            if gradient is not None and gradient.norms[i] > selection.gradient_threshold:
+            if gradient is not None and selection.steep(gradient.norms[i]):
                 window.append(i)
     return window
 
@@ -247,7 +248,8 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
         )
         for visit in new
     ]
-    run.spare.update((run.start(visit), rival) for visit, rival in zip(new, rivals, strict=True))
+    whole = [judged_whole(rival, run.config) for rival in rivals]
+    run.spare.update((run.start(visit), rival) for visit, rival in zip(new, whole, strict=True))
     return [run.spare[run.start(visit)] for visit in fresh]
 
 
@@ -261,6 +263,13 @@ def _score(run: Run, rivals: list[Trajectory]) -> Part:
     run.judged.update(zip(new, judged, strict=True))
     run.unseen.update(new)
     return [run.judged[rival.tokens[: rival.scored]].reward for rival in rivals]
+
+
+def judged_whole(trajectory: Trajectory, config: Nabla) -> Trajectory:
+    """A response as the reward model is to read it: with end_token=kept, up to its end token."""
+    if config.end_token == "template" or trajectory.stop != "eos":
+        return trajectory
+    return replace(trajectory, scored=len(trajectory.tokens))
 
 
 def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Candidate:

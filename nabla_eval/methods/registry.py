@@ -50,9 +50,13 @@ class MethodSpec:
 # thought and RAP nothing else is known: neither breadth, iterations and evaluator nor where steps
 # ended in the paper's runs, and the released code has neither method. So all of that stays at the
 # values of their own authors (see `TreeOfThought` and `Rap`), RAP's top-k of 50 too.
-_SAMPLING = {
-    "paper": {"temperature": 0.5, "top_p": 0.95},
-    "released": {"temperature": 0.6, "top_p": 0.95},
+_SAMPLING: dict[str, dict[str, Any]] = {
+    name: {key: values[key] for key in ("temperature", "top_p", "top_k") if key in values}
+    for name, values in PRESETS.items()
+}
+_RAP: dict[str, dict[str, Any]] = {
+    name: {key: value for key, value in values.items() if key != "top_k"}
+    for name, values in _SAMPLING.items()
 }
 
 METHODS: dict[str, MethodSpec] = {
@@ -62,7 +66,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "greedy": MethodSpec(
         Greedy, greedy, "the most likely token, always", needs_reward=False, samples=False,
-        presets={"paper": {}, "released": {}},
+        presets={name: {} for name in PRESETS},
     ),
     "self_consistency": MethodSpec(
         SelfConsistency, self_consistency, "majority over n sampled answers", needs_reward=False,
@@ -83,13 +87,13 @@ METHODS: dict[str, MethodSpec] = {
         presets=_SAMPLING,
     ),
     "rap": MethodSpec(
-        Rap, rap, "Monte Carlo tree search over steps", presets=_SAMPLING
+        Rap, rap, "Monte Carlo tree search over steps", presets=_RAP
     ),
     "tpo": MethodSpec(
         Tpo, tpo, "revision by the policy's own critique of the best and the worst response",
         presets={
+            **_SAMPLING,
             "paper": {**_SAMPLING["paper"], "samples": 2, "iterations": 2},
-            "released": _SAMPLING["released"],
         },
     ),
     "prefix_gradient": MethodSpec(

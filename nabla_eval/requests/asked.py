@@ -175,8 +175,8 @@ class Certified:
 class Certify:
     """What `Refine` with the same fields would draw, where that is the same for every gradient.
 
-    DTO's steps are bounded (`dto.certify`), so that most draws are known without a pass of the
-    models. Only for free logits without weight decay, and draws without top-p and top-k.
+    Where the optimiser bounds its steps (`dto.certify`), most draws are known without a pass of
+    the models; elsewhere none is. Only for draws without top-p and top-k.
     """
 
     problem: Problem

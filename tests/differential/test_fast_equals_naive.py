@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nabla_eval.config import flatten
 from nabla_eval.engine import naive
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -28,12 +29,17 @@ options = st.fixed_dictionaries(
         "min_probability": st.sampled_from([0.0, 0.02]),
         "uncertainty": st.sampled_from(["entropy", "top_probability"]),
         "gradient_threshold": st.sampled_from([0.0, 0.1, 0.5]),
+        "threshold_inclusive": st.booleans(),
         "gradient_norm": st.sampled_from(["logits", "onehot"]),
         "error_below": st.sampled_from([None, -0.1, 0.0, 0.1]),
         "error_window": st.sampled_from([1, 2, 5]),
         "steps": st.sampled_from([0, 1, 6]),
         "lr": st.sampled_from([0.01, 0.3]),
         "weight_decay": st.sampled_from([0.0, 0.1]),
+        "schedule": st.sampled_from(["cosine", "clipped_cosine"]),
+        "optimizer": st.sampled_from(["adamw", "sgd"]),
+        "relaxation_temperature": st.sampled_from([None, 1.0, 0.6]),
+        "end_token": st.sampled_from(["template", "kept"]),
         "update": st.sampled_from(["first", "all"]),
         "anchor": st.sampled_from(["argmax", "sampled"]),
         "anchor_offset": st.sampled_from(["gumbel", "margin"]),
@@ -82,14 +88,19 @@ def assert_same(fast, slow, chosen):
     options=options,
     process=st.booleans(),
     reward_gradient=st.sampled_from(["final", "process"]),
+    logits_dtype=st.sampled_from(["float32", "bfloat16"]),
     width=st.sampled_from([1, 3, 16]),
     budget=st.sampled_from([1, 60, 10**6]),
     past=st.sampled_from([0, 25, 10**6]),
     seed=st.integers(0, 10**6),
 )
-def test_drawn_configurations(options, process, reward_gradient, width, budget, past, seed):
+def test_drawn_configurations(
+    options, process, reward_gradient, logits_dtype, width, budget, past, seed
+):
     pair = PAIRS[process]
-    chosen = {**options, "reward_gradient": reward_gradient}
+    chosen = {**options, "reward_gradient": reward_gradient, "logits_dtype": logits_dtype}
+    if options["optimizer"] == "sgd":  # which has no bfloat16
+        chosen |= {"logits_dtype": "float32"}
     if not process:  # an outcome reward has no scores of prefixes
         chosen |= {"reward_gradient": "final", "error_below": None}
     config = configure("nabla", chosen)
@@ -110,6 +121,33 @@ def test_the_drawn_configurations_reach_what_matters():
     assert sum(c.verdict == "accepted" for c in candidates) >= 5
     assert sum(c.verdict == "rejected" for c in candidates) >= 5
     assert sum(c.flips for c in candidates) >= 5
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"schedule": "clipped_cosine", "min_lr": 0.25},
+        {"optimizer": "sgd", "lr": 20.0},
+        {"logits_dtype": "bfloat16"},
+        {"logits_dtype": "bfloat16", "parameterisation": "latents"},
+        {"relaxation_temperature": 4.0},
+        {"end_token": "kept"},
+    ],
+    ids=str,
+)
+def test_each_option_of_the_released_code_matters_and_is_the_specification_s(option):
+    """Alone, at a rate at which DTO moves tokens: the same in both engines, and not the default."""
+    pair, problems = PAIRS[True], tiny_problems(PAIRS[True], 3)
+    seen = []
+    for own in ({}, option):
+        options = {"n": 4, "passes": 1, "temperature": 1.0, "lr": 0.5, "steps": 4, **own}
+        config = configure("nabla", options)
+        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        if own:
+            for problem, outcome in zip(problems, found, strict=True):
+                assert_same(outcome, naive.nabla(pair, problem, config), flatten(config))
+        seen.append([(c.new_token, c.moved, c.new_reward) for o in found for c in o.candidates])
+    assert seen[0] != seen[1] and all(seen)
 
 
 def test_positions_before_the_first_error_are_those_of_the_specification():

@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 
 from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
-from nabla_eval.dto.certify import UNDECIDED, certain, reach
+from nabla_eval.dto.certify import UNDECIDED, certain
+from nabla_eval.dto.certify import logit_reach as reach
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.sampler import draws
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.testing import tiny_pair, tiny_problems
 from theory.reach import cosine_rates, logit_reach
 
 
 def descended(start: torch.Tensor, gradients: list[torch.Tensor], dto: DTO) -> torch.Tensor:
     """Logits after T steps down whatever gradients."""
-    state, table = optimise.init(start), optimise.schedule(dto, start)
+    adamw = optimise.AdamW()
+    state, table = adamw.init(start), adamw.table(dto, start)
     for gradient in gradients:
-        state = optimise.step(state, gradient, table)
+        state = adamw.step(state, gradient, table)
     return state.parameters
 
 
@@ -35,18 +41,70 @@ def test_a_constant_gradient_moves_a_logit_by_the_sum_of_the_rates() -> None:
     assert reach(DTO(steps=1, lr=0.3)) == pytest.approx(0.3)
     theirs = logit_reach(cosine_rates(dto.lr, dto.min_lr, dto.steps))
     assert reach(dto) == pytest.approx(theirs, rel=1e-12)
-    assert reach(DTO(weight_decay=0.1)) == math.inf
+
+
+@pytest.mark.parametrize(
+    "unbounded",
+    [
+        {"weight_decay": 0.1},
+        {"logits_dtype": "bfloat16"},
+        {"optimizer": "sgd"},
+        {"parameterisation": "latents"},
+    ],
+    ids=str,
+)
+def test_without_a_bound_nothing_is_certified(unbounded: dict[str, Any]) -> None:
+    dto = DTO(**unbounded)
+    assert reach(dto) == math.inf
+    uniform = torch.linspace(0, 0.999, 50, dtype=torch.float64)[None]
+    logits = torch.tensor([[0.0, 9.0, -torch.inf]])
+    assert (certain(logits, torch.ones(1, 1), uniform, dto) == UNDECIDED).all()
+
+
+class Leap(optimise.Optimiser):
+    """Steps of length one along the sign of the gradient; it says nothing of how far that goes."""
+
+    def rates(self, count: int, dto: DTO) -> tuple[float, ...]:
+        return (1.0,)
+
+    def update(
+        self, state: optimise.DTOState, gradient: torch.Tensor, *rates: torch.Tensor
+    ) -> optimise.DTOState:
+        parameters = state.parameters - rates[0] * gradient.sign()
+        return optimise.DTOState(parameters, (), state.count + 1)
+
+
+def test_an_optimiser_that_names_no_bound_switches_certification_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers are those of taking every gradient, which the bound of AdamW would not have given."""
+    pair = tiny_pair(seed=3)
+    problems = tiny_problems(pair, 12)
+
+    def answers(**options: Any) -> tuple[list[tuple[int, ...]], int]:
+        config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, **options})
+        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        return [outcome.tokens for outcome in found], sum(o.certified for o in found)
+
+    assert answers()[1] > 0
+    monkeypatch.setitem(optimise.OPTIMISERS, "adamw", Leap())
+    assert answers() == (answers(certify=False)[0], 0)
+    monkeypatch.setattr(Leap, "reach", lambda self, dto: optimise.AdamW().reach(dto))
+    assert answers()[0] != answers(certify=False)[0]  # a wrong bound is not harmless
 
 
 @given(
+    schedule=st.sampled_from(["cosine", "clipped_cosine"]),
     steps=st.integers(1, 30),
     lr=st.sampled_from([1e-3, 0.01, 0.3]),
     seed=st.integers(0, 10**6),
     growth=st.sampled_from([0.1, 1.0, 3.0, 30.0]),
 )
-def test_no_gradients_move_a_logit_out_of_reach(steps: int, lr: float, seed: int, growth: float):
+def test_no_gradients_move_a_logit_out_of_reach(
+    schedule: Any, steps: int, lr: float, seed: int, growth: float
+) -> None:
     """Growing and shrinking gradients of any sign, of which Adam's worst case is one."""
-    dto = DTO(steps=steps, lr=lr, min_lr=lr / 10)
+    dto = DTO(steps=steps, lr=lr, min_lr=lr / 10, schedule=schedule)
     draw = torch.Generator().manual_seed(seed)
     gradients = [
         growth**t * torch.randn(4, 50, generator=draw, dtype=torch.float64) for t in range(steps)

@@ -22,6 +22,10 @@ from nabla_eval.methods.registry import METHODS, configure, option_names
         ("nabla", {"n": True}, "n=True"),
         ("nabla", {"lr": "nan"}, "lr=nan"),
         ("nabla", {"lr": 0.01, "min_lr": 0.1}, "min_lr"),
+        ("nabla", {"optimizer": "sgd", "logits_dtype": "bfloat16"}, "logits_dtype='bfloat16'"),
+        ("nabla", {"relaxation_temperature": 0}, "relaxation_temperature=0"),
+        ("nabla", {"schedule": "linear"}, "clipped_cosine"),
+        ("nabla", {"optimizer": "adam"}, "adamw"),
         ("nabla", {"top_p": 0.0}, "top_p"),
         ("nabla", {"temperature": 0.0}, "temperature"),
         ("nabla", {"resample_temperature": -1}, "temperature"),
@@ -92,7 +96,7 @@ def test_changing_one_option_changes_the_fingerprint_and_nothing_else():
     other = change(config, lr=0.25)
     assert other.dto == DTO(**{**vars(config.dto), "lr": 0.25})
     assert fingerprint(flatten(other)) != fingerprint(flatten(config))
-    assert isinstance(other, Nabla) and set(PRESETS) == {"paper", "released"}
+    assert isinstance(other, Nabla) and "released" in PRESETS
 
 
 @pytest.mark.parametrize("method", ["tree_of_thought", "rap"])

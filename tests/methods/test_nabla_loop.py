@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -216,6 +217,47 @@ def test_released_acceptance_compares_with_the_mis_scored_reward():
     (candidate,) = outcome.candidates
     assert candidate.verdict == "accepted" and candidate.compared_reward == 0.0
     assert candidate.old_reward == 1.0 and outcome.reward == 0.5
+
+
+@pytest.mark.parametrize(("inclusive", "visited"), [(False, 1), (True, 2)])
+def test_a_norm_at_the_threshold_passes_where_it_is_included(inclusive, visited):
+    script = Script((5, 6, 7), {}, {(5, 6, 7): 0.0}, norms=[4.0, 3.9, 4.1])
+    outcome = solve(script, gradient_threshold=4.0, threshold_inclusive=inclusive)
+    assert outcome.visited == visited
+
+
+@pytest.mark.parametrize(("end_token", "seen"), [("template", 1), ("kept", 2)])
+def test_the_response_s_own_end_token_is_judged_where_it_is_kept(end_token, seen):
+    """Of the draft and of every rollout, whatever is asked about them; the text stays the same."""
+    shown = []
+
+    class Ending(Script):
+        def answer(self, request):
+            if isinstance(request, Score | Differentiate | Refine):
+                shown.append((type(request).__name__, request.trajectory.scored))
+            found = super().answer(request)
+            if isinstance(request, Generate):
+                return replace(found, stop="eos", scored=len(found.tokens) - 1)
+            return found
+
+    rewards = {(5, 6): 1.0, (9, 6): 2.0}
+    outcome = solve(Ending((5, 6), {0: [9]}, rewards), end_token=end_token, certify=False)
+    assert outcome.tokens == (9, 6) and outcome.text == "9 6"
+    assert {kind for kind, _ in shown} == {"Score", "Differentiate", "Refine"}
+    assert {length for _, length in shown} == {seen}
+
+
+@pytest.mark.parametrize("end_token", ["template", "kept"])
+def test_a_response_without_an_end_token_is_judged_whole(end_token):
+    script = Script((5, 6), {0: [9]}, {(5, 6): 1.0, (9, 6): 2.0})
+    assert solve(script, end_token=end_token).tokens == (9, 6)
+
+
+def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own():
+    assert configure("nabla", {"resample_temperature": 0.5}).relaxation == 0.5
+    assert configure("nabla", {"resample_temperature": 0.0}).relaxation == 1.0
+    own = configure("nabla", {"resample_temperature": 0.5, "relaxation_temperature": 2.0})
+    assert own.relaxation == 2.0 and own.drawing.temperature == 0.5
 
 
 def iid(index: int, n: int):

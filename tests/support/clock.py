@@ -47,7 +47,7 @@ class Clock:
         self.benchmark = benchmark
         self.timed = benchmark.enabled
         if self.timed:
-            assert not hasattr(optimise.step, "__wrapped__"), (
+            assert not hasattr(optimise.write, "__wrapped__"), (
                 "shape checks are on: use `make bench`"
             )
             # What the session holds is the collector's no more: its walks over models and earlier

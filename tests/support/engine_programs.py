@@ -118,6 +118,9 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "gradient_norm": _of("logits", "onehot"), "steps": _of(0, 2, 4), "lr": _of(0.01, 1.0),
         "update": _of("first", "all"), "anchor": _of("argmax", "sampled"),
         "anchor_offset": _of("gumbel", "margin"), "parameterisation": _of("logits", "latents"),
+        "schedule": _of("cosine", "clipped_cosine"), "optimizer": _of("adamw", "sgd"),
+        "end_token": _of("template", "kept"),
+        "relaxation_temperature": _of(None, 1.0), "threshold_inclusive": st.booleans(),
         "grad_cache": st.booleans(), "lam": _of(1.0, -1.0, 0.0), "nll_weight": _of(1.0, 0.0),
     },
 }  # fmt: skip
@@ -143,6 +146,8 @@ def programs(draw: Any, kind: str, number: int) -> Program:
         chosen["evaluator"] = "reward"
     if chosen.get("step") == "regex":
         chosen["step_regex"] = draw(_of("a", "[b-d]", "."))
+    if chosen.get("optimizer") == "adamw":
+        chosen["logits_dtype"] = draw(_of("float32", "float32", "bfloat16"))
     chosen["max_calls"] = draw(_of(*[None] * 7, 1, 9, 30))
     if kind == "process" and method == "nabla":
         chosen["reward_gradient"] = draw(_of("final", "process"))

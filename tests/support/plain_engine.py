@@ -202,11 +202,9 @@ class Plain:
             list(trajectory.tokens), list(trajectory.states), trajectory.stop, trajectory.key,
             seen=trajectory.scored,
         )  # fmt: skip
-        refined, hard = z, list[list[int]]()
-        if dto.steps:
-            refined, hard = naive.refine(
-                self.pair, problem, sequence, request.position, request.relaxation, dto
-            )
+        refined, hard = naive.refine(
+            self.pair, problem, sequence, request.position, request.relaxation, dto
+        )
         flips = sum(a != b for a, b in pairwise(hard))
         passes = flips if dto.grad_cache else max(0, dto.steps - 1)
         config = Nabla(
@@ -215,7 +213,11 @@ class Plain:
         )
         drawn = [naive.resample(z, refined, self.pair, config, key) for key in request.keys]
         cost = self.pass_cost(problem, trajectory, passes) + Ledger(refinements=1, flips=flips)
-        moved = float((refined - z).abs().max())
+        start, _ = naive.refine(
+            self.pair, problem, sequence, request.position, request.relaxation,
+            replace(dto, steps=0),
+        )  # fmt: skip
+        moved = float((refined - start).abs().max())
         norm = None
         if request.gradient is not None:
             first = request.gradient.handle[request.position]
@@ -226,13 +228,19 @@ class Plain:
         """Whether each draw is that of every distribution in reach, token by token."""
         z = request.trajectory.states[request.position]
         sampling, dto = request.sampling, request.dto
+        exact = dto.parameterisation == "logits" and dto.logits_dtype == "float32"
+        if dto.optimizer != "adamw" or dto.weight_decay or not exact:
+            return Certified((None,) * len(request.keys))
         config = Nabla(
             sampling=replace(sampling, temperature=1.0), resampling=_floor(request), dto=dto
         )
         masked = naive.masked(z, z, self.pair, config)
         largest = max(abs(value) for value in masked.tolist() if math.isfinite(value))
         eps = torch.finfo(z.dtype).eps
-        way = logit_reach(cosine_rates(dto.lr, dto.min_lr, dto.steps)) * certify.SLACK
+        rates = cosine_rates(dto.lr, dto.min_lr, dto.steps)
+        if dto.schedule == "clipped_cosine":
+            rates = [max(dto.min_lr, rate) for rate in cosine_rates(dto.lr, 0.0, dto.steps)]
+        way = logit_reach(rates) * certify.SLACK
         odds = 2 * (way + 4 * dto.steps * eps * largest) / sampling.temperature
         cumulative = [0.0, *torch.softmax(masked / sampling.temperature, -1).cumsum(-1).tolist()]
         tokens: list[int | None] = []
