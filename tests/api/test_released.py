@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from released_loop import ReleasedLoop
+from released_loop import ReleasedLoop, accepts
 
 import nabla_eval as ne
 from nabla_eval.methods.registry import configure
@@ -77,6 +79,42 @@ def test_refine_in_bfloat16_is_the_released_loop_over_vllm(which) -> None:
     assert ours.logits[0].tolist() == expected[0].double().tolist()
     still = start[0].abs() > 4
     assert still.any() and (expected[0] == start[0])[still].all()
+
+
+def test_acceptance_released_is_the_released_comparison() -> None:
+    """Both rewards and the verdict of every candidate; most of what lowers the reward gets in."""
+    pair = ne.load_pair(dtype="float64")
+    options = {"acceptance": "released", "end_token": "kept", "n": 8, "passes": 8, "seed": 3}
+    seen = lower = 0
+    for text in ("20,14,7=27?", "3,8,25=1?", "12,5,9=51?", "30,2,4=19?"):
+        outcome = ne.generate(pair, text, temperature=1.0, **options).trace
+        problem = pair.problem(text, Key.root(0), max_new_tokens=24)
+        current = outcome.drafts[0].tokens
+        for candidate in outcome.candidates:
+            verdict, *rewards = accepts(pair, problem, list(current), list(candidate.tokens))
+            assert verdict == (candidate.verdict == "accepted")
+            ours = [candidate.compared_reward, candidate.new_reward]
+            assert ours == pytest.approx(rewards, abs=1e-9)
+            current = candidate.tokens if verdict else current
+            seen += 1
+            lower += verdict and candidate.new_reward < candidate.old_reward
+    assert seen >= 10 and lower >= 3
+
+
+def test_where_no_entry_moves_the_preset_is_its_own_twin() -> None:
+    """bfloat16 at |z| > 4: refined and unrefined logits are the same numbers."""
+    pair, prompt, response = tiny("float64")
+    head = pair.policy.head
+    wide = replace(pair, policy=replace(pair.policy, head=lambda states: 40 * head(states)))
+    draws = {}
+    for steps in (0, 20):
+        for dtype in ("float32", "bfloat16"):
+            ref = ne.refine(wide, prompt, response, 2, steps=steps, logits_dtype=dtype, **RELEASED)
+            draws[dtype, steps] = ref.logits[0]
+    large = draws["bfloat16", 0].abs() > 4
+    assert large.sum() > len(large) / 2
+    assert (draws["bfloat16", 0] == draws["bfloat16", 20])[large].all()
+    assert (draws["float32", 0] != draws["float32", 20])[large].any()
 
 
 def test_the_reuse_of_gradients_changes_nothing() -> None:

@@ -19,6 +19,23 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Problem
 
 
+@torch.no_grad()
+def accepts(pair: Pair, problem: Problem, current: list[int], rival: list[int]) -> tuple[Any, ...]:
+    """`acceptance_criteria` of `decoding.py`: the verdict and the two rewards that it compares.
+
+    The current response is shown to the reward model with the prompt's ids before it.
+    """
+    judge = pair.judge
+    before, after = (list(ids) for ids in (problem.frame.before, problem.frame.after))
+
+    def reward(tokens: list[int]) -> float:
+        shown = torch.cat([judge.table[before], judge.embedding[tokens], judge.table[after]])
+        return float(judge.head(judge.base(inputs_embeds=shown[None]).last_hidden_state)[0, -1])
+
+    compared, proposed = reward([*problem.prompt, *current]), reward(rival)
+    return proposed > compared, compared, proposed
+
+
 @dataclass
 class ReleasedLoop:
     """One prompt whose response is committed up to some token, and the released options."""
