@@ -14,7 +14,10 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
+
+from nabla_eval.engine.batching import positions
+from nabla_eval.models.probe import RowCache, is_plain
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
 
@@ -164,7 +167,20 @@ class Joined:
             _fill(kv[:, :, i], row, width)
         return cls(kv, width)
 
-    def advance(self, columns: int = 1) -> None:
+    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Last hidden states `[B, T, D]` of new ids, one row of them after each row."""
+        output = base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.advance(ids.shape[1])
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def advance(self, columns: int) -> None:
         """Count the columns that a forward pass has written."""
         self.width += columns
 
@@ -204,28 +220,55 @@ def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
 
 
 class Whole:
-    """Any other cache: rows can leave it, and none can enter."""
+    """A model's own cache of any kind: rows can leave it, and none can enter."""
 
-    def __init__(self, cache: Any, width: int, rows: Tensor) -> None:
-        self.cache, self.width, self.device = cache, width, rows.device
-        cache.batch_select_indices(rows)
+    def __init__(self, own: RowCache) -> None:
+        self.own = own
 
-    def advance(self) -> None:
-        """Count the column that a forward pass has written."""
-        self.width += 1
+    @property
+    def width(self) -> int:
+        """Columns in use."""
+        return self.own.width
+
+    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Last hidden states `[B, T, D]` of new ids."""
+        return self.own.encode(ids, mask, places)
 
     def select(self, order: Sequence[int], unused: int) -> Whole:
         """Some of the rows, with all columns."""
-        return Whole(self.cache, self.width, torch.tensor(order, device=self.device))
+        self.own.select(order)
+        return self
+
+
+class Recomputed:
+    """No cache: all tokens `[B, width]` of the rows, encoded again with those that are new."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+
+    @property
+    def width(self) -> int:
+        """Columns in use."""
+        return self.ids.shape[1]
+
+    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Last hidden states `[B, width, D]` of all ids, the new ones last."""
+        self.ids = torch.cat([self.ids, ids], 1)
+        states: Tensor = base(
+            input_ids=self.ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        ).last_hidden_state
+        return states
+
+    def select(self, order: Sequence[int], unused: int) -> Recomputed:
+        """Some of the rows, without the first `unused` columns."""
+        return Recomputed(self.ids[list(order), unused:])
 
 
 def rows_of(cache: Any, lengths: Sequence[int]) -> list[Tensor] | None:
     """Each row's last tokens in a model's cache, as views; None where it is not a plain one."""
-    halves: list[Tensor] = []
-    for layer in cache.layers if type(cache) is DynamicCache else []:
-        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
-            return None
-        halves += (layer.keys, layer.values)
+    if not is_plain(cache):
+        return None
+    halves: list[Tensor] = [half for layer in cache.layers for half in (layer.keys, layer.values)]
     if len({(half.shape, half.device) for half in halves}) != 1:
         return None
     kv = torch.stack(halves).unflatten(0, (-1, 2))

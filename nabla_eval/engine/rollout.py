@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from nabla_eval.engine.batching import left_pad, positions
-from nabla_eval.engine.cache import Joined, Past, Pasts, Whole, rows_of
+from nabla_eval.engine.cache import Joined, Past, Pasts, Recomputed, Whole, rows_of
 from nabla_eval.engine.record import Record, Row
 from nabla_eval.engine.response import Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.models.pair import Policy
+from nabla_eval.models.probe import RowCache, batching
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Trajectory
 
@@ -38,7 +39,7 @@ class _Batch:
     """The rows that run, B of them, and what the next forward pass takes."""
 
     rows: list[Row]
-    cache: Joined | Whole
+    cache: Joined | Whole | Recomputed
     pending: Tensor  # [B] the last token of each row, not in the cache yet
     length: Tensor  # [B] tokens before it
     places: Tensor  # [B] in the record
@@ -174,14 +175,14 @@ class Decoder:
     def _next(self) -> list[Row]:
         """Take what fits beside the running rows out of the queue."""
         running = self._batch.rows if self._batch else []
-        if self._batch and isinstance(self._batch.cache, Whole):
+        if self._batch and not isinstance(self._batch.cache, Joined):
             return []
         longest = max((row.response.longest for row in running), default=0)
         new: list[Row] = []
         left: list[Row] = []
         for row in self._queue:
             count, width = len(running) + len(new), max(longest, row.response.longest)
-            if count and (count + 1) * width > self.budget:
+            if count and ((count + 1) * width > self.budget or not self._alike(row, new)):
                 left.append(row)
             else:
                 new.append(row)
@@ -189,16 +190,23 @@ class Decoder:
         self._queue = left
         return new
 
+    def _alike(self, row: Row, new: Sequence[Row]) -> bool:
+        """Whether a row may share a batch with new ones: its cache may take no padding."""
+        can = batching(self.policy.base)
+        if can.rows == "padded" or can.select is None:
+            return True
+        return can.rows == "equal" and row.response.length == new[0].response.length
+
     def _admit(self, new: list[Row]) -> None:
         """Join rows to the running batch."""
         known = {row: kv for row in new if (kv := self._known(row.response)) is not None}
         first, whole = self._prefill([row for row in new if row not in known], known)
         running = self._batch
         rows = [*(running.rows if running else []), *new]
-        cache: Joined | Whole | None = whole
+        cache: Joined | Whole | Recomputed | None = whole
         if cache is None:
             joined = running.cache if running else None
-            assert not isinstance(joined, Whole)
+            assert joined is None or isinstance(joined, Joined)
             cache = Joined.of([known[row] for row in new], joined)
         for row in new:
             tokens = row.response.length if row in first else 1
@@ -225,7 +233,9 @@ class Decoder:
             self.pasts.use(past)
         return kv
 
-    def _prefill(self, rows: list[Row], known: dict[Row, Tensor]) -> tuple[set[Row], Whole | None]:
+    def _prefill(
+        self, rows: list[Row], known: dict[Row, Tensor]
+    ) -> tuple[set[Row], Whole | Recomputed | None]:
         """Encode contexts but their last tokens, once for all rows of a problem that share one.
 
         Adds to what is `known` of rows, or returns a cache that rows cannot leave singly; and the
@@ -241,27 +251,24 @@ class Decoder:
         ids, mask = left_pad(
             [tokens for _, tokens in places], self.policy.pad_id, self.policy.device
         )
-        output = self.policy.base(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True
-        )
         first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
-        found = rows_of(output.past_key_values, [len(tokens) for _, tokens in places])
+        own, lengths = RowCache(self.policy.base), [len(tokens) for _, tokens in places]
+        if own.can.select is None:
+            return first, Recomputed(ids[index])
+        # Where rows take no padding, all of them have as many tokens, and may have none.
+        if own.can.rows == "padded" or any(lengths):
+            own.encode(ids, mask, positions(mask))
+        found = rows_of(own.held, lengths) if own.can.joins else None
         if found is None:
-            copies = torch.tensor(index, device=self.policy.device)
-            return first, Whole(output.past_key_values, ids.shape[1], copies)
+            own.select(index)
+            return first, Whole(own)
         known.update((row, found[i]) for row, i in zip(rows, index, strict=True))
         return first, None
 
     def _step(self, batch: _Batch) -> None:
-        output = self.policy.base(
-            input_ids=batch.pending[:, None],
-            attention_mask=batch.mask,
-            position_ids=batch.length[:, None],
-            past_key_values=batch.cache.cache,
-            use_cache=True,
-        )
-        batch.cache.advance()
-        hidden = output.last_hidden_state[:, -1]
+        hidden = batch.cache.encode(
+            self.policy.base, batch.pending[:, None], batch.mask, batch.length[:, None]
+        )[:, -1]
         logits = self.policy.head(hidden)
         numbers = self._record.numbers(batch.rows, batch.places)
         drawn = draw(batch.filters.distribution(logits), numbers)
@@ -284,7 +291,7 @@ class Decoder:
 
     def _keep_pasts(self, batch: _Batch) -> None:
         """Keep what finished rows have encoded, where others may go on from them."""
-        if isinstance(batch.cache, Whole) or not self.pasts.budget:
+        if not isinstance(batch.cache, Joined) or not self.pasts.budget:
             return
         for i, row in enumerate(batch.rows):
             response = row.response

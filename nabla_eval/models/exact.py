@@ -14,6 +14,7 @@ from torch import Tensor
 
 # How families write the gain: Llama and Qwen use the weight, Gemma one plus it.
 _GAINS = (lambda weight: weight, lambda weight: 1.0 + weight)
+_NO_GAIN = (lambda weight: 1.0,)  # Falcon Mamba's weight is a placeholder, of another width
 
 
 def widen_norms(model: torch.nn.Module) -> int:
@@ -36,7 +37,7 @@ def _widen(module: Any) -> bool:
         return False
     probe = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)[None]
     expected = module(probe)
-    for gain in _GAINS:
+    for gain in _GAINS if isinstance(module.weight, torch.nn.Parameter) else _NO_GAIN:
 
         def forward(x: Tensor, gain: Any = gain) -> Tensor:
             return (

@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nabla_eval.models.probe import batching
+
 # Passes of one token through a model that a second call must spare: it costs about as much.
 WORTH = 256
 _PLAIN: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
@@ -29,7 +31,7 @@ _WHOLE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 def plain_cache(base: torch.nn.Module) -> bool:
     """Whether a prefix's keys and values are the same whatever follows, and all of them stay."""
     if base not in _PLAIN:
-        _PLAIN[base] = _plain(getattr(base, "config", None))
+        _PLAIN[base] = batching(base).joins and _plain(getattr(base, "config", None))
     return _PLAIN[base]
 
 

@@ -7,14 +7,17 @@ sum is verified on a few tokens: a model that does not add up is refused, not ap
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nabla_eval.errors import ModelError
+from nabla_eval.errors import ModelError, NablaError
 from nabla_eval.models.exact import widen_norms
+from nabla_eval.models.probe import probe
 
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
@@ -82,6 +85,22 @@ class ScoreHead:
         return scores.to(self.device)
 
 
+@contextmanager
+def _explained(model: Any, name: str) -> Iterator[None]:
+    """Turn what a model's own code raises into a `ModelError`."""
+    try:
+        yield
+    except (NablaError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try "
+            "another dtype (dtype=float32), or another model."
+        ) from error
+
+
 def split_policy(model: Any, name: str) -> Halves:
     """Halves of a causal language model. Raises `ModelError` where they do not add up to it."""
     base, table = _prepare(model, name)
@@ -92,10 +111,12 @@ def split_policy(model: Any, name: str) -> Halves:
     scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))  # Granite
     scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    cap = getattr(config, "logits_soft_cap", cap)  # RecurrentGemma
     head = LogitHead(linear, table.device, scale, cap)
     tied = linear.weight is model.get_input_embeddings().weight
     halves = Halves(base, head, table, context_length(config), _parameters(model, tied))
     _verify_policy(model, halves, name)
+    probe(base, table.shape[0], name)
     return halves
 
 
@@ -117,6 +138,7 @@ def split_reward(
     config = model.config.get_text_config()
     halves = Halves(base, head, table, context_length(config), _parameters(model, tied=False))
     _verify_reward(model, halves, name, process)
+    probe(base, table.shape[0], name)
     return halves, process
 
 

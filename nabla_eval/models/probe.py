@@ -1,0 +1,246 @@
+"""What a model's rows may do together in a batch, tried on a few tokens when it is loaded.
+
+The engine pads rows on the left, goes on from the model's cache, and lets rows leave and repeat.
+Not every architecture gives a row its own result then: a recurrent state may take padding in, a
+position that sees nothing may turn into nan, a cache may lose or mix up rows. So two rows are run
+as a batch and compared with each of them alone. What fails is not used: rows of different lengths
+run apart, and without a cache to trust every step encodes its context again. Both are slower, and
+right.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+LOGGER = logging.getLogger("nabla_eval")
+
+# Relative error of a token's last hidden state. Above rounding: models of float64 keep some
+# float32 inside, and in 16 bits a router may choose another expert for single tokens, so that there
+# the median counts. Far below what a token more or less in the context does.
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
+_NARROW = 0.1
+_SELECTORS = ("reorder_cache", "batch_select_indices")  # how caches of transformers keep some rows
+
+Rows = Literal["padded", "equal", "alone"]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What rows of a batch may do without changing each other's results.
+
+    rows: "padded" may differ in length, "equal" may not, "alone" share no batch.
+    select: the cache's method that keeps some of its rows; None: the cache is not used.
+    cache: what the model calls its cache.
+    plain: its layers hold keys and values of all tokens, and nothing else.
+    """
+
+    rows: Rows = "padded"
+    select: str | None = _SELECTORS[0]
+    cache: str = "past_key_values"
+    plain: bool = True
+
+    @property
+    def joins(self) -> bool:
+        """Whether keys and values of rows of any lengths may be put together."""
+        return self.rows == "padded" and self.select is not None and self.plain
+
+    def describe(self) -> str:
+        """What is slower than it might be; empty where nothing is."""
+        apart = {
+            "padded": "",
+            "equal": "rows of different lengths run apart, because padding changes results",
+            "alone": "rows run one by one, because other rows change results",
+        }[self.rows]
+        whole = ""
+        if self.select is None:
+            whole = "each step encodes its context again, because rows cannot leave its cache"
+        return "; ".join(filter(None, (apart, whole)))
+
+
+_FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
+
+
+def batching(base: torch.nn.Module) -> Batching:
+    """What was found out about a model; of one that was never tried, that everything works."""
+    return _FOUND.get(base, Batching())
+
+
+class RowCache:
+    """The cache that a model makes for the rows of a batch."""
+
+    def __init__(self, base: torch.nn.Module, can: Batching | None = None) -> None:
+        self.base, self.can = base, can or batching(base)
+        self.held: Any = None
+        self.width = 0  # columns that were encoded
+
+    def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states `[B, T, D]` of ids `[B, T]`, which join what is held.
+
+        `mask` covers what is held too.
+        """
+        # Purely recurrent models have no mask for what is held, and lay one over the new ids only.
+        recurrent = self.can.cache == "cache_params" and self.held is not None
+        output = self.base(
+            input_ids=ids,
+            attention_mask=None if recurrent or self.can.rows != "padded" else mask,
+            position_ids=positions,
+            use_cache=True,
+            **{self.can.cache: self.held},
+        )
+        self.held = getattr(output, self.can.cache)
+        self.width += ids.shape[1]
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows in this order; a row may be repeated."""
+        if self.held is not None and self.can.select is not None:
+            device = next(self.base.parameters()).device
+            getattr(self.held, self.can.select)(torch.tensor(rows, device=device))
+
+
+def is_plain(cache: Any) -> bool:
+    """Whether a cache holds keys and values of all tokens in every layer, and nothing else."""
+    return type(cache) is DynamicCache and all(
+        type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+    )
+
+
+@torch.no_grad()
+def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
+    """Find out how a model's rows may share a batch, and note it; one line tells what is slower.
+
+    Takes about five passes of a few tokens. A model that cannot take padding is changed in place:
+    its padded batches run as groups of rows that need none. `vocabulary`: number of token ids.
+    """
+    tokens = torch.arange(8, device=next(base.parameters()).device) % vocabulary
+    rows = [tokens[1:7], tokens[[5, 2, 7, 1, 6, 3]]]
+    wanted = [base(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
+    short, own = [rows[0][:3], rows[1]], [wanted[0][:3], wanted[1]]  # causal: a prefix's are known
+    can = Batching(rows="alone")
+    if _agrees(lambda: _whole(base, short), own):
+        can, rows, wanted = replace(can, rows="padded"), short, own
+    elif _agrees(lambda: _whole(base, rows), wanted):
+        can = replace(can, rows="equal")
+    else:
+        rows, wanted = rows[:1], wanted[:1]
+    if "cache_params" in inspect.signature(base.forward).parameters:
+        can = replace(can, cache="cache_params")
+    for select in (*_SELECTORS, None):
+        cache = RowCache(base, can := replace(can, select=select))
+        if select is None or _agrees(functools.partial(_decoded, cache, rows), _left(wanted)):
+            can = replace(can, plain=is_plain(cache.held))
+            break
+    if can.rows != "padded":
+        _separate(base, can.rows)
+    _FOUND[base] = can
+    if slower := can.describe():
+        LOGGER.warning("%s: %s. Slower, with the same results.", name, slower)
+    return can
+
+
+def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bool:
+    """Whether states `[T, D]` of rows are those wanted; an error of the model's says no."""
+    try:
+        found = run()
+    except Exception:  # noqa: BLE001 - whatever the model raises where it is asked for too much
+        return False
+    pairs = zip(found, wanted, strict=True)
+    errors = torch.cat([(own - other).norm(dim=-1) / other.norm(dim=-1) for own, other in pairs])
+    tolerance = _TOLERANCE.get(wanted[0].dtype)
+    if tolerance is None:
+        return bool(errors.float().median() <= _NARROW)
+    return bool(errors.max() <= tolerance)  # and not nan
+
+
+def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]` of rows on the right, with a token as padding that is not all 0."""
+    width = max(map(len, rows))
+    ids = torch.stack([torch.cat([row[:1].expand(width - len(row)), row]) for row in rows])
+    columns = torch.arange(width, device=ids.device)
+    return ids, torch.stack([(columns >= width - len(row)).long() for row in rows])
+
+
+def _whole(base: torch.nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
+    """States of each row's tokens, of one batch without a cache."""
+    ids, mask = _padded(rows)
+    states = base(
+        input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+    ).last_hidden_state
+    return [own[-len(row) :] for own, row in zip(states, rows, strict=True)]
+
+
+def _decoded(cache: RowCache, rows: Sequence[Tensor]) -> list[Tensor]:
+    """States of rows' last tokens by decoding: rows swap and one is repeated, then some leave."""
+    ids, mask = _padded(rows)
+    order = torch.arange(len(rows), device=ids.device)
+    states, width = [], ids.shape[1]
+    cache.encode(ids[:, : width - 2], mask[:, : width - 2], _positions(mask[:, : width - 2]))
+    for stop, kept in zip((width - 1, width), _orders(len(rows)), strict=True):
+        order = order[kept]
+        cache.select(kept)
+        seen = mask[order, :stop]
+        states.append(cache.encode(ids[order, stop - 1 : stop], seen, _positions(seen)[:, -1:]))
+    return [own for step in states for own in step]
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Rows that are kept before each of two steps."""
+    return [[1, 0, 1], [2, 1]] if count == 2 else [[0], [0]]
+
+
+def _left(wanted: Sequence[Tensor]) -> list[Tensor]:
+    """States that `_decoded` should come to."""
+    first, second = _orders(len(wanted))
+    return [wanted[i][-2:-1] for i in first] + [wanted[first[i]][-1:] for i in second]
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp_(min=0)
+
+
+def _separate(base: torch.nn.Module, rows: Rows) -> None:
+    """Let padded batches without a cache run as groups of rows of one length, or row by row."""
+    own: Callable[..., Any] = base.forward
+
+    @functools.wraps(own)
+    def forward(*args: Any, attention_mask: Tensor | None = None, **inputs: Any) -> Any:
+        padded = attention_mask is not None and not inputs.get("use_cache")
+        if not padded or (rows == "equal" and bool(attention_mask.all())):
+            return own(*args, attention_mask=attention_mask, **inputs)
+        return _in_groups(own, attention_mask, inputs, rows)
+
+    base.forward = forward
+
+
+def _in_groups(
+    own: Callable[..., Any], mask: Tensor, inputs: dict[str, Any], rows: Rows
+) -> BaseModelOutputWithPast:
+    """A left-padded batch as several without padding; states of padding are 0."""
+    width = mask.shape[1]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, length in enumerate(mask.sum(-1).tolist()):
+        # Of a row without tokens nothing is asked.
+        groups.setdefault((max(1, length), row if rows == "alone" else 0), []).append(row)
+    parts = []
+    for (length, _), members in groups.items():
+        chosen = torch.tensor(members, device=mask.device)
+        batch = {
+            key: value[chosen, width - length :] if isinstance(value, Tensor) else value
+            for key, value in inputs.items()
+        }
+        states = own(**batch).last_hidden_state
+        parts.append(torch.nn.functional.pad(states, (0, 0, width - length, 0)))
+    order = torch.tensor([row for group in groups.values() for row in group], device=mask.device)
+    return BaseModelOutputWithPast(last_hidden_state=torch.cat(parts)[order.argsort()])
