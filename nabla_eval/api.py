@@ -16,7 +16,7 @@ from nabla_eval.config import DTO, Objective, Sampling, flatten
 from nabla_eval.dto.objective import row_gradient, widen
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
-from nabla_eval.engine.gradient import gradients
+from nabla_eval.engine.gradient import gradients, no_gradient
 from nabla_eval.engine.refine import optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
@@ -28,6 +28,7 @@ from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+from nabla_eval.thought import opened
 
 LOGGER = logging.getLogger("nabla_eval")
 
@@ -136,7 +137,9 @@ def _problem(
             f"{pair.policy.context} of {pair.policy.name}. Try max_new_tokens={max(room, 0)}, or a "
             "shorter problem."
         )
-    return pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop)
+    problem = pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop)
+    thought = opened(rendered, messages if templated else None) or pair.policy.thought
+    return replace(problem, thought=thought)
 
 
 def refine(
@@ -173,7 +176,8 @@ def refine(
     differentiated at the committed tokens followed by the argmax of each row, with
     anchor="sampled" at the response itself. `schedule="clipped_cosine"` is the released code's.
 
-    Raises `ConfigError` for options out of range, `ContextError` for a response that is too long.
+    Raises `ConfigError` for options out of range, `ContextError` for a response that is too long,
+    `PolicyError` where logits or gradients are not finite.
     """
     objective = Objective(lam=lam, nll_weight=nll_weight, reward_gradient=reward_gradient)
     dto = DTO(
@@ -208,6 +212,7 @@ def refine(
         hard = hard[:committed] + trajectory.argmax[committed:]
     ask = Differentiate(problem, trajectory, hard, objective)
     (gradient,) = gradients(pair, [ask])
+    assert not isinstance(gradient, Fault), "no norm is asked for"
     rows = range(committed, len(hard))
     raw = row_gradient(pair, gradient.handle, rows, objective)
     reward = gradient.handle.value
@@ -222,6 +227,8 @@ def refine(
     with torch.no_grad():
         logits = widen(pair.policy.head(trajectory.states[committed:]))
         solution = optimise_rows(pair, [request])
+    if any(solution.broken):
+        raise no_gradient(pair, problem, len(hard))
     refined = torch.cat([solution.logits, logits[len(solution.logits) :]])
     return Refined(refined, raw, 1 + solution.passes[0], reward)
 

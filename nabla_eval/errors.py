@@ -36,6 +36,10 @@ class RewardError(NablaError, ArithmeticError):
     """The reward model answered with something that is not a finite number."""
 
 
+class PolicyError(NablaError, ArithmeticError):
+    """The policy's logits, or what a gradient made of them, are no distribution over tokens."""
+
+
 class ServerError(NablaError, ConnectionError):
     """A model server is away, refuses a request, or answers with something else."""
 

@@ -239,6 +239,8 @@ def row_gradients(
         gradient[part] += _onto(reward.embedding, outcome[part]).to(gradient.device)
         if objective.nll_weight:
             prefix = widen(policy.head(hidden[part])).log_softmax(-1)
+            # A token that the policy masks has no probability to move, hence no gradient.
+            prefix.masked_fill_(prefix == -torch.inf, 0)
             gradient[part] -= objective.nll_weight * prefix
     return gradient
 

@@ -71,4 +71,5 @@ def gumbel_offset(
     free = scaled + gumbel
     # -log(exp(-top) + exp(-free)): below top, and equal to free where free is far below it.
     truncated = -torch.logaddexp(-top.expand_as(free), -free)
-    return truncated.scatter(-1, own, top) - scaled
+    offset = truncated.scatter(-1, own, top) - scaled
+    return offset.masked_fill(scaled == -torch.inf, 0)  # a masked token needs none

@@ -30,7 +30,7 @@ from nabla_eval.requests import (
     Weigh,
 )
 
-Rollout = Callable[[list[Generate]], list[Trajectory]]
+Rollout = Callable[[list[Generate]], list[Trajectory | Fault]]
 Place = tuple[int, int]  # ticket, and place in its list
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, spans, widen
 from nabla_eval.dto.relax import soft_backward
 from nabla_eval.engine.cache import Past
+from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory
 from nabla_eval.models.checkpointing import recomputes
 from nabla_eval.models.memory import Shape, Use
@@ -76,8 +78,10 @@ def free_bytes(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] + held
 
 
-def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
+def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient | Fault]:
     """Gradients of requests that share objective, norm and temperature, as one batch.
+
+    One with a norm that is not finite comes back as a `Fault`.
 
     A handle holds the gradient from the first of the request's rows on: of all rows, where it names
     none.
@@ -89,10 +93,23 @@ def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient]:
     values = norms(pair, list(zip(requests, backwards, strict=True)))
     return [
         Gradient(request.hard, own_norms, backward, pass_cost(pair, own))
+        if all(map(math.isfinite, own_norms.values()))
+        else Fault(no_gradient(pair, request.problem, len(request.hard)))
         for request, own_norms, backward, own in zip(
             requests, values, backwards, sites, strict=True
         )
     ]
+
+
+def no_gradient(pair: Pair, problem: Problem, tokens: int) -> PolicyError:
+    """What a problem fails with where L has no finite gradient at a response of so many tokens."""
+    policy, judge = pair.policy, pair.judge
+    return PolicyError(
+        f"The gradient through the policy {policy.name} in {policy.dtype} and the reward model "
+        f"{judge.name} in {judge.dtype} is not finite at a response of {tokens} tokens (problem "
+        f"{problem.id or '?'}). Try another dtype (float16 overflows where bfloat16 and float32 do "
+        "not)."
+    )
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import widen
 from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.reader import Ids, Reader, Reading
+from nabla_eval.engine.response import ends_of
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models.pair import Pair, Reward
 from nabla_eval.requests import Ranking, Tilt, Weigh
@@ -39,20 +40,26 @@ def _end(reward: Reward, request: Weigh | Tilt) -> Ids:
     return tuple(words + token for token in request.problem.frame.after)
 
 
+def _ends(pair: Pair, request: Weigh | Tilt) -> tuple[int, ...]:
+    """Tokens that end the response if they stand at the position."""
+    tokens = request.trajectory.tokens[: request.position]
+    return ends_of(pair.policy, request.problem, tokens)
+
+
 def _log_policy(pair: Pair, requests: Sequence[Weigh | Tilt]) -> Float[Tensor, "B V"]:
     states = torch.stack([r.trajectory.states[r.position] for r in requests])
     return widen(pair.policy.head(states)).log_softmax(-1)
 
 
-def _readable(pair: Pair, framed: Sequence[bool]) -> Tensor:
-    """Tokens `[B, V]` that the reward model knows; `framed` rows also those that end a response."""
+def _readable(pair: Pair, ends: Sequence[tuple[int, ...]], framed: Sequence[bool]) -> Tensor:
+    """Tokens `[B, V]` that the reward model knows; `framed` rows also their `ends`."""
     policy, known = pair.policy, pair.judge.known
     if known is None:
         return torch.ones(len(framed), policy.vocabulary, dtype=torch.bool, device=policy.device)
     allowed = known.to(policy.device).repeat(len(framed), 1)
-    for token in policy.end_ids:
-        if token < policy.vocabulary:
-            allowed[:, token] |= torch.tensor(framed, device=policy.device)
+    for row, own, shown in zip(allowed, ends, framed, strict=True):
+        if shown:
+            row[[token for token in own if token < policy.vocabulary]] = True
     return allowed
 
 
@@ -89,15 +96,16 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
     reader = Reader(reward, pasts)
     rows = [_row(reward, request) for request in requests]
     log_p = _log_policy(pair, requests)
+    ends = [_ends(pair, request) for request in requests]
     allowed = _readable(
-        pair, [bool(row or _end(reward, r)) for row, r in zip(rows, requests, strict=True)]
+        pair, ends, [bool(row or _end(reward, r)) for row, r in zip(rows, requests, strict=True)]
     )
     known = log_p.masked_fill(~allowed, -torch.inf)
     ranked = _best(_likely(known, known, requests), [r.keep for r in requests])
     asked = [tokens[r.first : r.stop] for tokens, r in zip(ranked, requests, strict=True)]
     alone = [
-        reader.keeps and reward.process and len(own) == 1 and own[0] not in pair.policy.end_ids
-        for own in asked
+        reader.keeps and reward.process and len(tokens) == 1 and tokens[0] not in own
+        for tokens, own in zip(asked, ends, strict=True)
     ]
     busy = [i for i, own in enumerate(asked) if own]
     found = reader.read(
@@ -115,7 +123,7 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
             scores[i].append(score)
     several = [(i, token) for i in busy if not alone[i] for token in asked[i]]
     if several:
-        _probe(pair, reader, requests, readings, several, scores, tokens_read)
+        _probe(reader, requests, ends, readings, several, scores, tokens_read)
     kept = dict(zip(busy, reader.keep(found), strict=True))
     values = log_p.tolist() if pair.policy.vocabulary < 2**10 else log_p
     return [
@@ -138,23 +146,23 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
 
 
 def _probe(
-    pair: Pair,
     reader: Reader,
     requests: Sequence[Weigh],
+    ends: Sequence[tuple[int, ...]],
     readings: dict[int, Reading],
     several: Sequence[tuple[int, int]],
     scores: list[list[float]],
     tokens_read: list[int],
 ) -> None:
     """Score tokens (request, token) that are not to be kept, and add up what that takes."""
-    reward = pair.judge
+    reward = reader.reward
     prefixes: list[Reading] = []
     owner: list[int] = []
     places: dict[tuple[int, int], int] = {}  # of a request's row, whole or shortened
     tails: list[Ids] = []
     for i, token in several:
         end, reading = _end(reward, requests[i]), readings[i]
-        if token not in pair.policy.end_ids:
+        if token not in ends[i]:
             tails.append((token,) if reward.process else (token, *end))
         elif end:
             tails.append(end)
@@ -183,17 +191,18 @@ def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | F
     reward, kind = pair.judge, requests[0].linearisation
     reader = Reader(reward, pasts)
     rows = [_row(reward, request) for request in requests]
-    ends = [_end(reward, request) for request in requests]
-    table = _Table(pair, ends)
+    ends = [_ends(pair, request) for request in requests]
+    frames = [_end(reward, request) for request in requests]
+    table = _Table(pair, ends, frames)
     log_p = _log_policy(pair, requests)
-    known = log_p.masked_fill(~_readable(pair, [bool(end) for end in ends]), -torch.inf)
+    known = log_p.masked_fill(~_readable(pair, ends, [*map(bool, frames)]), -torch.inf)
     readings = reader.read(rows, [r.past for r in requests], [False] * len(requests))
     kept = reader.keep(readings)
     if kind == "soft":
         weights = known.softmax(-1)
     else:
         weights = torch.zeros_like(known).scatter_(-1, known.argmax(-1, keepdim=True), 1.0)
-    tails = [(0,) if reward.process else (0, *end) for end in ends]
+    tails = [(0,) if reward.process else (0, *end) for end in frames]
     with torch.enable_grad():
         run = reader.after(readings, range(len(requests)), tails, soft=table.mean(weights))
         score = widen(reward.head(run.states[:, -1]))
@@ -240,14 +249,19 @@ class _Table:
     A token that ends the response has that of the template's end, of which it is the first.
     """
 
-    def __init__(self, pair: Pair, ends: Sequence[Ids]) -> None:
+    def __init__(self, pair: Pair, ends: Sequence[tuple[int, ...]], frames: Sequence[Ids]) -> None:
         reward = pair.judge
         self.embedding, self.device = reward.embedding, pair.policy.device
         words = reward.embedding.shape[0]
-        own = [token for token in pair.policy.end_ids if token < words]
-        self.stops = torch.tensor(own, dtype=torch.long, device=self.device)
-        self.framed = torch.tensor([bool(end) for end in ends], device=self.device)[:, None]
-        first = torch.tensor([end[0] - words if end else 0 for end in ends], device=reward.device)
+        stops = sorted({token for own in ends for token in own if token < words})
+        self.stops = torch.tensor(stops, dtype=torch.long, device=self.device)
+        # [B, S] rows in which each of them stands for the template's end
+        self.framed = torch.tensor(
+            [[bool(f) and s in own for s in stops] for own, f in zip(ends, frames, strict=True)],
+            dtype=torch.bool,
+            device=self.device,
+        )
+        first = torch.tensor([end[0] - words if end else 0 for end in frames], device=reward.device)
         self.end = widen(reward.table[first])  # [B, Dr]
 
     def mean(self, weights: Float[Tensor, "B V"]) -> Float[Tensor, "B Dr"]:

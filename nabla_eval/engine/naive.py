@@ -18,6 +18,9 @@ from torch import Tensor
 
 from nabla_eval.config import DTO, Objective, Sampling, Selection
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.gradient import no_gradient
+from nabla_eval.engine.naive_token import distribution, draw, ended
+from nabla_eval.engine.response import no_distribution
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import Key
@@ -32,41 +35,15 @@ class Sequence:
     z: list[Tensor]  # one V-vector a token
     stop: StopReason
     key: Key
+    seen: int | None = None  # tokens of it that the reward model sees; None: all
+    text: str = ""
     end_token: str = "template"
 
     @property
     def scored(self) -> list[int]:
-        """What the reward model sees: everything but the end-of-turn token, unless that is kept."""
-        return self.y[:-1] if self.stop == "eos" and self.end_token == "template" else self.y
-
-
-def distribution(z: Tensor, sampling: Sampling) -> list[float]:
-    """softmax(z / tau) with the k most likely tokens kept, then the smallest set of mass >= p."""
-    if sampling.temperature == 0:
-        best = int(z.argmax())
-        return [1.0 if token == best else 0.0 for token in range(len(z))]
-    p = torch.softmax(z / sampling.temperature, -1).tolist()
-    order = sorted(range(len(p)), key=lambda token: -p[token])  # stable: ties by token id
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    total, mass, kept = sum(p[token] for token in order), 0.0, set()
-    for token in order:
-        if mass / total >= sampling.top_p and sampling.top_p < 1:
-            break
-        kept.add(token)
-        mass += p[token]
-    return [p[token] / mass if token in kept else 0.0 for token in range(len(p))]
-
-
-def draw(probabilities: list[float], number: float) -> int:
-    """Inverse CDF: walk the vocabulary until the number is passed."""
-    cumulative, last = 0.0, 0
-    for token, probability in enumerate(probabilities):
-        cumulative += probability
-        last = token if probability > 0 else last
-        if cumulative > number:
-            return token
-    return last
+        """What the reward model sees: no stop string, and no end-of-turn token unless it is kept."""
+        kept = self.stop == "eos" and self.end_token == "kept"
+        return self.y if kept else self.y[: self.seen]
 
 
 @torch.no_grad()
@@ -76,6 +53,14 @@ def next_logits(pair: Pair, tokens: list[int]) -> Tensor:
     return pair.policy.head(states[0, -1])
 
 
+def drawable(pair: Pair, problem: Problem, y: list[int]) -> Tensor:
+    """z of the token after y; only minus infinity, which masks tokens, may stand among numbers."""
+    z = next_logits(pair, [*problem.prompt, *y])
+    if not math.isfinite(float(z.max())):
+        raise no_distribution(pair.policy, problem, len(y))
+    return z
+
+
 def rollout(
     pair: Pair, problem: Problem, sampling: Sampling, key: Key, start: Sequence | None = None
 ) -> Sequence:
@@ -83,11 +68,10 @@ def rollout(
     begun = start or Sequence([], [], "length", key)
     y, z = list(begun.y), list(begun.z)
     while True:
-        if y and y[-1] in pair.policy.end_ids:
-            return Sequence(y, z, "eos", key, begun.end_token)
-        if len(y) >= problem.max_new_tokens:
-            return Sequence(y, z, "length", key, begun.end_token)
-        z.append(next_logits(pair, [*problem.prompt, *y]))
+        if (end := ended(pair, problem, y)) is not None:
+            stop, seen, text = end
+            return Sequence(y, z, stop, key, seen, text, begun.end_token)
+        z.append(drawable(pair, problem, y))
         y.append(draw(distribution(z[-1], sampling), key.uniform(len(y))))
 
 
@@ -119,7 +103,8 @@ def loss(pair: Pair, problem: Problem, y: Tensor, scored: int, objective: Object
     inputs = torch.cat([table[list(problem.prompt)], y @ table])
     states = pair.policy.base(inputs_embeds=inputs[None]).last_hidden_state[0]
     predicting = states[len(problem.prompt) - 1 : -1]
-    log_likelihood = (y * torch.log_softmax(pair.policy.head(predicting), -1)).sum()
+    log_p = torch.log_softmax(pair.policy.head(predicting), -1)
+    log_likelihood = (y * log_p.masked_fill(log_p == -math.inf, 0)).sum()
     reward = reward_of(pair, problem, y[:scored], objective)
     return -objective.lam * reward - objective.nll_weight * log_likelihood
 
@@ -151,6 +136,8 @@ def anchor(sequence: Sequence, row: int, tau: float, dto: DTO) -> Tensor:
     gumbel = [-math.log(-math.log(number)) for number in u]
     top = float(torch.logsumexp(scaled, -1)) + gumbel[own]
     for j in range(len(scaled)):
+        if scaled[j] == -math.inf:
+            continue
         free = float(scaled[j]) + gumbel[j]
         highest = max(-top, -free)
         log_sum = highest + math.log(math.exp(-top - highest) + math.exp(-free - highest))
@@ -189,7 +176,10 @@ def refine(
         optimiser.step()
         schedule.step()
         z[position:end] = head(free.detach().to(start.dtype))
-    return head(free.detach().to(start.dtype))[0], hard
+    refined = head(free.detach().to(start.dtype))
+    if not bool(refined.amax(-1).isfinite().all()):
+        raise no_gradient(pair, problem, len(sequence.y))
+    return refined[0], hard
 
 
 def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
@@ -314,11 +304,11 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
             i += 1
         if finished():
             break
-    text = pair.policy.decode(current.scored)
-    draft = Draft(0, tuple(first.y), pair.policy.decode(first.scored), first.stop, first_reward)
+    draft = Draft(0, tuple(first.y), first.text, first.stop, first_reward)
     return Outcome(
-        text, tuple(current.y), current.stop, reward, (draft,), tuple(candidates), ledger=ledger
-    )
+        current.text, tuple(current.y), current.stop, reward, (draft,), tuple(candidates),
+        ledger=ledger,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -344,7 +334,7 @@ def _candidate(pair, config, sweep, i, old, new, old_reward, new_reward, bar):  
         new_reward=new_reward,
         verdict="tie" if new_reward == bar else verdict,
         tokens=tuple(new.y),
-        text=pair.policy.decode(new.scored),
+        text=new.text,
         stop=new.stop,
         compared_reward=bar if config.acceptance == "released" else None,
     )

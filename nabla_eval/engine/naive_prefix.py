@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine import naive
+from nabla_eval.engine.naive_token import closing, ended
 from nabla_eval.methods.locate_repair import LocateRepair
 from nabla_eval.methods.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.models.pair import Pair
@@ -20,32 +21,18 @@ from nabla_eval.requests import Candidate, Choice, Outcome, Problem, Verdict
 Guided = PrefixGradient | SequentialVerify | ExactTopK
 
 
-def ends(pair: Pair, problem: Problem, y: list[int]) -> tuple[str, int, str] | None:
-    """Why a response ends with its last token, how much of it is scored, and its text."""
-    if y[-1] in pair.policy.end_ids:
-        return "eos", len(y) - 1, pair.policy.decode(y[:-1])
-    text = pair.policy.decode(y)
-    cuts = [text.find(stop) for stop in problem.stop if stop in text]
-    if cuts:
-        scored = len(y)
-        while scored > 0 and len(pair.policy.decode(y[: scored - 1])) >= min(cuts):
-            scored -= 1
-        return "stop", scored, text[: min(cuts)]
-    return ("length", len(y), text) if len(y) >= problem.max_new_tokens else None
-
-
-def rows(pair: Pair, problem: Problem) -> Tensor:
+def rows(pair: Pair, problem: Problem, y: list[int]) -> Tensor:
     """E_r in the policy's order; a token that ends a response is what the template ends with."""
     table = pair.judge.embedding.clone()
-    for token in pair.policy.end_ids:
+    for token in closing(pair, problem, y):
         if problem.frame.after and token < len(table):
             table[token] = pair.judge.table[problem.frame.after[0]]
     return table
 
 
-def known(pair: Pair, problem: Problem, token: int) -> bool:
-    """Whether the reward model can be shown a token."""
-    if token in pair.policy.end_ids and problem.frame.after:
+def known(pair: Pair, problem: Problem, y: list[int], token: int) -> bool:
+    """Whether the reward model can be shown a token after y."""
+    if token in closing(pair, problem, y) and problem.frame.after:
         return True
     return pair.judge.known is None or bool(pair.judge.known[token])
 
@@ -55,12 +42,13 @@ def prefix_score(pair: Pair, problem: Problem, y: list[int], last: Tensor | None
 
     A process reward speaks at the last token, an outcome reward at the template's end after it.
     """
-    judge, ended = pair.judge, last is None and bool(y) and y[-1] in pair.policy.end_ids
-    shown = y[:-1] if ended else y
+    judge = pair.judge
+    closed = last is None and bool(y) and y[-1] in closing(pair, problem, y[:-1])
+    shown = y[:-1] if closed else y
     parts = [judge.table[list(problem.frame.before)], judge.embedding[shown]]
     if last is not None:
-        parts.append((last @ rows(pair, problem))[None])
-    if ended or not judge.process:
+        parts.append((last @ rows(pair, problem, y))[None])
+    if closed or not judge.process:
         parts.append(judge.table[list(problem.frame.after)])
     inputs = torch.cat(parts)
     return judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0, -1]
@@ -68,7 +56,7 @@ def prefix_score(pair: Pair, problem: Problem, y: list[int], last: Tensor | None
 
 def g_of(pair: Pair, problem: Problem, y: list[int], p: Tensor, kind: str) -> Tensor:
     """G_v = d log sigmoid(s(y_<t, e)) / dw_v at e = sum_v w_v e_v, with w = p or its argmax."""
-    mask = torch.tensor([known(pair, problem, token) for token in range(len(p))])
+    mask = torch.tensor([known(pair, problem, y, token) for token in range(len(p))])
     p = torch.where(mask, p, 0.0)
     hard = torch.nn.functional.one_hot(p.argmax(), len(p)).to(p.dtype)
     weights = (p / p.sum() if kind == "soft" else hard).clone().requires_grad_()
@@ -78,16 +66,23 @@ def g_of(pair: Pair, problem: Problem, y: list[int], p: Tensor, kind: str) -> Te
 
 
 def order(
-    pair: Pair, problem: Problem, values: Tensor, keep: int, log_p: Tensor, floor: float
+    pair: Pair,
+    problem: Problem,
+    y: list[int],
+    values: Tensor,
+    keep: int,
+    log_p: Tensor,
+    floor: float,
 ) -> list[int]:
     """The first tokens that the reward model can be shown, by falling value; ties by id.
 
     Without those whose probability is below the floor, but for the likeliest.
     """
     of, p = values.tolist(), log_p.exp().tolist()
-    shown = [token for token in range(len(of)) if known(pair, problem, token)]
+    shown = [token for token in range(len(of)) if known(pair, problem, y, token)]
     first = max(shown, key=lambda token: p[token])
     allowed = [token for token in shown if p[token] >= floor or token == first]
+    allowed = [token for token in allowed if of[token] > -torch.inf]
     return sorted(allowed, key=lambda token: -of[token])[:keep]
 
 
@@ -104,7 +99,7 @@ def guided(pair: Pair, problem: Problem, config: Guided) -> Outcome:
     ledger = Ledger()
     choices: list[Choice] = []
     while True:
-        z = naive.next_logits(pair, [*problem.prompt, *y])
+        z = naive.drawable(pair, problem, y)
         ledger.generated_tokens += 1
         log_p = torch.log_softmax(z, -1)
         token = int(z.argmax())
@@ -112,10 +107,10 @@ def guided(pair: Pair, problem: Problem, config: Guided) -> Outcome:
             token, choice = _choose(pair, problem, config, y, log_p, ledger)
             choices.append(choice(len(choices)))
         y.append(token)
-        ended = ends(pair, problem, y)
-        if ended is not None:
-            stop, _, text = ended
-            return Outcome(text, tuple(y), stop, choices=tuple(choices), ledger=ledger)  # type: ignore[arg-type]
+        end = ended(pair, problem, y)
+        if end is not None:
+            stop, _, text = end
+            return Outcome(text, tuple(y), stop, choices=tuple(choices), ledger=ledger)
 
 
 def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped-def]
@@ -123,7 +118,7 @@ def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped
     own, by = int(log_p.argmax()), "score"
     scores: dict[int, float] = {}
     g: Tensor | None = None
-    ranked = order(pair, problem, log_p, len(log_p), log_p, config.min_probability)
+    ranked = order(pair, problem, y, log_p, len(log_p), log_p, config.min_probability)
     if isinstance(config, SequentialVerify):
         for token in ranked[: config.tries]:
             scores[token] = exact(pair, problem, y, token, ledger)
@@ -144,7 +139,7 @@ def _choose(pair, problem, config, y, log_p, ledger):  # type: ignore[no-untyped
             ledger.prefix_gradients += 1
             g, by = g_of(pair, problem, y, log_p.exp(), config.linearisation), "gradient"
             tilted = log_p + config.beta * g
-            chosen = order(pair, problem, tilted, 1, log_p, config.min_probability)[0]
+            chosen = order(pair, problem, y, tilted, 1, log_p, config.min_probability)[0]
     of = lambda values, token: None if values is None else float(values[token])  # noqa: E731
     return chosen, lambda index: Choice(
         index, len(y), by, float(log_p.max().exp()), own, chosen,
@@ -193,15 +188,15 @@ def locate_repair(pair: Pair, problem: Problem, config: LocateRepair) -> Outcome
             Candidate(
                 len(candidates), 0, at, float(-(p * torch.log(p)).nansum()), float(p.max()), None,
                 current.y[at], left[0], reward, value, "tie" if value == reward else verdict,
-                tuple(rival.y), pair.policy.decode(rival.scored), rival.stop,
+                tuple(rival.y), rival.text, rival.stop,
             )
         )  # fmt: skip
         if value > reward:
             current, scores, reward = rival, new_scores, value
-    text = pair.policy.decode(current.scored)
     return Outcome(
-        text, tuple(current.y), current.stop, reward, candidates=tuple(candidates), ledger=ledger
-    )
+        current.text, tuple(current.y), current.stop, reward, candidates=tuple(candidates),
+        ledger=ledger,
+    )  # fmt: skip
 
 
 def _options(pair, problem, config, current, at, ledger):  # type: ignore[no-untyped-def]
@@ -216,10 +211,10 @@ def _options(pair, problem, config, current, at, ledger):  # type: ignore[no-unt
         )
     elif config.chooser == "exact_top_k":
         values, keep = torch.full_like(log_p, -torch.inf), k
-        for token in order(pair, problem, log_p, k, log_p, config.min_probability):
+        for token in order(pair, problem, prefix, log_p, k, log_p, config.min_probability):
             score = exact(pair, problem, prefix, token, ledger)
             values[token] = _tilted(log_p, token, score, config.beta)
-    found = order(pair, problem, values, keep, log_p, config.min_probability)
+    found = order(pair, problem, prefix, values, keep, log_p, config.min_probability)
     best = [v for v in found if values[v] > -torch.inf]
     return [token for token in best if token != own][:k]
 

@@ -16,8 +16,9 @@ from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import anchor_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.gradient import affordable, pass_cost, site
+from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
+from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import uniforms
 from nabla_eval.requests import Certified, Certify, Gradient, Refine, Refinement
@@ -35,8 +36,11 @@ def free_rows(request: Refine) -> range:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
-    """Refine and draw for requests that share `dto` and `relaxation`."""
+def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement | Fault]:
+    """Refine and draw for requests that share `dto` and `relaxation`.
+
+    A request of whose refined rows one is no distribution comes back as a `Fault`.
+    """
     solution = optimise_rows(pair, requests)
     firsts = [sum(solution.sizes[:i]) for i in range(len(requests))]
     before, after = solution.start[firsts], solution.logits[firsts]
@@ -45,9 +49,11 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
     probabilities = filters.distribution(after.masked_fill(~allowed, -torch.inf))
     tokens = draws(probabilities, numbers(requests, after.device))
     chosen = probabilities.gather(-1, tokens).tolist()
-    moved = (after - before).abs().amax(-1).tolist()
+    moved = (after - before).masked_fill(before == after, 0).abs().amax(-1).tolist()
     return [
-        Refinement(
+        Fault(no_gradient(pair, request.problem, len(request.trajectory.tokens)))
+        if broken
+        else Refinement(
             tokens=tuple(own[: len(request.keys)]),
             probabilities=tuple(chosen[i][: len(request.keys)]),
             passes=solution.passes[i],
@@ -56,7 +62,9 @@ def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement]:
             norm=solution.norms[i],
             cost=_cost(pair, request, solution.passes[i], solution.flips[i]),
         )
-        for i, (request, own) in enumerate(zip(requests, tokens.tolist(), strict=True))
+        for i, (request, own, broken) in enumerate(
+            zip(requests, tokens.tolist(), solution.broken, strict=True)
+        )
     ]
 
 
@@ -108,6 +116,12 @@ class Solution:
     passes: list[int]
     flips: list[int]
     norms: list[float] | list[None]  # of the first gradient, at each request's position
+
+    @property
+    def broken(self) -> list[bool]:
+        """Whether some refined row of a request is NaN or infinite, or all minus infinity."""
+        finite = self.logits.amax(-1).isfinite().cpu()
+        return [not bool(rows.all()) for rows in finite.split(self.sizes)]
 
 
 def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:

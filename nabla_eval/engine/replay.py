@@ -15,13 +15,14 @@ from nabla_eval.errors import ContextError
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Policy
 from nabla_eval.requests import Compose, Problem, Prompt, Replay, StopReason, Trajectory
+from nabla_eval.thought import Messages, Thought, opened
 
 
 def replay(policy: Policy, requests: Sequence[Replay]) -> list[Trajectory]:
     """Trajectories of given texts, each the prefix's tokens and those of the text.
 
     What a cut text leaves open: they end as a step does. Raises `ContextError` for a text that is
-    too long, or of no tokens.
+    too long, or of no tokens, and `PolicyError` where the policy's logits are not finite.
     """
     rows = []
     for request in requests:
@@ -35,17 +36,17 @@ def replay(policy: Policy, requests: Sequence[Replay]) -> list[Trajectory]:
 
 def forced(policy: Policy, rows: Sequence[tuple[Problem, tuple[int, ...]]]) -> list[Trajectory]:
     """Trajectories of given response tokens, as one left-padded batch without a cache."""
-    whole = [[*problem.prompt, *tokens] for problem, tokens in rows]
-    for (problem, tokens), row in zip(rows, whole, strict=True):
-        if len(row) > policy.context or not problem.prompt or not tokens:
+    for problem, tokens in rows:
+        if len(problem.prompt) + len(tokens) > policy.context or not problem.prompt or not tokens:
             raise ContextError(
                 f"A prompt of {len(problem.prompt)} tokens and a response of {len(tokens)} were "
                 f"given. Give {policy.name} at least one of each, and at most {policy.context} "
                 "together."
             )
-    known = reread(
-        policy, [Written(tuple(row), len(t)) for row, (_, t) in zip(whole, rows, strict=True)]
-    )
+    written = [
+        Written((*problem.prompt, *tokens), len(tokens), problem) for problem, tokens in rows
+    ]
+    known = reread(policy, written)
     return [
         _trajectory(policy, problem, tokens, *own)
         for (problem, tokens), own in zip(rows, known, strict=True)
@@ -65,7 +66,7 @@ def _trajectory(
     length = len(problem.prompt) + len(tokens) - 1
     return Trajectory(
         tokens=tokens,
-        text=policy.decode(tokens[:scored]),
+        text=policy.shown(tokens[:scored], problem.thought),
         scored=scored,
         stop=stop,
         key=problem.key,
@@ -86,9 +87,11 @@ def compose(
     for request in requests:
         text = rendered(policy.tokenizer, request.messages, **options)
         ids = policy.encode(text, special=False)
+        messages = [{"role": role, "content": content} for role, content in request.messages]
         problem = replace(
             request.problem,
             prompt=ids,
+            thought=_thought(policy, request.problem.thought, text, messages),
             text=text,
             messages=request.messages,
             stop=request.stop,
@@ -96,3 +99,12 @@ def compose(
         )
         prompts.append(Prompt(problem))
     return prompts
+
+
+def _thought(
+    policy: Policy, known: Thought | None, prompt: str, messages: Messages
+) -> Thought | None:
+    """That of a prompt of its own, with the tags of the problem's where it has some."""
+    if known is None or not known.start:
+        return opened(prompt, messages) or known or policy.thought
+    return replace(known, opened=known.opened_by(prompt, messages))

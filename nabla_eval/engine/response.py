@@ -13,11 +13,14 @@ from torch import Tensor
 from nabla_eval.config import Steps
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models.pair import Policy
-from nabla_eval.requests import Generate, Problem, StopReason, Trajectory
+from nabla_eval.requests import Generate, Problem, StopReason, Thought, Trajectory
 
 COLUMNS = ("argmax", "entropy", "top_probability", "log_probability", "certainty")
 _RAREST = math.log(torch.finfo(torch.float32).tiny)
+NOTHING = -1  # in place of a token that cannot be drawn
+_BROKEN = "\ufffd"  # bytes that are no whole character
 
 
 @dataclass(eq=False)
@@ -32,6 +35,7 @@ class Response:
     text: str = ""
     cost: Ledger = field(default_factory=Ledger)
     past: Any = None  # what rollouts from its prefix may start from
+    error: PolicyError | None = None  # why it could not be written
 
     def __post_init__(self) -> None:
         request = self.request
@@ -56,6 +60,11 @@ class Response:
         return response
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more will be written."""
+        return self.stop is not None or self.error is not None
+
+    @property
     def context(self) -> list[int]:
         """Prompt and tokens."""
         return [*self.request.problem.prompt, *self.tokens]
@@ -73,8 +82,12 @@ class Response:
     def add(self, token: int, policy: Policy, top_probability: float | None = None) -> bool:
         """Write a token; whether the response goes on after it.
 
-        `top_probability` of the policy's most likely token, where the request asks about it.
+        `top_probability` of the policy's most likely token, where the request asks about it. A
+        token that is `NOTHING` is none: the response ends with an `error`.
         """
+        if token == NOTHING:
+            self.error = no_distribution(policy, self.request.problem, len(self.tokens))
+            return False
         self.tokens.append(token)
         if token in policy.end_ids or len(self.tokens) >= self._checked_from:
             self.check(policy)
@@ -88,7 +101,7 @@ class Response:
         problem = self.request.problem
         if self.tokens[-1] in policy.end_ids:
             self.finish(policy, "eos", len(self.tokens) - 1)
-        elif problem.stop and (cut := _stop_cut(policy, self.tokens, problem)) is not None:
+        elif problem.stop and (cut := stop_cut(policy, self.tokens, problem)) is not None:
             self.text, self.scored = cut
             self.stop = "stop"
         elif len(self.tokens) >= problem.max_new_tokens:
@@ -103,7 +116,7 @@ class Response:
     def finish(self, policy: Policy, reason: StopReason, scored: int) -> None:
         """End here, with the first `scored` tokens for the reward model to see."""
         self.stop, self.scored = reason, scored
-        self.text = policy.decode(self.tokens[:scored])
+        self.text = policy.shown(self.tokens[:scored], self.request.problem.thought)
 
     def encoded(self, policy: Policy, tokens: int, prefill: bool) -> None:
         """Count context tokens that were fed to the policy, the last of them with the first step.
@@ -114,24 +127,71 @@ class Response:
         self.cost.add(Ledger(prefills=int(prefill), prefill_tokens=tokens, flops=flops))
 
 
-def _stop_cut(policy: Policy, tokens: list[int], problem: Problem) -> tuple[str, int] | None:
-    """Text before the first stop string of the answer and the tokens that write it, if any."""
+def stop_cut(policy: Policy, tokens: list[int], problem: Problem) -> tuple[str, int] | None:
+    """Text before the first stop string of the answer and the tokens that write it, if any.
+
+    Stop strings are looked for among special tokens too, which the text itself does not show.
+    """
     stops, thought = problem.stop, problem.thought
+    # Most tokens are known to end no stop string. The others complete a character, or have the last
+    # one of a stop string.
+    piece = policy.piece(tokens[-1])
+    if _BROKEN not in piece and not any(stop[-1] in piece for stop in stops):
+        return None
     window = max(len(stop) for stop in stops) + 8  # a token is at least one byte of text
-    tail = policy.decode(tokens[-window:])
+    tail = policy.decode(tokens[-window:], special=True)
     if not any(stop in tail for stop in stops):
         return None
-    text = policy.decode(tokens)
+    text = policy.decode(tokens, special=True)
     begin = 0 if thought is None else thought.answer_at(text)
     if begin is None:
         return None
     cuts = [at for stop in stops if (at := text.find(stop, begin)) >= 0]
-    if not cuts:
-        return None
-    cut, scored = min(cuts), len(tokens)
-    while scored > 0 and len(policy.decode(tokens[: scored - 1])) >= cut:
-        scored -= 1
-    return text[:cut], scored
+    return _before(policy, tokens, min(cuts), thought) if cuts else None
+
+
+def _before(
+    policy: Policy, tokens: list[int], cut: int, thought: Thought | None
+) -> tuple[str, int]:
+    """The text of the first `cut` characters, special tokens counted, and its tokens."""
+    reach = lambda count: len(policy.decode(tokens[:count], special=True))  # noqa: E731
+    count = len(tokens)
+    while count > 0 and reach(count - 1) >= cut:
+        count -= 1
+    over = reach(count) - cut
+    if over and tokens[count - 1] in policy.special_ids:  # a part of one is nothing
+        count, over = count - 1, 0
+    text = policy.shown(tokens[:count], thought)
+    return text[: len(text) - over], count
+
+
+def ends_of(policy: Policy, problem: Problem, tokens: Sequence[int]) -> tuple[int, ...]:
+    """Tokens that end a response wherever they follow: the policy's, and one-token stop strings.
+
+    Stop strings do not count in a thought, which the `tokens` so far may have left open.
+    """
+    stops, thought = problem.stop, problem.thought
+    if stops and thought is not None:
+        stops = stops if _answering(policy, thought, tokens) else ()
+    own = (policy.token_of(stop) for stop in stops)
+    return tuple(dict.fromkeys((*policy.end_ids, *(token for token in own if token is not None))))
+
+
+def _answering(policy: Policy, thought: Thought, tokens: Sequence[int]) -> bool:
+    return thought.answer_at(policy.decode(tokens, special=True)) is not None
+
+
+def no_distribution(policy: Policy, problem: Problem | None, position: int) -> PolicyError:
+    """What a problem fails with where the policy's logits are NaN, infinite or all minus infinity.
+
+    Minus infinity for some tokens is legal: they cannot be drawn.
+    """
+    name = problem.id if problem is not None else ""
+    return PolicyError(
+        f"The policy {policy.name} in {policy.dtype} gave logits that are not finite after "
+        f"{position} tokens of a response (problem {name or '?'}). Try another dtype "
+        "(float16 overflows where bfloat16 and float32 do not), or another attn_implementation."
+    )
 
 
 def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -139,7 +199,8 @@ def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
 
     All at temperature 1 and in nats: entropy, argmax and its probability, log-probability of the
     token, and KL(uniform || policy) = -log V - mean_v log p(v), the self-certainty of Kang et al.
-    (2025), where a token counts as no rarer than float32 can tell.
+    (2025), where a token counts as no rarer than float32 can tell. The probability of the argmax is
+    NaN exactly where the logits are no distribution: NaN, infinite, or all minus infinity.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = wide.log_softmax(-1)
@@ -160,11 +221,14 @@ Known = tuple[dict[str, list[Any]], "Tensor | None"]  # statistics and states `[
 
 def trajectories(
     policy: Policy, responses: Sequence[Response], known: Sequence[Known]
-) -> list[Trajectory]:
+) -> list[Trajectory | Fault]:
     """Join what the prefixes already knew with what was generated after them."""
-    forced = iter(_forced(policy, [r.request for r in responses if r.request.token is not None]))
+    written = [response for response in responses if response.error is None]
+    forced = iter(_forced(policy, [r.request for r in written if r.request.token is not None]))
     return [
-        _trajectory(
+        Fault(response.error)
+        if response.error is not None
+        else _trajectory(
             policy, response, *own, None if response.request.token is None else next(forced)
         )
         for response, own in zip(responses, known, strict=True)

@@ -14,8 +14,9 @@ from torch import Tensor
 from nabla_eval.engine.batching import left_pad, positions
 from nabla_eval.engine.cache import Joined, Past, Pasts, Recomputed, Whole, rows_of
 from nabla_eval.engine.record import Record, Row
-from nabla_eval.engine.response import Response, statistics, trajectories
+from nabla_eval.engine.response import NOTHING, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
+from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Policy
 from nabla_eval.models.probe import RowCache, batching
 from nabla_eval.randomness import Key
@@ -25,12 +26,18 @@ PATIENCE = 16.0  # steps that judging and refining take the time of, about
 
 
 def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
-    """Generate responses as one batch; results in the order of the requests."""
+    """Generate responses as one batch; results in the order of the requests.
+
+    Raises `PolicyError` where the policy's logits are not finite.
+    """
     decoder = Decoder(policy)
     decoder.add(list(enumerate(requests)))
     results: dict[int, Trajectory] = {}
     while len(results) < len(requests):
-        results.update(decoder.run())
+        for i, result in decoder.run():
+            if isinstance(result, Fault):
+                raise result.error
+            results[i] = result
     return [results[i] for i in range(len(requests))]
 
 
@@ -111,7 +118,7 @@ class Decoder:
         """Queue requests, each with a ticket that its trajectory will bear."""
         for ticket, request in requests:
             row = Row(ticket, Response.of(request, self.policy))
-            (self._queue if row.response.stop is None else self._finished).append(row)
+            (self._finished if row.response.over else self._queue).append(row)
         self._sort()
 
     @property
@@ -121,8 +128,11 @@ class Decoder:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def run(self) -> list[tuple[Any, Trajectory]]:
-        """Decode until some rows have finished; their tickets and trajectories."""
+    def run(self) -> list[tuple[Any, Trajectory | Fault]]:
+        """Decode until some rows have finished; their tickets and trajectories.
+
+        A row whose logits are not finite leaves the batch, and comes back as a `Fault`.
+        """
         while not self._attempt():
             pass
         return self._fetch()
@@ -143,7 +153,7 @@ class Decoder:
             return True
         except torch.OutOfMemoryError:
             rows = [*(self._batch.rows if self._batch else []), *new]
-            rows = [row for row in dict.fromkeys(rows) if row.response.stop is None]
+            rows = [row for row in dict.fromkeys(rows) if not row.response.over]
             if len(rows) <= 1:
                 raise
         # Outside the handler, so that the failed attempt's tensors are no longer held by it.
@@ -274,11 +284,13 @@ class Decoder:
         drawn = draw(batch.filters.distribution(logits), numbers)
         known = statistics(logits, drawn)
         self._record.write(batch.places, hidden, known)
+        # Read with the tokens, so that a check of every step costs no synchronisation.
+        told = drawn.masked_fill(known["top_probability"].isnan(), NOTHING)
         tops: list[float | None] = [None] * len(batch.rows)
         if batch.doubts:
             tops = known["top_probability"].tolist()
         kept = []
-        for i, (row, token) in enumerate(zip(batch.rows, drawn.tolist(), strict=True)):
+        for i, (row, token) in enumerate(zip(batch.rows, told.tolist(), strict=True)):
             if row.response.add(token, self.policy, tops[i]):
                 kept.append(i)
             else:
@@ -301,10 +313,10 @@ class Decoder:
                 self.pasts.use(response.past)
         self.pasts.trim()
 
-    def _fetch(self) -> list[tuple[Any, Trajectory]]:
+    def _fetch(self) -> list[tuple[Any, Trajectory | Fault]]:
         rows, self._finished = self._finished, []
         known = self._record.leave(rows)
         if self._batch is None:
             self._record.clear()
         found = trajectories(self.policy, [row.response for row in rows], known)
-        return [(row.ticket, trajectory) for row, trajectory in zip(rows, found, strict=True)]
+        return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]

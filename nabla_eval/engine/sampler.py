@@ -66,8 +66,10 @@ def draws(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B S"]) ->
 
     Cumulated in float64: over 150,000 tokens float32 sums are off by more than a rare token.
     Dividing by the total makes every entry from the last possible token on exactly 1, so that a
-    number below 1 never picks a token of probability zero.
+    number below 1 never picks a token of probability zero. Of a row that is no distribution the
+    last token is drawn, and whoever draws must know.
     """
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     cumulative /= cumulative[:, -1:].clone()
-    return torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)
+    drawn = torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)
+    return drawn.clamp_(max=cumulative.shape[-1] - 1)

@@ -19,7 +19,7 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.completions import Completion, Server
 from nabla_eval.engine.reread import Written, reread
 from nabla_eval.engine.response import Known, Response, trajectories
-from nabla_eval.errors import ConfigError, ContextError, ModelError, ServerError
+from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Problem, Trajectory
@@ -42,9 +42,10 @@ class VLLMRollout:
         self.policy, self.server, self.max_batch_tokens = policy, server, max_batch_tokens
         self._compare()
 
-    def __call__(self, requests: Sequence[Generate]) -> list[Trajectory]:
+    def __call__(self, requests: Sequence[Generate]) -> list[Trajectory | Fault]:
         """Roll out responses; results in the order of the requests.
 
+        A response whose tokens the local policy cannot read comes back as a `Fault`.
         Raises `ServerError` for a server that stays away, `ContextError` for a response that does
         not fit its context.
         """
@@ -71,11 +72,14 @@ class VLLMRollout:
         known = dict(zip(fresh, self._reread([rows[i] for i in fresh]), strict=True))
         for i in fresh:  # the local forward pass, on top of the server's work
             extra[i].add(self._prefill(rows[i].length - 1))
-        columns = [known.get(i, ({}, None)) for i in range(len(rows))]
-        return [
-            replace(trajectory, cost=trajectory.cost + own)
-            for trajectory, own in zip(trajectories(self.policy, rows, columns), extra, strict=True)
-        ]
+        sound = [i for i in range(len(rows)) if not isinstance(known.get(i), Fault)]
+        written = trajectories(
+            self.policy, [rows[i] for i in sound], [known.get(i, ({}, None)) for i in sound]
+        )
+        results: dict[int, Any] = {**known, **dict(zip(sound, written, strict=True))}
+        for i in sound:
+            results[i] = replace(results[i], cost=results[i].cost + extra[i])
+        return [results[i] for i in range(len(rows))]
 
     def _refuse(self, problem: Problem) -> None:
         """Raise `ContextError` for a problem that the server has no room for."""
@@ -89,17 +93,22 @@ class VLLMRollout:
             )
 
     def _body(self, row: Response) -> dict[str, Any]:
-        """A request for the rest of a row."""
+        """A request for the rest of a row.
+
+        Stop strings that are tokens are given as such too, and the server shows special tokens
+        where it looks for strings: else it would never find those that hold one.
+        """
+        stops = self._stops(row)
+        single = [token for stop in stops if (token := self.policy.token_of(stop)) is not None]
         body = {
             "prompt": row.context,
             "max_tokens": _room(row),
             "seed": seed_of(row.request.key, len(row.tokens)),
             "ignore_eos": True,  # the server's idea of it; ours are stop_token_ids
-            "stop_token_ids": list(self.policy.end_ids),
+            "stop_token_ids": list(dict.fromkeys((*self.policy.end_ids, *single))),
             **sampling_arguments(row.request.sampling),
         }
-        stops = self._stops(row)
-        return {**body, "stop": stops} if stops else body
+        return {**body, "stop": stops, "skip_special_tokens": False} if stops else body
 
     def _stops(self, row: Response) -> list[str]:
         """Strings at which the server hands a row back: its end, or where a thought has ended.
@@ -111,7 +120,7 @@ class VLLMRollout:
         thought = problem.thought
         if thought is None or not problem.stop:
             return [*problem.stop, *step]
-        if thought.answer_at(self.policy.decode(row.tokens)) is None:
+        if thought.answer_at(self.policy.decode(row.tokens, special=True)) is None:
             return [thought.end, *step]
         return [*problem.stop, *([thought.start] if thought.start else []), *step]
 
@@ -149,7 +158,10 @@ class VLLMRollout:
             )
 
     def _reread(self, rows: Sequence[Response]) -> list[Known]:
-        written = [Written(tuple(row.context), len(row.tokens) - row.given) for row in rows]
+        written = [
+            Written(tuple(row.context), len(row.tokens) - row.given, row.request.problem)
+            for row in rows
+        ]
         return in_batches(
             lambda batch: [*reread(self.policy, batch)],
             written,

@@ -86,8 +86,9 @@ class NablaLM(RankedLM):
             self.join(self.arguments.trace_dir)
         self._remote = loading.remote(self.arguments, self.pair.policy, server)
         self.models = loading.identity(self.pair, server)
+        policy = self.pair.policy
         self._thinking = Thinking.of(
-            self.think_end_token, self.enable_thinking, self.pair.policy.decode
+            self.think_end_token, self.enable_thinking, self._end_of_thought, policy.thought
         )
         self._read = Reader(self.arguments, self.tok_decode([self.eot_token_id], False))
 
@@ -132,6 +133,11 @@ class NablaLM(RankedLM):
             return super()._model_call(inps, attn_mask, labels)
         with torch.no_grad():
             return self.pair.policy.head(self.pair.policy.base(input_ids=inps).last_hidden_state)
+
+    def _end_of_thought(self, ids: list[int]) -> str:
+        """Text of a token that ends thoughts; "" for one that ends responses, and for none."""
+        ends = not {*self.pair.policy.end_ids}.isdisjoint(ids)
+        return "" if ends else self.pair.policy.decode(ids, special=True)
 
     @property
     def seed(self) -> int:
@@ -266,7 +272,8 @@ class NablaLM(RankedLM):
             asked=asked.max_new_tokens is not None,
             served=None if self._remote is None else self._remote.server.context,
         )
-        return replace(problem, text=prompt, thought=self._thinking(prompt)), asked.config
+        thought = self._thinking(prompt, self._conversations.get(prompt))
+        return replace(problem, text=prompt, thought=thought), asked.config
 
     def _messages(self, prompt: str) -> Messages:
         """The conversation behind a prompt; one that no template made is the user's message."""

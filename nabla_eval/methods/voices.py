@@ -14,6 +14,7 @@ from nabla_eval.methods.answers import sigmoid
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
 from nabla_eval.structure import UNREADABLE
+from nabla_eval.thought import spoken as after_thoughts
 
 # Prompt files and what each fills in.
 PLACES = {
@@ -130,4 +131,4 @@ def flaw(reply: Trajectory | None) -> str:
 
 def spoken(reply: Trajectory) -> str:
     """What a reply says after its thoughts."""
-    return reply.text.rpartition("</think>")[2].strip()
+    return after_thoughts(reply.text).strip()

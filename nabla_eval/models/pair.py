@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models.chat import to_be_continued
+from nabla_eval.models import chat
 from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
+from nabla_eval.thought import TAGS, Thought
 
 Messages = Sequence[dict[str, str]]
 
@@ -36,10 +38,16 @@ class Policy:
     context: int  # longest input, tokens
     parameters: int  # outside the input embedding table
     name: str = "policy"
+    _pieces: dict[int, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         return self.embedding.device
+
+    @property
+    def dtype(self) -> str:
+        """As users write it: float32."""
+        return str(self.embedding.dtype).removeprefix("torch.")
 
     @property
     def vocabulary(self) -> int:
@@ -53,7 +61,7 @@ class Policy:
         that the tokenizer would append is left out.
         """
         ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        ids = to_be_continued(self.tokenizer, ids, text)
+        ids = chat.to_be_continued(self.tokenizer, ids, text)
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == (bos, bos) else ids
 
@@ -62,6 +70,50 @@ class Policy:
         return self.tokenizer.decode(
             list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
         )
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text."""
+        return frozenset(chat.special_ids(self.tokenizer))
+
+    @cached_property
+    def thought(self) -> Thought | None:
+        """That of the first known tags that the vocabulary has tokens for."""
+        own = (Thought(end, start) for start, end in TAGS if self._has(start) and self._has(end))
+        return next(own, None)
+
+    def _has(self, tag: str) -> bool:
+        ids = self.encode(tag, special=False)
+        single = len(ids) == 1 or not self.special_ids.isdisjoint(ids)
+        return single and self.decode(ids, special=True) == tag
+
+    def hidden(self, thought: Thought | None) -> frozenset[int]:
+        """Tokens that the text of a response leaves out: special ones that mark no thought."""
+        if thought is None:
+            return self.special_ids
+        marks = [self.encode(tag, special=False) for tag in (thought.start, thought.end) if tag]
+        return self.special_ids.difference(*marks)
+
+    def shown(self, ids: Sequence[int], thought: Thought | None) -> str:
+        """The text of a response, in which thoughts can be told from answers."""
+        if thought is None:
+            return self.decode(ids)
+        hidden = self.hidden(thought)
+        return self.decode([index for index in ids if index not in hidden], special=True)
+
+    def piece(self, token: int) -> str:
+        """Text with every character that the token may add to a response; remembered.
+
+        Written twice: the text of a token at the beginning may be another than further on.
+        """
+        if token not in self._pieces:
+            self._pieces[token] = self.decode([token, token], special=True)
+        return self._pieces[token]
+
+    def token_of(self, text: str) -> int | None:
+        """The one token that a text is, if it is one."""
+        ids = self.encode(text, special=False)
+        return ids[0] if len(ids) == 1 and self.decode(ids, special=True) == text else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +135,11 @@ class Reward:
     @property
     def device(self) -> torch.device:
         return self.table.device
+
+    @property
+    def dtype(self) -> str:
+        """As users write it: float32."""
+        return str(self.table.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

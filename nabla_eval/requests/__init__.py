@@ -45,8 +45,8 @@ from nabla_eval.requests.problem import (
     Frame,
     Message,
     Problem,
-    Thought,
 )
+from nabla_eval.thought import Thought
 
 __all__ = [
     "CUT_OFF",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from nabla_eval.randomness import Key
+from nabla_eval.thought import Thought
 
 Message: TypeAlias = tuple[str, str]  # role, content
 
@@ -16,27 +17,6 @@ class Frame:
 
     before: tuple[int, ...]
     after: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Thought:
-    """What separates a response's thoughts from its answer (lm-eval's `think_end_token`)."""
-
-    end: str
-    start: str = ""  # "" where it is not known
-    opened: bool = False  # the prompt has opened one already
-
-    def answer_at(self, text: str) -> int | None:
-        """Where the answer begins in a response; None while it is still thinking."""
-        last = text.rfind(self.end)
-        after = last + len(self.end) if last >= 0 else 0
-        open_ = last < 0 and self.opened
-        return None if open_ or (self.start and self.start in text[after:]) else after
-
-    def answer(self, text: str) -> str:
-        """What a response says after its thoughts: nothing where they never end."""
-        begin = self.answer_at(text)
-        return "" if begin is None else text[begin:].lstrip() if begin else text
 
 
 @dataclass(frozen=True)

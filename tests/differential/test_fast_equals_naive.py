@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from nabla_eval.engine import naive
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.requests import Thought
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 PAIRS = {process: tiny_pair(seed=3, process=process) for process in (False, True)}
@@ -93,9 +96,11 @@ def assert_same(fast, slow, chosen):
     budget=st.sampled_from([1, 60, 10**6]),
     past=st.sampled_from([0, 25, 10**6]),
     seed=st.integers(0, 10**6),
+    stop=st.sampled_from([(), (), ("b",), ("cd", "<pad>"), ("a<pad>", "<pad>b")]),
+    thought=st.sampled_from([None, None, Thought("e", "f"), Thought("<pad>", opened=True)]),
 )
 def test_drawn_configurations(
-    options, process, reward_gradient, logits_dtype, width, budget, past, seed
+    options, process, reward_gradient, logits_dtype, width, budget, past, seed, stop, thought
 ):
     pair = PAIRS[process]
     chosen = {**options, "reward_gradient": reward_gradient, "logits_dtype": logits_dtype}
@@ -104,7 +109,8 @@ def test_drawn_configurations(
     if not process:  # an outcome reward has no scores of prefixes
         chosen |= {"reward_gradient": "final", "error_below": None}
     config = configure("nabla", chosen)
-    problems = tiny_problems(pair, 4, seed=seed)
+    problems = tiny_problems(pair, 4, seed=seed, stop=stop)
+    problems = [replace(problem, thought=thought) for problem in problems]
     executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
     fast = drive([start(problem, config) for problem in problems], executor, width)
     for problem, outcome in zip(problems, fast, strict=True):

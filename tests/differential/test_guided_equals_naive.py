@@ -17,7 +17,7 @@ from nabla_eval.engine.guide import tilt, weigh
 from nabla_eval.engine.replay import forced
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Frame, Tilt, Weigh
+from nabla_eval.requests import Frame, Thought, Tilt, Weigh
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -74,13 +74,15 @@ shapes = {
     "budget": st.sampled_from([1, 60, 10**6]),
     "past": st.sampled_from([0, 25, 10**6]),
     "seed": st.integers(0, 10**6),
-    "stop": st.sampled_from([(), ("b", "cd")]),
+    "stop": st.sampled_from([(), ("b", "cd"), ("<pad>",), ("e<pad>", "f")]),
+    "thought": st.sampled_from([None, None, Thought("e", "f"), Thought("<pad>", opened=True)]),
     "framed": st.booleans(),
 }
 
 
-def problems(pair, seed, stop, framed, count=3):
+def problems(pair, seed, stop, framed, count=3, thought=None):
     found = tiny_problems(pair, count, seed=seed, stop=stop)
+    found = [dataclasses.replace(problem, thought=thought) for problem in found]
     if not framed:  # a template without an end: the last token's own score is that of the response
         found = [dataclasses.replace(p, frame=Frame(p.frame.before, ())) for p in found]
     return found
@@ -108,7 +110,8 @@ def test_guided_methods(data, name, kind):
     pair, shape = PAIRS[kind], data.draw(st.fixed_dictionaries(shapes))
     options = data.draw(st.fixed_dictionaries(GUIDED[name]))
     framed = shape.pop("framed") or kind == "lacking"
-    asked = problems(pair, shape.pop("seed"), shape.pop("stop"), framed)
+    thought = shape.pop("thought")
+    asked = problems(pair, shape.pop("seed"), shape.pop("stop"), framed, thought=thought)
     config, fast = run(pair, name, options, asked, **shape)
     for problem, ours in zip(asked, fast, strict=True):
         theirs = naive_prefix.guided(pair, problem, config)
@@ -119,9 +122,9 @@ def test_guided_methods(data, name, kind):
 
 @settings(max_examples=8)
 @given(options=st.fixed_dictionaries(REPAIR), **shapes)
-def test_locate_and_repair(options, width, budget, past, seed, stop, framed):
+def test_locate_and_repair(options, width, budget, past, seed, stop, framed, thought):
     pair = PAIRS["process"]
-    asked = problems(pair, seed, (), framed)
+    asked = problems(pair, seed, stop, framed, thought=thought)
     config, fast = run(pair, "locate_repair", options, asked, width=width, budget=budget, past=past)
     for problem, ours in zip(asked, fast, strict=True):
         theirs = naive_prefix.locate_repair(pair, problem, config)
@@ -163,13 +166,14 @@ def test_g_is_the_derivative_along_each_embedding(kind, linearisation):
         request = Tilt(problem, trajectory, position, 3.0, linearisation)
         (ranking,) = tilt(pair, [request], Pasts(10**6))
         p = torch.softmax(pair.policy.head(trajectory.states[position]), -1)
-        mask = torch.tensor([naive_prefix.known(pair, problem, token) for token in range(len(p))])
+        prefix = list(trajectory.tokens[:position])
+        words = range(len(p))
+        mask = torch.tensor([naive_prefix.known(pair, problem, prefix, word) for word in words])
         w = torch.where(mask, p, 0.0)
         if linearisation == "hard":
             w = torch.nn.functional.one_hot(w.argmax(), len(w)).double()
         w = w / w.sum()
 
-        prefix = list(trajectory.tokens[:position])
         value = lambda w: log_sigmoid(naive_prefix.prefix_score(pair, problem, prefix, w))  # noqa: E731, B023
 
         for token in range(len(p)):

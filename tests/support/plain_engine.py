@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto import certify
 from nabla_eval.engine import naive
+from nabla_eval.engine.naive_token import ended
+from nabla_eval.engine.response import no_distribution
 from nabla_eval.errors import RewardError
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.chat import compose as rendered
@@ -42,17 +44,6 @@ from nabla_eval.requests import (
 from theory.reach import cosine_rates, logit_reach
 
 RAREST = math.log(torch.finfo(torch.float32).tiny)
-
-
-@dataclass
-class Written(naive.Sequence):
-    """A response that may end with a stop string, which the reward model does not see."""
-
-    seen: int = 0
-
-    @property
-    def scored(self) -> list[int]:
-        return self.y[: self.seen]
 
 
 class Plain:
@@ -81,6 +72,8 @@ class Plain:
         )
         while ended is None:
             z.append(self.logits([*problem.prompt, *y]))
+            if not math.isfinite(float(z[-1].max())):
+                raise no_distribution(self.pair.policy, problem, len(y))
             distribution = naive.distribution(z[-1], request.sampling)
             y.append(naive.draw(distribution, request.key.uniform(len(y))))
             ended = self.ended(request, y, given)
@@ -99,14 +92,11 @@ class Plain:
         """How a response ends after its last token: stop reason, scored tokens, text; or None."""
         policy, problem = self.pair.policy, request.problem
         whole = policy.decode(y)
-        if y and y[-1] in policy.end_ids and (len(y) > given or request.token is not None):
-            return "eos", len(y) - 1, policy.decode(y[:-1])
-        cuts = [whole.find(stop) for stop in problem.stop if stop in whole]
-        if cuts and (len(y) > given or request.token is not None):
-            cut = min(cuts)
-            scored = min(n for n in range(len(y) + 1) if len(policy.decode(y[:n])) >= cut)
-            return "stop", scored, whole[:cut]
-        if not self.room(problem, y):
+        if len(y) > given or request.token is not None:
+            end = ended(self.pair, problem, y)
+            if end is not None:
+                return end
+        elif not self.room(problem, y):
             return "length", len(y), whole
         own = y[given:]
         until = request.until
@@ -198,7 +188,7 @@ class Plain:
     def refine(self, request: Refine) -> Refinement:
         problem, trajectory, dto = request.problem, request.trajectory, request.dto
         z = trajectory.states[request.position]
-        sequence = Written(
+        sequence = naive.Sequence(
             list(trajectory.tokens), list(trajectory.states), trajectory.stop, trajectory.key,
             seen=trajectory.scored,
         )  # fmt: skip
@@ -217,7 +207,7 @@ class Plain:
             self.pair, problem, sequence, request.position, request.relaxation,
             replace(dto, steps=0),
         )  # fmt: skip
-        moved = float((refined - start).abs().max())
+        moved = float((refined - start).masked_fill(refined == start, 0).abs().max())
         norm = None
         if request.gradient is not None:
             first = request.gradient.handle[request.position]
