@@ -245,6 +245,8 @@ def selected(
         p = torch.softmax(z / tau, -1)
         g = (torch.diag(p) - torch.outer(p, p)) @ g / tau
     norm, least = float(g.norm()), selection.gradient_threshold
+    if not math.isfinite(norm):
+        raise no_gradient(pair, problem, len(sequence.y))
     return norm > least or (selection.threshold_inclusive and norm == least)
 
 
