@@ -22,7 +22,7 @@ def interval_of(relation: Relation, parse: Parse) -> Node | None:
         value = parse(sides[1])
         halves = (_interval(r"-\infty", "<<", sides[1], parse),
                   _interval(sides[1], "<<", r"\infty", parse))  # fmt: skip
-        return Collection(relation.text, "u", halves) if isinstance(value, Leaf) else None
+        return _union(halves) if isinstance(value, Leaf) else None
     if not set(signs) <= {"<", ">", r"\le", r"\ge"}:
         return None
     if set(_UP) & set(signs):
@@ -44,6 +44,10 @@ def _interval(low: str, closed: str, high: str, parse: Parse) -> Collection:
     brackets = ("[" if closed[0] == "[" else "(") + ("]" if closed[1] == "[" else ")")
     text = f"{brackets[0]}{low},{high}{brackets[1]}"
     return Collection(text, brackets, (parse(low), parse(high)))
+
+
+def _union(parts: tuple[Node, ...]) -> Collection:
+    return Collection(r"\cup".join(part.text for part in parts), "u", parts)
 
 
 def is_interval(node: Node) -> bool:
@@ -85,7 +89,7 @@ def joined(text: str, nodes: list[Node], parse: Parse) -> Node | None:
             for part in (node.items if node.brackets == "u" else (node,))  # type: ignore[union-attr]
         ]  # fmt: skip
         whole = all(node is not None for node in sets) and "and" not in text and ";" not in text
-        return Collection(text, "u", tuple(flat)) if whole else None
+        return _union(tuple(flat)) if whole else None
     if len(sets) == 2 and all(isinstance(node, Relation) for node in nodes):
         return _intersection(sets, parse)
     return None

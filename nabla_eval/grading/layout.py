@@ -33,7 +33,9 @@ _AROUND = {"textsuperscript": ("^{", "}"), "textsubscript": ("_{", "}"), "ang": 
 _ROMAN = "text textrm textnormal textup texttt mathrm mbox operatorname unit si mathup rm"
 _UPRIGHT = frozenset(_ROMAN.split())
 _UNITS_ONLY = frozenset({"si", "unit"})
-_FRACTIONS = frozenset({"dfrac", "tfrac", "cfrac", "sfrac", "nicefrac", "xfrac", "flatfrac"})
+_FRACTIONS = frozenset(
+    {"frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac", "xfrac", "flatfrac"}
+)
 _QUANTITIES = frozenset({"SI", "qty"})
 _INFIX = {"over": "frac", "choose": "binom", "atop": "binom"}
 _RENAMED = {
@@ -48,6 +50,9 @@ _TOKEN = re.compile(r"\\([A-Za-z]+)\*?|\\.|[{}]|[^\\{}]+|\\", re.DOTALL)
 _OPTION = re.compile(r"\s*\[[^\[\]{}]{0,40}\](?=\s*[\[{])")
 _ARGUMENT = re.compile(r"\s*(?:\{|(\\[A-Za-z]+|[^\\\s{}]))")
 _SI_MACRO = re.compile(r"\\([A-Za-z]+)\s*")
+_UPRIGHT_UNIT = re.compile(
+    r"\s*\\(?:text|textrm|mathrm|mbox|operatorname)\{([^{}]{1,20})\}(\^ ?\{?[1-9]\}?)?\s*"
+)
 _PREFIX = frozenset({"kilo", "centi", "milli", "micro", "nano", "mega", "deci"})
 _NAMES = "|".join(sorted(NAMES))
 _AFTER_VALUE = re.compile(
@@ -100,8 +105,7 @@ class _Layout:
         elif name in _VANISH:
             self.out.append(" ")
         elif name in _FRACTIONS:
-            self.out.append(r"\frac")
-            return self._skip_option(position)
+            return self._fraction(self._skip_option(position))
         elif name in _RENAMED:
             self.out.append(_RENAMED[name])
         elif name in _VANISH_WITH:
@@ -113,6 +117,19 @@ class _Layout:
             return self._quantity(position)
         else:
             self.out.append(written)
+        return position
+
+    def _fraction(self, position: int) -> int:
+        """``\\frac``, or a quotient of upright units after a value: m/s."""
+        units = [self._argument(position)]
+        below = self._skip_argument(position)
+        units.append(self._argument(below))
+        matches = [_UPRIGHT_UNIT.fullmatch(unit) for unit in units]
+        unit = "/".join(f"{m.group(1)}{m.group(2) or ''}" for m in matches if m)
+        if all(matches) and (unit := written_out(unit) or "") and self._follows_value(unit, False):
+            self.out.append(f" {unit} ")
+            return self._skip_argument(below)
+        self.out.append(r"\frac")
         return position
 
     def _keep_last(self, name: str, position: int) -> int:
