@@ -25,6 +25,8 @@ from nabla_eval.grading.simple import parse_number, tolerance
 _DECIMAL = re.compile(r"(?<![0-9])[0-9]*\.[0-9]+|[0-9]+\.(?![0-9])")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?|(?<![A-Za-z\\])[A-Za-z])\^\\circ")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+_GROUP = re.compile(r"\{[^{}()]*\}|\([^{}()]*\)")
+_SUM = re.compile(r"[+-]")
 _UNEVALUATED = (
     sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.UnevaluatedExpr
 )  # fmt: skip
@@ -66,8 +68,10 @@ def _parse(text: str, *, complex_numbers: bool) -> Any:
     text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text.replace(";", ","))
     # Decimals become exact fractions, so that no comparison depends on binary rounding.
     text = _DECIMAL.sub(lambda match: _as_fraction(match.group()), text)
-    if (cut := text.find(r"\bmod")) >= 0:
+    if (cut := text.rfind(r"\bmod")) >= 0:
         sides = text[:cut], text[cut + len(r"\bmod") :]
+        if any(_SUM.search(_without_groups(side.strip()), 1) for side in sides):
+            raise ValueError("a sum beside \\bmod: which part it takes is not clear")
         return sympy.Mod(*(_parse(side, complex_numbers=complex_numbers) for side in sides))
     parsed = latex2sympy(text, is_real=not complex_numbers, normalization_config=None)
     if isinstance(parsed, sympy.Expr):
@@ -76,6 +80,14 @@ def _parse(text: str, *, complex_numbers: bool) -> Any:
         parsed = parsed.subs(units) if complex_numbers and units else parsed
         parsed = parsed.doit() if parsed.has(*_UNEVALUATED) else parsed
     return parsed
+
+
+def _without_groups(text: str) -> str:
+    for _ in range(24):
+        text, count = _GROUP.subn("", text)
+        if not count:
+            break
+    return text
 
 
 def _as_fraction(decimal: str) -> str:

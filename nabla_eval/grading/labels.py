@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from nabla_eval.grading.unit_table import powers
+
 _LETTER = re.compile(r"(?:(?:option|choice|answer) )?\(?([A-J])\)?[.:]?\Z", re.IGNORECASE)
 _LABEL = re.compile(
     r"(?:(?:option|choice|answer) )?"
@@ -26,11 +28,16 @@ _LEAD = re.compile(
     r"(?:(?<![a-z])(?:is|are|equals)(?: (?:equal to|just|then))? ?:?|:) ?(?=\S)(.+)\Z",
     re.DOTALL,
 )
-_NEGATING = frozenset({"not", "no", "never", "except", "least", "most", "unless", "if", "isn"})
+_NEGATING_WORDS = """
+    not no never none neither nor except least most unless if isn wrong incorrect false than minus
+    negative between from
+"""
+_NEGATING = frozenset(_NEGATING_WORDS.split())
 _REMARK = re.compile(r"(.*[^ (]) ?\(([A-Za-z][A-Za-z .,']{3,60})\)\Z", re.DOTALL)
 _CHANGING_WORDS = """
     mod modulo base or more less than not no least most million billion thousand hundred squared
-    cubed percent per half dozen only and if when
+    cubed percent half dozen only and if when negative minus wrong incorrect invalid false rejected
+    plus times over
 """
 _CHANGING = frozenset(_CHANGING_WORDS.split())
 
@@ -61,7 +68,9 @@ def bare_value(text: str) -> str:
             text = match.group(2).strip()
     if match := _REMARK.match(text):
         words = re.findall("[A-Za-z]+", match.group(2).lower())
-        if any(len(word) > 3 for word in words) and not _CHANGING.intersection(words):
+        if any(map(powers, words)):
+            text = f"{match.group(1)} {match.group(2)}"
+        elif any(len(word) > 3 for word in words) and not _CHANGING.intersection(words):
             text = match.group(1)
     return text
 

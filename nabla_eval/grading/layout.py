@@ -29,6 +29,7 @@ _WRAPPERS = """
 """
 _TWO = ("textcolor", "colorbox", "scalebox", "raisebox", "href")
 _KEEP_LAST = {**dict.fromkeys(_WRAPPERS.split(), 1), **dict.fromkeys(_TWO, 2), "fcolorbox": 3}
+_STRUCK = frozenset({"cancel", "xcancel", "bcancel"})
 _AROUND = {"textsuperscript": ("^{", "}"), "textsubscript": ("_{", "}"), "ang": (" ", r"^\circ ")}
 _ROMAN = "text textrm textnormal textup texttt mathrm mbox operatorname unit si mathup rm"
 _UPRIGHT = frozenset(_ROMAN.split())
@@ -121,6 +122,9 @@ class _Layout:
 
     def _fraction(self, position: int) -> int:
         """``\\frac``, or a quotient of upright units after a value: m/s."""
+        if self.partner.get(position, position) > position + 40:
+            self.out.append(r"\frac")
+            return position
         units = [self._argument(position)]
         below = self._skip_argument(position)
         units.append(self._argument(below))
@@ -136,6 +140,10 @@ class _Layout:
         position = self._skip_option(position)
         for _ in range(_KEEP_LAST[name] - 1):
             position = self._skip_option(self._skip_argument(position))
+        if name in _STRUCK and self.partner.get(position, 0) + 1 == len(self.text.rstrip()):
+            # Struck out as a whole; inside an expression it only shows how terms cancel.
+            self.out.append(rf"\{name}")
+            return position
         opening, closing = _AROUND.get(name, (" ", " "))
         match = _ARGUMENT.match(self.text, position)
         if match is None or match.group(1):

@@ -67,6 +67,7 @@ _ATOM = rf"{_LETTER}{_SUBSCRIPT}'{{0,2}}"
 _NAME = re.compile(
     rf"(?:{_ATOM}(?:\^\{{-1\}})?(?:\({_ATOM}(?:,{_ATOM})*\)|\([0-9]{{1,4}}\))?"
     r"|(?:m?\\angle ?|\\overline|\\triangle ?)\{?[A-Z]{1,4}\}?"
+    rf"|\\(?:gcd|lcm)\({_ATOM},{_ATOM}\)"
     r"|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,6}\]"
     rf"|\({_ATOM}(?:,{_ATOM})+\)|{_ATOM}(?::{_ATOM})+|[A-Za-z]{{3,}}(?: [A-Za-z]+){{0,4}})\Z"
 )
@@ -85,8 +86,8 @@ def function_of(name: str) -> str | None:
 
 
 _TERM_ATOM = (
-    rf"(?:(?:m?\\angle|\\triangle|\\overline|\\overrightarrow) ?\{{?[A-Z]{{1,3}}\}}?|\|[A-Z]{{2}}\|"
-    rf"|{_LETTER}\([0-9]{{1,4}}\)|{_ATOM})"
+    r"(?:(?:m?\\angle|\\triangle|\\overline|\\overrightarrow) ?\{?[A-Z]{1,3}\}?"
+    rf"|\|[A-Z]{{2}}\||\|{_ATOM}\||{_LETTER}\([0-9]{{1,4}}\)|{_ATOM})"
 )
 _PRODUCT = rf"{_TERM_ATOM}(?: ?(?:\\cdot|\\times|\*)? ?{_TERM_ATOM}){{0,5}}"
 _TERM = re.compile(

@@ -89,6 +89,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\frac\{([^{}]*)\}\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s+([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\{\s*:\s*\}", ":"),
+        (r"(?<![A-Za-z0-9)}] )(?<![A-Za-z\\])(?:negative|minus) (?=[0-9.\\])", "-"),
         (r"(?<=[)\]])\s*U\s*(?=[(\[\]])", r"\\cup "),
         (r"(?<=,)\s*\.{3}", r"\\ldots "),
         (r"\\binom\s*([0-9a-z])\s*([0-9a-z])", r"\\binom{\1}{\2}"),

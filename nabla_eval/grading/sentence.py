@@ -19,14 +19,16 @@ _PHRASE = re.compile(
     r"(?:[a-z ,]{0,60}?\b(?:is|are|equals|(?:must|should|will|would) be)\b\**[ ]*:?"
     r"|[ ]*[:=]|[ ]*\n|[ ]+(?=\\[(\[]|\$))"
     r"|(?:答案|答え|答|정답|답)\**\s?(?:(?:就|应|應|应该|應該)?[是为為]|等于|[はが]|[은는이])?\**\s?:?"
-    r"(?=[^\n]{0,30}[0-9$\\])(?<=[是为為于はが은는이:\s*])"
-    r"|\b(?:respuestas?|réponses?|antwort|lösung|resposta|risposta|ответ|jawaban|cevap|odpowiedź)\b"
-    r"\**(?:[^\W\d_]|[ ,]){0,40}?(?:\b(?:es|est|ist|lautet|é|è|son|sont|sind|adalah)\b|[ ]?[:=])"
+    r"(?=[^\n]{0,30}[0-9$\\]|[ *(]{0,4}[A-J](?![A-Za-z]))(?<=[是为為于はが은는이:\s*])"
+    r"|\b(?:respuestas?|réponses?|antwort|lösung|resposta|risposta|ответ|jawaban|cevap|odpowiedź"
+    r"|antwoord|svar|đáp án|đáp số|उत्तर)(?!\w)\**(?:[^\W\d_]|[ ,]){0,40}?"
+    r"(?:\b(?:es|est|ist|lautet|é|è|son|sont|sind|adalah|là|är|है)\b|[ ]?[:=])"
+    r"|\b(?:correct|right|best) (?:option|choice)\b(?: here)? (?:is|would be)\b\**:?"
     r"|(?:الإجابة|الجواب|الناتج)[^\d\n]{0,30}?(?:هي|هو|:)",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\s*\n\s*(?:[-•+]|\*(?!\*)) +")
-_SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||\n|[。！]")
+_SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||</s>|\n|[。！]")
 _LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
 _REASON = re.compile(
     r"[,;]?\s+(?:since|because)\b"
@@ -37,10 +39,16 @@ _REASON = re.compile(
 )
 _REMARK = re.compile(rf"(?:\s+|(?<=[0-9{_CJK}$])(?=\([^()]*[{_CJK}]))\(([^()]*)\)[\s.*]*\Z")
 _KEPT_REMARK = re.compile(r"\b(?:mod|base|or|more|less|[ap]m)\b|[ap]\.m|\A[\d\s,./-]*\Z")
-_BOUND = re.compile(
-    r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|over|under|up to|above|below)\b",
+_OTHER_THAN = re.compile(
+    r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|over|under|up to|above|below|between"
+    r"|from|not|never|neither|minus|negative)\b"
+    r"|.{0,200}?[0-9)$] (?:or|and) (?:more|less|fewer|greater|above|below|higher|lower|up|over"
+    r"|a half|a quarter|a third|one|two|three)\b|[0-9.,]+ ?(?:to|through) [0-9]",
     re.IGNORECASE,
 )
+"""Bounds, ranges and sums in words: no number of theirs is the answer."""
+
+_OPTION = re.compile(r"(?:option|choice) (?=[(A-J])", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-J])\)?(?=[\s.,:;)]|\Z)(?!\s*[=+\-*/^])")
 _LABEL = re.compile(r"(?:\([A-J]\)[.:]?|[A-J][.:)])\s*(?=[-0-9$\\(.])")
 _COPULA = re.compile(
@@ -65,7 +73,7 @@ def after_phrase(text: str) -> str | None:
         return None
     bullet = _BULLET.match(text, end)
     start = bullet.end() if bullet else end
-    rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`>")
+    rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`>≈~")
     if rest.startswith("not "):
         return None
     sentence = rest[: _end_of_sentence(rest)]
@@ -83,7 +91,7 @@ def _end_of_sentence(text: str) -> int:
 
 
 def _value(sentence: str) -> str | None:
-    clause = _main_clause(sentence)
+    clause = _OPTION.sub("", _main_clause(sentence), count=1)
     if found := _whole(clause):
         return found
     spans = math_spans(clause)
@@ -91,14 +99,14 @@ def _value(sentence: str) -> str | None:
         label = _LABEL.match(clause)
         value = _first(clause[label.end() :]) if label else None
         return f"({letter.group(1)}) {value}" if value else letter.group(1)
-    if _BOUND.match(clause):
+    if _OTHER_THAN.match(clause):
         return clause
     first = _first(clause)
     if first is None or not clause.startswith(first) or is_symbol(first):
         copulas = [m for m in _COPULA.finditer(clause) if not inside(m.start(), spans)]
         for copula in copulas[:-6:-1]:
             rest = clause[copula.end() :].strip(_MARKS)
-            if found := _whole(rest) or (rest if _BOUND.match(rest) else _first(rest)):
+            if found := _whole(rest) or (rest if _OTHER_THAN.match(rest) else _first(rest)):
                 return found
     return first
 

@@ -16,7 +16,10 @@ _MEANINGFUL_WORDS = """
     and or not no minus plus times over divided half third quarter score pair factorial choose mod
     modulo base to between from more less than least most about approximately around infinity
     infinite undefined percent pct percentage power root if when where for except unless pi sqrt
-    negative am pm y o ou et und oder и или или е
+    negative am pm y o ou et und oder и или e mil millones millón más menos medio media mille
+    millions milliard milliards moins plus demi tausend millionen milliarde milliarden mehr weniger
+    mindestens halb milhões milhão mais mila milioni тысяч тысячи тысяча миллион миллиона миллионов
+    миллиард миллиардов более менее больше меньше половиной 이상 이하 미만 초과 만 억 천 백
 """
 _SCALES = {
     "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百": 2, "千": 3,
@@ -24,7 +27,7 @@ _SCALES = {
 }  # fmt: skip
 SCALE_WORDS = frozenset(_SCALES).union({"dozen"})
 _MEANINGFUL = frozenset(_MEANINGFUL_WORDS.split()).union(SCALE_WORDS)
-_MEANINGFUL_SIGNS = frozenset("万萬亿億百千以至约約或和不無无非分余餘左未超")
+_MEANINGFUL_SIGNS = frozenset("万萬亿億百千以至约或和不無无非分余餘左未超多半几幾")
 _POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 MODIFIERS = frozenset(_POWERS_BEFORE).union(_POWERS_AFTER, {"per"})
@@ -155,7 +158,8 @@ def _parse_words(text: str, value: str) -> Words | None:
         return (known, others) if known and not others and not letter and spaced else None
     if letter and all(word.isascii() for word in words):
         # "10m" is ten times m, and so is "10 x"; "10 m" and "10 m/s" are measures.
-        single = len(words) > 1 or words[0].rstrip(".") in PLAIN_SYMBOLS
+        # "2 m g h" is a product; of several letters only a quotient is a unit.
+        single = "/" in text if len(words) > 1 else words[0].rstrip(".") in PLAIN_SYMBOLS
         plain = "\\frac" not in value and parse_number(value.rstrip()) is not None
         return (known, others) if spaced and plain and single and not others else None
     if not spaced and others and all(word.isascii() for word in words):

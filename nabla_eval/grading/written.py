@@ -14,7 +14,7 @@ _TAG = re.compile(
 )
 _RAISED = re.compile(r"<(sup|sub)>([^<>\n]{1,20})</\1>", re.IGNORECASE)
 _PICTURES = re.compile(
-    "[\u2600-\u27bf\u2b00-\u2bff\u25a0\u25a1\u25aa\u25ab\u25fb-\u25fe\u220e\ufe0e\ufe0f\u200d\u20e3"
+    "[\u2600-\u2715\u2719-\u274b\u274d\u274f-\u27bf\u2b00-\u2bff\u25a0\u25a1\u25aa\u25ab\u25fb-\u25fe\u220e\ufe0e\ufe0f\u200d\u20e3"
     "\U0001f000-\U0001faff]+"
 )
 # Arabic-Indic, Persian, Devanagari and Bengali digits.
@@ -25,7 +25,8 @@ _CHARACTERS = _DIGITS | str.maketrans("：（）；，", ":();,")
 
 _GROUPS = re.compile(
     r"(?<![0-9A-Za-z.,^_/'})])(?<![0-9A-Za-z.,^_/'})] )"
-    r"[0-9]{1,3}(?:(?P<gap> |\\[ ,;:]|~|'|\\_|\{ ?\\?[ ,;]? ?\})[0-9]{3})(?:(?P=gap)[0-9]{3})*(?![0-9])"
+    r"[0-9]{1,3}(?:(?P<gap> |\\[ ,;:]|~|'|\\_|\{ ?\\?[ ,;]? ?\})[0-9]{3})"
+    r"(?:(?P=gap)[0-9]{3})*(?![0-9])"
     r"(?! ?(?:/|\\frac| [0-9]|'))"
 )
 _DOTTED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])")
