@@ -43,6 +43,7 @@ _AMBIGUOUS = re.compile(
     r"[0-9]_\{|[0-9.] [0-9.]|[0-9] ?\\frac\{[0-9]+\}\{[0-9]+\}\Z|'|!!|\^\{[^{}]*\} ?\^"
     r"|\.[0-9]*\\(?:overline|bar|dot)"
 )
+_DIVISORS = re.compile(r"\\(?:gcd|lcm)(?![a-z])")
 _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
 _OPERATORS = """
     frac cdot times div binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor
@@ -191,6 +192,9 @@ def _algebraic(text: str) -> bool:
         return False
     if _AMBIGUOUS.search(text) or _depth(text) > 24:
         return False
+    if _DIVISORS.search(text) and _VARIABLE.search(text):
+        # SymPy's gcd of two letters is that of polynomials: 1.
+        return False
     bare = _ENVIRONMENT.sub("", text)
     if not set(_COMMAND.findall(bare)) <= _KNOWN:
         return False
@@ -230,9 +234,16 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
     # Values of several unknowns keep their order where one side leaves the names out.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
-        pairs = zip(gold.items, answer.items, strict=True)
+        pairs = list(zip(gold.items, answer.items, strict=True))
+        if kinds == {":"} and any(_padded(a) != _padded(b) for a, b in pairs[1:]):
+            return False
         return _all(_same(a, b, oracle) for a, b in pairs)
     return _match(gold.items, answer.items, oracle)
+
+
+def _padded(node: Node) -> bool:
+    """Whether a number is written as the minutes of a clock: 3:05 is not 3:5."""
+    return re.match("0[0-9]", node.text) is not None
 
 
 def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool | None:

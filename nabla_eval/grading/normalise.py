@@ -104,6 +104,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"_\s*([0-9a-zA-Z])", r"_{\1}"),
     ]
 ]  # fmt: skip
+_PRICE = re.compile(r"(?<!\\)\$(?=\s?[0-9.])|(?<=[0-9])\s?\$")
 _PARENTHESISED = re.compile(r"(\\sqrt|\^)\s*\(")
 _SPACES = re.compile(r"\s+")
 # A space after a bracket stays: "\\frac{3}{2} cups" has a unit, "\\frac{3}{2}abc" a product.
@@ -134,6 +135,9 @@ def normalise(answer: str) -> str:
     text = _DOUBLED.sub(r"\\", _SPACES.sub(" ", plain_text(answer)))
     text = re.sub(r"\\{3,}(?![A-Za-z{}])", r"\\\\", text)
     text = numbers_as_digits(_SPACES.sub(" ", plain_layout(_ENVIRONMENT.sub(" ", text))))
+    if text.count("$") == 1:
+        # One that opens or closes nothing is a price.
+        text = _PRICE.sub(DOLLAR, text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _braces_for_parentheses(text)

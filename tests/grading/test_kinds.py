@@ -1,36 +1,47 @@
-"""Every kind of notation by inputs of our own (`kinds`): what agrees, and what must not."""
+"""Every kind of notation by inputs of our own: what agrees, and above all what must not.
+
+`kinds.tsv` holds one input a line: its kind, the verdict, the gold answer, and an answer (equal,
+unequal) or a whole response (right, wrong), in which ⏎ stands for a line break.
+"""
 
 from __future__ import annotations
 
-import kinds
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 
 from nabla_eval.grading import grade
 
-
-def _rows(table: kinds.Pairs) -> list[tuple[str, str]]:
-    return [pair for pairs in table.values() for pair in pairs]
+TABLE = Path(__file__).with_name("kinds.tsv")
 
 
-@pytest.mark.parametrize(("gold", "answer"), _rows(kinds.EQUAL))
-def test_equal(gold: str, answer: str) -> None:
-    assert grade(gold, answer, extracted=True, timeout=60).equal
+def _read() -> dict[tuple[str, str], list[tuple[str, str]]]:
+    rows = defaultdict(list)
+    # Not splitlines: some of the spaces between digits are line breaks to it.
+    for line in TABLE.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        kind, verdict, gold, text = line.replace("⏎", "\n").split("\t")
+        rows[kind, verdict].append((gold, text))
+    return rows
 
 
-@pytest.mark.parametrize(("gold", "answer"), _rows(kinds.UNEQUAL))
-def test_unequal(gold: str, answer: str) -> None:
-    result = grade(gold, answer, extracted=True, timeout=60)
-    assert not result.equal
-    assert not result.timed_out
+ROWS = _read()
 
 
-@pytest.mark.parametrize(("gold", "response"), _rows(kinds.RIGHT))
-def test_right(gold: str, response: str) -> None:
-    result = grade(gold, response, timeout=60)
-    assert result.equal, result
+@pytest.mark.parametrize(("kind", "verdict"), ROWS)
+def test_kind(kind: str, verdict: str) -> None:
+    wrong = []
+    for gold, text in ROWS[kind, verdict]:
+        result = grade(gold, text, extracted=verdict in {"equal", "unequal"}, timeout=60)
+        if result.timed_out or result.equal != (verdict in {"equal", "right"}):
+            wrong.append((gold, text, result))
+    assert not wrong
 
 
-@pytest.mark.parametrize(("gold", "response"), _rows(kinds.WRONG))
-def test_wrong(gold: str, response: str) -> None:
-    result = grade(gold, response, timeout=60)
-    assert not result.equal, result
+def test_every_kind_has_many_inputs_and_some_that_must_not_agree() -> None:
+    assert {verdict for _, verdict in ROWS} == {"equal", "unequal", "right", "wrong"}
+    kinds = {kind for kind, verdict in ROWS if verdict == "equal"} - {"further pairs"}
+    assert len(kinds) >= 18
+    for kind in kinds:
+        assert len(ROWS[kind, "equal"]) + len(ROWS[kind, "unequal"]) >= 15, kind
+        assert len(ROWS[kind, "unequal"]) >= 6, kind
