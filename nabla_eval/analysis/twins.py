@@ -13,6 +13,7 @@ from nabla_eval.traces.schema import Record
 # What the selection by gradient norm still looks at when no step is taken.
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
 _GATE |= {"anchor", "anchor_offset", "anchor_margin", "gradient_norm"}
+_GATE |= {"relaxation_temperature", "threshold_inclusive"}
 _BASELINES = {"greedy", "self_consistency", "best_of_n"}
 _GUIDED = {"prefix_gradient", "locate_repair"}
 _SAMPLING = ("temperature", "top_p", "top_k")
@@ -41,6 +42,8 @@ def twin_of(run: Run, runs: Iterable[Run]) -> Run | None:
 def _stripped(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that change no answer of a run that takes no step."""
     gone = {"steps", "lookahead"} | IDLE | (set() if config.get("gradient_threshold") else _GATE)
+    if config.get("logits_dtype") == "bfloat16":  # a twin draws from what was rounded
+        gone -= {"parameterisation"}
     return {name: value for name, value in config.items() if name not in gone}
 
 

@@ -44,6 +44,14 @@ def test_the_twin_may_differ_in_what_only_steps_read():
     assert twin_of(negated, runs) is twin  # no gate looks at the objective
     gated = make("gated", lam=-1.0, gradient_threshold=4.0)
     assert twin_of(gated, [*runs, make("g", steps=0, gradient_threshold=4.0)]) is None
+    released = {"relaxation_temperature": 1.0, "threshold_inclusive": True}
+    assert twin_of(make("r", schedule="clipped_cosine", optimizer="sgd", **released), runs) is twin
+    assert twin_of(make("kept", end_token="kept"), runs) is None
+    rounded = {"logits_dtype": "bfloat16"}  # which a twin draws from too
+    latents = make("latents", parameterisation="latents", **rounded)
+    assert twin_of(latents, [*runs, make("z", steps=0, **rounded)]) is None
+    h = make("h", steps=0, parameterisation="latents", **rounded)
+    assert twin_of(latents, [*runs, h]) is h
     right = make("right", steps=0, gradient_threshold=4.0, lam=-1.0)
     assert twin_of(gated, [*runs, right]) is right
 
