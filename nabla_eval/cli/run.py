@@ -32,7 +32,7 @@ class Verbatim(click.Command):
     options_metavar="[OPTIONS] [LM-EVAL OPTIONS]",
 )
 @click.option("--method", help="nabla, best_of_n, ...  [default: nabla]")
-@click.option("--preset", help="paper or released (_aime, _amc): their values instead of this project's.")
+@click.option("--preset", help="paper, or released[_aime|_amc]: their values instead of ours.")
 @click.option("--n", type=click.IntRange(min=1), help="Rollouts per problem.")
 @click.option(
     "--task",

@@ -109,3 +109,10 @@ def test_presets_of_searches_hold_their_authors_values_and_the_papers_sampling(m
     assert changed <= {"temperature", "top_p"} and "temperature" in changed
     paper = configure(method, {}, preset="paper").sampling
     assert (paper.temperature, paper.top_p) == (0.5, 0.95)
+
+
+def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own():
+    assert configure("nabla", {"resample_temperature": 0.5}).relaxation == 0.5
+    assert configure("nabla", {"resample_temperature": 0.0}).relaxation == 1.0
+    own = configure("nabla", {"resample_temperature": 0.5, "relaxation_temperature": 2.0})
+    assert own.relaxation == 2.0 and own.drawing.temperature == 0.5

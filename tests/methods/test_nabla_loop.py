@@ -247,19 +247,6 @@ def test_the_response_s_own_end_token_is_judged_where_it_is_kept(end_token, seen
     assert {length for _, length in shown} == {seen}
 
 
-@pytest.mark.parametrize("end_token", ["template", "kept"])
-def test_a_response_without_an_end_token_is_judged_whole(end_token):
-    script = Script((5, 6), {0: [9]}, {(5, 6): 1.0, (9, 6): 2.0})
-    assert solve(script, end_token=end_token).tokens == (9, 6)
-
-
-def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own():
-    assert configure("nabla", {"resample_temperature": 0.5}).relaxation == 0.5
-    assert configure("nabla", {"resample_temperature": 0.0}).relaxation == 1.0
-    own = configure("nabla", {"resample_temperature": 0.5, "relaxation_temperature": 2.0})
-    assert own.relaxation == 2.0 and own.drawing.temperature == 0.5
-
-
 def iid(index: int, n: int):
     """The loop on full-sequence i.i.d. draws: one position, every draw new, rewards uniform."""
 
@@ -312,14 +299,6 @@ def test_the_twin_with_iid_draws_rejects_at_the_harmonic_rate(n):
     with_first = rejection([(p, ["accepted", *v]) for p, v in runs], level=0.9999).overall.estimate
     assert with_first.low < float(first_accepted_baseline(n)) < with_first.high
     assert with_first.high - with_first.low < 0.1
-
-
-def test_majority_ignores_samples_without_an_answer_and_prefers_the_first_seen():
-    from nabla_eval.methods.self_consistency import majority
-
-    assert majority([r"\boxed{3}", r"\boxed{4}", r"so \boxed{4.0}"]) == 1
-    assert majority(["no idea", r"\boxed{1}", r"\boxed{2}"]) == 1
-    assert majority(["no idea", "no idea"]) == 0
 
 
 def test_best_of_n_takes_the_first_maximum_and_stops_early():
