@@ -65,6 +65,8 @@ def run(name, execute=execute, **options):
         ("prefix_gradient", {"beta": -3}, 3),
         ("prefix_gradient", {"guidance": "lazy"}, 6),
         ("prefix_gradient", {"guidance": "lazy", "lazy_threshold": -2.5}, 3),
+        ("prefix_gradient", {"guidance": "lazy", "lazy_threshold": -2.0}, 6),  # no more than it
+        ("sequential_verify", {"good_score": 0.5}, 5),  # a score has to be above
         ("sequential_verify", {}, 5),
         ("sequential_verify", {"good_score": 0.4}, 4),
         ("sequential_verify", {"tries": 2}, 4),  # none is good: the best seen
@@ -84,6 +86,13 @@ def test_the_token_that_is_chosen(name, options, token):
 def test_where_the_policy_is_sure_nothing_is_asked():
     outcome = run("exact_top_k", lambda requests: execute(requests, top=0.98))
     assert outcome.tokens[:1] == (3,) and outcome.choices == ()
+
+
+def test_a_probability_that_equals_the_confidence_is_not_sure():
+    outcome = run("exact_top_k", lambda requests: execute(requests, top=0.97), confidence=0.97)
+    assert len(outcome.choices) == 4
+    for name in ("prefix_gradient", "sequential_verify", "exact_top_k"):
+        assert configure(name, {"confidence": 1.0, "min_probability": 0.0}).confidence == 1.0
 
 
 def test_choices_say_what_was_known():
