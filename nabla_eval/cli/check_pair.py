@@ -24,7 +24,9 @@ SKIPPED = "[dim]skipped[/]"
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True,
               help="Sequences whose gradients are taken at once.")  # fmt: skip
 @click.option(
-    "--dtype", default=None, help="For the memory estimate and --load.  [default: bfloat16]"
+    "--dtype",
+    default=None,
+    help="For the memory estimate and --load.  [default: each checkpoint's own]",
 )
 @click.option("--vocab", type=click.Choice(["align", "same", "force"]), default="align",
               show_default=True, help="How alike the vocabularies must be.")  # fmt: skip

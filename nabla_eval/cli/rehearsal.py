@@ -261,7 +261,10 @@ def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
     needed = {
         count: check_pair(
             models["policy"], models["reward"],
-            Asked(length=tokens, batch=count, dtype=models["dtype"], vocab="force"),
+            Asked(
+                length=tokens, batch=count, vocab="force", dtype=models["dtype"],
+                reward_dtype=command.arguments.dtype_of_reward,
+            ),
         ).bytes
         for count in {1, batch}
     }  # fmt: skip

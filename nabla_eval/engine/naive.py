@@ -49,7 +49,7 @@ class Sequence:
 @torch.no_grad()
 def next_logits(pair: Pair, tokens: list[int]) -> Tensor:
     """z of the token that follows, by a forward pass over everything before it."""
-    states = pair.policy.base(input_ids=torch.tensor([tokens])).last_hidden_state
+    states = pair.policy.base(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state
     return pair.policy.head(states[0, -1])
 
 
@@ -80,7 +80,7 @@ def scores_of(pair: Pair, problem: Problem, y: Tensor) -> Tensor:
     judge = pair.judge
     before, after = (judge.table[list(ids)] for ids in (problem.frame.before, problem.frame.after))
     inputs = torch.cat([before, y @ judge.embedding, after])
-    return judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0]
+    return judge.head(judge.base(inputs_embeds=inputs[None], use_cache=False).last_hidden_state)[0]
 
 
 def reward_of(
@@ -101,7 +101,7 @@ def loss(pair: Pair, problem: Problem, y: Tensor, scored: int, objective: Object
     """Eq. 2: L(y) = -lam r(y|x) - nll_weight sum_i y_i^T log pi(.|y_<i, x)."""
     table = pair.policy.embedding
     inputs = torch.cat([table[list(problem.prompt)], y @ table])
-    states = pair.policy.base(inputs_embeds=inputs[None]).last_hidden_state[0]
+    states = pair.policy.base(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]
     predicting = states[len(problem.prompt) - 1 : -1]
     log_p = torch.log_softmax(pair.policy.head(predicting), -1)
     log_likelihood = (y * log_p.masked_fill(log_p == -math.inf, 0)).sum()
@@ -199,7 +199,8 @@ def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
 @torch.no_grad()
 def _state(pair: Pair, problem: Problem, sequence: Sequence, row: int) -> Tensor:
     tokens = [*problem.prompt, *sequence.y[:row]]
-    return pair.policy.base(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+    ids = torch.tensor([tokens])
+    return pair.policy.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
 
 
 def is_unsure(z: Tensor, selection: Selection) -> bool:

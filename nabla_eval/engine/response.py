@@ -126,6 +126,10 @@ class Response:
         flops = forward_flops(policy.parameters, tokens - 1)
         self.cost.add(Ledger(prefills=int(prefill), prefill_tokens=tokens, flops=flops))
 
+    def encoded_again(self, policy: Policy) -> None:
+        """Count what was fed to the policy besides its last token, to write one more."""
+        self.cost.add(Ledger(flops=forward_flops(policy.parameters, self.length - 2)))
+
 
 def stop_cut(policy: Policy, tokens: list[int], problem: Problem) -> tuple[str, int] | None:
     """Text before the first stop string of the answer and the tokens that write it, if any.

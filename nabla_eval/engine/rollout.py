@@ -264,7 +264,7 @@ class Decoder:
         first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
         own, lengths = RowCache(self.policy.base), [len(tokens) for _, tokens in places]
         if own.can.select is None:
-            return first, Recomputed(ids[index])
+            return set(rows), Recomputed(ids[index])
         # Where rows take no padding, all of them have as many tokens, and may have none.
         if own.can.rows == "padded" or any(lengths):
             own.encode(ids, mask, positions(mask))
@@ -296,6 +296,10 @@ class Decoder:
             else:
                 self._finished.append(row)
         batch.pending, batch.length = drawn, batch.length + 1
+        if isinstance(batch.cache, Recomputed):
+            for row in batch.rows:
+                if row.steps > 1:
+                    row.response.encoded_again(self.policy)
         if len(kept) == len(batch.rows):
             return
         self._keep_pasts(batch)

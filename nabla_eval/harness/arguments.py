@@ -89,6 +89,11 @@ class Arguments:
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
 
     @property
+    def dtype_of_reward(self) -> str:
+        """What the reward model is asked to run in: its own dtype, or the policy's, or "auto"."""
+        return str(self.reward_options.get("reward_dtype") or self.hf.get("dtype") or "auto")
+
+    @property
     def spec(self) -> MethodSpec:
         return spec(self.method)
 

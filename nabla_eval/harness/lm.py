@@ -113,9 +113,7 @@ class NablaLM(RankedLM):
         loading.check_reward(self.arguments)
         options = loading.policy_options(self.arguments)
         super().__init__(**options)
-        return loading.load_pair(
-            self.arguments, self.model, self.tokenizer, options["dtype"], self.device
-        )
+        return loading.load_pair(self.arguments, self.model, self.tokenizer, self.device)
 
     def _adopt(self, pair: Pair) -> Pair:
         hf = {"batch_size": 32, **self.arguments.hf}

@@ -28,14 +28,14 @@ from nabla_eval.models.checkpoint import (
     parse_dtype,
 )
 from nabla_eval.models.checkpointing import checkpoint_gradients
-from nabla_eval.models.load import pair_from, policy_from
+from nabla_eval.models.load import announced, pair_from, policy_from
 from nabla_eval.models.pair import Pair, Policy
 
 _SAMPLES = 64  # numbers of each tensor that go into a fingerprint
 
 
 def policy_options(arguments: Arguments) -> dict[str, Any]:
-    """Arguments of `HFLM.__init__`: the embedded policy, device and dtype where nothing was said.
+    """Arguments of `HFLM.__init__`: the embedded policy and the device where nothing was said.
 
     Raises `ModelError` where the checkpoint cannot be a policy, before its weights are read.
     """
@@ -45,11 +45,7 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     options.setdefault("batch_size", 32)  # HFLM's own default, 1, would run problems one by one
     cuda = torch.cuda.is_available() and not on_cpu()
     options.setdefault("device", "cuda" if cuda else "cpu")
-    if options.get("dtype") is None:
-        where = options["device"] if cuda else "cpu"
-        options["dtype"] = parse_dtype(None, parse_device(where))
-    elif options["dtype"] != "auto":
-        options["dtype"] = parse_dtype(options["dtype"], torch.device("cpu"))
+    options["dtype"] = parse_dtype(options.get("dtype"))
     plain = not any(options.get(n) for n in ("subfolder", "gguf_file", "autogptq", "gptqmodel"))
     if isinstance(options["pretrained"], str) and plain:
         source = _source(arguments, options["pretrained"], "policy", options.get("revision"))
@@ -70,20 +66,18 @@ def check_reward(arguments: Arguments) -> None:
         check_weights(source)
 
 
-def load_pair(arguments: Arguments, model: Any, tokenizer: Any, dtype: Any, device: Any) -> Pair:
+def load_pair(arguments: Arguments, model: Any, tokenizer: Any, device: Any) -> Pair:
     """The policy that `HFLM` has loaded, and the reward model, if the method needs one."""
     context = coerce("max_length", arguments.hf.get("max_length"), int | None)
     policy = policy_from(model, tokenizer, context=context)
     source = _reward_source(arguments)
     if source is None:
-        return pair_from(policy)
-    pair = _with_reward(arguments, policy, source, dtype, device)
-    return checkpoint_gradients(pair) if arguments.gradient_checkpointing else pair
+        return announced(pair_from(policy))
+    pair = _with_reward(arguments, policy, source, device)
+    return announced(checkpoint_gradients(pair) if arguments.gradient_checkpointing else pair)
 
 
-def _with_reward(
-    arguments: Arguments, policy: Policy, source: Source, dtype: Any, device: Any
-) -> Pair:
+def _with_reward(arguments: Arguments, policy: Policy, source: Source, device: Any) -> Pair:
     options = arguments.reward_options
     where = parse_device(options.get("reward_device", device))
     spread = options.get("reward_device_map")
@@ -93,9 +87,7 @@ def _with_reward(
     if "attn_implementation" in arguments.hf:
         loading["attn_implementation"] = arguments.hf["attn_implementation"]
     source = replace(source, options=loading)
-    judge = open_model(
-        source, open_config(source), parse_dtype(options.get("reward_dtype", dtype), where)
-    )
+    judge = open_model(source, open_config(source), parse_dtype(arguments.dtype_of_reward))
     reading = {n: options[n] for n in ("vocab", "step_delimiter", "process_score") if n in options}
     return pair_from(
         policy,

@@ -25,6 +25,7 @@ from nabla_eval.models.checkpoint import (
     parse_dtype,
 )
 from nabla_eval.models.load import end_ids_of, pair_from, policy_from
+from nabla_eval.models.probe import batching
 from nabla_eval.models.split import check_labels, context_length
 from nabla_eval.models.step_ends import checked_steps
 from nabla_eval.models.vocabulary import Mode, Overlap
@@ -38,17 +39,18 @@ class Asked:
 
     length: int = 2048  # tokens of prompt and response
     batch: int = 1  # sequences differentiated at once
-    dtype: str | None = None
+    dtype: str | None = None  # None: each checkpoint's own
+    reward_dtype: str | None = None  # None: as `dtype`
     vocab: Mode = "align"
     step_delimiter: str | None = None
     template: Template = field(default_factory=Template)
     trust: Trust = field(default_factory=Trust)
     load: bool = False  # also load both models and put their parts to the test
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes per weight."""
-        return parse_dtype(self.dtype or "bfloat16", parse_device("cpu")).itemsize
+    def dtype_of(self, found: Checkpoint) -> str | None:
+        """What was asked for a model of the pair."""
+        own = self.reward_dtype if found.source.role == "reward" else None
+        return self.dtype if own is None else own
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,8 @@ def _context(found: Checkpoint, length: int) -> Iterator[Finding]:
 def _memory(found: Checkpoint, asked: Asked, copied: bool) -> memory.Memory:
     shape = memory.Shape.of(found.config)
     parameters = memory.parameter_count(found.config, auto_class(found.kind))
-    use = memory.Use(asked.length, asked.batch, asked.itemsize)
+    itemsize = found.dtype(asked.dtype_of(found)).itemsize
+    use = memory.Use(asked.length, asked.batch, itemsize)
     if found.source.role == "policy":
         return memory.of_policy(shape, parameters, use)
     return memory.of_reward(shape, parameters, use, copied)
@@ -256,11 +259,10 @@ def _memory(found: Checkpoint, asked: Asked, copied: bool) -> memory.Memory:
 
 def _load(actor: Checkpoint, judge: Checkpoint, asked: Asked) -> Iterable[Finding]:
     device = parse_device(None)
-    dtype = parse_dtype(asked.dtype, device)
     try:
-        pair_from(
-            policy_from(actor.load(dtype, device), actor.tokenizer),
-            judge.load(dtype, device),
+        pair = pair_from(
+            policy_from(actor.load(parse_dtype(asked.dtype), device), actor.tokenizer),
+            judge.load(parse_dtype(asked.dtype_of(judge)), device),
             judge.tokenizer,
             vocab=asked.vocab,
             step_delimiter=asked.step_delimiter,
@@ -268,4 +270,10 @@ def _load(actor: Checkpoint, judge: Checkpoint, asked: Asked) -> Iterable[Findin
         )
     except NablaError as error:
         return [Finding("loading", "failed", str(error))]
-    return [Finding("loading", "ok", "base and head add up to each model on a few tokens")]
+    findings = [Finding("loading", "ok", "base and head add up to each model on a few tokens")]
+    for found, base in ((actor, pair.policy.base), (judge, pair.judge.base)):
+        slower = batching(base).describe()
+        text = slower or "rows of a padded batch give what each gives alone"
+        name = f"batches of the {found.source.who}"
+        findings.append(Finding(name, "warning" if slower else "ok", text))
+    return findings

@@ -22,6 +22,7 @@ from nabla_eval.models.tokenizers import faithful
 
 Role = Literal["policy", "reward"]
 Kind = Literal["causal", "outcome", "process"]
+Dtype = torch.dtype | Literal["auto"]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 OUTCOME = "ForSequenceClassification"
@@ -91,7 +92,14 @@ class Checkpoint:
     tokenizer: Any
     kind: Kind
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> Any:
+    def dtype(self, asked: str | torch.dtype | None) -> torch.dtype:
+        """What the model runs in: as asked, or what the config says that its weights are."""
+        parsed = parse_dtype(asked)
+        if not isinstance(parsed, torch.dtype):
+            parsed = getattr(self.config, "dtype", None) or torch.float32
+        return parsed
+
+    def load(self, dtype: Dtype, device: torch.device) -> Any:
         """The model, on the device unless `device_map` says where."""
         model = open_model(self.source, self.config, dtype)
         return model if self.source.options.get("device_map") is not None else model.to(device)
@@ -155,7 +163,7 @@ def open_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def open_model(source: Source, config: Any, dtype: torch.dtype) -> Any:
+def open_model(source: Source, config: Any, dtype: Dtype) -> Any:
     """The checkpoint's model for its role. Raises `ModelError`.
 
     Weights that the checkpoint lacks would be drawn at random: that is refused.
@@ -233,14 +241,11 @@ def check_architecture(source: Source, config: Any) -> Kind:
     return "causal"
 
 
-def parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """A dtype or its name; by default bfloat16 on CUDA and float32 elsewhere."""
-    if isinstance(dtype, torch.dtype):
-        name = str(dtype).removeprefix("torch.")
-    elif dtype in (None, "auto"):
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    else:
-        name = _SHORT.get(str(dtype), str(dtype)).removeprefix("torch.")
+def parse_dtype(dtype: str | torch.dtype | None) -> Dtype:
+    """A dtype or its name; by default "auto", lm-eval's word for the checkpoint's own."""
+    if dtype in (None, "auto"):
+        return "auto"
+    name = _SHORT.get(str(dtype), str(dtype)).removeprefix("torch.")
     if name not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}. Try float32.")
     parsed = getattr(torch, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
 
+LOGGER = logging.getLogger("nabla_eval")
 Contrast = Literal["logit", "probability"]
 
 
@@ -48,8 +50,9 @@ def load_pair(
 
     With a policy and no reward model, `Pair.reward` is None. `device_map` is accelerate's;
     `parallelize` spreads both models over all GPUs ("auto"). `gradient_checkpointing` keeps less
-    for backward passes and takes longer over them. dtype: bfloat16 on CUDA, float32 on
-    the CPU. `vocab`, `step_delimiter`, `process_score`, `template`: see `reward_from`.
+    for backward passes and takes longer over them. dtype: by default ("auto") each checkpoint's
+    own; `reward_dtype` is the reward model's. `vocab`, `step_delimiter`, `process_score`,
+    `template`: see `reward_from`.
 
     Raises `ModelError` (`VocabularyError` for vocabularies that do not fit) and `ConfigError`.
     """
@@ -63,9 +66,9 @@ def load_pair(
         trust.source(policy, "policy", revision, {"device_map": spread, **attention}),
     )
     where = parse_device(device)
-    kind = parse_dtype(dtype, where)
+    kind = parse_dtype(dtype)
     if reward is None:
-        return Pair(policy=policy_from(actor.load(kind, where), actor.tokenizer), reward=None)
+        return announced(pair_from(policy_from(actor.load(kind, where), actor.tokenizer)))
     if reward_device_map is None and reward_device is None and isinstance(spread, str):
         reward_device_map = spread
     judge = examine(
@@ -77,14 +80,27 @@ def load_pair(
     reward_where = where if reward_device is None else parse_device(reward_device)
     pair = pair_from(
         policy_from(actor.load(kind, where), actor.tokenizer),
-        judge.load(parse_dtype(reward_dtype or kind, reward_where), reward_where),
+        judge.load(parse_dtype(reward_dtype or kind), reward_where),
         judge.tokenizer,
         vocab=vocab,
         step_delimiter=step_delimiter,
         process_score=process_score,
         template=template,
     )
-    return checkpoint_gradients(pair) if gradient_checkpointing else pair
+    return announced(checkpoint_gradients(pair) if gradient_checkpointing else pair)
+
+
+def announced(pair: Pair) -> Pair:
+    """The pair, after one line about what each model runs in."""
+    models = [("policy", pair.policy.name, pair.policy.embedding)]
+    if pair.reward is not None:
+        models.append(("reward model", pair.reward.name, pair.reward.table))
+    words = [
+        f"{role} {name} in {str(table.dtype).removeprefix('torch.')} on {table.device}"
+        for role, name, table in models
+    ]
+    LOGGER.info("Loaded: %s.", ", ".join(words))
+    return pair
 
 
 def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Policy:
@@ -97,7 +113,8 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
         model = model.get_base_model()
     name = str(getattr(model, "name_or_path", "") or "policy")
     check_tokenizer(tokenizer)
-    halves = split.split_policy(model, name)
+    with split.explained(model, name):
+        halves = split.split_policy(model, name)
     ends = end_ids(model, tokenizer)
     if not ends:
         raise ModelError(
@@ -139,7 +156,8 @@ def reward_from(
     """
     name = str(getattr(model, "name_or_path", "") or "reward")
     check_tokenizer(tokenizer)
-    halves, process = split.split_reward(model, name, process_score)
+    with split.explained(model, name):
+        halves, process = split.split_reward(model, name, process_score)
     table = _grow(model, halves.embedding, policy.vocabulary)
     aligned = align(
         table,

@@ -52,15 +52,21 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """Sizes from a config; a GPT-2's MLP counts as four times its hidden size."""
+        """Sizes from a config; a GPT-2's MLP counts as four times its hidden size.
+
+        Of sizes that differ by layer the largest counts. A layer without attention (Mamba) counts
+        as one with a head of the hidden size: more than it keeps.
+        """
         config = config.get_text_config()
-        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-        key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-        size = int(getattr(config, "head_dim", None) or hidden // heads)
+        hidden = _size(config, "hidden_size") or 0
+        heads = _size(config, "num_attention_heads") or 1
+        key_heads = _size(config, "num_key_value_heads") or heads
+        size = _size(config, "head_dim") if heads > 1 else None
+        size = size or hidden // heads
         return cls(
-            layers=int(config.num_hidden_layers),
+            layers=_size(config, "num_hidden_layers") or 1,
             hidden=hidden,
-            intermediate=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+            intermediate=_size(config, "intermediate_size") or 4 * hidden,
             query=heads * size,
             key=key_heads * size,
             heads=heads,
@@ -68,6 +74,14 @@ class Shape:
             head_norms=config.model_type in ("qwen3", "qwen3_moe", "gemma3", "gemma3_text"),
             rows=int(config.vocab_size),
         )
+
+
+def _size(config: Any, name: str) -> int | None:
+    """A size that a config names, the largest where it differs by layer."""
+    value = getattr(config, name, None)
+    if isinstance(value, list | tuple):
+        value = max((size for size in value if size is not None), default=None)
+    return None if value is None else int(value)
 
 
 @dataclass(frozen=True)

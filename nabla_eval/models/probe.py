@@ -154,7 +154,7 @@ def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bo
     """Whether states `[T, D]` of rows are those wanted; an error of the model's says no."""
     try:
         found = run()
-    except Exception:  # noqa: BLE001 - whatever the model raises where it is asked for too much
+    except Exception:  # whatever the code of a model raises where it is asked for too much
         return False
     pairs = zip(found, wanted, strict=True)
     errors = torch.cat([(own - other).norm(dim=-1) / other.norm(dim=-1) for own, other in pairs])
@@ -216,8 +216,11 @@ def _separate(base: torch.nn.Module, rows: Rows) -> None:
 
     @functools.wraps(own)
     def forward(*args: Any, attention_mask: Tensor | None = None, **inputs: Any) -> Any:
-        padded = attention_mask is not None and not inputs.get("use_cache")
-        if not padded or (rows == "equal" and bool(attention_mask.all())):
+        if (
+            attention_mask is None
+            or inputs.get("use_cache")
+            or (rows == "equal" and bool(attention_mask.all()))
+        ):
             return own(*args, attention_mask=attention_mask, **inputs)
         return _in_groups(own, attention_mask, inputs, rows)
 

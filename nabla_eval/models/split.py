@@ -86,7 +86,7 @@ class ScoreHead:
 
 
 @contextmanager
-def _explained(model: Any, name: str) -> Iterator[None]:
+def explained(model: Any, name: str) -> Iterator[None]:
     """Turn what a model's own code raises into a `ModelError`."""
     try:
         yield

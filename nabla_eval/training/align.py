@@ -18,7 +18,7 @@ import torch
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models.chat import Framer
-from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device, parse_dtype
+from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
 from nabla_eval.training.data import DataFacts
 from nabla_eval.training.folder import Record
 from nabla_eval.training.mean_embedding import Point, likely_tokens
@@ -100,7 +100,7 @@ def _prepare(job: RewardJob) -> RewardSetting:
         )
     device = parse_device(job.device)
     small = job.recipe.lora is not None and device.type == "cuda"
-    dtype = parse_dtype(job.dtype or ("bfloat16" if small else "float32"), device)
+    dtype = checkpoint.dtype(job.dtype or ("bfloat16" if small else "float32"))
     return RewardSetting(job, checkpoint, device, dtype)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, suggest
-from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device, parse_dtype
+from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
 from nabla_eval.training.data import Need, Selection, identities, select
 from nabla_eval.training.prompts import Prompting, prompting
 from nabla_eval.training.recipe import LoRA, Recipe
@@ -142,7 +142,7 @@ def prepare(job: Job) -> Setting:
     device = parse_device(job.device)
     # Small updates are lost in bfloat16 weights; adapters are float32 whatever lies under them.
     small = job.recipe.lora is not None and device.type == "cuda"
-    dtype = parse_dtype(job.dtype or ("bfloat16" if small else "float32"), device)
+    dtype = checkpoint.dtype(job.dtype or ("bfloat16" if small else "float32"))
     text = verifier.prompt if job.prompt is None else job.prompt
     asked = prompting(text, checkpoint.tokenizer, job.chat)
     return Setting(job, checkpoint, verifier, asked, device, dtype)

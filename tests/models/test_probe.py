@@ -1,0 +1,284 @@
+"""What the probe finds of real architectures, and decoding, scores and gradients after it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import architectures
+import model_builders as build
+import pytest
+import torch
+from plain_engine import Plain
+
+from nabla_eval.config import Objective, Sampling
+from nabla_eval.dto.objective import Site, differentiate
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.naive import next_logits
+from nabla_eval.engine.rollout import rollout
+from nabla_eval.errors import ModelError
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.check import Asked, check_pair
+from nabla_eval.models.load import load_pair
+from nabla_eval.models.memory import Shape
+from nabla_eval.models.prefix import plain_cache
+from nabla_eval.models.probe import Batching, RowCache, batching, probe
+from nabla_eval.requests import Frame, Generate, Problem
+from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
+
+WORDS = tiny_tokenizer(19)
+F32, F64 = torch.float32, torch.float64
+SELECT = "reorder_cache"
+HYBRID = Batching("padded", SELECT, "past_key_values", plain=False)
+RECURRENT = Batching("padded", SELECT, "cache_params", plain=False)
+APART = Batching("equal", SELECT, "past_key_values", plain=True)
+
+# Architecture, dtype, attention, and what the probe should find.
+CASES = [
+    ("qwen2", F64, None, Batching("padded", SELECT, "past_key_values", plain=True)),
+    ("qwen2_sw", F64, None, HYBRID),
+    ("qwen3_next", F32, None, HYBRID),
+    ("qwen3_5_text", F64, None, HYBRID),
+    ("lfm2", F64, None, HYBRID),
+    ("jamba", F32, None, HYBRID),
+    ("bamba", F64, None, HYBRID),
+    ("granitemoehybrid", F32, None, HYBRID),
+    ("falcon_h1", F64, None, HYBRID),
+    ("nemotron_h", F64, None, HYBRID),
+    ("mamba", F64, None, RECURRENT),
+    ("mamba2", F64, None, RECURRENT),
+    ("falcon_mamba", F64, None, RECURRENT),
+    ("minimax", F32, None, Batching("padded", None, "past_key_values", plain=False)),
+    ("recurrent_gemma", F64, None, Batching("equal", None, "past_key_values", plain=False)),
+    ("rwkv", F64, None, Batching("equal", None, "past_key_values", plain=False)),
+    ("gemma2", F64, "eager", Batching("equal", SELECT, "past_key_values", plain=False)),
+    ("qwen2", F64, "eager", APART),
+    ("bloom", F64, "eager", APART),
+    ("mpt", F64, "eager", APART),
+]
+NAMES = [f"{name}-{str(dtype)[6:]}-{how or 'sdpa'}" for name, dtype, how, _ in CASES]
+
+
+def pair_of(name: str, dtype: torch.dtype, attention: str | None = None) -> Any:
+    return architectures.pair_of(architectures.architecture(name, 19, dtype, attention), WORDS)
+
+
+def uneven(pair: Any, count: int = 4, length: int = 7) -> list[Problem]:
+    """Problems with prompts of 1 to 4 tokens."""
+    problems = tiny_problems(pair, count, max_new_tokens=length)
+    return [replace(problems[0], prompt=problems[0].prompt[:1]), *problems[1:]]
+
+
+@pytest.mark.parametrize(("name", "dtype", "attention", "wanted"), CASES, ids=NAMES)
+def test_rows_of_a_batch_are_what_each_is_alone(
+    name: str, dtype: torch.dtype, attention: str | None, wanted: Batching
+) -> None:
+    """Decoding against forward passes of one row, greedy and sampled; then gradients.
+
+    Models of float64 keep some float32 inside, which rounds to 6e-8 of a state in each layer.
+    """
+    pair = pair_of(name, dtype, attention)
+    assert batching(pair.policy.base) == wanted
+    assert plain_cache(pair.policy.base) == (wanted.joins and wanted.plain)
+    problems = uneven(pair)
+    near = 1e-5 if dtype == F64 else 1e-3
+    for temperature in (0.0, 1.2):
+        asked = [
+            Generate(p, p.key / "draft" / 0, Sampling(temperature=temperature)) for p in problems
+        ]
+        for problem, own in zip(problems, rollout(pair.policy, asked), strict=True):
+            for i in range(len(own.tokens)):
+                z = next_logits(pair, [*problem.prompt, *own.tokens[:i]])
+                assert own.argmax[i] == int(z.argmax())
+                ours = pair.policy.head(own.states[i])
+                assert float((ours - z).norm() / z.norm()) < near
+            if temperature == 0:
+                assert own.tokens == own.argmax
+    written = [(3, 4), (3, 4, 5), (6, 5, 4, 3)]
+    sites = [Site(p.prompt, Frame((), ()), w, 2) for p, w in zip(problems, written, strict=False)]
+    same_gradients(pair, sites)
+
+
+def same_gradients(pair: Any, sites: list[Site]) -> None:
+    together = differentiate(pair, sites, Objective(nll_weight=1.0))
+    for site, own in zip(sites, together, strict=True):
+        (alone,) = differentiate(pair, [site], Objective(nll_weight=1.0))
+        assert float(alone.policy.norm()) > 0
+        for ours, theirs in ((own.policy, alone.policy), (own.hidden, alone.hidden)):
+            assert float((ours - theirs).norm()) <= 1e-4 * float(theirs.norm())
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "best_of_n": {"n": 3},
+    "beam": {"step": "tokens", "step_tokens": 2},
+    "nabla": {
+        "n": 3, "steps": 2, "lr": 0.3, "nll_weight": 1.0, "entropy_threshold": 0.0,
+        "gradient_threshold": 0.0, "lookahead": 2,
+    },
+}  # fmt: skip
+ONE_OF_EACH = [
+    ("falcon_h1", F64, None), ("mamba2", F64, None), ("rwkv", F64, None), ("mpt", F64, "eager"),
+    ("lfm2", F64, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "dtype", "attention"), ONE_OF_EACH)
+def test_methods_decide_as_the_plain_engine_does(
+    name: str, dtype: torch.dtype, attention: str | None, method: str
+) -> None:
+    """Rows that leave, repeat and go on from prefixes."""
+    pair = pair_of(name, dtype, attention)
+    config = configure(method, METHODS[method], None)
+    problems = uneven(pair, 3, 5)
+    fast = drive([start(problem, config) for problem in problems], Executor(pair))
+    for problem, outcome in zip(problems, fast, strict=True):
+        (slow,) = drive([start(problem, config)], Plain(pair, keeps=False))
+        assert outcome.tokens == slow.tokens
+        assert outcome.reward == pytest.approx(slow.reward, abs=1e-8)
+        assert [c.tokens for c in outcome.candidates] == [c.tokens for c in slow.candidates]
+
+
+def test_flops_of_encoding_again_are_counted() -> None:
+    """Without a cache a step costs as many token passes as the context is long."""
+    policy = pair_of("rwkv", F64).policy
+    (problem,) = tiny_problems(tiny_pair(vocabulary=19), 1, max_new_tokens=5)
+    (own,) = rollout(policy, [Generate(problem, problem.key, Sampling())])
+    first, count = len(problem.prompt), len(own.tokens)
+    passes = sum(first + i for i in range(count))
+    assert own.cost.flops == 2 * policy.parameters * passes
+
+
+def test_one_line_says_what_is_slower(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "nabla_eval"):
+        pair_of("qwen2", F64)
+        assert not caplog.records
+        pair_of("rwkv", F64)
+        pair_of("mpt", F64, "eager")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "run apart" in first and "each step encodes its context again" in first
+    assert "run apart" in second and "encodes" not in second
+
+
+class Leaky(torch.nn.Module):
+    """A base whose rows see each other: the mean of the batch is added to every state."""
+
+    def __init__(self, base: torch.nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, **inputs: Any) -> Any:
+        output = self.base(**inputs)
+        states = output.last_hidden_state
+        output.last_hidden_state = states + states.mean(0, keepdim=True)
+        return output
+
+
+def test_rows_that_change_each_other_run_alone() -> None:
+    pair = tiny_pair()
+    base = Leaky(pair.policy.base)
+    found = probe(base, pair.policy.vocabulary, "leaky")
+    assert (found.rows, found.select) == ("alone", SELECT)
+    assert found.describe() == "rows run one by one, because other rows change results"
+    mixed = replace(pair, policy=replace(pair.policy, base=base))
+    problems = uneven(mixed, 3)
+    asked = [Generate(p, p.key / 0, Sampling(temperature=1.2)) for p in problems]
+    for one, own in zip(asked, rollout(mixed.policy, asked), strict=True):
+        assert rollout(mixed.policy, [one])[0].tokens == own.tokens
+    same_gradients(mixed, [Site((2, 3), Frame((), ()), (4, 5, 6)[: 2 + i], 1) for i in (1, 0, 1)])
+
+
+@pytest.mark.parametrize("select", ["reorder_cache", "batch_select_indices"])
+def test_either_method_of_a_cache_will_do(select: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one forgets the rows' order."""
+    from transformers.cache_utils import Cache
+
+    other = {"reorder_cache", "batch_select_indices"}.difference([select]).pop()
+    monkeypatch.setattr(Cache, other, lambda self, rows: None)
+    assert batching(tiny_pair().policy.base).select == select
+
+
+def test_a_cache_is_taken_for_what_it_holds() -> None:
+    base = tiny_pair().policy.base
+    cache = RowCache(base)
+    ids = torch.tensor([[3, 4]])
+    cache.encode(ids, torch.ones_like(ids), torch.tensor([[0, 1]]))
+    assert cache.width == 2 and type(cache.held).__name__ == "DynamicCache"
+
+
+def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
+    """In float64 with eager attention, positions that see nothing are nan in Qwen2."""
+    from transformers import Qwen2ForTokenClassification
+
+    from nabla_eval.engine.score import score
+    from nabla_eval.models.load import reward_from
+    from nabla_eval.requests import Score
+
+    pair = pair_of("qwen2", F64)
+    config = build.tiny("process", WORDS).config
+    judge = Qwen2ForTokenClassification._from_config(
+        config, dtype=F64, attn_implementation="eager"
+    ).eval()
+    pair = replace(pair, reward=reward_from(judge, WORDS, pair.policy))
+    assert batching(pair.judge.base).rows == "equal"
+    problems = uneven(pair)
+    drafts = rollout(pair.policy, [Generate(p, p.key / 0, Sampling()) for p in problems])
+    asked = [Score(p, d) for p, d in zip(problems, drafts, strict=True)]
+    together = [judged.reward for judged in score(pair.judge, asked)]
+    assert together == pytest.approx(
+        [score(pair.judge, [one])[0].reward for one in asked], abs=1e-9
+    )
+
+
+def saved(folder: Path, name: str, dtype: torch.dtype, **options: Any) -> str:
+    architectures.architecture(name, 19, dtype, **options).save_pretrained(folder)
+    WORDS.save_pretrained(folder)
+    return str(folder)
+
+
+def reward_folder(folder: Path) -> str:
+    return str(build.save(folder, "process", WORDS))
+
+
+@pytest.mark.parametrize("name", ["mamba2", "rwkv"])
+def test_check_pair_says_how_batches_run(tmp_path: Path, name: str) -> None:
+    """And finds the sizes of a config without attention heads."""
+    policy, reward = saved(tmp_path / "p", name, F32), reward_folder(tmp_path / "r")
+    report = check_pair(policy, reward, Asked(length=64, load=True))
+    assert report.ok and report.bytes > 0
+    found = {finding.name: finding for finding in report.findings}
+    line = found["batches of the policy"]
+    assert line.verdict == ("ok" if name == "mamba2" else "warning")
+    assert found["batches of the reward model"].verdict == "ok"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_that_cannot_run_is_refused_alike(tmp_path: Path) -> None:
+    """Experts of this torch have no float64: in words, at load and in check-pair."""
+    policy, reward = saved(tmp_path / "p", "mixtral", F32), reward_folder(tmp_path / "r")
+    with pytest.raises(ModelError, match="fails on a few tokens in float64: RuntimeError"):
+        load_pair(policy, reward, dtype="float64")
+    report = check_pair(policy, reward, Asked(length=64, load=True, dtype="float64"))
+    failed = [finding for finding in report.findings if finding.verdict == "failed"]
+    assert [finding.name for finding in failed] == ["loading"]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_attention_heads": None},
+        {"num_attention_heads": [2, 4, None], "num_key_value_heads": [1, 2], "head_dim": 8},
+        {"intermediate_size": [24, 48]},
+    ],
+)
+def test_memory_takes_sizes_that_are_missing_or_differ_by_layer(sizes: dict[str, Any]) -> None:
+    config = type("Config", (), {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 19,
+        "intermediate_size": 48, "model_type": "any", "get_text_config": lambda self: self, **sizes,
+    })()  # fmt: skip
+    shape = Shape.of(config)
+    assert shape.query == 32 and shape.intermediate == 48
+    assert shape.heads == (1 if sizes.get("num_attention_heads", 0) is None else 4)
