@@ -271,7 +271,7 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
     """Algorithm 1: commit tokens from left to right, revising where a revision is accepted."""
     ledger, key = Ledger(), problem.key
     candidates: list[Candidate] = []
-    blank = Sequence([], [], "length", key, config.end_token)
+    blank = Sequence([], [], "length", key, end_token=config.end_token)
     current = rollout(pair, problem, config.sampling, key / "draft" / 0, blank)
     first, reward = current, _score(pair, problem, current.scored, ledger)
     first_reward = reward
