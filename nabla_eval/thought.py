@@ -96,6 +96,8 @@ def spoken(text: str, in_thought: bool = False) -> str:
         if closed:
             text, in_thought = rest, False
         text = text.partition(start)[0]
+    if "<|channel|>" in text:  # of commentary, or cut off before its name
+        text = text.partition("<|channel|>")[0]
     if _CHANNELS.match(text):
         text = text.partition("assistantfinal")[2]
     return "" if in_thought else text

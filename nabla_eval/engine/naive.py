@@ -41,7 +41,7 @@ class Sequence:
 
     @property
     def scored(self) -> list[int]:
-        """What the reward model sees: no stop string, and no end-of-turn token unless it is kept."""
+        """What the reward model sees: no stop string, and no end token unless it is kept."""
         kept = self.stop == "eos" and self.end_token == "kept"
         return self.y if kept else self.y[: self.seen]
 

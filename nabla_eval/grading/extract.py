@@ -20,12 +20,8 @@ import re
 from nabla_eval.grading.sentence import after_phrase
 from nabla_eval.grading.spans import NUMBER, bare, math_spans
 from nabla_eval.grading.written import clean
+from nabla_eval.thought import spoken
 
-THINK_TAGS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-)
 MAX_RESPONSE = 2_000_000
 """Only the last so many characters of a response are searched."""
 
@@ -36,7 +32,6 @@ _BETWEEN_BOXES = re.compile(
 )
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
-_FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 
 def extract(text: str | None, *, in_thought: bool = False) -> str | None:
@@ -47,26 +42,11 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     """
     if not text:
         return None
-    text = after_thinking(text, in_thought=in_thought)[-MAX_RESPONSE:]
+    text = spoken(text, in_thought)[-MAX_RESPONSE:]
     boxed, text = _boxed(_ANSWER_TAG.sub(_announced, clean(text)))
     found = boxed or _after_hashes(text) or after_phrase(text) or bare(text) or _last(text)
     found = _trim(found) if found else ""
     return found or None
-
-
-def after_thinking(text: str, *, in_thought: bool = False) -> str:
-    """``text`` without thinking blocks; an unfinished one takes everything after it along."""
-    for opening, closing in THINK_TAGS:
-        _, closed, rest = text.rpartition(closing)
-        if closed:
-            text = rest
-            in_thought = False
-        text = text.partition(opening)[0]
-    if "<|channel|>" in text:
-        # gpt-oss: the channels of analysis and commentary are thoughts, also when they are last.
-        _, final, text = text.rpartition(_FINAL_CHANNEL)
-        in_thought = not final
-    return "" if in_thought else text
 
 
 def _announced(tag: re.Match[str]) -> str:

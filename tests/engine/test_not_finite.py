@@ -118,18 +118,13 @@ def test_the_tokens_of_a_server_fail_their_own_problem() -> None:
     pair = spoilt(torch.nan, position=12)
     word = pair.policy.encode("c")[0]
     with serving(Script(lambda body: choice([word] * body["max_tokens"], "length"))) as script:
-        remote = VLLMRollout(healthy(pair), Server(ServerOptions(vllm_url=script.url)))
+        server = Server(ServerOptions(vllm_url=script.url))
+        remote = VLLMRollout(spoilt(0.0).policy, server)  # which is compared with its server
         remote.policy = pair.policy
         problems = [replace(problem, max_new_tokens=9) for problem in asked(pair)]
         results = remote([Generate(problem, problem.key, GREEDY) for problem in problems])
     assert [isinstance(result, Fault) for result in results] == [False, True, False]
     assert "not finite after 7 tokens" in str(results[1].error)
-
-
-def healthy(pair: Pair) -> Any:
-    """The policy as long as its server is compared with it."""
-    base = type(pair.policy.base)(pair.policy.base.base, pair.policy.base.logits.nan_to_num())
-    return replace(pair.policy, base=base)
 
 
 @pytest.fixture

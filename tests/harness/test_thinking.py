@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import model_builders as build
 import pytest
+
+from scripted_policy import logits_of, scripted_pair, tokenizer_with
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments, loading
@@ -18,6 +21,8 @@ from nabla_eval.methods.self_consistency import SelfConsistency, self_consistenc
 from nabla_eval.models.chat import render
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem, Thought, Trajectory
+from nabla_eval.thought import TAGS as TAGS_OF_ALL
+from nabla_eval.thought import spoken
 from nabla_eval.traces.schema import problem_hash
 
 TAGS = Thought("</think>", "<think>")
@@ -61,7 +66,123 @@ def test_templates_that_open_the_thought_themselves(real: Callable[[str], Any]) 
     for enabled in (True, False):  # Qwen3's opens none, and without thinking closes it again
         prompt = render(real(build.QWEN3), user, enable_thinking=enabled)
         assert thinking(prompt) == TAGS
-    assert Thinking.of(None, None, lambda ids: "")("<think>") is None
+
+
+ASKED = [{"role": "user", "content": "Does <think> end?"}]
+MENTION = [{"role": "user", "content": "What does this tag mean: <think>"}]
+
+
+@pytest.mark.parametrize(("start", "end"), TAGS_OF_ALL)
+def test_a_prompt_opens_thoughts_of_every_known_tag(start: str, end: str) -> None:
+    thinking = Thinking.of(None, None, lambda ids: "")
+    expected = Thought(end, start, opened=True)
+    for prompt in (f"<|user|>2+2?<|assistant|>{start}", f"Q: 2+2?\nA: {start}\n"):
+        assert thinking(prompt) == thinking(prompt, ASKED) == expected
+        assert Thinking.of(end, None, lambda ids: "")(prompt, ASKED) == expected
+    for closed in (f"{start}\n\n{end}\n\n", f"{start}{end}", "", f"Think in {start} tags. So: "):
+        assert thinking(f"2+2?<|assistant|>{closed}", ASKED) is None
+    begun = [*ASKED, {"role": "assistant", "content": f"{start}\nWell, "}]
+    assert thinking(f"Does <think> end?<|assistant|>{start}\nWell,", begun) == expected
+    done = [*ASKED, {"role": "assistant", "content": f"{start}\nWell.{end}It"}]
+    assert thinking(f"Does <think> end?<|assistant|>{start}\nWell.{end}It", done) is None
+
+
+def test_what_the_user_says_opens_no_thought() -> None:
+    """Not even where the template writes nothing after it."""
+    thinking = Thinking.of(None, None, lambda ids: "")
+    said = MENTION[0]["content"]
+    assert thinking(said, MENTION) is None
+    assert thinking(f"<|im_start|>user\n{said}\n", MENTION) is None
+    assert thinking(f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n", MENTION) is None
+    opened = f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert thinking(opened, MENTION) == OPENED
+    # A prompt of no template is no conversation: its end is what the policy goes on from.
+    assert thinking(said) == OPENED
+
+
+def test_tags_that_the_policy_has_tokens_for() -> None:
+    """Without think_end_token: special tokens would vanish from the text, and thoughts with them."""
+    pairs = {
+        ("[THINK]", "[/THINK]"): Thought("[/THINK]", "[THINK]"),
+        ("<|channel|>", "<|message|>"): Thought(*reversed(TAGS_OF_ALL[-1])),
+        (): None,
+    }
+    for special, thought in pairs.items():
+        own = tokenizer_with(*special, words=[*"<|>[]/THINK", *string.ascii_lowercase])
+        assert scripted_pair(own, logits_of([], len(own), 1)).policy.thought == thought
+    own = tokenizer_with(plain=["<think>", "</think>"])
+    assert scripted_pair(own, logits_of([], len(own), 1)).policy.thought == TAGS
+
+
+@pytest.fixture
+def write(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """What NablaLM answers with a policy that writes these tokens after a template's prompt."""
+
+    def answer(
+        parts: list[str],
+        *special: str,
+        template: str = "{{ messages[-1]['content'] }}=",
+        **options: Any,
+    ) -> Any:
+        words = [
+            *dict.fromkeys([*build.WORDS, *string.ascii_lowercase]),
+            "\\boxed{12}",
+            "analysis",
+            "final",
+        ]
+        own = tokenizer_with(*special, words=words, chat=template)
+        begin = len(own(render(own, [{"role": "user", "content": "1+2"}]))["input_ids"])
+        vocabulary = own.get_vocab()
+        logits = logits_of([vocabulary[part] for part in parts], len(own), begin)
+        model = NablaLM(pair=scripted_pair(own, logits), method="greedy", seed=0)
+        prompt = model.apply_chat_template([{"role": "user", "content": "1+2"}])
+        arguments = {"max_gen_toks": len(parts), **options}
+        (response,) = model.generate_until([ask(prompt, **arguments)], disable_tqdm=True)
+        return response
+
+    return answer
+
+
+R1 = "{{ messages[-1]['content'] }}=<think>\n"
+TAG = ("<think>", "</think>")
+
+
+def test_a_thought_that_the_template_opens_and_that_is_cut_off_is_no_answer(
+    write: Callable[..., Any],
+) -> None:
+    cut = write(["c", "\\boxed{12}", "?"], *TAG, template=R1)
+    assert cut == "" and cut.stats["truncated"]
+    (grade,) = grade_batch([("12", cut)])
+    assert (grade.equal, grade.reason) == (False, "no_answer")
+    # Stop strings count after the thought alone.
+    whole = write(["c", ";", "</think>", "\\boxed{12}", ";", "e"], *TAG, template=R1, until=[";"])
+    assert whole == "\\boxed{12}" and not whole.stats["truncated"]
+    assert grade_batch([("12", whole)])[0].equal
+
+
+def test_channels_of_gpt_oss(write: Callable[..., Any]) -> None:
+    marks = ("<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>")
+    thought = ["<|channel|>", "analysis", "<|message|>", "\\boxed{12}", "<|end|>", "<|start|>"]
+    final = ["<|channel|>", "final", "<|message|>", "c", "3", "<|return|>"]
+    for until in ([], ["<|return|>"], ["<|end|>", "<|return|>"]):
+        assert write([*thought, *final], *marks, until=until) == "c3"
+        for cut in (4, 5, 6, 8):
+            assert write([*thought, *final][:cut], *marks, until=until) == ""
+
+
+@pytest.mark.parametrize(("start", "end"), TAGS_OF_ALL)
+def test_what_is_said_after_thoughts_of_any_tag(start: str, end: str) -> None:
+    assert opening(end) == start
+    assert spoken(f"{start}5?{end}4") == "4" == spoken("4")
+    assert spoken(f"{start}5?") == "" == spoken("5?", in_thought=True)
+    assert spoken(f"5?{end}4", in_thought=True) == "4"
+
+
+def test_channels_whose_special_tokens_were_dropped() -> None:
+    assert spoken("analysismaybe 9assistantfinalIt is 10.") == "It is 10."
+    assert spoken("analysisWe need 9") == ""
+    for prose in ("analysis of 9", "analysis: 9", "An analysis, assistantfinal"):
+        assert spoken(prose) == prose
 
 
 def test_a_token_that_leaves_no_text_is_refused(lm: Callable[..., NablaLM]) -> None:

@@ -17,20 +17,13 @@ from nabla_eval.models.pair import Pair
 SURE = 30.0  # logit of the token that is to be written; the others have 0
 
 
-class Script(torch.nn.Module):
-    """A base whose hidden states are rows of logits `[positions, V]`, with a real model's cache."""
-
-    def __init__(self, base: torch.nn.Module, logits: Tensor) -> None:
-        super().__init__()
-        self.base, self.config = base, base.config
-        self.register_buffer("logits", logits)
-
-    def forward(self, position_ids: Tensor | None = None, **options: Any) -> Any:
-        output = self.base(position_ids=position_ids, **options)
-        if position_ids is None:
-            position_ids = torch.arange(output.last_hidden_state.shape[1])[None]
-        output.last_hidden_state = self.logits[position_ids]
-        return output
+def _write(base: Any, args: Any, options: dict[str, Any], output: Any) -> Any:
+    """Rows of `base.logits` in place of a real model's hidden states; its cache stays."""
+    positions = options.get("position_ids")
+    if positions is None:
+        positions = torch.arange(output.last_hidden_state.shape[1])[None]
+    output.last_hidden_state = base.logits[positions]
+    return output
 
 
 def logits_of(tokens: Sequence[int], vocabulary: int, begin: int, length: int = 64) -> Tensor:
@@ -44,12 +37,14 @@ def logits_of(tokens: Sequence[int], vocabulary: int, begin: int, length: int = 
 
 
 def scripted_pair(tokenizer: Any, logits: Tensor) -> Pair:
-    """A pair whose policy has these logits and whose reward model has random weights."""
+    """A pair whose policy has these logits `[positions, V]` and whose reward model has random weights."""
     import model_builders as build
 
     policy = policy_from(build.tiny("policy", tokenizer).eval(), tokenizer)
     judge = build.tiny("process", tokenizer).eval()
-    written = replace(policy, base=Script(policy.base, logits), head=lambda states: states)
+    policy.base.register_buffer("logits", logits, persistent=False)
+    policy.base.register_forward_hook(_write, with_kwargs=True)
+    written = replace(policy, head=lambda states: states)
     return Pair(written, reward_from(judge, tokenizer, policy))
 
 
