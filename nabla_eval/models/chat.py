@@ -46,6 +46,17 @@ class Template:
     # What templates take for today.
     day: date = DAY
 
+    @property
+    def advice(self) -> str:
+        """What to try where the template does not show a response as it is."""
+        other = (
+            "Give another template (reward_chat_template=...), or reward_chat_template=plain for "
+            "none."
+        )
+        if not self.thinking:
+            return other
+        return f"Templates that leave thoughts out need reward_thinking=false. {other}"
+
 
 @dataclass(frozen=True)
 class Framer:
@@ -77,8 +88,8 @@ class Framer:
         if text.count(marker) != 1:
             raise ModelError(
                 f"The reward model's chat template shows the response {text.count(marker)} times "
-                f"in {_excerpt(text)}: it must be there once, word for word. Give another template "
-                "(reward_chat_template=...), or reward_chat_template=plain for none."
+                f"in {_excerpt(text)}: it must be there once, word for word. "
+                f"{self.template.advice}"
             )
         start = text.index(marker)
         continued = bool(messages) and messages[-1]["role"] == "assistant"

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models import chat
+from nabla_eval.models import chat, texts
 from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Frame, Problem
-from nabla_eval.thought import TAGS, Thought
+from nabla_eval.thought import Thought
 
 Messages = Sequence[dict[str, str]]
 
@@ -67,9 +67,7 @@ class Policy:
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; `special` keeps special tokens such as the end of turn."""
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
-        )
+        return texts.decode(self.tokenizer, ids, special)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -78,28 +76,16 @@ class Policy:
 
     @cached_property
     def thought(self) -> Thought | None:
-        """That of the first known tags that the vocabulary has tokens for."""
-        own = (Thought(end, start) for start, end in TAGS if self._has(start) and self._has(end))
-        return next(own, None)
-
-    def _has(self, tag: str) -> bool:
-        ids = self.encode(tag, special=False)
-        single = len(ids) == 1 or not self.special_ids.isdisjoint(ids)
-        return single and self.decode(ids, special=True) == tag
+        """That of the known tags that the vocabulary has tokens for."""
+        return texts.own_thought(self.tokenizer)
 
     def hidden(self, thought: Thought | None) -> frozenset[int]:
-        """Tokens that the text of a response leaves out: special ones that mark no thought."""
-        if thought is None:
-            return self.special_ids
-        marks = [self.encode(tag, special=False) for tag in (thought.start, thought.end) if tag]
-        return self.special_ids.difference(*marks)
+        """Tokens that the text of a response leaves out."""
+        return texts.hidden_ids(self.tokenizer, thought)
 
     def shown(self, ids: Sequence[int], thought: Thought | None) -> str:
         """The text of a response, in which thoughts can be told from answers."""
-        if thought is None:
-            return self.decode(ids)
-        hidden = self.hidden(thought)
-        return self.decode([index for index in ids if index not in hidden], special=True)
+        return texts.shown(self.tokenizer, ids, thought)
 
     def piece(self, token: int) -> str:
         """Text with every character that the token may add to a response; remembered.

@@ -56,8 +56,7 @@ def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
     if wrong is not None:
         raise ModelError(
             "The reward model's chat template does not show a response word for word: of "
-            f"{wrong.response!r} {wrong.reason}. Give another template "
-            "(reward_chat_template=...), or reward_chat_template=plain for none."
+            f"{wrong.response!r} {wrong.reason}. {framer.template.advice}"
         )
     touchy = [f"{THINKING}\n"] if framer.template.thinking else TOUCHY
     return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer.tokenizer, r)))

@@ -60,7 +60,7 @@ class GroupRelativePolicyOptimisation:
         )
         return GRPOTrainer(
             model=model,
-            reward_funcs=reward_function(setting.verifier),
+            reward_funcs=reward_function(setting.verifier, setting.checkpoint.tokenizer),
             args=args,
             train_dataset=Dataset.from_list(rows),
             processing_class=setting.checkpoint.tokenizer,

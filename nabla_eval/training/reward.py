@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from nabla_eval.embedded.countdown import Problem, split_of, verify
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.grading import grade_batch
+from nabla_eval.models.chat import render
+from nabla_eval.models.texts import own_thought, shown
+from nabla_eval.thought import opened
 
 GRADERS = 2
 """Worker processes that compare answers at once."""
@@ -113,14 +116,35 @@ def _countdown(problem: str) -> Problem:
 VERIFIERS: Mapping[str, Verifier] = {"maths": Maths(), "countdown": Countdown()}
 
 
-def reward_function(verifier: Verifier) -> Callable[..., Any]:
+def reward_function(verifier: Verifier, tokenizer: Any = None) -> Callable[..., Any]:
     """The verifier as a reward function of TRL's GRPOTrainer; the data set has the columns
-    `problem` and `answer`, which TRL passes on, one entry per completion."""
+    `problem` and `answer`, which TRL passes on, one entry per completion.
+
+    With the policy's tokenizer only what stands after a thought is graded, as in an evaluation: one
+    that the prompt opened and that was cut off is no answer.
+    """
+    own = None if tokenizer is None else own_thought(tokenizer)
+
+    def said(prompt: Any, completion: Any, ids: Sequence[int]) -> str:
+        chat = None if isinstance(prompt, str) else prompt
+        text = prompt if chat is None else render(tokenizer, chat)
+        thought = opened(text, chat) or own
+        if thought is None:
+            return _text(completion)
+        return thought.answer(shown(tokenizer, ids, thought))
 
     def correct(
-        completions: Sequence[Any], problem: Sequence[str], answer: Sequence[str | None], **_: Any
+        completions: Sequence[Any],
+        problem: Sequence[str],
+        answer: Sequence[str | None],
+        prompts: Sequence[Any] = (),
+        completion_ids: Sequence[Sequence[int]] = (),
+        **_: Any,
     ) -> list[float]:
-        return verifier.rewards(problem, answer, [_text(completion) for completion in completions])
+        if tokenizer is None:
+            return verifier.rewards(problem, answer, [_text(own) for own in completions])
+        rows = zip(prompts, completions, completion_ids, strict=True)
+        return verifier.rewards(problem, answer, [said(*row) for row in rows])
 
     return correct
 

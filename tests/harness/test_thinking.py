@@ -9,7 +9,6 @@ from typing import Any
 
 import model_builders as build
 import pytest
-
 from scripted_policy import logits_of, scripted_pair, tokenizer_with
 
 from nabla_eval.errors import ConfigError
@@ -101,7 +100,7 @@ def test_what_the_user_says_opens_no_thought() -> None:
 
 
 def test_tags_that_the_policy_has_tokens_for() -> None:
-    """Without think_end_token: special tokens would vanish from the text, and thoughts with them."""
+    """Special tokens would vanish from the text without think_end_token, and thoughts too."""
     pairs = {
         ("[THINK]", "[/THINK]"): Thought("[/THINK]", "[THINK]"),
         ("<|channel|>", "<|message|>"): Thought(*reversed(TAGS_OF_ALL[-1])),

@@ -37,7 +37,7 @@ def logits_of(tokens: Sequence[int], vocabulary: int, begin: int, length: int = 
 
 
 def scripted_pair(tokenizer: Any, logits: Tensor) -> Pair:
-    """A pair whose policy has these logits `[positions, V]` and whose reward model has random weights."""
+    """A policy with these logits `[positions, V]` beside a random reward model."""
     import model_builders as build
 
     policy = policy_from(build.tiny("policy", tokenizer).eval(), tokenizer)
