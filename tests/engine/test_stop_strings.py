@@ -8,12 +8,15 @@ from typing import Any
 
 import model_builders as build
 import pytest
-from scripted_policy import logits_of, scripted_pair, tokenizer_with
+from scripted_policy import logits_of, scripted_pair, served, tokenizer_with
+from scripted_server import Script, serving
 
 from nabla_eval.config import Sampling, Steps
 from nabla_eval.engine import naive
+from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.naive_token import ended
 from nabla_eval.engine.rollout import rollout
+from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Problem, Thought, Trajectory
@@ -120,6 +123,37 @@ def test_a_prefix_that_a_stop_token_ends() -> None:
 def test_truncation_comes_after_the_stop_string_of_the_same_token() -> None:
     _, _, found = write(["c", END], [END])
     assert found.stop == "stop"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_server_is_told_what_it_needs_to_stop_there(case: str) -> None:
+    parts, stop, text, scored = CASES[case]
+    pair, problem, local = write(parts, stop)
+    with serving(Script(served(pair))) as script:
+        remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
+        script.asked.clear()
+        (found,) = remote([Generate(problem, problem.key, GREEDY)])
+    assert (found.tokens, found.text, found.scored) == (local.tokens, text, scored)
+    (asked,) = script.asked
+    assert asked["skip_special_tokens"] is False
+    single = {pair.policy.token_of(string) for string in stop} - {None}
+    assert single | {*pair.policy.end_ids} == {*asked["stop_token_ids"]}
+
+
+def test_a_server_hands_a_thought_back_at_its_end() -> None:
+    parts = ["[THINK]", "1", END, "2", "[/THINK]", "c", END, "e"]
+    pair, problem, local = write(parts, [END], THOUGHT)
+    problem = replace(problem, thought=replace(THOUGHT, opened=True))
+    with serving(Script(served(pair))) as script:
+        remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
+        script.asked.clear()
+        (found,) = remote([Generate(problem, problem.key, GREEDY)])
+    assert (found.tokens, found.text) == (local.tokens, local.text)
+    first, second = script.asked
+    mark, stop = tokens_of(["[/THINK]", END], pair.policy.tokenizer)
+    assert (first["stop"], second["stop"]) == (["[/THINK]"], [END, "[THINK]"])
+    assert mark in first["stop_token_ids"] and stop not in first["stop_token_ids"]
+    assert stop in second["stop_token_ids"]
 
 
 def test_tokens_that_end_no_stop_string_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from scripted_server import Answer, choice
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -46,6 +47,24 @@ def scripted_pair(tokenizer: Any, logits: Tensor) -> Pair:
     policy.base.register_forward_hook(_write, with_kwargs=True)
     written = replace(policy, head=lambda states: states)
     return Pair(written, reward_from(judge, tokenizer, policy))
+
+
+def served(pair: Pair) -> Callable[[dict[str, Any]], Answer]:
+    """The greedy policy behind a completions API that stops as vLLM does."""
+
+    def complete(body: dict[str, Any]) -> Answer:
+        tokens: list[int] = []
+        while len(tokens) < body["max_tokens"]:
+            place = len(body["prompt"]) - 1 + len(tokens)
+            tokens.append(int(pair.policy.base.logits[place].argmax()))
+            hidden = body.get("skip_special_tokens", True)
+            text = pair.policy.decode(tokens, special=not hidden)
+            ends = tokens[-1] in body.get("stop_token_ids", [])
+            if ends or any(stop in text for stop in body.get("stop", [])):
+                return choice(tokens)
+        return choice(tokens, "length")
+
+    return complete
 
 
 def tokenizer_with(
