@@ -101,3 +101,9 @@ def spoken(text: str, in_thought: bool = False) -> str:
     if _CHANNELS.match(text):
         text = text.partition("assistantfinal")[2]
     return "" if in_thought else text
+
+
+def answered(prompt: str, text: str) -> str:
+    """What a recorded response says after the thought that its prompt opened, if it opened one."""
+    thought = opened(prompt)
+    return text if thought is None else thought.answer(text)

@@ -11,6 +11,7 @@ from nabla_eval.analysis.calibration import Answer
 from nabla_eval.analysis.intervals import LEVEL, Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.grading import cluster, extract
+from nabla_eval.thought import answered
 from nabla_eval.traces.schema import Record, document
 
 # (lm-eval's doc and target, response) -> is it right?
@@ -52,7 +53,8 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         return None
     values = {}
     for problem, group in known.items():
-        groups = cluster([extract(record["outcome"]["text"]) for record, _ in group])
+        texts = [answered(record["prompt"], record["outcome"]["text"]) for record, _ in group]
+        groups = cluster([extract(text) for text in texts])
         names = [None if number < 0 else number for number in groups]
         values[problem] = [majority(list(zip(names, (s for _, s in group), strict=True)))]
     return accuracy(values, level)
@@ -79,6 +81,7 @@ def drafted_answers(run: Run, grade: Grade) -> list[Answer]:
                 continue
             text = (problem, draft["text"])
             if text not in known:
-                known[text] = grade(run.docs[problem], draft["text"])
+                said = answered(record["prompt"], draft["text"])
+                known[text] = grade(run.docs[problem], said)
             found.append((problem, draft["reward"], known[text]))
     return found

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from nabla_eval.reporting.search_tree import Move, tree_of
 from nabla_eval.requests import Verdict
+from nabla_eval.thought import answered
 from nabla_eval.traces.schema import CandidateRecord, ChoiceRecord, Profile, Record, document
 
 # (lm-eval's doc and target, response) -> is it right?
@@ -118,7 +119,9 @@ def tell(
     start = outcome["text"] if draft is None else draft["text"]
 
     def grade(text: str) -> bool | None:
-        return None if judge is None or doc is None else judge(doc, text)
+        if judge is None or doc is None:
+            return None
+        return judge(doc, answered(record["prompt"], text))
 
     final_right = grade(outcome["text"]) if right is None else right
     first_right = final_right if start == outcome["text"] else grade(start)

@@ -23,6 +23,7 @@ from nabla_eval.analysis.calibration import auc, calibration, reliability
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key
+from nabla_eval.reporting.story import tell
 
 
 def repeated(texts, scores, **changes) -> Run:
@@ -73,6 +74,22 @@ def test_maj_at_k_groups_equal_answers():
     reported = repeated(texts, [[2 / 3], [0.0]], metrics={"maj@3": {"toy/0": [1], "toy/1": [1]}})
     assert majority_accuracy(reported).value == 1.0
     assert majority_accuracy(repeated([["1"]], [[1.0]])) is None
+
+
+def test_thoughts_that_the_prompt_opened_and_that_were_cut_off_are_no_answers():
+    """In votes, among graded drafts, and in the story of a response."""
+    texts = [[r"\boxed{1}", r"\boxed{1}", r"\boxed{1}</think>\boxed{2}"]]
+    run = repeated(texts, [[0.0, 0.0, 1.0]])
+    for opening, share in (("", 0.0), ("<think>\n", 1.0)):
+        for entry in run.records:
+            entry["prompt"] = f"1+1?{opening}"
+        assert majority_accuracy(run).value == share
+        graded = []
+        judge = lambda doc, text: graded.append(text) is None  # noqa: E731, B023
+        run.docs["toy/0"] = {}
+        drafted_answers(run, judge)
+        tell(run.records[0], doc={}, judge=judge)
+        assert {*graded} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
 
 
 def test_answers_carry_reward_and_score():
