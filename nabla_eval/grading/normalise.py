@@ -16,7 +16,7 @@ from nabla_eval.grading.written import clean, numbers_as_digits, straight_bracke
 DOLLAR = "\ue000"
 """Stands for an escaped dollar sign, so that it is not taken for a mathematics delimiter."""
 
-CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "¥", "₹": "rupee"}
+CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "¥", "₹": "rupee", "¢": "cent"}
 
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
 _GREEK = """
@@ -48,7 +48,9 @@ _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|mathrm|pi|infty|begin|end|cdot|times|leq?|geq?"
     r"|boxed|pm|cup|cap|in|circ|neq?|quad)(?![A-Za-z]))"
 )
-_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?:align|aligned|gather|gathered|equation)\*?\}")
+_ENVIRONMENT = re.compile(
+    r"\\(?:begin|end)\s*\{(?:align|aligned|gather|gathered|equation|center|split|displaymath|math)\*?\}"
+)
 
 _REWRITES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
@@ -89,6 +91,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\frac\{([^{}]*)\}\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s+([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\{\s*:\s*\}", ":"),
+        (r"(?<![A-Za-z])(sq|cu)\.\s*(?=[A-Za-z])", r"\1 "),
         (r"(?<![A-Za-z0-9)}] )(?<![A-Za-z\\])(?:negative|minus) (?=[0-9.\\])", "-"),
         (r"(?<=[)\]])\s*U\s*(?=[(\[\]])", r"\\cup "),
         (r"(?<=,)\s*\.{3}", r"\\ldots "),

@@ -41,13 +41,21 @@ _REMARK = re.compile(rf"(?:\s+|(?<=[0-9{_CJK}$])(?=\([^()]*[{_CJK}]))\(([^()]*)\
 _KEPT_REMARK = re.compile(r"\b(?:mod|base|or|more|less|[ap]m)\b|[ap]\.m|\A[\d\s,./-]*\Z")
 _OTHER_THAN = re.compile(
     r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|over|under|up to|above|below|between"
-    r"|from|not|never|neither|minus|negative)\b"
+    r"|from|no|not|never|neither|minus|negative)\b"
     r"|.{0,200}?[0-9)$] (?:or|and) (?:more|less|fewer|greater|above|below|higher|lower|up|over"
     r"|a half|a quarter|a third|one|two|three)\b|[0-9.,]+ ?(?:to|through) [0-9]",
     re.IGNORECASE,
 )
 """Bounds, ranges and sums in words: no number of theirs is the answer."""
 
+_NEGATION = re.compile(r"(?:n[o']t|never)\s?$", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"\b(?:no|not|cannot|never|n?either|between|than|minus|negative|at (?:least|most))\b|n't\b"
+)
+_CONTINUED = re.compile(
+    r"[$\s]*\(?(?:mod|over|times|plus|minus|divided|or|choose|factorial|to|through|halves|half|thirds?"
+    r"|quarters?|fourths?|fifths?|tenths?|percent (?:more|less))\b"
+)
 _OPTION = re.compile(r"(?:option|choice) (?=[(A-J])", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-J])\)?(?=[\s.,:;)]|\Z)(?!\s*[=+\-*/^])")
 _LABEL = re.compile(r"(?:\([A-J]\)[.:]?|[A-J][.:)])\s*(?=[-0-9$\\(.])")
@@ -73,10 +81,10 @@ def after_phrase(text: str) -> str | None:
         return None
     bullet = _BULLET.match(text, end)
     start = bullet.end() if bullet else end
-    rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`>≈~")
-    if rest.startswith("not "):
-        return None
+    rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`≈~")
     sentence = rest[: _end_of_sentence(rest)]
+    if sentence.startswith("not "):
+        return _value(sentence.rpartition(" but ")[2])
     return _value(_EMPHASIS.sub(" ", sentence).strip(_MARKS))
 
 
@@ -105,10 +113,22 @@ def _value(sentence: str) -> str | None:
     if first is None or not clause.startswith(first) or is_symbol(first):
         copulas = [m for m in _COPULA.finditer(clause) if not inside(m.start(), spans)]
         for copula in copulas[:-6:-1]:
+            if _NEGATION.search(clause, 0, copula.start()):
+                return clause
             rest = clause[copula.end() :].strip(_MARKS)
             if found := _whole(rest) or (rest if _OTHER_THAN.match(rest) else _first(rest)):
                 return found
+        if first is not None and not is_symbol(first) and _qualified(clause, first):
+            return clause
+    elif _qualified(clause, first):
+        return clause
     return first
+
+
+def _qualified(clause: str, value: str) -> bool:
+    """Whether words beside a value make it another one: not 7, no more than 7, 7 over 8."""
+    before, _, after = clause.lower().partition(value.lower())
+    return _NEGATED.search(before) is not None or _CONTINUED.match(after) is not None
 
 
 def _main_clause(sentence: str) -> str:

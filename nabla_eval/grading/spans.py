@@ -24,10 +24,11 @@ _QUOTED_TEXT = re.compile(
     r"\\(?:begin|end|text\w*|math\w+|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+"
     r"|(?<![A-Za-z])(?:and|or)(?![a-z])"
 )
+_UNIT_WORDS = {unit.lower() for unit in SPELLINGS}
 _PROSE_FREE = frozenset(
     {"percent", "pct", "percentage", "infinity", "inf", "undefined", "pm", "am"}
 ).union(
-    COMMANDS, MODIFIERS, SCALE_WORDS, (unit.lower() + s for unit in SPELLINGS for s in ("", "s"))
+    COMMANDS, MODIFIERS, SCALE_WORDS, _UNIT_WORDS, (u + "s" for u in _UNIT_WORDS if len(u) > 2)
 )  # fmt: skip
 _NAME = re.compile(
     r"[\s$]*(?:\\[(\[])?\s*\\?(?:[A-Za-z]|[A-Z]{2,8}|[A-Z]_\{?\w\}?)\s*(?:\\[)\]])?[\s$]*"

@@ -70,7 +70,8 @@ _WORD = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
 
 def powers(word: str) -> Powers | None:
     """Base units of one spelling ("km", "Miles", "mph"); None for a word that is no unit."""
-    for spelling in (word, word.lower(), word.lower().removesuffix("s")):
+    singular = word.lower().removesuffix("s") if len(word) > 2 and word != "has" else word
+    for spelling in (word, word.lower(), singular):
         if spelling in _SPELLINGS:
             return frozenset({(_SPELLINGS[spelling], 1)})
         if spelling in _COMPOUND:

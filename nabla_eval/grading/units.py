@@ -13,6 +13,7 @@ from nabla_eval.grading.unit_table import PLAIN_SYMBOLS, Powers, powers
 
 # Words that change the value, so that no number may shed them.
 _MEANINGFUL_WORDS = """
+    halves thirds quarters fourths fifths sixths eighths tenths hundredths thousandths
     and or not no minus plus times over divided half third quarter score pair factorial choose mod
     modulo base to between from more less than least most about approximately around infinity
     infinite undefined percent pct percentage power root if when where for except unless pi sqrt
@@ -42,6 +43,7 @@ _POWER = r"(?:\^\{-?[1-9]\})?"
 _WORDS = re.compile(
     rf"(?<![^\W\d_])(?<!\\)((?:{_WORD}{_POWER}(?: ?(?:/|\\cdot|\\times|\*) ?| |\Z))+)\Z"
 )
+_START = re.compile(rf"(?<![^\W\d_])(?<!\\){_WORD}")
 _FACTOR = re.compile(rf"({_WORD}?)(?:\^\{{(-?[1-9])\}})?(?= |/|\\|\*|\Z)|/")
 _CURRENCY_WORD = re.compile(
     r"([+-]?)(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|KRW|US\ue000)\.? ?(?=[0-9.\\])", re.IGNORECASE
@@ -130,13 +132,14 @@ def _times(value: str, exponent: int, factor: int = 1) -> str:
 
 def _words(text: str) -> tuple[str, Words]:
     match = _WORDS.search(text)
-    if match is None or not match.start():
+    if match is None or _ANGLE_FUNCTION.search(text[: match.start()]):
         return text, _NO_WORDS
-    value = text[: match.start()]
-    words = _parse_words(match.group(1), value)
-    if words is None or _ANGLE_FUNCTION.search(value):
-        return text, _NO_WORDS
-    return value.rstrip(), words
+    # The first of the words may belong to the value: x^{2} cm.
+    starts = [match.start() + m.start() for m in _START.finditer(match.group(1))]
+    for start in filter(None, starts[:3]):
+        if words := _parse_words(text[start:], text[:start]):
+            return text[:start].rstrip(), words
+    return text, _NO_WORDS
 
 
 def _parse_words(text: str, value: str) -> Words | None:

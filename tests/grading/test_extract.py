@@ -105,7 +105,9 @@ def test_a_thought_that_the_prompt_opened() -> None:
 @pytest.mark.parametrize(
     "piece",
     ["{", "}", "\\", "\\boxed{", "\\\\boxed", "$", "$1", "answer is ", "answer ", "#### ", "####",
-     "\\frac{", "<think>", "</think>", ":", "1,", "and ", "\\(", "x=", "\n", " ", ".", "1", "a"],
+     "\\frac{", "<think>", "</think>", ":", "1,", "and ", "\\(", "x=", "\n", " ", ".", "1", "a",
+     "1 000 ", "<b>", "<sup>", "答案", "respuesta ", "is ", "(a ", "✅", "**",
+     "Answer: 7 is ", "<answer>", "$x$ is "],
 )  # fmt: skip
 def test_time_is_linear_in_the_length(piece: str) -> None:
     text = piece * (400_000 // len(piece))
