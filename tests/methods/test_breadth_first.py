@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
@@ -12,8 +13,10 @@ from nabla_eval.engine.drive import drive
 from nabla_eval.errors import ConfigError
 from nabla_eval.methods.beam import aggregated
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.methods.steps import Node, partial_reward
 from nabla_eval.methods.tree_of_thought import choice, thoughts, word
 from nabla_eval.randomness import Key
+from nabla_eval.requests import Judgement
 
 
 def solve(method, script, **options):
@@ -109,11 +112,75 @@ def test_a_runaway_response_is_no_answer_where_another_ends():
 
 
 def test_aggregates_of_step_scores():
-    scores = (2.0, -1.0, 0.5)
+    scores = (2.0, -1.0, 0.8)
     probabilities = [1 / (1 + math.exp(-s)) for s in scores]
-    assert aggregated("last", scores) == 0.5 and aggregated("min", scores) == -1.0
-    assert aggregated("mean", scores) == 0.5
+    assert aggregated("last", scores) == 0.8 and aggregated("min", scores) == -1.0
+    assert aggregated("mean", scores) == pytest.approx(0.6)
     assert aggregated("product", scores) == pytest.approx(math.log(math.prod(probabilities)))
+
+
+def test_the_first_level_is_as_wide_as_all_later_ones_together():
+    """beams * width steps at first, then `width` after each of `beams`."""
+    children, worth = full_tree(9, 3, 0)
+    script = ScriptedTree(children, worth)
+    outcome = solve("beam", script, beams=2, width=3)
+    parents = [step.parent for step in outcome.steps]
+    assert parents.count(None) == 6
+    assert sorted({parents.count(p) for p in parents if p is not None}) == [3]
+    assert len({p for p in parents if p is not None}) == 4  # two levels of two
+
+
+def test_a_complete_response_stays_until_something_better_is_kept():
+    """`done.` is the best of the first level; what follows `b;` is judged and is worse."""
+    tree = {"": ["done.", "b;"], "b;": ["x.", "y."]}
+    worth = {"done.": 3.0, "b;": 2.0, "b;x.": 1.0, "b;y.": 0.0}
+    script = ScriptedTree(lambda text, i: tree[text][i % 2], worth.__getitem__)
+    outcome = solve("beam", script, beams=2, width=2)
+    assert outcome.text == "done." and outcome.reward == 3.0
+    assert script.scored.count("done.") == 1
+
+
+@pytest.mark.parametrize(("evaluator", "best"), [("likelihood", "b."), ("self_certainty", "a.")])
+def test_without_a_reward_steps_are_judged_by_their_own_tokens(evaluator, best):
+    """`b` is likelier, of `a` the policy is more certain; what came before is common to both."""
+    known = {"a.": (-2.0, 3.0), "b.": (-1.0, 1.0), "p;": (-9.0, 0.0)}
+    script = ScriptedTree(lambda text, i: "p;" if not text else ["a.", "b."][i % 2])
+    plain = script.write
+
+    def write(request):
+        found, before = plain(request), request.prefix
+        likely, certain = known[found.text[-2:]]
+        of_before = ((), ()) if before is None else (before.log_probability, before.certainty)
+        length = len(found.tokens) - len(of_before[0])
+        columns = ((*of_before[0], *[likely] * length), (*of_before[1], *[certain] * length))
+        return replace(found, log_probability=columns[0], certainty=columns[1])
+
+    script.write = write
+    outcome = solve("beam", script, evaluator=evaluator)
+    values = {step.text: step.value for step in outcome.steps}
+    assert outcome.text == f"p;{best}" and not script.scored
+    which = 0 if evaluator == "likelihood" else 1
+    assert values == {text: pytest.approx(known[text][which]) for text in known}
+
+
+def test_a_process_rewards_last_prefix_score_is_a_steps_and_the_reward_a_responses():
+    judged = Judgement(5.0, (1.0, 2.0, 3.0))
+    step = Node(0, trajectory=trajectory("ab;", "step"))
+    assert partial_reward(step, judged) == 3.0
+    assert partial_reward(Node(0, trajectory=trajectory("ab.")), judged) == 5.0
+    assert partial_reward(step, Judgement(5.0)) == 5.0
+
+
+def test_a_proposal_fits_to_the_last_byte():
+    """A token is at least a byte; a line with its ending may fill the room exactly."""
+
+    def says(question, i):
+        return f"{'x' * 59}\n{'y' * 60}" if "so far:\n\n" in question else "FINISHED"
+
+    script = ScriptedTree(lambda text, i: ".", lambda text: 0.0, says=says)
+    outcome = solve("tree_of_thought", script, generation="propose", proposals=2, depth=2)
+    assert [s.text for s in outcome.steps[:1]] == [f"{'x' * 59};"]
+    assert not any("y" in s.text for s in outcome.steps)
 
 
 def tot(script, **options):
@@ -171,6 +238,8 @@ def test_reading_replies():
     assert word(trajectory("<think>sure</think> unlikely")) is None
     assert choice(trajectory("1 is worse, the best choice is 3"), 3) == 2
     assert choice(trajectory("the best choice is 0"), 3) is None
+    assert choice(trajectory("the best choice is 1"), 1) == 0
+    assert word(trajectory("likely at first, impossible in the end")) == "impossible"
     assert choice(trajectory("9" * 5000), 3) is None
     assert thoughts(trajectory("a\n\n b ")) == ["a", "b"]
     assert thoughts(trajectory("a\nb", "length")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -93,6 +94,38 @@ def test_a_probability_that_equals_the_confidence_is_not_sure():
     assert len(outcome.choices) == 4
     for name in ("prefix_gradient", "sequential_verify", "exact_top_k"):
         assert configure(name, {"confidence": 1.0, "min_probability": 0.0}).confidence == 1.0
+
+
+@pytest.mark.parametrize("name", ["prefix_gradient", "sequential_verify", "exact_top_k"])
+def test_each_question_goes_on_from_what_the_last_one_read(name):
+    given, read = [], []
+
+    def reading(requests):
+        results = [
+            replace(result, past=object()) if isinstance(result, Ranking) else result
+            for result in execute(requests)
+        ]
+        given.extend(r.past for r in requests if isinstance(r, (Tilt, Weigh)))
+        read.extend(result.past for result in results if isinstance(result, Ranking))
+        return results
+
+    run(name, reading)
+    assert len(given) >= 4 and given == [None, *read[:-1]]
+
+
+def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks():
+    """Lazily: the first rank is 4 where the reward model has no 3, and its 0.5 is not the 3's."""
+
+    def lacking(requests):
+        results = execute(requests)
+        for i, request in enumerate(requests):
+            if isinstance(request, Weigh):
+                results[i] = Ranking((4,), (-1.5,), (SCORES[4],), own=(LOG_P[0], 0.0))
+        return results
+
+    outcome = run("prefix_gradient", lacking, guidance="lazy", lazy_threshold=0.0)
+    assert outcome.tokens == (6,) * 4
+    assert {choice.old_score for choice in outcome.choices} == {None}
 
 
 def test_choices_say_what_was_known():
