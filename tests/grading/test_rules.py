@@ -1,0 +1,190 @@
+"""Rules of grading at their edges, with a made-up oracle and pool in place of computer algebra."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from nabla_eval.grading import equal as answers_equal
+from nabla_eval.grading import grade
+from nabla_eval.grading.compare import same
+from nabla_eval.grading.equal import reference
+from nabla_eval.grading.pool import Verdict
+from nabla_eval.grading.simple import parse_number, same_number
+
+
+def numbers_agree(a: str, b: str) -> bool:
+    one, other = parse_number(a), parse_number(b)
+    assert one is not None and other is not None
+    assert same_number(other, one) == same_number(one, other)
+    return same_number(one, other)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "agree"),
+    [
+        # Six significant digits may stand for another value, five may not.
+        ("0.333333", "1/3", True),
+        ("0.33333", "1/3", False),
+        ("0.000333333", "1/3000", True),  # leading zeros are no digits
+        ("0.00033333", "1/3000", False),
+        # Half a unit in the last place, and no more: 5e-6 here.
+        ("1.23456", "1.234565", True),
+        ("1.23456", "1.2345651", False),
+        # The coarser of the two decimals decides.
+        ("1.23457", "1.234567", True),
+        ("1.23457", "1.2345", False),
+        # Digits beyond the twelfth are noise: 5e-13 is allowed for fourteen of them.
+        ("0.33333333333373", "1/3", True),
+        ("0.33333333333393", "1/3", False),
+        # A power of ten moves the last place too: 0.01 here.
+        (r"1.23457\times 10^{3}", "1234.567", True),
+        (r"1.23457\times 10^{3}", "1234.577", False),
+        ("0.5", "1/2", True),
+        ("12", "12.0", True),
+        ("12", "13", False),
+    ],
+)
+def test_decimals_stand_for_what_they_round(a: str, b: str, agree: bool) -> None:
+    assert numbers_agree(a, b) is agree
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("--3", Fraction(3)),
+        ("-+3", Fraction(-3)),
+        ("+-3", Fraction(-3)),
+        (r"1\frac{1}{2}", Fraction(3, 2)),
+        (r"1\frac{2}{2}", None),  # a sum or a product: no mixed number
+        ("2 5/3", None),
+        ("1/0", None),
+        (r"2\times 10^{-3}", Fraction(1, 500)),
+        (r"2\times 10^{3}", Fraction(2000)),
+        ("1e300", Fraction(10) ** 300),
+        ("1e301", None),
+        ("1e-301", None),
+        (r"0.1\overline{6}", Fraction(1, 6)),
+        (r"0.\overline{09}", Fraction(1, 11)),
+    ],
+)
+def test_numbers_are_read_exactly_or_not_at_all(text: str, value: Fraction | None) -> None:
+    found = parse_number(text)
+    assert (None if found is None else found.value) == value
+
+
+def known(*pairs: tuple[str, str]):
+    """An oracle that knows these pairs to be equal and all others not to be."""
+    return lambda gold, answer: (gold, answer) in pairs
+
+
+def test_items_are_paired_off_also_where_the_first_fit_takes_anothers_only_one() -> None:
+    oracle = known(("p+1", "r+1"), ("p+1", "s+1"), ("q+1", "r+1"))
+    assert same("p+1,q+1", "r+1,s+1", oracle) is True
+    assert same("q+1,p+1", "r+1,s+1", oracle) is True
+    assert same("p+1,q+1", "s+1,t+1", oracle) is False  # q has no partner left
+    assert same("(p+1,q+1)", "(r+1,s+1)", oracle) is False  # a point keeps its order
+
+
+def test_nothing_is_decided_where_the_oracle_says_nothing() -> None:
+    assert same("p+1,2", "r+1,2", lambda *_: None) is None
+    assert same("p+1,2", "r+1,3", lambda *_: None) is None  # p+1 may be 3
+    assert same("(p+1,2)", "(r+1,3)", lambda *_: None) is False
+    assert same("p+1,2", "2,p+1", lambda *_: None) is True
+
+
+def test_values_of_several_unknowns_keep_their_order_where_names_are_left_out() -> None:
+    nothing = known()
+    assert same("x=1,y=2", "1,2", nothing) is True
+    assert same("x=1,y=2", "2,1", nothing) is False
+    assert same("x=1,y=2", "y=2,x=1", nothing) is True
+    assert same("1,2", "2,1", nothing) is True
+
+
+def test_other_names_are_asked_about_only_where_both_values_have_unknowns() -> None:
+    yes = lambda *_: True  # noqa: E731
+    assert same("x=3", "z=t+2", yes) is False
+    assert same("x=t+1", "z=t+2", yes) is True
+    assert same("x=3", "x=t+2", yes) is True  # one name: its values
+
+
+def test_digits_and_base_both_count() -> None:
+    nothing = known()
+    assert same("0101_{2}", "101_{2}", nothing) is True
+    assert same("101_{2}", "101_{3}", nothing) is False
+    assert same("101_{2}", "101", nothing) is False
+    assert same("101_{10}", "101", nothing) is True
+
+
+def test_choices_agree_in_their_letter_alone() -> None:
+    assert same("(B)", "b", known()) is True
+    assert same("(B)", "C", known()) is False
+
+
+# --- what is asked of the worker, and what is remembered ----------------------------------------
+
+
+class Asked:
+    """A pool that notes what it is asked and always says the same."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict, self.pairs = verdict, []
+
+    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+        self.pairs.append((gold, answer))
+        return self.verdict
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch):
+    from collections import OrderedDict
+    from importlib import import_module
+
+    found = import_module("nabla_eval.grading.equal")
+    monkeypatch.setattr(found, "_cache", OrderedDict())
+    return found
+
+
+def test_the_least_recently_used_verdict_is_forgotten(module, monkeypatch) -> None:
+    pool = Asked(Verdict(True))
+    monkeypatch.setattr(module, "_pool", pool)
+    monkeypatch.setattr(module, "_CACHE_SIZE", 2)
+    one, two, three = (rf"\sqrt{{{n}}}" for n in (8, 18, 32))
+    other = r"k\sqrt{2}"
+    for gold in (one, two, one, three, one):  # `one` is used again before there are three
+        assert answers_equal(gold, other)
+    assert len(pool.pairs) == 3
+    answers_equal(three, other)
+    assert len(pool.pairs) == 3
+    answers_equal(two, other)
+    assert len(pool.pairs) == 4
+
+
+def test_only_a_longer_deadline_asks_again_about_what_was_cut_off(module, monkeypatch) -> None:
+    pool = Asked(Verdict(False, "timeout"))
+    monkeypatch.setattr(module, "_pool", pool)
+    for seconds, asked in [(1.0, 1), (1.0, 1), (0.5, 1), (2.0, 2), (2.0, 2)]:
+        assert not answers_equal(r"\sqrt{8}", r"k\sqrt{2}", timeout=seconds)
+        assert len(pool.pairs) == asked
+    pool.verdict = Verdict(False, "ValueError")
+    for seconds in (1.0, 9.0):  # what failed otherwise fails again
+        answers_equal(r"\sqrt{18}", r"k\sqrt{2}", timeout=seconds)
+    assert len(pool.pairs) == 3
+
+
+def test_what_is_too_long_is_compared_by_spelling_alone(module, monkeypatch) -> None:
+    pool = Asked(Verdict(True))
+    monkeypatch.setattr(module, "_pool", pool)
+    long = "x+" * 1200 + "x"
+    assert grade("7", long, extracted=True).reason == "too_long"
+    assert grade(long, "7", extracted=True).reason == "too_long"
+    assert grade(long, long, extracted=True).equal and not pool.pairs
+
+
+def test_only_a_whole_solution_is_searched_for_its_answer() -> None:
+    short = "so the answer is 12 apples"
+    assert reference(short) == short
+    assert reference(rf"thus \boxed{{12}}, {'and so on ' * 5}") == "12"
+    assert reference("They have 12. #### 12") == "12"
+    assert reference(f"{'We count all of them. ' * 12}The answer is 12.") == "12"
