@@ -132,6 +132,19 @@ def test_markup_in_names_is_printed_as_it_is() -> None:
     assert "[red]x" in run("/no/[red]x", "/no/y").output
 
 
+def test_memory_counts_in_the_dtype_that_each_model_will_run_in(checkpoints: Make) -> None:
+    policy = str(checkpoints("policy", dtype=torch.bfloat16))
+    reward = str(checkpoints("process", dtype=torch.float32))
+
+    def sizes(**asked: Any) -> list[str]:
+        report = check_pair(policy, reward, Asked(length=64, **asked))
+        return [part.terms[0].arithmetic.split(" × ")[1] for _, part in report.memory]
+
+    assert sizes() == ["2 bytes", "4 bytes"]
+    assert sizes(dtype="float64") == ["8 bytes", "8 bytes"]
+    assert sizes(dtype="float64", reward_dtype="bf16") == ["8 bytes", "2 bytes"]
+
+
 def test_memory_grows_with_what_is_asked(checkpoints: Make) -> None:
     names = str(checkpoints("policy")), str(checkpoints("process"))
     one = check_pair(*names, Asked(length=64, dtype="float32"))

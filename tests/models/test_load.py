@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_the_embedded_pair_is_the_default() -> None:
 def test_a_pair_from_folders(checkpoints: Make, family: str, kind: str) -> None:
     pair = load_pair(checkpoints("policy", family=family), checkpoints(kind, family=family))
     assert pair.judge.process == (kind == "process")
-    assert pair.policy.embedding.dtype == torch.float32  # the CPU's default, not the file's float64
+    assert pair.policy.embedding.dtype == torch.float64  # the file's
     assert pair.policy.context == pair.judge.context == 512
 
 
@@ -46,6 +47,25 @@ def test_dtype_by_name(checkpoints: Make, dtype: Any) -> None:
     pair = load_pair(checkpoints("policy"), checkpoints("outcome"), dtype, reward_dtype="bf16")
     assert pair.policy.embedding.dtype == torch.float64
     assert pair.judge.table.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("asked", [None, "auto"])
+def test_each_model_runs_in_its_checkpoints_own_dtype(
+    checkpoints: Make, caplog: pytest.LogCaptureFixture, asked: str | None
+) -> None:
+    """As lm-eval's hf means dtype=auto, on the CPU too; one line says what came of it."""
+    policy, reward = checkpoints("policy", dtype=torch.bfloat16), checkpoints("outcome")
+    with caplog.at_level(logging.INFO, "nabla_eval"):
+        pair = load_pair(policy, reward, asked)
+    assert pair.policy.embedding.dtype == torch.bfloat16
+    assert pair.judge.table.dtype == torch.float64
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"Loaded: policy {policy} in bfloat16 on cpu, reward model {reward} in float64 on cpu."
+    )
+    # What is asked for the policy is asked for the reward model, unless it has a word of its own.
+    assert load_pair(policy, reward, "float32").judge.table.dtype == torch.float32
+    assert load_pair().policy.embedding.dtype == torch.float32  # the embedded pair's own
 
 
 def test_no_reward_model_is_enough_until_one_is_asked_for(checkpoints: Make) -> None:

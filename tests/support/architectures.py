@@ -89,11 +89,16 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def options(name: str, rows: int) -> dict[str, Any]:
+    """Options of the architecture's config, and `family` where that is not its name."""
+    return {**_SMALL, "vocab_size": rows, **OWN.get(name, {})}
+
+
 def architecture(
-    name: str, rows: int, dtype: torch.dtype, attention: str | None = None, **options: Any
+    name: str, rows: int, dtype: torch.dtype, attention: str | None = None, **more: Any
 ) -> Any:
     """A model of the architecture with `rows` token ids: 0 is padding and 1 ends a text."""
-    own = {**_SMALL, "vocab_size": rows, **OWN.get(name, {}), **options}
+    own = {**options(name, rows), **more}
     config = AutoConfig.for_model(own.pop("family", name), **own)
     chosen = {} if attention is None else {"attn_implementation": attention}
     with torch.random.fork_rng(devices=[]):

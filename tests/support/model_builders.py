@@ -67,9 +67,10 @@ def tiny(
     family: str = "qwen2",
     seed: int = 0,
     rows: int | None = None,
+    dtype: torch.dtype = torch.float64,
     **more: Any,
 ) -> Any:
-    """A tiny random float64 model; `kind` is policy, outcome or process."""
+    """A tiny random model; `kind` is policy, outcome or process."""
     torch.manual_seed(seed)
     options = {**TINY, "vocab_size": rows or len(tokenizer), "max_position_embeddings": 512}
     if kind != "policy":
@@ -84,7 +85,7 @@ def tiny(
             **more,
         },
     )
-    return AUTO[kind].from_config(config, dtype=torch.float64)
+    return AUTO[kind].from_config(config, dtype=dtype)
 
 
 def save(folder: Path, kind: str, tokenizer: Any, family: str = "qwen2", **more: Any) -> Path:
