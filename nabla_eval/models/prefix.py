@@ -31,8 +31,8 @@ _WHOLE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 def plain_cache(base: torch.nn.Module) -> bool:
     """Whether a prefix's keys and values are the same whatever follows, and all of them stay."""
     if base not in _PLAIN:
-        _PLAIN[base] = batching(base).joins and _plain(getattr(base, "config", None))
-    return _PLAIN[base]
+        _PLAIN[base] = _plain(getattr(base, "config", None))
+    return batching(base).joins and _PLAIN[base]
 
 
 def keepable(base: torch.nn.Module) -> bool:

@@ -22,6 +22,8 @@ from nabla_eval.models.probe import probe
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+# Soft caps of logits: Gemma 2, RecurrentGemma, xLSTM.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
 
 
@@ -96,8 +98,8 @@ def explained(model: Any, name: str) -> Iterator[None]:
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
-            f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try "
-            "another dtype (dtype=float32), or another model."
+            f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try another "
+            "dtype or attn_implementation (float32 and sdpa suit most), or another model."
         ) from error
 
 
@@ -110,8 +112,7 @@ def split_policy(model: Any, name: str) -> Halves:
     config = model.config.get_text_config()
     scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))  # Granite
     scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-    cap = getattr(config, "logits_soft_cap", cap)  # RecurrentGemma
+    cap = next((cap for name in _CAPS if (cap := getattr(config, name, None))), None)
     head = LogitHead(linear, table.device, scale, cap)
     tied = linear.weight is model.get_input_embeddings().weight
     halves = Halves(base, head, table, context_length(config), _parameters(model, tied))

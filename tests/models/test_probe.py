@@ -47,8 +47,10 @@ CASES = [
     ("bamba", F64, None, HYBRID),
     ("granitemoehybrid", F32, None, HYBRID),
     ("falcon_h1", F64, None, HYBRID),
-    # Its steps let through what its whole passes clamp (`time_step_min`): 5e-5 of a state.
+    # Their steps let through what their whole passes clamp (`time_step_min`): 5e-5 of a state.
     ("nemotron_h", F64, None, Batching("padded", None, "past_key_values", plain=False)),
+    ("zamba2", F64, None, Batching("padded", None, "past_key_values", plain=False)),
+    ("kimi_linear", F32, None, HYBRID),
     ("mamba", F64, None, RECURRENT),
     ("mamba2", F64, None, RECURRENT),
     ("falcon_mamba", F64, None, RECURRENT),
@@ -200,6 +202,25 @@ def test_either_method_of_a_cache_will_do(select: str, monkeypatch: pytest.Monke
     other = {"reorder_cache", "batch_select_indices"}.difference([select]).pop()
     monkeypatch.setattr(Cache, other, lambda self, rows: None)
     assert batching(tiny_pair().policy.base).select == select
+
+
+def test_the_probe_costs_a_few_passes_of_a_few_tokens() -> None:
+    """Six at most where everything works: two rows alone, a batch, and three steps with a cache."""
+    base = architectures.architecture("qwen2", 19, F32).base_model
+    seen: list[int] = []
+    hook = base.register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    probe(base, 19, "qwen2")
+    hook.remove()
+    assert len(seen) <= 6 and sum(seen) <= 48
+
+
+def test_a_model_may_be_taken_again() -> None:
+    """Once changed to take padding apart, it would look as if padding did no harm."""
+    model = architectures.architecture("qwen2", 19, F64, "eager")
+    first = batching(architectures.pair_of(model, WORDS).policy.base)
+    assert first == batching(architectures.pair_of(model, WORDS).policy.base) == APART
 
 
 def test_a_cache_is_taken_for_what_it_holds() -> None:

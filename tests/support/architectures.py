@@ -54,7 +54,6 @@ OWN: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4, "n_ctx": 512},
     "bloom": {"n_head": 4, "n_layer": 2},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 512},
-    "falcon": {"alibi": True, "new_decoder_architecture": False},
     "qwen3_next": {**_EXPERTS, **_LINEAR}, "qwen3_5_text": _LINEAR,
     "qwen3_5_moe_text": {**_EXPERTS, **_LINEAR},
     "olmo_hybrid": {**_LINEAR, "linear_num_key_heads": 4},
@@ -62,7 +61,6 @@ OWN: dict[str, dict[str, Any]] = {
     "jamba": {
         **_EXPERTS, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
         "expert_layer_offset": 1, "mamba_d_state": 8, "mamba_expand": 2, "mamba_dt_rank": 4,
-        "use_mamba_kernels": False,
     },
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
     "granitemoehybrid": {
@@ -74,10 +72,19 @@ OWN: dict[str, dict[str, Any]] = {
         "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 4,
     },
     "zamba2": {
-        "layer_types": ["mamba", "hybrid"], "mamba_d_state": 8, "mamba_expand": 2,
+        "layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1], "mamba_expand": 2,
         "mamba_ngroups": 1, "n_mamba_heads": 8, "mamba_headdim": 8, "chunk_size": 4,
-        "num_mem_blocks": 1, "use_mamba_kernels": False, "num_key_value_heads": 4,
+        "num_mem_blocks": 1, "num_key_value_heads": 4,
     },
+    "kimi_linear": {
+        **_EXPERTS, **_MULTI_HEAD_LATENT, "q_lora_rank": None, "num_experts_per_token": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_attn_config": {
+            "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4, "kda_layers": [1],
+            "full_attn_layers": [2],
+        },
+    },
+    "xlstm": {"num_heads": 4, "embedding_dim": 32, "num_blocks": 2},
     "minimax": {**_EXPERTS, "layer_types": ["linear_attention", "full_attention"], "block_size": 4},
     "mamba": {"state_size": 8, "expand": 2, "time_step_rank": 4},
     "falcon_mamba": {"state_size": 8, "expand": 2, "time_step_rank": 4},
