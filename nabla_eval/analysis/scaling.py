@@ -104,8 +104,7 @@ def at_equal_cost(
     the envelope's slope (accuracy per cost) times the cost differences, problem by problem. Their
     spread holds what the costs are uncertain by (the delta method). The best of several rivals on
     the same data looks a little better than it is, which counts against us: simulated, the
-    interval covers .93 to .98 and the test errs in at most 6 % (`reports/coverage.md`). To choose
-    the rival on other problems than it is judged on takes the bias away, but errs in up to 10 %.
+    interval covers .93 to .97 and the test errs in at most 6 % (`reports/coverage.md`).
     """
     spent, right = _means(by_problem(ours.records, cost)), _means(ours.scores)
     ladder = []
