@@ -77,12 +77,13 @@ def clustered_mean(groups: Mapping[str, Sequence[float]], level: float = LEVEL) 
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float], level: float = LEVEL) -> Estimate:
-    """Mean of a - b over problems, with a t interval of the differences.
+    """Mean of a - b over problems (of costs, which may be skewed), with `skewed_means`' interval.
 
     Raises `DataError` when the two do not hold the same problems.
     """
     same_problems(a, b)
-    return mean([a[problem] - b[problem] for problem in sorted(a)], level)
+    apart = {"a - b": [a[problem] - b[problem] for problem in sorted(a)]}
+    return skewed_means(apart, level=level)["a - b"]
 
 
 def same_problems(a: Mapping[str, object], b: Mapping[str, object]) -> None:

@@ -153,10 +153,12 @@ class FakeRun:
         ]
 
 
-def of_equal_cost(count: int) -> Iterator[tuple[tuple[Any, ...], float, float]]:
+def of_equal_cost(
+    count: int, sizes: Sequence[int] = (30, 150), ladders: Sequence[Any] = LADDERS
+) -> Iterator[tuple[tuple[Any, ...], float, float]]:
     """Coverage and size at equal cost: hard problems fail more often and cost more, in all runs."""
-    for n in (30, 150):
-        for name, rivals, ours in LADDERS:
+    for n in sizes:
+        for name, rivals, ours in ladders:
             hits = errors = trials = 0
             for trial in range(count):
                 draws = (KEY / "equal" / n / name / trial).uniforms(0, n * 11).reshape(11, n)
