@@ -9,12 +9,14 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 
 import numpy as np
 from scipy import stats
+
+from theory.alternatives import rejected_by
 
 # A statistical row fails by chance with at most this probability, over all that it compares.
 FAILURE_PROBABILITY = 1e-6
@@ -44,6 +46,7 @@ class Check:
     sense: Sense
     why: str  # where the tolerance comes from
     chance: float = 0.0  # of failing although the claim holds; 0 where nothing is drawn
+    rejects: str = ""  # the alternative under which the row fails (theory.alternatives)
 
     def as_json(self) -> dict[str, object]:
         """The row as plain values."""
@@ -226,10 +229,10 @@ def select(names: Sequence[str]) -> list[str]:
 
 
 def run_claim(name: str, context: Context) -> list[Check]:
-    """The rows of one claim."""
+    """The rows of one claim, each with the alternative that it rejects."""
     module = importlib.import_module(f"theory.claims.{CLAIMS[name]}")
     claim: Claim = getattr(module, name)
-    return claim(context)
+    return [replace(row, rejects=rejected_by(row.name)) for row in claim(context)]
 
 
 def run(names: Sequence[str], context: Context) -> Iterator[tuple[str, list[Check], float]]:

@@ -79,12 +79,13 @@ def _routes(result: Result) -> Iterator[str]:
 
 def _checks(result: Result) -> Iterator[str]:
     yield "## Every check\n"
-    yield "| check | statement | expected | measured | tolerance | why this tolerance | |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| check | statement | expected | measured | tolerance | why this tolerance | rejects | |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in result.rows:
         numbers = f"{row.sense.value} {row.expected:.6g} | {row.measured:.6g} | {row.tolerance:.2g}"
         verdict = "pass" if row.passed else "**FAIL**"
-        cells = (f"`{row.name}`", _cell(row.statement), numbers, _cell(row.why), verdict)
+        words = [_cell(text) for text in (row.statement, row.why, row.rejects)]
+        cells = (f"`{row.name}`", words[0], numbers, words[1], words[2], verdict)
         yield "| " + " | ".join(cells) + " |"
     yield ""
 

@@ -179,10 +179,11 @@ def show(console: Console, result: Result) -> None:
 
 
 def table(rows: Sequence[Check], width: int = WIDE) -> Table:
-    """All rows: name, statement, expected, measured, tolerance with its reason, verdict.
+    """All rows: name, statement, expected, measured, tolerance with its reason, what the row
+    rejects, verdict.
 
-    On screens narrower than `WIDE` characters the statement stands below the row's name, and why
-    the tolerance is what it is stays in the JSON and in the report.
+    On screens narrower than `WIDE` characters the statement stands below the row's name; why the
+    tolerance is what it is, and what the row rejects, stay in the JSON and in the report.
     """
     wide = width >= WIDE
     result = Table(show_lines=True, title="∇-Reasoner's mathematics, checked")
@@ -193,6 +194,7 @@ def table(rows: Sequence[Check], width: int = WIDE) -> Table:
         result.add_column(title, justify="right", no_wrap=True)
     if wide:
         result.add_column("why this tolerance", overflow="fold", ratio=4)
+        result.add_column("rejects", overflow="fold", ratio=3)
     result.add_column("", no_wrap=True)
     for row in rows:
         name = Text(row.name.replace("/", "/\u200b"), "" if wide else "bold")
@@ -203,7 +205,9 @@ def table(rows: Sequence[Check], width: int = WIDE) -> Table:
             f"{row.tolerance:.2g}",
         )
         if wide:
-            result.add_row(name, Text(row.statement), *figures, Text(row.why), verdict)
+            result.add_row(
+                name, Text(row.statement), *figures, Text(row.why), Text(row.rejects), verdict
+            )
         else:
             result.add_row(Text.assemble(name, "\n", row.statement), *figures, verdict)
     return result

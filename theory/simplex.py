@@ -128,12 +128,10 @@ def logit_drift(p: Tensor, g: Tensor) -> Tensor:
 
 
 def determinant(tokens: int) -> sympy.Expr:
-    """det ∂(p_1..p_{V-1})/∂(z_1..z_{V-1}) - Π_v p_v for the softmax with z_V = 0; 0."""
-    z = sympy.symbols(f"z1:{tokens}", real=True)
-    weights = [*(sympy.exp(zi) for zi in z), sympy.Integer(1)]
-    p = [weight / sum(weights) for weight in weights]
-    matrix = sympy.Matrix([[sympy.diff(pi, zj) for zj in z] for pi in p[:-1]])
-    return sympy.simplify(matrix.det() - sympy.prod(p))
+    """det ∂(p_1..p_{V-1})/∂(z_1..z_{V-1}) - Π_v p_v, with ∂p_i/∂z_j = p_i(δ_ij - p_j); 0."""
+    p = sympy.symbols(f"p1:{tokens}", positive=True)
+    entries = [[pi * (int(i == j) - pj) for j, pj in enumerate(p)] for i, pi in enumerate(p)]
+    return sympy.expand(sympy.Matrix(entries).det() - sympy.prod(p) * (1 - sum(p)))
 
 
 def midpoints(low: float, high: float, cells: int) -> np.ndarray:

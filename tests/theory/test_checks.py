@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from theory import checks
 from theory.__main__ import main
+from theory.alternatives import REJECTS
 from theory.checks import CLAIMS, Check, Context
 
 # Claims whose rows depend on the seed, and the seeds that each must survive.
@@ -40,8 +41,13 @@ def test_the_claim_holds(name: str) -> None:
     for row in rows:
         assert row.passed, row
         assert row.name.startswith(f"{name}/")
-        assert row.statement and row.why
+        assert row.statement and row.why and row.rejects
         assert math.isfinite(row.expected) and math.isfinite(row.measured)
+
+
+def test_every_alternative_belongs_to_a_row() -> None:
+    rows = {row.name.split("[")[0] for name in CLAIMS for row in rows_of(name)}
+    assert set(REJECTS) <= rows | set(CLAIMS)
 
 
 @pytest.mark.parametrize("name", STATISTICAL)
@@ -180,6 +186,7 @@ def test_the_module_runs_without_nabla_eval(root: Path) -> None:
 import sys
 sys.modules["nabla_eval"] = None
 from theory.__main__ import main
+from theory.alternatives import REJECTS
 main(["--check", "records"])
 """
     done = subprocess.run(
