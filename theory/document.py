@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from theory import report, routes
+import numpy as np
+
+from theory import discrete, report, routes
+from theory.claims import laws
 from theory.figures import CAPTIONS
 from theory.report import Result
 from theory.targets import SETTINGS
@@ -40,6 +43,7 @@ def _page(result: Result, names: Sequence[str]) -> Iterator[str]:
     yield ""
     if not names:
         yield from _routes(result)
+        yield from _laws(result)
     yield from _checks(result)
     if result.repeats:
         yield from _repeats(result)
@@ -74,6 +78,24 @@ def _routes(result: Result) -> Iterator[str]:
         for route, numbers in found:
             yield f"| {label} | {route} | " + " | ".join(numbers) + " |"
             label = " | | "
+    yield ""
+
+
+def _laws(result: Result) -> Iterator[str]:
+    """KL to ρ* of Algorithm 1's exact law over λ, T, lr and N."""
+    responses = laws.responses_of(result.context.seed)
+    pi, counts = np.exp(responses.log_policy), (1, 2, 4, 8)
+    yield "## Algorithm 1's exact law against ρ* = π e^{λr}/Z\n"
+    yield f"KL(p‖ρ*) in nats with N rollouts over the {len(pi)} responses of a random pair, nothing"
+    yield "sampled; then E[r] at N = 8 with the most that any law of the same KL(p‖π) can have."
+    yield "T = 0 is the loop without a gradient.\n"
+    yield "| λ | T | lr | " + " | ".join(f"N = {n}" for n in counts) + " | E[r] | at most |"
+    yield "|---|---|---|" + "---|" * (len(counts) + 2)
+    for (lam, steps, lr), path in laws.sweep(responses).items():
+        star, law = discrete.gibbs(responses, lam)[0], path[-1]
+        away = " | ".join(f"{abs(discrete.divergence(path[n - 1], star)):.3f}" for n in counts)
+        most = discrete.frontier(responses, discrete.divergence(law, pi))
+        yield f"| {lam:g} | {steps} | {lr} | {away} | {law @ responses.reward:.3f} | {most:.3f} |"
     yield ""
 
 

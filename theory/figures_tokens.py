@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from theory import gradients, reach, rejection
+from theory import discrete, gradients, reach, rejection
 from theory.checks import Context
-from theory.plotting import BLACK, BLUE, GREEN, RED, SKY, canvas
+from theory.claims import laws
+from theory.plotting import BLACK, BLUE, GREEN, PURPLE, RED, SKY, canvas
 
 
 def dto_reach(context: Context) -> Figure:
@@ -89,4 +90,37 @@ def rejection_baselines(context: Context) -> Figure:
         xlabel="N", ylabel="share rejected", ylim=(0.1, 0.9), title="Rejection without any gradient"
     )
     ax.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def output_law(context: Context) -> Figure:
+    """Exact laws of Algorithm 1 and of best-of-N under the frontier of E[r] against KL."""
+    responses = laws.responses_of(context.seed)
+    pi, found = np.exp(responses.log_policy), laws.sweep(responses)
+    figure, axes = canvas(2, width=11.5, height=4.4)
+    spent = np.linspace(0, 3.0, 120)
+    most = [discrete.frontier(responses, float(kl)) for kl in spent]
+    axes[0].plot(spent, most, color=BLACK, lw=1.6, label="π e^{λr}/Z over λ: the frontier")
+    best = [discrete.best_of_n(responses, n) for n in (1, 2, 4, 8, 16)]
+    paths = {
+        "best of 1, 2, 4, 8, 16": (best, GREEN, "o"),
+        "no gradient, N = 1..8": (found[0.0, 0, 0.01], SKY, "s"),
+        "lr 0.01, T = 20, λ = 4": (found[4.0, 20, 0.01], BLUE, "x"),
+        "lr 0.1, T = 20, λ = 4": (found[4.0, 20, 0.1], PURPLE, "d"),
+        "lr 0.3, T = 20, λ = 4": (found[4.0, 20, 0.3], RED, "^"),
+    }
+    for label, (path, colour, marker) in paths.items():
+        kl = [discrete.divergence(law, pi) for law in path]
+        reward = [float(law @ responses.reward) for law in path]
+        axes[0].plot(kl, reward, marker=marker, color=colour, lw=1.0, ms=5, label=label)
+    axes[0].set(xlabel="KL(p‖π)   [nats]", ylabel="E[r]", title="What the response's law gains")
+    lams = np.geomspace(0.1, 10, 60)
+    stars = [discrete.gibbs(responses, float(lam))[0] for lam in lams]
+    for label, (path, colour, _) in list(paths.items())[1:]:
+        away = [discrete.divergence(path[-1], star) for star in stars]
+        axes[1].plot(lams, away, color=colour, lw=1.8, label=label.replace("N = 1..8", "N = 8"))
+    axes[1].set(xscale="log", yscale="log", xlabel="λ' of ρ* = π e^{λ'r}/Z")
+    axes[1].set(ylabel="KL(p‖ρ*)   [nats]", title="No λ' makes it ρ*: N = 8")
+    for ax in axes:
+        ax.legend(frameon=False, fontsize=8)
     return figure

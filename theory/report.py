@@ -19,7 +19,7 @@ from rich.text import Text
 from theory import checks
 from theory.checks import Check, Context
 
-WIDE = 120  # characters of a screen on which the whole table reads well
+WIDE = 140  # characters of a screen on which the whole table reads well
 
 
 def versions() -> dict[str, str]:
