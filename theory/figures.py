@@ -278,9 +278,9 @@ CAPTIONS: dict[str, str] = {
     "policy, which starts at π, feels no barrier.",
     "dto_reach": "The total variation that 20 Adam steps can cause is bounded by the learning rate "
     "alone; DTO on random pairs comes close. At the paper's 0.01 it is 0.12 at most.",
-    "output_law": "81 responses, all draws enumerated. Left: the law that Algorithm 1 returns for N "
-    "= 1 to 8, lies below the frontier; at lr 0.01 it is all but that of the loop without a "
-    "gradient, whatever λ. Right: its KL to π e^{λ'r}/Z is positive for every λ'.",
+    "output_law": "81 responses, all draws enumerated. Left: Algorithm 1's law, for N = 1 to 8, "
+    "lies below the frontier; at lr 0.01 it is all but that of the loop without a gradient, "
+    "whatever λ. Right: its KL to π e^{λ'r}/Z is positive for every λ'.",
     "rejection": "Shares of rejected proposals of four loops without a gradient. Challengers that "
     "share a prefix, or that merely improve, are rejected less than i.i.d. ones: a rate below "
     "1 - H_N/N alone says nothing about gradients.",

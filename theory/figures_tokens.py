@@ -100,7 +100,7 @@ def output_law(context: Context) -> Figure:
     figure, axes = canvas(2, width=11.5, height=4.4)
     spent = np.linspace(0, 3.0, 120)
     most = [discrete.frontier(responses, float(kl)) for kl in spent]
-    axes[0].plot(spent, most, color=BLACK, lw=1.6, label="π e^{λr}/Z over λ: the frontier")
+    axes[0].plot(spent, most, color=BLACK, lw=1.6, label="π exp(λr)/Z over λ: the frontier")
     best = [discrete.best_of_n(responses, n) for n in (1, 2, 4, 8, 16)]
     paths = {
         "best of 1, 2, 4, 8, 16": (best, GREEN, "o"),
@@ -119,7 +119,7 @@ def output_law(context: Context) -> Figure:
     for label, (path, colour, _) in list(paths.items())[1:]:
         away = [discrete.divergence(path[-1], star) for star in stars]
         axes[1].plot(lams, away, color=colour, lw=1.8, label=label.replace("N = 1..8", "N = 8"))
-    axes[1].set(xscale="log", yscale="log", xlabel="λ' of ρ* = π e^{λ'r}/Z")
+    axes[1].set(xscale="log", yscale="log", xlabel="λ' of ρ* = π exp(λ'r)/Z")
     axes[1].set(ylabel="KL(p‖ρ*)   [nats]", title="No λ' makes it ρ*: N = 8")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8)
