@@ -91,7 +91,8 @@ def collapsing_gaussian() -> tuple[Expr, Expr]:
     ρ* = N(μ, 1/k). For C₀ < 1/k the variance reaches 0 at t* = -log(1 - kC₀)/2k: no density solves
     the equation any longer.
     """
-    (x,), t, mu, m0 = coordinates(1), *sympy.symbols("t mu m0", real=True)
+    (x,) = coordinates(1)
+    t, mu, m0 = sympy.symbols("t mu m0", real=True)
     k, c0 = sympy.symbols("k C0", positive=True)
     mean, variance = mu + sympy.exp(k * t) * (m0 - mu), 1 / k + sympy.exp(2 * k * t) * (c0 - 1 / k)
     log_rho = -((x - mean) ** 2) / (2 * variance) - sympy.log(variance) / 2

@@ -1,8 +1,9 @@
 """Straight-through's gradient against the one that it stands for, on the embedded pair.
 
-DTO steps along J(p) g at the logits z_i of a token, p = softmax(z_i), J = diag(p) - ppᵀ, g = ∂L/∂y_i
-at the hard token. The gradient of E[L] over y_i ~ p, all other tokens held, is J(p) times the losses
-of all V swapped sequences. Both are computed here, the second by scoring every token.
+DTO steps along J(p) g at the logits z_i of a token, p = softmax(z_i), J = diag(p) - ppᵀ and
+g = ∂L/∂y_i at the hard token. The gradient of E[L] over y_i ~ p, all other tokens held, is J(p)
+times the losses of all V swapped sequences. Both are computed here, the second by scoring every
+token.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from nabla_eval.engine import naive
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Problem
+
+Table = dict[str, dict[str, Estimate]]  # loss -> what `compare` says
 
 HERE = Path(__file__).parent
 ENTROPY = 0.25  # nats: the positions at which ∇-Reasoner looks
@@ -89,15 +92,12 @@ def positions(pair: Pair, count: int, seed: int) -> Iterator[Position]:
             p = torch.softmax(logits[at], -1)
             if float(torch.special.entr(p).sum()) <= ENTROPY:
                 continue
-            likelihood, reward = swapped(pair, problem, drawn.y, scored, at)
+            likelihood, score = swapped(pair, problem, drawn.y, scored, at)
             flat, judged = slopes[0.0][at], (slopes[1.0] - slopes[0.0])[at]
             yield Position(
                 index,
                 {n: onto_logits(p, w * flat + lam * judged) for n, (lam, w) in LOSSES.items()},
-                {
-                    n: onto_logits(p, w * likelihood + lam * reward)
-                    for n, (lam, w) in LOSSES.items()
-                },
+                {n: onto_logits(p, w * likelihood + lam * score) for n, (lam, w) in LOSSES.items()},
             )
 
 
@@ -113,9 +113,9 @@ def compare(straight: Tensor, exact: Tensor) -> dict[str, float]:
     }
 
 
-def summarise(found: list[Position]) -> dict[str, dict[str, Estimate]]:
+def summarise(found: list[Position]) -> Table:
     """Means over problems of what `compare` says, by loss."""
-    table: dict[str, dict[str, Estimate]] = {}
+    table: Table = {}
     for name in LOSSES:
         by_problem: dict[int, list[dict[str, float]]] = {}
         for entry in found:
@@ -135,9 +135,7 @@ def summarise(found: list[Position]) -> dict[str, dict[str, Estimate]]:
     return table
 
 
-def page(
-    table: dict[str, dict[str, Estimate]], found: list[Position], count: int, seed: int
-) -> str:
+def page(table: Table, found: list[Position], count: int, seed: int) -> str:
     """README.md of this folder."""
     lines = [
         "# Straight-through on the embedded pair",
@@ -145,48 +143,43 @@ def page(
         "DTO steps along J(p)g, g = ∂L/∂y at the hard token. That is the gradient of E[L] over the",
         "token's own distribution exactly where L is linear in it (theory/README.md, section 5).",
         "Here both gradients are computed, the exact one by scoring all 109 tokens at each of the",
-        f"{len(found)} positions above {ENTROPY} nats in one sampled response (temperature 1) to each of",
-        f"{count} test problems of three numbers (seed {seed}). Means over problems with their 95 %",
-        "intervals; the last two columns are medians over positions.",
+        f"{len(found)} positions above {ENTROPY} nats in one sampled response (temperature 1) to",
+        f"each of {count} test problems of three numbers (seed {seed}). Means over problems with",
+        "their 95 % intervals; the last two columns are medians over positions.",
         "",
-        "| loss | cosine | points downhill | favours the same token | length, ours / exact | error / exact |",
+        "| loss | cosine | points downhill | favours the same token | length, ours / exact "
+        "| error / exact |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in table.items():
+        cosine = row["cosine"]
         lines.append(
-            f"| {name} | {row['cosine'].value:.2f} ({row['cosine'].low:.2f} to {row['cosine'].high:.2f}) "
+            f"| {name} | {cosine.value:.2f} ({cosine.low:.2f} to {cosine.high:.2f}) "
             f"| {_share(row['descends'])} | {_share(row['same token'])} "
             f"| {row['length'].value:.2f} | {row['error'].value:.2f} |"
         )
-    return "\n".join(
-        [*lines, "", *_reading(table), "", "Made by `bash reports/straight_through/run.sh`.", ""]
-    )
+    made = "Made by `bash reports/straight_through/run.sh`."
+    return "\n".join([*lines, "", *_reading(table), "", made, ""])
 
 
 def _share(entry: Estimate) -> str:
     return f"{100 * entry.value:.0f} % ({100 * entry.low:.0f} to {100 * entry.high:.0f})"
 
 
-def _reading(table: dict[str, dict[str, Estimate]]) -> list[str]:
+def _reading(table: Table) -> list[str]:
     """What the table says, from its numbers."""
     reward, paper = table["-r alone"], table["Eq. 2, λ = 1"]
-    said = (
-        "cannot be told from chance"
-        if not reward["cosine"].excludes(0.0)
-        else (
-            "points the right way more often than not"
-            if reward["cosine"].value > 0
-            else "points the wrong way more often than not"
-        )
-    )
+    if not reward["cosine"].excludes(0.0):
+        said = "cannot be told from chance"
+    else:
+        way = "right" if reward["cosine"].value > 0 else "wrong"
+        said = f"points the {way} way more often than not"
     return [
-        f"The reward's part {said}: its cosine is {reward['cosine'].value:.2f}, and it favours the",
-        f"token that lowers the loss most at {100 * reward['same token'].value:.0f} % of positions. With "
-        "the likelihood",
-        f"beside it the cosine is {paper['cosine'].value:.2f}. The error is the size of the gradient itself, "
-        "so no",
-        "step size makes the bias small: it comes from reading a slope at one vertex of the simplex as",
-        "the difference to the others.",
+        f"The reward's part {said}: its cosine is {reward['cosine'].value:.2f}, and it favours",
+        f"the token that lowers the loss most at {100 * reward['same token'].value:.0f} % of",
+        f"positions. With the likelihood beside it the cosine is {paper['cosine'].value:.2f}. The",
+        "error is about the size of the gradient itself, so no step size makes the bias small: it",
+        "comes from reading a slope at one vertex of the simplex as the difference to the others.",
     ]
 
 
@@ -201,17 +194,13 @@ def main() -> None:
     found = list(positions(pair, asked.problems, asked.seed))
     table = summarise(found)
     (asked.output / "README.md").write_text(page(table, found, asked.problems, asked.seed))
-    numbers = {
+    losses = {
         name: {key: [e.value, e.low, e.high] for key, e in row.items()}
         for name, row in table.items()
     }
-    stored = {
-        "positions": len(found),
-        "problems": asked.problems,
-        "seed": asked.seed,
-        "losses": numbers,
-    }
-    (asked.output / "measured.json").write_text(json.dumps(stored, indent=1) + "\n")
+    stored = {"positions": len(found), "problems": asked.problems, "seed": asked.seed}
+    text = json.dumps({**stored, "losses": losses}, indent=1)
+    (asked.output / "measured.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":
