@@ -40,6 +40,7 @@ class Part:
     metrics: Mapping[str, Scores]
     docs: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, str]  # problem -> hash of what it asks, as lm-eval computes it
+    grader: str  # who said which answers are right; "" where the task does not say
     seed: int | None = None
     preset: str | None = None
     seconds: float = math.nan
@@ -178,7 +179,16 @@ def _facts(home: Path) -> dict[str, Any]:
         "preset": run.get("preset", nabla.get("preset")),
         "seconds": math.nan if seconds is None else float(seconds),
         "tasks": len(lm_eval.get("results") or [None]),
+        "graders": {name: _grader(told) for name, told in (lm_eval.get("configs") or {}).items()},
     }
+
+
+def _grader(config: Any) -> str:
+    """Who graded a task, by its configuration in lm-eval's results; before it said so, we did."""
+    told = (config if isinstance(config, dict) else {}).get("metadata")
+    if not isinstance(told, dict) or "items_hash" not in told:
+        return ""
+    return str(told.get("grader", "nabla_eval"))
 
 
 def _part(
@@ -200,14 +210,19 @@ def _part(
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
     scores = scores_of(task, first, name)
     _refuse_incomplete(home, task, scores, records)
+    grader = facts["graders"].get(task, "")
+    said = {"grader": grader} if grader else {}
     return Part(
         folder=home,
         task=task,
         records=records,
         scores=scores,
         metrics=_metrics(task, first, name),
-        docs={p: {"doc": s.get("doc"), "target": s.get("target")} for p, s in problems.items()},
+        docs={
+            p: {"doc": s.get("doc"), "target": s.get("target"), **said} for p, s in problems.items()
+        },
         items={p: str(s.get("doc_hash") or s.get("doc")) for p, s in problems.items()},
+        grader=grader,
         seed=facts["seed"],
         preset=facts["preset"],
         seconds=facts["seconds"] if facts["tasks"] == 1 else math.nan,

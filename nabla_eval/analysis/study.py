@@ -89,7 +89,18 @@ def _size(run: Run) -> tuple[bool, int, str]:
 
 
 def _same_items(parts: Sequence[Part], common: bool) -> list[Part]:
-    """The parts of one task, refused or cut to the common items where they differ."""
+    """The parts of one task, refused or cut to the common items where they differ.
+
+    Raises `DataError` also where they were graded by different rules.
+    """
+    graders = {part.grader: part.folder.name for part in parts}
+    if len(graders) > 1:
+        told = ", ".join(f"{name or 'an unnamed grader'} ({at})" for name, at in graders.items())
+        raise DataError(
+            f"The runs of {parts[0].task} were graded by different rules: {told}. Compare runs of "
+            "one grader; a run is graded again by the same command with another --grader and "
+            "--output."
+        )
     shared = set.intersection(*(set(part.items.items()) for part in parts))
     odd = [part for part in parts if len(part.items) > len(shared)]
     if not odd:

@@ -9,7 +9,10 @@ Grade = Callable[[Mapping[str, Any], str], bool]
 
 
 def grader(task: str) -> Grade | None:
-    """A function from lm-eval's doc and target, and a response, to whether it is right."""
+    """A function from lm-eval's doc and target, and a response, to whether it is right.
+
+    The grader is the run's, where its results name one.
+    """
     return _countdown if task.startswith("nabla_countdown") else _mathematics
 
 
@@ -20,6 +23,7 @@ def _countdown(item: Mapping[str, Any], response: str) -> bool:
 
 
 def _mathematics(item: Mapping[str, Any], response: str) -> bool:
-    from nabla_eval.grading import grade
+    from nabla_eval.grading import GRADERS, grade
 
-    return grade(str(item["target"]), response).equal
+    chosen = item.get("grader", GRADERS[0])
+    return grade(str(item["target"]), response, grader=chosen).equal

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nabla_eval.errors import ConfigError
+from nabla_eval.grading.graders import GRADERS
 
 if TYPE_CHECKING:
     from nabla_eval.harness.folder import Claim
@@ -61,6 +62,11 @@ class Verbatim(click.Command):
     help="Problems that advance together; changes the speed, not the results.  [default: 32]",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ...  [default: CUDA if there is]")
+@click.option(
+    "--grader",
+    type=click.Choice(GRADERS),
+    help="Who says which final answers are right.  [default: nabla_eval]",
+)
 @click.option("--name", help="What tables call the run.  [default: the folder's name]")
 @click.option(
     "--output",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from nabla_eval.grading.equal import Grade, close, cluster, equal, grade, grade_batch
 from nabla_eval.grading.extract import extract
+from nabla_eval.grading.graders import GRADERS
 from nabla_eval.grading.pool import GradingError
 
 __all__ = [
+    "GRADERS",
     "Grade",
     "GradingError",
     "close",

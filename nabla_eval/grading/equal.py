@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from nabla_eval.grading.compare import same
 from nabla_eval.grading.extract import extract
+from nabla_eval.grading.graders import GRADERS
 from nabla_eval.grading.normalise import normalise
 from nabla_eval.grading.pool import Pool, Verdict
 
@@ -20,10 +22,11 @@ TIMEOUT = 5.0
 MAX_ANSWER = 2000
 """Longer answers are wrong unless they are spelt like the gold answer."""
 
+_MARKED = re.compile(r"\\boxed|\$|\\\(|\\\[")  # text that says where its mathematics is
 _CACHE_SIZE = 4096
 _pool = Pool()
 # Verdicts with the deadline they were given.
-_cache: OrderedDict[tuple[str, str], tuple[Verdict, float]] = OrderedDict()
+_cache: OrderedDict[tuple[str, str, str], tuple[Verdict, float]] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
@@ -66,17 +69,40 @@ def grade(
     extracted: bool = False,
     in_thought: bool = False,
     timeout: float = TIMEOUT,
+    grader: str = GRADERS[0],
 ) -> Grade:
     """Grade a whole response, or an answer taken from one where ``extracted`` is true.
 
-    ``in_thought`` is passed on to `extract`; ``timeout`` is in seconds of processor time.
+    ``in_thought`` is passed on to `extract`; ``timeout`` is in seconds of processor time. With
+    ``grader="math_verify"``, math-verify finds the answer and compares it, by its own rules.
     """
+    if grader == "math_verify":
+        return _published(gold, response, extracted, timeout)
     if response is not None and response.strip() and response.strip() == gold.strip():
         return Grade(True, response.strip())
     answer = response if extracted else extract(response, in_thought=in_thought)
     if answer is None or not answer.strip():
         return Grade(False, None, reason="no_answer")
-    verdict = _verdict(gold, answer, timeout)
+    return _graded(_verdict(gold, answer, timeout), answer)
+
+
+def _published(gold: str, response: str | None, extracted: bool, timeout: float) -> Grade:
+    """math-verify's own verdict, and the answer that it read."""
+    if response is None or not response.strip():
+        return Grade(False, None, reason="no_answer")
+    told = _marked(response) if extracted else response
+    verdict = _ask_worker(_marked(reference(gold)), told, timeout, "math_verify")
+    if verdict.error is None and verdict.answer is None:
+        return Grade(False, None, reason="no_answer")
+    return _graded(verdict, verdict.answer)
+
+
+def _marked(answer: str) -> str:
+    """An answer so that math-verify, which reads texts, takes all of it for mathematics."""
+    return answer if _MARKED.search(answer) else rf"\boxed{{{answer}}}"
+
+
+def _graded(verdict: Verdict, answer: str | None) -> Grade:
     if verdict.error is None:
         return Grade(verdict.equal, answer)
     reason = {"timeout": "grader_timeout", "too_long": "too_long"}.get(
@@ -92,6 +118,7 @@ def grade_batch(
     extracted: bool = False,
     in_thought: bool = False,
     timeout: float = TIMEOUT,
+    grader: str = GRADERS[0],
 ) -> list[Grade]:
     """`grade` for many (gold, response) pairs on up to ``workers`` (at most 4) processes.
 
@@ -100,7 +127,13 @@ def grade_batch(
     with ThreadPoolExecutor(max_workers=workers) as threads:
         jobs = [
             threads.submit(
-                grade, gold, text, extracted=extracted, in_thought=in_thought, timeout=timeout
+                grade,
+                gold,
+                text,
+                extracted=extracted,
+                in_thought=in_thought,
+                timeout=timeout,
+                grader=grader,
             )
             for gold, text in pairs
         ]
@@ -175,15 +208,15 @@ def _verdict(gold: str, answer: str | None, timeout: float) -> Verdict:
     return _ask_worker(a, b, timeout)
 
 
-def _ask_worker(gold: str, answer: str, timeout: float) -> Verdict:
-    key = (gold, answer)
+def _ask_worker(gold: str, answer: str, timeout: float, grader: str = GRADERS[0]) -> Verdict:
+    key = (gold, answer, grader)
     with _cache_lock:
         verdict, seconds = _cache.get(key, (None, 0.0))
         # A longer deadline may still decide what was cut off.
         if verdict is not None and not (verdict.timed_out and timeout > seconds):
             _cache.move_to_end(key)
             return verdict
-    verdict = _pool.ask(gold, answer, timeout)
+    verdict = _pool.ask(gold, answer, timeout, grader)
     with _cache_lock:
         _cache[key] = (verdict, timeout)
         while len(_cache) > _CACHE_SIZE:

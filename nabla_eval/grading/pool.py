@@ -53,6 +53,7 @@ class Verdict:
 
     equal: bool
     error: str | None = None
+    answer: str | None = None  # that math-verify found in a response
 
     @property
     def timed_out(self) -> bool:
@@ -74,12 +75,12 @@ class Worker:
         self.requests = 0
         self.ready = False
 
-    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def ask(self, gold: str, answer: str, seconds: float, grader: str = "nabla_eval") -> Verdict:
         """Compare two answers; the process is dead afterwards when it needed more ``seconds``."""
         if not self.ready:
             self._await_ready()
         self.requests += 1
-        request = {"gold": gold, "answer": answer, "seconds": seconds}
+        request = {"gold": gold, "answer": answer, "seconds": seconds, "grader": grader}
         try:
             self._send(request)
             reply = self._receive(time.monotonic() + PATIENCE * seconds)
@@ -92,7 +93,7 @@ class Worker:
             return Verdict(False, "timeout" if timed_out else "died")
         if self.requests >= MAX_REQUESTS or reply["error"] == "MemoryError":
             self.kill()
-        return Verdict(reply["equal"] is True, reply["error"])
+        return Verdict(reply["equal"] is True, reply["error"], reply.get("answer"))
 
     def _await_ready(self) -> None:
         try:
@@ -169,15 +170,16 @@ class Pool:
         self._idle: list[Worker] = []
         _pools.add(self)
 
-    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def ask(self, gold: str, answer: str, seconds: float, grader: str = "nabla_eval") -> Verdict:
         """Compare two normalised answers in a worker within ``seconds`` of its processor time.
 
-        Neither the start of a worker nor waiting for a free one counts.
+        For grader math_verify, a gold answer and a whole response. Neither the start of a worker
+        nor waiting for a free one counts.
         """
         with self._free:
-            return self._ask(gold, answer, seconds)
+            return self._ask(gold, answer, seconds, grader)
 
-    def _ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def _ask(self, gold: str, answer: str, seconds: float, grader: str) -> Verdict:
         with self._lock:
             worker = self._idle.pop() if self._idle else None
         if worker is not None and not worker.alive:
@@ -185,7 +187,7 @@ class Pool:
             worker = None
         worker = worker or Worker()
         try:
-            verdict = worker.ask(gold, answer, seconds)
+            verdict = worker.ask(gold, answer, seconds, grader)
         except BaseException:
             # KeyboardInterrupt included: a reply still to come must not answer the next request.
             worker.kill()

@@ -2,9 +2,10 @@
 
 Protocol on stdin and stdout: a message is its length in bytes (4 bytes, big-endian) and that many
 bytes of JSON. The worker says {"ready": true} once, then answers every {"gold", "answer",
-"seconds"} with {"equal", "error"}. It ends when stdin closes. The deadline is processor time, so
-that a verdict does not depend on what else the machine does: the kernel ends the process by
-SIGPROF, even inside long integer arithmetic, and whether or not the parent still lives.
+"seconds", "grader"} with {"equal", "error"}, and with the "answer" that math-verify found where it
+grades. It ends when stdin closes. The deadline is processor time, so that a verdict does not depend
+on what else the machine does: the kernel ends the process by SIGPROF, even inside long integer
+arithmetic, and whether or not the parent still lives.
 """
 
 from __future__ import annotations
@@ -46,8 +47,14 @@ def _verdict(request: dict[str, Any]) -> dict[str, Any]:
     from nabla_eval.grading.algebra import same_expression
     from nabla_eval.grading.compare import same
 
+    gold, answer = request["gold"], request["answer"]
     try:
-        return {"equal": same(request["gold"], request["answer"], same_expression), "error": None}
+        if request["grader"] == "math_verify":
+            from nabla_eval.grading.published import verdict
+
+            equal, found = verdict(gold, answer)
+            return {"equal": equal, "error": None, "answer": found}
+        return {"equal": same(gold, answer, same_expression), "error": None}
     except (MemoryError, RecursionError) as error:
         return {"equal": False, "error": type(error).__name__}
     except Exception as error:

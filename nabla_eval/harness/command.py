@@ -26,6 +26,7 @@ from nabla_eval.structure import UNREADABLE, mismatch
 from nabla_eval.traces.manifest import Manifest
 
 TASK = "nabla_countdown"
+COUNTED = (TASK, "nabla_countdown4")
 # lm-eval's options that answers or scores depend on, besides those that have a name in `run.json`.
 OPTIONS = (
     "num_fewshot", "gen_kwargs", "apply_chat_template", "fewshot_as_multiturn",
@@ -119,7 +120,8 @@ class Command:
 def compose(rest: Sequence[str], **given: Any) -> Command:
     """Read lm-eval's own options (`rest`) and those of `nabla-eval run` (`given`), which win.
 
-    `given`: method, preset, n, tasks, seed, limit, settings (name -> value), batch_size, device.
+    `given`: method, preset, n, tasks, seed, limit, settings (name -> value), batch_size, device,
+    grader (which tasks on problem sets read among lm-eval's metadata).
     Raises `ConfigError` for model arguments that cannot work; lm-eval's parser exits on its own.
     """
     namespace = _parsed(rest)
@@ -137,7 +139,10 @@ def compose(rest: Sequence[str], **given: Any) -> Command:
     if "batch_size" not in namespace:
         chosen = given.get("batch_size") or stored.get("batch_size") or 32
         namespace.batch_size = options.pop("batch_size", chosen)
+    if given.get("grader") is not None:
+        namespace.metadata = {**(namespace.metadata or {}), "grader": given["grader"]}
     tasks = [*given.get("tasks", ()), *(namespace.tasks or _names(stored.get("tasks")))] or [TASK]
+    _check_grader(namespace.metadata, tasks)
     arguments = model_args.read(options)
     if arguments.trace_dir is not None:
         raise ConfigError(
@@ -145,6 +150,16 @@ def compose(rest: Sequence[str], **given: Any) -> Command:
             "trace_dir out, and choose the folder with --output."
         )
     return Command(namespace, tuple(dict.fromkeys(tasks)), options, arguments)
+
+
+def _check_grader(metadata: Mapping[str, Any] | None, tasks: Sequence[str]) -> None:
+    """Raise `ConfigError` where all tasks are ours and none has final answers to grade."""
+    named = (metadata or {}).get("grader")
+    if named is not None and all(name in COUNTED for name in tasks):
+        raise ConfigError(
+            f"grader={named}: the answers of {', '.join(tasks)} are checked by arithmetic. Leave "
+            "it out, or choose a task on a problem set, such as nabla_math500."
+        )
 
 
 def _parsed(rest: Sequence[str]) -> Namespace:

@@ -32,6 +32,12 @@ class Settings:
     fewshot_as_multiturn: bool = True
     system_instruction: str | None = None
     include_path: tuple[str, ...] = ()
+    grader: str | None = None  # of tasks on problem sets
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """What tasks are told beside their files."""
+        return None if self.grader is None else {"grader": self.grader}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,6 +48,7 @@ class Settings:
             "apply_chat_template": self.apply_chat_template or None,
             "system_instruction": self.system_instruction,
             "fewshot_as_multiturn": None if self.fewshot_as_multiturn else False,
+            "metadata": self.metadata,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -124,7 +131,7 @@ class Bench:
 
     def _tasks(self) -> Any:
         if self._manager is None:
-            self._manager = task_manager(self.tasks, self.settings.folders)
+            self._manager = task_manager(self.tasks, self.settings.folders, self.settings.metadata)
         return self._manager
 
     def _task(self, name: str) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,21 +46,32 @@ def _environment_once(known: dict[str, Any]) -> Callable[[dict[str, Any]], None]
     return add
 
 
-def own_manager(folders: Sequence[str | Path]) -> Any:
+def own_manager(folders: Sequence[str | Path], metadata: Mapping[str, Any] | None = None) -> Any:
     """lm-eval's `TaskManager` of the given folders alone: no search through its own thousands."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    return TaskManager(
+        include_path=[str(folder) for folder in folders],
+        include_defaults=False,
+        metadata=None if metadata is None else dict(metadata),
+    )
 
 
-def task_manager(names: Iterable[str], folders: Sequence[str | Path]) -> Any:
+def task_manager(
+    names: Iterable[str],
+    folders: Sequence[str | Path],
+    metadata: Mapping[str, Any] | None = None,
+) -> Any:
     """The cheapest `TaskManager` that knows all the names (10 to 20 s for one that knows all)."""
     from lm_eval.tasks import TaskManager
 
-    own = own_manager(folders)
+    own = own_manager(folders, metadata)
     if all(knows(own, name) for name in names):
         return own
-    return TaskManager(include_path=[str(folder) for folder in folders])
+    return TaskManager(
+        include_path=[str(folder) for folder in folders],
+        metadata=None if metadata is None else dict(metadata),
+    )
 
 
 def knows(manager: Any, name: str) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 from lm_eval.api.filter import Filter, FilterEnsemble
 from lm_eval.api.task import ConfigurableTask
 
-from nabla_eval.errors import ConfigError
-from nabla_eval.grading import grade_batch
+from nabla_eval.errors import ConfigError, suggest
+from nabla_eval.grading import GRADERS, grade_batch
 from nabla_eval.harness.math_metrics import check_metrics, metric_list, sample_metrics
 from nabla_eval.harness.metrics import listed
 from nabla_eval.harness.preflight import plain_errors
@@ -43,6 +43,9 @@ class MathTask(ConfigurableTask):
     - `metric_list` picks metrics, by default all: exact_match (= avg@k), pass@k, maj@k, truncated,
       no_answer, grader_timeout and the costs.
 
+    `--metadata '{"grader": "math_verify"}'` (or `metadata:` in YAML) has math-verify grade alone,
+    as in most published figures; it finds answers by its own rules. maj@k groups them by ours.
+
     The items come from the folder that `--metadata '{"data_dir": ...}'` or the environment's
     `NABLA_DATA` names, else from the hub. Their number, hash and source are in the results, under
     `configs.<task>.metadata`. Raises `ConfigError` and `DataError`.
@@ -57,6 +60,8 @@ class MathTask(ConfigurableTask):
         check_metrics([m["metric"] for m in config["metric_list"]], samples, config["task"])
         # Named here too, so that lm-eval does not look for the metrics among its own.
         super().__init__(config={**config, "process_results": type(self).process_results})
+        self.grader = self._grader()
+        self.config.metadata = {**(self.config.metadata or {}), "grader": self.grader}
         if self.config.filter_list is None:
             self._filters = [FilterEnsemble("none", [KeepAll])]
 
@@ -81,6 +86,12 @@ class MathTask(ConfigurableTask):
         self.config.metadata = {**(self.config.metadata or {}), **found}
         self.dataset = {"test": Dataset.from_list([dict(item) for item in copy.items])}
 
+    def _grader(self) -> str:
+        name = (self.config.metadata or {}).get("grader") or GRADERS[0]
+        if name not in GRADERS:
+            raise ConfigError(f"There is no grader {name!r}. {suggest(str(name), GRADERS)}")
+        return str(name)
+
     def _folder(self) -> Path | None:
         named = (self.config.metadata or {}).get("data_dir") or os.environ.get(VARIABLE)
         return Path(named).expanduser() if named else None
@@ -92,7 +103,8 @@ class MathTask(ConfigurableTask):
         that stand beyond `repeats`, none is a sample of its own.
         """
         responses = listed(results)[: self.config.repeats]
-        grades = grade_batch((doc["answer"], str(response)) for response in responses)
+        pairs = ((doc["answer"], str(response)) for response in responses)
+        grades = grade_batch(pairs, grader=self.grader)
         return sample_metrics(grades, responses, self._metric_fn_list)
 
 

@@ -29,6 +29,7 @@ import yaml
 
 from nabla_eval.config import fingerprint
 from nabla_eval.errors import ConfigError, DataError, suggest
+from nabla_eval.grading.graders import GRADERS
 from nabla_eval.harness.arguments import COMMON_NAMES, Arguments, read
 from nabla_eval.harness.evaluation import Settings
 from nabla_eval.harness.folder import manifest_of
@@ -36,9 +37,9 @@ from nabla_eval.methods.registry import METHODS, option_names
 from nabla_eval.traces.manifest import Manifest
 
 KEYS = (
-    "name", "tasks", "seeds", "limit", "batch_size", "device", "num_fewshot", "gen_kwargs",
-    "apply_chat_template", "fewshot_as_multiturn", "system_instruction", "include_path", "grid",
-    "variants",
+    "name", "tasks", "grader", "seeds", "limit", "batch_size", "device", "num_fewshot",
+    "gen_kwargs", "apply_chat_template", "fewshot_as_multiturn", "system_instruction",
+    "include_path", "grid", "variants",
 )  # fmt: skip
 # What every cell gets from elsewhere.
 TAKEN = {"seed": "seeds", "trace_dir": None, "batch_size": "batch_size", "device": "device"}
@@ -265,6 +266,9 @@ def _settings(file: Path, source: Mapping[str, Any]) -> Settings:
     batch = given("batch_size", int, "an integer >= 1")
     if batch is not None and batch < 1:
         raise _wrong(file, "batch_size", batch, "an integer >= 1")
+    grader = given("grader", str, " or ".join(GRADERS))
+    if grader is not None and grader not in GRADERS:
+        raise _wrong(file, "grader", grader, " or ".join(GRADERS))
     multiturn = given("fewshot_as_multiturn", bool, "true or false")
     return Settings(
         limit=limit,
@@ -276,6 +280,7 @@ def _settings(file: Path, source: Mapping[str, Any]) -> Settings:
         fewshot_as_multiturn=True if multiturn is None else multiturn,
         system_instruction=given("system_instruction", str, "a text"),
         include_path=tuple(_texts(file, "include_path", source.get("include_path"))),
+        grader=grader,
     )
 
 

@@ -98,8 +98,8 @@ def explained(model: Any, name: str) -> Iterator[None]:
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
-            f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try another "
-            "dtype or attn_implementation (float32 and sdpa suit most), or another model."
+            f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try "
+            "another dtype or attn_implementation (float32 and sdpa suit most), or another model."
         ) from error
 
 

@@ -10,7 +10,8 @@ from error_table import documented
 from run_folders import BEST_OF_N, MODELS, NABLA, candidate, record, sample, write_run
 
 from nabla_eval.analysis.folders import find, read_folder
-from nabla_eval.analysis.study import load
+from nabla_eval.analysis.study import _same_items, load
+from nabla_eval.cli.grading import grader
 from nabla_eval.errors import DataError
 
 
@@ -279,3 +280,28 @@ def test_a_damaged_results_file_is_named(tmp_path):
     (folder / "run.json").write_text("[]")
     with pytest.raises(DataError, match=r"run\.json: it is a list and not a mapping"):
         load([folder])
+
+
+def test_runs_of_different_graders_are_not_compared(tmp_path):
+    def graded(name, metadata):
+        folder = write_run(tmp_path / name, [record(0), record(1)], [1.0, 0.0])
+        (file,) = folder.rglob("results_*.json")
+        told = json.loads(file.read_text())
+        configs = {"toy": {} if metadata is None else {"metadata": metadata}}
+        file.write_text(json.dumps({**told, "configs": configs}))
+        return folder
+
+    before = graded("before", {"items_hash": "x"})  # when nobody else graded
+    ours = graded("ours", {"items_hash": "x", "grader": "nabla_eval"})
+    theirs = graded("theirs", {"items_hash": "x", "grader": "math_verify"})
+    assert [part.grader for f in (before, ours, theirs) for part in read_folder(f)] == [
+        "nabla_eval", "nabla_eval", "math_verify",
+    ]  # fmt: skip
+    (part,) = read_folder(theirs)
+    judge, response = grader("nabla_math500"), r"\boxed{ddo}"
+    assert judge({**part.docs["toy/0"], "target": "odd"}, response)  # graded now, by the same rules
+    assert not judge({"target": "odd"}, response)
+    assert [part.grader for part in read_folder(graded("other", None))] == [""]
+    assert _same_items([*read_folder(before), *read_folder(ours)], common=False)
+    with pytest.raises(DataError, match=r"of toy were graded by different rules: nabla_eval"):
+        _same_items([*read_folder(ours), *read_folder(theirs)], common=True)

@@ -27,6 +27,17 @@ def test_own_options_win_over_model_args_and_both_reach_the_model() -> None:
     assert manifest["options"] == {"num_fewshot": 3}
 
 
+def test_the_grader_is_told_to_tasks_and_noted_in_run_json() -> None:
+    rest = ["--metadata", "data_dir=problems"]
+    made = compose(rest, tasks=("nabla_math500",), grader="math_verify")
+    told = {"data_dir": "problems", "grader": "math_verify"}
+    assert made.namespace.metadata == told
+    assert made.manifest("c", "n")["options"]["metadata"] == told
+    with pytest.raises(ConfigError, match=r"nabla_countdown are checked by arithmetic\. Leave it"):
+        compose([], grader="math_verify")
+    compose([], tasks=("nabla_countdown", "nabla_amc"), grader="math_verify")
+
+
 def test_the_defaults() -> None:
     made = compose([])
     assert made.tasks == ("nabla_countdown",)

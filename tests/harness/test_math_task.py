@@ -168,6 +168,24 @@ def test_answers_to_padding_copies_are_not_scored(aime: Any) -> None:
     assert (scored["exact_match"], scored["pass@4"], scored["maj@4"]) == (0.25, 1, 0)
 
 
+def test_math_verify_may_grade_and_the_results_say_who_did(
+    task_of: Callable[..., Any], offline: Path
+) -> None:
+    doc, response = {"answer": "odd"}, r"\boxed{ddo}"  # equal as products of letters
+    set_ = "dataset_kwargs: {problem_set: aime24}"
+    ours = task_of(set_)
+    assert ours.config.metadata["grader"] == "nabla_eval"
+    assert ours.process_results(doc, [[response]])["exact_match"] == 0
+    for theirs in (
+        task_of(set_, metadata={"grader": "math_verify"}),
+        task_of(set_, "metadata: {grader: math_verify}"),
+    ):
+        assert theirs.config.metadata["grader"] == "math_verify"
+        assert theirs.process_results(doc, [[response]])["exact_match"] == 1
+    with pytest.raises(ConfigError, match=r"no grader 'math-verify'\. Did you mean math_verify"):
+        task_of(set_, metadata={"grader": "math-verify"})
+
+
 def test_the_papers_example_of_gsm8k(task_of: Callable[..., Any], offline: Path) -> None:
     """D.3: a profit of 70,000 is right; the policy's own answer, -10,000, is not."""
     task = task_of("dataset_kwargs: {problem_set: gsm8k}")

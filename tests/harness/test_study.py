@@ -114,6 +114,20 @@ def test_settings_are_lm_evals(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_the_grader_of_a_sweep_is_that_of_a_run(tmp_path: Path) -> None:
+    from nabla_eval.harness.command import compose
+
+    found = study(tmp_path, "tasks: nabla_amc\ngrader: math_verify")
+    alone = compose([], tasks=("nabla_amc",), grader="math_verify")
+    assert found.settings.metadata == {"grader": "math_verify"}
+    assert (
+        found.cells[0].manifest(found.settings, "c")["options"]
+        == (alone.manifest("c", "n")["options"])
+    )
+    with pytest.raises(ConfigError, match="grader is 'me': it takes nabla_eval or math_verify"):
+        study(tmp_path, "tasks: nabla_amc\ngrader: me")
+
+
 def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path: Path) -> None:
     small = study(tmp_path, "tasks: a\ngrid: {n: [2]}")
     large = study(
