@@ -100,6 +100,7 @@ def test_values_of_several_unknowns_keep_their_order_where_names_are_left_out() 
     assert same("x=1,y=2", "2,1", nothing) is False
     assert same("x=1,y=2", "y=2,x=1", nothing) is True
     assert same("1,2", "2,1", nothing) is True
+    assert same("x=1,y=2,x=3", "x=3,y=2,x=1", nothing) is False  # which x goes with the y?
 
 
 def test_other_names_are_asked_about_only_where_both_values_have_unknowns() -> None:
