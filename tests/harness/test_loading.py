@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import architectures
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ModelError
@@ -72,6 +75,28 @@ def test_model_arguments_beat_lm_evals_own(policy_folder: str) -> None:
     )
     assert (model.width, str(model.device), model.pair.reward) == (5, "cpu", None)
     assert model.pair.policy.embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize("asked", [{}, {"dtype": "auto"}])
+def test_dtype_is_each_checkpoints_own_on_a_cpu_too(asked: dict[str, str], tmp_path: Path) -> None:
+    policy = AutoModelForCausalLM.from_pretrained(embedded.paths()[0], dtype=torch.bfloat16)
+    policy.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(embedded.paths()[0]).save_pretrained(tmp_path)
+    reward = str(embedded.paths()[1])
+    pair = NablaLM(pretrained=str(tmp_path), reward=reward, device="cpu", **asked).pair
+    assert pair.policy.embedding.dtype == torch.bfloat16
+    assert pair.judge.table.dtype == torch.float32
+
+
+def test_a_recurrent_policy_answers(tmp_path: Path, ask: Callable[..., Any]) -> None:
+    words = AutoTokenizer.from_pretrained(embedded.paths()[0])
+    rows = len(words)
+    architectures.architecture("mamba2", rows, torch.float32).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    reward = str(embedded.paths()[1])
+    model = NablaLM(pretrained=str(tmp_path), reward=reward, device="cpu", method="best_of_n", n=3)
+    responses = model.generate_until([ask(), ask()], disable_tqdm=True)
+    assert all(math.isfinite(response.stats["reward"]) for response in responses)
 
 
 def test_an_error_comes_before_any_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
