@@ -43,6 +43,8 @@ _AMBIGUOUS = re.compile(
     r"[0-9]_\{|[0-9.] [0-9.]|[0-9] ?\\frac\{[0-9]+\}\{[0-9]+\}\Z|'|!!|\^\{[^{}]*\} ?\^"
     r"|\.[0-9]*\\(?:overline|bar|dot)"
 )
+_ROW = re.compile(r"\[([^\[\]]+)\]")
+_ROWS = re.compile(r"\[(?:\[[^\[\]]+\][,;]?)+\]")
 _DIVISORS = re.compile(r"\\(?:gcd|lcm)(?![a-z])")
 _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
 _OPERATORS = """
@@ -121,11 +123,10 @@ def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
 
 def _as_matrix(node: Node, other: Node) -> Node:
     """``[[1,2],[3,4]]`` as a matrix where the other side is one."""
-    if not isinstance(other, Matrix) or not isinstance(node, Collection) or node.brackets != "[]":
+    if not isinstance(other, Matrix) or not _ROWS.fullmatch(node.text):
         return node
-    rows = [row.items for row in node.items if isinstance(row, Collection) and row.ordered]
-    whole = len(rows) == len(node.items) and len({len(row) for row in rows}) == 1
-    return Matrix(node.text, tuple(rows)) if whole else node
+    rows = [tuple(map(parse, re.split("[,;]", row))) for row in _ROW.findall(node.text)]
+    return Matrix(node.text, tuple(rows)) if len({len(row) for row in rows}) == 1 else node
 
 
 def _unlike(gold: Node, answer: Node, oracle: Oracle) -> bool | None:

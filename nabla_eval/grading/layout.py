@@ -45,7 +45,7 @@ _RENAMED = {
     "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "dots": r"\ldots ",
     "cdots": r"\ldots ", "dotsc": r"\ldots ", "dotsb": r"\ldots ", "ldots": r"\ldots ",
     "imath": "i", "exponentialE": "e", "euro": "€", "pounds": "£", "textdollar": r"\$",
-    "slash": "/",
+    "slash": "/", "rightarrow": r"\to ", "lg": r"\log_{10} ",
 }  # fmt: skip
 
 _TOKEN = re.compile(r"\\([A-Za-z]+)\*?|\\.|[{}]|[^\\{}]+|\\", re.DOTALL)

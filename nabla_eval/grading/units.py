@@ -13,6 +13,7 @@ from nabla_eval.grading.unit_table import PLAIN_SYMBOLS, Powers, powers
 
 # Words that change the value, so that no number may shed them.
 _MEANINGFUL_WORDS = """
+    is are was wrong incorrect false impossible invalid too cannot never above below
     halves thirds quarters fourths fifths sixths eighths tenths hundredths thousandths
     and or not no minus plus times over divided half third quarter score pair factorial choose mod
     modulo base to between from more less than least most about approximately around infinity

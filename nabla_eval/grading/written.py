@@ -30,7 +30,7 @@ _GROUPS = re.compile(
     r"(?! ?(?:/|\\frac| [0-9]|'))"
 )
 _DOTTED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])")
-_TIMES = re.compile(r"(?<=[0-9])(?<!\b0) ?[xX] ?(?=[0-9])")
+_TIMES = re.compile(r"(?<=[0-9])(?<!\b0)(?:\s|\\[,;: ])*[xX](?:\s|\\[,;: ])*(?=[0-9])")
 _HALF_OF_DAY = re.compile(r"(?<=[0-9]) ?([ap])(?:\.? ?m\.|m(?![A-Za-z]))", re.IGNORECASE)
 
 _REPEATING: list[tuple[re.Pattern[str], str]] = [
@@ -52,7 +52,6 @@ _SUBSCRIPT = re.compile(rf"_ ?\{{[\s(]*{_BASE}[\s)]*\}}")
 _IN_BASE = re.compile(
     rf"([0-9A-F]+) ?\(? ?(?:(?:in )?base[- ]?([0-9]{{1,2}}|{'|'.join(_NUMERALS)}))[\s)]*\Z"
 )
-_BRACKETED_DIGITS = re.compile(r"\(([0-9A-F]+)\) ?(?=_ ?\{?[0-9])")
 
 _PHRASES = {
     r"\emptyset": (
@@ -98,7 +97,6 @@ def numbers_as_digits(text: str) -> str:
         for pattern, replacement in _REPEATING:
             text = pattern.sub(replacement, text)
     text = _SUBSCRIPT.sub(lambda m: f"_{{{_NUMERALS.get(m[1], m[1])}}}", text)
-    text = _BRACKETED_DIGITS.sub(r"\1", text)
     return _IN_BASE.sub(lambda m: f"{m[1]}_{{{_NUMERALS.get(m[2], m[2])}}}", text)
 
 
