@@ -4,7 +4,7 @@ What counts, in this order:
 
 1. the last ``\boxed{}`` (or several boxes that only commas or "and" separate, as a list);
 2. what follows the last ``####`` (GSM8K's own format);
-3. what follows the last "answer is", "answer:" or "Answer" heading;
+3. the value in the sentence after the last "answer is", "answer:" or "Answer" heading (`sentence`);
 4. the whole response, if it is one expression on one line, without prose;
 5. the last mathematical span (``$...$``, ``\(...\)``, ``\[...\]``) or, if one stands after it, the
    last number.
@@ -38,7 +38,8 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     """The final answer in ``text``, or None when there is none.
 
     ``in_thought`` says that the prompt already opened a thinking block, so that a response which
-    never closes it holds no answer. The result is an excerpt of the text, not yet normalised.
+    never closes it holds no answer. The result is an excerpt of the text without HTML tags and emoji,
+    not yet normalised.
     """
     if not text:
         return None
