@@ -38,8 +38,8 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     """The final answer in ``text``, or None when there is none.
 
     ``in_thought`` says that the prompt already opened a thinking block, so that a response which
-    never closes it holds no answer. The result is an excerpt of the text without HTML tags and emoji,
-    not yet normalised.
+    never closes it holds no answer. The result is an excerpt of the text without HTML tags and
+    emoji, not yet normalised.
     """
     if not text:
         return None
