@@ -90,6 +90,7 @@ def test_items_are_paired_off_also_where_the_first_fit_takes_anothers_only_one()
 def test_nothing_is_decided_where_the_oracle_says_nothing() -> None:
     assert same("p+1,2", "r+1,2", lambda *_: None) is None
     assert same("p+1,2", "r+1,3", lambda *_: None) is None  # p+1 may be 3
+    assert same("(p+1,2)", "(r+1,2)", lambda *_: None) is None
     assert same("(p+1,2)", "(r+1,3)", lambda *_: None) is False
     assert same("p+1,2", "2,p+1", lambda *_: None) is True
 
