@@ -37,8 +37,8 @@ Table = Mapping[tuple[int, ...], tuple[float, Sequence[float]]]  # tokens: rewar
 class Script:
     """Judges responses by a table (others: reward -9, bad at position 1); notes what is asked."""
 
-    def __init__(self, table: Table, scored: int = 3) -> None:
-        self.table, self.scored = table, scored
+    def __init__(self, table: Table, scored: int = 3, draft: tuple[int, ...] = DRAFT) -> None:
+        self.table, self.scored, self.draft = table, scored, draft
         self.asked: list[Any] = []
 
     def __call__(self, requests: Sequence[Any]) -> list[Any]:
@@ -47,7 +47,7 @@ class Script:
 
     def answer(self, request: Any) -> Any:
         if isinstance(request, Generate):
-            tokens = DRAFT
+            tokens = self.draft
             if request.prefix is not None:
                 kept = request.prefix.tokens[: request.keep]
                 tokens = (*kept, request.token, *DRAFT)[:3]
@@ -106,6 +106,19 @@ def test_tokens_are_tried_once_each_in_the_choosers_order(options, order):
     assert {candidate.position for candidate in outcome.candidates} == {1}
     assert {candidate.verdict for candidate in outcome.candidates} == {"rejected"}
     assert sum(isinstance(request, (Weigh, Tilt)) for request in script.asked) == 1
+
+
+def test_a_tie_is_not_kept_even_where_nothing_is_bad_in_it():
+    script = Script({DRAFT: (0.0, BAD_AT_1), (3, 4, 3): (0.0, (1.0, 1.0, 1.0))})
+    outcome = solve(script, chooser="policy")
+    assert [c.verdict for c in outcome.candidates] == ["tie", "rejected", "rejected"]
+    assert outcome.tokens == DRAFT
+
+
+@pytest.mark.parametrize("chooser", ["policy", "prefix_gradient"])
+def test_as_many_tokens_are_tried_where_the_one_at_hand_is_not_among_the_best(chooser):
+    script = Script({(3, 6, 3): (0.0, BAD_AT_1)}, draft=(3, 6, 3))
+    assert tried(solve(script, chooser=chooser, candidates=2, beta=0.0)) == [3, 4]
 
 
 def test_what_is_better_is_kept_and_its_own_first_error_is_next():
