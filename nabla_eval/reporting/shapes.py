@@ -59,7 +59,7 @@ class AccuracyJSON(TypedDict):
     repeats: int
     seeds: list[int | None]
     accuracy: float
-    se: float | None
+    se: float | None  # clustered by problem; what the interval implies where no problem differs
     ci95: Interval
     majority: float | None
     pass_at: dict[str, float]

@@ -89,7 +89,8 @@ def test_the_numbers_are_lm_evals_own(finished):
         ours = rows[row.name]
         assert ours["problems"] == LIMIT == len(read(folder / row.folder))
         assert ours["accuracy"] == pytest.approx(metrics["exact_match,none"])
-        assert ours["se"] == pytest.approx(metrics["exact_match_stderr,none"])
+        error = metrics["exact_match_stderr,none"]  # 0 where all are right, which is not certain
+        assert ours["se"] == pytest.approx(error) if error else ours["se"] > 0.01
         assert ours["model_calls"] == pytest.approx(metrics["model_calls,none"])
         samples = (folder / row.folder / f"samples_{demo.TASK}.jsonl").read_text().splitlines()
         assert [json.loads(line)["doc_id"] for line in samples] == list(range(LIMIT))
