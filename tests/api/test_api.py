@@ -68,7 +68,7 @@ def test_refine_equals_the_specification(committed, update, parameterisation, an
     assert ref.logits.shape == ref.gradient.shape == (rows, PAIR.policy.vocabulary)
     problem = PAIR.problem(PROMPT, Key.root(0) / "refine", max_new_tokens=6)
     z = [naive.next_logits(PAIR, PROMPT + RESPONSE[:i]) for i in range(len(RESPONSE))]
-    sequence = naive.Sequence(RESPONSE, z, "eos", problem.key)
+    sequence = naive.Sequence(RESPONSE, z, "eos", problem.key, seen=len(RESPONSE) - 1)
     dto = ne.api.DTO(
         steps=6, lr=0.2, min_lr=0.001, objective=Objective(lam=1.0, nll_weight=0.1), **options
     )
