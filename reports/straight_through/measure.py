@@ -174,13 +174,14 @@ def _reading(table: Table) -> list[str]:
     else:
         way = "right" if reward["cosine"].value > 0 else "wrong"
         said = f"points the {way} way more often than not"
+    downhill = table["-r alone"]["descends"]
     downhill = 100 * table["-r alone"]["descends"].value
     return [
         f"The reward's part {said}: its cosine is {reward['cosine'].value:.2f}, and",
-        f"it points downhill at {downhill:.0f} % of positions, where a coin does at 50 %. With",
-        f"the likelihood beside it the cosine is {paper['cosine'].value:.2f}. The error is about",
-        "the size of the gradient itself, so no step size makes the bias small: it comes from",
-        "reading a slope at one vertex of the simplex as the difference to the others.",
+        f"it points downhill at {downhill:.0f} % of positions, where a coin does at 50 %. With the",
+        f"likelihood beside it the cosine is {paper['cosine'].value:.2f}. The error is about the",
+        "size of the gradient itself, so no step size makes the bias small: it comes from reading",
+        "a slope at one vertex of the simplex as the difference to the others.",
     ]
 
 

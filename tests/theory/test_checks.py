@@ -63,7 +63,19 @@ def test_twenty_seeds_change_results_only_within_the_error(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ou_moments", "dto_reach", "exact_samples", "distances"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ou_moments",
+        "dto_reach",
+        "exact_samples",
+        "distances",
+        "output_law",
+        "discrete_rl",
+        "no_optimum",
+        "particles_agree",
+    ],
+)
 def test_costly_claims_hold_for_other_seeds(name: str) -> None:
     for seed in (1, 2):
         rows = checks.run_claim(name, Context(seed=seed))
