@@ -35,16 +35,17 @@ class Sequence:
     z: list[Tensor]  # one V-vector a token
     stop: StopReason
     key: Key
-    seen: int | None = None  # tokens before a stop string; None: all
+    seen: int | None = None  # tokens of it that are scored; None: all but the end token
     text: str = ""
     end_token: str = "template"
 
     @property
     def scored(self) -> list[int]:
         """What the reward model sees: no stop string, and no end token unless it is kept."""
-        if self.stop == "eos":
-            return self.y if self.end_token == "kept" else self.y[:-1]
-        return self.y[: self.seen]
+        if self.stop == "eos" and self.end_token == "kept":
+            return self.y
+        ended = self.seen is None and self.stop == "eos"
+        return self.y[:-1] if ended else self.y[: self.seen]
 
 
 @torch.no_grad()
