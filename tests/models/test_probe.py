@@ -47,7 +47,7 @@ CASES = [
     ("bamba", F64, None, HYBRID),
     ("granitemoehybrid", F32, None, HYBRID),
     ("falcon_h1", F64, None, HYBRID),
-    # Their steps let through what their whole passes clamp (`time_step_min`): 5e-5 of a state.
+    # Their single steps differ from their whole passes, by 5e-5 of a state and more.
     ("nemotron_h", F64, None, Batching("padded", None, "past_key_values", plain=False)),
     ("zamba2", F64, None, Batching("padded", None, "past_key_values", plain=False)),
     ("kimi_linear", F32, None, HYBRID),
