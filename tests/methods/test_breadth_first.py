@@ -130,14 +130,15 @@ def test_the_first_level_is_as_wide_as_all_later_ones_together():
     assert len({p for p in parents if p is not None}) == 4  # two levels of two
 
 
-def test_a_complete_response_stays_until_something_better_is_kept():
-    """`done.` is the best of the first level; what follows `b;` is judged and is worse."""
-    tree = {"": ["done.", "b;"], "b;": ["x.", "y."]}
-    worth = {"done.": 3.0, "b;": 2.0, "b;x.": 1.0, "b;y.": 0.0}
-    script = ScriptedTree(lambda text, i: tree[text][i % 2], worth.__getitem__)
+def test_a_complete_response_keeps_its_place_in_the_beam():
+    """`done.` is the best of the first level, so of `b;x;` and `b;y;` only the better goes on."""
+    tree = {"": ["done.", "b;"], "b;": ["x;", "y;"], "b;x;": ["1.", "2."], "b;y;": ["1.", "2."]}
+    worth = {"done.": 3.0, "b;": 2.0, "b;x;": 1.0, "b;y;": 0.5}
+    script = ScriptedTree(lambda text, i: tree[text][i % 2], lambda text: worth.get(text, 0.0))
     outcome = solve("beam", script, beams=2, width=2)
     assert outcome.text == "done." and outcome.reward == 3.0
     assert script.scored.count("done.") == 1
+    assert "b;x;1." in script.scored and "b;y;1." not in script.scored
 
 
 @pytest.mark.parametrize(("evaluator", "best"), [("likelihood", "b."), ("self_certainty", "a.")])
