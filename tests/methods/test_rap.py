@@ -10,6 +10,7 @@ from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
 from nabla_eval.engine.drive import drive
 from nabla_eval.methods.rap import Rap, Search, geometric
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.methods.steps import Node
 from nabla_eval.randomness import Key
 
 
@@ -167,6 +168,19 @@ def test_a_committed_root_keeps_its_subtree():
     visits = {s.text: s.visits for s in outcome.steps}
     committed = outcome.text[:2]
     assert visits[committed] == 4 and visits[outcome.text[2:]] == 4
+
+
+def test_the_root_moves_to_the_most_visited_child_and_to_the_better_of_two():
+    for visits, returns, chosen in [((3, 2), (0.2, 0.9), 0), ((2, 2), (0.2, 0.9), 1)]:
+        search = Search(PROBLEM, Rap(iterations=2, commit=True, evaluator="reward"))
+        children = [Node(i, search.root, trajectory(text)) for i, text in enumerate(("a.", "b."))]
+        search.root.children, search.root.visits = children, 5
+        for child, count, value in zip(children, visits, returns, strict=True):
+            child.visits = count
+            search.returns[child].append(value)
+        with pytest.raises(StopIteration):
+            next(search.run())
+        assert search.root is children[chosen]
 
 
 def test_without_delimiters_the_search_stops_and_says_so():
