@@ -133,7 +133,7 @@ class Asked:
     def __init__(self, verdict: Verdict) -> None:
         self.verdict, self.pairs = verdict, []
 
-    def ask(self, gold: str, answer: str, seconds: float) -> Verdict:
+    def ask(self, gold: str, answer: str, *_: object) -> Verdict:
         self.pairs.append((gold, answer))
         return self.verdict
 
