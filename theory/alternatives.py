@@ -67,7 +67,7 @@ REJECTS: dict[str, str] = {
     "transient_order": "implicit Euler of order 0 or 2; slow fluxes",
     "kl_decay_gaussian": "decay at λ_min, or at another mode's rate",
     "log_sobolev": "a constant above the largest that holds",
-    "particles_agree": "drift a tenth less, halved, zero or reversed; ULA without extrapolation",
+    "particles_agree": "drift a tenth less, halved, zero or reversed",
     "particles_in_distribution/mmd": "π for ρ*; drift halved, zero or reversed",
     "particles_in_distribution/sliced_w2": "drift halved, zero or reversed",
     "particles_in_distribution/w2_line": "drift halved, zero or reversed",
