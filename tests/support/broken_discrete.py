@@ -13,6 +13,7 @@ from theory.claims import laws, token_rl
 
 TRANSITION, GIBBS, FRONTIER = output_law.transition, discrete.gibbs, discrete.frontier
 BEST_OF_N, SWEEP = discrete.best_of_n, laws.sweep
+LAWS = output_law.output_laws
 
 
 def always_accepts(responses: Any, at: int, law: Any) -> Any:
@@ -57,6 +58,13 @@ MUTATIONS = [  # what, owner, name, broken, claim
     ("rejected candidates vanish", output_law, "transition", no_rejection, "output_law"),
     ("Algorithm 1 samples rho*", laws, "sweep", returns_gibbs, "output_law"),
     ("a refinement beyond Adam's reach", output_law, "refined", far_from_the_twin, "output_law"),
+    (
+        "one rollout more than paid for",
+        output_law,
+        "output_laws",
+        lambda responses, draws, n: LAWS(responses, draws, n + 1)[1:],
+        "output_law",
+    ),
     ("no entropy in L_PPO", discrete, "free_energy", free_energy_without_entropy, "output_law"),
     (
         "a frontier one per cent too low",

@@ -6,10 +6,11 @@ from typing import Any
 
 import sympy
 
-from theory import fokker_planck, gradients, proofs
+from theory import fokker_planck, free_energy, gaussian, gradients, proofs
 
 FLOWS = proofs.printed_flows
 GENERATOR = fokker_planck.generator
+RATE, RESIDUAL, ENERGY = proofs.energy_rate, proofs.general_residual, free_energy.on_grid
 
 
 def forward_in_time(rho: Any, log_pi: Any, r: Any, x: Any) -> dict[str, Any]:
@@ -36,6 +37,41 @@ MUTATIONS = [  # what, owner, name, broken, claim
         "generator",
         lambda target, grid: -GENERATOR(target, grid),
         "reversed_flow",
+    ),
+    (
+        "free energy with its sign turned",
+        free_energy,
+        "on_grid",
+        lambda rho, target, grid: -ENERGY(rho, target, grid),
+        "reversed_flow",
+    ),
+    (
+        "total variation for KL",
+        free_energy,
+        "kl",
+        lambda p, q, volume: float(abs(p - q).sum() * volume),
+        "reversed_flow",
+    ),
+    (
+        "a variance that does not move",
+        gaussian,
+        "ou_covariance",
+        lambda K, start, t: start,
+        "reversed_flow",
+    ),
+    (
+        "free energy the other way",
+        proofs,
+        "energy_rate",
+        lambda flow, rho, potential, x, sign: RATE(flow, rho, potential, x, -sign),
+        "printed_flow",
+    ),
+    (
+        "Eq. 23's middle member mended",
+        proofs,
+        "general_residual",
+        lambda dim, sign=1: RESIDUAL(dim),
+        "printed_flow",
     ),
     (
         "Eq. 11 mended",

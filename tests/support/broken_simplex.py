@@ -5,11 +5,12 @@ from __future__ import annotations
 import sympy
 import torch
 
-from theory import reach, simplex
+from theory import fokker_planck, reach, simplex
 from theory.gradients import Pair
 from theory.targets import Target
 
 LOSS, DRIFT = Pair.loss, Target.drift
+EVOLVE, ON_LOGIT = fokker_planck.evolve, simplex.on_logit
 
 
 def confined(pair: Pair, y: torch.Tensor) -> torch.Tensor:
@@ -57,6 +58,20 @@ MUTATIONS = [  # what, owner, name, broken, claim
         simplex,
         "logit_drift",
         lambda p, g: -reach.softmax_backward(p, g, 1.0),
+        "logit_langevin",
+    ),
+    (
+        "time a hundred times slower",
+        fokker_planck,
+        "evolve",
+        lambda A, rho, dt: EVOLVE(A, rho, dt / 100),
+        "restricted",
+    ),
+    (
+        "the Jacobian always there",
+        simplex,
+        "on_logit",
+        lambda pair, y, tokens, jacobian=True: ON_LOGIT(pair, y, tokens),
         "logit_langevin",
     ),
 ]
