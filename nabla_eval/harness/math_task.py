@@ -55,12 +55,12 @@ class MathTask(ConfigurableTask):
         if "lm_eval._cli.run" in sys.modules:
             plain_errors()
         config = {name: value for name, value in config.items() if name != "class"}
+        self.grader = grader_of(config.get("metadata"))
         samples = int(config.get("repeats", 1))
         config.setdefault("metric_list", metric_list(samples))
         check_metrics([m["metric"] for m in config["metric_list"]], samples, config["task"])
         # Named here too, so that lm-eval does not look for the metrics among its own.
         super().__init__(config={**config, "process_results": type(self).process_results})
-        self.grader = self._grader()
         self.config.metadata = {**(self.config.metadata or {}), "grader": self.grader}
         if self.config.filter_list is None:
             self._filters = [FilterEnsemble("none", [KeepAll])]
@@ -86,12 +86,6 @@ class MathTask(ConfigurableTask):
         self.config.metadata = {**(self.config.metadata or {}), **found}
         self.dataset = {"test": Dataset.from_list([dict(item) for item in copy.items])}
 
-    def _grader(self) -> str:
-        name = (self.config.metadata or {}).get("grader") or GRADERS[0]
-        if name not in GRADERS:
-            raise ConfigError(f"There is no grader {name!r}. {suggest(str(name), GRADERS)}")
-        return str(name)
-
     def _folder(self) -> Path | None:
         named = (self.config.metadata or {}).get("data_dir") or os.environ.get(VARIABLE)
         return Path(named).expanduser() if named else None
@@ -106,6 +100,14 @@ class MathTask(ConfigurableTask):
         pairs = ((doc["answer"], str(response)) for response in responses)
         grades = grade_batch(pairs, grader=self.grader)
         return sample_metrics(grades, responses, self._metric_fn_list)
+
+
+def grader_of(metadata: Mapping[str, Any] | None) -> str:
+    """Who grades a task with these metadata. Raises `ConfigError` for a grader that is unknown."""
+    name = (metadata or {}).get("grader") or GRADERS[0]
+    if name not in GRADERS:
+        raise ConfigError(f"There is no grader {name!r}. {suggest(str(name), GRADERS)}")
+    return str(name)
 
 
 def load(problems: ProblemSet, folder: Path | None) -> Copy:

@@ -182,8 +182,14 @@ def test_math_verify_may_grade_and_the_results_say_who_did(
     ):
         assert theirs.config.metadata["grader"] == "math_verify"
         assert theirs.process_results(doc, [[response]])["exact_match"] == 1
+
+
+def test_an_unknown_grader_is_refused_before_problems_are_loaded(
+    task_of: Callable[..., Any],
+) -> None:
+    told = {"grader": "math-verify"}
     with pytest.raises(ConfigError, match=r"no grader 'math-verify'\. Did you mean math_verify"):
-        task_of(set_, metadata={"grader": "math-verify"})
+        task_of("dataset_kwargs: {problem_set: aime24}", metadata=told)
 
 
 def test_the_papers_example_of_gsm8k(task_of: Callable[..., Any], offline: Path) -> None:
