@@ -22,7 +22,8 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 _ELSEWHERE = {
     "until": """
         stop stops stop_sequence stop_sequences stop_string stop_strings stop_word stop_words
-        stop_token stop_tokens stopping_criteria terminators eos eos_token eos_string eos_token_id
+        stop_token stop_tokens stop_token_ids stopping_criteria terminators eos eos_token
+        eos_string eos_token_id
     """,
     "max_gen_toks": """
         max_length max_len max_gen_tokens max_output_tokens max_tokens_to_sample num_predict

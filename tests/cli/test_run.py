@@ -163,10 +163,11 @@ def test_a_dry_run_writes_little_and_scales_what_it_cut(
 
     monkeypatch.setattr(engine_run.Run, "_response", response)
     monkeypatch.setattr(rehearsal, "TOKENS", 4)
-    chosen = '{"tiny_countdown": [1, 2, 5]}'  # which lm-eval refuses beside --limit
+    chosen = tmp_path / "chosen.json"  # documents, which lm-eval refuses beside --limit
+    chosen.write_text('{"tiny_countdown": [1, 2, 5]}')
     options = [
         "run", "--method", "best_of_n", "--n", "3", "--task", TASK, "--device", "cpu", "--dry-run",
-        "--samples", chosen, "--gen_kwargs", "max_new_tokens=400",
+        "--samples", str(chosen), "--gen_kwargs", "max_new_tokens=400",
         "--output", str(tmp_path / "run"), "--include_path", str(tiny_folder),
     ]  # fmt: skip
     result = CliRunner().invoke(main, options)
