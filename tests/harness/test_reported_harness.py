@@ -1,4 +1,4 @@
-"""Inputs made after public reports: prompts' ends, stop=, maj@k and pass@k, each row by its kind."""
+"""Inputs made after public reports: ends of prompts, stop=, maj@k and pass@k, row by row."""
 
 from __future__ import annotations
 
