@@ -169,7 +169,7 @@ def _refuse_rest(options: Mapping[str, Any]) -> None:
             also = ", which counts the tokens of the response alone" * (ours in LENGTHS)
             raise ConfigError(
                 f"--model nabla does not know the generation argument {name}={value!r}. lm-eval's "
-                f"name is {ours}{also}: try {ours}={value!r}."
+                f"name is {ours}{also}. Try {ours}={value!r}."
             )
         if name not in NEUTRAL:
             known = ("until", "do_sample", *SAMPLING, *LENGTHS)

@@ -37,7 +37,7 @@ def appended_eos(row: Row) -> None:
 
 def stop_names_until(row: Row) -> None:
     assert row["expected"] == "refused, naming until"
-    with pytest.raises(ConfigError, match=r"lm-eval's name is until: try until=\[';'\]"):
+    with pytest.raises(ConfigError, match=r"lm-eval's name is until. Try until=\[';'\]"):
         Reader(read({}))(row["input"]["gen_kwargs"])
 
 

@@ -168,7 +168,7 @@ def test_names_of_other_libraries_are_answered_with_lm_evals(name: str, ours: st
     with pytest.raises(ConfigError) as error:
         Reader(read({}))({name: [";"]})
     asked = ours.partition(",")[0]
-    assert f"lm-eval's name is {ours}: try {asked}=[';']." in str(error.value)
+    assert f"lm-eval's name is {ours}. Try {asked}=[';']." in str(error.value)
 
 
 @pytest.mark.parametrize(

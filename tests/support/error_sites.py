@@ -149,7 +149,7 @@ def shown(message: str) -> str:
     """A message without what differs between machines and runs."""
     text = " ".join(message.split())
     name = r"[^/\s:,;)\"']*[^/\s:,;)\"'.]"
-    text = re.sub(rf"/\S*?/pytest-of-[^/\s]+/pytest-\d+/{name}", "FOLDER", text)
+    text = re.sub(rf"/\S*?/pytest-of-[^/\s]+/pytest-\d+/(?:popen-gw\d+/)?{name}", "FOLDER", text)
     text = re.sub(rf"/tmp/{name}", "FOLDER", text)
     text = text.replace(f"{ROOT}/", "").replace(str(ROOT), "FOLDER")
     text = re.sub(r"127\.0\.0\.1:\d{5}", "127.0.0.1:PORT", text)

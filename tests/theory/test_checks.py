@@ -43,11 +43,13 @@ def test_the_claim_holds(name: str) -> None:
         assert row.name.startswith(f"{name}/")
         assert row.statement and row.why and row.rejects
         assert math.isfinite(row.expected) and math.isfinite(row.measured)
+    alternatives = {row for row in REJECTS if row.startswith(f"{name}/")}
+    assert alternatives <= {row.name.split("[")[0] for row in rows}
 
 
-def test_every_alternative_belongs_to_a_row() -> None:
-    rows = {row.name.split("[")[0] for name in CLAIMS for row in rows_of(name)}
-    assert set(REJECTS) <= rows | set(CLAIMS)
+def test_every_alternative_belongs_to_a_claim() -> None:
+    """`test_the_claim_holds` looks for its row."""
+    assert {row.partition("/")[0] for row in REJECTS} <= set(CLAIMS)
 
 
 @pytest.mark.parametrize("name", STATISTICAL)
@@ -77,9 +79,8 @@ def test_twenty_seeds_change_results_only_within_the_error(name: str) -> None:
     ],
 )
 def test_costly_claims_hold_for_other_seeds(name: str) -> None:
-    for seed in (1, 2):
-        rows = checks.run_claim(name, Context(seed=seed))
-        assert all(row.passed for row in rows), (seed, [r.name for r in rows if not r.passed])
+    rows = checks.run_claim(name, Context(seed=1))
+    assert all(row.passed for row in rows), [row.name for row in rows if not row.passed]
 
 
 def test_seedless_claims_draw_nothing() -> None:
