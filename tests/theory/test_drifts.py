@@ -23,6 +23,8 @@ WHOLE = ("particles_agree", "particles_in_distribution", "no_noise")
 ROWS = {
     "ou_moments": ("euler", "continuous"),
     "euler_stationary": ("particles",),
+    "bias_order": ("gaussian", "constant"),
+    "sign_error": ("correct",),
     "mala_unbiased": ("particles",),
     "wasserstein_contraction": ("particles",),
     "mixing_time": ("particles",),

@@ -22,6 +22,7 @@ from theory.checks import (
 )
 from theory.densities import Gaussian, matrix, vector
 from theory.gaussian import Array
+from theory.rewards import Linear
 
 PARTICLES = 20_000
 
@@ -151,6 +152,7 @@ def coupled_bias(h: float, particles: int, seed: int) -> tuple[float, float]:
 
     Both share their noise, so nearly all of the sampling error cancels.
     """
+    target = targets.Target(Gaussian(vector([0.0]), matrix([[1.0]])), Linear(vector([0.0])), 0.0)
     steps = math.ceil(6 / h)
     exact = ula = noise.normal(seed, f"bias/start/{h}", 0, (particles,))
     keep = math.exp(-h)
@@ -158,7 +160,10 @@ def coupled_bias(h: float, particles: int, seed: int) -> tuple[float, float]:
     for n in range(steps):
         xi = noise.normal(seed, f"bias/{h}", n, (particles,))
         exact = keep * exact + spread * xi
-        ula = langevin.euler_mean(ula, -ula, h) + langevin.noise_scale(h) * xi
+        ula = (
+            langevin.euler_mean(ula, target.drift(ula[:, None])[:, 0], h)
+            + langevin.noise_scale(h) * xi
+        )
     difference = ula**2 - exact**2
     return difference.mean().item(), difference.std().item() / math.sqrt(particles)
 
