@@ -15,6 +15,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.logic import And
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
@@ -30,6 +31,8 @@ _SUM = re.compile(r"[+-]")
 _UNEVALUATED = (
     sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.UnevaluatedExpr
 )  # fmt: skip
+# The parser's default takes R and r for one symbol, and R^2 - r^2 for 0.
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 40
 _MAX_DIGITS = 1200
 _NEGLIGIBLE = sympy.Float("1e-25")
@@ -73,7 +76,12 @@ def _parse(text: str, *, complex_numbers: bool) -> Any:
         if any(_SUM.search(_without_groups(side.strip()), 1) for side in sides):
             raise ValueError("a sum beside \\bmod: which part it takes is not clear")
         return sympy.Mod(*(_parse(side, complex_numbers=complex_numbers) for side in sides))
-    parsed = latex2sympy(text, is_real=not complex_numbers, normalization_config=None)
+    parsed = latex2sympy(
+        text,
+        is_real=not complex_numbers,
+        conversion_config=_CONVERSION,
+        normalization_config=None,
+    )
     if isinstance(parsed, sympy.Expr):
         # An index of summation called i is not free.
         units = {symbol: sympy.I for symbol in parsed.free_symbols if symbol.name == "i"}
