@@ -20,6 +20,8 @@ from nabla_eval.grading.nodes import (
     Node,
     Relation,
     function_of,
+    in_order,
+    named,
     requested,
 )
 from nabla_eval.grading.normalise import COMMANDS
@@ -105,9 +107,9 @@ def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
     if isinstance(gold, Assignment) and isinstance(answer, Assignment):
         return _same_assignment(gold, answer, oracle)
     if isinstance(gold, Assignment):
-        return _same(gold.value, answer, oracle)
+        return _same(named(gold, answer), answer, oracle)
     if isinstance(answer, Assignment):
-        return _same(gold, answer.value, oracle)
+        return _same(gold, named(answer, gold), oracle)
     if isinstance(gold, Leaf) and isinstance(answer, Leaf):
         return _same_leaf(gold, answer, oracle)
     if isinstance(gold, Collection) and isinstance(answer, Collection):
@@ -235,7 +237,8 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
     # Values of several unknowns keep their order where one side leaves the names out.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
-        pairs = list(zip(gold.items, answer.items, strict=True))
+        listed = (c.items if repeated else in_order(c.items) for c in (gold, answer))
+        pairs = list(zip(*listed, strict=True))
         if kinds == {":"} and any(_padded(a) != _padded(b) for a, b in pairs[1:]):
             return False
         return _all(_same(a, b, oracle) for a, b in pairs)

@@ -30,6 +30,18 @@ _BETWEEN_BOXES = re.compile(
     r"(?:\s|[,;$&]|\\[()\[\]]|\\q?quad|\\[,;! ]|\\text\s*\{\s*(?:,?\s*and|or)\s*\}|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=)*\Z"
 )
+_MARKS = r"[ *$]{0,4}\n?[ *$]{0,4}"
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never|neither|nor|rather than|instead of|incorrectly)|n't)\**"
+    rf"(?: (?:be|equal to|equal|simply|just|the answer))*:?{_MARKS}(?:\\[(\[]\s?)?\Z",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    rf"{_MARKS}(?:\\[)\]])?[ .*]*(?:is|was|cannot be|can't be)\b(?: (?:clearly|also|actually))? "
+    r"(?:wrong|incorrect|impossible|false|not (?:correct|right|possible|valid|a solution)"
+    r"|not the (?:(?:correct|right|final) )?(?:answer|solution|value|one))\b",
+    re.IGNORECASE,
+)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
@@ -47,7 +59,7 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     boxed, text = _boxed(_ANSWER_TAG.sub(_announced, clean(text)))
     found = boxed or _after_hashes(text) or after_phrase(text) or bare(text) or _last(text)
     found = _trim(found) if found else ""
-    return found or None
+    return found if found.strip("$ ") else None
 
 
 def _announced(tag: re.Match[str]) -> str:
@@ -75,6 +87,11 @@ def _boxed(text: str) -> tuple[str | None, str]:
                 boxes.pop()
             if content := text[inside : match.start()].strip():
                 boxes.append((start, match.end(), content))
+    kept = [box for box in boxes if not _denied(text, box[0], box[1])]
+    if boxes and not kept:
+        # What is not the answer is no value of the text either.
+        text = _blanked(text, boxes)
+    boxes = kept
     if not boxes:
         unclosed = min((opened[0] for opened in stack if opened is not None), default=len(text))
         return None, text[:unclosed]
@@ -85,6 +102,21 @@ def _boxed(text: str) -> tuple[str | None, str]:
             break
         group.insert(0, box)
     return ", ".join(dict.fromkeys(content for _, _, content in group)), text
+
+
+def _denied(text: str, start: int, end: int) -> bool:
+    """Whether the words beside a box say that it is not the answer."""
+    before, after = text[max(0, start - 60) : start], text[end : end + 60]
+    return _DENIED.search(before) is not None or _DENIED_AFTER.match(after) is not None
+
+
+def _blanked(text: str, boxes: list[tuple[int, int, str]]) -> str:
+    """``text`` with spaces in place of its boxes, so that positions stay what they are."""
+    pieces, position = [], 0
+    for start, end, _ in boxes:
+        pieces += [text[position:start], " " * (end - start)]
+        position = end
+    return "".join([*pieces, text[position:]])
 
 
 def _after_hashes(text: str) -> str | None:

@@ -79,6 +79,25 @@ def is_name(text: str) -> bool:
     return len(text) <= 60 and _NAME.match(text) is not None
 
 
+def named(node: Assignment, other: Node) -> Node:
+    """The value of ``node``: ``(x,y) = (2,3)`` as x = 2, y = 3 beside a list of such values."""
+    names, value = node.name.strip("()").split(","), node.value
+    if not (isinstance(other, Collection) and isinstance(value, Collection)):
+        return value
+    if len(names) != len(value.items) or not all(isinstance(n, Assignment) for n in other.items):
+        return value
+    items = [Assignment(f"{n}={v.text}", n, v) for n, v in zip(names, value.items, strict=True)]
+    return Collection(value.text, "", tuple(items))
+
+
+def in_order(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """``y = 3, x = 2`` as x = 2, y = 3, which is the point (2, 3); other lists as they stand."""
+    assigned = [item for item in items if isinstance(item, Assignment)]
+    if len(assigned) < len(items) or not {item.name for item in assigned} <= {"x", "y", "z"}:
+        return items
+    return tuple(sorted(assigned, key=lambda item: item.name))
+
+
 def function_of(name: str) -> str | None:
     """The f of f(x); None for a name that is no function value."""
     match = _FUNCTION.match(name)

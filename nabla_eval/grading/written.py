@@ -31,7 +31,9 @@ _GROUPS = re.compile(
 )
 _DOTTED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])")
 _TIMES = re.compile(r"(?<=[0-9])(?<!\b0)(?:\s|\\[,;: ])*[xX](?:\s|\\[,;: ])*(?=[0-9])")
-_HALF_OF_DAY = re.compile(r"(?<=[0-9])(?:\s|\\[ ,;~!])*([ap])(?:\.? ?m\.|m(?![A-Za-z]))", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(
+    r"(?<=[0-9])(?:\s|\\[ ,;~!])*([ap])(?:\.? ?m\.|m(?![A-Za-z]))", re.IGNORECASE
+)
 
 _REPEATING: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(overline|bar|dot) ?([0-9])"), r"\\\1{\2}"),
