@@ -43,6 +43,10 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+_BOLD_END = re.compile(
+    r"(?:\A|\n|[.!?] )(?=[A-Z])[^\n.!?]{0,200}\b(?:is|on|be)\b[^\n.!?*]{0,30}"
+    r"\*\*([A-Za-z][A-Za-z ]{1,30})\**[.!]?\**\s*\Z"
+)
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
 
@@ -126,6 +130,9 @@ def _after_hashes(text: str) -> str | None:
 
 def _last(text: str) -> str | None:
     spans = math_spans(text)
+    ending = _BOLD_END.search(text[-300:])
+    if ending and not re.search(r"[0-9$\\]", ending.group()):
+        return ending.group(1)
     start, end = spans[-1] if spans else (0, 0)
     numbers = [m.group() for m in NUMBER.finditer(text, end)]
     if numbers:

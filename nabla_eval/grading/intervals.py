@@ -9,6 +9,7 @@ from nabla_eval.grading.nodes import Assignment, Collection, Leaf, Node, Relatio
 
 _JOIN_OR = re.compile(r"(?<![A-Za-z\\])or(?![a-z])")
 _DOMAIN = re.compile(r"([A-Za-z](?:_\{[0-9a-z]\})?) ?(?:\\in ?(?:\\mathbb\{R\}|\\mathbb R|R))?\Z")
+_ABSOLUTE = re.compile(r"\|[a-vxy]\|\Z")
 _UP = {">": "<", r"\ge": r"\le"}
 _ALL = r"\mathbb{R}"
 
@@ -30,6 +31,8 @@ def interval_of(relation: Relation, parse: Parse) -> Node | None:
             return None
         sides.reverse()
         signs = [_UP[sign] for sign in reversed(signs)]
+    if len(sides) == 2 and (within := _distance(sides, "[" if signs[0] == r"\le" else "<", parse)):
+        return within
     if len(sides) == 3 and is_name(sides[1]):
         low, high = sides[0], sides[2]
     elif len(sides) == 2 and is_name(sides[0]) != is_name(sides[1]):
@@ -38,6 +41,18 @@ def interval_of(relation: Relation, parse: Parse) -> Node | None:
     else:
         return None
     return _interval(low, "".join("[" if sign == r"\le" else "<" for sign in signs), high, parse)
+
+
+def _distance(sides: list[str], closed: str, parse: Parse) -> Collection | None:
+    """The set of ``|x| < a`` or of ``a < |x|``; None for other sides. ``|z|`` may be complex."""
+    bars = [_ABSOLUTE.match(side) is not None for side in sides]
+    bound = sides[0] if bars[1] else sides[1]
+    if bars[0] == bars[1] or re.search(r"[-+,]|(?<![A-Za-z\\])[A-Za-z]", bound):
+        return None
+    if bars[0]:
+        return _interval(f"-{bound}", closed * 2, bound, parse)
+    below = _interval(r"-\infty", "<" + closed, f"-{bound}", parse)
+    return _union((below, _interval(bound, closed + "<", r"\infty", parse)))
 
 
 def _interval(low: str, closed: str, high: str, parse: Parse) -> Collection:

@@ -28,6 +28,11 @@ _LEAD = re.compile(
     r"(?:(?<![a-z])(?:is|are|equals)(?: (?:equal to|just|then))? ?:?|:) ?(?=\S)(.+)\Z",
     re.DOTALL,
 )
+_NAMED = re.compile(
+    r"(?:the )?(?:total|sum|answer|result|value|area|volume|perimeter|product|remainder"
+    r"|probability) (?=[0-9\\])",
+    re.IGNORECASE,
+)
 _NEGATING_WORDS = """
     not no never none neither nor except least most unless if isn wrong incorrect false than minus
     negative between from
@@ -62,6 +67,8 @@ def labelled(text: str) -> tuple[str, str] | None:
 
 def bare_value(text: str) -> str:
     """``text`` without words before its value ("The area is 7") and a remark in brackets after."""
+    if match := _NAMED.match(text):
+        text = text[match.end() :]
     if (match := _LEAD.match(text)) and re.search("[a-z]{2}|[A-Z]{2}", match.group(1)):
         words = re.findall("[A-Za-z]+", match.group(1).lower())
         if not _NEGATING.intersection(words) and not _NEGATING.intersection(_first(match.group(2))):

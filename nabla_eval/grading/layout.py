@@ -17,12 +17,13 @@ _LOOKS = """
     scriptstyle scriptscriptstyle bf it sf tt cal em sl mit bfseries rmfamily sffamily ttfamily
     itshape scshape mdseries upshape normalfont limits nolimits strut mathstrut noindent null par
     newline hfill hfil centering nonumber notag relax allowbreak nobreak hline protect boldmath
+    square blacksquare qed qedsymbol checkmark
 """
 _VANISH = frozenset(_LOOKS.split())
 _ASIDES = "tag label phantom hphantom vphantom hspace vspace color footnote mspace"
 _VANISH_WITH = frozenset(_ASIDES.split())
 _WRAPPERS = """
-    textbf textit textsf textsc textsl emph mathbf mathit mathsf mathtt mathnormal boldsymbol
+    bold textbf textit textsf textsc textsl emph mathbf mathit mathsf mathtt mathnormal boldsymbol
     bm pmb mathop mathrel mathord mathbin mathopen mathclose mathclap mathrlap mathllap smash
     underline uline uuline boxed fbox framebox makebox ensuremath displaylines num cancel
     xcancel bcancel textsuperscript textsubscript ang
@@ -106,6 +107,8 @@ class _Layout:
             return self._upright(name, position)
         elif name in _VANISH:
             self.out.append(" ")
+        elif name == "Omega" and self._ohms(position):
+            self.out.append(" ohm ")
         elif name in _FRACTIONS:
             return self._fraction(self._skip_option(position))
         elif name in _RENAMED:
@@ -120,6 +123,11 @@ class _Layout:
         else:
             self.out.append(written)
         return position
+
+    def _ohms(self, position: int) -> bool:
+        """Whether a capital omega ends a measure."""
+        ends = not self.text[position : position + 40].strip(" $})].")
+        return ends and _AFTER_VALUE.search("".join(self.out[-6:])[-80:]) is not None
 
     def _fraction(self, position: int) -> int:
         """``\\frac``, or a quotient of upright units after a value: m/s."""

@@ -71,7 +71,23 @@ _NAME = re.compile(
     r"|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,6}\]"
     rf"|\({_ATOM}(?:,{_ATOM})+\)|{_ATOM}(?::{_ATOM})+|[A-Za-z]{{3,}}(?: [A-Za-z]+){{0,4}})\Z"
 )
-_FUNCTION = re.compile(rf"({_ATOM})\(")
+_FUNCTION = re.compile(rf"({_ATOM})\((?:[a-z]|\\[a-z]+)(?:,[a-z])*\)\Z")
+
+
+_INNER = r"(?:[^()\[\]]|\([^()]*\)){1,40}"
+_QUANTITY = re.compile(
+    r"(?:(?:[PEfghFG]|n(?=\([A-Z])|\\mathbb\{[PE]\}|\\det|\\?Pr|Var|[Aa]rea|[Vv]ol)'{0,2} ?"
+    rf"[(\[]{_INNER}[)\]]|\\det ?[A-Z]"
+    r"|\|(?:[zwA-Z]|[A-Z] ?\\c[au]p ?[A-Z]|\\(?:overrightarrow|vec) ?\{(?:[a-z]|[A-Z]+)\})\|"
+    r"|\\(?:overrightarrow|widehat|overarc|overparen) ?\{[A-Z]{2,3}\}"
+    r"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\(?[A-Z]\)?|\\angle ?\{?[A-Z]{1,3}\}?)"
+    r"|\\(?:lim|sum|int|prod)(?![a-z]).{1,80})\Z"
+)
+
+
+def is_quantity(text: str) -> bool:
+    """Whether ``text`` has a value of its own that a question may ask for: P(A|B), |z|, a limit."""
+    return len(text) <= 100 and _QUANTITY.match(text) is not None
 
 
 def is_name(text: str) -> bool:
@@ -99,7 +115,7 @@ def in_order(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def function_of(name: str) -> str | None:
-    """The f of f(x); None for a name that is no function value."""
+    """The f of f(x), whatever its variable is called; None for f(2), P(A) and other names."""
     match = _FUNCTION.match(name)
     return match.group(1) if match else None
 

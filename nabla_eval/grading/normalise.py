@@ -30,6 +30,10 @@ _BARE_COMMAND = rf"(?<![A-Za-z\\])(?=(?:{'|'.join(sorted(COMMANDS))})(?![A-Za-z]
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_VULGAR = (
+    "½12", "⅓13", "⅔23", "¼14", "¾34", "⅕15", "⅖25", "⅗35", "⅘45", "⅙16", "⅚56", "⅛18", "⅜38",
+    "⅝58", "⅞78", "⅐17", "⅑19",
+)  # fmt: skip
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
     "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
@@ -37,7 +41,7 @@ _SYMBOLS = {
     "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\varphi ", "∠": r"\angle ",
     "′": "'", "’": "'", "‘": "'", "…": r"\ldots ",
-    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    **{sign: rf"\frac{{{top}}}{{{bottom}}}" for sign, top, bottom in _VULGAR},
     "∛": r"\sqrt[3]", "∧": r"\land ", "⟨": "(", "⟩": ")", "“": '"', "”": '"', "，": ",",
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
@@ -81,10 +85,12 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
         (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z])", r"^\\circ "),
         (r"\\(?:%|percent(?![a-zA-Z]))", "%"),
+        (r"(?<=[0-9)} ] )secs?\.?\s*\Z|(?<=/)secs?(?![a-z])", "second"),
         (_BARE_COMMAND, r"\\"),
         # A comma before a space separates items; without one it may separate thousands.
         (r"(?<=[0-9]),\s+(?=[0-9])", ";"),
         (r"\*\*(?=\S)", "^"),
+        (r"\\sqrt\s*([0-9]{2,}(?:\.[0-9]+)?)", r"\\sqrt{\1}"),
         (r"\\frac\s+", r"\\frac"),
         (r"\\(frac|sqrt)([0-9a-zA-Z])(?=[^a-zA-Z]|\Z)", r"\\\1{\2}"),
         (r"\\frac([0-9])([0-9a-zA-Z])", r"\\frac{\1}{\2}"),

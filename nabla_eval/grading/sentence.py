@@ -24,6 +24,9 @@ _PHRASE = re.compile(
     r"|antwoord|svar|đáp án|đáp số|उत्तर)(?!\w)\**(?:[^\W\d_]|[ ,]){0,40}?"
     r"(?:\b(?:es|est|ist|lautet|é|è|son|sont|sind|adalah|là|är|है)\b|[ ]?[:=])"
     r"|\b(?:correct|right|best) (?:option|choice)\b(?: here)? (?:is|would be)\b\**:?"
+    r"|(?:故选|故選|应选|應選|选择|選擇)\**\s?:?(?=[ *(]{0,4}[A-J](?![A-Za-z]))"
+    r"|\b(?:choose|select|pick)\b"
+    r"(?= (?:(?:option|choice|answer) )?[*(]{0,3}(?-i:[A-J])[*).]*\s*(?:\n|\Z))"
     r"|(?:الإجابة|الجواب|الناتج)[^\d\n]{0,30}?(?:هي|هو|:)",
     re.IGNORECASE,
 )
@@ -33,7 +36,7 @@ _LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
 _REASON = re.compile(
     r"[,;]?\s+(?:since|because)\b"
     r"|[,;]\s+(?:as|for|which|where|so|not|but|while|although|i\.e\.|that is)\b"
-    r"|\s+as required\b"
+    r"|\s+as required\b|\s[\[(]?Q\.?E\.?D\b|\s[:;]-?[)DP](?=\s|\Z)|(?<=[0-9])!{3,}\s*\Z"
     rf"|\s[-–—]\s(?=[A-Za-z]{{2}})|[,;、]\s?(?=[{_CJK}])",
     re.IGNORECASE,
 )

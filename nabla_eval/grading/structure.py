@@ -11,7 +11,16 @@ import re
 from collections.abc import Callable
 
 from nabla_eval.grading.intervals import all_reals, joined, set_builder
-from nabla_eval.grading.nodes import Assignment, Collection, Leaf, Matrix, Node, Relation, is_name
+from nabla_eval.grading.nodes import (
+    Assignment,
+    Collection,
+    Leaf,
+    Matrix,
+    Node,
+    Relation,
+    is_name,
+    is_quantity,
+)
 from nabla_eval.grading.simple import parse_number
 from nabla_eval.grading.units import split_units
 
@@ -23,7 +32,7 @@ _OPEN, _CLOSE = "([{", ")]}"
 # The second one is Indian: 12,34,567.
 _GROUPED = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9])")
 _SEPARATOR = re.compile(r"[,;]\s*(?:and|or)(?![a-z])|[,;]|(?<![A-Za-z\\])(?:and|or)(?![a-z])")
-_SIGN = re.compile(r"\\(?:le|ge|ne|approx|in)(?![a-zA-Z])|[=<>]")
+_SIGN = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|[=<>]")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])")
 _RATIO = re.compile(r":")
 _MATRIX = re.compile(
@@ -157,15 +166,17 @@ def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped:
     if r"\approx" in signs:
         # The exact side is the answer; where there is none, the approximation is.
         cut = signs.index(r"\approx")
+        if cut == 0 and not sides[0]:
+            return parse(sides[1], grouped=grouped, depth=depth + 1)
         if cut == 0 and is_name(sides[0]):
             signs[0] = "="
             return _related(text, sides[:2], signs[:1], depth, grouped)
         return parse("".join(_joined(sides[: cut + 1], signs[:cut])), depth=depth + 1)
-    if set(signs) <= {"=", r"\in"}:
+    if set(signs) <= {"=", r"\in", r"\equiv"}:
         name, value = sides[0], sides[-1]
         if not is_name(name) and is_name(value) and not re.search("[A-Za-z]", name):
             name, value = value, name
-        if is_name(name):
+        if is_name(name) or is_quantity(name):
             return Assignment(text, name, parse(value, grouped=grouped, depth=depth + 1))
         worked_out = len(signs) > 1 or not re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))
         if worked_out and r"\in" not in signs:

@@ -72,6 +72,7 @@ PHRASES = frozenset(_PHRASE).union(
 """Answers in words that a sentence may give in place of a value."""
 
 _QUOTES = (("'", "'"), ("«", "»"), ("「", "」"), ("『", "』"), ("【", "】"), ('"', '"'), ("`", "'"))
+_ARTICLE = re.compile(r"\A(?:an?|the) (?=[a-z]{4,}(?: [a-z]+){0,3}\Z)", re.IGNORECASE)
 _RATIO = re.compile(r"\A([0-9]{1,9}) to ([0-9]{1,9})\Z")
 _END = r"[^\[\]();,]{1,200}"
 _REVERSED = re.compile(rf"([\[\](])({_END}[;,]{_END})([\[\])])")
@@ -108,6 +109,7 @@ def unquoted(text: str) -> str:
         for opening, closing in _QUOTES:
             if len(text) > 2 and text[0] == opening and text[-1] == closing:
                 text = text[1:-1].strip()
+    text = _ARTICLE.sub("", text)
     text = _RATIO.sub(r"\1:\2", text)
     return _PHRASE.get(text.lower(), text) if len(text) < 60 else text
 
