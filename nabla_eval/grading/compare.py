@@ -161,7 +161,9 @@ def _same_leaf(gold: Leaf, answer: Node, oracle: Oracle) -> bool | None:
     if based[0] or based[1]:
         return _same_based(gold, answer)
     # Letters alone may be a word, which no commutation of factors may turn into another.
-    words = _LETTERS.match(gold.text) and _LETTERS.match(answer.text)
+    words = (_LETTERS.match(gold.text) and _LETTERS.match(answer.text)) or (
+        "no" in {gold.text, answer.text}
+    )
     texts = exact_text(gold.text, gold.number), exact_text(answer.text, answer.number)
     if words or not all(map(_algebraic, texts)):
         return _spelling(gold.text) == _spelling(answer.text)
@@ -237,8 +239,8 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
     # Values of several unknowns keep their order where one side leaves the names out.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
-        listed = (c.items if repeated else in_order(c.items) for c in (gold, answer))
-        pairs = list(zip(*listed, strict=True))
+        ours, theirs = (c.items if repeated else in_order(c.items) for c in (gold, answer))
+        pairs = list(zip(ours, theirs, strict=True))
         if kinds == {":"} and any(_padded(a) != _padded(b) for a, b in pairs[1:]):
             return False
         return _all(_same(a, b, oracle) for a, b in pairs)

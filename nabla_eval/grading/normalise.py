@@ -30,10 +30,7 @@ _BARE_COMMAND = rf"(?<![A-Za-z\\])(?=(?:{'|'.join(sorted(COMMANDS))})(?![A-Za-z]
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_VULGAR = (
-    "½12", "⅓13", "⅔23", "¼14", "¾34", "⅕15", "⅖25", "⅗35", "⅘45", "⅙16", "⅚56", "⅛18", "⅜38",
-    "⅝58", "⅞78", "⅐17", "⅑19",
-)  # fmt: skip
+_VULGAR = "½12 ⅓13 ⅔23 ¼14 ¾34 ⅕15 ⅖25 ⅗35 ⅘45 ⅙16 ⅚56 ⅐17 ⅛18 ⅜38 ⅝58 ⅞78 ⅑19"
 _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
     "π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
@@ -41,7 +38,7 @@ _SYMBOLS = {
     "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\varphi ", "∠": r"\angle ",
     "′": "'", "’": "'", "‘": "'", "…": r"\ldots ",
-    **{sign: rf"\frac{{{top}}}{{{bottom}}}" for sign, top, bottom in _VULGAR},
+    **{sign[0]: rf"\frac{{{sign[1]}}}{{{sign[2]}}}" for sign in _VULGAR.split()},
     "∛": r"\sqrt[3]", "∧": r"\land ", "⟨": "(", "⟩": ")", "“": '"', "”": '"', "，": ",",
 }  # fmt: skip
 _SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))

@@ -61,6 +61,7 @@ _PHRASES = {
         "|the empty set|null set|no such solution exists"
     ),
     r"\mathbb{R}": "all real numbers|all reals|the set of all real numbers|the real numbers",
+    "no": "no",
     "dne": "does not exist|doesn't exist|the limit does not exist|it does not exist",
     r"\infty": "infinitely large|positive infinity",
     "infinitely many": "infinitely many solutions|infinite solutions|infinite number of solutions",
