@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from nabla_eval.grading.intervals import interval_of, is_interval
+from nabla_eval.grading.intervals import interval_of, is_interval, variable
 from nabla_eval.grading.labels import bare_value, labelled, letter
 from nabla_eval.grading.nodes import (
     Assignment,
@@ -303,6 +303,10 @@ def _same_relation(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
             return _same_relation(gold.value, answer, oracle)
         if isinstance(answer, Assignment) and isinstance(answer.value, Collection):
             return _same_relation(gold, answer.value, oracle)
+        if isinstance(gold, Relation) and isinstance(answer, Relation):
+            sets = interval_of(gold, parse), interval_of(answer, parse)
+            if sets[0] and sets[1] and variable(gold) == variable(answer):
+                return _same(sets[0], sets[1], oracle)
         return _ask(gold.text, answer.text, oracle)
     if isinstance(gold, Relation):
         interval = interval_of(gold, parse)

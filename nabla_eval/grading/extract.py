@@ -30,6 +30,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:\s|[,;$&]|\\[()\[\]]|\\q?quad|\\[,;! ]|\\text\s*\{\s*(?:,?\s*and|or)\s*\}|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=)*\Z"
 )
+_MINUS = re.compile(r"(?:\A|[=$\s])-\Z")
 _MARKS = r"[ *$]{0,4}\n?[ *$]{0,4}"
 _DENIED = re.compile(
     r"(?:\b(?:not|cannot|never|neither|nor|rather than|instead of|incorrectly)|n't)\**"
@@ -47,6 +48,17 @@ _BOLD_END = re.compile(
     r"(?:\A|\n|[.!?] )(?=[A-Z])[^\n.!?]{0,200}\b(?:is|on|be)\b[^\n.!?*]{0,30}"
     r"\*\*([A-Za-z][A-Za-z ]{1,30})\**[.!]?\**\s*\Z"
 )
+_CHOSEN = re.compile(
+    r"\b(?:option|choice|answer|Option|Choice) \**\(?([A-J])\)?\** is (?:therefore )?"
+    r"(?:the )?(?:correct|right|best|answer)\b"
+)
+_STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
+_NOT_BEFORE = re.compile(
+    r"(?:\b(?:not|cannot|never|between [^\s]{1,20} and|no es|n'est pas|nicht|não é|non è|не)"
+    r"|n't|不是|不等于)(?: (?:be|equal|equal to|the number))?[ $*]*\Z",
+    re.IGNORECASE,
+)
+_NOT_AFTER = re.compile(r"[ $*]*(?:is|was) (?:not the answer|wrong|incorrect|not correct)\b")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
 
@@ -60,7 +72,7 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     if not text:
         return None
     text = spoken(text, in_thought)[-MAX_RESPONSE:]
-    boxed, text = _boxed(_ANSWER_TAG.sub(_announced, clean(text)))
+    boxed, text = _boxed(_ANSWER_TAG.sub(_announced, _STRUCK.sub("", clean(text))))
     found = boxed or _after_hashes(text) or after_phrase(text) or bare(text) or _last(text)
     found = _trim(found) if found else ""
     return found if found.strip("$ ") else None
@@ -90,6 +102,8 @@ def _boxed(text: str) -> tuple[str | None, str]:
             while boxes and boxes[-1][0] > start:
                 boxes.pop()
             if content := text[inside : match.start()].strip():
+                if _MINUS.search(text[max(0, start - 2) : start]):
+                    content = f"-({content})"
                 boxes.append((start, match.end(), content))
     kept = [box for box in boxes if not _denied(text, box[0], box[1])]
     if boxes and not kept:
@@ -111,7 +125,11 @@ def _boxed(text: str) -> tuple[str | None, str]:
 def _denied(text: str, start: int, end: int) -> bool:
     """Whether the words beside a box say that it is not the answer."""
     before, after = text[max(0, start - 60) : start], text[end : end + 60]
-    return _DENIED.search(before) is not None or _DENIED_AFTER.match(after) is not None
+    return (
+        after.startswith("^")
+        or _DENIED.search(before) is not None
+        or _DENIED_AFTER.match(after) is not None
+    )
 
 
 def _blanked(text: str, boxes: list[tuple[int, int, str]]) -> str:
@@ -130,14 +148,17 @@ def _after_hashes(text: str) -> str | None:
 
 def _last(text: str) -> str | None:
     spans = math_spans(text)
+    if chosen := _CHOSEN.findall(text):
+        return str(chosen[-1])
     ending = _BOLD_END.search(text[-300:])
     if ending and not re.search(r"[0-9$\\]", ending.group()):
         return ending.group(1)
     start, end = spans[-1] if spans else (0, 0)
-    numbers = [m.group() for m in NUMBER.finditer(text, end)]
-    if numbers:
-        return numbers[-1]
-    return text[start:end] if spans else None
+    for number in NUMBER.finditer(text, end):
+        start, end = number.span()
+    if _NOT_BEFORE.search(text[max(0, start - 40) : start]) or _NOT_AFTER.match(text, end):
+        return None
+    return text[start:end] or None
 
 
 def _trim(answer: str) -> str:

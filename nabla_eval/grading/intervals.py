@@ -61,6 +61,12 @@ def _interval(low: str, closed: str, high: str, parse: Parse) -> Collection:
     return Collection(text, brackets, (parse(low), parse(high)))
 
 
+def variable(relation: Relation) -> str:
+    """The unknown of an inequality of one unknown, without the bars of its absolute value."""
+    names = [s.strip("|") for s in relation.sides if is_name(s) or _ABSOLUTE.match(s)]
+    return names[0] if len(names) == 1 else ""
+
+
 def _union(parts: tuple[Node, ...]) -> Collection:
     return Collection(r"\cup".join(part.text for part in parts), "u", parts)
 

@@ -58,6 +58,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
     for pattern, replacement in [
         (r"(?<!\\)\\\$", DOLLAR),
         (r"(?<!\\)\\[()\[\]]|\$", " "),
+        (r"\A\s*\\(?:therefore|implies|Rightarrow|Longrightarrow|because)(?![a-z])", " "),
         # Separators of thousands that cannot be anything else.
         (r"(?<=[0-9])\s*\{\s*,\s*\}\s*(?=[0-9]{3}(?![0-9]))", ""),
         (r"(?<=[0-9])(?:,\s*\\!|\\,|\\!)\s*(?=[0-9]{3}(?![0-9]))", ""),

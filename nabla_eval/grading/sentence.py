@@ -30,6 +30,13 @@ _PHRASE = re.compile(
     r"|(?:الإجابة|الجواب|الناتج)[^\d\n]{0,30}?(?:هي|هو|:)",
     re.IGNORECASE,
 )
+_SUPPOSED = re.compile(
+    r"\b(?:if|suppose|assum\w{1,4}|whether|unless)\b[^.\n]*\Z"
+    r"|\b(?:respuesta|réponse|antwort|resposta|risposta|ответ)\b.* (?:no|nicht|não|non|не)\b",
+    re.IGNORECASE,
+)
+"""An answer that is only supposed, or denied, before the phrase ends."""
+
 _BULLET = re.compile(r"\s*\n\s*(?:[-•+]|\*(?!\*)) +")
 _SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||</s>|\n|[。！]")
 _LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
@@ -79,7 +86,8 @@ def after_phrase(text: str) -> str | None:
     """The value that the last phrase announces; None without a phrase or a value."""
     end = None
     for match in _PHRASE.finditer(text):
-        end = match.end()
+        if not _SUPPOSED.search(text[max(0, match.start() - 40) : match.start()] + match.group()):
+            end = match.end()
     if end is None:
         return None
     bullet = _BULLET.match(text, end)
