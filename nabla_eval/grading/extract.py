@@ -52,6 +52,8 @@ _CHOSEN = re.compile(
     r"\b(?:option|choice|answer|Option|Choice) \**\(?([A-J])\)?\** is (?:therefore )?"
     r"(?:the )?(?:correct|right|best|answer)\b"
 )
+_OPTION = re.compile(r"\s*\**(?:option|choice) \(?([A-J])\)?[.*]*\s*\Z", re.IGNORECASE)
+_WORD_END = re.compile(r"(?:\A\s*|\bis )\**([A-Za-z]{2,20})\**[.!]?\**\s*\Z")
 _STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
 _NOT_BEFORE = re.compile(
     r"(?:\b(?:not|cannot|never|between [^\s]{1,20} and|no es|n'est pas|nicht|não é|non è|не)"
@@ -148,11 +150,15 @@ def _after_hashes(text: str) -> str | None:
 
 def _last(text: str) -> str | None:
     spans = math_spans(text)
+    if option := _OPTION.match(text):
+        return option.group(1)
     if chosen := _CHOSEN.findall(text):
         return str(chosen[-1])
     ending = _BOLD_END.search(text[-300:])
     if ending and not re.search(r"[0-9$\\]", ending.group()):
         return ending.group(1)
+    if not spans and (word := _WORD_END.search(text[-100:])) and not NUMBER.search(text):
+        return word.group(1)
     start, end = spans[-1] if spans else (0, 0)
     for number in NUMBER.finditer(text, end):
         start, end = number.span()

@@ -17,7 +17,8 @@ _LOOKS = """
     scriptstyle scriptscriptstyle bf it sf tt cal em sl mit bfseries rmfamily sffamily ttfamily
     itshape scshape mdseries upshape normalfont limits nolimits strut mathstrut noindent null par
     newline hfill hfil centering nonumber notag relax allowbreak nobreak hline protect boldmath
-    square blacksquare qed qedsymbol checkmark
+    enspace enskip thinspace medspace thickspace negthinspace square
+    blacksquare qed qedsymbol checkmark
 """
 _VANISH = frozenset(_LOOKS.split())
 _ASIDES = "tag label phantom hphantom vphantom hspace vspace color footnote mspace"
@@ -25,7 +26,7 @@ _VANISH_WITH = frozenset(_ASIDES.split())
 _WRAPPERS = """
     bold textbf textit textsf textsc textsl emph mathbf mathit mathsf mathtt mathnormal boldsymbol
     bm pmb mathop mathrel mathord mathbin mathopen mathclose mathclap mathrlap mathllap smash
-    underline uline uuline boxed fbox framebox makebox ensuremath displaylines num cancel
+    underline uline uuline boxed fbox framebox makebox hbox ensuremath displaylines num cancel
     xcancel bcancel textsuperscript textsubscript ang
 """
 _TWO = ("textcolor", "colorbox", "scalebox", "raisebox", "href")

@@ -82,6 +82,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
         (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
         (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z])", r"^\\circ "),
+        (r"(?<=[0-9]) ?/-\s*\Z", ""),  # 80/-: rupees without paise
         (r"\\(?:%|percent(?![a-zA-Z]))", "%"),
         (r"(?<=[0-9)} ] )secs?\.?\s*\Z|(?<=/)secs?(?![a-z])", "second"),
         (_BARE_COMMAND, r"\\"),
@@ -105,6 +106,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\(\s*\\b?mod\s*\{?([0-9a-z]{1,9})\}?\s*\)|\\mod\s*\{([0-9a-z]{1,9})\}", r"\\mod \1\2"),
         (r"(?<![A-Za-z\\])(max|min)(?=\s*\(|\s*\\\{)", r"\\\1"),
         (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
+        (r"\\(gcd|lcm)\s*\[([^\[\]]*)\]", r"\\\1(\2)"),
+        (r"\\sqrt\[([3579])\]\{-([0-9a-z./^]+)\}", r"-\\sqrt[\1]{\2}"),
         (r"\\tan\s*\^\s*\{\s*-1\s*\}", r"\\arctan "),
         (r"\\sin\s*\^\s*\{\s*-1\s*\}", r"\\arcsin "),
         (r"\\cos\s*\^\s*\{\s*-1\s*\}", r"\\arccos "),
@@ -114,6 +117,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
     ]
 ]  # fmt: skip
 _PRICE = re.compile(r"(?<!\\)\$(?=\s?[0-9.])|(?<=[0-9])\s?\$")
+_UNREDUCED = re.compile(r"\A\s*([0-9]{1,15}) *\\mod *([0-9]{1,15})\s*\Z")
 _PARENTHESISED = re.compile(r"(\\sqrt|\^)\s*\(")
 _SPACES = re.compile(r"\s+")
 # A space after a bracket stays: "\\frac{3}{2} cups" has a unit, "\\frac{3}{2}abc" a product.
@@ -149,10 +153,16 @@ def normalise(answer: str) -> str:
         text = _PRICE.sub(DOLLAR, text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = _braces_for_parentheses(text)
+    text = _UNREDUCED.sub(_remainder, _braces_for_parentheses(text))
     text = _NEEDLESS_SPACE.sub("", _SPACES.sub(" ", text))
     text = text.strip(' *"`').rstrip(' .,;:*"`\\')
     return unquoted(straight_brackets(text))
+
+
+def _remainder(match: re.Match[str]) -> str:
+    """``25 mod 7`` asks for the remainder; ``4 mod 7`` is a class of residues and stays."""
+    number, modulus = int(match[1]), int(match[2])
+    return rf"{number}\bmod {modulus}" if number >= modulus else match[0]
 
 
 def _braces_for_parentheses(text: str) -> str:

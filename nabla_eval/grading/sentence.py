@@ -17,7 +17,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _PHRASE = re.compile(
     r"\banswers?\b\**(?:[ ]?\([^()\n]{1,30}\))?"
     r"(?:[a-z ,]{0,60}?\b(?:is|are|equals|(?:must|should|will|would) be)\b\**[ ]*:?"
-    r"|[ ]*[:=]|[ ]*\n|[ ]+(?=\\[(\[]|\$))"
+    r"|[ ]*(?:[=-]>|[→⇒:=])|[ ]*\n|[ ]+(?=\\[(\[]|\$))"
     r"|(?:答案|答え|答|정답|답)\**\s?(?:(?:就|应|應|应该|應該)?[是为為]|等于|[はが]|[은는이])?\**\s?:?"
     r"(?=[^\n]{0,30}[0-9$\\]|[ *(]{0,4}[A-J](?![A-Za-z]))(?<=[是为為于はが은는이:\s*])"
     r"|\b(?:respuestas?|réponses?|antwort|lösung|resposta|risposta|ответ|jawaban|cevap|odpowiedź"
@@ -75,6 +75,7 @@ _COPULA = re.compile(
     r"(?: (?:equal to|exactly|therefore|thus|then|simply|just|approximately|about|given by))*[ :]*",
     re.IGNORECASE,
 )
+_WORKED = re.compile(r"[$ (]*[-−]?[0-9.,]+[ )]*[-−+*/×·÷^][-−+*/×·÷^0-9.,() ]*=")
 _MEASURE = re.compile(
     rf"([-−]?[0-9]+(?:\.[0-9]+)?)([{''.join(sorted(PLAIN_SYMBOLS))}](?:/[smh])?(?:\^?[23²³])?)"
 )
@@ -113,6 +114,8 @@ def _value(sentence: str) -> str | None:
     clause = _OPTION.sub("", _main_clause(sentence), count=1)
     if found := _whole(clause):
         return found
+    if _WORKED.match(clause):
+        return _first(clause.rpartition("=")[2])
     spans = math_spans(clause)
     if letter := _LETTER.match(clause):
         label = _LABEL.match(clause)
