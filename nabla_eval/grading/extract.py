@@ -49,6 +49,7 @@ _BOLD_END = re.compile(
     r"\*\*([A-Za-z][A-Za-z ]{1,30})\**[.!]?\**\s*\Z"
 )
 _CHOSEN = re.compile(
+    r"(?<!either )(?<!that )(?<!whether )(?<!if )"
     r"\b(?:option|choice|answer|Option|Choice) \**\(?([A-J])\)?\** is (?:therefore )?"
     r"(?:the )?(?:correct|right|best|answer)\b"
 )

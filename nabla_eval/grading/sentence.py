@@ -31,7 +31,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppose|assum\w{1,4}|whether|unless)\b[^.\n]*\Z"
+    r"\b(?:if|suppose|assum\w{1,4}|whether|unless)(?: that)?(?: (?:the|our|an|this|my))?"
+    r"(?: (?:final|correct))? answers?\b.*\Z"
     r"|\b(?:respuesta|réponse|antwort|resposta|risposta|ответ)\b.* (?:no|nicht|não|non|не)\b",
     re.IGNORECASE,
 )
