@@ -183,7 +183,8 @@ def _same_based(gold: Leaf, answer: Leaf) -> bool:
     for leaf in (gold, answer):
         match = _BASED.match(leaf.text)
         digits, base = match.groups() if match else (leaf.text, "10")
-        written.append((digits.lstrip("0").upper(), base))
+        digits = digits.upper() if int(base) > 10 else digits
+        written.append((digits.lstrip("0"), base))
     return written[0] == written[1]
 
 
@@ -215,7 +216,8 @@ def _depth(text: str) -> int:
 
 
 def _spelling(text: str) -> str:
-    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])|[\"`.,;:?]+(?![0-9])", "", text).lower()
+    text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])|[\"`.,;:?]+(?![0-9])", "", text)
+    return text if "\\" in text else text.lower()
 
 
 def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bool | None:
