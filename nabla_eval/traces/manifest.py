@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
 from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.traces.schema import complete
 
 FILE = "run.json"
 MANIFEST_SCHEMA = 1
@@ -67,6 +68,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     content.setdefault("peak_memory", None)  # which early runs did not note
     if wrong := mismatch(content, Manifest):
         raise DataError(f"{path}: {wrong}. Remove it, run again.")
+    complete(content)
     return content  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
-from nabla_eval.traces.schema import READABLE, Record, problem_hash, unseal
+from nabla_eval.traces.schema import READABLE, Record, complete, problem_hash, unseal
 
 T = TypeVar("T")
 
@@ -142,6 +142,7 @@ def _parse(line: bytes, file: Path, number: int) -> Record:
     missing = Record.__required_keys__ - record.keys()
     if missing:
         raise DataError(f"{file}:{number} lacks {', '.join(sorted(missing))}. Run again.")
+    complete(record)
     return record  # type: ignore[return-value]
 
 

@@ -11,13 +11,22 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import MutableMapping
 from typing import Any, TypedDict
 
+from nabla_eval.config import fingerprint
 from nabla_eval.requests import Problem, StopReason, Verdict
 
 SCHEMA = 2  # since which each line has a checksum
 READABLE = (1, SCHEMA)
 _CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
+# Options that a method got after traces were written without them, with what it did until then.
+_LATER: dict[str, dict[str, Any]] = {
+    "nabla": {
+        "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
+        "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
+    },
+}  # fmt: skip
 _FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
 
@@ -149,6 +158,18 @@ class Record(_Required, total=False):
     steps: list[StepRecord]  # of search methods; records of before they existed have none
     choices: list[ChoiceRecord]  # of guided methods; other records have none
     profiles: Profiles  # token by token, for the viewer; older records have none
+
+
+def complete(stored: MutableMapping[str, Any]) -> None:
+    """Give a record or manifest of an older version the options that it could not name.
+
+    Its runs are then those of this version with the same options: they continue and are pooled.
+    """
+    options = stored["config"]
+    lacking = _LATER.get(stored["method"], {}).keys() - options.keys()
+    if lacking and stored["config_hash"] == fingerprint(options):
+        stored["config"] = {**_LATER[stored["method"]], **options}
+        stored["config_hash"] = fingerprint(stored["config"])
 
 
 def problem_hash(problem: Problem) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from nabla_eval.config import DTO, Selection, fingerprint
 from nabla_eval.errors import DataError
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.traces.manifest import (
     FILE,
     Manifest,
@@ -16,6 +18,11 @@ from nabla_eval.traces.manifest import (
     read_manifest,
     write_manifest,
 )
+
+LATER = [
+    (Nabla(), "end_token"), (Selection(), "threshold_inclusive"), (DTO(), "schedule"),
+    (DTO(), "optimizer"), (DTO(), "logits_dtype"), (DTO(), "relaxation_temperature"),
+]  # fmt: skip
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -34,6 +41,17 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_manifest(tmp_path / "new", manifest(seconds=1.5))
     assert read_manifest(tmp_path / "new") == manifest(seconds=1.5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
+
+
+def test_a_run_from_before_an_option_is_one_without_it(tmp_path: Path) -> None:
+    older = manifest(config_hash=fingerprint({"n": 4}))
+    write_manifest(tmp_path, older)
+    found = read_manifest(tmp_path)
+    assert found is not None and found["config_hash"] == fingerprint(found["config"])
+    now = manifest(config={"n": 4, **{name: getattr(own, name) for own, name in LATER}})
+    assert differences(found, now) == []
+    now["config"]["schedule"] = "clipped_cosine"
+    assert differences(found, now) == ['schedule: "cosine" there, "clipped_cosine" here']
 
 
 def test_runs_from_before_peaks_were_noted_are_read(tmp_path: Path) -> None:

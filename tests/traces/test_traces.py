@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
 
-from nabla_eval.config import change
+from nabla_eval.config import change, fingerprint, flatten
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Frame
 from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unlike
-from nabla_eval.traces.schema import SCHEMA, document, dumps, loads
+from nabla_eval.traces.schema import SCHEMA, document, dumps, loads, seal
 
 
 def written(path, count: int):
@@ -184,3 +184,32 @@ def test_a_writer_that_is_not_open_or_cannot_write_says_so(tmp_path):
 def test_document_is_what_repeats_share():
     assert document("task/7/3") == "task/7" == document("task/7/0")
     assert document("alone") == "alone"
+
+
+LATER = (
+    "end_token", "threshold_inclusive", "schedule", "optimizer", "logits_dtype",
+    "relaxation_temperature",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "differing"),
+    [
+        ({}, ""),
+        ({"n": 3}, "n: 4 there, 3 here"),
+        ({"schedule": "clipped_cosine"}, "schedule: cosine there, clipped_cosine here"),
+        ({"end_token": "kept"}, "end_token: template there, kept here"),
+        ({"relaxation_temperature": 1.0}, "relaxation_temperature: None there, 1.0 here"),
+    ],
+)
+def test_a_trace_from_before_an_option_is_a_run_without_it(tmp_path, options, differing):
+    """It continues and is pooled where the option has the value of what was done then."""
+    record = line()
+    config = {name: value for name, value in record["config"].items() if name not in LATER}
+    assert len(config) == len(record["config"]) - len(LATER)
+    older = {**record, "config": config, "config_hash": fingerprint(config)}
+    (tmp_path / "t.jsonl").write_bytes(seal(older))
+    (stored,) = read(tmp_path / "t.jsonl")
+    asked = change(CONFIG, **options)
+    assert "; ".join(unlike(stored, problem(), "nabla", asked, MODELS)) == differing
+    assert (stored["config_hash"] == fingerprint(flatten(asked))) == (not differing)
