@@ -82,7 +82,9 @@ def test_stop_strings_that_are_special_tokens(row: dict[str, Any], ask: Callable
 @pytest.mark.parametrize(
     "row", rows("NaN in the policy goes on silently", "NaN in the policy, sampled")
 )
-def test_logits_that_become_nan_fail_their_item(row: dict[str, Any], ask: Callable[..., Any]) -> None:
+def test_logits_that_become_nan_fail_their_item(
+    row: dict[str, Any], ask: Callable[..., Any]
+) -> None:
     pair = scripted(["c"] * 12)
     pair.policy.base.logits[3 + 6 :] = torch.nan
     method, *options = row["input"]["method"].split()
