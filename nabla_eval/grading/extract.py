@@ -54,7 +54,10 @@ _CHOSEN = re.compile(
     r"(?:the )?(?:correct|right|best|answer)\b"
 )
 _OPTION = re.compile(r"\s*\**(?:option|choice) \(?([A-J])\)?[.*]*\s*\Z", re.IGNORECASE)
-_WORD_END = re.compile(r"(?:\A\s*|\bis )\**([A-Za-z]{2,20})\**[.!]?\**\s*\Z")
+# A word that is said of the question's subject; of "it", it is a remark.
+_WORD_END = re.compile(
+    r"(?:\A\s*|(?<!\b[Ii]t )(?<!\b[Tt]his )(?<!\b[Tt]hat )\bis )\**([A-Za-z]{2,20})\**[.!]?\**\s*\Z"
+)
 _STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
 _NOT_BEFORE = re.compile(
     r"(?:\b(?:not|cannot|never|between [^\s]{1,20} and|no es|n'est pas|nicht|não é|non è|не)"
