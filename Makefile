@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test errors test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -34,12 +34,6 @@ demo: $(STAMP) ## compare the methods on the embedded pair and print the tables
 
 test: $(STAMP) ## run the tests, slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
-
-errors: $(STAMP) ## run the tests and list the errors that they provoke in README.md
-	rm -rf results/errors
-	OMP_NUM_THREADS=1 NABLA_RECORD_ERRORS=results/errors $(BIN)/python -m pytest -m "not browser" \
-		--deselect tests/architecture/test_errors.py $(PYTEST_FLAGS)
-	PYTHONPATH=.:tests/support $(BIN)/python tests/support/error_sites.py results/errors
 
 test-browser: $(STAMP) ## run the tests that need a browser (Chromium or Chrome)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser

@@ -29,15 +29,6 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """`make errors`: note the errors that tests provoke (tests/support/error_sites.py)."""
-    folder = os.environ.get("NABLA_RECORD_ERRORS")
-    if folder and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
-        from error_sites import Recorder
-
-        config.pluginmanager.register(Recorder(Path(folder)))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root folder."""

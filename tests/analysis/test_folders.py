@@ -6,7 +6,6 @@ import json
 import math
 
 import pytest
-from error_table import documented
 from run_folders import BEST_OF_N, MODELS, NABLA, candidate, record, sample, write_run
 
 from nabla_eval.analysis.folders import find, read_folder
@@ -152,10 +151,9 @@ def test_metrics_and_filters(tmp_path):
 def test_different_items_are_refused_or_cut_when_asked(tmp_path):
     nabla_run(tmp_path / "a")
     nabla_run(tmp_path / "b", docs=3, lr=0.1)
-    message = r"1 of 2 runs has 3 \(b\), 1 of 2 runs has 4 \(a\); 3 are common"
-    with pytest.raises(DataError, match=message) as error:
+    message = r"1 of 2 runs has 3 \(b\), 1 of 2 runs has 4 \(a\); 3 are common .* Give --common"
+    with pytest.raises(DataError, match=message):
         load([tmp_path])
-    documented("runs on different problems", error.value, "Give --common", FOLDER=tmp_path)
     with pytest.warns(UserWarning, match="the 3 common ones are used"):
         runs = load([tmp_path], common=True)
     assert [len(run.scores) for run in runs] == [3, 3]
@@ -224,9 +222,9 @@ def test_damaged_samples_are_named(tmp_path, spoil, message):
 def test_missing_repeats_are_noticed(tmp_path):
     records = [record(0, 0), record(0, 1), record(1, 0)]
     folder = write_run(tmp_path / "a", records, [1, 0.5])
-    with pytest.raises(DataError) as error:
+    message = r"1 problems of toy have fewer than 2 traced answers .*'toy/1'\)\. Run the same"
+    with pytest.raises(DataError, match=message):
         load([folder])
-    documented("a run that is not complete", error.value, "Run the same", FOLDER=folder)
 
 
 def test_failed_problems_are_left_out_with_a_warning(tmp_path):
@@ -263,9 +261,8 @@ def test_a_task_without_traces_is_left_out_with_a_warning(tmp_path):
 
 
 def test_folders_without_runs_are_refused(tmp_path):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match=r"no folder .*nowhere\. Give the --output_path"):
         load([tmp_path / "nowhere"])
-    documented("a results folder that does not exist", error.value, "Give the", FOLDER=tmp_path)
     with pytest.raises(DataError, match="No traces"):
         load([tmp_path])
 
@@ -273,10 +270,8 @@ def test_folders_without_runs_are_refused(tmp_path):
 def test_a_damaged_results_file_is_named(tmp_path):
     folder = nabla_run(tmp_path / "a")
     (folder / "run.json").write_text("{")
-    with pytest.raises(DataError, match=r"run\.json cannot be read") as error:
+    with pytest.raises(DataError, match=r"run\.json cannot be read \(.+\)\. Run again, or remove"):
         load([folder])
-    reason = error.value.__cause__
-    documented("a damaged run.json", error.value, "Run again", FOLDER=folder, REASON=reason)
     (folder / "run.json").write_text("[]")
     with pytest.raises(DataError, match=r"run\.json: it is a list and not a mapping"):
         load([folder])

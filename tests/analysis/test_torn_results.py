@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-from error_table import documented
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_folders import record, write_run
@@ -63,20 +62,16 @@ def test_a_torn_file_is_named_and_so_is_what_is_read_instead(
 
 
 @pytest.mark.parametrize(
-    ("which", "cause", "remedy"),
+    ("which", "message"),
     [
-        (0, "a results file cut off, and no older one", "Run again"),
-        (1, "a samples file cut off, and no older one", "Evaluate again"),
+        (0, r"results_.* cannot be read \(.+\)\. Run again"),
+        (1, r"samples_.*:1 is damaged \(.+\)\. Evaluate again"),
     ],
 )
 def test_where_every_file_is_torn_it_is_refused(
-    newer: tuple[Path, Path], which: int, cause: str, remedy: str
+    newer: tuple[Path, Path], which: int, message: str
 ) -> None:
     for file in (newer[which], Path(str(newer[which]).replace(NEW, OLD))):
         file.write_bytes(file.read_bytes()[:20])
-    with (
-        pytest.warns(UserWarning),
-        pytest.raises(DataError, match=r"cannot be read|is damaged") as no,
-    ):
+    with pytest.warns(UserWarning), pytest.raises(DataError, match=message):
         load([newer[0].parent.parent])
-    documented(cause, no.value, remedy, FOLDER=newer[0].parent)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from error_table import documented
 
 from nabla_eval.errors import DependencyError
 from nabla_eval.grading import GradingError, close, equal, grade, pool
@@ -229,6 +228,5 @@ def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         "from nabla_eval.grading.worker import main; main(300)"
     )
     monkeypatch.setattr(pool, "_BOOTSTRAP", broken)
-    with pytest.raises(DependencyError) as error:
+    with pytest.raises(DependencyError, match=r"needs math-verify.* Try: pip install"):
         Pool().ask("x+1", "1+x", 5)
-    documented("a package that is missing", error.value, "Try: pip install")

@@ -1,4 +1,4 @@
-"""Errors that no other test comes to: each is provoked once, so that the README can list it."""
+"""Errors that no other test comes to: each is provoked once, and its words are checked."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from error_table import documented
 from scripted_server import Script, choice, serving
 
 from nabla_eval.errors import ConfigError, ContextError, DataError, ServerError
@@ -69,18 +68,16 @@ def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
-    with pytest.raises(ServerError, match="vllm serve") as error:
+    with pytest.raises(ServerError, match=r"No answer from .* Start one with `vllm serve MODEL`"):
         NablaLM(rollout="vllm", vllm_url="http://127.0.0.1:9", vllm_attempts=1)
-    documented("a vLLM server that is away", error.value, "Start one")
 
 
 def test_a_wrong_name_is_noticed_before_a_model_is_loaded(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
-    with pytest.raises(ConfigError, match="offers served; not 'serve'") as error:
+    with pytest.raises(ConfigError, match=r"offers served; not 'serve'.* Did you mean served"):
         NablaLM(rollout="vllm", vllm_url=script.url, vllm_model="serve")
-    documented("a model that the server lacks", error.value, "Did you mean", URL=script.url)
 
 
 @pytest.mark.usefixtures("trusting")

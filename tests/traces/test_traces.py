@@ -7,7 +7,6 @@ import json
 import math
 
 import pytest
-from error_table import documented
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
@@ -105,10 +104,8 @@ def test_a_damaged_middle_line_names_file_and_line(tmp_path):
     path = written(tmp_path / "t.jsonl", 3)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
-    with pytest.raises(DataError, match=r"t\.jsonl:2 is damaged") as error:
+    with pytest.raises(DataError, match=r"t\.jsonl:2 is damaged \(.+\)\. Remove the line"):
         read(path)
-    reason = error.value.__cause__  # in words that differ between versions of Python
-    documented("a damaged trace", error.value, "Remove", FOLDER=tmp_path, REASON=reason)
     with pytest.raises(DataError, match=r"t\.jsonl:2 is damaged"), TraceWriter(path):
         pass
     assert path.read_bytes().startswith(lines[0])
@@ -119,9 +116,8 @@ def test_another_schema_is_refused(tmp_path):
     with TraceWriter(path) as trace:
         trace.write(line(0))
         trace.write({**line(1), "schema": SCHEMA + 1})
-    with pytest.raises(DataError, match=f":2 has schema {SCHEMA + 1}") as error:
+    with pytest.raises(DataError, match=f":2 has schema {SCHEMA + 1}.* Read it with the version"):
         read(path)
-    documented("a trace of a later version", error.value, "Read it with", FOLDER=tmp_path)
 
 
 @pytest.mark.parametrize("foreign", [b"[]\n", b'{"a": 1}\n', b'{"schema": 1}\n'])
@@ -134,9 +130,8 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path, foreign):
 def test_a_missing_trace_is_an_error_to_read_and_nothing_done(tmp_path):
     assert done(tmp_path) == {} == done(tmp_path / "none")
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(DataError, match="No trace at") as error:
+        with pytest.raises(DataError, match=r"No trace at .* Give a folder"):
             read(path)
-        documented("a folder without traces", error.value, "Give a folder", FOLDER=path)
 
 
 def test_ranks_are_read_together_in_order(tmp_path):
