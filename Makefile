@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 AUDIT_VENV ?= .venv-audit
+DOCS_VENV ?= .venv-docs
 SOAK_MINUTES ?= 30
 STAMP  := $(VENV)/.nabla-eval-installed
 
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory
+.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory docs
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -82,6 +83,14 @@ audit: sbom ## the same, and ask for known weaknesses (takes a network)
 
 soak: $(STAMP) ## run drawn programs and small evaluations for SOAK_MINUTES (30); fails where something grows
 	OMP_NUM_THREADS=1 PYTHONPATH=. SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python tests/support/soak.py
+
+# In an environment of its own: the pages are built from the source, without torch.
+docs: ## build the pages of docs/ into site/, which opens without a network
+	@test -x $(DOCS_VENV)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS_VENV) && $(DOCS_VENV)/bin/pip \
+		install --quiet --disable-pip-version-check -r docs/requirements.txt; }
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@! grep -rnE 'src="https?:|<link[^>]*href="https?:' site --include='*.html' || \
+		{ echo "These lines fetch from a network."; exit 1; }
 
 theory: $(STAMP) ## check the paper's mathematics numerically
 	$(BIN)/python -m theory

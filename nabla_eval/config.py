@@ -126,7 +126,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class DTO:
-    """Differentiable textual optimisation, Alg. 2 and 4 (DESIGN 3.2-3). `steps=0` is the twin."""
+    """Differentiable textual optimisation, Alg. 2, 4 (DESIGN 3.2, 3.3). `steps=0` is the twin."""
 
     steps: int = 20
     lr: float = 0.01

@@ -1,4 +1,4 @@
-"""The command reference of the README, made from the commands' own help.
+"""The command reference, `docs/commands.md`, made from the commands' own help.
 
 `python -m nabla_eval.cli.reference` writes it between the markers; a test fails where it is stale.
 """
@@ -61,17 +61,17 @@ def reference() -> str:
 
 
 def renewed(text: str) -> str:
-    """A README with its reference made anew.
+    """A page with its reference made anew.
 
     Raises `DataError` where the markers are missing.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise DataError(f"The README has no {BEGIN} and {END}. Put them where the table belongs.")
+        raise DataError(f"The page has no {BEGIN} and {END}. Put them where the table belongs.")
     return f"{before}{BEGIN}\n{reference()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    readme = Path(sys.argv[1] if len(sys.argv) > 1 else "README.md")
-    readme.write_text(renewed(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    page = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/commands.md")
+    page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -86,7 +86,7 @@ def test_nabla_against_best_of_n(
 
 @pytest.mark.parametrize("length", [512, 3072])
 def test_dto_against_a_bare_pass(clock: Clock, big: tuple[Pair, Any], length: int) -> None:
-    """One response; the peak is what DESIGN promises to fit beside the models on 80 GB."""
+    """One response; reports/memory.md says that the peak fits beside the models on 80 GB."""
     pair, _ = big
     refine = Refining(pair, random_problems(pair, [size(length, 6)], prompt=size(128, 4)))
     if CUDA:

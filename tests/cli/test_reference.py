@@ -1,4 +1,4 @@
-"""The README's command reference is the commands' own help, and completion knows the commands."""
+"""The command reference is the commands' own help, and completion knows the commands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nabla_eval.cli.reference import BEGIN, commands, example, reference, renewe
 from nabla_eval.errors import DataError
 
 
-def test_the_readme_is_up_to_date(root: Path) -> None:
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_page_is_up_to_date(root: Path) -> None:
+    text = (root / "docs/commands.md").read_text(encoding="utf-8")
     assert renewed(text) == text, "run `python -m nabla_eval.cli.reference`"
 
 
@@ -29,15 +29,16 @@ def test_every_command_stands_in_it_with_a_sentence_and_an_example() -> None:
 
 
 def test_a_stale_reference_is_replaced_and_nothing_else(root: Path) -> None:
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs/commands.md").read_text(encoding="utf-8")
     assert renewed(text.replace("| `theory` |", "| `theories` |")) == text
     with pytest.raises(DataError, match="Put them where"):
         renewed(text.replace(BEGIN, ""))
 
 
 @pytest.mark.parametrize(("typed", "expected"), [("swe", "sweep"), ("trace sh", "show")])
-def test_shell_completion_as_the_readme_has_it(root: Path, typed: str, expected: str) -> None:
-    assert "_NABLA_EVAL_COMPLETE=bash_source nabla-eval" in (root / "README.md").read_text("utf-8")
+def test_shell_completion_as_the_pages_have_it(root: Path, typed: str, expected: str) -> None:
+    page = (root / "docs/installation.md").read_text(encoding="utf-8")
+    assert "_NABLA_EVAL_COMPLETE=bash_source nabla-eval" in page
     words = f"nabla-eval {typed}"
     script = "from nabla_eval.cli.main import main; main(prog_name='nabla-eval')"
     done = subprocess.run(
