@@ -45,8 +45,9 @@ def test_the_example_options_check_themselves(example: Any) -> None:
 
 
 def test_named_make_targets_and_files_exist(root: Path) -> None:
-    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"\bmake ([a-z]+)`", text)) | set(
+    pages = ("CONTRIBUTING.md", "docs/maintaining.md")
+    text = "\n".join((root / page).read_text(encoding="utf-8") for page in pages)
+    targets = set(re.findall(r"\bmake ([a-z-]+)`", text)) | set(
         re.findall(r"^    make ([a-z]+)", text, flags=re.MULTILINE)
     )
     makefile = (root / "Makefile").read_text(encoding="utf-8")
