@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,8 @@ from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
-
-LOGGER = logging.getLogger("nabla_eval")
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 

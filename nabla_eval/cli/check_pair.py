@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nabla_eval.terminal import say
+
 if TYPE_CHECKING:
     from nabla_eval.models.check import Report
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "failed": "[bold red]no[/]"}
-SKIPPED = "[dim]skipped[/]"
+MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failed": ("no", "bold red")}
+SKIPPED = ("skipped", "dim")
 
 
 @click.command("check-pair")
@@ -82,7 +83,7 @@ def check_pair(
     )
     report = check.check_pair(policy, reward, asked)
     if as_json:
-        click.echo(json.dumps(as_dict(report), indent=2, ensure_ascii=False))
+        say(json.dumps(as_dict(report), indent=2, ensure_ascii=False))
     else:
         show(report)
     ctx.exit(0 if report.ok else 1)
@@ -112,24 +113,23 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def show(report: Report) -> None:
-    """Print the report for reading; names and tokens are never read as markup."""
-    from rich.console import Console
-    from rich.markup import escape
+    """Print the report for reading."""
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False)
-    console.print(f"policy  {escape(report.policy)}\nreward  {escape(report.reward)}\n")
+    from nabla_eval.cli.screen import Screen
+
+    console = Screen()
+    console.print(f"policy  {report.policy}\nreward  {report.reward}\n")
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in report.findings:
-        mark = MARKS.get(finding.verdict, SKIPPED)
-        table.add_row(mark, escape(finding.name), escape(finding.text))
+        mark = Text(*MARKS.get(finding.verdict, SKIPPED))
+        table.add_row(mark, finding.name, finding.text)
     console.print(table)
     if report.memory:
         console.print(memory_table(report))
-    verdict = (
-        "[green]This pair can work.[/]" if report.ok else "[bold red]This pair cannot work.[/]"
-    )
-    console.print(f"\n{verdict}")
+    verdict = ("can", "green") if report.ok else ("cannot", "bold red")
+    console.print(f"\nThis pair {verdict[0]} work.", style=verdict[1])
 
 
 def memory_table(report: Report) -> Any:

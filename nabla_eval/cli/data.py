@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nabla_eval.errors import DataError
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.harness.problems.check import Findings
@@ -54,11 +55,12 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
     """
     from rich.progress import Progress
 
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.harness.problems import hub, store
     from nabla_eval.models.hub import hub_answers
 
     failures, checked = [], []
-    with Progress(transient=True) as bar:
+    with Progress(console=Screen(), transient=True) as bar:
         for problems in bar.track(chosen(names), description="Fetching"):
             here = None if force else check_one(folder, problems)
             if here is None or here.findings.faults or here.file.name != problems.file:
@@ -105,7 +107,7 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
             f"nabla-eval data fetch {folder}."
         )
     if as_json:
-        click.echo(json.dumps(as_dict(folder, checked, missing), indent=2))
+        say(json.dumps(as_dict(folder, checked, missing), indent=2))
     else:
         show(folder, checked, missing)
     ctx.exit(1 if missing or any(one.findings.faults for one in checked) else 0)
@@ -159,11 +161,12 @@ def as_dict(folder: Path, checked: list[Checked], missing: list[str]) -> dict[st
 
 def show(folder: Path, checked: list[Checked], failures: list[str]) -> None:
     """A table of the sets, then a sentence for everything that is wrong or different."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from nabla_eval.cli.screen import Screen
+
+    console = Screen()
     table = Table(title=f"Problems in {folder}", title_justify="left", box=None, pad_edge=False)
     for heading in ("set", "file", "items", "hash", ""):
         table.add_column(heading, justify="right" if heading == "items" else "left")

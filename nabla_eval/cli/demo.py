@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from nabla_eval.cli.quiet import quiet
+from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import DataError
 
 TASK = "nabla_countdown"
@@ -84,7 +83,7 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     Example: nabla-eval demo --limit 500 --seed 1
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     command = ["nabla-eval", "demo", "--limit", limit, "--batch-size", batch_size, "--seed", seed]
     began = time.perf_counter()
     with quiet(output / "log.txt"):
@@ -99,7 +98,7 @@ class _Study:
 
     def __init__(
         self,
-        console: Console,
+        console: Screen,
         output: Path,
         limit: int,
         batch_size: int,
@@ -122,7 +121,7 @@ class _Study:
     def run(self) -> dict[str, Any]:
         """Evaluate every row; returns the runs by folder name."""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -265,7 +264,7 @@ def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) 
     return Summary(title, command, sentences, tables, facts)
 
 
-def _present(console: Console, summary: Any, output: Path, seconds: float) -> None:
+def _present(console: Screen, summary: Any, output: Path, seconds: float) -> None:
     """Print the tables and the sentences, write the files, say where they are."""
     from nabla_eval.reporting.summary import write
     from nabla_eval.reporting.tables import fitting, to_rich

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nabla_eval.terminal import say
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -36,17 +38,17 @@ def card(folder: Path | None, as_json: bool) -> None:
     """
     import json
 
-    from rich.console import Console
     from rich.markdown import Markdown
 
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.embedded import WEIGHTS
     from nabla_eval.embedded.card import read_card, render_card
 
     content = read_card(folder or WEIGHTS)
     if as_json:
-        click.echo(json.dumps(content, indent=2))
+        say(json.dumps(content, indent=2))
     else:
-        Console().print(Markdown(render_card(content)))
+        Screen().print(Markdown(render_card(content), hyperlinks=False))
 
 
 @embedded.command()
@@ -69,7 +71,7 @@ def verify(folder: Path | None) -> None:
         )
     files = read_card(folder)["files"]
     size = sum(entry["bytes"] for entry in files.values())
-    click.echo(f"{folder}: {len(files)} files, {size:,} bytes, all as the card says.")
+    say(f"{folder}: {len(files)} files, {size:,} bytes, all as the card says.")
 
 
 @embedded.command()
@@ -186,10 +188,10 @@ def train(
             test_problems=problems,
         )
     if content is None:
-        click.echo(f"Wrote {output / 'policy'}. Go on with --reward-only.")
+        say(f"Wrote {output / 'policy'}. Go on with --reward-only.")
         return
     (output / README).write_text(render_card(content), encoding="utf-8")
-    click.echo(
+    say(
         f"Wrote {output}/{{policy,reward}}, card.json and {README}. The same bytes again: "
         f"--seed {seed} --numbers {numbers} --policy-steps {policy.steps} --start {start} "
         f"--reward-steps {reward.steps}{_chosen(reward)}"
@@ -224,18 +226,18 @@ def compare(folders: tuple[Path, ...], problems: int, seed: int, as_json: bool) 
     rows = summary(found)
     if as_json:
         heading = {"problems": problems, "first_errors": len(found.clusters), "seed": seed}
-        click.echo(json.dumps({**heading, "figures": rows}, indent=1))
+        say(json.dumps({**heading, "figures": rows}, indent=1))
         return
-    click.echo(
+    say(
         f"{len(folders)} reward models, {problems} validation problems, "
         f"{len(found.clusters)} first errors. Means over seeds; difference to alignment none, "
         "paired, ± standard error clustered by problem.\n"
     )
-    click.echo("| figure | alignment | seeds | mean | difference to none |\n| - | - | - | - | - |")
+    say("| figure | alignment | seeds | mean | difference to none |\n| - | - | - | - | - |")
     for row in rows:
         gap = row["difference_to_none"]
         shown = "" if gap is None else f"{gap['value']:+.3f} ± {gap['standard_error']:.3f}"
-        click.echo(
+        say(
             f"| {row['figure']} | {row['alignment']} | {len(row['by_seed'])} | "
             f"{'undefined' if row['mean'] is None else format(row['mean'], '.3f')} | {shown} |"
         )
@@ -273,13 +275,16 @@ def _progress() -> Progress:
         TimeRemainingColumn,
     )
 
+    from nabla_eval.cli.screen import Screen
+
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("loss {task.fields[loss]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=Screen(),
     )
 
 

@@ -9,6 +9,7 @@ import click
 
 from nabla_eval import __version__
 from nabla_eval.errors import NablaError, suggest
+from nabla_eval.terminal import guard_streams
 
 
 class Entry(NamedTuple):
@@ -64,6 +65,10 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        guard_streams()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -75,11 +80,12 @@ class LazyGroup(click.Group):
 
 
 def show(error: NablaError) -> None:
-    """Print an error as one paragraph on stderr; its text is never read as markup."""
-    from rich.console import Console
+    """Print an error as one paragraph on stderr."""
     from rich.text import Text
 
-    console = Console(stderr=True, highlight=False)
+    from nabla_eval.cli.screen import Screen
+
+    console = Screen(err=True)
     message = Text.assemble(("Error: ", "bold red"), str(error))
     console.print(message, soft_wrap=not console.is_terminal)  # logs wrap for themselves
 

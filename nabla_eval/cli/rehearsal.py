@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from unittest.mock import patch
 
 from nabla_eval.errors import ModelError
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.harness.command import Command
@@ -127,7 +128,7 @@ class Rehearsal:
             f"Trying one document of each task: at most {TOKENS} tokens a response, and "
             f"{SECONDS:.0f} s an item."
         )
-        print("\n".join(lines), file=self.out, flush=True)
+        say("\n".join(lines), file=self.out)
 
 
 def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
@@ -156,12 +157,12 @@ def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
     ]  # fmt: skip
     columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
     table(sys.stdout, "What the run would take, from one document of each task", columns, rows)
-    print("\n".join(remarks(estimates)))
+    say("\n".join(remarks(estimates)))
     if done["peak_memory"] is not None:
-        print(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
-    print(disk(folder, sum(item.items * item.bytes for item in estimates)))
+        say(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
+    say(disk(folder, sum(item.items * item.bytes for item in estimates)))
     word = {"new": "would be made", "unfinished": "would be continued", "done": "is done already"}
-    print(f"Nothing was kept. {folder} {word[state]}.")
+    say(f"Nothing was kept. {folder} {word[state]}.")
 
 
 def _first_documents(namespace: Namespace) -> Namespace:
@@ -244,15 +245,16 @@ def _documents(original: int, limit: float | None) -> int:
 
 def table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """One row per task."""
-    from rich.console import Console
     from rich.table import Table
+
+    from nabla_eval.cli.screen import Screen
 
     shown = Table(title=title)
     for column in columns:
         shown.add_column(column, justify="left" if column == "task" else "right")
     for row in rows:
         shown.add_row(*row)
-    Console(file=out, highlight=False).print(shown)
+    Screen(out).print(shown)
 
 
 def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:

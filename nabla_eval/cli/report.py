@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -217,10 +216,10 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
     """
     import shlex
 
-    from rich.console import Console
     from rich.text import Text
 
     from nabla_eval.cli.grading import grader
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.reporting.everything import (
         PARTS,
         Page,
@@ -233,7 +232,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
     command = shlex.join(
         ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
     )
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     with told_warnings() as told:
         runs = load_runs(folders, options)
         with stages(f"Analysing {len(runs)} runs", PARTS + 1) as begin:

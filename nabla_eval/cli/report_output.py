@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from nabla_eval.errors import DataError
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.reporting.report import Report
@@ -23,11 +21,12 @@ T = TypeVar("T")
 @contextmanager
 def told_warnings() -> Iterator[list[str]]:
     """Print warnings as paragraphs on stderr, once each; yields their texts."""
-    from rich.console import Console
     from rich.text import Text
 
+    from nabla_eval.cli.screen import Screen
+
     told: list[str] = []
-    console = Console(stderr=True, highlight=False)
+    console = Screen(err=True)
 
     def tell(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in told:
@@ -43,11 +42,12 @@ def told_warnings() -> Iterator[list[str]]:
 
 def tracked(what: str) -> Callable[[Iterable[T]], Iterable[T]]:
     """Wraps things that are gone through one by one in a progress bar on a terminal's stderr."""
-    from rich.console import Console
     from rich.progress import track
 
+    from nabla_eval.cli.screen import Screen
+
     def progress(things: Iterable[T]) -> Iterable[T]:
-        console, listed = Console(stderr=True), list(things)
+        console, listed = Screen(err=True), list(things)
         return track(
             listed, what, console=console, transient=True,
             disable=not console.is_terminal or len(listed) < 2,
@@ -62,11 +62,12 @@ def stages(what: str, count: int | None = None) -> Iterator[Callable[[str], None
 
     Yields a function that is told each stage as it begins.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    from nabla_eval.cli.screen import Screen
+
+    console = Screen(err=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     begun = 0
 
@@ -93,7 +94,7 @@ def present(made: Report, options: dict[str, Any]) -> None:
     if form == "csv" and output is not None:
         for name, text in report_csv(made).items():
             write(output / f"{name}.csv", text)
-        click.echo(f"Tables are in {output}.", err=True)
+        say(f"Tables are in {output}.", err=True)
     elif form == "csv":
         _print_csv(made)
     elif form == "rich" and output is None:
@@ -102,31 +103,31 @@ def present(made: Report, options: dict[str, Any]) -> None:
         texts = {"json": lambda: json_text(report_json(made)), "rich": lambda: rich_text(made)}
         text = texts.get(form, lambda: report_markdown(made))()
         if output is None:
-            click.echo(text, nl=False)
+            say(text, end="")
         else:
             write(output, text)
-            click.echo(f"Written to {output}.", err=True)
+            say(f"Written to {output}.", err=True)
 
 
 def _print_csv(made: Report) -> None:
     from nabla_eval.reporting.tables import to_csv
 
     first, *others = made.tables
-    click.echo(to_csv(first), nl=False)
+    say(to_csv(first), end="")
     if others:
         names = ", ".join(table.name for table in others)
-        click.echo(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
+        say(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
 
 
 def print_rich(made: Report, file: Any = None) -> None:
     """The report for reading in a terminal."""
-    from rich.console import Console
     from rich.text import Text
 
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.reporting.tables import fitting, to_rich
     from nabla_eval.reporting.text import bullet
 
-    console = Console(file=file or sys.stdout, highlight=False)
+    console = Screen(file)
     for table in made.tables:
         for part in fitting(table, console.width) if table.rows else ():
             console.print()

@@ -11,6 +11,7 @@ import click
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading.graders import GRADERS
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.harness.folder import Claim
@@ -121,7 +122,7 @@ def run(
             rehearse(command, manifest, folder)
         except KeyboardInterrupt as stop:
             if not told(stop):
-                click.echo("\nStopped. A dry run keeps no answers.", err=True)
+                say("\nStopped. A dry run keeps no answers.", err=True)
             ctx.exit(STOPPED)
         return
     if not first_rank():
@@ -135,7 +136,7 @@ def run(
                 manifest = command.execute(folder, manifest)
             except KeyboardInterrupt as stop:
                 if not told(stop):
-                    click.echo(f"\nStopped. The same command continues from {folder}.", err=True)
+                    say(f"\nStopped. The same command continues from {folder}.", err=True)
                 ctx.exit(STOPPED)
     summarise(folder, claimed.before if claimed.state == "done" else manifest)
 
@@ -167,24 +168,22 @@ def default_folder(manifest: Manifest) -> Path:
 def announce(folder: Path, claimed: Claim) -> None:
     """Say on stderr where a run goes and what it starts from."""
     words = {"new": "Running into", "unfinished": "Continuing", "done": "Already done:"}
-    click.echo(f"{words[claimed.state]} {folder}", err=True)
+    say(f"{words[claimed.state]} {folder}", err=True)
     for library, (old, new) in claimed.other_versions.items():
-        click.echo(f"  It was made with {library} {old}; this is {new}.", err=True)
+        say(f"  It was made with {library} {old}; this is {new}.", err=True)
 
 
 def summarise(folder: Path, manifest: Manifest | None) -> None:
     """The closing summary: accuracy, cost, and where everything is."""
-    import sys
-
-    from rich.console import Console
     from rich.text import Text
 
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.cost.peak import describe
     from nabla_eval.reporting.overview import combine, measure, overview_table
     from nabla_eval.reporting.tables import fitting, to_rich
 
     assert manifest is not None
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     rows = [combine(manifest["name"], [part]) for part in measure(folder, manifest["seconds"])]
     console.print()
     for part in fitting(overview_table(rows), console.width):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from nabla_eval.cli.run import STOPPED
+from nabla_eval.terminal import say
 
 
 @click.command()
@@ -52,14 +52,13 @@ def sweep(
     Example: nabla-eval sweep study.yaml --output results/study --jobs 2
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.sweeping import Sweep, list_cells
     from nabla_eval.harness.study import read_study
 
     study = read_study(file)
     folder = output or Path("results", study.name)
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     if dry_run:
         list_cells(console, study, folder)
         return
@@ -68,6 +67,6 @@ def sweep(
     try:
         failed = work.run(jobs)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. The same command continues from {folder}.", err=True)
+        say(f"\nStopped. The same command continues from {folder}.", err=True)
         ctx.exit(STOPPED)
     ctx.exit(1 if failed else 0)

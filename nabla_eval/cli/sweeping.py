@@ -12,11 +12,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from nabla_eval.cli.board import Board, Line
 from nabla_eval.cli.quiet import quiet
+from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import DataError, NablaError
 from nabla_eval.harness.evaluation import Bench
 from nabla_eval.harness.folder import claim, clear, inspect
@@ -34,7 +34,7 @@ STUDY_SCHEMA = 1
 LOG = "log.txt"
 
 
-def list_cells(console: Console, study: Study, folder: Path) -> None:
+def list_cells(console: Screen, study: Study, folder: Path) -> None:
     """Print every cell with what its folder holds; touches nothing."""
     counts: dict[str, int] = defaultdict(int)
     for cell in study.cells:
@@ -53,7 +53,7 @@ def list_cells(console: Console, study: Study, folder: Path) -> None:
 class Sweep:
     """One sitting of a sweep."""
 
-    console: Console
+    console: Screen
     study: Study
     folder: Path
     command: str

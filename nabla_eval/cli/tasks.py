@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from nabla_eval.terminal import say
+
 
 @click.group()
 def tasks() -> None:
@@ -23,7 +25,7 @@ def path() -> None:
     """
     from nabla_eval.harness.tasks import tasks_path
 
-    click.echo(tasks_path())
+    say(tasks_path())
 
 
 @tasks.command("list")
@@ -32,9 +34,9 @@ def list_() -> None:
 
     Example: nabla-eval tasks list
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.harness.tasks import list_tasks, tasks_path
 
     folder = tasks_path()
@@ -43,4 +45,4 @@ def list_() -> None:
         table.add_column(heading, overflow="fold")
     for task in list_tasks(folder):
         table.add_row(task.name, task.kind, str(task.file.relative_to(folder)), task.dataset)
-    Console().print(table, markup=False)
+    Screen().print(table)

@@ -9,6 +9,7 @@ import click
 
 from nabla_eval.cli.report_output import stages, told_warnings
 from nabla_eval.errors import DataError
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.reporting.story import Story
@@ -44,17 +45,14 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
 
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
-    import sys
-
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.trace_view import problem_table, stories_of
 
     with told_warnings():
         stories = [s for s in stories_of(run) if change is None or s.change == change]
     key = ORDERS[order]
     shown = (stories if key is None else sorted(stories, key=key))[:limit]
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     console.print(problem_table(shown, console.width))
     console.print(f"{len(shown)} of {len(stories)} problems. `nabla-eval trace show` tells one.")
 
@@ -69,13 +67,10 @@ def show(run: Path, problem: str) -> None:
 
     Example: nabla-eval trace show results/nabla nabla_countdown/7/0
     """
-    import sys
-
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.trace_view import stories_of, told
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     with told_warnings():
         stories = stories_of(run)
     for part in told(_one(stories, problem, run)):
@@ -99,7 +94,7 @@ def html(run: Path, output: Path) -> None:
     with told_warnings(), stages("Writing pages"):
         paths = write_pages(pages_of(run), output)
     for path in paths:
-        click.echo(path)
+        say(path)
 
 
 def _one(stories: list[Story], name: str, run: Path) -> Any:

@@ -18,7 +18,8 @@ from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
 from nabla_eval.reporting.story import Chosen, Story, Token, tell_all
 from nabla_eval.reporting.text import MISSING, number
-from nabla_eval.reporting.viewer import TracePage, visible
+from nabla_eval.reporting.viewer import TracePage
+from nabla_eval.terminal import visible
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import FILE, read_manifest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,8 +16,7 @@ from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show
 from nabla_eval.training.recipe import GRPO, SFT, AlignReward, LoRA, Recipe
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
     from nabla_eval.training.run import Backend
     from nabla_eval.training.trainers import Report
@@ -217,15 +215,14 @@ def _train(recipe: Recipe, backend: Backend, chosen: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _screen(output: Path, method: str) -> Iterator[tuple[Console, Report]]:
+def _screen(output: Path, method: str) -> Iterator[tuple[Screen, Report]]:
     """The console and the progress of a run whose libraries write to a file."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.training.folder import LOG
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen()
     try:
         with quiet(output / LOG), progress_bar(console, method) as report:
             yield console, report

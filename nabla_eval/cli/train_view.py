@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
     from nabla_eval.training.folder import Record
     from nabla_eval.training.trainers import Report
@@ -24,7 +23,7 @@ SHOWN = {
 
 
 @contextmanager
-def progress_bar(console: Console, method: str) -> Iterator[Report]:
+def progress_bar(console: Screen, method: str) -> Iterator[Report]:
     """One bar over the optimiser steps, with a smoothed figure; gone when the run is over."""
     from rich.progress import (
         BarColumn,
@@ -37,10 +36,10 @@ def progress_bar(console: Console, method: str) -> Iterator[Report]:
 
     name, label, decimals = SHOWN[method]
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figure]}"),
+        TextColumn("{task.fields[figure]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -58,7 +57,7 @@ def progress_bar(console: Console, method: str) -> Iterator[Report]:
         yield report
 
 
-def show_data(console: Console, facts: DataFacts, what: str = "problems") -> None:
+def show_data(console: Screen, facts: DataFacts, what: str = "problems") -> None:
     """What is trained on, and what was left out."""
     from rich.text import Text
 
@@ -73,7 +72,7 @@ def show_data(console: Console, facts: DataFacts, what: str = "problems") -> Non
     )
 
 
-def show_unchecked(console: Console, facts: DataFacts) -> None:
+def show_unchecked(console: Screen, facts: DataFacts) -> None:
     """That no evaluation set was named, where the data may hold its problems."""
     if facts["name"] not in ("countdown", "countdown4"):
         console.print(
@@ -83,7 +82,7 @@ def show_unchecked(console: Console, facts: DataFacts) -> None:
 
 
 def show_result(
-    console: Console, record: Record, output: Path, use: str = "pretrained={},method=greedy"
+    console: Screen, record: Record, output: Path, use: str = "pretrained={},method=greedy"
 ) -> None:
     """How it went, where things are, and how to evaluate them."""
     from rich.text import Text

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import http.client
 import json
-import logging
 import os
 import time
 import urllib.error
@@ -21,8 +20,8 @@ from urllib.parse import urlsplit
 
 from nabla_eval.config import require
 from nabla_eval.errors import ConfigError, ServerError
+from nabla_eval.terminal import LOGGER
 
-LOGGER = logging.getLogger("nabla_eval")
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth trying again
 _LONGEST_WAIT = 30.0  # seconds between two attempts

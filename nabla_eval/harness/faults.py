@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from nabla_eval.errors import ItemError
 from nabla_eval.harness.arguments import Arguments
+from nabla_eval.terminal import LOGGER
 
-LOGGER = logging.getLogger("nabla_eval")
 SHOWN = 5  # items that the closing message names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from nabla_eval.config import change, coerce, flatten, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.methods.idle import idle
-
-LOGGER = logging.getLogger("nabla_eval")
+from nabla_eval.terminal import LOGGER
 
 SAMPLING = {"temperature": float, "top_p": float, "top_k": int}
 # As lm-eval's other models spell it.

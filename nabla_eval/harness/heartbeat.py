@@ -13,6 +13,8 @@ from typing import Any, TextIO
 import psutil
 from tqdm import tqdm
 
+from nabla_eval.terminal import say, visible
+
 SECONDS = 60.0
 SCARCE = 0.05  # share of the machine's memory that is left when it is worth a warning
 
@@ -37,7 +39,7 @@ class Progress:
         if self.quiet:
             return self
         if sys.stderr.isatty():
-            title = f"Running generate_until requests ({self.title})"
+            title = visible(f"Running generate_until requests ({self.title})")
             self._bar = self._open.enter_context(tqdm(total=self.total, desc=title))
         else:
             self._heart = self._open.enter_context(Heartbeat(self.total, self.title))
@@ -123,7 +125,7 @@ class Heartbeat:
                 )
 
     def _write(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        say(text, file=self.stream)
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +31,7 @@ from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
 from nabla_eval.models.meter import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
-
-LOGGER = logging.getLogger("nabla_eval")
+from nabla_eval.terminal import LOGGER
 
 
 class NablaLM(RankedLM):

@@ -6,7 +6,6 @@ hashed, all `repeats` of a problem are scored, and the metrics follow from their
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,7 @@ from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.problems import check, hub, store
 from nabla_eval.harness.problems.sets import ProblemSet, problem_set
 from nabla_eval.harness.problems.store import VARIABLE, Copy
-
-LOGGER = logging.getLogger("nabla_eval")
+from nabla_eval.terminal import LOGGER
 
 
 class KeepAll(Filter):

@@ -16,6 +16,7 @@ from typing import Any
 from nabla_eval.errors import ConfigError, NablaError
 from nabla_eval.harness.register import NAME
 from nabla_eval.harness.stopping import told
+from nabla_eval.terminal import guard_streams, say, visible
 
 
 def check_command_line(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +33,7 @@ def check_command_line(argv: Sequence[str] | None = None) -> None:
     try:
         read(asked)
     except ConfigError as error:
-        raise SystemExit(f"Error: {error}") from None
+        raise SystemExit(visible(f"Error: {error}")) from None
 
 
 def model_args(argv: Sequence[str]) -> dict[str, Any] | None:
@@ -82,14 +83,18 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def plain_errors() -> None:
-    """Have errors that nabla_eval raises on purpose end this process without a traceback."""
+    """Have errors that nabla_eval raises on purpose end this process without a traceback.
+
+    What else is printed on its way to a terminal is guarded from here on.
+    """
+    guard_streams()
     if getattr(sys.excepthook, "plain", None):
         return
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, NablaError):
-            print(f"Error: {error}", file=sys.stderr)
+            say(f"Error: {error}", err=True)
         elif not told(error):
             before(kind, error, trace)
 

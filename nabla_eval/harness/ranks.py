@@ -8,7 +8,6 @@ which rank answers a document does not matter.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +19,9 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import parse_flag_from_env
 from lm_eval.models.huggingface import HFLM
 
+from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import TraceWriter, trace_path
 
-LOGGER = logging.getLogger("nabla_eval")
 _PATIENT = InitProcessGroupKwargs(timeout=timedelta(weeks=52))  # as HFLM: ranks wait for each other
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,10 +17,9 @@ from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
 from nabla_eval.requests import Method, Outcome, Problem
+from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike
 from nabla_eval.traces.observe import Observed
-
-LOGGER = logging.getLogger("nabla_eval")
 
 Work = tuple[Problem, Any]  # a problem and its method's options
 

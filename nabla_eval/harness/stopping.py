@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from nabla_eval.terminal import say
 
 
 class Terminated(SystemExit):
@@ -28,7 +29,7 @@ def stoppable(words: Callable[[], str]) -> Iterator[None]:
         try:
             yield
         except (KeyboardInterrupt, Terminated) as stop:
-            print(f"\nStopped: {words()}", file=sys.stderr, flush=True)
+            say(f"\nStopped: {words()}", err=True)
             stop.told = True  # type: ignore[union-attr]
             raise
 

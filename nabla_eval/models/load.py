@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,8 @@ from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
+from nabla_eval.terminal import LOGGER
 
-LOGGER = logging.getLogger("nabla_eval")
 Contrast = Literal["logit", "probability"]
 
 

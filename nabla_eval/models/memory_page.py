@@ -13,6 +13,7 @@ from typing import Any
 
 from nabla_eval.models import memory
 from nabla_eval.models.memory import GIB, Memory, Shape, Use
+from nabla_eval.terminal import say
 
 COMMAND = "python -m nabla_eval.models.memory_page reports/memory.md"
 LENGTH, PROMPT = 3072, 256
@@ -239,4 +240,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(page(), encoding="utf-8")
     else:
-        sys.stdout.write(page())
+        say(page(), end="")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-LOGGER = logging.getLogger("nabla_eval")
+from nabla_eval.terminal import LOGGER
 
 # Relative error of a token's last hidden state. Above rounding: models of float64 keep some
 # float32 inside, and in 16 bits a router may choose another expert for single tokens, so that there

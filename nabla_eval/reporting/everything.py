@@ -28,7 +28,7 @@ from nabla_eval.reporting.sections.cost import cost_report
 from nabla_eval.reporting.sections.rejection import rejection_report
 from nabla_eval.reporting.sections.reward import reward_report
 from nabla_eval.reporting.sections.scaling import scaling_report
-from nabla_eval.reporting.text import jsonable, markdown, printable
+from nabla_eval.reporting.text import code, jsonable, markdown, printable
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -135,7 +135,7 @@ def page_markdown(page: Page) -> str:
     """One Markdown page; figures are links to `figures/`."""
     facts = [f"- {markdown(key)}: {markdown(value)}" for key, value in page.facts.items()]
     warned = [f"> **Warning:** {markdown(warning)}\n" for warning in page.warnings]
-    parts = [f"# {markdown(page.title)}", f"Made by `{printable(page.command)}`.", *warned]
+    parts = [f"# {markdown(page.title)}", f"Made by {code(page.command)}.", *warned]
     for report in page.reports:
         pictures = [
             f"![{markdown(plot.title)}](figures/{plot.name}.png)\n\n{markdown(plot.caption)}\n"

@@ -1,4 +1,4 @@
-"""Numbers as words, and model text made harmless: it may hold escapes, markup or HTML."""
+"""Numbers as words, and model text as Markdown: it may hold markup or HTML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import re
 import textwrap
 from typing import Any
+
+from nabla_eval.terminal import printable
 
 MISSING = "–"  # what the data cannot say
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
@@ -57,12 +59,11 @@ def bullet(sentence: str, width: int) -> str:
     return lines.replace("\u00a0", " ")
 
 
-def printable(text: str) -> str:
-    """Text in which every character is visible: controls, bidi marks and newlines as escapes.
-
-    A model can emit terminal escapes; shown raw they could recolour, hide or rewrite a screen.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def code(text: str) -> str:
+    """A code span of Markdown, which no backtick in the text ends."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " if "`" in text else ""
+    return f"{fence}{room}{printable(text)}{room}{fence}"
 
 
 def markdown(text: str) -> str:

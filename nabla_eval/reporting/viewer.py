@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -20,7 +19,8 @@ from typing import Any
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
 from nabla_eval.reporting.story import Chosen, Step, Story, Token
-from nabla_eval.reporting.text import jsonable, printable
+from nabla_eval.reporting.text import jsonable
+from nabla_eval.terminal import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,12 +32,6 @@ class TracePage:
     title: str
     stories: Sequence[Story]
     facts: Mapping[str, str] = field(default_factory=dict)
-
-
-def visible(text: str) -> str:
-    """`printable`, with line breaks and tabs kept: the page shows them as such."""
-    parts = re.split(r"([\n\t])", text)
-    return "".join(part if part in "\n\t" else printable(part) for part in parts)
 
 
 def page_data(page: TracePage) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nabla_eval.errors import DataError
-
-LOGGER = logging.getLogger("nabla_eval")
+from nabla_eval.terminal import LOGGER
 
 
 @contextmanager

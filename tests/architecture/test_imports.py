@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nabla_eval"
 
-BASE = {"errors", "config", "randomness", "structure", "thought"}
+BASE = {"errors", "config", "randomness", "structure", "thought", "terminal"}
 WORDS = BASE | {"cost", "requests"}
 ENGINE = WORDS | {"models", "dto"}
 
@@ -21,6 +21,7 @@ ENGINE = WORDS | {"models", "dto"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "thought": set(),
+    "terminal": set(),
     "structure": set(),
     "randomness": {"errors"},
     "config": {"errors", "randomness"},
