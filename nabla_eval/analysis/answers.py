@@ -12,6 +12,7 @@ from nabla_eval.analysis.intervals import LEVEL, Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.grading import cluster, extract
 from nabla_eval.thought import answered
+from nabla_eval.traces.keep import whole
 from nabla_eval.traces.schema import Record, document
 
 # (lm-eval's doc and target, response) -> is it right?
@@ -76,7 +77,7 @@ def drafted_answers(run: Run, grade: Grade) -> list[Answer]:
     found = []
     for record in run.records:
         problem = document(record["id"])
-        for draft in record["drafts"]:
+        for draft in whole(record)["drafts"]:
             if draft["reward"] is None:
                 continue
             text = (problem, draft["text"])

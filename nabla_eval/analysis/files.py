@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
 from nabla_eval.structure import UNREADABLE, mismatch
+
+_TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they are long
 
 
 class _Config(TypedDict, total=False):
@@ -50,16 +53,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_samples(file: Path) -> list[dict[str, Any]]:
-    """The lines of lm-eval's samples file. Raises `DataError` for a damaged or repeated one."""
+    """The lines of lm-eval's samples file, without the texts of requests and responses.
+
+    Raises `DataError` for a damaged or repeated one.
+    """
     samples = []
     seen = set()
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UNREADABLE as error:
-        raise DataError(f"{file} cannot be read ({error}). Evaluate again.") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(file):
         try:
             sample = json.loads(line)
             wrong = mismatch(sample, Sample)
@@ -74,7 +74,16 @@ def read_samples(file: Path) -> list[dict[str, Any]]:
         if item in seen:
             raise DataError(f"{file}:{number} repeats document {item[0]}. Evaluate again.")
         seen.add(item)
-        samples.append(sample)
+        samples.append({name: value for name, value in sample.items() if name not in _TEXTS})
     if not samples:
         raise DataError(f"{file} is empty. Evaluate again.")
     return samples
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not blank."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            yield from ((i, line) for i, line in enumerate(lines, start=1) if line.strip())
+    except UNREADABLE as error:
+        raise DataError(f"{file} cannot be read ({error}). Evaluate again.") from error

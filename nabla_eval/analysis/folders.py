@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from nabla_eval.analysis.accuracy import Scores, scores_of
 from nabla_eval.analysis.files import read_json, read_samples
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.errors import DataError
-from nabla_eval.traces import read
+from nabla_eval.traces.keep import kept
 from nabla_eval.traces.schema import Record, document
 
 T = TypeVar("T")
@@ -44,7 +44,6 @@ class Part:
     seed: int | None = None
     preset: str | None = None
     seconds: float = math.nan
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(root: str | Path) -> list[Path]:
@@ -78,12 +77,16 @@ def _home(holder: Path, root: Path, holders: Iterable[Path]) -> Path:
     return home
 
 
-def read_folder(home: Path, metric: str | None = None) -> list[Part]:
+def read_folder(
+    home: Path,
+    metric: str | None = None,
+    records_of: Callable[[Path], Iterable[Record]] = kept,
+) -> list[Part]:
     """The tasks of one run folder. Warns of tasks that lack traces or samples, and leaves them out.
 
     `metric` is what counts as the score, by default `exact_match`; "name,filter" also picks one of
-    lm-eval's filters. Raises `DataError` for damaged files, and for samples and traces that are not
-    of the same problems.
+    lm-eval's filters. `records_of` reads the traces, by default what analyses use of them. Raises
+    `DataError` for damaged files, and for samples and traces that are not of the same problems.
     """
     facts = _facts(home)
     if facts["status"] != "done":
@@ -93,7 +96,8 @@ def read_folder(home: Path, metric: str | None = None) -> list[Part]:
             stacklevel=2,
         )
         return []
-    records = _by_task(read(home / "traces" if _in_traces(home) else _trace_folder(home)))
+    traces = home / "traces" if _in_traces(home) else _trace_folder(home)
+    records = _by_task(records_of(traces))
     samples = _samples(home)
     for task in sorted(records.keys() - samples.keys()):
         warnings.warn(
@@ -226,7 +230,6 @@ def _part(
         seed=facts["seed"],
         preset=facts["preset"],
         seconds=facts["seconds"] if facts["tasks"] == 1 else math.nan,
-        versions={k: str(v) for k, v in records[0]["versions"].items()},
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nabla_eval.analysis.accuracy import accuracy
 from nabla_eval.analysis.intervals import LEVEL, Estimate, ratio, share
 from nabla_eval.analysis.runs import Run
+from nabla_eval.traces.keep import length
 from nabla_eval.traces.schema import Record, document
 
 _RESAMPLES = 2000
@@ -73,11 +74,11 @@ def _reused_tokens(record: Record) -> int:
     """Tokens of the current response after each judged position, which were not drawn again."""
     if not record["drafts"] or not record["candidates"]:
         return 0
-    length, total = len(record["drafts"][0]["tokens"]), 0
+    current, total = length(record["drafts"][0]), 0
     for candidate in record["candidates"]:
-        total += length - candidate["position"]
+        total += current - candidate["position"]
         if candidate["verdict"] == "accepted":
-            length = len(candidate["tokens"])
+            current = length(candidate)
     return total
 
 
@@ -85,9 +86,9 @@ def _from_the_prompt(record: Record) -> int:
     """Tokens of a draft, and of one response from the prompt on for each visited position."""
     if not record["drafts"]:
         return 0
-    draft = len(record["drafts"][0]["tokens"])
+    draft = length(record["drafts"][0])
     accepted = [c for c in record["candidates"] if c["verdict"] == "accepted"]
-    shortest = min([draft, *(len(candidate["tokens"]) for candidate in accepted)])
+    shortest = min([draft, *map(length, accepted)])
     return draft + int(record["outcome"]["visited"]) * shortest
 
 

@@ -155,7 +155,7 @@ class _Study:
         from nabla_eval.analysis.runs import Run
         from nabla_eval.harness.lm import NablaLM
         from nabla_eval.harness.lmeval import repeating_nothing
-        from nabla_eval.traces import read
+        from nabla_eval.traces.keep import kept
 
         folder = self.output / row.folder
         for old in folder.glob("trace-rank*.jsonl"):  # resuming would make the seconds wrong
@@ -176,7 +176,7 @@ class _Study:
             )
         samples = results.pop("samples")[TASK]
         _save(folder, results, samples)
-        return Run(row.name, read(folder), scores_of(TASK, samples), clock.seconds)
+        return Run(row.name, list(kept(folder)), scores_of(TASK, samples), clock.seconds)
 
     def facts(self, runs: Mapping[str, Any]) -> dict[str, Any]:
         """What a reader needs to make the same numbers again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,14 +12,14 @@ from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.reporting.story import Story
+    from nabla_eval.cli.trace_view import Entry
 
 CHANGES = ("wrong-right", "right-wrong", "stayed-right", "stayed-wrong")
 ORDERS = {
     "file": None,
-    "revised": lambda story: -story.accepted,
-    "candidates": lambda story: -len(story.steps),
-    "calls": lambda story: -story.model_calls,
+    "revised": lambda brief: -brief.accepted,
+    "candidates": lambda brief: -brief.judged,
+    "calls": lambda brief: -brief.model_calls,
 }
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 
@@ -46,15 +46,17 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.cli.trace_view import problem_table, stories_of
+    from nabla_eval.cli.trace_view import entries_of, problem_table
+    from nabla_eval.reporting.story import Brief
 
     with told_warnings():
-        stories = [s for s in stories_of(run) if change is None or s.change == change]
+        briefs = [Brief.of(entry.story()) for entry in entries_of(run)]
+    found = [brief for brief in briefs if change is None or brief.change == change]
     key = ORDERS[order]
-    shown = (stories if key is None else sorted(stories, key=key))[:limit]
+    shown = (found if key is None else sorted(found, key=key))[:limit]
     console = Screen()
     console.print(problem_table(shown, console.width))
-    console.print(f"{len(shown)} of {len(stories)} problems. `nabla-eval trace show` tells one.")
+    console.print(f"{len(shown)} of {len(found)} problems. `nabla-eval trace show` tells one.")
 
 
 @trace.command()
@@ -68,12 +70,12 @@ def show(run: Path, problem: str) -> None:
     Example: nabla-eval trace show results/nabla nabla_countdown/7/0
     """
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.cli.trace_view import stories_of, told
+    from nabla_eval.cli.trace_view import entries_of, told
 
     console = Screen()
     with told_warnings():
-        stories = stories_of(run)
-    for part in told(_one(stories, problem, run)):
+        story = _one(entries_of(run), problem, run).story()
+    for part in told(story):
         console.print(part)
 
 
@@ -84,28 +86,31 @@ def show(run: Path, problem: str) -> None:
 def html(run: Path, output: Path) -> None:
     """Write a page per run that shows every problem in a browser; it needs no network.
 
-    With a study folder, each run below it gets a page.
+    With a study folder, each run below it gets a page. The page of a large run reads its problems
+    from a folder beside it, RUN-problems.
 
     Example: nabla-eval trace html results/nabla -o pages
     """
     from nabla_eval.cli.trace_view import pages_of
-    from nabla_eval.reporting.viewer import write_pages
+    from nabla_eval.reporting.viewer import beside, write_pages
 
     with told_warnings(), stages("Writing pages"):
         paths = write_pages(pages_of(run), output)
     for path in paths:
         say(path)
+    for folder in filter(Path.exists, map(beside, paths)):
+        say(f"{folder.name}/ holds the problems of its page: keep them together.", err=True)
 
 
-def _one(stories: list[Story], name: str, run: Path) -> Any:
-    """The story that a name means. Raises `DataError` where there is none, or several."""
-    found = [s for s in stories if s.id == name] or [
-        s for s in stories if name in (s.id.rpartition("/")[0], s.id.split("/")[-2:-1][0])
+def _one(entries: list[Entry], name: str, run: Path) -> Entry:
+    """The problem that a name means. Raises `DataError` where there is none, or several."""
+    found = [e for e in entries if e.id == name] or [
+        e for e in entries if name in (e.id.rpartition("/")[0], e.id.split("/")[-2:-1][0])
     ]
     if not found:
-        some = ", ".join(story.id for story in stories[:3])
+        some = ", ".join(entry.id for entry in entries[:3])
         raise DataError(f"{run} has no problem {name!r}; it has {some}, ... See `trace list`.")
     if len(found) > 1:
-        ids = ", ".join(story.id for story in found[:4])
+        ids = ", ".join(entry.id for entry in found[:4])
         raise DataError(f"{name!r} may be any of {ids}. Give one of these.")
     return found[0]

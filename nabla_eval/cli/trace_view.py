@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,63 @@ from rich.text import Text
 from nabla_eval.analysis.folders import Part, find, read_folder
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Chosen, Story, Token, tell_all
+from nabla_eval.reporting.story import Brief, Chosen, Story, Token, tell_all
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage
 from nabla_eval.terminal import visible
-from nabla_eval.traces import read
+from nabla_eval.traces.keep import place_of, placed
 from nabla_eval.traces.manifest import FILE, read_manifest
+from nabla_eval.traces.read import Place, fetch, places, stream
 
 VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 
 
-def stories_of(folder: Path) -> list[Story]:
+@dataclass(frozen=True)
+class Entry:
+    """A problem of a run folder. Its story is read when it is asked for, so that runs may be large.
+
+    `part` is what the task says about it, None where no score can be used.
+    """
+
+    id: str
+    place: Place
+    part: Part | None
+
+    def story(self) -> Story:
+        """The problem's story; of an unfinished run without right or wrong."""
+        record = fetch(self.id, self.place)
+        if self.part is None:
+            (story,) = tell_all([record])
+        else:
+            (story,) = tell_all([record], self.part.scores, self.part.docs, judge)
+        return story
+
+
+def entries_of(folder: Path) -> list[Entry]:
     """Every problem of a run folder, also of one that is not finished (then right or wrong is
     not known where no grader can say). Raises `DataError` where there are no traces."""
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
-    parts = _finished(folder) if any(folder.rglob("samples_*.jsonl")) else []
-    if not parts:
-        return tell_all(read(folder))
-    return [
-        story for part in parts for story in tell_all(part.records, part.scores, part.docs, judge)
-    ]
+    parts, fault = _finished(folder)
+    if parts:
+        return [Entry(*place_of(record), part) for part in parts for record in part.records]
+    entries = [Entry(name, place, None) for name, place in places(folder)]
+    if fault is not None:
+        warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
+    return entries
 
 
-def _finished(folder: Path) -> list[Part]:
-    """What a finished run holds; nothing, with a warning, where its scores cannot be used."""
+def _finished(folder: Path) -> tuple[list[Part], DataError | None]:
+    """The parts of a finished run, or why its scores cannot be used."""
+    if not any(folder.rglob("samples_*.jsonl")):
+        return [], None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
-            return read_folder(folder)
+            return read_folder(folder, records_of=placed), None
     except DataError as error:
-        read(folder)  # a damaged trace has nothing to tell
-        warnings.warn(f"Shown without the task's scores. {error}", stacklevel=3)
-        return []
+        return [], error
 
 
 def judge(doc: Mapping[str, Any], text: str) -> bool:
@@ -73,13 +97,17 @@ def pages_of(folder: Path) -> dict[str, TracePage]:
             name += "_"
         manifest = read_manifest(home)
         title = home.resolve().name if manifest is None else manifest["name"]
-        pages[name] = TracePage(title, stories_of(home), _facts(home))
+        pages[name] = TracePage(title, _stories(home), _facts(home))
     return pages
 
 
+def _stories(home: Path) -> Iterator[Story]:
+    for entry in entries_of(home):
+        yield entry.story()
+
+
 def _facts(home: Path) -> dict[str, str]:
-    records = read(home)
-    first = records[0]
+    first = next(stream(home))
     facts = {
         "method": first["method"],
         "options": ", ".join(f"{k}={v}" for k, v in first["config"].items() if v is not None),
@@ -91,9 +119,9 @@ def _facts(home: Path) -> dict[str, str]:
     return facts if manifest is None else {"command": manifest["command"], **facts}
 
 
-def problem_table(stories: Sequence[Story], width: int) -> Table:
+def problem_table(briefs: Sequence[Brief], width: int) -> Table:
     """One line per problem; the response as far as the terminal has room, or not at all."""
-    rows = [_problem(story) for story in stories]
+    rows = [_problem(brief) for brief in briefs]
     headings = ("Problem", "Draft", "Answer", "Reward", "Judged", "Kept", "Calls")
     texts = zip(headings, *([str(cell) for cell in row[:-1]] for row in rows), strict=True)
     room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
@@ -109,14 +137,14 @@ def problem_table(stories: Sequence[Story], width: int) -> Table:
     return table
 
 
-def _problem(story: Story) -> list[Text]:
-    rewards = f"{number(story.first_reward, 2)} → {number(story.final_reward, 2)}"
+def _problem(brief: Brief) -> list[Text]:
+    rewards = f"{number(brief.first_reward, 2)} → {number(brief.final_reward, 2)}"
     return [
-        Text(visible(story.id)), _right(story.first_right), _right(story.final_right),
-        Text(number(story.final_reward, 2) if story.first == story.final else rewards),
-        Text(str(len(story.steps))), Text(str(story.accepted)),
-        Text(number(story.model_calls, 0)),
-        Text(_line("".join(token.text for token in story.final))),
+        Text(visible(brief.id)), _right(brief.first_right), _right(brief.final_right),
+        Text(rewards if brief.revised else number(brief.final_reward, 2)),
+        Text(str(brief.judged)), Text(str(brief.accepted)),
+        Text(number(brief.model_calls, 0)),
+        Text(_line(brief.response)),
     ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.accuracy import Scores, accuracy
+from nabla_eval.analysis.files import read_samples
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, percent
-from nabla_eval.structure import UNREADABLE
 from nabla_eval.traces import Record, done
 
 PREFERRED = ("exact_match", "acc")  # shown in per cent
@@ -68,33 +67,41 @@ def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
     if not results:
         raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
     date = results[-1].stem.removeprefix("results_")  # its samples have it too
-    records: dict[str, list[Record]] = defaultdict(list)
-    for record in done(folder).values():
-        records[record["id"].split("/")[0]].append(record)
+    records = done(folder)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in records:
+        names[name.split("/")[0]].append(name)
     return [
         _measured(
-            task, part, _samples(results[-1].parent / f"samples_{task}_{date}.jsonl"), seconds
+            task,
+            (records[name] for name in part),
+            read_samples(results[-1].parent / f"samples_{task}_{date}.jsonl"),
+            seconds,
         )
-        for task, part in sorted(records.items())
+        for task, part in sorted(names.items())
     ]
 
 
 def _measured(
     task: str,
-    records: Sequence[Record],
+    records: Iterable[Record],
     samples: Sequence[Mapping[str, Any]],
     seconds: float | None,
 ) -> Measured:
     own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     metric = next((name for name in map(_primary, own) if name), "none")
     scores = {str(sample["doc_id"]): [float(sample[metric])] for sample in own if metric in sample}
-    verdicts = [candidate["verdict"] for r in records for candidate in r["candidates"]]
+    calls = []
+    verdicts = []
+    for record in records:
+        calls.append(record["ledger"]["model_calls"])
+        verdicts += [candidate["verdict"] for candidate in record["candidates"]]
     return Measured(
         task=task,
         metric=metric,
         scores=scores,
-        responses=len(records),
-        model_calls=sum(record["ledger"]["model_calls"] for record in records),
+        responses=len(calls),
+        model_calls=sum(calls),
         candidates=len(verdicts),
         rejected=sum(verdict != "accepted" for verdict in verdicts),
         seconds=seconds,
@@ -109,17 +116,6 @@ def _primary(sample: Mapping[str, Any]) -> str | None:
     """
     metrics = [name for name in sample["metrics"] if name != "failed"]
     return next((name for name in PREFERRED if name in metrics), metrics[0] if metrics else None)
-
-
-def _samples(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        samples = [json.loads(line) for line in lines if line]
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read: {error}. Run again.") from error
-    if not samples:
-        raise DataError(f"{path} is empty. Run again.")
-    return samples
 
 
 def combine(name: str, parts: Sequence[Measured]) -> OverviewRow:

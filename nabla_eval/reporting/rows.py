@@ -14,6 +14,7 @@ from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.significance import holm
 from nabla_eval.errors import DataError
+from nabla_eval.traces.keep import whole
 from nabla_eval.traces.schema import CandidateRecord, Record
 
 
@@ -191,9 +192,10 @@ def examples(records: Iterable[Record], count: int = 3) -> list[RevisionRow]:
 
     Not chosen by merit: only the order of the problems decides.
     """
-    found = [RevisionRow.of(record, c) for record in records for c in record["candidates"]]
-    verdicts = [row.verdict for row in found]
+    found = [(record, i) for record in records for i in range(len(record["candidates"]))]
+    verdicts = [record["candidates"][i]["verdict"] for record, i in found]
     firsts = [verdicts.index(v) for v in ("accepted", "rejected", "tie") if v in verdicts]
     others = [i for i in range(len(found)) if i not in firsts]
     others.sort(key=lambda i: verdicts[i] != "accepted")  # stable: file order within
-    return [found[i] for i in (firsts + others)[:count]]
+    chosen = [found[i] for i in (firsts + others)[:count]]
+    return [RevisionRow.of(record, whole(record)["candidates"][i]) for record, i in chosen]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -103,6 +103,47 @@ class Story:
         return "wrong-right" if self.final_right else "right-wrong"
 
 
+SHORT = 200  # characters of a text that a list shows
+
+
+@dataclass(frozen=True)
+class Brief:
+    """One line of a list of stories."""
+
+    id: str
+    prompt: str  # its beginning, as that of the response
+    response: str
+    revised: bool  # whether the answer is another one than the first draft
+    first_reward: float | None
+    final_reward: float | None
+    first_right: bool | None
+    final_right: bool | None
+    change: Change
+    judged: int  # candidates
+    accepted: int
+    searched: int  # moves of a search
+    model_calls: float
+
+    @classmethod
+    def of(cls, story: Story) -> Brief:
+        """The line of a story."""
+        return cls(
+            id=story.id,
+            prompt=story.prompt[:SHORT],
+            response="".join(token.text for token in story.final[:SHORT])[:SHORT],
+            revised=story.first != story.final,
+            first_reward=story.first_reward,
+            final_reward=story.final_reward,
+            first_right=story.first_right,
+            final_right=story.final_right,
+            change=story.change,
+            judged=len(story.steps),
+            accepted=story.accepted,
+            searched=len(story.moves),
+            model_calls=story.model_calls,
+        )
+
+
 def tell(
     record: Record,
     *,
@@ -150,7 +191,7 @@ def tell(
 
 
 def tell_all(
-    records: Sequence[Record],
+    records: Iterable[Record],
     scores: Mapping[str, Sequence[float]] | None = None,
     docs: Mapping[str, Mapping[str, Any]] | None = None,
     judge: Judge | None = None,

@@ -1,52 +1,106 @@
-"""Read traces back: whole runs, what of a run is done, and the outcomes it came to."""
+"""Read traces back line by line: records, what of a run is done, and the outcomes it came to."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
-from nabla_eval.traces.schema import READABLE, Record, complete, problem_hash, unseal
+from nabla_eval.traces.schema import (
+    READABLE,
+    Record,
+    complete,
+    identifier,
+    problem_hash,
+    unseal,
+)
 
 T = TypeVar("T")
 
 
-def read(path: str | Path, *, growing: bool = False) -> list[Record]:
-    """Records of a trace file, or of every `trace-rank*.jsonl` of a folder, in file order.
+class Place(NamedTuple):
+    """Where a record lies: the bytes of its line in a shard."""
 
-    A torn last line, which a killed run leaves behind, is dropped with a warning; without one
-    where files are `growing`, written by other processes at the moment. Raises `DataError` for a
-    missing file, a damaged line before the last one, or another schema.
+    file: Path
+    number: int  # of the line, from 1
+    start: int
+    length: int
+
+
+class Stored(Mapping[str, Record]):
+    """Finished problems of a trace by id; each is read from its shard when it is asked for."""
+
+    def __init__(self, found: Iterable[tuple[str, Place]]) -> None:
+        self._places = dict(found)
+
+    def __getitem__(self, name: str) -> Record:
+        return fetch(name, self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def stream(path: str | Path, *, growing: bool = False) -> Iterator[Record]:
+    """Records of a trace file, or of every `trace-rank*.jsonl` of a folder, one by one.
+
+    They come in file order. A torn last line, which a killed run leaves behind, is dropped with a
+    warning; without one where files are `growing`, written by other processes at the moment. Raises
+    `DataError` for a missing file, a damaged line before the last one, or another schema.
     """
-    records: list[Record] = []
-    for file in _files(Path(path)):
-        found, end = intact(file)
-        if not growing and end < file.stat().st_size:
-            warnings.warn(
-                f"{file}: the last line is torn and was dropped; its problem counts as not done.",
-                stacklevel=2,
-            )
-        records += found
-    return records
+    return (record for _, record in scan(path, parse, growing=growing))
 
 
-def done(path: str | Path, *, growing: bool = False) -> dict[str, Record]:
+def read(path: str | Path, *, growing: bool = False) -> list[Record]:
+    """The records of `stream` as a list, for runs that fit into memory."""
+    return list(stream(path, growing=growing))
+
+
+def places(path: str | Path, *, growing: bool = False) -> Iterator[tuple[str, Place]]:
+    """Id and place of every record, in file order; see `stream` for errors and warnings.
+
+    A line with a checksum is not parsed: that it is what was written is enough.
+    """
+    return ((name, place) for place, name in scan(path, _identifier, growing=growing))
+
+
+def done(path: str | Path, *, growing: bool = False) -> Mapping[str, Record]:
     """Finished problems of a trace by id (the last record of each); empty where there is no trace.
 
-    `growing` as in `read`: ranks of one run look for what earlier runs have left in all shards.
+    `growing` as in `stream`: ranks of one run look for what earlier runs have left in all shards.
 
     Before an item is taken from here, `unlike` must find no difference.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not _shards(path)):
-        return {}
-    return {record["id"]: record for record in read(path, growing=growing)}
+        return Stored(())
+    return Stored(places(path, growing=growing))
+
+
+def fetch(name: str, place: Place) -> Record:
+    """The record of an id from its place.
+
+    Raises `DataError` where the line there is no longer this record's, or is damaged.
+    """
+    file, number, start, length = place
+    try:
+        with file.open("rb") as shard:
+            shard.seek(start)
+            record = parse(shard.read(length), file, number)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, number, error) from error
+    if record["id"] != name:
+        raise DataError(f"{file} was changed while it was read. Give the same command again.")
+    return record
 
 
 def unlike(
@@ -102,31 +156,72 @@ def _make(kind: type[T], stored: Mapping[str, Any]) -> T:
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
-def intact(file: Path) -> tuple[list[Record], int]:
-    """Records of one file, and the offset in bytes where its torn last line starts, if any.
+def scan(
+    path: str | Path, look: Callable[[bytes, Path, int], T], *, growing: bool = False
+) -> Iterator[tuple[Place, T]]:
+    """Place of each record and what `look(line, file, number)` sees in it; see `stream`."""
+    for file in _files(Path(path)):
+        end = 0
+        with file.open("rb") as shard:
+            size = os.fstat(shard.fileno()).st_size  # others may append to it meanwhile
+            for place, seen in _lines(shard, file, size, look):
+                end = place.start + place.length
+                yield place, seen
+        if not growing and end < size:
+            warnings.warn(
+                f"{file}: the last line is torn and was dropped; its problem counts as not done.",
+                stacklevel=2,
+            )
 
-    Without a torn line the offset is the size of the file. A last line is torn when it does not
-    end with a newline or is not JSON.
+
+def intact(file: Path) -> int:
+    """Offset in bytes where the torn last line of a file starts; without one, the file's size.
+
+    Raises `DataError` as `stream` does.
     """
-    records: list[Record] = []
     end = 0
-    content = file.read_bytes()
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        last = end + len(line) == len(content)
+    with file.open("rb") as shard:
+        size = os.fstat(shard.fileno()).st_size
+        for place, _ in _lines(shard, file, size, _identifier):
+            end = place.start + place.length
+    return end
+
+
+def _lines(
+    shard: IO[bytes], file: Path, size: int, look: Callable[[bytes, Path, int], T]
+) -> Iterator[tuple[Place, T]]:
+    """The lines of one shard, up to a torn last one.
+
+    A last line is torn when it does not end with a newline or is not JSON.
+    """
+    start = 0
+    for number, line in enumerate(shard, start=1):
+        last = start + len(line) >= size
         try:
-            record = _parse(line, file, number)
+            seen = look(line, file, number)
         except ValueError as error:
             if last and not isinstance(error, DataError):
-                break
+                return
             raise _damaged(file, number, error) from error
         if last and not line.endswith(b"\n"):
-            break
-        records.append(record)
-        end += len(line)
-    return records, end
+            return
+        yield Place(file, number, start, len(line)), seen
+        if last:
+            return
+        start += len(line)
 
 
-def _parse(line: bytes, file: Path, number: int) -> Record:
+def _identifier(line: bytes, file: Path, number: int) -> str:
+    """The id of a record, without parsing the rest of a line that its checksum vouches for."""
+    found = identifier(line)
+    return parse(line, file, number)["id"] if found is None else found
+
+
+def parse(line: bytes, file: Path, number: int) -> Record:
+    """The record in one line of a trace.
+
+    Raises `DataError` for what is none that this version reads, ValueError for what is not JSON.
+    """
     record = unseal(line)
     if not isinstance(record, dict) or "schema" not in record:
         raise DataError(
@@ -146,7 +241,7 @@ def _parse(line: bytes, file: Path, number: int) -> Record:
     return record  # type: ignore[return-value]
 
 
-def _damaged(file: Path, number: int, error: ValueError) -> DataError:
+def _damaged(file: Path, number: int, error: Exception) -> DataError:
     if isinstance(error, DataError):
         return error
     return DataError(

@@ -111,7 +111,7 @@ class TraceWriter:
 
     def _drop_torn_line(self) -> None:
         assert self._file is not None
-        end = intact(self.path)[1]
+        end = intact(self.path)
         if end < self._file.tell():
             warnings.warn(f"Removing the torn last line of {self.path}.", stacklevel=3)
             self._file.truncate(end)

@@ -1,7 +1,11 @@
 "use strict";
 // Everything shown comes from the data below as text: no markup is ever made from it.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const PROBLEMS = DATA.problems;
+const PROBLEMS = DATA.problems; // of a large run with what the list shows only
+const FIRSTS = DATA.firsts || []; // places of the first problem of each part in the folder
+const SCALES = { 1: DATA.scales[0], 2: DATA.scales[1] }; // where a colour is full
+const LISTED = 500; // problems that the list shows at first, and adds when asked
+const KEPT = 4; // parts in memory
 const FILTERS = [
   ["all", "all problems", () => true],
   ["wrong-right", "wrong → right", (p) => p.change === "wrong-right"],
@@ -9,7 +13,7 @@ const FILTERS = [
   ["stayed-wrong", "stayed wrong", (p) => p.change === "stayed-wrong"],
   ["stayed-right", "stayed right", (p) => p.change === "stayed-right"],
   ["revised", "revised", (p) => p.accepted > 0],
-  ["rejected", "candidates, none accepted", (p) => p.steps.length > 0 && p.accepted === 0],
+  ["rejected", "candidates, none accepted", (p) => p.judged > 0 && p.accepted === 0],
 ];
 const COLOURS = [
   ["entropy", "entropy", "nats", 1],
@@ -17,7 +21,7 @@ const COLOURS = [
   ["none", "nothing", "", 0],
 ];
 const state = { filter: "all", order: "file", search: "", shown: null, colour: "entropy",
-                version: "final" };
+                version: "final", listed: LISTED, problem: null };
 const $ = (id) => document.getElementById(id);
 
 function make(tag, options = {}, ...children) {
@@ -52,18 +56,24 @@ function changeLabel(problem) {
   return make("span", { class: "change" }, judged(first), " → ", judged(last));
 }
 
-// The number at which a colour is full: all but the largest hundredth of the run lie below it.
-function scale(column) {
-  const values = [];
-  for (const problem of PROBLEMS) {
-    for (const token of problem.first.concat(problem.final || [])) {
-      if (token[column] !== null) values.push(token[column]);
-    }
-  }
-  values.sort((a, b) => a - b);
-  return values.length ? values[Math.ceil(0.99 * values.length) - 1] : 0;
+// Parts of a large run: the file of each calls `part`, which keeps those loaded last.
+const PARTS = new Map();
+
+function part(number, problems) {
+  PARTS.set(number, problems);
+  if (PARTS.size > KEPT) PARTS.delete(PARTS.keys().next().value);
 }
-const SCALES = { 1: scale(1), 2: scale(2) };
+
+// All of a problem, at once or when its part is loaded; null where the part is not there.
+function whole(place, use) {
+  if (!FIRSTS.length) { use(PROBLEMS[place]); return; }
+  const number = FIRSTS.findLastIndex((first) => first <= place);
+  const found = () => (PARTS.has(number) ? PARTS.get(number)[place - FIRSTS[number]] : null);
+  if (found()) { use(found()); return; }
+  const done = (event) => { event.target.remove(); use(found()); };
+  document.body.append(make("script", { onload: done, onerror: done,
+    src: `${encodeURIComponent(DATA.folder)}/part-${number}.js` }));
+}
 
 function selected() {
   const keep = FILTERS.find(([name]) => name === state.filter)[2];
@@ -71,7 +81,7 @@ function selected() {
   const found = PROBLEMS.map((problem, place) => ({ problem, place })).filter(
     ({ problem }) => keep(problem) &&
       (!needle || `${problem.id}\n${problem.prompt}`.toLowerCase().includes(needle)));
-  const keys = { accepted: (p) => p.accepted, steps: (p) => p.steps.length + p.moves.length, calls: (p) => p.calls };
+  const keys = { accepted: (p) => p.accepted, steps: (p) => p.judged + p.searched, calls: (p) => p.calls };
   const key = keys[state.order];
   if (key) found.sort((a, b) => key(b.problem) - key(a.problem) || a.place - b.place);
   return found;
@@ -80,8 +90,8 @@ function selected() {
 function drawList() {
   const found = selected();
   const list = $("list");
-  list.replaceChildren(...found.map(({ problem, place }) => {
-    const said = worked(problem.steps.length, problem.accepted, problem.moves.length);
+  list.replaceChildren(...found.slice(0, state.listed).map(({ problem, place }) => {
+    const said = worked(problem.judged, problem.accepted, problem.searched);
     return make("li", {}, make("button", {
       type: "button", "data-place": place, "aria-current": place === state.shown ? "true" : null,
       onclick: () => show(place, true),
@@ -89,6 +99,16 @@ function drawList() {
     make("span", { class: "name", text: problem.id }), changeLabel(problem),
     make("span", { class: "sub", text: `${said} · ${problem.prompt}` })));
   }));
+  const more = Math.min(LISTED, found.length - state.listed);
+  if (more > 0) {
+    list.append(make("li", {}, make("button", { type: "button", text: `Show ${more} more`,
+      onclick: () => {
+        const next = state.listed;
+        state.listed += LISTED;
+        drawList();
+        list.children[next].firstChild.focus();
+      } })));
+  }
   $("count").textContent = `${found.length} of ${PROBLEMS.length} problems`;
 }
 
@@ -100,13 +120,19 @@ function show(place, focus) {
       button.scrollIntoView({ block: "nearest" });
     } else button.removeAttribute("aria-current");
   }
-  drawStory();
   history.replaceState(null, "", `#${encodeURIComponent(PROBLEMS[place].id)}`);
-  if (focus) { $("story").focus({ preventScroll: true }); window.scrollTo(0, 0); }
+  whole(place, (problem) => {
+    if (state.shown !== place) return; // another one was chosen meanwhile
+    state.problem = problem;
+    if (problem) drawStory();
+    else $("story").replaceChildren(make("h2", { text: PROBLEMS[place].id }),
+      make("p", { text: `The folder ${DATA.folder} with the problems belongs beside this page, and it is not there or not whole.` }));
+    if (focus) { $("story").focus({ preventScroll: true }); window.scrollTo(0, 0); }
+  });
 }
 
 function drawStory() {
-  const problem = PROBLEMS[state.shown];
+  const problem = state.problem;
   const revised = problem.final !== null;
   const facts = [
     `reward ${number(problem.rewards[0])}${revised ? ` → ${number(problem.rewards[1])}` : ""}`,
@@ -275,6 +301,7 @@ function walk(event) {
 }
 
 function redraw() {
+  state.listed = LISTED;
   drawList();
   const found = selected();
   if (found.length && !found.some(({ place }) => place === state.shown)) show(found[0].place, false);
@@ -287,9 +314,9 @@ function begin() {
   const parts = [`${PROBLEMS.length} problems`];
   if (draft) parts.push(`first drafts right: ${right(0)}`);
   if (known) parts.push(`answers right: ${right(1)}`);
-  const steps = PROBLEMS.reduce((sum, p) => sum + p.steps.length, 0);
+  const steps = PROBLEMS.reduce((sum, p) => sum + p.judged, 0);
   const accepted = PROBLEMS.reduce((sum, p) => sum + p.accepted, 0);
-  parts.push(worked(steps, accepted, PROBLEMS.reduce((sum, p) => sum + p.moves.length, 0)));
+  parts.push(worked(steps, accepted, PROBLEMS.reduce((sum, p) => sum + p.searched, 0)));
   $("summary").textContent = parts.join(" · ");
   $("facts").append(...DATA.facts.flatMap(([name, value]) =>
     [make("dt", { text: name }), make("dd", { text: value })]));
