@@ -156,7 +156,7 @@ def told(story: Story) -> Iterator[RenderableType]:
         "\n", ("First draft ", "bold"), _right(story.first_right),
         f"  reward {number(story.first_reward, 3)}\n", _response(story.first),
     )  # fmt: skip
-    if story.first != story.final:
+    if story.revised:
         yield Text.assemble(
             "\n", ("Answer ", "bold"), _right(story.final_right),
             f"  reward {number(story.final_reward, 3)}\n", _response(story.final),

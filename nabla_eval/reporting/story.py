@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nabla_eval.reporting.search_tree import Move, tree_of
 from nabla_eval.requests import Verdict
@@ -16,8 +17,7 @@ Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
 Change: TypeAlias = Literal["wrong-right", "right-wrong", "stayed-right", "stayed-wrong", "unknown"]
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a response: one token, or text between revisions where a trace has no tokens."""
 
     text: str
@@ -83,6 +83,11 @@ class Story:
     model_calls: float
     seconds: float
 
+    @cached_property
+    def revised(self) -> bool:
+        """Whether the answer is another one than the first draft."""
+        return self.first != self.final
+
     @property
     def accepted(self) -> int:
         """Candidates that replaced the response."""
@@ -131,7 +136,7 @@ class Brief:
             id=story.id,
             prompt=story.prompt[:SHORT],
             response="".join(token.text for token in story.final[:SHORT])[:SHORT],
-            revised=story.first != story.final,
+            revised=story.revised,
             first_reward=story.first_reward,
             final_reward=story.final_reward,
             first_right=story.first_right,
@@ -286,13 +291,21 @@ def _split(candidate: CandidateRecord, current: str) -> int:
     if candidate["position"] == 0:
         return 0
     text, before = candidate["text"], candidate["context"]
-    common = 0
-    for one, other in zip(text, current, strict=False):
-        if one != other:
-            break
-        common += 1
+    common = _common(text, current)
     place = text.rfind(before, 0, common) if before else 0
     return place + len(before) if place >= 0 else common
+
+
+def _common(one: str, other: str) -> int:
+    """Characters at the beginning that are the same, found by halving."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _matching(token: str, text: str) -> str:

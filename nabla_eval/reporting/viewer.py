@@ -70,11 +70,11 @@ class _Scales:
 
     def seen(self, story: Story) -> Story:
         """The story, its numbers noted."""
-        tokens = story.first if story.first == story.final else (*story.first, *story.final)
-        for token in tokens:
-            for values, value in zip(self.values, (token.entropy, token.norm), strict=True):
-                if value is not None and math.isfinite(value) and len(values) < self.most:
-                    values.append(value)
+        tokens = (*story.first, *story.final) if story.revised else story.first
+        for values, name in zip(self.values, ("entropy", "norm"), strict=True):
+            if len(values) < self.most:
+                seen = (_finite(getattr(token, name)) for token in tokens)
+                values.extend(value for value in seen if value is not None)
         return story
 
     def found(self) -> list[float]:
@@ -99,12 +99,11 @@ def _row(story: Story) -> dict[str, Any]:
 
 
 def _story(story: Story) -> dict[str, Any]:
-    same = story.first == story.final
     return {
         **_row(story),
         "prompt": visible(story.prompt),
         "first": [_token(token) for token in story.first],
-        "final": None if same else [_token(token) for token in story.final],
+        "final": [_token(token) for token in story.final] if story.revised else None,
         "rewards": jsonable([story.first_reward, story.final_reward]),
         "drafts": story.drafts,
         "ended": visible(story.ended),
@@ -118,9 +117,13 @@ def _story(story: Story) -> dict[str, Any]:
 def _token(token: Token) -> list[Any]:
     """[text, entropy, gradient norm, candidate, is it the revised token]."""
     return [
-        visible(token.text), jsonable(token.entropy), jsonable(token.norm), token.by,
+        visible(token.text), _finite(token.entropy), _finite(token.norm), token.by,
         int(token.revised),
     ]  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _shown(part: Step | Move | Chosen) -> dict[str, Any]:

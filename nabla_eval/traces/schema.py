@@ -19,9 +19,8 @@ from nabla_eval.requests import Problem, StopReason, Verdict
 
 SCHEMA = 2  # since which each line has a checksum
 READABLE = (1, SCHEMA)
-_ID = re.compile(
-    rb'{"schema":%d,"id":("(?:[^"\\\\]|\\\\.)*"),' % SCHEMA
-)  # how `seal` begins a line
+# How `seal` begins a line.
+_ID = re.compile(rb'{"schema":%d,"id":("(?:[^"\\]|\\.)*"),' % SCHEMA)
 _CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
 # Options that a method got after traces were written without them, with what it did until then.
 _LATER: dict[str, dict[str, Any]] = {
