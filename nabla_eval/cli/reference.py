@@ -27,7 +27,8 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 def _leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
     if not isinstance(command, click.Group):
-        yield name, command
+        if not command.hidden:
+            yield name, command
         return
     for below, child in command.commands.items():
         yield from _leaves(f"{name} {below}", child)

@@ -1,4 +1,4 @@
-"""`nabla-eval train`: the training-based rows, SFT and GRPO, and reward alignment."""
+"""`nabla-eval train`: the training-based rows, SFT and GRPO."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nabla_eval.cli.quiet import quiet
+from nabla_eval.cli.removed import removed
 from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show_unchecked
-from nabla_eval.training.recipe import GRPO, SFT, AlignReward, LoRA, Recipe
+from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 
 if TYPE_CHECKING:
     from nabla_eval.cli.screen import Screen
@@ -26,8 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def train() -> None:
-    """Train a policy: supervised (SFT) or on graded answers (GRPO), with TRL; or align a reward
-    model's gradient.
+    """Train a policy: supervised (SFT) or on graded answers (GRPO), with TRL.
 
     A policy is a checkpoint for --model_args pretrained=OUTPUT,method=greedy.
 
@@ -231,51 +231,11 @@ def _screen(output: Path, method: str) -> Iterator[tuple[Screen, Report]]:
         raise click.Abort from None
 
 
-@train.command("align-reward")
-@_with(
-    _option("--reward", "Hub id or folder.  [default: the embedded reward model]"),
-    _option(
-        "--data",
-        "JSON Lines file with prompt, chosen and rejected; where the two responses first differ, "
-        "the chosen one's token is right.",
-        required=True,
-    ),
-    _option(
-        "--policy",
-        "Hub id or folder of a policy of the same vocabulary, whose mean embedding the score is "
-        "linearised at.  [default: the rejected token's embedding]",
-    ),
-    _option("--size", "Pairs to train on, chosen by the seed.", type=click.IntRange(min=1)),
-    *OUTCOME,
-    *PLACE,
-    *_recipe_options(AlignReward()),
-    _option(
-        "--alignment-weight",
-        "Of the gradient's cross-entropy beside the preference loss; 0 leaves it out.",
-        default=AlignReward().alignment_weight,
-    ),
-    _option(
-        "--max-length",
-        "Tokens of conversation and response; longer pairs are left out.",
-        default=AlignReward().max_length,
-    ),
-    _option("--top", "Tokens of the policy's mean embedding.", default=AlignReward().top),
+train.add_command(
+    removed(
+        "train align-reward",
+        "reward models with aligned gradients gained nothing that other training did not "
+        "(reports/first_order). Train on preferences with TRL's RewardTrainer, and give the "
+        "result as reward=FOLDER.",
+    )
 )
-def align_reward(**chosen: Any) -> None:
-    """Train a reward model on preferences so that its gradient points at the right token.
-
-    For methods that follow the reward's gradient: OUTPUT is given as reward=OUTPUT.
-
-    Example: nabla-eval train align-reward --reward Skywork/Skywork-Reward-V2-Qwen3-0.6B
-    --data pairs.jsonl --lora --output results/aligned
-    """
-    from nabla_eval.models.checkpoint import Trust
-    from nabla_eval.training.align import METHOD, RewardJob, run
-
-    own = {name: chosen.pop(name) for name in ("alignment_weight", "max_length", "top")}
-    recipe = AlignReward(**own, **_recipe(chosen))
-    trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
-    job = RewardJob(recipe=recipe, trust=trust, **chosen)
-    with _screen(job.output, METHOD) as (console, report):
-        record = run(job, report, lambda facts: show_data(console, facts, "pairs"))
-    show_result(console, record, job.output, "reward={}")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 SHOWN = {
     "sft": ("loss", "loss", 3),
     "grpo": ("reward", "share right", 3),
-    "align-reward": ("right_first", "right token first", 3),
 }
 
 
@@ -57,7 +56,7 @@ def progress_bar(console: Screen, method: str) -> Iterator[Report]:
         yield report
 
 
-def show_data(console: Screen, facts: DataFacts, what: str = "problems") -> None:
+def show_data(console: Screen, facts: DataFacts) -> None:
     """What is trained on, and what was left out."""
     from rich.text import Text
 
@@ -68,7 +67,7 @@ def show_data(console: Screen, facts: DataFacts, what: str = "problems") -> None
     left = [f"{facts[name]:,} {word}" for name, word in reasons.items() if facts[name]]  # type: ignore[literal-required]
     without = f" (left out: {', '.join(left)})" if left else ""
     console.print(
-        Text(f"{facts['problems']:,} {what} of {facts['name']}, seed {facts['seed']}{without}")
+        Text(f"{facts['problems']:,} problems of {facts['name']}, seed {facts['seed']}{without}")
     )
 
 
@@ -81,9 +80,7 @@ def show_unchecked(console: Screen, facts: DataFacts) -> None:
         )
 
 
-def show_result(
-    console: Screen, record: Record, output: Path, use: str = "pretrained={},method=greedy"
-) -> None:
+def show_result(console: Screen, record: Record, output: Path) -> None:
     """How it went, where things are, and how to evaluate them."""
     from rich.text import Text
 
@@ -96,7 +93,7 @@ def show_result(
     place = shlex.quote(str(output))
     lines = (
         f"{record['method'].upper()}, {record['steps']:,} steps in {minutes:.1f} min{change}",
-        f"  {place}  the checkpoint, for --model_args {use.format(place)}",
+        f"  {place}  the checkpoint, for --model_args pretrained={place},method=greedy",
         f"  {place}/training.json  options, data, every step",
     )
     for line in lines:

@@ -2,7 +2,6 @@
 
 Data are read, cleaned of evaluation problems and subsampled in `data`; `reward` says what a right
 answer is; `sft` and `grpo` hand both to TRL's trainers. The result is an ordinary checkpoint,
-evaluated as `pretrained=OUTPUT,method=greedy`. `align` trains reward models instead, on pairs of
-responses (`preferences`), so that gradient methods can follow them. Importing this package loads
-neither TRL nor torch.
+evaluated as `pretrained=OUTPUT,method=greedy`. Importing this package loads neither
+TRL nor torch.
 """

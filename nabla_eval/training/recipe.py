@@ -1,4 +1,4 @@
-"""Options of SFT, GRPO and reward alignment. Defaults without a source are TRL's own.
+"""Options of SFT and GRPO. Defaults without a source are TRL's own.
 
 The paper (arXiv 2603.04948) names the data of its two trained rows, 10k of Open-Thoughts and 35k of
 NuminaMath, which `sources.SUBSETS` holds; of the rest only its limit of new tokens is taken over.
@@ -128,24 +128,3 @@ class GRPO(Recipe):
     @property
     def base_lr(self) -> float:
         return 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignReward(Recipe):
-    """Preference training of a reward model, with its gradient aligned (DESIGN 3.8)."""
-
-    epochs: float = 1.0
-    alignment_weight: float = 0.5  # 0 is the control: the same steps without the term
-    max_length: int = 4096  # tokens of conversation and response; longer pairs are left out
-    top: int = 64  # of the policy's likeliest tokens, whose mean embedding is the soft point
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        weight = self.alignment_weight
-        require(0 <= weight < math.inf, "alignment_weight", weight, "a number >= 0")
-        require(self.max_length >= 2, "max_length", self.max_length, "an integer >= 2")
-        require(self.top >= 1, "top", self.top, "an integer >= 1")
-
-    @property
-    def base_lr(self) -> float:
-        return 1e-4

@@ -6,15 +6,12 @@ import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.training.data import DataFacts, Selection
 from nabla_eval.training.folder import Record, claim, finish
-from nabla_eval.training.recipe import Recipe
 from nabla_eval.training.setting import Backend, Job, choose, prepare
 from nabla_eval.training.trainers import (
     Report,
@@ -28,29 +25,6 @@ from nabla_eval.training.trainers import (
 )
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-
-
-class Started(Protocol):
-    """What a job says of the run itself."""
-
-    @property
-    def recipe(self) -> Recipe: ...
-    @property
-    def output(self) -> Path: ...
-    @property
-    def resume(self) -> bool: ...
-    def options(self, method: str) -> dict[str, Any]:
-        """What the result depends on: a resumed run must have the same."""
-        ...
-
-
-class Placed(Protocol):
-    """Where a model is trained, and in which precision."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
 
 
 def run(
@@ -70,37 +44,20 @@ def run(
     selection = choose(setting, backend)
     _enough(job, selection)
     selected(selection.facts)
-    examples = selection.examples
-
-    def build() -> Any:
-        model = setting.checkpoint.load(setting.dtype, torch.device("cpu"))
-        return backend.trainer(setting, examples, model, shared_arguments(setting))
-
-    return fit(job, backend.method, selection.facts, setting, build, report)
-
-
-def fit(
-    job: Started,
-    method: str,
-    data: DataFacts,
-    where: Placed,
-    build: Callable[[], Any],
-    report: Report,
-) -> Record:
-    """Claim the output, train what `build` makes of it with TRL, save and record."""
     began = time.perf_counter()
-    options = job.options(method)
+    options = job.options(backend.method)
     newest = claim(job.output, options, resume=job.resume)
-    trainer = build()
+    model = setting.checkpoint.load(setting.dtype, torch.device("cpu"))
+    trainer = backend.trainer(setting, selection.examples, model, shared_arguments(setting))
     silence(trainer, report)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     steps = history(trainer.state.log_history)
     tenth = max(1, len(steps) // 10)
     record = Record(
         schema=1,
-        method=method,
+        method=backend.method,
         options=options,
-        data=data,
+        data=selection.facts,
         learning_rate=job.recipe.learning_rate,
         parameters=parameters(trainer.model),
         steps=trainer.state.global_step,
@@ -110,8 +67,8 @@ def fit(
         last=mean(steps[-tenth:]),
         history=steps,
         threads=torch.get_num_threads(),
-        device=str(where.device),
-        dtype=str(where.dtype).removeprefix("torch."),
+        device=str(setting.device),
+        dtype=str(setting.dtype).removeprefix("torch."),
         versions={"python": platform.python_version(), **{n: version(n) for n in _PACKAGES}},
     )
     save(trainer, job.output)

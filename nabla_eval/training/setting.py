@@ -15,7 +15,7 @@ from nabla_eval.errors import ConfigError, ContextError, suggest
 from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
 from nabla_eval.training.data import Need, Selection, identities, select
 from nabla_eval.training.prompts import Prompting, prompting
-from nabla_eval.training.recipe import LoRA, Recipe
+from nabla_eval.training.recipe import Recipe
 from nabla_eval.training.reward import VERIFIERS, Verifier
 from nabla_eval.training.sources import COUNTDOWN, Example, open_rows
 
@@ -82,25 +82,18 @@ class Setting:
     @property
     def peft(self) -> Any:
         """LoRA as peft wants it, or None."""
-        return adapters(self.job.recipe.lora, "CAUSAL_LM")
+        lora = self.job.recipe.lora
+        if lora is None:
+            return None
+        from peft import LoraConfig
 
-
-def adapters(lora: LoRA | None, task: str) -> Any:
-    """peft's configuration for a task of its own naming, or None without adapters."""
-    if lora is None:
-        return None
-    from peft import LoraConfig
-
-    # A reward model's head is trained whole; peft does not leave a token classifier's out itself.
-    heads = ["score", "classifier"] if task == "TOKEN_CLS" else None
-    return LoraConfig(
-        exclude_modules=heads,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type=task,
-    )
+        return LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
 
 
 class Backend(Protocol):

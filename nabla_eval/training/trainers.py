@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,8 +15,7 @@ from nabla_eval.errors import DependencyError
 from nabla_eval.training.folder import ADAPTER, CHECKPOINTS
 
 if TYPE_CHECKING:
-    from nabla_eval.training.align import RewardJob
-    from nabla_eval.training.setting import Job
+    from nabla_eval.training.setting import Setting
 
 Report = Callable[[int, int, Mapping[str, float]], None]  # (step, of steps, figures of the step)
 
@@ -33,16 +32,7 @@ def require_trl() -> None:
             ) from None
 
 
-class Placement(Protocol):
-    """What the arguments are made of: a job and the device it runs on."""
-
-    @property
-    def job(self) -> Job | RewardJob: ...
-    @property
-    def device(self) -> torch.device: ...
-
-
-def shared_arguments(setting: Placement) -> dict[str, Any]:
+def shared_arguments(setting: Setting) -> dict[str, Any]:
     """Arguments that the configs of TRL's trainers have in common."""
     from transformers import TrainingArguments
 

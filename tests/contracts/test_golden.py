@@ -24,6 +24,7 @@ GOLDEN = Path(__file__).with_name("golden.jsonl")
 PROBLEMS = 2
 WARM = {"n": 5, "temperature": 1.2}
 AT_C = {"step": "regex", "step_regex": "c", "temperature": 1.2}
+SMALL = {"iterations": 3, "branching": 2}
 DTO = {**WARM, "passes": 3, "lr": 0.3, "steps": 5}
 SEARCH = {**AT_C, "breadth": 2, "proposals": 2, "depth": 3}
 
@@ -55,10 +56,8 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
         "tree_of_thought", None,
         {**SEARCH, "evaluator": "self", "evaluation": "vote", "reply_tokens": 20},
     ),
-    "rap": ("rap", None, {**AT_C, "iterations": 3, "branching": 2, "depth": 3}),
-    "likely rap": (
-        "rap", None, {**AT_C, "iterations": 3, "branching": 2, "depth": 2, "evaluator": "likelihood"},
-    ),
+    "rap": ("rap", None, {**AT_C, **SMALL, "depth": 3}),
+    "likely rap": ("rap", None, {**AT_C, **SMALL, "depth": 2, "evaluator": "likelihood"}),
     "tpo": ("tpo", None, {"temperature": 1.0, "top_p": 1.0, "iterations": 1, "reply_tokens": 30}),
     "prefix_gradient": ("prefix_gradient", None, {}),
     "outcome prefix_gradient": ("prefix_gradient", None, {"guidance": "lazy"}),

@@ -37,7 +37,6 @@ from nabla_eval.reporting.printed import read_printed
 from nabla_eval.traces import TraceWriter, read
 from nabla_eval.traces.manifest import FILE, Manifest, read_manifest
 from nabla_eval.training.folder import claim
-from nabla_eval.training.preferences import read as read_preferences
 from nabla_eval.training.sources import open_rows
 
 in_a_folder = settings(
@@ -219,13 +218,6 @@ def test_options_of_a_training_run(here: Path, content: bytes) -> None:
 
 
 # --- JSON Lines, and other text -----------------------------------------------------------------
-
-
-@in_a_folder
-@given(content=lines({"prompt": "1+1=?", "chosen": "2", "rejected": "3"}))
-def test_preferences(here: Path, content: bytes) -> None:
-    (here / "pairs.jsonl").write_bytes(content)
-    answered(lambda: read_preferences(here / "pairs.jsonl"))
 
 
 @in_a_folder

@@ -147,14 +147,6 @@ def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
         configure("tpo", {"prompts": str(tmp_path)})
 
 
-def test_preferences_that_are_no_text(tmp_path: Path) -> None:
-    from nabla_eval.training.preferences import read
-
-    (tmp_path / "pairs.jsonl").write_bytes(LATIN)
-    with pytest.raises(DataError, match=r"Cannot read .*pairs\.jsonl: .* in UTF-8"):
-        read(tmp_path / "pairs.jsonl")
-
-
 # --- folders that cannot be written -------------------------------------------------------------
 
 
