@@ -82,8 +82,6 @@ class Selection:
     gradient_threshold: float = 0.0  # a position needs more; 0 lets all through
     threshold_inclusive: bool = False  # whether a norm equal to the threshold is enough (released)
     gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
-    error_below: float | None = None  # the first prefix score below it is the error (not the paper)
-    error_window: int = 3  # with error_below: the last so many unsure positions up to the error
 
     def __post_init__(self) -> None:
         require(
@@ -96,11 +94,6 @@ class Selection:
         require(0 < top <= 1, "top_probability_threshold", top, "a number in (0, 1]")
         gradient = self.gradient_threshold
         require(_finite(gradient, 0), "gradient_threshold", gradient, "a number >= 0")
-        error = self.error_below
-        require(
-            error is None or math.isfinite(error), "error_below", error, "a finite number or None"
-        )
-        require(self.error_window >= 1, "error_window", self.error_window, "an integer >= 1")
 
     def steep(self, norm: float) -> bool:
         """Whether a gradient of this norm passes the gate."""
@@ -133,13 +126,10 @@ class DTO:
     min_lr: float = 0.001
     schedule: Literal["cosine", "clipped_cosine"] = "cosine"  # clipped: the released code's
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = 0.0
     logits_dtype: Literal["float32", "bfloat16"] = "float32"  # that z is stepped in, at least
     relaxation_temperature: float | None = None  # tau of the softmax; None: the resample draw's
     update: Literal["first", "all"] = "first"
     anchor: Literal["argmax", "sampled"] = "sampled"
-    anchor_offset: Literal["gumbel", "margin"] = "gumbel"  # of anchor=sampled
-    anchor_margin: float = 1.0  # of anchor_offset=margin, in units of z / temperature
     parameterisation: Literal["logits", "latents"] = "logits"
     grad_cache: bool = True
     objective: Objective = dataclasses.field(default_factory=Objective)
@@ -149,13 +139,22 @@ class DTO:
         require(_finite(self.lr, 0) and self.lr > 0, "lr", self.lr, "a number > 0")
         require(_finite(self.min_lr, 0), "min_lr", self.min_lr, "a number >= 0")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
-        require(_finite(self.weight_decay, 0), "weight_decay", self.weight_decay, "a number >= 0")
         good = self.logits_dtype == "float32" or self.optimizer == "adamw"
         require(good, "logits_dtype", self.logits_dtype, "float32 with optimizer=sgd")
         tau = self.relaxation_temperature
         good = tau is None or (_finite(tau, 0) and tau > 0)
         require(good, "relaxation_temperature", tau, "a number > 0, or none")
-        require(_finite(self.anchor_margin, 0), "anchor_margin", self.anchor_margin, ">= 0")
+
+
+# Options that ∇-Reasoner once had: the value at which they did nothing, and why they went.
+# Traces that name them are still read (`traces.schema.complete`).
+REMOVED: dict[str, tuple[Any, str]] = {
+    "error_below": (None, "positions at the first error gained a point, and the twin as much"),
+    "error_window": (..., "it belonged to error_below"),
+    "anchor_offset": ("gumbel", "a margin in place of Gumbel noise changed accuracy by less than a point"),
+    "anchor_margin": (..., "it belonged to anchor_offset=margin"),
+    "weight_decay": (0.0, "neither the paper nor the released code decays logits"),
+}
 
 
 # What ends a step, by name: command lines do not take line breaks well.

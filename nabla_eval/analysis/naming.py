@@ -11,7 +11,7 @@ from nabla_eval.analysis.runs import Run, identity, is_twin
 
 # Without gradient steps these change nothing (the gate still looks at the objective).
 IDLE = {
-    "lr", "min_lr", "schedule", "optimizer", "weight_decay", "update", "parameterisation",
+    "lr", "min_lr", "schedule", "optimizer", "update", "parameterisation",
     "grad_cache", "certify",
 }  # fmt: skip
 

@@ -12,8 +12,7 @@ from nabla_eval.traces.schema import Record
 
 # What the selection by gradient norm still looks at when no step is taken.
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
-_GATE |= {"anchor", "anchor_offset", "anchor_margin", "gradient_norm"}
-_GATE |= {"relaxation_temperature", "threshold_inclusive"}
+_GATE |= {"anchor", "gradient_norm", "relaxation_temperature", "threshold_inclusive"}
 _BASELINES = {"greedy", "self_consistency", "best_of_n"}
 _GUIDED = {"prefix_gradient", "locate_repair"}
 _SAMPLING = ("temperature", "top_p", "top_k")

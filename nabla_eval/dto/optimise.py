@@ -105,26 +105,25 @@ class Optimiser(ABC):
 
 
 class AdamW(Optimiser):
-    """`torch.optim.AdamW`; without weight decay also `torch.optim.Adam`, the released code's."""
+    """`torch.optim.AdamW` without weight decay, which is the released code's `torch.optim.Adam`."""
 
     moments = 2
 
     def rates(self, count: int, dto: DTO) -> tuple[float, ...]:
-        """Rate / bias of m, root of the bias of v, and the decay."""
+        """Rate / bias of m, and root of the bias of v."""
         lr = learning_rate(count, dto)
         rate = lr / (1 - BETA_1 ** (count + 1))
-        return rate, math.sqrt(1 - BETA_2 ** (count + 1)), 1 - lr * dto.weight_decay
+        return rate, math.sqrt(1 - BETA_2 ** (count + 1))
 
     def update(
         self, state: DTOState, gradient: Float[Tensor, "R N"], *rates: Float[Tensor, "R 1"]
     ) -> DTOState:
         """Moments and parameters, rounded where torch's kernels for one tensor round them."""
-        (rate, root, decay), dtype = rates, state.parameters.dtype
+        (rate, root), dtype = rates, state.parameters.dtype
         first = torch.lerp(state.moments[0], gradient, 1 - BETA_1)
         second = torch.addcmul(state.moments[1] * BETA_2, gradient, gradient, value=1 - BETA_2)
         scale = (second.sqrt() / root).to(dtype).add_(EPSILON)
-        kept = (state.parameters * decay).to(dtype)
-        parameters = (kept - rate * first / scale).to(dtype)
+        parameters = (state.parameters - rate * first / scale).to(dtype)
         return DTOState(parameters, (first, second), state.count + 1)
 
     def reach(self, dto: DTO) -> float:
@@ -135,11 +134,10 @@ class AdamW(Optimiser):
 
             c_t = sqrt(1 - beta_2^t) / (1 - beta_1^t) sqrt(sum_k a_k^2 / b_k)
 
-        (c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it). Weight
-        decay moves large parameters further, and bfloat16 rounds a step up to twice its length and
-        its moments at will: infinite with either.
+        (c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it).
+        Infinite in bfloat16, which rounds a step up to twice its length and its moments at will.
         """
-        if dto.weight_decay or dto.logits_dtype == "bfloat16":
+        if dto.logits_dtype == "bfloat16":
             return math.inf
         total = weights = 0.0
         for count in range(dto.steps):
@@ -158,16 +156,14 @@ class SGD(Optimiser):
     """
 
     def rates(self, count: int, dto: DTO) -> tuple[float, ...]:
-        """Rate and weight decay."""
-        return learning_rate(count, dto), dto.weight_decay
+        """The learning rate."""
+        return (learning_rate(count, dto),)
 
     def update(
         self, state: DTOState, gradient: Float[Tensor, "R N"], *rates: Float[Tensor, "R 1"]
     ) -> DTOState:
-        """Parameters down the gradient of L + weight_decay / 2 |z|^2."""
-        rate, decay = rates
-        parameters = state.parameters - rate * (gradient + decay * state.parameters)
-        return DTOState(parameters, (), state.count + 1)
+        """Parameters down the gradient."""
+        return DTOState(state.parameters - rates[0] * gradient, (), state.count + 1)
 
 
 OPTIMISERS: dict[str, Optimiser] = {"adamw": AdamW(), "sgd": SGD()}

@@ -2,7 +2,7 @@
 
 y_i = onehot(argmax_j(z_ij/tau + o_ij)) + p_i - stopgrad(p_i) with p_i = softmax(z_i/tau): the
 forward value is a token, the gradient is the softmax's. The offset o anchors the hard token: zero
-is the paper read literally, the other two make it start at the token that was sampled.
+is the paper read literally, Gumbel noise makes it start at the token that was sampled.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from nabla_eval.config import DTO
 
 
 def soft_backward(
@@ -28,32 +26,6 @@ def hard_tokens(
     """The hard token of each row."""
     scaled = logits / temperature
     return (scaled if offset is None else scaled + offset).argmax(-1)
-
-
-def anchor_offset(
-    logits: Float[Tensor, "R V"],
-    tokens: Int[Tensor, " R"],
-    uniform: Float[Tensor, "R V"],
-    temperature: float,
-    dto: DTO,
-) -> Float[Tensor, "R V"] | None:
-    """Constant o with argmax(z/tau + o) = the sampled tokens; None for anchor=argmax."""
-    if dto.anchor == "argmax":
-        return None
-    scaled = logits / temperature
-    if dto.anchor_offset == "margin":
-        return margin_offset(scaled, tokens, dto.anchor_margin)
-    return gumbel_offset(scaled, tokens, uniform)
-
-
-def margin_offset(
-    scaled: Float[Tensor, "R V"], tokens: Int[Tensor, " R"], margin: float
-) -> Float[Tensor, "R V"]:
-    """The sampled token leads by at least `margin`, so a competitor must gain that much."""
-    own = tokens[:, None]
-    rival = scaled.scatter(-1, own, -torch.inf).max(-1, keepdim=True).values
-    lead = (rival - scaled.gather(-1, own) + margin).clamp_(min=0)
-    return torch.zeros_like(scaled).scatter_(-1, own, lead)
 
 
 def gumbel_offset(

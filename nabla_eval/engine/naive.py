@@ -125,14 +125,10 @@ def token_gradient(
 
 
 def anchor(sequence: Sequence, row: int, tau: float, dto: DTO) -> Tensor:
-    """The constant o_i of DESIGN 3.2 for one position: none, a margin, or conditioned Gumbels."""
+    """The constant o_i of DESIGN 3.2 for one position: none, or conditioned Gumbels."""
     scaled, own = sequence.z[row] / tau, sequence.y[row]
     offset = torch.zeros_like(scaled)
     if dto.anchor == "argmax":
-        return offset
-    if dto.anchor_offset == "margin":
-        rival = max(float(scaled[j]) for j in range(len(scaled)) if j != own)
-        offset[own] = max(0.0, rival - float(scaled[own]) + dto.anchor_margin)
         return offset
     u = (sequence.key / "anchor" / row).uniforms(0, len(scaled))
     gumbel = [-math.log(-math.log(number)) for number in u]
@@ -187,7 +183,7 @@ def refine(
 def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
     """torch's optimiser of the free rows, and its learning rate over the T steps."""
     kind = torch.optim.SGD if dto.optimizer == "sgd" else torch.optim.AdamW
-    optimiser = kind([free], lr=dto.lr, weight_decay=dto.weight_decay)
+    optimiser = kind([free], lr=dto.lr, weight_decay=0.0)
     least = dto.min_lr / dto.lr
 
     def share(t: int) -> float:
@@ -213,29 +209,12 @@ def is_unsure(z: Tensor, selection: Selection) -> bool:
     return float(p.max()) <= selection.top_probability_threshold
 
 
-@torch.no_grad()
-def before_error(
-    pair: Pair, problem: Problem, sequence: Sequence, selection: Selection
-) -> list[int]:
-    """The last unsure positions up to the first whose prefix score is bad, or up to the end."""
-    y = one_hot(sequence.scored, pair.policy.vocabulary)
-    scores = scores_of(pair, problem, y)[len(problem.frame.before) :].tolist()
-    error = len(sequence.scored)
-    for i in reversed(range(len(sequence.scored))):
-        if scores[i] < selection.error_below:
-            error = i
-    unsure = [i for i in range(len(sequence.y)) if is_unsure(sequence.z[i], selection)]
-    return [i for i in unsure if i <= error][-selection.error_window :]
-
-
 def selected(
     pair: Pair, problem: Problem, sequence: Sequence, position: int, config: Nabla, ledger: Ledger
 ) -> bool:
     """Section 3.3: is the policy unsure of this token, and does L depend on it?"""
     z, selection, tau = sequence.z[position], config.selection, config.relaxation
     unsure = is_unsure(z, selection)
-    if unsure and selection.error_below is not None:
-        unsure = position in before_error(pair, problem, sequence, selection)
     if not unsure or selection.gradient_threshold == 0:
         return unsure
     hard = list(sequence.y)

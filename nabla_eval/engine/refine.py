@@ -14,7 +14,7 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
-from nabla_eval.dto.relax import anchor_offset, soft_backward
+from nabla_eval.dto.relax import gumbel_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
@@ -189,8 +189,8 @@ def _offsets(
     pair: Pair, requests: Sequence[Refine], rows: Sequence[range], logits: Tensor
 ) -> Tensor | None:
     """Anchors of the sampled tokens, from streams that belong to the trajectory's rows."""
-    dto, tau = requests[0].dto, requests[0].relaxation
-    if dto.anchor == "argmax":
+    tau = requests[0].relaxation
+    if requests[0].dto.anchor == "argmax":
         return None
     pairs = [(r.trajectory, i) for r, own in zip(requests, rows, strict=True) for i in own]
     tokens = torch.tensor([trajectory.tokens[i] for trajectory, i in pairs], device=logits.device)
@@ -198,13 +198,9 @@ def _offsets(
     chunk = max(1, _ELEMENTS // logits.shape[-1])
     for start in range(0, len(pairs), chunk):
         part = slice(start, start + chunk)
-        uniform = logits[part]
-        if dto.anchor_offset == "gumbel":
-            keys = [trajectory.key / "anchor" / i for trajectory, i in pairs[part]]
-            uniform = torch.from_numpy(uniforms(keys, 0, logits.shape[-1])).to(logits.device)
-        own_offset = anchor_offset(logits[part], tokens[part], uniform, tau, dto)
-        assert own_offset is not None, "only anchor=argmax has none"
-        offset[part] = own_offset
+        keys = [trajectory.key / "anchor" / i for trajectory, i in pairs[part]]
+        uniform = torch.from_numpy(uniforms(keys, 0, logits.shape[-1])).to(logits.device)
+        offset[part] = gumbel_offset(logits[part] / tau, tokens[part], uniform)
     return offset
 
 

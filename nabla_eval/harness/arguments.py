@@ -22,6 +22,7 @@ from nabla_eval.methods.registry import (
     needs_chat,
     needs_reward,
     option_names,
+    refuse_removed,
     settle,
     spec,
 )
@@ -174,6 +175,8 @@ def _refuse_unknown(options: Iterable[str], method: str, own: tuple[str, ...]) -
     for name in options:
         if name in known:
             continue
+        if method == "nabla":
+            refuse_removed(name)
         owners = [other for other in METHODS if name in option_names(other)]
         if owners:
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nabla_eval.config import DTO, Objective
 from nabla_eval.methods.beam import Beam
 from nabla_eval.methods.best_of_n import BestOfN, WeightedBestOfN
 from nabla_eval.methods.locate_repair import LocateRepair
@@ -25,7 +26,7 @@ def idle(config: Any) -> str | None:
     match config:
         case Nabla(n=1):
             return "n=1 is the draft alone, nothing is refined"
-        case Nabla() if config.dto.steps > 0 and not _pulled(config):
+        case Nabla(dto=DTO(objective=Objective(lam=0, nll_weight=0))) if config.dto.steps > 0:
             return "lam=0 with nll_weight=0 has no gradient: it is the twin (steps=0) at its cost"
         case LocateRepair(n=1):
             return "n=1 is the draft alone, nothing is repaired"
@@ -52,12 +53,6 @@ def idle(config: Any) -> str | None:
             name = "temperature=0" if sampling.temperature == 0 else "top_k=1"
             return f"{name} makes all samples alike, there is nothing to choose from"
     return None
-
-
-def _pulled(config: Nabla) -> bool:
-    """Whether anything moves the logits."""
-    objective = config.dto.objective
-    return any((objective.lam, objective.nll_weight, config.dto.weight_decay))
 
 
 def _proposes(config: Any) -> bool:

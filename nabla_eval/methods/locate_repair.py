@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nabla_eval.config import Budget, Sampling, require
+from nabla_eval.errors import ModelError
 from nabla_eval.methods.guided import Known
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.prefix_gradient import check_finite, check_floor, tilted
-from nabla_eval.methods.select import first_error
 from nabla_eval.requests import (
     Candidate,
     Choice,
@@ -113,8 +113,24 @@ class _Repair:
 
     def located(self) -> int | None:
         """The first position whose prefix score is bad; the end's score is the reward."""
-        below = self.config.error_below
-        return first_error(self.current, self.judged, below, "method=locate_repair")
+        return first_error(self.current, self.judged, self.config.error_below)
+
+
+def first_error(response: Trajectory, judged: Judgement, below: float) -> int | None:
+    """The first position whose prefix score is below a bound; the end's score is the reward.
+
+    None without one. Raises `ModelError` where the reward model gives no prefix scores.
+    """
+    scores = judged.prefix_scores
+    if response.scored and not scores:
+        raise ModelError(
+            "method=locate_repair finds errors by the scores of prefixes, and this reward model is "
+            "an outcome reward: one score a response. Give a process reward (a token classifier), "
+            "or try method=prefix_gradient, which asks about single prefixes."
+        )
+    if response.scored < len(response.tokens):
+        scores = (*scores, judged.reward)
+    return next((i for i, score in enumerate(scores) if score < below), None)
 
 
 def _repairs(run: _Repair) -> Part:

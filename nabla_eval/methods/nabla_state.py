@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla_options import Nabla
-from nabla_eval.methods.select import hard_sequence, worthwhile
+from nabla_eval.methods.select import hard_sequence, uncertain
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Candidate,
@@ -91,7 +91,7 @@ class Run:
     def unsure(self, start: int = 0) -> list[int]:
         """Positions of the current trajectory that pass the gates which take no gradient."""
         if self.places is None:
-            self.places = worthwhile(self.current, self.judgement, self.config.selection)
+            self.places = uncertain(self.current, self.config.selection)
         return self.places[bisect_left(self.places, start) :]
 
     def gradient(self, position: int) -> Gradient | None:

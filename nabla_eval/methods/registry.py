@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.config import Budget, build, change, leaves
+from nabla_eval.config import REMOVED, Budget, build, change, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.beam import Beam, beam
 from nabla_eval.methods.best_of_n import (
@@ -145,10 +145,20 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
     known_names = leaves(entry.config)
     for name in options:
         if name not in known_names:
+            if method == "nabla":
+                refuse_removed(name)
             raise ConfigError(
                 f"Method {method} has no option {name!r}. {suggest(name, known_names)}"
             )
     return build(entry.config, {**values, **options})
+
+
+def refuse_removed(name: str) -> None:
+    """Raise `ConfigError` for an option that ∇-Reasoner once had."""
+    if name in REMOVED:
+        raise ConfigError(
+            f"∇-Reasoner's option {name!r} was removed: {REMOVED[name][1]}. Leave it out."
+        )
 
 
 def settle(config: Any, rewarded: bool) -> Any:

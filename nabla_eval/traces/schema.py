@@ -14,7 +14,7 @@ import re
 from collections.abc import MutableMapping
 from typing import Any, TypedDict
 
-from nabla_eval.config import fingerprint
+from nabla_eval.config import REMOVED, fingerprint
 from nabla_eval.requests import Problem, StopReason, Verdict
 
 SCHEMA = 2  # since which each line has a checksum
@@ -22,12 +22,10 @@ READABLE = (1, SCHEMA)
 # How `seal` begins a line.
 _ID = re.compile(rb'{"schema":%d,"id":("(?:[^"\\]|\\.)*"),' % SCHEMA)
 _CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
-# Options that a method got after traces were written without them, with what it did until then.
-_LATER: dict[str, dict[str, Any]] = {
-    "nabla": {
-        "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
-        "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
-    },
+# Options that ∇-Reasoner got after traces were written without them, with what it did until then.
+_LATER: dict[str, Any] = {
+    "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
+    "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
 }  # fmt: skip
 _FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
@@ -163,14 +161,21 @@ class Record(_Required, total=False):
 
 
 def complete(stored: MutableMapping[str, Any]) -> None:
-    """Give a record or manifest of an older version the options that it could not name.
+    """Give a record or manifest of an older version the options of this one.
 
-    Its runs are then those of this version with the same options: they continue and are pooled.
+    Those that it could not name are added, and those that did nothing in it and are no more are
+    left out. Its runs are then those of this version with the same options: they continue and are
+    pooled. A record of a removed option that did something keeps it.
     """
     options = stored["config"]
-    lacking = _LATER.get(stored["method"], {}).keys() - options.keys()
-    if lacking and stored["config_hash"] == fingerprint(options):
-        stored["config"] = {**_LATER[stored["method"]], **options}
+    if stored["method"] != "nabla" or stored["config_hash"] != fingerprint(options):
+        return
+    gone = {name for name in options if name in REMOVED}
+    if any(REMOVED[name][0] not in (..., options[name]) for name in gone):
+        gone = set()
+    if gone or _LATER.keys() - options.keys():
+        kept = {name: value for name, value in options.items() if name not in gone}
+        stored["config"] = {**_LATER, **kept}
         stored["config_hash"] = fingerprint(stored["config"])
 
 

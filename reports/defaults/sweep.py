@@ -137,8 +137,6 @@ RUNS: dict[str, tuple[str, str | None, dict[str, Any], str | None]] = {
         "nabla", None, {**STRONG, "resample_temperature": 1.0}, "twin, resample T=1"),
     "DTO, lr 0.1, all rows": ("nabla", None, {**STRONG, "update": "all"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, anchor argmax": ("nabla", None, {**STRONG, "anchor": "argmax"}, "DTO, lr 0.1"),
-    "DTO, lr 0.1, anchor margin": (
-        "nabla", None, {**STRONG, "anchor_offset": "margin"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, latents": (
         "nabla", None, {**STRONG, "parameterisation": "latents"}, "DTO, lr 0.1"),
     "DTO, lr 0.1, process gradient": (

@@ -263,7 +263,7 @@ def responses(executor):
 
 @pytest.mark.parametrize("lookahead", [1, "auto"])
 def test_a_calm_descent_costs_one_pass_per_trajectory(lookahead):
-    calm = run("nabla", lr=1e-6, min_lr=0.0, anchor_offset="margin", lookahead=lookahead)
+    calm = run("nabla", lr=1e-6, min_lr=0.0, lookahead=lookahead)
     for outcome in calm:
         accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
         assert outcome.ledger.flips == 0

@@ -1,7 +1,8 @@
 """Same seeds, same answers: every method on tiny problems against a trace that is kept in git.
 
-`golden.jsonl` is an ordinary trace, so it also shows that traces of its day are still read. Where a
-method is meant to answer otherwise, run this file as a script: it writes the trace again.
+`golden.jsonl` is an ordinary trace, so it also shows that traces of its day are still read, also
+those of options that were removed since. Where a method is meant to answer otherwise, run this file
+as a script: it writes the trace again, but for those.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nabla_eval.config import REMOVED
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import METHODS, configure, needs_chat, start
@@ -67,10 +69,6 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "exact locate_repair": (
         "locate_repair", None, {**WARM, "error_below": 1.0, "chooser": "exact_top_k"},
     ),
-    # What options did that are no more: only read.
-    "removed error_below": ("nabla", None, {**DTO, "error_below": 0.0, "error_window": 2}),
-    "removed margin": ("nabla", None, {**DTO, "anchor_offset": "margin", "anchor_margin": 0.5}),
-    "removed weight_decay": ("nabla", None, {**DTO, "weight_decay": 0.1}),
 }  # fmt: skip
 
 
@@ -145,5 +143,15 @@ def test_traces_of_then_are_read_and_restored() -> None:
         assert outcome.ledger.as_dict() == stored["ledger"]
 
 
+def test_removed_options_that_did_something_are_still_told() -> None:
+    for name, option in (
+        ("error_below", 0.0), ("anchor_offset", "margin"), ("weight_decay", 0.1),
+    ):  # fmt: skip
+        case = f"removed {name.replace('anchor_offset', 'margin')}/0/0"
+        assert golden()[case]["config"][name] == option
+    assert not REMOVED.keys() & golden()["nabla/0/0"]["config"].keys()
+
+
 if __name__ == "__main__":
-    GOLDEN.write_bytes(b"".join(seal(line) for name in CASES for line in answered(name)))
+    old = [line for line in GOLDEN.read_bytes().splitlines(True) if b'"id":"removed' in line]
+    GOLDEN.write_bytes(b"".join([*(seal(own) for n in CASES for own in answered(n)), *old]))

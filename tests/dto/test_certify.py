@@ -46,7 +46,6 @@ def test_a_constant_gradient_moves_a_logit_by_the_sum_of_the_rates() -> None:
 @pytest.mark.parametrize(
     "unbounded",
     [
-        {"weight_decay": 0.1},
         {"logits_dtype": "bfloat16"},
         {"optimizer": "sgd"},
         {"parameterisation": "latents"},

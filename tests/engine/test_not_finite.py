@@ -179,10 +179,9 @@ def masking(pair: Pair, tokens: list[int]) -> Pair:
     "options",
     [
         {"anchor": "sampled"},
-        {"anchor": "sampled", "anchor_offset": "margin", "update": "all"},
+        {"anchor": "sampled", "update": "all"},
         {"anchor": "argmax", "parameterisation": "latents"},
         {"gradient_norm": "onehot", "gradient_threshold": 0.3, "certify": False},
-        {"weight_decay": 0.1},
     ],
 )
 def test_masked_tokens_leave_refinement_as_specified(options: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from nabla_eval.engine.drive import drive
+from nabla_eval.errors import ModelError
+from nabla_eval.methods.locate_repair import first_error
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
@@ -173,3 +175,36 @@ def test_the_score_of_the_end_is_the_reward():
     outcome = solve(script, chooser="policy", n=2)
     (choice,) = outcome.choices
     assert (choice.position, choice.old_score) == (2, -0.5)
+
+
+SCORED = Judgement(-2.0, (1.0, 0.5, -1.0, 3.0))
+
+
+def response(scored: int = 4) -> Trajectory:
+    """Five tokens, of which the reward model sees the first `scored`."""
+    tokens = (5, 6, 7, 8, 0)
+    return Trajectory(tokens, "", scored, "eos", tokens, (1.0,) * 5, (0.5,) * 5, Key.root(0))
+
+
+def test_the_first_error_of_a_response_that_was_cut() -> None:
+    whole = response(scored=5)
+    assert first_error(whole, Judgement(-2.0, (1.0, 0.5, 2.0, 3.0, -2.0)), 0.0) == 4
+    assert first_error(whole, Judgement(9.0, (1.0, 0.5, 2.0, 3.0, 9.0)), 0.0) is None
+
+
+def test_prefix_scores_are_needed_but_for_nothing_written() -> None:
+    with pytest.raises(ModelError, match="locate_repair finds errors by the scores of prefixes"):
+        first_error(response(), Judgement(1.0), 0.0)
+    nothing = Trajectory((0,), "", 0, "eos", (0,), (1.0,), (0.5,), Key.root(0))
+    assert first_error(nothing, Judgement(-1.0), 0.0) == 0
+
+
+def test_a_score_at_the_bound_is_no_error() -> None:
+    assert first_error(response(), SCORED, -1.0) == 4  # -1 is not below -1, the end's -2 is
+    assert first_error(response(), SCORED, -2.0) is None
+
+
+def test_the_reward_counts_once_where_the_reward_model_saw_every_token() -> None:
+    """The last prefix score is the whole response's; the reward is no sixth one."""
+    seen = Judgement(-2.0, (1.0, 0.5, 2.0, 3.0, 4.0))
+    assert first_error(response(scored=5), seen, 0.0) is None

@@ -117,7 +117,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "uncertainty": _of("entropy", "top_probability"), "gradient_threshold": _of(0.0, 0.0, 0.2),
         "gradient_norm": _of("logits", "onehot"), "steps": _of(0, 2, 4), "lr": _of(0.01, 1.0),
         "update": _of("first", "all"), "anchor": _of("argmax", "sampled"),
-        "anchor_offset": _of("gumbel", "margin"), "parameterisation": _of("logits", "latents"),
+        "parameterisation": _of("logits", "latents"),
         "schedule": _of("cosine", "clipped_cosine"), "optimizer": _of("adamw", "sgd"),
         "end_token": _of("template", "kept"),
         "relaxation_temperature": _of(None, 1.0), "threshold_inclusive": st.booleans(),
@@ -151,8 +151,6 @@ def programs(draw: Any, kind: str, number: int) -> Program:
     chosen["max_calls"] = draw(_of(*[None] * 7, 1, 9, 30))
     if kind == "process" and method == "nabla":
         chosen["reward_gradient"] = draw(_of("final", "process"))
-        chosen["error_below"] = draw(_of(None, -0.1, 0.0, 0.1))
-        chosen["error_window"] = draw(_of(1, 2, 4))
     config = configure(method, chosen)
     return Program(method, config, draw(problems(kind, number)))
 

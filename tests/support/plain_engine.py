@@ -219,7 +219,7 @@ class Plain:
         z = request.trajectory.states[request.position]
         sampling, dto = request.sampling, request.dto
         exact = dto.parameterisation == "logits" and dto.logits_dtype == "float32"
-        if dto.optimizer != "adamw" or dto.weight_decay or not exact:
+        if dto.optimizer != "adamw" or not exact:
             return Certified((None,) * len(request.keys))
         config = Nabla(
             sampling=replace(sampling, temperature=1.0), resampling=_floor(request), dto=dto

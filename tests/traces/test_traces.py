@@ -181,6 +181,19 @@ def test_document_is_what_repeats_share():
     assert document("alone") == "alone"
 
 
+def test_a_trace_with_removed_options_that_did_nothing_is_a_run_without_them(tmp_path):
+    """They are dropped, so that it continues and is pooled; what did something is kept."""
+    record = line()
+    for decay, differing in ((0.0, ""), (0.1, "weight_decay: 0.1 there, not set here")):
+        config = {**record["config"], "error_below": None, "error_window": 3, "weight_decay": decay}
+        older = {**record, "config": config, "config_hash": fingerprint(config)}
+        (tmp_path / "t.jsonl").write_bytes(seal(older))
+        (stored,) = read(tmp_path / "t.jsonl")
+        found = unlike(stored, problem(), "nabla", CONFIG, MODELS)
+        assert [word for word in found if "error_" not in word] == [differing][: bool(differing)]
+        assert ("error_below" in stored["config"]) == bool(differing)
+
+
 LATER = (
     "end_token", "threshold_inclusive", "schedule", "optimizer", "logits_dtype",
     "relaxation_temperature",
