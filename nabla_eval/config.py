@@ -151,7 +151,7 @@ class DTO:
 REMOVED: dict[str, tuple[Any, str]] = {
     "error_below": (None, "positions at the first error gained a point, and the twin as much"),
     "error_window": (..., "it belonged to error_below"),
-    "anchor_offset": ("gumbel", "a margin in place of Gumbel noise changed accuracy by less than a point"),
+    "anchor_offset": ("gumbel", "a margin changed accuracy by less than a point"),
     "anchor_margin": (..., "it belonged to anchor_offset=margin"),
     "weight_decay": (0.0, "neither the paper nor the released code decays logits"),
 }

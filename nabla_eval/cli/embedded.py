@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nabla_eval.cli.removed import removed, removed_options
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from nabla_eval.embedded.alignment import Linearised
     from nabla_eval.embedded.policy import Start
-    from nabla_eval.embedded.reward import Alignment, RewardRecipe, Where
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -89,29 +88,19 @@ def verify(folder: Path | None) -> None:
               show_default=True, help="Of the policy's weights; the shipped ones know how to "
               "calculate, which is what four numbers take longest to learn.")  # fmt: skip
 @click.option("--reward-steps", type=click.IntRange(min=1), help="... of the reward model.")
-@click.option("--also", type=FOLDER, multiple=True, metavar="FOLDER",
-              help="Train the reward model on samples of this pair's policy too.")  # fmt: skip
-@click.option("--rivals", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Other tokens that are scored and labelled too, per response and "
-              "step: what prefix scores are worth among tokens depends on it.")  # fmt: skip
-@click.option(
-    "--alignment",
-    type=click.Choice(["none", "gold", "self"]),
-    default="none",
-    show_default=True,
-    help="Train the reward model's gradient too: towards the right tokens, or towards its own "
-    "scores of other tokens.",
+@removed_options(
+    (
+        "--rivals",
+        "--also",
+        "--alignment",
+        "--alignment-at",
+        "--alignment-weight",
+        "--alignment-beta",
+        "--linearisation",
+    ),
+    "reward models that were trained on more tokens or on their gradients verified no better "
+    "(reports/first_order).",
 )
-@click.option("--alignment-at", type=click.Choice(["errors", "doubts"]), default="errors",
-              show_default=True,
-              help="At first errors, or wherever the policy is unsure.")  # fmt: skip
-@click.option("--alignment-weight", type=click.FloatRange(min=0, min_open=True), default=0.5,
-              show_default=True, help="Of that term in the loss.")  # fmt: skip
-@click.option("--alignment-beta", type=click.FloatRange(min=0), default=0.0, show_default=True,
-              help="Align pi exp(beta G), and not the gradient's exp(G) alone.")  # fmt: skip
-@click.option("--linearisation", type=click.Choice(["soft", "hard"]), default="soft",
-              show_default=True,
-              help="Gradient at the policy's mean embedding or its likeliest token's.")  # fmt: skip
 @click.option("--policy-only", "only", flag_value="policy", help="Stop after the policy; no card.")
 @click.option("--reward-only", "only", flag_value="reward", help="Start from OUTPUT/policy.")
 @click.option(
@@ -129,13 +118,6 @@ def train(
     policy_steps: int | None,
     start: Start,
     reward_steps: int | None,
-    also: tuple[Path, ...],
-    rivals: int,
-    alignment: Alignment,
-    alignment_at: Where,
-    alignment_weight: float,
-    alignment_beta: float,
-    linearisation: Linearised,
     only: str | None,
     problems: int,
 ) -> None:
@@ -163,16 +145,7 @@ def train(
         )
     logging.disable_progress_bar()
     policy = PolicyRecipe(seed=seed, numbers=numbers, start=start)
-    reward = RewardRecipe(
-        seed=seed,
-        numbers=numbers,
-        rivals=rivals,
-        alignment=alignment,
-        alignment_at=alignment_at,
-        alignment_weight=alignment_weight,
-        alignment_beta=alignment_beta,
-        linearisation=linearisation,
-    )
+    reward = RewardRecipe(seed=seed, numbers=numbers)
     if minutes is not None:
         policy, reward = recipes_for(minutes, policy, reward)
     policy = _with_steps(policy, policy_steps)
@@ -184,7 +157,6 @@ def train(
             reward,
             stage=_stages(progress),
             only=only,
-            also=also,
             test_problems=problems,
         )
     if content is None:
@@ -194,69 +166,17 @@ def train(
     say(
         f"Wrote {output}/{{policy,reward}}, card.json and {README}. The same bytes again: "
         f"--seed {seed} --numbers {numbers} --policy-steps {policy.steps} --start {start} "
-        f"--reward-steps {reward.steps}{_chosen(reward)}"
-        + "".join(f" --also {folder}" for folder in also)
+        f"--reward-steps {reward.steps}"
     )
 
 
-@embedded.command()
-@click.argument("folders", type=FOLDER, nargs=-1, required=True)
-@click.option("--problems", type=click.IntRange(min=16), default=800, show_default=True,
-              help="Validation problems, 8 responses each.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of the responses.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print every figure of every seed.")
-def compare(folders: tuple[Path, ...], problems: int, seed: int, as_json: bool) -> None:
-    """Measure the reward models of pairs with one policy: AUC, best of 8, and how often their
-    scores and gradients rank a right token first at a first error.
-
-    Example: nabla-eval embedded compare pair-none pair-gold pair-self
-    """
-    import json
-
-    from transformers.utils import logging
-
-    from nabla_eval.embedded.choosers import compare as measure
-    from nabla_eval.embedded.choosers import summary
-    from nabla_eval.embedded.policy import one_thread
-
-    logging.disable_progress_bar()
-    with one_thread():
-        found = measure(folders, count=problems, seed=seed)
-    rows = summary(found)
-    if as_json:
-        heading = {"problems": problems, "first_errors": len(found.clusters), "seed": seed}
-        say(json.dumps({**heading, "figures": rows}, indent=1))
-        return
-    say(
-        f"{len(folders)} reward models, {problems} validation problems, "
-        f"{len(found.clusters)} first errors. Means over seeds; difference to alignment none, "
-        "paired, ± standard error clustered by problem.\n"
+embedded.add_command(
+    removed(
+        "embedded compare",
+        "it measured reward models with aligned gradients, which are no more. `nabla-eval embedded "
+        "card FOLDER` shows what each pair measures.",
     )
-    say("| figure | alignment | seeds | mean | difference to none |\n| - | - | - | - | - |")
-    for row in rows:
-        gap = row["difference_to_none"]
-        shown = "" if gap is None else f"{gap['value']:+.3f} ± {gap['standard_error']:.3f}"
-        say(
-            f"| {row['figure']} | {row['alignment']} | {len(row['by_seed'])} | "
-            f"{'undefined' if row['mean'] is None else format(row['mean'], '.3f')} | {shown} |"
-        )
-
-
-def _chosen(recipe: RewardRecipe) -> str:
-    """What the command must say again to train the same reward model."""
-    names = ["rivals"]
-    if recipe.alignment != "none":
-        names += [
-            "alignment",
-            "alignment_at",
-            "alignment_weight",
-            "alignment_beta",
-            "linearisation",
-        ]
-    said = ((name, getattr(recipe, name)) for name in names)
-    options = ((n, f"{v:g}" if isinstance(v, float) else v) for n, v in said)
-    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in options)
+)
 
 
 def _with_steps(recipe: Any, steps: int | None) -> Any:

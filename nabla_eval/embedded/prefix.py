@@ -96,18 +96,6 @@ def prefix_labels(problem: ProblemLike, tokens: Sequence[str]) -> list[bool]:
     return [oracle.read(token) for token in tokens]
 
 
-def right_tokens(problem: ProblemLike, tokens: Sequence[str]) -> list[set[str]]:
-    """For each place up to the first wrong token, and there too, every token that is right."""
-    oracle = PrefixOracle(problem)
-    found = []
-    for token in tokens:
-        if not oracle.alive:
-            break
-        found.append(oracle.right_tokens())
-        oracle.read(token)
-    return found
-
-
 def prefix_reachable(problem: ProblemLike, prefix: str) -> bool:
     """Whether some continuation of the prefix (possibly inside an equation) is a solution."""
     labels = prefix_labels(problem, tokenise(prefix))

@@ -6,31 +6,21 @@ The score after a prefix is the logit that the target can still be reached; at t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nabla_eval.config import require
-from nabla_eval.embedded.alignment import Aligner, Linearised
 from nabla_eval.embedded.countdown import Problem, problems
-from nabla_eval.embedded.places import Places, as_mask, find_doubts, find_errors, join
 from nabla_eval.embedded.policy import Report, adamw, seeded, update
-from nabla_eval.embedded.prefix import prefix_labels, right_tokens
-from nabla_eval.embedded.rivals import Rivals, scores_beside
+from nabla_eval.embedded.prefix import prefix_labels
 from nabla_eval.embedded.sampling import padded, sample, token_logits
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS, encode_prompt, token_strings
+from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 
 Rows: TypeAlias = list[tuple[Problem, list[int]]]  # closed responses
-Alignment = Literal["none", "gold", "self"]
-Where = Literal["errors", "doubts"]
-
-DOUBTING: Final = 12_000  # responses that are searched for doubts: some two places each
 
 
 @dataclass(frozen=True)
@@ -50,27 +40,6 @@ class RewardRecipe:
     replaced: float = 0.5
     first_error_weight: float = 3.0
     later_error_weight: float = 0.2
-    rivals: int = 0  # other tokens that are scored and labelled, per response and step
-    alignment: Alignment = "none"  # what the gradient is aligned with
-    alignment_at: Where = "errors"  # the first errors, or wherever the policy is unsure
-    alignment_weight: float = 0.5
-    alignment_rows: int = 32  # such places per step
-    alignment_top: int = 8  # of the policy's likeliest tokens, for "self"
-    alignment_beta: float = 0.0  # align pi exp(beta G) in place of exp(G)
-    linearisation: Linearised = "soft"
-
-    def __post_init__(self) -> None:
-        kinds_of = {"alignment": Alignment, "alignment_at": Where, "linearisation": Linearised}
-        for name, kinds in kinds_of.items():
-            known = get_args(kinds)
-            require(getattr(self, name) in known, name, getattr(self, name), f"one of {known}")
-        require(self.rivals >= 0, "rivals", self.rivals, "an integer >= 0")
-        weight = self.alignment_weight
-        require(0 < weight < math.inf, "alignment_weight", weight, "a number > 0")
-        require(self.alignment_rows >= 1, "alignment_rows", self.alignment_rows, ">= 1")
-        beta = self.alignment_beta
-        require(0 <= beta < math.inf, "alignment_beta", beta, "a number >= 0")
-        require(self.alignment_top >= 2, "alignment_top", self.alignment_top, ">= 2")
 
 
 @dataclass(frozen=True)
@@ -100,46 +69,20 @@ def build_reward(policy: Any, recipe: RewardRecipe) -> Any:
 
 
 def train_reward(
-    policy: Any, recipe: RewardRecipe, report: Report | None = None, others: Sequence[Any] = ()
+    policy: Any, recipe: RewardRecipe, report: Report | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Train on samples of the policy (and of others, equally many) and return (model, facts).
+    """Train on samples of the policy and return (model, facts for the card).
 
-    A reward model that is to judge several policies must have seen the errors of each.
+    Bit for bit a function of the policy and the recipe.
     """
-    share = replace(recipe, samples=recipe.samples // (1 + len(others)))
-    sources = [(source, collect(source, share)) for source in (policy, *others)]
-    return fit_reward(*sources[0], recipe, report, sources[1:])
-
-
-def fit_reward(
-    policy: Any,
-    rows: Rows,
-    recipe: RewardRecipe,
-    report: Report | None = None,
-    others: Sequence[tuple[Any, Rows]] = (),
-) -> tuple[Any, dict[str, Any]]:
-    """Train on these responses, and those of other policies; returns (model, facts for the card).
-
-    The batches are a function of the seed alone: recipes that differ in their alignment make the
-    same number of updates on the same data, so `alignment="none"` is the others' control.
-    """
-    sources = [(policy, rows), *others]
-    rows = [row for _, part in sources for row in part]
-    graded = grade(rows, recipe)
-    rivals = find_rivals(policy, rows, recipe) if recipe.rivals else None
+    graded = grade(collect(policy, recipe), recipe)
     model = build_reward(policy, recipe).train()
     optimizer, schedule = adamw(model, recipe)
     rng = np.random.default_rng([recipe.seed, 1])
-    aligner = None
-    if recipe.alignment != "none":
-        aligner = Aligner(_find_places(sources, recipe), recipe)
     losses: list[float] = []
     for step in range(recipe.steps):
         drawn = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
-        loss = reward_loss(model, graded, drawn, rivals)
-        if aligner is not None:
-            loss = loss + recipe.alignment_weight * aligner(model)
-        losses.append(update(model, optimizer, schedule, loss))
+        losses.append(update(model, optimizer, schedule, reward_loss(model, graded, drawn)))
         if report is not None:
             report(step + 1, losses[-1])
     right = graded.alive.gather(1, graded.last[:, None]).mean().item()
@@ -147,30 +90,13 @@ def fit_reward(
     return model.eval(), facts
 
 
-def _find_places(sources: Sequence[tuple[Any, Rows]], recipe: RewardRecipe) -> Places:
-    """Where the gradient is aligned, each place at the policy that wrote the response."""
-    if recipe.alignment_at == "errors":
-        return join([find_errors(policy, rows) for policy, rows in sources])
-    most = DOUBTING // len(sources)
-    return join([find_doubts(policy, rows[:most]) for policy, rows in sources])
-
-
-def reward_loss(model: Any, graded: Graded, rows: Tensor, rivals: Rivals | None = None) -> Tensor:
-    """Binary cross-entropy at the closing token plus its weighted mean over the prefixes.
-
-    With rivals plus its mean over them too.
-    """
+def reward_loss(model: Any, graded: Graded, rows: Tensor) -> Tensor:
+    """Binary cross-entropy at the closing token plus its weighted mean over the prefixes."""
     ids, alive, weight = graded.ids[rows], graded.alive[rows], graded.weight[rows]
-    others = torch.zeros(())
-    if rivals is None:
-        scores = model(input_ids=ids).logits[..., 0]
-    else:
-        place, tokens, labels = rivals.draw(ids, rows)
-        scores, beside = scores_beside(model, ids, place, tokens)
-        others = binary_cross_entropy_with_logits(beside, labels)
+    scores = model(input_ids=ids).logits[..., 0]
     losses = binary_cross_entropy_with_logits(scores, alive, reduction="none")
     final = losses.gather(1, graded.last[rows][:, None]).mean()
-    return final + (losses * weight).sum() / weight.sum() + others
+    return final + (losses * weight).sum() / weight.sum()
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -234,17 +160,6 @@ def grade(rows: Rows, recipe: RewardRecipe) -> Graded:
         weight[index, start:stop] = torch.tensor(_weights(len(labels), errors, recipe))
         last[index] = stop - 1
     return Graded(ids, alive, weight, last)
-
-
-def find_rivals(policy: Any, rows: Rows, recipe: RewardRecipe) -> Rivals:
-    """The right tokens at every place up to the first error of each response."""
-    rights = [right_tokens(problem, token_strings(response)) for problem, response in rows]
-    known = torch.tensor([len(right) for right in rights])
-    right = torch.zeros(len(rows), int(known.max()), len(TOKENS), dtype=torch.bool)
-    for row, sets in zip(right, rights, strict=True):
-        row[: len(sets)] = as_mask(sets)
-    start = 2 * recipe.numbers + 2
-    return Rivals(policy, start, known, right, recipe.rivals, recipe.seed)
 
 
 def _weights(tokens: int, errors: int, recipe: RewardRecipe) -> list[float]:

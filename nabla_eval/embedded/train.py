@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,14 +43,12 @@ def train_pair(
     *,
     stage: Stage,
     only: str | None = None,
-    also: Sequence[Path] = (),
     test_problems: int = TEST_PROBLEMS,
 ) -> dict[str, Any] | None:
     """Train, save and measure a pair under `output`; returns its card.
 
     `only` is "policy" or "reward": the first stops early (and returns None), the second reads
-    output/policy. The reward model learns from samples of the policies of the pairs `also` too,
-    equally many of each. One thread throughout: the weights are a function of recipe and versions.
+    output/policy. One thread throughout: the weights are a function of recipe and versions.
     """
     with one_thread():
         if only == "reward":
@@ -65,11 +62,8 @@ def train_pair(
         if only == "policy":
             return None
         report = stage("reward model", reward_recipe.steps)
-        others = [_load_policy(folder)[0] for folder in also]
-        reward, reward_facts = _timed(lambda: train_reward(policy, reward_recipe, report, others))
+        reward, reward_facts = _timed(lambda: train_reward(policy, reward_recipe, report))
         reward_facts["recipe"] = asdict(reward_recipe)
-        if also:
-            reward_facts["also_samples_of"] = [_digest(folder) for folder in also]
         save(reward, output / "reward")
         stage("measuring on test problems", 0)
         measured = measure(policy, reward, numbers=reward_recipe.numbers, count=test_problems)
@@ -111,11 +105,6 @@ def _load_policy(output: Path) -> tuple[Any, dict[str, Any]]:
     if known[0].name == CARD:  # a copy of a finished pair, such as the shipped one
         facts = {k: v for k, v in facts["policy"].items() if k not in _DESCRIBED}
     return model, facts
-
-
-def _digest(folder: Path) -> str:
-    """sha256 of a pair's policy."""
-    return sha256((folder / "policy" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _timed(train: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:

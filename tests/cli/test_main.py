@@ -27,7 +27,8 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
     yield name, command
     if isinstance(command, click.Group):
         for below, child in command.commands.items():
-            yield from leaves(f"{name} {below}", child)
+            if not child.hidden:
+                yield from leaves(f"{name} {below}", child)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -38,7 +39,7 @@ def test_every_command_explains_itself_with_an_example(name: str) -> None:
         example = command.help.split("Example", 1)[1]
         assert f"nabla-eval {name}" in example, full_name
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert parameter.help, f"{full_name} {parameter.name} has no help"
 
 

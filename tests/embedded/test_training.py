@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -260,26 +259,6 @@ def test_a_policy_may_start_from_the_shipped_one() -> None:
         torch.testing.assert_close(started(ids).logits, shipped(ids).logits)
     with pytest.raises(ConfigError, match="start='somewhere'"):
         PolicyRecipe(start="somewhere")  # type: ignore[arg-type]
-
-
-def test_the_card_names_the_other_policies_that_were_sampled(tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for seed, folder in enumerate(folders):
-        recipe = PolicyRecipe(**{**vars(TINY), "steps": 1, "seed": seed})
-        train_pair(folder, recipe, TINY_REWARD, stage=lambda *_: None, only="policy")
-    card = train_pair(
-        folders[0],
-        PolicyRecipe(**{**vars(TINY), "steps": 1}),
-        TINY_REWARD,
-        stage=lambda *_: lambda step, loss: None,
-        only="reward",
-        also=[folders[1]],
-        test_problems=16,
-    )
-    file = folders[1] / "policy" / "model.safetensors"
-    assert card is not None
-    assert card["reward"]["also_samples_of"] == [sha256(file.read_bytes()).hexdigest()]
-    assert "of other policies" in render_card(card)
 
 
 def test_reward_only_needs_a_policy(tmp_path: Path) -> None:
