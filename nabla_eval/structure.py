@@ -24,8 +24,11 @@ def _mismatches(value: Any, kind: Any, place: str) -> Iterator[str]:
     if kind is Any:
         return
     if origin in (Union, types.UnionType):
-        if all(mismatch(value, one, place) for one in get_args(kind)):
-            yield f"{place} is {_short(value)} and not {_name(kind)}"
+        wrong = [mismatch(value, one, place) for one in get_args(kind)]
+        if None not in wrong:
+            outer = f"{place} is {_short(value)} and not "
+            within = (one for one in wrong if one and not one.startswith(outer))
+            yield next(within, outer + _name(kind))
     elif origin is Literal:
         if value not in get_args(kind):
             yield f"{place} is {_short(value)} and not {_name(kind)}"

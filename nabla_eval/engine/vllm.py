@@ -149,11 +149,11 @@ class VLLMRollout:
                 f"{self.server!r} gave token {wrong}, and {self.policy.name} has "
                 f"{self.policy.vocabulary} tokens. Serve the policy itself."
             )
-        asked = _room(row)
-        cut = completion.finish == "length" and len(completion.tokens) < asked
-        if cut or not completion.tokens or len(completion.tokens) > asked:
+        asked, count = _room(row), len(completion.tokens)
+        whole = {"stop": 0 < count <= asked, "length": count == asked}
+        if not whole.get(completion.finish, False):
             raise ServerError(
-                f"{self.server!r} gave {len(completion.tokens)} of {asked} tokens and ended with "
+                f"{self.server!r} gave {count} of {asked} tokens and ended with "
                 f"{completion.finish!r}. Is its context (--max-model-len) too small?"
             )
 
@@ -178,8 +178,12 @@ class VLLMRollout:
             **sampling_arguments(Sampling(temperature=0)),
         }
         (completion,) = self.server.complete_all([body])
-        if not completion.tokens:
-            raise ServerError(f"{self.server!r} wrote nothing after {_PROBE!r}. Look at its log.")
+        if not 0 < len(completion.tokens) <= _PROBE_TOKENS:
+            wrote = f"{len(completion.tokens)} tokens" if completion.tokens else "nothing"
+            raise ServerError(
+                f"{self.server!r} wrote {wrote} after {_PROBE!r}, and was asked for "
+                f"{_PROBE_TOKENS} at most. Look at its log."
+            )
         whole = Written((*prompt, *completion.tokens), len(completion.tokens))
         gap = _mean_gap(self.policy, whole)
         if gap > _FOREIGN:

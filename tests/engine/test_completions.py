@@ -59,7 +59,7 @@ def test_requests_run_side_by_side_and_answers_keep_their_order(script: Script) 
     assert server.complete_all([]) == []
 
 
-@pytest.mark.parametrize("trouble", [(503, "busy"), (429, {}), (500, "x"), (0, None)])
+@pytest.mark.parametrize("trouble", [(503, "busy"), (429, {}), (502, "x"), (504, ""), (0, None)])
 def test_trouble_that_passes_is_waited_for(script: Script, trouble: Answer) -> None:
     waits: list[float] = []
     server = connect(script, waits)

@@ -251,8 +251,14 @@ def test_a_response_that_does_not_fit_the_server_is_refused_before_any_is_asked_
         (choice([2, 3], "length"), ServerError, "2 of 8 tokens.*--max-model-len"),
         (choice([], "stop"), ServerError, "0 of 8 tokens"),
         (choice([2] * 9, "stop"), ServerError, "9 of 8 tokens"),
+        (choice([2] * 9, "length"), ServerError, "9 of 8 tokens"),
+        (choice([2] * 8, "abort"), ServerError, "ended with 'abort'"),
+        (choice([2, 3], None), ServerError, "ended with 'None'"),  # type: ignore[arg-type]
         (choice([2, 11], "stop"), ModelError, "token 11.*11 tokens"),
         (choice([-1], "stop"), ModelError, "token -1"),
+        (choice([2, 10**18], "stop"), ModelError, "token 1000000000000000000"),
+        (choice([2, 10**40], "stop"), ServerError, "41 digits"),
+        (choice([2, True], "stop"), ServerError, "token_ids"),
     ],
 )
 def test_answers_that_no_server_of_the_policy_gives_are_refused(
@@ -272,3 +278,6 @@ def test_a_server_of_another_model_is_refused(pair: Pair, script: Script) -> Non
         script.complete = lambda body, answer=answer: answer  # type: ignore[misc]
         with pytest.raises(ModelError, match="another model"):
             VLLMRollout(pair.policy, server)
+    script.complete = lambda body: choice([2] * 9)
+    with pytest.raises(ServerError, match=r"wrote 9 tokens after .*asked for 8 at most"):
+        VLLMRollout(pair.policy, server)

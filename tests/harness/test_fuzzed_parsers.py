@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import urllib.request
+import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripted_server import talking
 
 from nabla_eval.config import Sampling
 from nabla_eval.engine.completions import Completion, Server, ServerOptions
@@ -108,16 +109,6 @@ def test_sweeps_of_any_bytes(tmp_path: Path, content: bytes) -> None:
     answered(lambda: read_study(file))
 
 
-class Canned:
-    """A server that gives these answers in order, and the last one from then on."""
-
-    def __init__(self, *answers: bytes) -> None:
-        self.answers = list(answers)
-
-    def open(self, request: Any, timeout: float) -> io.BytesIO:
-        return io.BytesIO(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-
-
 models = json.dumps({"data": [{"id": "served", "max_model_len": 64}]}).encode()
 choices = st.fixed_dictionaries({}, optional={"token_ids": values, "finish_reason": values})
 replies = st.one_of(
@@ -133,12 +124,19 @@ replies = st.one_of(
 @settings(max_examples=300)
 @given(first=replies | st.just(models), second=replies)
 def test_answers_of_a_server(first: bytes, second: bytes) -> None:
-    with patch.object(urllib.request, "build_opener", lambda *_: Canned(first, second)):
-        options = ServerOptions(vllm_url="http://127.0.0.1:1", vllm_attempts=2)
+    left = [first, second]
+
+    def say(connection: socket.socket) -> None:
+        body = left.pop(0) if len(left) > 1 else left[0]
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    with talking(say) as wire:
+        options = ServerOptions(vllm_url=wire.url, vllm_attempts=2)
         server = answered(lambda: Server(options, lambda _: None))
-    if server is not None:
-        found = answered(lambda: server.complete({"prompt": [1]}))
-        assert found is None or all(type(token) is int for token in found.tokens)
+        if server is not None:
+            found = answered(lambda: server.complete({"prompt": [1]}))
+            assert found is None or all(type(token) is int for token in found.tokens)
 
 
 @cache

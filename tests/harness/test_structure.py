@@ -19,6 +19,7 @@ class Outer(TypedDict, total=False):
     by_name: dict[str, float]
     kind: Literal["a", "b"]
     maybe: int | None
+    perhaps: Inner | None
     anything: Any
 
 
@@ -49,6 +50,9 @@ def test_what_is_of_the_type_passes(value: Any) -> None:
         ({"kind": ["a"]}, "kind is a list and not 'a' or 'b'"),
         ({"maybe": 0.5}, "maybe is 0.5 and not an integer or null"),
         ({"maybe": True}, "maybe is True and not an integer or null"),
+        ({"perhaps": {"name": 3}}, "perhaps.name is 3 and not a text"),
+        ({"perhaps": {}}, "perhaps lacks name"),
+        ({"perhaps": 3}, "perhaps is 3 and not a mapping or null"),
         ({"inner": 10**5000}, "inner is a huge integer and not a mapping"),
         ({"inner": "x" * 9999}, f"inner is {'x' * 40!r} and not a mapping"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,3 +79,52 @@ def serving(script: Script) -> Iterator[Script]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@dataclass
+class Wire:
+    """A server of bytes: where it listens, and the requests that it has read."""
+
+    url: str
+    asked: list[bytes] = field(default_factory=list)
+
+
+@contextmanager
+def talking(say: Callable[[socket.socket], None]) -> Iterator[Wire]:
+    """Let `say` answer each connection on a free port, whatever HTTP thinks of it, for the block.
+
+    It is called in a thread of its own once a request has come; it may send for ever, since what it
+    sends fails when the client has gone.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    wire = Wire(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            wire.asked.append(_request(connection))
+            say(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=serve, args=[connection], daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield wire
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def _request(connection: socket.socket) -> bytes:
+    """Head and body of one request."""
+    with connection.makefile("rb") as stream:
+        head = b"".join(iter(stream.readline, b"\r\n"))
+        length = next(
+            (line for line in head.lower().split(b"\r\n") if b"content-length" in line), b":0"
+        )
+        return head + stream.read(int(length.partition(b":")[2]))
