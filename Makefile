@@ -5,6 +5,10 @@ BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 AUDIT_VENV ?= .venv-audit
 DOCS_VENV ?= .venv-docs
+OLDEST_VENV ?= .venv-oldest
+OLDEST_PYTHON ?= 3.10
+# CPU builds of torch. With OLDEST_FLAGS= uv takes the index's own builds, which may be gigabytes.
+OLDEST_FLAGS ?= --torch-backend=cpu
 SOAK_MINUTES ?= 30
 STAMP  := $(VENV)/.nabla-eval-installed
 
@@ -16,7 +20,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-vllm lint bench bench-gpu reports sbom audit soak theory docs
+.PHONY: help setup demo test test-browser test-oldest test-vllm lint bench bench-gpu reports sbom audit soak theory docs
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -38,6 +42,18 @@ test: $(STAMP) ## run the tests, slow ones too
 
 test-browser: $(STAMP) ## run the tests that need a browser (Chromium or Chrome)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+# Pins, so that a floor which something else rules out is an error and not a newer version.
+# constraints.txt is about other versions, and so is its test.
+test-oldest: $(STAMP) ## run the fast tests with the oldest versions that pyproject.toml names
+	@test -x $(OLDEST_VENV)/bin/uv || { $(PYTHON) -m venv $(OLDEST_VENV) && \
+		$(OLDEST_VENV)/bin/pip install --quiet --disable-pip-version-check uv; }
+	$(OLDEST_VENV)/bin/uv venv --quiet --clear --seed --python $(OLDEST_PYTHON) $(OLDEST_VENV)/oldest
+	$(BIN)/python tests/support/floors.py > $(OLDEST_VENV)/floors.txt
+	$(OLDEST_VENV)/bin/uv pip install --python $(OLDEST_VENV)/oldest/bin/python $(OLDEST_FLAGS) \
+		-c $(OLDEST_VENV)/floors.txt -e ".[test]"
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/oldest/bin/python -m pytest -m "not slow and not browser" \
+		--deselect tests/packaging/test_constraints.py $(PYTEST_FLAGS)
 
 test-vllm: $(STAMP) ## test against a real vLLM server on the CPU, in an environment of its own
 	OMP_NUM_THREADS=1 $(BIN)/python tests/vllm/serve.py --venv $(VLLM_VENV) -q -s

@@ -220,7 +220,7 @@ def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     }
 
 
-Known = tuple[dict[str, list[Any]], "Tensor | None"]  # statistics and states `[L, D]` of new tokens
+Known = tuple[dict[str, list[Any]], Tensor | None]  # statistics and states `[L, D]` of new tokens
 
 
 def trajectories(

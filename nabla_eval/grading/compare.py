@@ -29,7 +29,7 @@ from nabla_eval.grading.simple import Number, exact_text, same_number
 from nabla_eval.grading.structure import parse
 from nabla_eval.grading.units import compatible
 
-Oracle = Callable[[str, str], "bool | None"]
+Oracle = Callable[[str, str], bool | None]
 Labelled = tuple[str, str]
 
 MAX_LEAF = 800

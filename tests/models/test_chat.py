@@ -31,7 +31,7 @@ TOKENIZERS = (build.QWEN25, build.QWEN3, build.LLAMA)
 def hf_ids(tokenizer: Any, messages: list[dict[str, str]], response: str) -> tuple[int, ...]:
     """transformers' own path, the date pinned as Llama's template takes it."""
     chat = [*messages, {"role": "assistant", "content": response}]
-    encoded = tokenizer.apply_chat_template(chat, tokenize=True, date_string="26 Jul 2024")
+    encoded = tokenizer.apply_chat_template(chat, return_dict=True, date_string="26 Jul 2024")
     return tuple(encoded["input_ids"])
 
 

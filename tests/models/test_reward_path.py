@@ -66,7 +66,7 @@ def test_reward_of_a_conversation_is_transformers_own(
         for row, response in zip(scores, RESPONSES, strict=True):
             chat = [*messages, {"role": "assistant", "content": response}]
             encoded = judge_tokenizer.apply_chat_template(
-                chat, return_tensors="pt", date_string="26 Jul 2024"
+                chat, return_tensors="pt", return_dict=True, date_string="26 Jul 2024"
             )
             with torch.no_grad():
                 whole = model(input_ids=encoded["input_ids"]).logits
