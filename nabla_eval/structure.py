@@ -14,7 +14,8 @@ def mismatch(value: Any, kind: Any, place: str = "it") -> str | None:
     """The first way in which a value is not of a type, in words; None where it is.
 
     `kind` is a TypedDict (further keys are let pass), `dict[str, T]`, `list[T]`, a union, a Literal
-    or a class. Integers pass for floats, and booleans for nothing but booleans.
+    or a class. Integers pass for floats, booleans for nothing but booleans, and integers beyond the
+    floats for nothing: they end in an OverflowError wherever one calculates or prints.
     """
     return next(_mismatches(value, kind, place), None)
 
@@ -44,7 +45,9 @@ def _mismatches(value: Any, kind: Any, place: str) -> Iterator[str]:
     elif origin is list:
         (inner,) = get_args(kind)
         for index, item in enumerate(value):
-            yield from _mismatches(item, inner, f"{place}[{index}]")
+            # Sound ones at once: traces have tokens by the million.
+            if type(item) is not inner or (inner is int and item.bit_length() > 63):
+                yield from _mismatches(item, inner, f"{place}[{index}]")
 
 
 def _fields(value: Mapping[Any, Any], kind: Any, place: str) -> Iterator[str]:
@@ -59,6 +62,8 @@ def _fields(value: Mapping[Any, Any], kind: Any, place: str) -> Iterator[str]:
 def _is(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, int) and value.bit_length() > 1023:
+        return False
     return isinstance(value, (int, float) if kind is float else kind)
 
 

@@ -21,6 +21,7 @@ from nabla_eval.analysis.intervals import (
 )
 from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError
+from nabla_eval.structure import mismatch
 
 Scores: TypeAlias = Mapping[str, Sequence[float]]  # problem -> the score of each of its runs
 
@@ -60,7 +61,7 @@ def scores_of(
 
 def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
     value = sample[metric]
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if mismatch(value, float | bool) or not math.isfinite(value):
         raise DataError(
             f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
             "number. Choose another --metric."

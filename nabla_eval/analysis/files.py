@@ -27,6 +27,7 @@ class Facts(TypedDict, total=False):
     continued: int
     config: _Config | None
     results: dict[str, Any] | None
+    configs: dict[str, Any] | None
 
 
 class _Item(TypedDict):

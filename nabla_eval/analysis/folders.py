@@ -7,6 +7,7 @@ A run folder holds `trace-rank*.jsonl` (directly or in `traces/`) and, anywhere 
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -49,7 +50,7 @@ class Part:
 def find(root: str | Path) -> list[Path]:
     """Run folders at or below a folder, sorted. Raises `DataError` where there are none."""
     root = Path(root)
-    if not root.exists():
+    if not os.path.exists(root):
         raise DataError(f"There is no folder {root}. Give the --output_path of a run.")
     if root.is_file():
         root = root.parent
@@ -132,8 +133,9 @@ def _by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts document 10 after document 9."""
+    short = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
     parts = name.split("/")
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if short.fullmatch(part) else (1, 0, part) for part in parts]
 
 
 def _newest(files: Sequence[Path], read: Callable[[Path], T]) -> T:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import click
 
 from nabla_eval import __version__
-from nabla_eval.errors import NablaError, suggest
+from nabla_eval.cli.streams import sturdy_streams
+from nabla_eval.errors import DataError, NablaError, suggest
 from nabla_eval.terminal import guard_streams
 
 
@@ -66,17 +67,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        guard_streams()
-        return super().main(*args, **extra)
+        with sturdy_streams():
+            guard_streams()
+            try:
+                return super().main(*args, **extra)
+            except OSError as error:
+                if error.errno is None or error.filename is not None:
+                    raise
+                show(refused(error))  # a full disk behind stdout; --help meets it outside `invoke`
+                raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except NablaError as error:
-            if ctx.params["traceback"]:
+        except (NablaError, OSError) as error:
+            if ctx.params["traceback"] or isinstance(error, BrokenPipeError):
                 raise
-            show(error)
+            show(error if isinstance(error, NablaError) else refused(error))
             ctx.exit(1)
+
+
+def refused(error: OSError) -> DataError:
+    """What the operating system did not let us do: a folder that cannot be read, a full disk."""
+    return DataError(f"{error}. Check that place, or give another; --traceback shows more.")
 
 
 def show(error: NablaError) -> None:

@@ -149,6 +149,6 @@ def write(path: Path, text: str) -> None:
     """Write a text file, with its folder. Raises `DataError` where that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error

@@ -105,7 +105,7 @@ def html(run: Path, output: Path) -> None:
 def _one(entries: list[Entry], name: str, run: Path) -> Entry:
     """The problem that a name means. Raises `DataError` where there is none, or several."""
     found = [e for e in entries if e.id == name] or [
-        e for e in entries if name in (e.id.rpartition("/")[0], e.id.split("/")[-2:-1][0])
+        e for e in entries if name in (e.id.rpartition("/")[0], *e.id.split("/")[-2:-1])
     ]
     if not found:
         some = ", ".join(entry.id for entry in entries[:3])

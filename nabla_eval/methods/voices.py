@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -37,9 +38,9 @@ class Prompts:
     def __post_init__(self) -> None:
         if self.prompts is None:
             return
-        folder = Path(self.prompts)
-        require(folder.is_dir(), "prompts", self.prompts, "a folder of prompt files")
-        for file in sorted(folder.glob("*.txt")):
+        # os.path: a text that is too long for a path is no folder, and no error
+        require(os.path.isdir(self.prompts), "prompts", self.prompts, "a folder of prompt files")
+        for file in sorted(Path(self.prompts).glob("*.txt")):
             if file.stem not in PLACES:
                 raise ConfigError(f"prompts: {file} is no prompt. {suggest(file.stem, PLACES)}")
             self.text(file.stem)

@@ -105,13 +105,15 @@ class Checkpoint:
         return model if self.source.options.get("device_map") is not None else model.to(device)
 
     def generation_config(self) -> Any:
-        """The checkpoint's generation config, None where it has none."""
+        """The checkpoint's generation config, None where it has none. Raises `ModelError`."""
         from transformers import GenerationConfig
 
-        try:
-            return GenerationConfig.from_pretrained(self.source.name, **_without_code(self.source))
-        except OSError:
-            return None
+        source = self.source
+        with explained(source.who, source.name, part="generation config"):
+            try:
+                return GenerationConfig.from_pretrained(source.name, **_without_code(source))
+            except OSError:
+                return None
 
 
 def examine(source: Source, weights: bool = True) -> Checkpoint:
@@ -132,7 +134,7 @@ def reachable(source: Source) -> Source:
 
     The hub's own client repeats each request for half a minute before it gives up.
     """
-    if source.local_files_only or Path(source.name).exists() or hub_answers():
+    if source.local_files_only or os.path.exists(source.name) or hub_answers():
         return source
     return replace(source, local_files_only=True)
 
@@ -194,7 +196,7 @@ def open_model(source: Source, config: Any, dtype: Dtype) -> Any:
 def has_weights(source: Source) -> bool | None:
     """Whether a folder holds files of weights, of any kind; None for a hub id."""
     path = Path(source.name)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return None
     return any(file.suffix in WEIGHTS for file in path.iterdir())
 
@@ -284,13 +286,13 @@ def looks_local(name: str) -> bool:
 
 def _check_folder(source: Source) -> None:
     path = Path(source.name)
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: a name that no path can be is just not there
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"The {source.who} folder {path} has no config.json. Give a folder that "
                 "save_pretrained wrote, or a hub id such as Qwen/Qwen2.5-7B-Instruct."
             )
-    elif path.exists():
+    elif os.path.exists(path):
         raise ModelError(f"The {source.who} {path} is a file. Give the folder that holds it.")
     elif looks_local(source.name):
         raise ModelError(
@@ -302,7 +304,7 @@ def _check_folder(source: Source) -> None:
 def check_weights(source: Source) -> None:
     """Raise `ModelError` where a folder holds no weights that may be read."""
     path = Path(source.name)
-    if not path.is_dir() or source.allow_pickle or any(path.glob("*.safetensors")):
+    if not os.path.isdir(path) or source.allow_pickle or any(path.glob("*.safetensors")):
         return
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHTS)
     if not pickles:

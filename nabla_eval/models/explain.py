@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nabla_eval.errors import ModelError
+from nabla_eval.errors import ModelError, NablaError
 
 
 @contextmanager
 def explained(who: str, name: str, part: str) -> Iterator[None]:
     """Turn what `from_pretrained` raises into one paragraph: what, got, try."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except NablaError:
+        raise
+    except Exception as error:  # whatever the readers of a dozen formats make of foreign bytes
         text = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise ModelError(_explain(who, name, part, type(error).__name__, text)) from error
 

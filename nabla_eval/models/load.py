@@ -17,6 +17,7 @@ from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
+from nabla_eval.structure import mismatch
 from nabla_eval.terminal import LOGGER
 
 Contrast = Literal["logit", "probability"]
@@ -205,10 +206,18 @@ def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def end_ids_of(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a response: the generation config's, the tokenizer's, the end of turn."""
+    """Tokens that end a response: the generation config's, the tokenizer's, the end of turn.
+
+    Raises `ModelError` where a config names something else.
+    """
     ids: list[int | None] = []
     for owner in (generation, config.get_text_config()):
         found = getattr(owner, "eos_token_id", None)
+        if mismatch(found, int | list[int] | None):
+            raise ModelError(
+                f"eos_token_id is {found!r} in config.json or generation_config.json of "
+                f"{config.name_or_path}. Write the token's id there, or a list of ids."
+            )
         ids += found if isinstance(found, list) else [found]
     ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
     return tuple(dict.fromkeys(index for index in ids if index is not None))

@@ -28,7 +28,7 @@ from nabla_eval.reporting.sections.cost import cost_report
 from nabla_eval.reporting.sections.rejection import rejection_report
 from nabla_eval.reporting.sections.reward import reward_report
 from nabla_eval.reporting.sections.scaling import scaling_report
-from nabla_eval.reporting.text import code, jsonable, markdown, printable
+from nabla_eval.reporting.text import code, markdown, printable
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -125,7 +125,7 @@ def page_json(page: Page) -> str:
         "title": page.title,
         "command": page.command,
         "warnings": list(page.warnings),
-        "facts": jsonable(dict(page.facts)),
+        "facts": dict(page.facts),
         **{report.name: report_json(report) for report in page.reports},
     }
     return json_text(content)
@@ -181,7 +181,8 @@ def write_page(page: Page, folder: Path) -> list[Path]:
     }
     for report in page.reports:
         texts |= {f"csv/{report.name}_{n}.csv": text for n, text in report_csv(report).items()}
-    contents = {**{name: text.encode() for name, text in texts.items()}, **pictures}
+    pages = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    contents = {**pages, **pictures}
     try:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.reporting.tables import Table, to_csv, to_json, to_markdown
-from nabla_eval.reporting.text import markdown
+from nabla_eval.reporting.text import jsonable, markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +53,8 @@ def report_json(report: Report) -> dict[str, Any]:
 
 
 def json_text(content: Any) -> str:
-    """Standard JSON, indented."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Standard JSON, indented; what it cannot hold is null or �."""
+    return json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def report_markdown(report: Report) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import DifferenceRow
 from nabla_eval.reporting.tables import Table, to_json, to_markdown
-from nabla_eval.reporting.text import jsonable, markdown, p_value, points, points_range
+from nabla_eval.reporting.text import jsonable, markdown, p_value, points, points_range, printable
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def as_markdown(summary: Summary) -> str:
     facts = [f"- {markdown(key)}: {markdown(str(value))}" for key, value in summary.facts.items()]
     parts = [
         f"# {markdown(summary.title)}",
-        f"Made by `{summary.command}`.",
+        f"Made by `{printable(summary.command)}`.",
         "\n".join(f"- {markdown(sentence)}" for sentence in summary.sentences),
         *map(to_markdown, summary.tables),
         "### How it was made",

@@ -11,6 +11,7 @@ from nabla_eval.terminal import printable
 
 MISSING = "–"  # what the data cannot say
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a UTF-16 pair: text that UTF-8 cannot hold
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -72,11 +73,13 @@ def markdown(text: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """The same value for standard JSON: NaN and infinities become null."""
+    """The same value for standard JSON in UTF-8: NaN and infinities become null, surrogates �."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
+        return {jsonable(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
     return value

@@ -127,8 +127,8 @@ def _finite(value: float | None) -> float | None:
 
 
 def _shown(part: Step | Move | Chosen) -> dict[str, Any]:
-    fields = jsonable(asdict(part))
-    return {k: visible(v) if isinstance(v, str) else v for k, v in fields.items()}
+    fields = asdict(part)
+    return {k: visible(v) if isinstance(v, str) else jsonable(v) for k, v in fields.items()}
 
 
 def page_html(page: TracePage) -> str:

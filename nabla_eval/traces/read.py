@@ -13,6 +13,7 @@ from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
 from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
+from nabla_eval.structure import mismatch
 from nabla_eval.traces.schema import (
     READABLE,
     Record,
@@ -81,7 +82,7 @@ def done(path: str | Path, *, growing: bool = False) -> Mapping[str, Record]:
     Before an item is taken from here, `unlike` must find no difference.
     """
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not _shards(path)):
+    if not os.path.exists(path) or (path.is_dir() and not _shards(path)):
         return Stored(())
     return Stored(places(path, growing=growing))
 
@@ -234,9 +235,8 @@ def parse(line: bytes, file: Path, number: int) -> Record:
             f"{file}:{number} has schema {record['schema']!r}; this version reads {known}. "
             "Read it with the version of nabla_eval that wrote it, or run again."
         )
-    missing = Record.__required_keys__ - record.keys()
-    if missing:
-        raise DataError(f"{file}:{number} lacks {', '.join(sorted(missing))}. Run again.")
+    if wrong := mismatch(record, Record, "the record"):
+        raise DataError(f"{file}:{number}: {wrong}. Run again.")
     complete(record)
     return record  # type: ignore[return-value]
 
@@ -250,8 +250,8 @@ def _damaged(file: Path, number: int, error: Exception) -> DataError:
 
 
 def _files(path: Path) -> list[Path]:
-    files = _shards(path) if path.is_dir() else [path]
-    if not files or not path.exists():
+    files = _shards(path) if os.path.isdir(path) else [path]
+    if not files or not os.path.exists(path):
         raise DataError(f"No trace at {path}. Give a folder that was a run's trace_dir=.")
     return files
 

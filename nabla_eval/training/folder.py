@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -45,7 +46,7 @@ def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | N
     Raises `DataError` where the folder holds a finished run, another run, or one that was not
     asked to be resumed.
     """
-    if (folder / RECORD).exists():
+    if os.path.exists(folder / RECORD):
         raise DataError(
             f"{folder} holds a finished training run. Choose another --output, or remove it."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,9 @@ def open_rows(name: str, *, split: str = "train", size: int | None = None, seed:
     if name in SUBSETS:
         return Hub(name, SUBSETS[name], _load(SUBSETS[name].path, SUBSETS[name].config, split))
     path = Path(name).expanduser()
-    if path.suffix in (".jsonl", ".json") or path.is_file():
+    if path.suffix in (".jsonl", ".json") or os.path.isfile(path):
         return Listed(name, list(_lines(path)))
-    if "/" not in name and not path.is_dir():
+    if "/" not in name and not os.path.isdir(path):
         known = [*COUNTDOWN, *SUBSETS]
         raise DataError(
             f"No data {name!r}: neither a file nor a name that is known here. "

@@ -157,6 +157,12 @@ def test_every_prompt_of_the_package_has_its_places():
         assert Prompts().text(name)
 
 
+@pytest.mark.parametrize("name", ["x" * 500, "x/" * 3000, "a\0b", "\ud800", "", "/dev/null"])
+def test_what_no_folder_is_called_is_refused(name):
+    with pytest.raises(ConfigError, match="a folder of prompt files"):
+        configure("tpo", {"prompts": name})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [("tpo_loss", "{chosen}", "question"), ("tpo_los", "x", "tpo_loss"), (None, "", "folder")],

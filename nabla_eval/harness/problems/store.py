@@ -50,7 +50,7 @@ class Copy:
 
 def find(folder: Path, problems: ProblemSet) -> Path | None:
     """The file of a folder that holds the set or, failing that, a part of it."""
-    return next((folder / name for name in problems.files if (folder / name).is_file()), None)
+    return next((folder / name for name in problems.files if os.path.isfile(folder / name)), None)
 
 
 def read(folder: Path, problems: ProblemSet) -> Copy:
@@ -83,7 +83,7 @@ def _absent(folder: Path, problems: ProblemSet) -> str:
         f"Fetch it where there is a network (nabla-eval data fetch DIR --only {problems.name}), or "
         f"unset {VARIABLE} and data_dir to take it from the hub."
     )
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"The folder of problems {folder} does not exist. Check {VARIABLE}. {advice}"
     held = ", ".join(sorted(file.name for file in folder.glob("*.jsonl"))) or "no *.jsonl file"
     return f"{folder} has no {problems.file} ({problems.title}): it holds {held}. {advice}"
@@ -133,7 +133,7 @@ def row_hashes(items: Sequence[Item]) -> list[str]:
 def manifest(folder: Path) -> dict[str, Entry]:
     """What was fetched into a folder, by name of set; nothing for one that was filled otherwise."""
     file = folder / MANIFEST
-    if not file.is_file():
+    if not os.path.isfile(file):
         return {}
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))

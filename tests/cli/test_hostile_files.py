@@ -1,0 +1,180 @@
+"""Every command on folders that a hostile author wrote: it works, or it says why not in words.
+
+`NABLA_FUZZ=5000 pytest tests/cli/test_hostile_files.py` tries more, `NABLA_FUZZ_SEED` others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from hostile_world import TEXTS, World, attack
+
+from nabla_eval.cli.main import COMMANDS, main
+
+CASES, SEED = int(os.environ.get("NABLA_FUZZ", 160)), int(os.environ.get("NABLA_FUZZ_SEED", 0))
+REACHED = 77  # exit status where a command would begin to compute
+SECONDS = 60.0  # of processor time, for one command
+# Where commands begin to compute with models, for minutes: they are tried up to there.
+COMPUTING = (
+    "nabla_eval.harness.command.Command.execute", "nabla_eval.cli.rehearsal.rehearse",
+    "nabla_eval.cli.sweeping.Sweep._run", "nabla_eval.cli.demo._Study",
+    "nabla_eval.embedded.train.train_pair", "nabla_eval.embedded.choosers.compare",
+    "nabla_eval.training.run.fit", "nabla_eval.training.align.fit", "theory.report.execute",
+    "nabla_eval.harness.problems.hub.from_hub",
+)  # fmt: skip
+# What commands read, by the beginning of their names; others get anything.
+LIKELY = {
+    "report paper": ["printed.yaml"], "report compare": ["runs/nabla", "runs/twin"],
+    "report all": ["runs", "runs/nabla"],
+    "report": ["runs", "more", "runs/nabla", "runs/best"], "sweep": ["sweep.yaml"],
+    "trace": ["more/told", "more/search", "more/guided", "more", "runs/best"],
+    "data": ["problems"], "embedded": ["pair"], "check-pair": ["pair/policy", "pair/reward"],
+    "train align-reward": ["pairs.jsonl"], "train": ["rows.jsonl"],
+}  # fmt: skip
+SLOW = {"report all": 0.04, "check-pair": 0.3}  # tried less often than others
+
+
+def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for below in command.list_commands(context):
+        child = command.get_command(context, below)
+        assert child is not None
+        yield from leaves(f"{name} {below}".strip(), child)
+
+
+def places(world: World, name: str) -> list[str]:
+    """Paths that a command may read: those of its kind, or all there are."""
+    kinds = [kind for kind in LIKELY if name.startswith(kind)]
+    named = LIKELY[kinds[0]] if kinds else [
+        str(path.relative_to(world.root)) for path in (world.root, *world.root.iterdir())
+    ]  # fmt: skip
+    return [str(world.root / one) for one in named]
+
+
+def a_value(kind: click.ParamType, likely: list[str], draw: random.Random) -> str:
+    if isinstance(kind, click.Choice):
+        return str(draw.choice(list(kind.choices)))
+    if isinstance(kind, (click.types.IntParamType, click.types.FloatParamType)):
+        return draw.choice(["1", "2", "3", "16", "200", "0.5"])
+    texts = [text for text in TEXTS if "\0" not in text]  # no command line can hold one
+    return draw.choice([*likely, *likely, *likely, draw.choice(texts)])
+
+
+def arguments(
+    name: str, command: click.Command, world: World, out: Path, draw: random.Random
+) -> list[str]:
+    """A command line that may make sense."""
+    likely, words, last = places(world, name), name.split(), []
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            count = draw.choice([1, 1, 2]) if parameter.nargs == -1 else 1
+            if parameter.type is not click.UNPROCESSED and (
+                parameter.required or draw.random() < 0.8
+            ):
+                path = isinstance(parameter.type, click.Path) and draw.random() < 0.98
+                for _ in range(count):
+                    last.append(
+                        draw.choice(likely) if path else a_value(parameter.type, likely, draw)
+                    )
+            continue
+        option = max(parameter.opts, key=len)
+        if option == "--output":
+            words += [option, str(out)] if parameter.required or draw.random() < 0.2 else []
+        elif option == "--data":
+            words += [option, draw.choice(likely)]
+        elif parameter.required or draw.random() < 0.15:
+            flag = parameter.is_flag or parameter.is_bool_flag  # type: ignore[attr-defined]
+            words += [option] if flag else [option, a_value(parameter.type, likely, draw)]
+    if name in ("run", "sweep"):
+        words += ["--dry-run"] if name == "sweep" and draw.random() < 0.5 else []
+    return [*words, "--", *last] if last else words
+
+
+def check(result: Result, words: list[str], out: Path) -> None:
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    printed = result.stdout_bytes.decode("utf-8")
+    assert result.exit_code == 0 or printed or result.stderr
+    files = [path for path in out.rglob("*") if path.suffix in (".json", ".csv", ".md", ".html")]
+    texts = {str(path): path.read_text(encoding="utf-8") for path in files}
+    if result.exit_code == 0 and "--json" in words and str(out) not in words:
+        texts["stdout.json"] = printed
+    for name, text in texts.items():
+        if name.endswith(".json"):
+            json.loads(text, parse_constant=pytest.fail)
+            assert "\\ud8" not in text
+
+
+@pytest.fixture
+def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise SystemExit(REACHED)
+
+    for target in COMPUTING:
+        module, _, name = target.rpartition(".")
+        try:
+            owner: Any = import_module(module)
+        except ModuleNotFoundError:
+            module, _, inner = module.rpartition(".")
+            owner = getattr(import_module(module), inner)
+        monkeypatch.setattr(owner, name, reached)
+
+
+def attempt(
+    case: int, commands: list[tuple[str, click.Command]], world: World, out: Path
+) -> tuple[str, int]:
+    """Try one drawn command on one drawn attack; returns the command and its exit code."""
+    draw = random.Random(SEED + case)
+    name, command = commands[case] if case < len(commands) else draw.choice(commands)
+    while draw.random() > SLOW.get(name, 1.0):
+        name, command = draw.choice(commands)
+    words = arguments(name, command, world, out, draw)
+    near = [path for path in world.files() if any(str(path).startswith(w) for w in words)]
+    if name == "report paper":
+        near.append(world.root / "study.json")
+    code = 0
+    for told in attack(world, draw, near or world.files()):
+        began = time.process_time()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = CliRunner().invoke(main, words)
+                check(result, words, out)
+        except BaseException:
+            trace = traceback.format_exc()[-6000:]
+            pytest.fail(f"seed {SEED + case}: {words}\n{told}\n{trace}", pytrace=False)
+        assert time.process_time() - began < SECONDS, (words, told)
+        code = result.exit_code
+    shutil.rmtree(out, ignore_errors=True)
+    return name, code
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_is_computed")
+def test_every_command_takes_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path / "world")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    commands = list(leaves("", main))
+    assert {name.split()[0] for name, _ in commands} == set(COMMANDS)
+    tried = [attempt(case, commands, world, tmp_path / "out") for case in range(CASES)]
+    assert {name for name, _ in tried} == {name for name, _ in commands}
+    for part in ("report", "trace"):  # neither everything is refused nor nothing
+        assert {code for name, code in tried if name.startswith(part)} >= {0, 1}
