@@ -72,7 +72,8 @@ def _reopen() -> None:
 
 
 def _flush() -> None:
-    told = isinstance(sys.exc_info()[1], SystemExit) and sys.exc_info()[1].code not in (None, 0)
+    ending = sys.exc_info()[1]
+    told = isinstance(ending, SystemExit) and ending.code not in (None, 0)
     try:
         sys.stdout.flush()
     except OSError as error:
