@@ -13,8 +13,13 @@ from nabla_eval.structure import UNREADABLE, mismatch
 _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they are long
 
 
+class _Nabla(TypedDict, total=False):
+    seed: int | None
+    preset: str | None
+
+
 class _Config(TypedDict, total=False):
-    nabla: dict[str, Any] | None
+    nabla: _Nabla | None
 
 
 class Facts(TypedDict, total=False):

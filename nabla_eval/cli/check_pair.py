@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,6 +69,7 @@ def check_pair(
     from nabla_eval.models import check
     from nabla_eval.models.chat import Template
     from nabla_eval.models.checkpoint import Trust
+    from nabla_eval.reporting.report import json_text
 
     asked = check.Asked(
         length=length,
@@ -83,7 +83,7 @@ def check_pair(
     )
     report = check.check_pair(policy, reward, asked)
     if as_json:
-        say(json.dumps(as_dict(report), indent=2, ensure_ascii=False))
+        say(json_text(as_dict(report)), end="")
     else:
         show(report)
     ctx.exit(0 if report.ok else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +90,7 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
     Example: nabla-eval data check problems
     """
     from nabla_eval.harness.problems.store import manifest
+    from nabla_eval.reporting.report import json_text
 
     fetched = manifest(folder)
     found = {problems: check_one(folder, problems) for problems in chosen(names)}
@@ -107,7 +107,7 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
             f"nabla-eval data fetch {folder}."
         )
     if as_json:
-        say(json.dumps(as_dict(folder, checked, missing), indent=2))
+        say(json_text(as_dict(folder, checked, missing)), end="")
     else:
         show(folder, checked, missing)
     ctx.exit(1 if missing or any(one.findings.faults for one in checked) else 0)

@@ -35,17 +35,16 @@ def card(folder: Path | None, as_json: bool) -> None:
 
     Example: nabla-eval embedded card
     """
-    import json
-
     from rich.markdown import Markdown
 
     from nabla_eval.cli.screen import Screen
     from nabla_eval.embedded import WEIGHTS
     from nabla_eval.embedded.card import read_card, render_card
+    from nabla_eval.reporting.report import json_text
 
     content = read_card(folder or WEIGHTS)
     if as_json:
-        say(json.dumps(content, indent=2))
+        say(json_text(content), end="")
     else:
         Screen().print(Markdown(render_card(content), hyperlinks=False))
 

@@ -261,7 +261,13 @@ def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Token ids of a text, with nothing added."""
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+    try:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+    except Exception as error:  # a tokenizer's own: half a character, a vocabulary without <unk>
+        raise ModelError(
+            f"The tokenizer {tokenizer.name_or_path} cannot read {text[:40]!r}: {error}. Mend the "
+            "text, or tokenizer.json."
+        ) from error
 
 
 def bos_ids(tokenizer: Any) -> tuple[int, ...]:

@@ -127,5 +127,5 @@ def _complete(checkpoint: Path) -> bool:
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """Whole or not at all: a killed run leaves no half file."""
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
