@@ -18,6 +18,7 @@ from rich.text import Text
 from nabla_eval.cli.quiet import quiet
 from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import DataError
+from nabla_eval.stopping import stoppable
 
 TASK = "nabla_countdown"
 N = 8
@@ -86,7 +87,8 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     console = Screen()
     command = ["nabla-eval", "demo", "--limit", limit, "--batch-size", batch_size, "--seed", seed]
     began = time.perf_counter()
-    with quiet(output / "log.txt"):
+    kept = f"the answers so far are in {output}; the same command starts over, to time each method."
+    with stoppable(lambda: kept), quiet(output / "log.txt"):
         study = _Study(console, output, limit, batch_size, seed, device)
         runs = study.run()
         summary = _summarise(runs, shlex.join(map(str, command)), study.facts(runs))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nabla_eval.cli.removed import removed, removed_options
+from nabla_eval.stopping import stoppable
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def train(
         policy, reward = recipes_for(minutes, policy, reward)
     policy = _with_steps(policy, policy_steps)
     reward = _with_steps(reward, reward_steps)
-    with _progress() as progress:
+    kept = f"models that were ready are in {output}; --reward-only goes on from a policy there."
+    with stoppable(lambda: kept), _progress() as progress:
         content = train_pair(
             output,
             policy,

@@ -10,6 +10,7 @@ import click
 from nabla_eval import __version__
 from nabla_eval.cli.streams import sturdy_streams
 from nabla_eval.errors import DataError, NablaError, suggest
+from nabla_eval.stopping import Terminated, status, stoppable
 from nabla_eval.terminal import guard_streams
 
 
@@ -18,6 +19,7 @@ class Entry(NamedTuple):
 
     target: str  # "module:object", imported when the command is run or asked for its help
     summary: str
+    stopped: str = ""  # what to say of what is kept, where the command itself does not
 
 
 COMMANDS = {
@@ -25,7 +27,9 @@ COMMANDS = {
         "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in a few minutes."
     ),
     "report": Entry(
-        "nabla_eval.cli.report:report", "Tables and figures of run folders, controls included."
+        "nabla_eval.cli.report:report",
+        "Tables and figures of run folders, controls included.",
+        "the run folders are as they were; the same command makes the report anew.",
     ),
     "run": Entry("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
     "sweep": Entry("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
@@ -78,8 +82,15 @@ class LazyGroup(click.Group):
                 raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        def words() -> str:
+            entry = COMMANDS.get(ctx.invoked_subcommand or "")
+            return "" if entry is None else entry.stopped
+
         try:
-            return super().invoke(ctx)
+            with stoppable(words, interrupts=True):
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as stop:
+            ctx.exit(status(stop))
         except (NablaError, OSError) as error:
             if ctx.params["traceback"] or isinstance(error, BrokenPipeError):
                 raise

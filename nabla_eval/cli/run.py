@@ -11,13 +11,12 @@ import click
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading.graders import GRADERS
+from nabla_eval.stopping import stoppable
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.harness.folder import Claim
     from nabla_eval.traces.manifest import Manifest
-
-STOPPED = 130  # exit status of what Ctrl-C ended
 
 
 class Verbatim(click.Command):
@@ -109,7 +108,6 @@ def run(
     from nabla_eval.cli.rehearsal import rehearse
     from nabla_eval.harness.command import compose
     from nabla_eval.harness.folder import claim, first_rank
-    from nabla_eval.harness.stopping import told
     from nabla_eval.traces.lock import sole_writer
 
     command = compose(rest, settings=values(settings), **given)
@@ -118,26 +116,17 @@ def run(
     folder = output or default_folder(manifest)
     manifest["name"] = name or folder.name
     if dry_run:
-        try:
+        with stoppable(lambda: "A dry run keeps no answers."):
             rehearse(command, manifest, folder)
-        except KeyboardInterrupt as stop:
-            if not told(stop):
-                say("\nStopped. A dry run keeps no answers.", err=True)
-            ctx.exit(STOPPED)
         return
     if not first_rank():
         command.execute(folder, manifest)
         return
-    with sole_writer(folder):
+    with stoppable(lambda: f"the same command continues from {folder}."), sole_writer(folder):
         claimed = claim(folder, manifest)
         announce(folder, claimed)
         if claimed.state != "done":
-            try:
-                manifest = command.execute(folder, manifest)
-            except KeyboardInterrupt as stop:
-                if not told(stop):
-                    say(f"\nStopped. The same command continues from {folder}.", err=True)
-                ctx.exit(STOPPED)
+            manifest = command.execute(folder, manifest)
     summarise(folder, claimed.before if claimed.state == "done" else manifest)
 
 

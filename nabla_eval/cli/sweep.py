@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from nabla_eval.cli.run import STOPPED
-from nabla_eval.terminal import say
+from nabla_eval.stopping import stoppable
 
 
 @click.command()
@@ -64,9 +63,6 @@ def sweep(
         return
     words = ["nabla-eval", "sweep", str(file), *(["--output", str(output)] if output else [])]
     work = Sweep(console, study, folder, shlex.join(words), replace=replace)
-    try:
+    with stoppable(lambda: f"{work.kept()}; the same command continues from there."):
         failed = work.run(jobs)
-    except KeyboardInterrupt:
-        say(f"\nStopped. The same command continues from {folder}.", err=True)
-        ctx.exit(STOPPED)
     ctx.exit(1 if failed else 0)

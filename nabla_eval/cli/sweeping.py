@@ -78,6 +78,11 @@ class Sweep:
         self._sum_up()
         return sum(line.state == "failed" for line in self.lines)
 
+    def kept(self) -> str:
+        """How many cells are done, and where."""
+        done = sum(line.state in ("done", "kept") for line in self.lines)
+        return f"{done} of {len(self.lines)} cells are done in {self.folder}"
+
     def _claim(self) -> tuple[list[int], list[Job]]:
         """Take the cells' folders; what is done in them is read, what is wrong is noted."""
         places, work = [], []
@@ -86,7 +91,8 @@ class Sweep:
             try:
                 if self.replace and _changed(folder, manifest):
                     clear(folder)
-                claimed = claim(folder, manifest)
+                with sole_writer(folder):
+                    claimed = claim(folder, manifest)
                 if claimed.state == "done" and claimed.before is not None:
                     self._ended(place, "kept", claimed.before)
                     continue

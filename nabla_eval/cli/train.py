@@ -14,6 +14,7 @@ import click
 from nabla_eval.cli.quiet import quiet
 from nabla_eval.cli.removed import removed
 from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show_unchecked
+from nabla_eval.stopping import stoppable
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 
 if TYPE_CHECKING:
@@ -220,15 +221,15 @@ def _screen(output: Path, method: str) -> Iterator[tuple[Screen, Report]]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.training.folder import LOG
+    from nabla_eval.training.folder import LOG, kept
 
     console = Screen()
-    try:
-        with quiet(output / LOG), progress_bar(console, method) as report:
-            yield console, report
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command with --resume goes on from the last checkpoint.")
-        raise click.Abort from None
+    with (
+        stoppable(lambda: kept(output)),
+        quiet(output / LOG),
+        progress_bar(console, method) as report,
+    ):
+        yield console, report
 
 
 train.add_command(

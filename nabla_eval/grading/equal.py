@@ -137,7 +137,11 @@ def grade_batch(
             )
             for gold, text in pairs
         ]
-        return [job.result() for job in jobs]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def cluster(answers: Sequence[str | None], *, timeout: float = TIMEOUT) -> list[int]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval.errors import DependencyError, NablaError
+from nabla_eval.stopping import shielded
 
 START_SECONDS = 600.0
 """Time a worker may take to import SymPy and math-verify (slow network disks, busy machines)."""
@@ -39,7 +40,7 @@ MAX_REQUESTS = 2000
 
 _BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from nabla_eval.grading.worker import main; main(int(sys.argv[1]))"
+    "from nabla_eval.grading.worker import main; main(*map(int, sys.argv[1].split(',')))"
 )
 
 
@@ -66,12 +67,16 @@ class Worker:
     def __init__(self) -> None:
         # The worker sees exactly the modules that the caller sees, wherever it was started.
         path = [os.path.abspath(entry) for entry in sys.path]
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOTSTRAP, str(MEGABYTES), *path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        theirs, ours = os.pipe()
+        self.lifeline = os.fdopen(ours, "wb", 0)
+        with shielded(), os.fdopen(theirs, "rb", 0):
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOTSTRAP, f"{MEGABYTES},{theirs}", *path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs,),
+            )
         self.requests = 0
         self.ready = False
 
@@ -145,13 +150,13 @@ class Worker:
 
     def kill(self) -> None:
         """End the process now and collect it."""
-        self.close_pipes()
         self.process.kill()
         self.process.wait()
+        self.close_pipes()
 
     def close_pipes(self) -> None:
-        """Close this process's ends; the worker ends by itself when nobody holds its stdin."""
-        for stream in (self.process.stdin, self.process.stdout):
+        """Close this process's ends; the worker ends by itself when nobody holds the lifeline."""
+        for stream in (self.process.stdin, self.process.stdout, self.lifeline):
             if stream is not None:
                 try:
                     stream.close()

@@ -19,6 +19,8 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
+from nabla_eval.stopping import end_with
+
 
 def read_message(stream: BinaryIO) -> Any | None:
     """The next message; None at the end of the stream."""
@@ -76,8 +78,10 @@ def _warm_up() -> None:
     same_expression(r"[0,1)\cup (2,\infty)", r"(2,3)\cup [0,1)")
 
 
-def main(megabytes: int) -> None:
-    """Serve requests until stdin closes."""
+def main(megabytes: int, lifeline: int | None = None) -> None:
+    """Serve requests until stdin closes, or at once end with who holds the pipe `lifeline`."""
+    if lifeline is not None:
+        end_with(lifeline)
     # Keep the protocol's stream to ourselves: a library that prints must not corrupt it.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -88,8 +92,6 @@ def main(megabytes: int) -> None:
         return
     _limit_memory(megabytes)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_message(replies, {"ready": True})
     while (request := read_message(sys.stdin.buffer)) is not None:
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])

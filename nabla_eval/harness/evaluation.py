@@ -14,6 +14,7 @@ from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness.folder import close, device_name, fail
 from nabla_eval.harness.lmeval import files_of, repeating_nothing, task_manager
 from nabla_eval.harness.tasks import tasks_path
+from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest
 
 RESULTS = "results.json"  # lm-eval inserts the date; samples come beside it
@@ -82,23 +83,25 @@ class Bench:
         """One evaluation into a run folder that was claimed; returns its completed `run.json`.
 
         `options` are flat model arguments, `seed` among them. A folder that holds a part of the
-        traces is continued. What goes wrong is noted in `run.json` and raised.
+        traces is continued. What goes wrong is noted in `run.json` and raised, but for a folder
+        that another process writes to (`DataError`): its `run.json` is not ours.
         """
-        try:
-            tasks = [task for name in manifest["tasks"] for task in self._task(name)]
-            lm = self._model(options, folder, progress)
-            began = time.perf_counter()
-            self._evaluate(lm, folder, tasks, options)
-            files_of(folder, self._tasks().load(tasks)["tasks"])
-            return close(
-                folder,
-                manifest,
-                device=device_name(self.settings.device),
-                wall_seconds=time.perf_counter() - began,
-            )
-        except Exception as error:
-            fail(folder, manifest, error)
-            raise
+        with sole_writer(folder):
+            try:
+                tasks = [task for name in manifest["tasks"] for task in self._task(name)]
+                lm = self._model(options, folder, progress)
+                began = time.perf_counter()
+                self._evaluate(lm, folder, tasks, options)
+                files_of(folder, self._tasks().load(tasks)["tasks"])
+                return close(
+                    folder,
+                    manifest,
+                    device=device_name(self.settings.device),
+                    wall_seconds=time.perf_counter() - began,
+                )
+            except Exception as error:
+                fail(folder, manifest, error)
+                raise
 
     def _evaluate(
         self, lm: Any, folder: Path, tasks: Sequence[Any], options: Mapping[str, Any]

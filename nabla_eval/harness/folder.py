@@ -164,7 +164,12 @@ def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float)
 
 
 def fail(folder: Path, manifest: Manifest, error: BaseException) -> None:
-    """Say in `run.json` why a run ended early; a later one continues it all the same."""
+    """Say in `run.json` why a run ended early; a later one continues it all the same.
+
+    A reader that has gone, of a pipe that the run printed to, is no failure of the run.
+    """
+    if isinstance(error, BrokenPipeError):
+        return
     text = str(error) or type(error).__name__
     write_manifest(folder, {**manifest, "status": "failed", "error": text})
 

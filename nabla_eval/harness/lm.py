@@ -25,12 +25,12 @@ from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run, Work
-from nabla_eval.harness.stopping import stoppable
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
 from nabla_eval.models.meter import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.requests import Outcome, Problem
+from nabla_eval.stopping import stoppable
 from nabla_eval.terminal import LOGGER
 
 

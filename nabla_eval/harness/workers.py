@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,12 +14,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from nabla_eval.errors import NablaError
+from nabla_eval.errors import DataError, NablaError
 from nabla_eval.harness.evaluation import Bench, Settings
 from nabla_eval.harness.folder import fail
+from nabla_eval.stopping import end_with_parent, shielded
+from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest
 
-PATIENCE = 10  # seconds that a process may take to end
+PATIENCE = 10  # seconds that an idle process may take to end
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def run_in_processes(
                 if event is None:
                     place = crew.bury(worker)
                     error = f"Its process ended with exit code {worker.process.exitcode}."
-                    fail(jobs[place].folder, jobs[place].manifest, RuntimeError(error))
+                    with suppress(DataError), sole_writer(jobs[place].folder):  # or who took it
+                        fail(jobs[place].folder, jobs[place].manifest, RuntimeError(error))
                     event = Event("failed", place, error=error)
                     if waiting:
                         crew.hire()
@@ -149,9 +152,10 @@ class Crew:
         process = self.context.Process(
             target=self.target, args=(theirs, *self.given, log), daemon=True
         )
-        process.start()
+        self.workers.append(Worker(process, ours))  # first: a stop in between must find it
+        with shielded():
+            process.start()
         theirs.close()  # or its end would not be noticed here
-        self.workers.append(Worker(process, ours))
 
     def ready(self) -> list[Worker]:
         """Busy workers that have something to say, or have died."""
@@ -170,10 +174,11 @@ class Crew:
         """End all processes: the idle ones by closing their line, those at work at once."""
         for worker in self.workers:
             worker.line.close()
-            if worker.place is not None:
-                worker.process.terminate()
+            if worker.place is not None and worker.process.pid is not None:
+                worker.process.kill()
         for worker in self.workers:
-            worker.process.join(PATIENCE)
+            if worker.process.pid is not None:
+                worker.process.join(PATIENCE)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -181,7 +186,7 @@ class Crew:
 
 def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) -> None:
     """What a worker process does until its line is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started it ends it
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # torch is not loaded yet
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
@@ -190,9 +195,16 @@ def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) 
 
     torch.set_num_threads(1)
     bench = Bench(settings, tasks)
+
+    def report(event: Event) -> None:
+        try:
+            line.send(event)
+        except OSError:
+            sys.exit()  # nobody is there to hear it: that is no failure of the job
+
     while True:
         try:
             place, job = line.recv()
         except (EOFError, OSError):
             return
-        _run(place, job, bench, line.send)
+        _run(place, job, bench, report)

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from nabla_eval.errors import DataError
 from nabla_eval.terminal import LOGGER
 
+PATIENCE = 10.0  # seconds that a process may take to end after it was told to, or killed
+
 
 @contextmanager
 def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
@@ -19,12 +21,17 @@ def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
 
     The folder is made where it is missing. The operating system holds the lock (of `.FILE.lock`),
     so a killed process leaves none behind. Where a file system has no locks, a warning says so and
-    nothing is refused. Raises `DataError` where another process is at it.
+    nothing is refused. Raises `DataError` where another process is at it and stays so for
+    `PATIENCE` seconds, which one that is ending does not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{file}.lock", timeout=0, thread_local=False)
-        lock.acquire()
+        lock = FileLock(folder / f".{file}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            LOGGER.warning("Another process is writing to %s: waiting for its end.", folder)
+            lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise DataError(
             f"Another process is writing to {folder} at this moment. Wait until it has ended (the "

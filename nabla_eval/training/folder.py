@@ -77,6 +77,17 @@ def finish(folder: Path, record: Record) -> None:
     _write(folder / RECORD, record)
 
 
+def kept(folder: Path) -> str:
+    """What is there of a run that was stopped, and how to go on."""
+    if (folder / RECORD).exists():
+        return f"the finished run is in {folder}."
+    if not (folder / OPTIONS).exists():
+        return "nothing was trained; the same command starts over."
+    newest = _latest(folder / CHECKPOINTS)
+    where = "the start" if newest is None else newest.name
+    return f"the same command with --resume goes on from {where} in {folder}."
+
+
 def _stored(folder: Path) -> dict[str, Any] | None:
     path = folder / OPTIONS
     if folder.exists() and not folder.is_dir():

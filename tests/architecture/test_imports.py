@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nabla_eval"
 
-BASE = {"errors", "config", "randomness", "structure", "thought", "terminal"}
+BASE = {"errors", "config", "randomness", "stopping", "structure", "thought", "terminal"}
 WORDS = BASE | {"cost", "requests"}
 ENGINE = WORDS | {"models", "dto"}
 
 # Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `requests`.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "stopping": {"terminal"},
     "thought": set(),
     "terminal": set(),
     "structure": set(),

@@ -13,7 +13,6 @@ from tiny_task import SIZE, TASK
 
 from nabla_eval.cli import rehearsal
 from nabla_eval.cli.main import main
-from nabla_eval.cli.run import STOPPED
 from nabla_eval.errors import RewardError
 from nabla_eval.harness import run as engine_run
 from nabla_eval.harness.command import Command
@@ -113,7 +112,7 @@ def test_a_dry_run_says_what_loading_tells_before_it_answers(
 
     monkeypatch.setattr(engine_run, "drive", stop)
     result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "4")
-    assert result.exit_code == (STOPPED if error is KeyboardInterrupt else 1)
+    assert result.exit_code == (130 if error is KeyboardInterrupt else 1)
     assert plan_of(result.stdout)[:3] == [TASK, "4", "1"] and plan_of(result.stdout)[4] == "24"
     for words in ("Device: cpu", "Policy: ", "Estimate: 0.0", "Disk: ", "GiB are free", "Trying"):
         assert words in result.stdout
@@ -134,7 +133,7 @@ def test_a_dry_run_stopped_while_it_loads(
 
     monkeypatch.setattr(Command, "execute", stop)
     result = run(tmp_path / "run", tiny_folder, "--dry-run")
-    assert result.exit_code == STOPPED and "A dry run keeps no answers." in result.stderr
+    assert result.exit_code == 130 and "A dry run keeps no answers." in result.stderr
     assert "same command" not in result.output
 
 
@@ -241,7 +240,7 @@ def test_ctrl_c_says_how_to_go_on(
 
     monkeypatch.setattr(Command, "execute", interrupted)
     result = run(tmp_path / "new", tiny_folder)
-    assert result.exit_code == STOPPED and "same command continues" in result.stderr
+    assert result.exit_code == 130 and "same command continues" in result.stderr
     manifest = read_manifest(tmp_path / "new")
     assert manifest is not None and manifest["status"] == "running"
 

@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 from tiny_task import SIZE, TASK
 
 from nabla_eval.cli.main import main
-from nabla_eval.cli.run import STOPPED
 from nabla_eval.harness.evaluation import Bench
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import read_manifest
@@ -155,7 +154,8 @@ def test_ctrl_c_says_how_to_go_on(
 
     monkeypatch.setattr(Bench, "evaluate", interrupted)
     result = sweep(study_file, "--output", str(tmp_path / "s"))
-    assert result.exit_code == STOPPED and "same command continues" in result.stderr
+    assert result.exit_code == 130
+    assert f"Stopped: 0 of 5 cells are done in {tmp_path / 's'}; the same command" in result.stderr
     assert json.loads((tmp_path / "s" / "study.json").read_text())["cells"]
 
 

@@ -7,23 +7,65 @@ import os
 import signal
 import threading
 import time
+from contextlib import redirect_stderr
 
 import pytest
 
-from nabla_eval.harness import heartbeat, stopping
+from nabla_eval import stopping
+from nabla_eval.harness import heartbeat
 from nabla_eval.harness.heartbeat import Heartbeat, Progress
-from nabla_eval.harness.stopping import Terminated, stoppable, told
+from nabla_eval.stopping import Terminated, stoppable, told
 
 
-def test_sigterm_ends_a_block_with_the_status_that_shells_know(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_block_with_the_status_that_shells_know(
+    number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Terminated) as caught, stoppable(lambda: "3 of 4 are there."):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert caught.value.code == 128 + number and told(caught.value)
+    assert capsys.readouterr().err == "\nStopped: 3 of 4 are there.\n"
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_what_fails_while_a_stop_is_under_way_is_the_stop(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Such as a live table that finds its terminal gone."""
+    with pytest.raises(Terminated) as caught, stoppable(lambda: "all is there."):
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(10)
+        finally:
+            raise OSError("no terminal")
+    assert caught.value.code == 129 and "all is there." in capsys.readouterr().err
+
+
+def test_an_outer_block_speaks_where_stderr_went_elsewhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = io.StringIO()
+    with (
+        pytest.raises(Terminated),
+        stoppable(lambda: "outside."),
+        stoppable(lambda: "in the middle."),
+        redirect_stderr(log),
+        stoppable(lambda: "inside."),
+    ):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
-    assert caught.value.code == 143 and told(caught.value)
-    assert capsys.readouterr().err == "\nStopped: 3 of 4 are there.\n"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert log.getvalue() == "\nStopped: inside.\n"
+    assert capsys.readouterr().err == "\nStopped: in the middle.\n"
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable(lambda: "never said"):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_stays_what_it_is_and_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from filelock import FileLock
 from trace_lines import line
 
 from nabla_eval.errors import DataError
-from nabla_eval.traces import TraceWriter, read, write
+from nabla_eval.traces import TraceWriter, lock, read, write
 
 
-def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.2)
     path = tmp_path / "trace-rank0.jsonl"
     program = (
         "import os, signal, sys\n"
@@ -37,9 +41,12 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Pa
         message = "Another process is writing to .* Wait until it has ended"
         with pytest.raises(DataError, match=message), TraceWriter(path):
             pass
-        other.kill()
-    with TraceWriter(path) as writer:
-        writer.write(line(0))
+        assert f"writing to {tmp_path}: waiting" in caplog.text
+        # One that is ending is waited for: the same command may follow a stopped one at once.
+        monkeypatch.setattr(lock, "PATIENCE", 60)
+        threading.Timer(0.5, other.kill).start()
+        with TraceWriter(path) as writer:
+            writer.write(line(0))
     assert len(read(path)) == 1
 
 

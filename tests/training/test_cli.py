@@ -50,7 +50,8 @@ def job(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def test_the_defaults_are_those_of_the_recipes(job: list[Job], tmp_path: Path) -> None:
     result = call("sft", "--output", str(tmp_path))
-    assert result.exit_code == 1 and "--resume goes on" in result.stdout
+    assert result.exit_code == 130
+    assert "Stopped: nothing was trained; the same command starts over." in result.stderr
     assert job == [Job(recipe=SFT(), output=tmp_path)]
     call("grpo", "--output", str(tmp_path))
     call("grpo", "--output", str(tmp_path), "--data", "numinamath-35k", "--no-chat")
