@@ -9,8 +9,9 @@ import pytest
 from chromium import Browser, executable
 from told_runs import HOSTILE, IDS, searched_records, told_records
 
+from nabla_eval.reporting import viewer
 from nabla_eval.reporting.story import tell, tell_all
-from nabla_eval.reporting.viewer import TracePage, visible, write_pages
+from nabla_eval.reporting.viewer import TracePage, beside, visible, write_pages
 
 pytestmark = [
     pytest.mark.browser,
@@ -198,3 +199,101 @@ def test_a_search_is_a_tree_of_lists_with_the_answers_path_marked(
     kinds = "[...document.querySelectorAll('.tree .kind')].map((node) => node.textContent)"
     assert chromium.run(kinds) == ["critique", "revision"]
     assert chromium.requests == [path.as_uri()] and chromium.messages == []
+
+
+@pytest.fixture
+def large(chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The page of 1,203 problems in parts of a few, opened from the disk."""
+    monkeypatch.setattr(viewer, "PART", 40_000)
+    records = [
+        {**record, "id": f"toy/{3 * i + place}/0"}
+        for i in range(401)
+        for place, record in enumerate(told_records())
+    ]
+    (path,) = write_pages({"a run+1": TracePage(HOSTILE, tell_all(records))}, tmp_path)
+    chromium.requests.clear()
+    chromium.messages.clear()
+    chromium.open(path.as_uri())
+    yield path
+    chromium.run("0")
+
+
+def shown(page: Browser, name: str) -> None:
+    """Wait until a problem is shown."""
+    page.run(
+        "new Promise((done) => { const look = () => "
+        f"document.querySelector('#story h2')?.textContent === {name!r} ? done(true)"
+        " : setTimeout(look, 10); look(); })"
+    )
+
+
+def test_a_large_run_loads_the_part_of_the_problem_that_is_shown(
+    chromium: Browser, large: Path
+) -> None:
+    shown(chromium, "toy/0/0")
+    parts = len(list(beside(large).iterdir()))
+    assert parts > 10 and len(chromium.requests) == 2  # the page and one part
+    assert text(chromium, ".token.revised") == "132"
+    assert text(chromium, "#count") == "1203 of 1203 problems"
+    chromium.run("document.querySelectorAll('#list button')[302].click()")
+    shown(chromium, "toy/302/0")
+    assert text(chromium, "#story .text") == visible(HOSTILE)
+    chromium.run("document.querySelectorAll('#list button')[301].click()")
+    shown(chromium, "toy/301/0")
+    assert len(chromium.requests) == 3  # both are in one part
+    for place in range(0, 500, 50):
+        chromium.run(f"document.querySelectorAll('#list button')[{place}].click()")
+        shown(chromium, f"toy/{place}/0")
+    assert chromium.run("PARTS.size") == chromium.run("KEPT") < parts
+    names = {url.rpartition("/")[2].partition("-")[0] for url in chromium.requests[1:]}
+    assert names == {"part"} and chromium.messages == []
+    assert chromium.run("document.title") == visible(HOSTILE)
+    assert chromium.run("document.querySelectorAll('img, main script, main b').length") == 0
+
+
+def test_a_large_run_is_listed_piece_by_piece_and_found_by_name(
+    chromium: Browser, large: Path
+) -> None:
+    shown(chromium, "toy/0/0")
+    buttons = "document.querySelectorAll('#list button').length"
+    assert chromium.run(buttons) == 501
+    chromium.run("[...document.querySelectorAll('#list button')].at(-1).click()")
+    assert chromium.run(buttons) == 1001
+    assert chromium.run("document.activeElement.querySelector('.name').textContent") == "toy/500/0"
+    chromium.run("[...document.querySelectorAll('#list button')].at(-1).click()")
+    assert chromium.run(buttons) == 1203
+    chromium.run(
+        "{const node = document.getElementById('search'); node.value = 'toy/1202/';"
+        "node.dispatchEvent(new Event('input'));}"
+    )
+    shown(chromium, "toy/1202/0")
+    assert chromium.run(ITEMS) == ["toy/1202/0"]
+    choose(chromium, "colour", "norm")
+    assert "8.25 or more" in text(chromium, "#story") or "1 or more" in text(chromium, "#story")
+    assert chromium.messages == []
+
+
+def test_a_page_without_its_folder_says_what_is_missing(chromium: Browser, large: Path) -> None:
+    shown(chromium, "toy/0/0")
+    beside(large).rename(beside(large).with_name("elsewhere"))
+    chromium.run("document.querySelectorAll('#list button')[400].click()")
+    shown(chromium, "toy/400/0")
+    assert "a run+1-problems" in text(chromium, "#story p")
+    assert "not there" in text(chromium, "#story p")
+    beside(large).with_name("elsewhere").rename(beside(large))
+    chromium.run("document.querySelectorAll('#list button')[400].click()")
+    chromium.run(
+        "new Promise((done) => { const look = () => document.querySelector('.token')"
+        " ? done(true) : setTimeout(look, 10); look(); })"
+    )
+
+
+def test_the_page_of_a_large_run_lets_no_other_script_in(chromium: Browser, large: Path) -> None:
+    shown(chromium, "toy/0/0")
+    chromium.run(
+        "document.body.insertAdjacentHTML('beforeend', '<script>document.title = 1</scr' + 'ipt>'"
+        " + '<img src=x onerror=\"document.title = 2\">')"
+    )
+    chromium.run("new Promise((done) => setTimeout(done, 200))")
+    assert chromium.run("document.title") == visible(HOSTILE)
+    assert any("Content Security Policy" in message for message in chromium.messages)

@@ -10,6 +10,7 @@ from run_folders import record, write_run
 from told_runs import IDS, guided_records, searched_records, write_told_run
 
 from nabla_eval.cli.main import main
+from nabla_eval.reporting import viewer
 
 WIDE = {"COLUMNS": "200"}
 
@@ -67,6 +68,17 @@ def test_html_writes_a_page_per_run(run: Path, tmp_path: Path) -> None:
     pages = sorted(path.name for path in (tmp_path / "pages").iterdir())
     assert pages == ["other.html", "told.html"]
     assert all(str(tmp_path / "pages" / name) in result.stdout for name in pages)
+
+
+def test_html_says_what_belongs_to_the_page_of_a_large_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer, "PART", 1)
+    result = trace("html", run, "-o", tmp_path / "pages")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(tmp_path / "pages" / "told.html")]
+    assert "told-problems/ holds the problems of its page" in result.stderr
+    assert (tmp_path / "pages" / "told-problems" / "part-2.js").is_file()
 
 
 def test_a_run_that_is_not_finished_can_be_looked_at(run: Path) -> None:

@@ -12,8 +12,16 @@ import pytest
 from told_runs import HOSTILE, IDS, guided_records, told_records
 
 from nabla_eval.errors import DataError
+from nabla_eval.reporting import viewer
 from nabla_eval.reporting.story import tell_all
-from nabla_eval.reporting.viewer import TracePage, page_data, page_html, visible, write_pages
+from nabla_eval.reporting.viewer import (
+    TracePage,
+    beside,
+    page_data,
+    page_html,
+    visible,
+    write_pages,
+)
 
 
 def page(title: str = HOSTILE) -> TracePage:
@@ -68,3 +76,71 @@ def test_guided_tokens_are_on_the_page() -> None:
     first, second = data["problems"][0]["choices"]
     assert (first["new"], first["gradient"], first["replaced"]) == ("7", [-0.5, 0.75], True)
     assert (second["old"], second["replaced"]) == (visible(HOSTILE), False)
+
+
+def parts_of(path: Path) -> list[list[dict]]:
+    """What the parts of a page hold, each the one call that its script may make."""
+    found = []
+    for number in range(len(list(beside(path).iterdir()))):
+        text = (beside(path) / f"part-{number}.js").read_text(encoding="ascii")
+        (call,) = re.findall(r"^part\((\d+),(\[.*\])\);\n$", text)
+        assert int(call[0]) == number and not set(text) & set("<>&")
+        found.append(json.loads(call[1]))
+    return found
+
+
+def test_a_large_run_is_a_page_of_rows_and_parts_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer, "PART", 2000)
+    (path,) = write_pages({"run": page()}, tmp_path)
+    data, whole = embedded(path.read_text(encoding="utf-8")), page_data(page())
+    parts = parts_of(path)
+    assert len(parts) > 1 and [problem for part in parts for problem in part] == whole["problems"]
+    assert data["firsts"] == [sum(map(len, parts[:number])) for number in range(len(parts))]
+    assert data["folder"] == "run-problems" and data["scales"] == whole["scales"]
+    assert [row["id"] for row in data["problems"]] == list(IDS)
+    for row, problem in zip(data["problems"], whole["problems"], strict=True):
+        assert {**problem, "prompt": row["prompt"]} == {**problem, **row}
+        assert problem["prompt"].startswith(row["prompt"]) and "first" not in row
+    assert "script-src 'sha256-" in path.read_text() and "'strict-dynamic';" in path.read_text()
+
+
+def test_parts_of_a_larger_run_of_that_name_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = write_pages({"run": page()}, tmp_path)
+    single = path.read_bytes()
+    assert "strict-dynamic" not in path.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(viewer, "PART", 1)
+        write_pages({"run": page()}, tmp_path)
+        assert len(parts_of(path)) == len(IDS)
+    write_pages({"run": page()}, tmp_path)
+    assert path.read_bytes() == single and not beside(path).exists()
+    beside(path).mkdir()
+    (beside(path) / "notes.txt").write_text("mine")
+    write_pages({"run": page()}, tmp_path)
+    assert [file.name for file in beside(path).iterdir()] == ["notes.txt"]
+
+
+def test_a_row_is_bounded_whatever_the_prompt(tmp_path: Path) -> None:
+    records = [{**told_records()[0], "prompt": "x" * 10**7}]
+    (path,) = write_pages({"run": TracePage("r", tell_all(records))}, tmp_path)
+    assert path.stat().st_size > 10**7  # one problem is one part
+    two = [records[0], {**records[0], "id": "toy/1/0"}]
+    write_pages({"run": TracePage("r", iter(tell_all(two)))}, tmp_path)
+    assert path.stat().st_size < 60_000 and list(map(len, parts_of(path))) == [1, 1]
+
+
+def test_a_colour_is_full_at_the_largest_hundredth() -> None:
+    tokens = [f"t{i}" for i in range(200)]
+    entropy = [float(i) for i in range(199)] + [float("nan")]
+    lines = told_records()[:1]
+    lines[0]["profiles"] = {
+        "first": {"tokens": tokens, "entropy": entropy, "gradient_norms": {"3": 2.5}}
+    }
+    lines[0]["candidates"], lines[0]["outcome"]["text"] = [], "a+12=7"
+    lines[0]["outcome"]["tokens"] = lines[0]["drafts"][0]["tokens"]
+    assert page_data(TracePage("r", tell_all(lines)))["scales"] == [197.0, 2.5]
+    assert page_data(TracePage("r", []))["scales"] == [0.0, 0.0]
