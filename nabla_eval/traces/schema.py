@@ -243,7 +243,7 @@ def _checksum(body: bytes) -> str:
 def loads(text: str | bytes) -> Any:
     """Inverse of `dumps`. Raises ValueError for anything that is not standard JSON."""
     try:
-        tagged = (_FLOAT if isinstance(text, str) else _FLOAT.encode()) in text
+        tagged = _FLOAT in text if isinstance(text, str) else _FLOAT.encode() in text
         hook = _untag if tagged else None  # it would be called for each of hundreds of objects
         return json.loads(text, object_hook=hook, parse_constant=_refuse)
     except (TypeError, RecursionError) as error:  # a tag around a list; brackets too deep
