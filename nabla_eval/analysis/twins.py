@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from nabla_eval import extensions
 from nabla_eval.analysis.naming import IDLE
 from nabla_eval.analysis.runs import Run, identity
 from nabla_eval.requests.outcome import BUDGETS
@@ -14,8 +15,9 @@ from nabla_eval.traces.schema import Record
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
 _GATE |= {"anchor", "gradient_norm", "relaxation_temperature", "threshold_inclusive"}
 _BASELINES = {"greedy", "self_consistency", "best_of_n"}
-_GUIDED = {"prefix_gradient", "locate_repair"}
 _SAMPLING = ("temperature", "top_p", "top_k")
+# Further controls of a method, each with its role; None where there is no such run.
+CONTROLS: dict[str, Callable[[Run, Sequence[Run]], list[tuple[str, Run | None]]]] = {}
 
 
 def twin_of(run: Run, runs: Iterable[Run]) -> Run | None:
@@ -90,43 +92,15 @@ def alike(a: Run, b: Run) -> bool:
 def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
     """What a claim about `run` has to stand beside, each with its role.
 
-    Its twin, best-of-N with the same N, best-of-N that stops early, and what does without the
-    gradient of prefix scores what it does with it. Baselines that neither
-    revise nor search have no controls.
+    Its twin, best-of-N with the same N, best-of-N that stops early, and those of `CONTROLS`.
+    Baselines that neither revise nor search have no controls.
     """
     if run.method in _BASELINES:
         return []
     twin, drafts = twin_of(run, runs), drafts_of(run, runs)
     found = [("twin", twin), ("best-of-N", drafts), ("best-of-N, early stop", _stopping(run, runs))]
-    guided = [] if run.method not in _GUIDED else _without_gradient(run, runs)
-    return [(role, control) for role, control in [*found, *guided] if control is not None]
-
-
-def _without_gradient(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run | None]]:
-    """Controls of a method on prefix gradients: scores in place of G, and G with its sign flipped.
-
-    Runs that act below the same confidence come first.
-    """
-    beta = run.config.get("beta", 0.0)
-    others = [other for other in runs if other is not run and alike(other, run)]
-    if run.method == "locate_repair":
-        if run.config.get("chooser") != "prefix_gradient":
-            return []
-        return [
-            (f"chooser {word}", _same_but(run, others, {"chooser": chooser}))
-            for word, chooser in (("π", "policy"), ("exact scores", "exact_top_k"))
-        ]
-    same = lambda other: other.config.get("confidence") != run.config.get("confidence")  # noqa: E731
-    return [
-        (role, min((o for o in others if o.method == name), key=same, default=None))
-        for role, name in (("exact scores", "exact_top_k"), ("verification", "sequential_verify"))
-    ] + [("sign flipped", _same_but(run, others, {"beta": -beta}) if beta > 0 else None)]
-
-
-def _same_but(run: Run, others: Iterable[Run], changed: Mapping[str, Any]) -> Run | None:
-    """The run of the same method whose options differ in nothing else."""
-    wanted = {**run.config, **changed}
-    return next((o for o in others if o.method == run.method and o.config == wanted), None)
+    own = CONTROLS[run.method](run, runs) if run.method in CONTROLS else []
+    return [(role, control) for role, control in [*found, *own] if control is not None]
 
 
 def _stopping(run: Run, runs: Iterable[Run]) -> Run | None:
@@ -136,3 +110,6 @@ def _stopping(run: Run, runs: Iterable[Run]) -> Run | None:
     ]
     wanted = run.config.get("stop_reward")
     return min(found, key=lambda other: other.config["stop_reward"] != wanted, default=None)
+
+
+extensions.load("controls")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from nabla_eval import extensions
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.gradient import affordable, gradients
-from nabla_eval.engine.guide import row_limit, tilt, weigh
 from nabla_eval.engine.refine import certify, free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
@@ -25,19 +26,13 @@ from nabla_eval.requests import (
     Replay,
     Request,
     Score,
-    Tilt,
     Trajectory,
-    Weigh,
 )
 
 Rollout = Callable[[list[Generate]], list[Trajectory | Fault]]
 Place = tuple[int, int]  # ticket, and place in its list
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
-
-_ORDER = (
-    Compose, Replay, Score, Certify, Differentiate, Refine, Weigh, Tilt, Generate,
-)  # fmt: skip
 
 
 class Executor:
@@ -86,45 +81,88 @@ class Executor:
 
     def run(self, requests: list[Any]) -> list[Any]:
         """Results of requests of one group, but for rollouts of the local decode loop."""
-        run, length, budget = self._plan(requests[0])
-        return in_batches(run, requests, length, budget, self.relieve)
+        handler = HANDLERS[type(requests[0])]
+        return in_batches(
+            lambda batch: handler.run(self, batch),
+            requests,
+            lambda request: handler.length(self, request),
+            handler.budget(self, requests[0]),
+            self.relieve,
+        )
 
     def relieve(self) -> None:
         """Drop what is kept of prefixes."""
         self.pasts.clear()
         self.reward_pasts.clear()
 
-    def _plan(self, request: Request) -> tuple[Callable, Callable[[Any], int], int]:
-        """How a kind of request is run, the length of one, and the budget of a micro-batch."""
-        pair, budget = self.pair, self.max_batch_tokens
-        match request:
-            case Score():
-                # Where keys and values are made, a batch also holds those of all its tokens.
-                tokens = max(1, budget // 4) if grows(request) else budget
-                return lambda batch: score(pair.judge, batch, self.reward_pasts), _length, tokens
-            case Differentiate():
-                tokens = min(budget, affordable(pair))
-                return lambda batch: gradients(pair, batch), _length, tokens
-            case Refine():
-                rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
-                return lambda batch: refine(pair, batch), lambda r: len(free_rows(r)), rows
-            case Certify():
-                rows = max(1, _ROW_ELEMENTS // pair.policy.vocabulary)
-                return lambda batch: certify(pair, batch), lambda _: 1, rows
-            case Weigh() | Tilt():
-                guide: Callable = weigh if isinstance(request, Weigh) else tilt
-                # Each also takes a row of V numbers, of which a batch holds so many at most.
-                least = budget // row_limit(pair)
-                return (
-                    lambda batch: guide(pair, batch, self.reward_pasts),
-                    lambda one: max(least, _guided_length(one)),
-                    budget,
-                )
-            case Compose():
-                return lambda batch: compose(pair.policy, batch, self.chat), lambda _: 1, budget
-            case Replay():
-                return lambda batch: replay(pair.policy, batch), _replayed_length, budget
-        raise TypeError(f"{type(request).__name__} is not a request that the engine knows.")
+
+@dataclass(frozen=True)
+class Handler:
+    """How the engine answers requests of one kind.
+
+    A micro-batch holds requests of one `group` whose lengths, padded to the longest, stay within
+    the `budget`.
+    """
+
+    run: Callable[[Executor, list[Any]], list[Any]]
+    length: Callable[[Executor, Any], int]
+    budget: Callable[[Executor, Any], int] = lambda executor, request: executor.max_batch_tokens
+    group: Callable[[Any], Hashable] = lambda request: None
+
+
+def _frame_length(problem: Problem) -> int:
+    return len(problem.frame.before) + len(problem.frame.after)
+
+
+def _length(executor: Executor, request: Score | Differentiate) -> int:
+    problem = request.problem
+    return len(request.trajectory.tokens) + max(len(problem.prompt), _frame_length(problem))
+
+
+def _replayed_length(executor: Executor, request: Replay) -> int:
+    before = 0 if request.prefix is None else len(request.prefix.tokens)
+    return len(request.problem.prompt) + before + len(request.text.encode())  # at most as many
+
+
+def _score_budget(executor: Executor, request: Score) -> int:
+    """Where keys and values are made, a batch also holds those of all its tokens."""
+    tokens = executor.max_batch_tokens
+    return max(1, tokens // 4) if grows(request) else tokens
+
+
+def _row_budget(executor: Executor, request: Any) -> int:
+    return max(1, _ROW_ELEMENTS // executor.pair.policy.vocabulary)
+
+
+# In the order in which methods go through them. `Generate` is the decode loop's, or a server's.
+HANDLERS: dict[type, Handler] = {
+    Compose: Handler(
+        lambda executor, batch: compose(executor.pair.policy, batch, executor.chat),
+        lambda executor, request: 1,
+    ),
+    Replay: Handler(
+        lambda executor, batch: replay(executor.pair.policy, batch), _replayed_length
+    ),
+    Score: Handler(
+        lambda executor, batch: score(executor.pair.judge, batch, executor.reward_pasts),
+        _length, _score_budget, grows,
+    ),
+    Certify: Handler(
+        lambda executor, batch: certify(executor.pair, batch),
+        lambda executor, request: 1, _row_budget, lambda request: request.dto,
+    ),
+    Differentiate: Handler(
+        lambda executor, batch: gradients(executor.pair, batch),
+        _length,
+        lambda executor, request: min(executor.max_batch_tokens, affordable(executor.pair)),
+        lambda request: (request.objective, request.norm, request.temperature),
+    ),
+    Refine: Handler(
+        lambda executor, batch: refine(executor.pair, batch),
+        lambda executor, request: len(free_rows(request)), _row_budget,
+        lambda request: (request.dto, request.norm, request.relaxation),
+    ),
+}  # fmt: skip
 
 
 class Session:
@@ -145,7 +183,9 @@ class Session:
         )
         self._results: dict[int, list[Any]] = {}
         self._left: dict[int, int] = {}  # requests of a ticket that are not answered
-        self._waiting: dict[type, list[tuple[Place, Any]]] = {kind: [] for kind in _ORDER}
+        self._waiting: dict[type, list[tuple[Place, Any]]] = {
+            kind: [] for kind in (*HANDLERS, Generate)
+        }
 
     def submit(self, ticket: int, requests: list[Request]) -> None:
         """Add a list of requests."""
@@ -182,10 +222,12 @@ class Session:
     def _run(self, waiting: list[tuple[Place, Any]]) -> list[tuple[Place, Any]]:
         groups: dict[Hashable, list[tuple[Place, Any]]] = {}
         for place, request in waiting:
-            groups.setdefault(_group(request), []).append((place, request))
+            handler = HANDLERS.get(type(request))
+            group = None if handler is None else handler.group(request)
+            groups.setdefault(group, []).append((place, request))
         answered: list[tuple[Place, Any]] = []
-        for group in groups.values():
-            places, requests = [place for place, _ in group], [request for _, request in group]
+        for own in groups.values():
+            places, requests = [place for place, _ in own], [request for _, request in own]
             remote = isinstance(requests[0], Generate) and self.executor.rollout
             results = _served(remote, requests) if remote else self.executor.run(requests)
             answered += zip(places, results, strict=True)
@@ -200,37 +242,4 @@ def _served(rollout: Rollout, requests: list[Generate]) -> list[Any]:
         return [Fault(error)] * len(requests)
 
 
-def _group(request: Request) -> Hashable:
-    """Requests of one group can share a batch."""
-    match request:
-        case Score():
-            return (Score, grows(request))
-        case Differentiate():
-            return (Differentiate, request.objective, request.norm, request.temperature)
-        case Certify():
-            return (Certify, request.dto)
-        case Refine():
-            return (Refine, request.dto, request.norm, request.relaxation)
-        case Tilt():
-            return (Tilt, request.linearisation)
-    return (type(request),)
-
-
-def _guided_length(request: Weigh | Tilt) -> int:
-    """Of the rows that share a batch: one a token that is scored."""
-    rows = request.stop - request.first if isinstance(request, Weigh) else 1
-    return max(1, rows) * (_frame_length(request.problem) + request.position + 1)
-
-
-def _replayed_length(request: Replay) -> int:
-    before = 0 if request.prefix is None else len(request.prefix.tokens)
-    return len(request.problem.prompt) + before + len(request.text.encode())  # at most as many
-
-
-def _frame_length(problem: Problem) -> int:
-    return len(problem.frame.before) + len(problem.frame.after)
-
-
-def _length(request: Score | Differentiate) -> int:
-    problem = request.problem
-    return len(request.trajectory.tokens) + max(len(problem.prompt), _frame_length(problem))
+extensions.load("handlers")

@@ -49,7 +49,9 @@ def ended(pair: Pair, problem: Problem, y: list[int]) -> tuple[StopReason, int, 
         return "eos", len(y) - 1, _text(policy, problem, y[:-1])
     written = policy.decode(y, special=True)
     cuts = [
-        written.find(stop, begin) for stop in problem.stop for begin in _answer(problem, written)
+        written.find(stop, begin)
+        for stop in problem.stop
+        for begin in answer_start(problem, written)
     ]
     if any(cut >= 0 for cut in cuts):
         return _before(policy, problem, y, min(cut for cut in cuts if cut >= 0))
@@ -58,18 +60,7 @@ def ended(pair: Pair, problem: Problem, y: list[int]) -> tuple[StopReason, int, 
     return None
 
 
-def closing(pair: Pair, problem: Problem, y: list[int]) -> set[int]:
-    """Tokens that end the response if they follow: end tokens, and stop strings of one token."""
-    policy, found = pair.policy, set(pair.policy.end_ids)
-    if _answer(problem, policy.decode(y, special=True)):
-        for stop in problem.stop:
-            ids = policy.encode(stop, special=False)
-            if len(ids) == 1 and policy.decode(ids, special=True) == stop:
-                found |= {*ids}
-    return found
-
-
-def _answer(problem: Problem, written: str) -> list[int]:
+def answer_start(problem: Problem, written: str) -> list[int]:
     """Where stop strings begin to count: nowhere in a thought."""
     begin = 0 if problem.thought is None else problem.thought.answer_at(written)
     return [] if begin is None else [begin]

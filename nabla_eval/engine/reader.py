@@ -10,25 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from nabla_eval.dto.objective import embed_reward
 from nabla_eval.engine.cache import Joined, Past, Pasts, rows_of
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import (
-    Pass,
-    Prefixes,
-    extend,
-    joined,
-    keepable,
-    padded,
-    places,
-)
+from nabla_eval.models.prefix import keepable, padded, places
 
 Ids = tuple[int, ...]  # as `embed_reward` takes them
 
@@ -46,10 +36,6 @@ class Reading:
     def past(self) -> Past | None:
         """For the next request about the same response."""
         return None if self.kv is None else Past(self.ids, self.kv)
-
-    def shorter(self) -> Reading:
-        """Without the last id."""
-        return Reading(self.ids[:-1], None if self.kv is None else self.kv[..., :-1, :], 0, None)
 
 
 class Reader:
@@ -114,7 +100,7 @@ class Reader:
         cache = None
         lengths = [0 if kv is None else kv.shape[-2] for kv in before]
         if any(lengths):
-            cache = Joined.of(_filled(before), spare=width)
+            cache = Joined.of(filled(before), spare=width)
             columns = torch.arange(cache.width, device=mask.device)
             starts = cache.width - torch.tensor(lengths, device=mask.device)
             mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
@@ -140,51 +126,8 @@ class Reader:
         ]
         return list(zip(whole, states, strict=True))
 
-    def after(
-        self,
-        readings: Sequence[Reading],
-        owner: Sequence[int],
-        tails: Sequence[Ids],
-        soft: Float[Tensor, "B Dr"] | None = None,
-    ) -> Pass:
-        """Forward tails, each after the row of its owner; nothing of them is kept.
 
-        With `soft`, these embeddings stand in place of each tail's first id, and the pass's
-        embeddings are the leaf to differentiate to.
-        """
-        parts = list(tails)
-        if not self.keeps:
-            parts = [readings[i].ids + tail for i, tail in zip(owner, tails, strict=True)]
-        embed = partial(embed_reward, self.reward)
-        if soft is not None:
-            embed = partial(_softened, self.reward, soft, [len(tail) for tail in tails])
-        return extend(
-            self.reward.base,
-            embed,
-            parts,
-            self.reward.device,
-            soft is not None,
-            self._prefixes(readings, list(owner)),
-        )
-
-    def _prefixes(self, readings: Sequence[Reading], owner: list[int]) -> Prefixes | None:
-        kvs = [reading.kv for reading in readings]
-        lengths = [0 if kv is None else kv.shape[-2] for kv in kvs]
-        if not any(lengths):
-            return None
-        layers, mask = joined(_filled(kvs))
-        return Prefixes(layers, mask, None, owner)  # nobody asks for the states of what is known
-
-
-def _filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
+def filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
     """Keys and values of no tokens where there are none."""
     some = next(kv for kv in kvs if kv is not None)
     return [some[..., :0, :] if kv is None else kv for kv in kvs]
-
-
-def _softened(reward: Reward, soft: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
-    """Embeddings of ids, with `soft` in the first of each row's last `count` columns."""
-    embeds = embed_reward(reward, ids).clone()
-    columns = ids.shape[1] - torch.tensor(counts, device=ids.device)
-    embeds[torch.arange(len(ids), device=ids.device), columns] = soft.to(embeds.dtype)
-    return embeds

@@ -169,22 +169,6 @@ def _before(
     return text[: len(text) - over], count
 
 
-def ends_of(policy: Policy, problem: Problem, tokens: Sequence[int]) -> tuple[int, ...]:
-    """Tokens that end a response wherever they follow: the policy's, and one-token stop strings.
-
-    Stop strings do not count in a thought, which the `tokens` so far may have left open.
-    """
-    stops, thought = problem.stop, problem.thought
-    if stops and thought is not None:
-        stops = stops if _answering(policy, thought, tokens) else ()
-    own = (policy.token_of(stop) for stop in stops)
-    return tuple(dict.fromkeys((*policy.end_ids, *(token for token in own if token is not None))))
-
-
-def _answering(policy: Policy, thought: Thought, tokens: Sequence[int]) -> bool:
-    return thought.answer_at(policy.decode(tokens, special=True)) is not None
-
-
 def no_distribution(policy: Policy, problem: Problem | None, position: int) -> PolicyError:
     """What a problem fails with where the policy's logits are NaN, infinite or all minus infinity.
 

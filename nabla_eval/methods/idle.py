@@ -7,9 +7,7 @@ from typing import Any
 from nabla_eval.config import DTO, Objective
 from nabla_eval.methods.beam import Beam
 from nabla_eval.methods.best_of_n import BestOfN, WeightedBestOfN
-from nabla_eval.methods.locate_repair import LocateRepair
 from nabla_eval.methods.nabla_options import Nabla
-from nabla_eval.methods.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.methods.rap import Rap
 from nabla_eval.methods.self_consistency import SelfConsistency
 from nabla_eval.methods.tpo import Tpo
@@ -28,8 +26,6 @@ def idle(config: Any) -> str | None:
             return "n=1 is the draft alone, nothing is refined"
         case Nabla(dto=DTO(objective=Objective(lam=0, nll_weight=0))) if config.dto.steps > 0:
             return "lam=0 with nll_weight=0 has no gradient: it is the twin (steps=0) at its cost"
-        case LocateRepair(n=1):
-            return "n=1 is the draft alone, nothing is repaired"
         case BestOfN(n=1) | WeightedBestOfN(n=1) | SelfConsistency(n=1):
             return "n=1 is one sample, there is nothing to choose from"
         case Tpo(samples=1):
@@ -42,17 +38,12 @@ def idle(config: Any) -> str | None:
             return "proposals=1 is one response, there is nothing to choose from"
         case Rap(branching=1):
             return "branching=1 is one response, there is nothing to search"
-        case PrefixGradient(beta=0) | ExactTopK(beta=0):
-            return "beta=0 is greedy decoding at a higher cost"
-        case ExactTopK(candidates=1) | SequentialVerify(tries=1):
-            name = "candidates" if isinstance(config, ExactTopK) else "tries"
-            return f"{name}=1 is greedy decoding at a higher cost"
     if isinstance(config, _SAMPLERS) and not _proposes(config):
         sampling = config.sampling
         if sampling.temperature == 0 or sampling.top_k == 1:
             name = "temperature=0" if sampling.temperature == 0 else "top_k=1"
             return f"{name} makes all samples alike, there is nothing to choose from"
-    return None
+    return getattr(config, "idle", None)  # experimental methods know it themselves
 
 
 def _proposes(config: Any) -> bool:

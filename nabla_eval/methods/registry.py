@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nabla_eval import extensions
 from nabla_eval.config import REMOVED, Budget, build, change, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.beam import Beam, beam
@@ -17,16 +18,7 @@ from nabla_eval.methods.best_of_n import (
 )
 from nabla_eval.methods.greedy import Greedy, greedy
 from nabla_eval.methods.limit import limited
-from nabla_eval.methods.locate_repair import LocateRepair, locate_repair
 from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
-from nabla_eval.methods.prefix_gradient import (
-    ExactTopK,
-    PrefixGradient,
-    SequentialVerify,
-    exact_top_k,
-    prefix_gradient,
-    sequential_verify,
-)
 from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.methods.tpo import Tpo, tpo
@@ -50,13 +42,13 @@ class MethodSpec:
 # thought and RAP nothing else is known: neither breadth, iterations and evaluator nor where steps
 # ended in the paper's runs, and the released code has neither method. So all of that stays at the
 # values of their own authors (see `TreeOfThought` and `Rap`), RAP's top-k of 50 too.
-_SAMPLING: dict[str, dict[str, Any]] = {
+SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
     name: {key: values[key] for key in ("temperature", "top_p", "top_k") if key in values}
     for name, values in PRESETS.items()
 }
 _RAP: dict[str, dict[str, Any]] = {
     name: {key: value for key, value in values.items() if key != "top_k"}
-    for name, values in _SAMPLING.items()
+    for name, values in SAMPLING_PRESETS.items()
 }
 
 METHODS: dict[str, MethodSpec] = {
@@ -70,21 +62,21 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "self_consistency": MethodSpec(
         SelfConsistency, self_consistency, "majority over n sampled answers", needs_reward=False,
-        presets=_SAMPLING,
+        presets=SAMPLING_PRESETS,
     ),
     "best_of_n": MethodSpec(
-        BestOfN, best_of_n, "the best of n samples under the reward model", presets=_SAMPLING
+        BestOfN, best_of_n, "the best of n samples under the reward model", presets=SAMPLING_PRESETS
     ),
     "weighted_best_of_n": MethodSpec(
         WeightedBestOfN, weighted_best_of_n, "the answer whose samples have the most reward",
-        presets=_SAMPLING,
+        presets=SAMPLING_PRESETS,
     ),
     "beam": MethodSpec(
-        Beam, beam, "step-level beam search under the reward model", presets=_SAMPLING
+        Beam, beam, "step-level beam search under the reward model", presets=SAMPLING_PRESETS
     ),
     "tree_of_thought": MethodSpec(
         TreeOfThought, tree_of_thought, "breadth-first search over judged steps",
-        presets=_SAMPLING,
+        presets=SAMPLING_PRESETS,
     ),
     "rap": MethodSpec(
         Rap, rap, "Monte Carlo tree search over steps", presets=_RAP
@@ -92,28 +84,9 @@ METHODS: dict[str, MethodSpec] = {
     "tpo": MethodSpec(
         Tpo, tpo, "revision by the policy's own critique of the best and the worst response",
         presets={
-            **_SAMPLING,
-            "paper": {**_SAMPLING["paper"], "samples": 2, "iterations": 2},
+            **SAMPLING_PRESETS,
+            "paper": {**SAMPLING_PRESETS["paper"], "samples": 2, "iterations": 2},
         },
-    ),
-    "prefix_gradient": MethodSpec(
-        PrefixGradient, prefix_gradient,
-        "one pass, guided by the gradient of prefix scores where the policy is unsure",
-        samples=False,
-    ),
-    "locate_repair": MethodSpec(
-        LocateRepair, locate_repair,
-        "repair the token of the first bad prefix score, roll out again",
-        presets=_SAMPLING,
-    ),
-    "sequential_verify": MethodSpec(
-        SequentialVerify, sequential_verify,
-        "one pass; unsure tokens are tried by falling probability until one scores well",
-        samples=False,
-    ),
-    "exact_top_k": MethodSpec(
-        ExactTopK, exact_top_k, "one pass; of k unsure tokens the best by exact prefix scores",
-        samples=False,
     ),
 }  # fmt: skip
 
@@ -193,3 +166,6 @@ def _entry(config: Any) -> MethodSpec:
         f"{type(config).__name__} is not the options class of a registered method. Use "
         "configure(method, options)."
     )
+
+
+extensions.load("methods")

@@ -8,7 +8,7 @@ gradients) passes through it as opaque fields that only the engine opens.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from nabla_eval.requests.asked import (
     Certified,
@@ -35,12 +35,6 @@ from nabla_eval.requests.outcome import (
     Step,
     Verdict,
 )
-from nabla_eval.requests.prefix import (
-    Linearisation,
-    Ranking,
-    Tilt,
-    Weigh,
-)
 from nabla_eval.requests.problem import (
     Frame,
     Message,
@@ -61,33 +55,33 @@ __all__ = [
     "Generate",
     "Gradient",
     "Judgement",
-    "Linearisation",
     "Message",
     "Method",
     "Outcome",
     "Part",
     "Problem",
     "Prompt",
-    "Ranking",
     "Refine",
     "Refinement",
     "Replay",
     "Request",
-    "Result",
     "Score",
     "Step",
     "StopReason",
     "Thought",
-    "Tilt",
     "Trajectory",
     "Verdict",
-    "Weigh",
 ]
 
-Request: TypeAlias = (
-    Generate | Score | Certify | Differentiate | Refine | Weigh | Tilt | Compose | Replay
-)
-Result: TypeAlias = Trajectory | Judgement | Certified | Gradient | Refinement | Ranking | Prompt
+
+@runtime_checkable
+class Request(Protocol):
+    """Anything that a method asks about a problem; the engine has a handler for each kind."""
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that it is about."""
+
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
 Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

@@ -10,42 +10,35 @@ import contextlib
 import dataclasses
 import gc
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from engine_programs import KINDS, Program, methods, pair, together
-from hypothesis import Phase, given, seed, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from plain_engine import Plain
+from run_programs import (
+    SIZE,
+    UNBOUNDED,
+    engine,
+    machines,
+    methods_of,
+    nothing_left,
+    plain,
+    run_together,
+)
 
 from nabla_eval.config import change
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine import naive_prefix
-from nabla_eval.engine.cache import Joined, Past, Whole
 from nabla_eval.engine.drive import drive
-from nabla_eval.engine.execute import Executor, Session
-from nabla_eval.engine.record import Record, Row
-from nabla_eval.engine.rollout import Decoder
 from nabla_eval.errors import RewardError
-from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Candidate, Method, Outcome, Trajectory
+from nabla_eval.requests import Candidate, Outcome
 
-SIZE = 40
 ROUNDS = {"process": 7, "outcome": 7, "gaps": 7, "chat": 4}  # 1,000 programs
-UNBOUNDED = 10**9
-ENGINE = (Session, Decoder, Joined, Whole, Past, Record, Row, Trajectory, torch.Tensor)
-
-machines = st.fixed_dictionaries(
-    {
-        "width": st.sampled_from([2, SIZE, SIZE, SIZE]),
-        "budget": st.sampled_from([1, 40, UNBOUNDED, UNBOUNDED, UNBOUNDED]),
-        "past": st.sampled_from([0, 30, UNBOUNDED, UNBOUNDED]),
-    }
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,18 +46,6 @@ def quick_collections() -> Iterator[None]:
     """Nothing that is there before these tests, or between two rounds, is looked at again."""
     yield
     gc.unfreeze()
-
-
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """Fail where a block leaves tensors, rows or caches behind."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.collect()
-    gc.collect()  # what finalisers of the first round let go of
-    left = [type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, ENGINE)]
-    assert left == []
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -100,27 +81,6 @@ def judged(outcome: Outcome, name: str) -> Any:
 def _bar(candidate: Candidate) -> float:
     bar = candidate.compared_reward
     return candidate.old_reward if bar is None else bar
-
-
-def engine(own: Pair, machine: dict[str, int]) -> Executor:
-    budget, past = machine["budget"], machine["past"]
-    return Executor(own, max_batch_tokens=budget, max_past_tokens=past)
-
-
-def methods_of(programs: Sequence[Program]) -> Iterator[Method]:
-    return (start(program.problem, program.config) for program in programs)
-
-
-def run_together(
-    programs: Sequence[Program], own: Pair, machine: dict[str, int]
-) -> tuple[list[Outcome], int]:
-    """Outcomes, and the most tokens of prefixes that were kept."""
-    executor, held = engine(own, machine), [0]
-
-    def done(*_: object) -> None:
-        held.append(executor.pasts.tokens)
-
-    return drive(methods_of(programs), executor, machine["width"], done), max(held)
 
 
 def alone(program: Program, own: Pair, machine: dict[str, int]) -> Outcome:
@@ -180,7 +140,6 @@ def check_ledger(ours: Ledger, theirs: Ledger, machine: dict[str, int]) -> None:
 
 
 # A failure names its program; to shrink forty at a time would take minutes.
-plain = settings(phases=[Phase.generate])
 
 
 def features(program: Program, outcome: Outcome) -> Iterator[str]:
@@ -281,49 +240,3 @@ def test_a_run_that_is_broken_off_holds_nothing_and_can_be_run_again(
     undisturbed = drive(methods_of(programs), engine(own, machine), machine["width"])
     assert [outcome.ledger for outcome in again] == [outcome.ledger for outcome in undisturbed]
     assert [outcome.tokens for outcome in again] == [outcome.tokens for outcome in undisturbed]
-
-
-GUIDED: dict[str, dict[str, list[Any]]] = {
-    "prefix_gradient": {"guidance": ["eager", "lazy"], "linearisation": ["soft", "hard"],
-                        "beta": [3.0, -3.0], "min_probability": [0.0, 0.05]},
-    "sequential_verify": {"good_score": [-0.5, 1.0], "tries": [1, 3]},
-    "exact_top_k": {"candidates": [1, 4], "confidence": [0.5, 1.0]},
-    "locate_repair": {"chooser": ["prefix_gradient", "policy", "exact_top_k"], "n": [1, 4],
-                      "temperature": [0.0, 1.0]},
-}  # fmt: skip
-
-
-@st.composite
-def guided(draw: st.DrawFn, kind: str) -> Program:
-    """A guided method in the place of another, for a problem with room for a token."""
-    program = draw(together(kind, 1).filter(lambda one: one[0].problem.max_new_tokens > 0))[0]
-    method = draw(st.sampled_from([m for m in GUIDED if kind != "outcome" or m != "locate_repair"]))
-    options = {name: draw(st.sampled_from(values)) for name, values in GUIDED[method].items()}
-    problem = program.problem
-    if method == "locate_repair":  # `naive.rollout` knows no stop strings
-        problem = dataclasses.replace(problem, stop=())
-    return Program(method, configure(method, options), problem)
-
-
-@pytest.mark.parametrize("kind", ["process", "outcome", "gaps"])
-def test_guided_programs(kind: str) -> None:
-    own = pair(kind)
-
-    @settings(plain, max_examples=2)
-    @given(programs=st.lists(guided(kind), min_size=20, max_size=20), machine=machines)
-    def check(programs: list[Program], machine: dict[str, int]) -> None:
-        with nothing_left():
-            outcomes, held = run_together(programs, own, machine)
-        assert held <= machine["past"]
-        for program, outcome in zip(programs, outcomes, strict=True):
-            written = naive_prefix.guided
-            if program.method == "locate_repair":
-                written = naive_prefix.locate_repair
-            specified = written(own, program.problem, program.config)
-            assert outcome.tokens == specified.tokens, program
-            assert outcome.stop == specified.stop and outcome.text == specified.text, program
-            for name in ("generated_tokens", "prefix_scorings", "prefix_gradients", "scorings"):
-                spent = getattr(outcome.ledger, name)
-                assert spent == getattr(specified.ledger, name), (program, name)
-
-    check()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_policy import logits_of, scripted_pair, tokenizer_with
+from broken_pairs import asked, masking, spoilt
 from scripted_server import Script, choice, serving
 
 import nabla_eval as ne
 from nabla_eval.config import Sampling
-from nabla_eval.engine import naive, naive_prefix
+from nabla_eval.engine import naive
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -24,30 +24,11 @@ from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, Replay, Trajectory
+from nabla_eval.requests import Generate, Replay, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 GREEDY = Sampling(temperature=0)
 SPOILT = {"NaN": torch.nan, "+inf": torch.inf, "all -inf": -torch.inf}
-
-
-def spoilt(value: float, position: int = 8, whole: bool = False) -> Pair:
-    """A policy whose logits at one position of the sequence are no distribution."""
-    own = tokenizer_with()
-    logits = logits_of([own.get_vocab()["c"]] * 20, len(own), 1)
-    if whole or value == -torch.inf:
-        logits[position] = value
-    else:
-        logits[position, 3] = value
-    return scripted_pair(own, logits)
-
-
-def asked(pair: Pair) -> list[Problem]:
-    """Three problems; only the longest prompt's response reaches the spoilt position."""
-    return [
-        pair.problem(text, Key.root(0) / text, max_new_tokens=4, id=f"spoilt/{i}/0")
-        for i, text in enumerate(("1=", "1+2+3=", "1+"))
-    ]
 
 
 @pytest.mark.parametrize("value", SPOILT)
@@ -88,7 +69,7 @@ def test_tokens_that_are_masked_are_legal() -> None:
         assert all(map(math.isfinite, found.entropy))
 
 
-@pytest.mark.parametrize("method", ["nabla", "best_of_n", "greedy", "beam", "prefix_gradient"])
+@pytest.mark.parametrize("method", ["nabla", "best_of_n", "greedy", "beam"])
 def test_methods_end_with_the_error_for_that_problem_alone(method: str) -> None:
     pair = spoilt(torch.nan)
     problems, config = asked(pair), configure(method, {})
@@ -110,8 +91,6 @@ def test_texts_that_are_read_again_are_checked_too() -> None:
     assert "not finite after 3 tokens" in str(results[0].error)
     with pytest.raises(PolicyError, match="not finite after 3 tokens"):
         ne.refine(pair, problem.prompt, pair.policy.encode("cccc"))
-    with pytest.raises(PolicyError, match="not finite after 3 tokens"):
-        naive_prefix.guided(pair, problem, configure("prefix_gradient", {}))
 
 
 def test_the_tokens_of_a_server_fail_their_own_problem() -> None:
@@ -167,14 +146,6 @@ def test_a_gradient_that_is_no_number_fails_its_problem(
         ne.refine(pair, problem.prompt, (3, 4, 5))
 
 
-def masking(pair: Pair, tokens: list[int]) -> Pair:
-    """The pair with a policy that gives some tokens no probability, as masked vocabularies do."""
-    mask = torch.zeros(pair.policy.vocabulary, dtype=torch.float64)
-    mask[tokens] = -torch.inf
-    head = pair.policy.head
-    return replace(pair, policy=replace(pair.policy, head=lambda states: head(states) + mask))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -195,20 +166,6 @@ def test_masked_tokens_leave_refinement_as_specified(options: dict[str, Any]) ->
         assert (outcome.tokens, outcome.reward) == (written.tokens, pytest.approx(written.reward))
         assert all(math.isfinite(c.moved) for c in outcome.candidates)
     assert any(outcome.candidates for outcome in found)
-
-
-@pytest.mark.parametrize("method", ["prefix_gradient", "sequential_verify", "exact_top_k"])
-def test_masked_tokens_are_never_chosen(method: str) -> None:
-    pair = masking(tiny_pair(seed=3), [4, 7])
-    options = {
-        "sequential_verify": {"tries": 50, "good_score": 100.0},
-        "exact_top_k": {"candidates": 50},
-    }
-    config = configure(method, {"confidence": 1.0, **options.get(method, {})})
-    for problem in tiny_problems(pair, 3):
-        (found,) = drive([start(problem, config)], Executor(pair))
-        written = naive_prefix.guided(pair, problem, config)
-        assert found.tokens == written.tokens and not {4, 7} & {*found.tokens}
 
 
 def test_masked_tokens_stay_masked_in_refined_logits() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +21,8 @@ from nabla_eval.config import build
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.completions import Server, ServerOptions
-from nabla_eval.engine.drive import drive
-from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.vllm import VLLMRollout
-from nabla_eval.errors import ConfigError, DataError, ModelError, RewardError, ServerError
+from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
 from nabla_eval.harness.command import compose
 from nabla_eval.harness.evaluation import Bench, Settings
 from nabla_eval.harness.lmeval import files_of
@@ -242,16 +239,6 @@ def test_a_task_that_lm_eval_does_not_know() -> None:
 
 
 # --- what models and servers say ----------------------------------------------------------------
-
-
-def test_a_prefix_score_that_is_no_number() -> None:
-    pair = tiny_pair(seed=3, process=True)
-    head = pair.judge.head
-    reward = replace(pair.judge, head=lambda states: head(states) * torch.nan)
-    broken = replace(pair, reward=reward)
-    method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {"confidence": 1.0}))
-    with pytest.raises(RewardError, match="a score or a gradient that is no number after"):
-        drive([method], Executor(broken))
 
 
 def test_a_server_that_writes_nothing() -> None:

@@ -17,7 +17,6 @@ from nabla_eval.testing import tiny_pair
 IDLE = [
     ("nabla", {"n": 1}, "n=1 is the draft alone", "draft"),
     ("nabla", {"lam": 0, "nll_weight": 0, "n": 3}, "it is the twin", "twin"),
-    ("locate_repair", {"n": 1}, "n=1 is the draft alone", "draft"),
     ("best_of_n", {"n": 1}, "n=1 is one sample", "draft"),
     ("best_of_n", {"n": 4, "temperature": 0}, "temperature=0 makes all samples alike", "greedy"),
     ("best_of_n", {"n": 4, "top_k": 1}, "top_k=1 makes all samples alike", "greedy"),
@@ -31,16 +30,11 @@ IDLE = [
     ("tree_of_thought", {"temperature": 0}, "temperature=0 makes all samples alike", "greedy"),
     ("rap", {"branching": 1, "temperature": 0}, "branching=1", "greedy"),
     ("rap", {"top_k": 1}, "top_k=1 makes all samples alike", "greedy"),
-    ("prefix_gradient", {"beta": 0}, "beta=0 is greedy decoding", "greedy"),
-    ("exact_top_k", {"beta": 0}, "beta=0 is greedy decoding", "greedy"),
-    ("exact_top_k", {"candidates": 1}, "candidates=1 is greedy decoding", "greedy"),
-    ("sequential_verify", {"tries": 1}, "tries=1 is greedy decoding", "greedy"),
     ("tpo", {"samples": 1}, "samples=1 is one response", None),  # a tiny policy cannot be asked
     ("tpo", {"iterations": 0}, "it is best-of-N with n=samples", None),
     ("tpo", {"temperature": 0}, "temperature=0 makes all samples alike", None),
 ]
 STEPPED = {"step": "tokens", "step_tokens": 3}
-PROCESS = {"prefix_gradient", "locate_repair", "exact_top_k", "sequential_verify"}
 
 
 @pytest.mark.parametrize(("method", "options", "said", "left"), IDLE)
@@ -48,7 +42,7 @@ def test_they_are_said_and_leave_nothing(method, options, said, left, caplog):
     assert said in (idle(configure(method, options)) or "")
     if left is None:
         return
-    pair = tiny_pair(process=method in PROCESS)
+    pair = tiny_pair(process=False)
     other, own = {
         "draft": ("best_of_n", {"n": 1}),
         "twin": ("nabla", {"n": 3, "steps": 0}),
@@ -68,7 +62,7 @@ def test_defaults_presets_and_controls_are_not_idle(method):
     for preset in (None, *METHODS[method].presets):
         assert idle(configure(method, {}, preset)) is None
     controls = {"nabla": [{"steps": 0}, {"lam": 0}, {"lam": -1}], "tpo": [{"samples": 2}],
-                "prefix_gradient": [{"beta": -3}], "tree_of_thought":
+                "tree_of_thought":
                 [{"generation": "propose", "temperature": 0, "step": "newline"}]}  # fmt: skip
     for options in controls.get(method, []):
         assert idle(configure(method, options)) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -20,9 +20,7 @@ from nabla_eval.requests import (
     Problem,
     Refine,
     Score,
-    Tilt,
     Trajectory,
-    Weigh,
 )
 
 KEY = Key.root(0)
@@ -189,18 +187,19 @@ def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
     assert [request.longest for request in asked] == [4] and outcome.ended == "max_calls"
 
 
-@pytest.mark.parametrize(
-    ("question", "most"),
-    [
-        (Weigh(PROBLEM, trajectory(2), 0, keep=3, first=1, stop=9), 2),  # no rank is past the last
-        (Weigh(PROBLEM, trajectory(2), 0, keep=9, first=1, stop=4), 3),
-        (Weigh(PROBLEM, trajectory(2), 0, keep=1, first=1, stop=0), 0),
-        (Tilt(PROBLEM, trajectory(2), 0, beta=1.0), 2),
-    ],
-)
-def test_a_question_about_a_prefix_is_asked_where_its_calls_are_left(question, most):
+@dataclass(frozen=True)
+class Question:
+    """A request of a kind that the core does not know, which says what it may cost."""
+
+    problem: Problem
+    most_calls: int
+
+
+@pytest.mark.parametrize("most", [0, 2, 3])
+def test_a_question_is_asked_where_the_calls_that_it_names_are_left(most):
     for calls in range(1, 5):
-        _, heard = run([Score(PROBLEM, trajectory(1)), question], calls, ScoresAlone())
+        requests = [Score(PROBLEM, trajectory(1)), Question(PROBLEM, most)]
+        _, heard = run(requests, calls, ScoresAlone())
         assert len(heard) == 1 + (most <= calls - 1), calls
 
 

@@ -1,4 +1,4 @@
-"""Prefix scores, gradients and the methods on them against `engine/naive_prefix.py`, in float64."""
+"""Prefix scores, gradients and the methods on them against `experimental/naive.py`, in float64."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nabla_eval.engine import naive_prefix
 from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
-from nabla_eval.engine.guide import tilt, weigh
 from nabla_eval.engine.replay import forced
+from nabla_eval.experimental import naive
+from nabla_eval.experimental.handlers import tilt, weigh
+from nabla_eval.experimental.requests import Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Frame, Thought, Tilt, Weigh
+from nabla_eval.requests import Frame, Thought
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -114,7 +115,7 @@ def test_guided_methods(data, name, kind):
     asked = problems(pair, shape.pop("seed"), shape.pop("stop"), framed, thought=thought)
     config, fast = run(pair, name, options, asked, **shape)
     for problem, ours in zip(asked, fast, strict=True):
-        theirs = naive_prefix.guided(pair, problem, config)
+        theirs = naive.guided(pair, problem, config)
         assert (ours.tokens, ours.text, ours.stop) == (theirs.tokens, theirs.text, theirs.stop)
         same_numbers(ours.choices, theirs.choices)
         assert all(getattr(ours.ledger, c) == getattr(theirs.ledger, c) for c in CALLS)
@@ -127,7 +128,7 @@ def test_locate_and_repair(options, width, budget, past, seed, stop, framed, tho
     asked = problems(pair, seed, stop, framed, thought=thought)
     config, fast = run(pair, "locate_repair", options, asked, width=width, budget=budget, past=past)
     for problem, ours in zip(asked, fast, strict=True):
-        theirs = naive_prefix.locate_repair(pair, problem, config)
+        theirs = naive.locate_repair(pair, problem, config)
         assert (ours.tokens, ours.text, ours.stop) == (theirs.tokens, theirs.text, theirs.stop)
         assert ours.reward == pytest.approx(theirs.reward, abs=1e-10)
         same_numbers(ours.candidates, theirs.candidates)
@@ -168,13 +169,13 @@ def test_g_is_the_derivative_along_each_embedding(kind, linearisation):
         p = torch.softmax(pair.policy.head(trajectory.states[position]), -1)
         prefix = list(trajectory.tokens[:position])
         words = range(len(p))
-        mask = torch.tensor([naive_prefix.known(pair, problem, prefix, word) for word in words])
+        mask = torch.tensor([naive.known(pair, problem, prefix, word) for word in words])
         w = torch.where(mask, p, 0.0)
         if linearisation == "hard":
             w = torch.nn.functional.one_hot(w.argmax(), len(w)).double()
         w = w / w.sum()
 
-        value = lambda w: log_sigmoid(naive_prefix.prefix_score(pair, problem, prefix, w))  # noqa: E731, B023
+        value = lambda w: log_sigmoid(naive.prefix_score(pair, problem, prefix, w))  # noqa: E731, B023
 
         for token in range(len(p)):
             if not mask[token]:

@@ -13,18 +13,14 @@ from nabla_eval.cost.flops import forward_flops, gradient_flops, table_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import widen
 from nabla_eval.engine.cache import Pasts
+from nabla_eval.engine.execute import HANDLERS, Executor, Handler
 from nabla_eval.engine.reader import Ids, Reader, Reading
-from nabla_eval.engine.response import ends_of
 from nabla_eval.errors import Fault, RewardError
+from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
+from nabla_eval.experimental.tails import after, ends_of, shorter
 from nabla_eval.models.pair import Pair, Reward
-from nabla_eval.requests import Ranking, Tilt, Weigh
 
 _ELEMENTS = 2**25  # of rows x V formed at once
-
-
-def row_limit(pair: Pair) -> int:
-    """Requests whose rows of V numbers are formed at once."""
-    return max(1, _ELEMENTS // pair.policy.vocabulary)
 
 
 def _row(reward: Reward, request: Weigh | Tilt) -> Ids:
@@ -168,13 +164,13 @@ def _probe(
             tails.append(end)
         else:  # where nothing marks the end, the last token's own score is that of the response
             tails.append(reading.ids[-1:])
-            reading = reading.shorter()
+            reading = shorter(reading)
         place = places.setdefault((i, len(reading.ids)), len(prefixes))
         if place == len(prefixes):
             prefixes.append(reading)
         owner.append(place)
         tokens_read[i] += len(tails[-1]) + (0 if reader.keeps else len(reading.ids))
-    run = reader.after(prefixes, owner, tails)
+    run = after(reader, prefixes, owner, tails)
     for (i, _), score in zip(several, widen(reward.head(run.states[:, -1])).tolist(), strict=True):
         scores[i].append(score)
 
@@ -204,7 +200,7 @@ def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | F
         weights = torch.zeros_like(known).scatter_(-1, known.argmax(-1, keepdim=True), 1.0)
     tails = [(0,) if reward.process else (0, *end) for end in frames]
     with torch.enable_grad():
-        run = reader.after(readings, range(len(requests)), tails, soft=table.mean(weights))
+        run = after(reader, readings, range(len(requests)), tails, table.mean(weights))
         score = widen(reward.head(run.states[:, -1]))
         loss = torch.nn.functional.logsigmoid(score).sum()
         (gradient,) = torch.autograd.grad(loss, run.embeds)
@@ -297,3 +293,25 @@ def _fault(reward: Reward, request: Weigh | Tilt) -> Fault:
             "Try dtype=float32, or another reward model."
         )
     )
+
+
+def _length(executor: Executor, request: Weigh | Tilt) -> int:
+    """Tokens of the rows that share a batch, one row a token that is scored.
+
+    Each request also takes a row of V numbers, of which a batch holds `_ELEMENTS` at most.
+    """
+    limit = max(1, _ELEMENTS // executor.pair.policy.vocabulary)
+    rows = request.stop - request.first if isinstance(request, Weigh) else 1
+    frame = len(request.problem.frame.before) + len(request.problem.frame.after)
+    tokens = max(1, rows) * (frame + request.position + 1)
+    return max(executor.max_batch_tokens // limit, tokens)
+
+
+HANDLERS[Weigh] = Handler(
+    lambda executor, batch: weigh(executor.pair, batch, executor.reward_pasts), _length
+)
+HANDLERS[Tilt] = Handler(
+    lambda executor, batch: tilt(executor.pair, batch, executor.reward_pasts),
+    _length,
+    group=lambda request: request.linearisation,
+)

@@ -10,7 +10,8 @@ import pytest
 
 from nabla_eval.engine.drive import drive
 from nabla_eval.errors import ModelError
-from nabla_eval.methods.locate_repair import first_error
+from nabla_eval.experimental.locate_repair import first_error
+from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
@@ -19,10 +20,7 @@ from nabla_eval.requests import (
     Judgement,
     Outcome,
     Problem,
-    Ranking,
-    Tilt,
     Trajectory,
-    Weigh,
 )
 
 PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=Frame((), ()), max_new_tokens=3)

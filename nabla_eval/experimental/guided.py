@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nabla_eval.config import Sampling
+from nabla_eval.experimental.requests import Ranking
 from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.requests import (
     Choice,
@@ -21,7 +22,6 @@ from nabla_eval.requests import (
     Outcome,
     Part,
     Problem,
-    Ranking,
     Trajectory,
 )
 

@@ -11,10 +11,11 @@ import pytest
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, ModelError
-from nabla_eval.methods.guided import log_sigmoid
+from nabla_eval.experimental.guided import log_sigmoid
+from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Generate, Problem, Ranking, Tilt, Trajectory, Weigh
+from nabla_eval.requests import Frame, Generate, Problem, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=Frame((), ()), max_new_tokens=4)
@@ -177,3 +178,17 @@ def test_a_server_cannot_be_asked_about_every_token():
     method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {}))
     with pytest.raises(ConfigError, match="rollout=vllm"):
         rollout(next(method))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "most"),
+    [
+        ({"keep": 3, "first": 1, "stop": 9}, 2),  # no rank is past the last
+        ({"keep": 9, "first": 1, "stop": 4}, 3),
+        ({"keep": 1, "first": 1, "stop": 0}, 0),
+    ],
+)
+def test_a_question_about_a_prefix_says_what_it_costs_at_most(ranks, most):
+    response = Trajectory((3,), "", 1, "eos", (3,), (1.0,), (0.5,), Key.root(0))
+    assert Weigh(PROBLEM, response, 0, **ranks).most_calls == most
+    assert Tilt(PROBLEM, response, 0, beta=1.0).most_calls == 2

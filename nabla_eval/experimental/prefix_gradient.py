@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nabla_eval.config import Budget, require
-from nabla_eval.methods.guided import Known, Writing, guided, log_sigmoid, own_of
-from nabla_eval.requests import Linearisation, Method, Part, Problem, Ranking, Tilt, Weigh
+from nabla_eval.experimental.guided import Known, Writing, guided, log_sigmoid, own_of
+from nabla_eval.experimental.requests import Linearisation, Ranking, Tilt, Weigh
+from nabla_eval.requests import Method, Part, Problem
+
+_IDLE = "{} is greedy decoding at a higher cost"
 
 
 def check_probability(confidence: float) -> None:
@@ -46,6 +49,11 @@ class PrefixGradient:
         check_floor(self.min_probability)
         check_finite("beta", self.beta)
         check_finite("lazy_threshold", self.lazy_threshold)
+
+    @property
+    def idle(self) -> str | None:
+        """Which option leaves nothing of the method."""
+        return None if self.beta else _IDLE.format("beta=0")
 
 
 def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
@@ -104,6 +112,11 @@ class SequentialVerify:
         check_finite("good_score", self.good_score)
         require(self.tries >= 1, "tries", self.tries, "an integer >= 1")
 
+    @property
+    def idle(self) -> str | None:
+        """Which option leaves nothing of the method."""
+        return None if self.tries > 1 else _IDLE.format("tries=1")
+
 
 def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
     """Where the policy is unsure, its tokens are scored by falling probability until one is good.
@@ -153,6 +166,13 @@ class ExactTopK:
         check_floor(self.min_probability)
         check_finite("beta", self.beta)
         require(self.candidates >= 1, "candidates", self.candidates, "an integer >= 1")
+
+    @property
+    def idle(self) -> str | None:
+        """Which option leaves nothing of the method."""
+        if self.beta and self.candidates > 1:
+            return None
+        return _IDLE.format("candidates=1" if self.beta else "beta=0")
 
 
 def exact_top_k(problem: Problem, config: ExactTopK) -> Method:

@@ -1,4 +1,4 @@
-"""Prefix-gradient methods for one problem, written to be read: the specification of `guide.py`.
+"""Prefix-gradient methods for one problem, written to be read: the specification of `handlers.py`.
 
 DESIGN 3.8 with loops, no KV cache and no batch: every score encodes its whole prefix again, every
 token is a one-hot row that is multiplied with a table, and autograd goes through that product. The
@@ -12,13 +12,24 @@ from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine import naive
-from nabla_eval.engine.naive_token import closing, ended
-from nabla_eval.methods.locate_repair import LocateRepair
-from nabla_eval.methods.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
+from nabla_eval.engine.naive_token import answer_start, ended
+from nabla_eval.experimental.locate_repair import LocateRepair
+from nabla_eval.experimental.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Candidate, Choice, Outcome, Problem, Verdict
 
 Guided = PrefixGradient | SequentialVerify | ExactTopK
+
+
+def closing(pair: Pair, problem: Problem, y: list[int]) -> set[int]:
+    """Tokens that end the response if they follow: end tokens, and stop strings of one token."""
+    policy, found = pair.policy, set(pair.policy.end_ids)
+    if answer_start(problem, policy.decode(y, special=True)):
+        for stop in problem.stop:
+            ids = policy.encode(stop, special=False)
+            if len(ids) == 1 and policy.decode(ids, special=True) == stop:
+                found |= {*ids}
+    return found
 
 
 def rows(pair: Pair, problem: Problem, y: list[int]) -> Tensor:

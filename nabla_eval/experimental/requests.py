@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.requests.asked import Trajectory
-from nabla_eval.requests.problem import Problem
+from nabla_eval.requests import Problem, Trajectory
 
 # Where s is linearised: at the policy's mean embedding, or at its most likely token's.
 Linearisation: TypeAlias = Literal["soft", "hard"]
@@ -52,6 +51,11 @@ class Weigh:
     min_probability: float = 0.0
     past: Any = field(repr=False, compare=False, default=None)
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        return max(0, min(self.stop, self.keep) - self.first)
+
 
 @dataclass(frozen=True)
 class Tilt:
@@ -72,3 +76,8 @@ class Tilt:
     keep: int = 1
     min_probability: float = 0.0
     past: Any = field(repr=False, compare=False, default=None)
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost: a forward and a backward pass."""
+        return 2

@@ -8,24 +8,22 @@ from typing import Any, Literal
 
 from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.errors import ModelError
-from nabla_eval.methods.guided import Known
+from nabla_eval.experimental.guided import Known
+from nabla_eval.experimental.prefix_gradient import check_finite, check_floor, tilted
+from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.prefix_gradient import check_finite, check_floor, tilted
 from nabla_eval.requests import (
     Candidate,
     Choice,
     Generate,
     Judgement,
-    Linearisation,
     Method,
     Part,
     Problem,
     Score,
-    Tilt,
     Trajectory,
     Verdict,
-    Weigh,
 )
 
 
@@ -54,6 +52,11 @@ class LocateRepair:
         check_finite("error_below", self.error_below)
         check_finite("beta", self.beta)
         check_floor(self.min_probability)
+
+    @property
+    def idle(self) -> str | None:
+        """Which option leaves nothing of the method."""
+        return "n=1 is the draft alone, nothing is repaired" if self.n == 1 else None
 
 
 def locate_repair(problem: Problem, config: LocateRepair) -> Method:

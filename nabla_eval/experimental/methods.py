@@ -1,0 +1,36 @@
+"""Registers the prefix-guided methods."""
+
+from __future__ import annotations
+
+from nabla_eval.experimental.locate_repair import LocateRepair, locate_repair
+from nabla_eval.experimental.prefix_gradient import (
+    ExactTopK,
+    PrefixGradient,
+    SequentialVerify,
+    exact_top_k,
+    prefix_gradient,
+    sequential_verify,
+)
+from nabla_eval.methods.registry import METHODS, SAMPLING_PRESETS, MethodSpec
+
+METHODS.update({
+    "prefix_gradient": MethodSpec(
+        PrefixGradient, prefix_gradient,
+        "one pass, guided by the gradient of prefix scores where the policy is unsure",
+        samples=False,
+    ),
+    "locate_repair": MethodSpec(
+        LocateRepair, locate_repair,
+        "repair the token of the first bad prefix score, roll out again",
+        presets=SAMPLING_PRESETS,
+    ),
+    "sequential_verify": MethodSpec(
+        SequentialVerify, sequential_verify,
+        "one pass; unsure tokens are tried by falling probability until one scores well",
+        samples=False,
+    ),
+    "exact_top_k": MethodSpec(
+        ExactTopK, exact_top_k, "one pass; of k unsure tokens the best by exact prefix scores",
+        samples=False,
+    ),
+})  # fmt: skip
