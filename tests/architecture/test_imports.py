@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nabla_eval"
 
-BASE = {"errors", "config", "randomness", "stopping", "structure", "thought", "terminal"} | {
+BASE = {"errors", "config", "randomness", "stopping", "structure", "thought"}
+BASE |= {"terminal", "extensions"}
     "extensions"
 }
 WORDS = BASE | {"cost", "requests"}
