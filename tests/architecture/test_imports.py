@@ -15,8 +15,6 @@ PACKAGE = ROOT / "nabla_eval"
 
 BASE = {"errors", "config", "randomness", "stopping", "structure", "thought"}
 BASE |= {"terminal", "extensions"}
-    "extensions"
-}
 WORDS = BASE | {"cost", "requests"}
 ENGINE = WORDS | {"models", "dto"}
 
