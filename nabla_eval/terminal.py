@@ -9,7 +9,6 @@ through `Guard`.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import unicodedata
@@ -21,8 +20,8 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\uffa0\ufe00-\ufe0f"
     "\U000e0100-\U000e01ef]"
 )
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
-_CURSOR = re.compile(r"(?:\x1b\[[AK]|[\r\n])+")  # all that tqdm writes between two bars
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_CURSOR = re.compile(r"(?:\x1b\[A|[\r\n])+")  # all that tqdm writes between two bars
 
 
 def visible(text: str) -> str:
@@ -86,7 +85,7 @@ def say(
 class Guard:
     """A stream that shows what others print: the net under `say` and rich.
 
-    A terminal gets colours, and cursor moves that stand alone, as progress bars write them.
+    Styles are dropped: whose they are cannot be told. A terminal gets the moves of progress bars.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -106,14 +105,11 @@ class Guard:
             self.write(line)
 
     def _shown(self, text: str) -> str:
-        styled = self.rich_proxied_file.isatty() or bool(os.environ.get("FORCE_COLOR"))
         if _CURSOR.fullmatch(text):
-            return text if styled else re.sub(r"\x1b\[[AK]", "", text)
+            return text if self.rich_proxied_file.isatty() else text.replace("\x1b[A", "")
         body = text.strip("\r")
         start = len(text) - len(text.lstrip("\r"))
-        parts = _COLOUR.split(body) if styled else [body]
-        shown = "".join(p if i % 2 else visible(p) for i, p in enumerate(parts))
-        return text[:start] + shown + text[start + len(body) :]
+        return text[:start] + visible(_STYLE.sub("", body)) + text[start + len(body) :]
 
 
 def guard_streams() -> None:
