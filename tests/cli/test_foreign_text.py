@@ -17,7 +17,7 @@ import model_builders as build
 import pytest
 import yaml
 from click.testing import CliRunner
-from foreign import HOSTILE, spoiled_throughout, spoilings, unseen
+from foreign import HOSTILE, spoilings, unseen
 from run_folders import sample, write_run
 from told_runs import guided_records, searched_records, told_records
 

@@ -24,7 +24,8 @@ from nabla_eval.cli.screen import Screen
 from nabla_eval.terminal import LOGGER, Guard, printable, say, visible
 
 READABLE = [
-    "你好，世界 日本語", "العربية", "עברית", "é e\u0301 ∇ ½", "👍🏽", "👩‍👩‍👧", "❤️‍🔥", "🏳️‍🌈", "1️⃣", "ℹ️", "‼️",
+    "你好，世界 日本語", "العربية",
+    "עברית", "é e\u0301 ∇ ½", "👍🏽", "👩‍👩‍👧", "❤️‍🔥", "🏳️‍🌈", "1️⃣", "ℹ️", "‼️",
     "می‌خواهم", "क्‍ष", "A\nB\tC", "a\u00a0b　c",
 ]  # fmt: skip
 INVISIBLE = [

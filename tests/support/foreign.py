@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-# A screen cleared, a window's title, 8-bit CSI and OSC, direction, nothing to see, tags, and markup.
+# A cleared screen, a title, a link, 8-bit CSI and OSC, bidi, what nobody sees, tags, and markup.
 HOSTILE = (
     "\x1b[2J\x1b[45;97m\x1b]0;owned\x07\x1b]8;;http://x\x1b\\\x9b2J\x9d0;t\x9c\x00\x08\r\x7f\x85"
     "\u202e\u202a\u2066\u2069\u200e\u200f\u061c\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\u3164"
@@ -59,12 +59,3 @@ def _changed(value: Any, place: tuple[Any, ...], new: str) -> Any:
     if rest == ["key"]:
         return {(new if key == head else key): item for key, item in value.items()}
     return {k: _changed(x, tuple(rest), new) if k == head else x for k, x in value.items()}
-
-
-def spoiled_throughout(value: Any) -> Any:
-    """The value with hostile text after every string; keys are kept."""
-    if isinstance(value, str):
-        return value + HOSTILE
-    if isinstance(value, dict):
-        return {key: spoiled_throughout(item) for key, item in value.items()}
-    return [spoiled_throughout(item) for item in value] if isinstance(value, list) else value
