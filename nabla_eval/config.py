@@ -159,11 +159,12 @@ REMOVED: dict[str, tuple[Any, str]] = {
 
 # What ends a step, by name: command lines do not take line breaks well.
 DELIMITERS = {"newline": "\n", "blank_line": "\n\n", "semicolon": ";"}
-# Something that is not blank, then the delimiter: there are no empty steps.
+# Something that is not blank, then the delimiter: there are no empty steps. Anchored at the first
+# such character, so that a text without the delimiter is read once and not from each of its places.
 _STEP_ENDS = {
-    "newline": r"\S[^\n]*\n",
-    "blank_line": r"\S[^\n]*\n[^\S\n]*\n",
-    "semicolon": r"[^\s;][^;]*;",
+    "newline": r"\A\s*\S[^\n]*\n",
+    "blank_line": r"\A\s*\S(?s:.*?)\n[^\S\n]*\n",
+    "semicolon": r"\A[\s;]*[^\s;][^;]*;",
 }
 
 

@@ -16,6 +16,7 @@ answer. All of it takes time linear in the length of the response.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from nabla_eval.grading.sentence import after_phrase
 from nabla_eval.grading.spans import NUMBER, bare, math_spans
@@ -88,44 +89,61 @@ def _announced(tag: re.Match[str]) -> str:
     return "\n" if "/" in tag.group() else "\nAnswer: "
 
 
+class _Box(NamedTuple):
+    """Offsets of a box and of its content, so that nested boxes copy no text."""
+
+    start: int
+    end: int
+    inside: int
+    close: int
+
+
 def _boxed(text: str) -> tuple[str | None, str]:
     """Content of the last complete box or group of boxes, and where else to search without one.
 
     A box that is never closed was cut off with its answer; nothing after its start is one.
     """
-    boxes: list[tuple[int, int, str]] = []
+    boxes, opened = _boxes(text)
+    kept = [box for box in boxes if not _denied(text, box.start, box.end)]
+    if not kept:
+        # What is not the answer is no value of the text either.
+        return None, _blanked(text, boxes)[:opened]
+    group = [kept[-1]]
+    for box in reversed(kept[:-1]):
+        gap = group[-1].start - box.end
+        if gap > 80 or not _BETWEEN_BOXES.match(text[box.end : group[-1].start]):
+            break
+        group.append(box)
+    return ", ".join(dict.fromkeys(_content(text, box) for box in reversed(group))), text
+
+
+def _boxes(text: str) -> tuple[list[_Box], int]:
+    """Complete boxes that are not empty and in no other, and where the first open one begins."""
+    boxes: list[_Box] = []
     stack: list[tuple[int, int] | None] = []
     for match in _BOX.finditer(text):
         if match.group(1):
-            stack.append((match.start(), match.end()))
+            stack.append(match.span())
         elif match.group(2):
-            boxes.append((match.start(), match.end(), match.group(2)))
+            boxes.append(_Box(*match.span(), *match.span(2)))
         elif match.group() == "{":
             stack.append(None)
         elif match.group() == "}" and stack and (opened := stack.pop()) is not None:
             start, inside = opened
             # A box around boxes replaces them.
-            while boxes and boxes[-1][0] > start:
+            while boxes and boxes[-1].start > start:
                 boxes.pop()
-            if content := text[inside : match.start()].strip():
-                if _MINUS.search(text[max(0, start - 2) : start]):
-                    content = f"-({content})"
-                boxes.append((start, match.end(), content))
-    kept = [box for box in boxes if not _denied(text, box[0], box[1])]
-    if boxes and not kept:
-        # What is not the answer is no value of the text either.
-        text = _blanked(text, boxes)
-    boxes = kept
-    if not boxes:
-        unclosed = min((opened[0] for opened in stack if opened is not None), default=len(text))
-        return None, text[:unclosed]
-    group = [boxes[-1]]
-    for box in reversed(boxes[:-1]):
-        between = text[box[1] : group[0][0]]
-        if len(between) > 80 or not _BETWEEN_BOXES.match(between):
-            break
-        group.insert(0, box)
-    return ", ".join(dict.fromkeys(content for _, _, content in group)), text
+            while inside < match.start() and text[inside].isspace():
+                inside += 1
+            if inside < match.start():
+                boxes.append(_Box(start, match.end(), inside, match.start()))
+    return boxes, next((opened[0] for opened in stack if opened is not None), len(text))
+
+
+def _content(text: str, box: _Box) -> str:
+    content = text[box.inside : box.close].strip()
+    signed = _MINUS.search(text[max(0, box.start - 2) : box.start])
+    return f"-({content})" if signed else content
 
 
 def _denied(text: str, start: int, end: int) -> bool:
@@ -138,10 +156,10 @@ def _denied(text: str, start: int, end: int) -> bool:
     )
 
 
-def _blanked(text: str, boxes: list[tuple[int, int, str]]) -> str:
+def _blanked(text: str, boxes: list[_Box]) -> str:
     """``text`` with spaces in place of its boxes, so that positions stay what they are."""
     pieces, position = [], 0
-    for start, end, _ in boxes:
+    for start, end, _, _ in boxes:
         pieces += [text[position:start], " " * (end - start)]
         position = end
     return "".join([*pieces, text[position:]])

@@ -38,7 +38,8 @@ _SUPPOSED = re.compile(
 )
 """An answer that is only supposed, or denied, before the phrase ends."""
 
-_BULLET = re.compile(r"\s*\n\s*(?:[-•+]|\*(?!\*)) +")
+_GAP = re.compile(r"\s*")
+_BULLET = re.compile(r"(?:[-•+]|\*(?!\*)) +")
 _SENTENCE_END = re.compile(r"(?<!\bRs)(?<!approx)\.(?=\s|\Z)|<\||</s>|\n|[。！]")
 _LABEL_DOT = re.compile(r"[A-J]\. ?(?=[-0-9$\\(])")
 _REASON = re.compile(
@@ -92,7 +93,8 @@ def after_phrase(text: str) -> str | None:
             end = match.end()
     if end is None:
         return None
-    bullet = _BULLET.match(text, end)
+    line = next(_GAP.finditer(text, end)).end()
+    bullet = _BULLET.match(text, line) if text.find("\n", end, line) >= 0 else None
     start = bullet.end() if bullet else end
     rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`≈~")
     sentence = rest[: _end_of_sentence(rest)]
