@@ -219,7 +219,11 @@ def fitted_slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def select(names: Sequence[str]) -> list[str]:
-    """The claims that were asked for, all of them for none; ValueError for an unknown name."""
+    """The claims that were asked for, by name or by one of their rows, all of them for none.
+
+    Raises ValueError for an unknown one.
+    """
+    names = [name.partition("/")[0] for name in names]
     unknown = [name for name in names if name not in CLAIMS]
     if unknown:
         near = get_close_matches(unknown[0], CLAIMS, n=1)

@@ -21,7 +21,7 @@ def options(command: Command) -> Command:
                 "names",
                 multiple=True,
                 metavar="NAME",
-                help="Only this check; may be repeated.",
+                help="Only this claim, or this row as the table names it; may be repeated.",
             ),
             click.option(
                 "--seed", type=int, default=0, show_default=True, help="Of every random draw."

@@ -38,14 +38,16 @@ def execute(
     report: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Run the named claims (all for none), print them, and return 0 iff every row passed.
+    """Run the named claims or rows (all for none), print them, return 0 iff every row passed.
 
     Claims that draw are repeated with `seeds` seeds in all. `plot` is a folder for the figures,
     `report` one for README.md, checks.json and the figures. Progress goes to stderr, results to
-    stdout. Raises ValueError for an unknown claim or device.
+    stdout. Raises ValueError for an unknown claim, row or device.
     """
     check_device(device)
-    result = collect(checks.select(names), Context(seed, device), seeds)
+    # A name that was copied from a narrow table has line breaks and spaces in it.
+    names = ["".join(name.split()) for name in names]
+    result = _only(collect(checks.select(names), Context(seed, device), seeds), names)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     for folder in (plot, report):
         if folder is not None:
@@ -120,6 +122,23 @@ def collect(names: Sequence[str], context: Context, seeds: int = 1) -> Result:
     return Result(context, rows, seconds, varied)
 
 
+def _only(result: Result, names: Sequence[str]) -> Result:
+    """The rows that were asked for, by their own names or by that of their claim."""
+    there = {row.name for row in result.rows}
+    for name in names:
+        if "/" in name and name not in there:
+            claim = name.partition("/")[0]
+            rows = ", ".join(row.name for row in result.rows if row.name.startswith(f"{claim}/"))
+            raise ValueError(f"There is no check {name!r}. {claim} has: {rows}.")
+    asked = {name for name in there if not {name, name.partition("/")[0]}.isdisjoint(names)}
+    kept = asked if names else there
+    return replace(
+        result,
+        rows=[row for row in result.rows if row.name in kept],
+        repeats=[repeat for repeat in result.repeats if repeat.name in kept],
+    )
+
+
 def _repeat(rows: Sequence[Check]) -> Repeat:
     values = [row.measured for row in rows]
     held = sum(row.passed for row in rows)
@@ -169,13 +188,15 @@ def show(console: Console, result: Result) -> None:
         verdict = f"failed for some: {', '.join(lost)}" if lost else "held for every one"
         line = f"{len(result.repeats)} checks vary over {seeds} seeds and {verdict}"
         line += f" (by chance one fails with p ≤ {result.chance:.1g})."
-        console.print(line, style="red" if lost else "green")
+        console.print(line, style="red" if lost else "green", soft_wrap=True, markup=False)
     if failed:
-        console.print("Failed: " + ", ".join(failed), style="red")
+        # Without line breaks of ours: these are copied.
+        console.print("Failed: " + ", ".join(failed), style="red", soft_wrap=True, markup=False)
         again = " ".join(
             f"--check {name}" for name in dict.fromkeys(f.split("/")[0] for f in failed)
         )
-        console.print(f"Again, alone: python -m theory {again} --seed {context.seed}")
+        line = f"Again, alone: python -m theory {again} --seed {context.seed}"
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def table(rows: Sequence[Check], width: int = WIDE) -> Table:
@@ -197,7 +218,7 @@ def table(rows: Sequence[Check], width: int = WIDE) -> Table:
         result.add_column("rejects", overflow="fold", ratio=3)
     result.add_column("", no_wrap=True)
     for row in rows:
-        name = Text(row.name.replace("/", "/\u200b"), "" if wide else "bold")
+        name = Text(row.name, "" if wide else "bold")
         verdict = Text("pass", "green") if row.passed else Text("FAIL", "bold red")
         figures = (
             f"{row.sense.value} {row.expected:.6g}",

@@ -162,6 +162,42 @@ def test_the_command_prints_a_table_and_succeeds() -> None:
     assert "3 of 3 checks hold" in result.output
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_what_is_printed_can_be_copied_and_asked_for(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No character is printed that nobody sees, and a name that a table broke is still known."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    everything = CliRunner().invoke(main, ["--check", "records_with_ties"])
+    assert not [c for c in everything.output if not c.isprintable() and c != "\n"]
+    names = [row.name for row in rows_of("records_with_ties")]
+    for name in names:
+        # As it stands in the first column of the table.
+        broken = f" {name[:11]}\n{name[11:]} "
+        found = CliRunner().invoke(main, ["--check", broken, "--json"])
+        assert [row["name"] for row in json.loads(found.stdout)["checks"]] == [name]
+    two = CliRunner().invoke(main, ["--check", names[0], "--check", names[-1], "--json"])
+    assert [row["name"] for row in json.loads(two.stdout)["checks"]] == [names[0], names[-1]]
+
+
+def test_a_row_that_a_claim_lacks_is_answered_with_those_it_has() -> None:
+    result = CliRunner().invoke(main, ["--check", "records/enumerating"])
+    assert result.exit_code != 0
+    assert "no check 'records/enumerating'" in result.output
+    assert "records/enumeration" in result.output
+
+
+def test_names_of_rows_that_fail_are_printed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "records/" + "long" * 30 + "[gaussian-linear]"
+    row = checks.close(name, "", 0.0, 1.0, 0.0, "")
+    monkeypatch.setattr(checks, "run_claim", lambda claim, context: [row])
+    monkeypatch.setattr(checks, "SEEDLESS", frozenset())
+    for options in ([], ["--seeds", "2"]):
+        result = CliRunner().invoke(main, ["--check", "records", *options])
+        assert result.exit_code == 1
+        assert f"Failed: {name}" in result.output
+
+
 def test_json_holds_every_field() -> None:
     result = CliRunner().invoke(main, ["--check", "records", "--json", "--seed", "3"])
     found = json.loads(result.stdout)
