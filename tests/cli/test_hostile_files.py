@@ -30,8 +30,8 @@ SECONDS = 60.0  # of processor time, for one command
 COMPUTING = (
     "nabla_eval.harness.command.Command.execute", "nabla_eval.cli.rehearsal.rehearse",
     "nabla_eval.cli.sweeping.Sweep._run", "nabla_eval.cli.demo._Study",
-    "nabla_eval.embedded.train.train_pair", "nabla_eval.embedded.choosers.compare",
-    "nabla_eval.training.run.fit", "nabla_eval.training.align.fit", "theory.report.execute",
+    "nabla_eval.embedded.train.train_pair",
+    "nabla_eval.training.run.fit", "theory.report.execute",
     "nabla_eval.harness.problems.hub.from_hub",
 )  # fmt: skip
 # What commands read, by the beginning of their names; others get anything.
@@ -41,7 +41,7 @@ LIKELY = {
     "report": ["runs", "more", "runs/nabla", "runs/best"], "sweep": ["sweep.yaml"],
     "trace": ["more/told", "more/search", "more/guided", "more", "runs/best"],
     "data": ["problems"], "embedded": ["pair"], "check-pair": ["pair/policy", "pair/reward"],
-    "train align-reward": ["pairs.jsonl"], "train": ["rows.jsonl"],
+    "train": ["rows.jsonl"],
 }  # fmt: skip
 # How often commands are tried that are slow, or read little of what is attacked.
 SELDOM = {

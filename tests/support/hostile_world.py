@@ -80,9 +80,7 @@ class World:
         self.put(self.root / "study.json", json.dumps(study))
         self.put(self.root / "sweep.yaml", yaml.safe_dump(SWEEP))
         row = {"problem": "1+1=?", "solution": "\\boxed{2}", "answer": "2"}
-        pair = {"prompt": "1+1=?", "chosen": "2", "rejected": "3"}
         self.put(self.root / "rows.jsonl", f"{json.dumps(row)}\n" * 2)
-        self.put(self.root / "pairs.jsonl", f"{json.dumps(pair)}\n" * 2)
         problems = [{"id": i, "problem": f"{i}+1=?", "answer": str(i + 1)} for i in range(3)]
         self.put(
             self.root / "problems/aime24.jsonl", "".join(f"{json.dumps(p)}\n" for p in problems)
