@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from nabla_eval.errors import DependencyError
@@ -200,7 +201,7 @@ def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
         "from nabla_eval.grading.pool import Worker\n"
         "w = Worker(); assert w.ask('x+1', '1+x', 60).equal\n"
         "print(w.process.pid, flush=True)\n"
-        f"w.ask('7', {BOMB!r}, 3)"
+        f"w.ask('7', {BOMB!r}, 600)"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
@@ -209,8 +210,28 @@ def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
     caller.stdout.close()
-    # Three seconds of processor time on a machine that may be busy.
-    assert _gone(worker, 120)
+    assert _gone(worker, 5)
+
+
+def test_nothing_is_left_when_the_caller_is_stopped_in_the_middle() -> None:
+    code = (
+        "from nabla_eval.grading import grade_batch\n"
+        "from nabla_eval.grading import pool\n"
+        "from nabla_eval.stopping import stoppable\n"
+        "with stoppable(lambda: 'nothing is kept.'):\n"
+        f"    grade_batch([('7', {BOMB!r})] * 9, extracted=True, timeout=600)\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    with caller:
+        found: list[psutil.Process] = []
+        while sum(child.cpu_times().user > 2 for child in found) < 2:
+            time.sleep(0.2)
+            found = psutil.Process(caller.pid).children()
+        caller.terminate()
+        began = time.monotonic()
+        assert caller.wait() == 143 and time.monotonic() - began < 8
+        assert caller.stderr is not None and "Stopped: nothing is kept." in caller.stderr.read()
+    assert all(_gone(child.pid, 5) for child in found)
 
 
 def test_close_may_be_called_at_any_time() -> None:

@@ -25,6 +25,9 @@ def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path: Path) ->
     assert first["config"]["n"] == 4 and first["config_hash"] == read({"n": 4}).fingerprint
     second = manifest(n=4)
     assert claim(folder, second).state == "unfinished" and second["continued"] == 1
+    fail(folder, second, BrokenPipeError("of what the run was printed to"))
+    still = read_manifest(folder)
+    assert still is not None and still["status"] == "running"
     fail(folder, second, RuntimeError("no memory"))
     failed = read_manifest(folder)
     assert failed is not None and (failed["status"], failed["error"]) == ("failed", "no memory")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import fake_work
 import pytest
 
+from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.evaluation import Settings
+from nabla_eval.harness.evaluation import Bench, Settings
 from nabla_eval.harness.folder import claim, manifest_of
 from nabla_eval.harness.workers import Event, Job, Report, run_in_processes
+from nabla_eval.traces import lock
 from nabla_eval.traces.manifest import read_manifest
 
 
@@ -69,3 +73,64 @@ def test_leaving_early_ends_the_processes_at_once(tmp_path: Path) -> None:
         run(work, 2, tmp_path, report)
     assert time.monotonic() - began < 30
     assert multiprocessing.active_children() == []
+
+
+MUTE = """
+import multiprocessing, threading
+from pathlib import Path
+from nabla_eval.harness import workers
+from nabla_eval.errors import DataError
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.evaluation import Bench, Settings
+from nabla_eval.harness.folder import claim, manifest_of
+
+folder = Path("cell")
+job = workers.Job(folder, manifest_of(read({}), {}, [], command="c"), {})
+claim(folder, job.manifest)
+ours, theirs = multiprocessing.Pipe()
+ours.send((0, job))
+heard = threading.Event()
+
+def die():
+    ours.recv()
+    ours.close()
+    heard.set()
+
+def answer(self, options, folder, progress):
+    heard.wait()
+    progress(1, 2)
+
+Bench._model = answer
+threading.Thread(target=die).start()
+workers.work(theirs, Settings(), [], Path("log.txt"))
+"""
+
+
+def test_a_worker_that_nobody_hears_has_not_failed(tmp_path: Path) -> None:
+    """Its parent is gone: the run goes on with the next one."""
+    done = subprocess.run([sys.executable, "-c", MUTE], cwd=tmp_path, check=False)
+    assert done.returncode == 0, (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "log.txt").read_text() == ""
+    manifest = read_manifest(tmp_path / "cell")
+    assert manifest is not None and (manifest["status"], manifest["error"]) == ("running", None)
+
+
+def test_who_took_a_folder_meanwhile_keeps_its_run_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE", 0.2)
+    monkeypatch.setattr(Bench, "_model", lambda *_: 1 / 0)
+    (job, other) = jobs(tmp_path, {"die": 3}, {})
+    job.manifest["tasks"] = []
+    with lock.sole_writer(job.folder):
+        before = read_manifest(job.folder)
+        with pytest.raises(DataError, match="Another process is writing"):
+            Bench(Settings(), []).evaluate(job.folder, job.manifest, {})
+        events: list[Event] = []
+        run([job, other], 2, tmp_path, events.append)
+        assert sorted(e.job for e in events if e.kind == "failed") == [0]
+        assert read_manifest(job.folder) == before
+    with pytest.raises(ZeroDivisionError):
+        Bench(Settings(), []).evaluate(job.folder, job.manifest, {})
+    now = read_manifest(job.folder)
+    assert now is not None and now["status"] == "failed"

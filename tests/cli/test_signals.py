@@ -1,0 +1,104 @@
+"""SIGTERM and SIGHUP end every long command: its status, its words, and no process left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from sittings import Sitting
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+
+
+def stopped(sitting: Sitting, number: int) -> str:
+    """What a command says of its stop, which is the last paragraph."""
+    began = time.monotonic()
+    sitting.process.send_signal(number)
+    assert sitting.wait() == 128 + number, sitting.log.read_text()
+    assert time.monotonic() - began < 30
+    assert sitting.leaves_nobody(), sitting.alive()
+    said = sitting.log.read_text()
+    assert said.count("Stopped: ") == 1 and "Traceback" not in said, said
+    return said.partition("Stopped: ")[2].strip()
+
+
+def lines(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.rglob("trace-*.jsonl"))
+
+
+@pytest.mark.slow
+@SIGNALS
+def test_run(number: int, tmp_path: Path) -> None:
+    folder, options = tmp_path / "run", ["--n", "4", "--batch-size", "4", "--limit", "400"]
+    sitting = Sitting(tmp_path / "log", "run", *options, "--device", "cpu", "--output", str(folder))
+    sitting.until(lambda: lines(folder) > 3)
+    answers = f" of 400 answers are in {folder}; the same command goes on from there."
+    assert stopped(sitting, number).endswith(answers)
+
+
+@SIGNALS
+def test_run_while_it_loads(number: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    sitting = Sitting(tmp_path / "log", "run", "--device", "cpu", "--output", str(folder))
+    sitting.until((folder / "run.json").exists)
+    assert stopped(sitting, number) == f"the same command continues from {folder}."
+
+
+@pytest.mark.slow
+@SIGNALS
+def test_demo(number: int, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    sitting = Sitting(tmp_path / "log", "demo", "--device", "cpu", "--output", str(folder))
+    sitting.until(lambda: lines(folder) > 3)
+    assert stopped(sitting, number).startswith(f"the answers so far are in {folder}; the same")
+
+
+@pytest.mark.slow
+@SIGNALS
+def test_train(number: int, tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    sitting = Sitting(
+        tmp_path / "log", "train", "sft", "--size", "64", "--batch-size", "4", "--epochs", "99",
+        "--save-every", "2", "--device", "cpu", "--output", str(folder),
+    )  # fmt: skip
+    sitting.until(lambda: any(folder.glob("checkpoints/checkpoint-*/trainer_state.json")))
+    said = stopped(sitting, number)
+    assert said.startswith("the same command with --resume goes on from checkpoint-")
+
+
+@SIGNALS
+def test_report(number: int, tmp_path: Path) -> None:
+    """Hit while it reads: a pipe that says nothing is the largest of all files."""
+    os.mkfifo(file := tmp_path / "printed.yaml")
+    sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
+    with file.open("w"):  # which waits until it is read
+        assert stopped(sitting, number).startswith("the run folders are as they were; the same")
+
+
+@SIGNALS
+def test_nohup_stays_in_force(number: int, tmp_path: Path) -> None:
+    """What was ignored before the command began, as nohup does it, stops nothing."""
+    os.mkfifo(file := tmp_path / "printed.yaml")
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
+    finally:
+        signal.signal(number, before)
+    with file.open("w") as writer:
+        sitting.process.send_signal(number)
+        writer.write("nothing")
+    assert sitting.wait() == 1 and "Stopped" not in sitting.log.read_text()
+
+
+@SIGNALS
+def test_ctrl_c_after_a_signal_and_a_signal_after_ctrl_c(number: int, tmp_path: Path) -> None:
+    os.mkfifo(file := tmp_path / "printed.yaml")
+    sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
+    with file.open("w"):
+        sitting.process.send_signal(signal.SIGINT)
+        sitting.process.send_signal(number)
+        assert sitting.wait() in (130, 128 + number)
+    assert sitting.log.read_text().count("Stopped: ") == 1
