@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from nabla_eval.errors import DataError
 from nabla_eval.traces.read import Place, fetch, parse, places, scan
 from nabla_eval.traces.schema import Record
 
@@ -26,10 +25,7 @@ _SAME = ("config", "models", "versions")  # of all records of most runs
 
 
 def kept(path: str | Path) -> Iterator[Record]:
-    """The records of `traces.stream`, each without what analyses do not use.
-
-    Raises `DataError` also for a record whose parts are not what a trace has.
-    """
+    """The records of `traces.stream`, each without what analyses do not use."""
     last: dict[str, Any] = {}
     for place, record in scan(path, _shortened):
         for name in _SAME:  # one object serves as long as the value stays the same
@@ -62,19 +58,13 @@ def length(part: Mapping[str, Any]) -> int:
 
 def _shortened(line: bytes, file: Path, number: int) -> dict[str, Any]:
     record: dict[str, Any] = {**parse(line, file, number)}
-    try:
-        for name in _TEXTS:
-            record[name] = sys.intern(record[name])
-        outcome = dict(record["outcome"])
-        outcome["length"] = len(outcome.pop("tokens"))
-        record["outcome"], record["ledger"] = _named(outcome), _named(record["ledger"])
-        record["drafts"] = [_part(draft, _DRAFT) for draft in record["drafts"]]
-        record["candidates"] = [_part(each, _CANDIDATE) for each in record["candidates"]]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file}:{number} is no trace record of this version ({type(error).__name__}: {error})."
-            " Remove the line to run its problem again."
-        ) from error
+    for name in _TEXTS:
+        record[name] = sys.intern(record[name])
+    outcome = dict(record["outcome"])
+    outcome["length"] = len(outcome.pop("tokens"))
+    record["outcome"], record["ledger"] = _named(outcome), _named(record["ledger"])
+    record["drafts"] = [_part(draft, _DRAFT) for draft in record["drafts"]]
+    record["candidates"] = [_part(each, _CANDIDATE) for each in record["candidates"]]
     return {name: value for name, value in record.items() if name not in _LEFT}
 
 
