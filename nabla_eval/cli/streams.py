@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nabla_eval.terminal import say
+
 SPELLED = "nabla_eval.spelled"  # the error handler, as Python's codecs know it
 # How our own signs read where a terminal has only ASCII; foreign text is escaped.
 _PLAIN = {
@@ -80,5 +82,5 @@ def _flush() -> None:
         # Python would try again when it ends, and print a traceback of that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno != errno.EPIPE and not told:
-            sys.stderr.write(f"Error: Cannot write to stdout: {error}. Send it somewhere else.\n")
+            say(f"Error: Cannot write to stdout: {error}. Send it somewhere else.", err=True)
         raise SystemExit(1) from None

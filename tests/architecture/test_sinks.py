@@ -1,4 +1,4 @@
-"""Nothing prints but `nabla_eval/terminal.py` and `nabla_eval/cli/screen.py`, which spell it out."""
+"""Nothing prints but `nabla_eval/terminal.py` and `cli/screen.py`, which spell it out."""
 
 from __future__ import annotations
 
