@@ -7,11 +7,17 @@ our own ways out are what is tested; `test_terminal.py` tests it.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import model_builders as build
 import pytest
@@ -23,6 +29,9 @@ from told_runs import guided_records, searched_records, told_records
 
 from nabla_eval.cli.main import main
 from nabla_eval.embedded import WEIGHTS
+from nabla_eval.engine.completions import Server, ServerOptions
+from nabla_eval.errors import NablaError
+from nabla_eval.terminal import LOGGER
 
 MANIFEST: dict[str, Any] = {
     "schema": 1, "name": "run", "command": "nabla-eval run", "status": "done", "tasks": ["toy"],
@@ -87,9 +96,9 @@ def spoiled_record(value: Any) -> Any:
     """A trace line that can be read, and is hostile in every string where it may."""
     if isinstance(value, dict):
         return {k: v if k in KEPT else spoiled_record(v) for k, v in value.items()}
-    return (
-        [spoiled_record(x) for x in value] if isinstance(value, list) else spoiled_throughout(value)
-    )
+    if isinstance(value, list):
+        return [spoiled_record(each) for each in value]
+    return value + HOSTILE if isinstance(value, str) else value
 
 
 def test_every_string_of_a_run_folder_at_once(tmp_path: Path) -> None:
@@ -207,3 +216,128 @@ def test_each_string_of_a_checkpoint(checkpoint: Callable[[str], Path], tmp_path
                     (bad / file.name).symlink_to(file)
             (bad / name).write_text(json.dumps(value))
             shown("check-pair", bad, reward, *next(forms))
+
+
+def test_each_string_of_training_data(tmp_path: Path) -> None:
+    rows = {
+        ("sft", "--policy", tmp_path / f"policy{HOSTILE[1:9]}"): {"problem": "1+1", "answer": "2"},
+        ("align-reward",): {"prompt": "1+1=?", "chosen": "2", "rejected": "3"},
+    }
+    for command, row in rows.items():
+        for number, value in enumerate([*spoilings(row), row]):
+            if value is row and command == ("align-reward",):
+                continue  # that would be trained on
+            file = tmp_path / f"rows{HOSTILE[1:9]}{number}.jsonl"
+            file.write_text(json.dumps(value) + "\n" + json.dumps({**row, "prompt": 1}))
+            shown("train", *command, "--data", file, "--output", tmp_path / f"{number}", code=1)
+
+
+def test_each_string_of_a_stopped_training_run(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"problem": "1+1", "solution": "2"}))
+    data = ("--data", tmp_path / "rows.jsonl", "--steps", "1", "--batch-size", "1")
+    arguments = ("train", "sft", "--policy", WEIGHTS / "policy", "--device", "cpu", *data)
+    out = tmp_path / f"out{HOSTILE[:9]}"
+    out.mkdir()
+    for value in spoilings({"seed": "x", "recipe": {"lr": "a"}, "policy": ["b"]}):
+        (out / "options.json").write_text(json.dumps(value))
+        assert "other options" in shown(*arguments, "--output", out, "--resume", code=1)
+    (out / "training.json").write_text(HOSTILE)
+    assert "finished training run" in shown(*arguments, "--output", out, code=1)
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are stopped before anything is loaded."""
+
+    def execute(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nabla_eval.harness.command.Command.execute", execute)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_each_string_of_a_run_that_is_continued(tmp_path: Path) -> None:
+    folder = tmp_path / f"run{HOSTILE[:9]}"
+    arguments = ("run", "--method", "greedy", "--limit", "1", "--output", folder)
+    assert "Running into" in shown(*arguments, code=130)
+    sound = json.loads((folder / "run.json").read_text())
+    seen = set()
+    for value in spoilings({**sound, "versions": {"torch": "2", "python": "3"}}):
+        (folder / "run.json").write_text(json.dumps(value))
+        printed = shown(*arguments)
+        seen |= {word for word in ("made with", "Continuing", "Error") if word in printed}
+    assert seen == {"made with", "Continuing", "Error"}
+
+
+@pytest.mark.usefixtures("stopped")
+def test_what_a_run_is_given_by_others(tmp_path: Path) -> None:
+    prompts = tmp_path / f"prompts{HOSTILE[:9]}"
+    prompts.mkdir()
+    out = ("--output", tmp_path / "out")
+    (prompts / f"{HOSTILE[:9]}.txt").write_text("x")
+    shown("run", "--method", "tpo", "--set", f"prompts={prompts}", *out, code=1)
+    (prompts / f"{HOSTILE[:9]}.txt").unlink()
+    (prompts / "tpo_critique.txt").write_text(HOSTILE)
+    shown("run", "--method", "tpo", "--set", f"prompts={prompts}", *out)
+    config = {"model": "nabla", "model_args": {"method": "greedy", "n": "x"}, "tasks": ["t"]}
+    for value in spoilings(config):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(value))
+        shown("run", "--config", tmp_path / "config.yaml", *out)
+    shown("run", "--set", f"pretrained={HOSTILE}", "--task", HOSTILE, *out)
+    shown("run", "--set", f"{HOSTILE}=1", *out, code=1)
+
+
+BODIES = [
+    {"data": [{"id": HOSTILE}, {"id": "b"}]}, {"data": [{"id": "a", "object": HOSTILE}]}, HOSTILE,
+    {"data": HOSTILE}, {HOSTILE: HOSTILE}, {"error": {"message": HOSTILE}}, {"message": HOSTILE},
+    {"detail": HOSTILE}, [HOSTILE], {"data": [{HOSTILE: 1}]},
+]  # fmt: skip
+
+
+def answers() -> list[bytes]:
+    """Answers of a server, each with hostile text in one place."""
+    raw = HOSTILE.replace("\r", "").encode()
+    found = [start + raw + b"\r\n\r\n" for start in (b"HTTP/1.1 404 ", b"HTTP/1.1 ", b"")]
+    texts = [each if each is HOSTILE else json.dumps(each, ensure_ascii=False) for each in BODIES]
+    for status in ("200 OK", "400 ", "401 ", "404 ", "500 ", "302 "):
+        for text in texts:
+            head = b"Location: http://127.0.0.1:9/" + raw + b"\r\nContent-Type: " + raw
+            size = b"\r\nContent-Length: %d\r\n\r\n" % len(text.encode())
+            start = b"HTTP/1.1 " + status.encode() + raw * status.endswith(" ") + b"\r\n"
+            found.append(start + head + size + text.encode())
+    return found
+
+
+@pytest.mark.usefixtures("stopped")
+def test_each_string_that_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the client, whose errors the command shows and whose warning is logged."""
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    LOGGER.addHandler(handler)
+    refusals = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve(answer: bytes) -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        for answer in answers():
+            thread = threading.Thread(target=serve, args=(answer,), daemon=True)
+            thread.start()
+            options = ServerOptions(vllm_url=url, vllm_attempts=2, vllm_timeout=5.0)
+            with pytest.raises(NablaError) as refused:
+                Server(options, sleep=lambda _: None)
+            refusals.append(refused.value)
+            while thread.is_alive():  # it may wait for a second request
+                with suppress(OSError):
+                    socket.create_connection(listener.getsockname()).close()
+                thread.join(0.05)
+    LOGGER.removeHandler(handler)
+    assert "away or busy" in log.getvalue() and not unseen(log.getvalue())
+    for error in refusals:
+        monkeypatch.setattr("nabla_eval.harness.command.compose", Mock(side_effect=error))
+        shown("run", code=1)
