@@ -96,7 +96,9 @@ class Guard:
             raise AttributeError("bytes would pass the guard")
         return getattr(self.rich_proxied_file, name)
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
+        if isinstance(text, bytes):  # click's, of a shell completion, where a stream has no buffer
+            text = text.decode(errors="replace")
         self.rich_proxied_file.write(self._shown(text))
         return len(text)
 
