@@ -243,5 +243,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
+        redirect_stdout=False,  # nothing else prints meanwhile
+        redirect_stderr=False,
         transient=True,
     )

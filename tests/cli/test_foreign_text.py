@@ -10,10 +10,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-import socket
+import socketserver
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -311,31 +310,25 @@ def answers() -> list[bytes]:
 @pytest.mark.usefixtures("stopped")
 def test_each_string_that_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the client, whose errors the command shows and whose warning is logged."""
-    log = io.StringIO()
+    log, refusals = io.StringIO(), []
     handler = logging.StreamHandler(log)
     LOGGER.addHandler(handler)
-    refusals = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-        def serve(answer: bytes) -> None:
-            for _ in range(2):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
+    class Answer(socketserver.BaseRequestHandler):
+        said = b""
 
-        for answer in answers():
-            thread = threading.Thread(target=serve, args=(answer,), daemon=True)
-            thread.start()
-            options = ServerOptions(vllm_url=url, vllm_attempts=2, vllm_timeout=5.0)
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(self.said)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        for Answer.said in answers():
             with pytest.raises(NablaError) as refused:
-                Server(options, sleep=lambda _: None)
+                Server(ServerOptions(vllm_url=url, vllm_attempts=2), sleep=lambda _: None)
             refusals.append(refused.value)
-            while thread.is_alive():  # it may wait for a second request
-                with suppress(OSError):
-                    socket.create_connection(listener.getsockname()).close()
-                thread.join(0.05)
+        server.shutdown()
     LOGGER.removeHandler(handler)
     assert "away or busy" in log.getvalue() and not unseen(log.getvalue())
     for error in refusals:

@@ -156,6 +156,36 @@ def test_what_python_and_libraries_print_is_guarded() -> None:
     assert not unseen(done.stdout) and not unseen(done.stderr.replace("\r", "\n"))
 
 
+REFUSES = """
+import sys
+from nabla_eval.errors import ContextError
+from nabla_eval.harness.preflight import check_command_line, plain_errors
+if sys.argv[1] == "hook":
+    plain_errors()
+    raise ContextError(sys.argv[2])
+check_command_line(["run", "--model", "nabla", "--model_args", f"{sys.argv[2]}=3"])
+"""
+
+
+@pytest.mark.parametrize("way", ["hook", "arguments"])
+def test_errors_under_lm_eval_are_visible(way: str) -> None:
+    text = HOSTILE.replace("\x00", "")
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSES, way, text], capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 1 and done.stderr.startswith("Error: ") and "mark" in done.stderr
+    assert not unseen(done.stderr) and "Traceback" not in done.stderr
+
+
+def test_a_stopped_run_and_progress_are_visible() -> None:
+    from nabla_eval.harness.heartbeat import Heartbeat
+
+    file = io.StringIO()
+    with Heartbeat(2, HOSTILE, stream=file):
+        pass
+    assert "0 of 2" in file.getvalue() and not unseen(file.getvalue())
+
+
 def on_a_terminal(*command: str, **environment: str) -> str:
     """What a command writes to a pseudoterminal."""
     leader, follower = pty.openpty()

@@ -27,7 +27,7 @@ from nabla_eval.reporting.standard import (
 )
 from nabla_eval.reporting.summary import Summary, as_json, as_markdown, verdict, write
 from nabla_eval.reporting.tables import to_json, to_markdown, to_rich
-from nabla_eval.reporting.text import MISSING, markdown, number, percent, points, printable
+from nabla_eval.reporting.text import MISSING, code, markdown, number, percent, points, printable
 
 HOSTILE = "\x1b[2J[red]<script>alert(1)</script>|`*_\u202e\n$&amp; "
 
@@ -209,3 +209,12 @@ def test_a_summary_is_written_twice_with_the_same_rows(tmp_path, ours, twin):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Cannot write"):
         write(summary, tmp_path / "file")
+
+
+@given(st.text("`a \n\x1b", min_size=1))
+def test_no_backtick_ends_a_code_span(text):
+    span = code(text)
+    fence = re.match("`+", span).group()
+    assert span.endswith(fence) and "\n" not in span and "\x1b" not in span
+    inner = span[len(fence) : -len(fence)]
+    assert fence not in re.findall("`+", inner) and not inner.startswith("`")
