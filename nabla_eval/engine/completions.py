@@ -23,7 +23,7 @@ from nabla_eval.config import require
 from nabla_eval.engine.transport import Reply, exchange, is_address, read_json, redirected_to
 from nabla_eval.errors import ConfigError, ServerError
 from nabla_eval.structure import mismatch
-from nabla_eval.terminal import LOGGER
+from nabla_eval.terminal import LOGGER, printable
 
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _PASSING = frozenset({429, 502, 503, 504})  # too many requests, or a server that is starting
@@ -290,7 +290,7 @@ def _wrong_choices(answer: Any) -> str | None:
 
 def _quoted(text: str) -> str:
     """The beginning of what a server said, with every character visible."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_EXCERPT])
+    return printable(text[:_EXCERPT])
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.grading import close, extract, grade_batch
+from nabla_eval.terminal import printable
 
 SHOWN = 3  # rows of a kind in the table of differences
 LONGEST = 60  # characters of an excerpt
@@ -118,7 +119,7 @@ def example(row: Row) -> str:
 
 def code(text: str) -> str:
     """An excerpt as code in a table's cell."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if len(text) > LONGEST:
         text = f"… {text[-LONGEST:]}"
     return f"<code>{cell(text)}</code>"

@@ -78,7 +78,7 @@ def test_no_redirect_of_a_completion_is_followed(elsewhere: Any) -> None:
         ("http://[", "(none named)"),
         ("ftp:", "(none named)"),
         ("http://\x1b[2Jevil.example/", "(none named)"),
-        ("https://a\xadb.example/", "a\\xadb.example"),
+        ("https://a\xadb.example/", "a\\u00adb.example"),
         ("http://" + "a" * 9999 + "/", "aaa"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -77,6 +80,25 @@ def test_a_step_without_its_delimiter_ends_at_the_longest_step():
 )
 def test_what_ends_a_step(step, text, complete):
     assert Steps(step=step).complete(text) is complete
+
+
+@pytest.mark.parametrize("step", ["newline", "blank_line", "semicolon"])
+def test_a_step_has_ended_where_something_stands_before_its_delimiter(step):
+    """On all texts of up to six characters, against the rule as one would say it."""
+    unanchored = {"newline": r"\S[^\n]*\n", "blank_line": r"\S[^\n]*\n[^\S\n]*\n"}
+    rule = unanchored.get(step, r"[^\s;][^;]*;")
+    for length in range(7):
+        for text in map("".join, itertools.product("a \n;", repeat=length)):
+            assert Steps(step=step).complete(text) is bool(re.search(rule, text)), text
+
+
+@pytest.mark.parametrize("step", ["newline", "blank_line", "semicolon"])
+def test_the_end_of_a_step_is_looked_for_once(step):
+    start = time.process_time()
+    for piece in ("a", " ", "\n", ";", " \n", "a ", "a;", "a\n"):
+        Steps(step=step).complete(piece * 200_000)
+    # Linear passes take a tenth of a second; from every character on, they would take an hour.
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(

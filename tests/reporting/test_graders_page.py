@@ -60,6 +60,7 @@ def test_excerpts_are_short_and_end_no_cell(compare: Any) -> None:
     shown = compare.code("x|y$" * 50)
     assert shown.startswith("<code>… ") and "|" not in shown and "$" not in shown
     assert len(compare.code("a" * 500)) < 80
+    assert compare.code("5\u200b") == "<code>5&#92;u200b</code>", "what nobody sees is spelt out"
 
 
 def test_folders_without_the_pairs_are_refused(
