@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.config import Steps
+from nabla_eval.config import DELIMITERS, Steps
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import Fault, PolicyError
@@ -111,7 +111,11 @@ class Response:
 
     def _step_ends(self, policy: Policy, until: Steps) -> bool:
         own = self.tokens[self.given :]
-        return len(own) >= until.step_tokens or until.complete(policy.decode(own))
+        if len(own) >= until.step_tokens:
+            return True
+        # Most tokens are known to end no step: none of their characters ends the delimiter.
+        last, piece = DELIMITERS.get(until.step, "")[-1:], policy.piece(self.tokens[-1])
+        return (last in piece or _BROKEN in piece) and until.complete(policy.decode(own))
 
     def finish(self, policy: Policy, reason: StopReason, scored: int) -> None:
         """End here, with the first `scored` tokens for the reward model to see."""

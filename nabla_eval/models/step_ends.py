@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval.config import DELIMITERS, Steps
 from nabla_eval.errors import ConfigError
+
+_BROKEN = "\ufffd"  # bytes that are no whole character
+_CONTEXT = 4  # tokens before those whose text is looked for
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,56 @@ class StepEnds:
 
     def __call__(self, tokens: Sequence[int]) -> list[bool]:
         """One flag a token."""
-        ends: list[bool] = []
-        start = 0
-        for i in range(len(tokens)):
-            own = tokens[start : i + 1]
-            if self.steps.step == "tokens":
-                ends.append(len(own) == self.steps.step_tokens)
-            else:
-                ends.append(self.steps.complete(self.decode(own)))
-            start = i + 1 if ends[-1] else start
+        ends = [False] * len(tokens)
+        start, length = 0, self._length(tokens, 0)
+        while length is not None:
+            start += length
+            ends[start - 1] = True
+            length = self._length(tokens, start)
         return ends
+
+    def _length(self, tokens: Sequence[int], start: int) -> int | None:
+        """Tokens of the step that begins at `start`; None where it does not end."""
+        left = len(tokens) - start
+        if self.steps.step == "tokens":
+            return self.steps.step_tokens if self.steps.step_tokens <= left else None
+        if self.steps.step == "regex":
+            texts = growing(self.decode, tokens[start:])
+            return next((n for n, text in enumerate(texts, 1) if self.steps.complete(text)), None)
+
+        def complete(count: int) -> bool:
+            return self.steps.complete(self.decode(tokens[start : start + count]))
+
+        # A text that holds its end goes on to hold it, so that few lengths need to be looked at.
+        reach = 1
+        while reach < left and not complete(reach):
+            reach *= 2
+        place = bisect_left(range(1, min(reach, left) + 1), True, key=complete)
+        return place + 1 if place < min(reach, left) else None
+
+
+def growing(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> Iterator[str]:
+    """The text of the first token, of the first two, and so on.
+
+    Each is decoded after a few others only: what a token adds depends on no more than its character
+    and on whether it is the first.
+    """
+    settled = before = ""
+    window: list[int] = []
+    known = 0  # tokens of the window whose text is settled
+    for token in tokens:
+        window.append(token)
+        whole = decode(window)
+        text = settled + whole[len(decode(window[:known])) :]
+        yield text
+        # Bytes that are no character yet are waited for, but no longer than a character is.
+        open_ = whole.endswith(_BROKEN) and len(window) <= 4 * _CONTEXT
+        if whole == before and not open_:
+            window.pop()  # a special token, which leaves no text
+        elif len(window) >= 2 * _CONTEXT and not open_:
+            settled, window, known = text, window[-_CONTEXT:], _CONTEXT
+            whole = decode(window)
+        before = whole
 
 
 def delimiter_of(step_delimiter: str) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 import model_builders as build
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nabla_eval.config import Objective, Steps
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
@@ -46,6 +48,49 @@ def ends(rule: str, text: str = LETTERS) -> list[int]:
 )
 def test_rules(rule: str, expected: list[int]) -> None:
     assert ends(rule) == expected
+
+
+def plain(rule: Steps, decode: Any, tokens: list[int]) -> list[bool]:
+    """The rule as one would say it: each token's step is decoded and looked at."""
+    flags: list[bool] = []
+    start = 0
+    for i in range(len(tokens)):
+        flags.append(rule.complete(decode(tokens[start : i + 1])))
+        start = i + 1 if flags[-1] else start
+    return flags
+
+
+@pytest.mark.parametrize(
+    "rule", ["newline", "blank_line", "semicolon", ";", "; ", "é;", "regex:é+"]
+)
+@given(st.lists(st.sampled_from([*b"a\n; ", *"é漢\u2003".encode(), 0]), max_size=60))
+def test_steps_of_bytes_end_where_the_plain_rule_ends_them(rule: str, tokens: list[int]) -> None:
+    """Tokens of single bytes, which are no text alone; 0 is a special token, and leaves none."""
+
+    def decode(ids: Any) -> str:
+        return bytes(index for index in ids if index).decode(errors="replace")
+
+    steps = Steps.parse(rule)
+    assert StepEnds(steps, decode)(tokens) == plain(steps, decode, tokens)
+
+
+@pytest.mark.parametrize("rule", ["newline", "blank_line", "semicolon", "!", "regex:[!]"])
+@pytest.mark.parametrize("piece", ["a", "\n", ";", " ", "a;", "a\n\n", "\xff", "\x00"])
+def test_a_response_is_decoded_a_few_times_however_long_it_is(rule: str, piece: str) -> None:
+    def decoded(length: int) -> int:
+        count = 0
+
+        def decode(ids: Any) -> str:
+            nonlocal count
+            count += len(ids)
+            return bytes(index for index in ids if index).decode(errors="replace")
+
+        StepEnds(Steps.parse(rule), decode)(list((piece * length).encode("latin-1"))[:length])
+        return count
+
+    assert decoded(2000) <= 2.5 * decoded(1000) + 200
+    if piece != "\x00":  # nothing but special tokens
+        assert decoded(2000) < 200 * 2000
 
 
 def test_rules_are_those_of_the_search_methods() -> None:
