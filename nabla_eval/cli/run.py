@@ -122,12 +122,13 @@ def run(
     if not first_rank():
         command.execute(folder, manifest)
         return
-    with stoppable(lambda: f"the same command continues from {folder}."), sole_writer(folder):
-        claimed = claim(folder, manifest)
-        announce(folder, claimed)
-        if claimed.state != "done":
-            manifest = command.execute(folder, manifest)
-    summarise(folder, claimed.before if claimed.state == "done" else manifest)
+    with stoppable(lambda: f"the same command continues from {folder}."):
+        with sole_writer(folder):
+            claimed = claim(folder, manifest)
+            announce(folder, claimed)
+            if claimed.state != "done":
+                manifest = command.execute(folder, manifest)
+        summarise(folder, claimed.before if claimed.state == "done" else manifest)
 
 
 def values(settings: tuple[str, ...]) -> dict[str, Any]:

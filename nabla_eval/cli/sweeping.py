@@ -89,9 +89,9 @@ class Sweep:
         for place, cell in enumerate(self.study.cells):
             folder, manifest = self.folder / cell.folder, self._manifest(cell)
             try:
-                if self.replace and _changed(folder, manifest):
-                    clear(folder)
                 with sole_writer(folder):
+                    if self.replace and _changed(folder, manifest):
+                        clear(folder)
                     claimed = claim(folder, manifest)
                 if claimed.state == "done" and claimed.before is not None:
                     self._ended(place, "kept", claimed.before)

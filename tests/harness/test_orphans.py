@@ -66,15 +66,21 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def hit(sitting: Sitting, number: int, at: int | float, folder: Path) -> None:
-    """Send a signal when so many answers are there, or so many seconds after the workers began."""
+def hit(sitting: Sitting, number: int, at: int | float, folder: Path, group: bool) -> None:
+    """Send a signal when so many answers are there, or so many seconds after the workers began.
+
+    To all processes of the group, as terminals and schedulers do it, or to the first one alone.
+    """
     sitting.until(lambda: len(sitting.alive()) > 1, every=0.1)
     end = time.monotonic() + at
     if isinstance(at, int):
         sitting.until(lambda: lines(folder) >= at)
     else:
         sitting.until(lambda: time.monotonic() >= end)
-    sitting.process.send_signal(number)
+    if group and sitting.process.poll() is None:
+        os.killpg(sitting.process.pid, number)
+    else:
+        sitting.process.send_signal(number)
 
 
 @pytest.mark.slow
@@ -97,7 +103,8 @@ def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path: Path)
             before, sittings, number = answered(folder), sittings + 1, hits.pop()
             goal = draw.randint(before + 1, before + (total - before) // 2)
             at = goal if sittings % 3 else draw.uniform(0, seconds / 2)
-            hit(sitting, number, at, folder)
+            group = number != signal.SIGKILL and draw.random() < 0.5
+            hit(sitting, number, at, folder, group)
             following = sweep(tmp_path, folder, tmp_path / f"log{sittings}.txt")  # at once
             status, said = sitting.wait(), sitting.log.read_text()
             assert status in (0, -9 if number == signal.SIGKILL else 128 + number), said
