@@ -129,9 +129,11 @@ class _Stop:
 
     def _leave(self) -> None:
         """End the process as it stands, which costs no more than SIGKILL does."""
-        if _words:
-            _tell(self.error, _words[-1])
-        os._exit(128 + self.number)
+        try:
+            if _words:
+                _tell(self.error, _words[-1])
+        finally:
+            os._exit(128 + self.number)
 
 
 _words: list[Words] = []  # of the blocks that are running
@@ -168,7 +170,7 @@ def _listening(numbers: Sequence[signal.Signals]) -> Iterator[None]:
 def _tell(stop: BaseException, words: Words) -> None:
     if told(stop):
         return
+    stop.told = sys.stderr  # type: ignore[attr-defined]  # first: a reader that waits may block us
     with suppress(OSError, ValueError):  # SIGHUP also says that the terminal is gone
         said = words()
         say(f"\nStopped: {said}" if said else "\nStopped.", err=True)
-    stop.told = sys.stderr  # type: ignore[attr-defined]

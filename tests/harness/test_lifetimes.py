@@ -102,6 +102,21 @@ def test_a_terminal_that_is_gone_changes_no_status() -> None:
         assert process.wait(60) == 129
 
 
+def test_a_pipe_that_nobody_reads_keeps_no_process() -> None:
+    fill = """
+stopping.PATIENCE = 1
+os.set_blocking(2, False)
+try:
+    while os.write(2, b"x"):
+        pass
+except BlockingIOError:
+    os.set_blocking(2, True)
+"""
+    with program(fill + CLEANUP.format(seconds=0)) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
 # A parent, and a child that calls `end_with`; what the child is at holds the interpreter's lock.
 PARENT = """
 import subprocess
