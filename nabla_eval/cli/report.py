@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nabla_eval.cli.removed import removed
 from nabla_eval.cli.report_output import present, stages, told_warnings, tracked
 
 if TYPE_CHECKING:
@@ -162,35 +163,13 @@ def compare(a: Path, b: Path, **options: Any) -> None:
     present(made, options)
 
 
-@report.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="rich",
-    show_default=True,
-    help="How the tables are written.",
+report.add_command(
+    removed(
+        "report paper",
+        "it audited one paper's printed figures, and is that study's own script now. Try "
+        "`python reports/paper/audit.py FILE --output PAGE` in a checkout.",
+    )
 )
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="File to write to; with csv, a folder of one file per table.",
-)
-@click.option("--table", default=None, help="Only this table (its name in the JSON).")
-def paper(file: Path, **options: Any) -> None:
-    """Check printed figures: GRIM, standard errors, which differences exceed noise.
-
-    FILE is YAML or JSON, as reports/paper/printed.yaml.
-
-    Example: nabla-eval report paper reports/paper/printed.yaml
-    """
-    from nabla_eval.reporting.paper import paper_report
-    from nabla_eval.reporting.printed import read_printed
-
-    present(paper_report(read_printed(file), file.parent), options)
 
 
 @report.command("all")

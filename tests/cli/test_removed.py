@@ -18,6 +18,7 @@ from nabla_eval.methods.registry import configure
     ("command", "instead"),
     [
         ("train align-reward --data pairs.jsonl --output out", "TRL's RewardTrainer"),
+        ("report paper printed.yaml --format markdown", "python reports/paper/audit.py"),
         ("embedded compare one two", "embedded card FOLDER"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hostile import answered, spoiled, texts, torn, values
+from hostile import answered, spoiled, texts, values
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from run_folders import record, write_run
@@ -32,8 +32,6 @@ from nabla_eval.harness.study import read_study
 from nabla_eval.harness.tasks import list_tasks
 from nabla_eval.methods.registry import configure
 from nabla_eval.methods.voices import PLACES
-from nabla_eval.reporting.paper import paper_report
-from nabla_eval.reporting.printed import read_printed
 from nabla_eval.traces import TraceWriter, read
 from nabla_eval.traces.manifest import FILE, Manifest, read_manifest
 from nabla_eval.training.folder import claim
@@ -70,33 +68,6 @@ def lines(*sound: dict[str, Any]) -> st.SearchStrategy[bytes]:
 
 
 # --- YAML ---------------------------------------------------------------------------------------
-
-PRINTED = yaml.safe_load((ROOT / "reports" / "paper" / "printed.yaml").read_text(encoding="utf-8"))
-
-
-@in_a_folder
-@given(content=spoiled(PRINTED))
-def test_printed_figures(here: Path, content: Any) -> None:
-    file = here / "printed.yaml"
-    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    answered(lambda: paper_report(read_printed(file), ROOT / "reports" / "paper"))
-
-
-STUDY = {"accuracy": {"runs": [
-    {"run": "greedy", "method": "greedy", "accuracy": 0.5, "se": 0.02, "model_calls": 12.0},
-]}, "rows": [
-    {"name": "SFT", "accuracy": {"value": 0.475, "se": 0.02},
-     "against": {"start": {"value": 0.1, "low": 0.0, "high": 0.2}}},
-]}  # fmt: skip
-
-
-@in_a_folder
-@given(content=spoiled(STUDY).map(lambda value: json.dumps(value).encode()) | torn)
-def test_studies_that_printed_figures_name(here: Path, content: bytes) -> None:
-    (here / "report.json").write_bytes(content)
-    rows = [{"row": name, "study": "s", "run": name} for name in ("greedy", "SFT")]
-    answered(lambda: paper_report({**PRINTED, "studies": {"s": "report.json"}, "rows": rows}, here))
-
 
 CONFIG = {
     "model": "nabla", "model_args": {"method": "greedy"}, "tasks": ["nabla_countdown"],

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 from run_folders import record, write_run
 from scripted_server import Script, choice, serving
@@ -33,7 +32,6 @@ from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.models.load import load_pair
 from nabla_eval.reporting.overview import measure
 from nabla_eval.reporting.sections.compare import compare_report
-from nabla_eval.reporting.table_one import _read as read_figures
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 LATIN = "é".encode("latin-1")  # no UTF-8
@@ -76,26 +74,6 @@ def test_runs_of_different_tasks_cannot_be_compared() -> None:
     one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
     with pytest.raises(DataError, match="no task in common"):
         compare_report([one], [other])  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"[", "cannot be read: .* Run that study again"), (b"[]", "a list and not a mapping")],
-)
-def test_figures_of_a_study_that_are_none(tmp_path: Path, content: bytes, said: str) -> None:
-    file = tmp_path / "report.json"
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        read_figures(file)
-
-
-def test_a_row_of_a_study_that_the_file_does_not_name(root: Path, tmp_path: Path) -> None:
-    printed = yaml.safe_load((root / "reports/paper/printed.yaml").read_text(encoding="utf-8"))
-    printed["rows"] = [{"row": "greedy", "study": "none"}]
-    file = tmp_path / "printed.yaml"
-    file.write_text(yaml.safe_dump(printed), encoding="utf-8")
-    result = CliRunner().invoke(main, ["report", "paper", str(file)])
-    assert result.exit_code == 1 and "'none' is not among the file's studies" in result.output
 
 
 # --- files that users write ---------------------------------------------------------------------

@@ -8,15 +8,15 @@ from fractions import Fraction
 from itertools import product
 
 import pytest
-from scipy import stats
-
-from nabla_eval.analysis.consistency import (
+from consistency import (
     as_many_by_luck,
     chance_fit,
     grim,
     noise,
     standard_errors,
 )
+from scipy import stats
+
 from nabla_eval.errors import DataError
 
 

@@ -1,24 +1,20 @@
-"""`report paper`: printed figures beside what can be checked of them, from a file users fill."""
+"""The page of the paper's printed figures, with what can be checked of them (run.sh)."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.analysis.consistency import (
-    ALPHA,
-    as_many_by_luck,
-    chance_fit,
-    grim,
-    noise,
-    standard_errors,
-)
+from consistency import ALPHA, as_many_by_luck, chance_fit, grim, noise, standard_errors
+from printed import read_printed
+from table_one import row_tables
+
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.significance import holm
-from nabla_eval.reporting.report import Report
-from nabla_eval.reporting.table_one import row_tables
+from nabla_eval.reporting.report import Report, report_markdown
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number, p_value, percent
 
@@ -322,3 +318,13 @@ def quoted_table(name: str, title: str, rows: Sequence[QuotedRow], value: str) -
     if any(row.source for row in rows):
         columns.append(Column[QuotedRow]("Source", lambda row: row.source, "left"))
     return Table(name, title, columns, rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="printed.yaml")
+    parser.add_argument("--output", type=Path, required=True)
+    asked = parser.parse_args()
+    page = paper_report(read_printed(asked.file), asked.file.parent)
+    asked.output.write_text(report_markdown(page), encoding="utf-8")
+    print(f"Wrote {asked.output}.")

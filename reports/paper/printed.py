@@ -1,4 +1,4 @@
-"""The file of a paper's printed figures, which users fill: YAML or JSON, read strictly."""
+"""Reads printed.yaml, the paper's printed figures, strictly."""
 
 from __future__ import annotations
 
