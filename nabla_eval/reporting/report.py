@@ -48,7 +48,7 @@ class Report:
 
 
 def report_json(report: Report) -> dict[str, Any]:
-    """Unrounded rows by table, null where unknown; `shapes` has the types."""
+    """Unrounded rows by table, null where unknown: the fields of the rows' dataclasses."""
     return {table.name: to_json(table) for table in report.tables}
 
 

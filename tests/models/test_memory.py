@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from live_bytes import peak
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nabla_eval.dto.objective import Site, _policy_pass
-from nabla_eval.models import memory, memory_page, prefix
+from nabla_eval.models import memory, prefix
 from nabla_eval.models.checkpointing import _recompute
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.memory import Shape, Use
@@ -19,7 +18,6 @@ from nabla_eval.requests import Frame
 from nabla_eval.testing import tiny_tokenizer
 
 TOKENS = 24
-REPORT = Path(__file__).parents[2] / "reports" / "memory.md"
 
 
 @pytest.fixture(autouse=True)
@@ -107,16 +105,3 @@ def test_dto_counts_as_the_engine_holds() -> None:
     state, step = memory.of_dto(152_064, 3072).terms
     assert state.bytes == 7 * 4 * 152_064 * 3072
     assert step.bytes == 10 * 4 * memory.CHUNK
-
-
-def test_the_page_fits_what_it_says_fits() -> None:
-    page = memory_page.page()
-    assert "not measured" in page and "152,064" in page
-    assert page == REPORT.read_text(encoding="utf-8"), f"stale: {memory_page.COMMAND}"
-    plans = memory_page.plans()
-    for plan in plans:
-        assert memory_page.needed(plan, plan.fits) <= memory_page.USABLE
-        assert memory_page.needed(plan, plan.fits + 1) > memory_page.USABLE
-    fits = {plan.name: plan.fits for plan in plans}
-    assert list(fits.values()) == sorted(fits.values())
-    assert 1 <= fits[plans[0].name] < fits[plans[-1].name]

@@ -1,6 +1,6 @@
 """`reports/memory.md`: what a 7B policy and a 4B reward model need on one 80 GB GPU.
 
-python -m nabla_eval.models.memory_page reports/memory.md
+python reports/memory/memory_page.py reports/memory.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nabla_eval.models import memory
 from nabla_eval.models.memory import GIB, Memory, Shape, Use
 from nabla_eval.terminal import say
 
-COMMAND = "python -m nabla_eval.models.memory_page reports/memory.md"
+COMMAND = "python reports/memory/memory_page.py reports/memory.md"
 LENGTH, PROMPT = 3072, 256
 PROBLEMS = 32  # active at once, by default
 CACHED = 2 * 2**17  # tokens whose keys and values are kept: of running rollouts, and of prefixes
