@@ -17,7 +17,7 @@ from nabla_eval.config import Objective
 from nabla_eval.engine import naive
 from nabla_eval.randomness import Key
 
-HOME = Path(__file__).parents[2] / "reports/straight_through"
+HOME = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,17 @@
+"""Puts the studies' scripts, which import each other by name, on the path of their tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(folder) for folder in sorted(HERE.iterdir()) if folder.is_dir()]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root folder."""
+    return HERE.parent
