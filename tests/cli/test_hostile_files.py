@@ -36,7 +36,7 @@ COMPUTING = (
 )  # fmt: skip
 # What commands read, by the beginning of their names; others get anything.
 LIKELY = {
-    "report paper": ["printed.yaml"], "report compare": ["runs/nabla", "runs/twin"],
+    "report compare": ["runs/nabla", "runs/twin"],
     "report all": ["runs", "runs/nabla"],
     "report": ["runs", "more", "runs/nabla", "runs/best"], "sweep": ["sweep.yaml"],
     "trace": ["more/told", "more/search", "more/guided", "more", "runs/best"],
@@ -152,8 +152,6 @@ def attempt(
         name, command = draw.choice(commands)
     words = arguments(name, command, world, out, draw)
     near = [path for path in world.files() if any(str(path).startswith(w) for w in words)]
-    if name == "report paper":
-        near.append(world.root / "study.json")
     code = 0
     for told in attack(world, draw, near or world.files()):
         began = time.process_time()

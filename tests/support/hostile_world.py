@@ -71,13 +71,6 @@ class World:
         manifest = MANIFEST
         for home in (runs / "nabla", runs / "best", self.root / "more" / "told"):
             self.put(home / "run.json", json.dumps(manifest))
-        studied = yaml.safe_load((ROOT / "reports/paper/printed.yaml").read_text(encoding="utf-8"))
-        run = {"run": "greedy", "method": "greedy", "accuracy": 0.5, "se": 0.02, "model_calls": 1.0}
-        study = {"accuracy": {"runs": [run]}}
-        studied |= {"studies": {"s": "study.json"},
-                    "rows": [{"row": "greedy", "study": "s", "run": "greedy"}]}  # fmt: skip
-        self.put(self.root / "printed.yaml", yaml.safe_dump(studied))
-        self.put(self.root / "study.json", json.dumps(study))
         self.put(self.root / "sweep.yaml", yaml.safe_dump(SWEEP))
         row = {"problem": "1+1=?", "solution": "\\boxed{2}", "answer": "2"}
         self.put(self.root / "rows.jsonl", f"{json.dumps(row)}\n" * 2)
