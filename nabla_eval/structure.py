@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import types
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 # What reading a file as JSON or YAML raises: numbers too long for an int, brackets too deep, ...
 UNREADABLE = (OSError, ValueError, TypeError, RecursionError)
+
+
+def regular(path: str | Path) -> Path:
+    """The path of a regular file. Raises OSError for others: a pipe waits, a device never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a regular file")
+    return Path(path)
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a regular file in UTF-8. Raises one of `UNREADABLE`."""
+    return regular(path).read_text(encoding="utf-8")
 
 
 def mismatch(value: Any, kind: Any, place: str = "it") -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, regular, text_of
 
 _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they are long
 
@@ -49,7 +49,7 @@ class Sample(_Item, total=False):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises `DataError` where it is torn, or none that has these facts."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error}). Run again, or remove it.") from error
     if wrong := mismatch(content, Facts):
@@ -89,7 +89,7 @@ def read_samples(file: Path) -> list[dict[str, Any]]:
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank."""
     try:
-        with file.open(encoding="utf-8") as lines:
+        with regular(file).open(encoding="utf-8") as lines:
             yield from ((i, line) for i, line in enumerate(lines, start=1) if line.strip())
     except UNREADABLE as error:
         raise DataError(f"{file} cannot be read ({error}). Evaluate again.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -83,7 +82,9 @@ class Rehearsal:
 
     def learn(self, tasks: dict[str, Any]) -> None:
         """Count the documents of tasks, and how often each is answered."""
-        chosen, limit = _chosen(self.command.namespace), self.command.namespace.limit
+        from nabla_eval.harness.command import chosen_documents
+
+        chosen, limit = chosen_documents(self.command.namespace), self.command.namespace.limit
         for name, task in tasks.items():
             own = len((chosen or {}).get(name, ()))
             self.documents[name] = own or _documents(len(task.eval_docs), limit)
@@ -167,19 +168,13 @@ def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
 
 def _first_documents(namespace: Namespace) -> Namespace:
     """The same options with one document of each task; lm-eval refuses --samples with --limit."""
-    chosen = _chosen(namespace)
+    from nabla_eval.harness.command import chosen_documents
+
+    chosen = chosen_documents(namespace)
     if chosen is not None:
         first = {task: places[:1] for task, places in chosen.items()}
         return Namespace(**{**vars(namespace), "samples": first})
     return Namespace(**{**vars(namespace), "limit": 1})
-
-
-def _chosen(namespace: Namespace) -> dict[str, list[int]] | None:
-    """The documents that --samples names, as JSON or as a file of it; lm-eval reads both."""
-    chosen = namespace.samples
-    if isinstance(chosen, str):
-        chosen = json.loads(Path(chosen).read_text(encoding="utf-8"))
-    return chosen
 
 
 def estimate(folder: Path, rehearsal: Rehearsal) -> list[Estimate]:

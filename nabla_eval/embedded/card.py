@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 
 CARD = "card.json"
 README = "README.md"
@@ -70,7 +70,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"No model card at {path}. Train a pair with `nabla-eval embedded train --output DIR`."
         )
     try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        card: dict[str, Any] = json.loads(text_of(path))
         wrong = mismatch(card, dict[str, Any])
     except UNREADABLE as error:
         card, wrong = {}, str(error)

@@ -27,6 +27,7 @@ from nabla_eval.embedded.policy import PolicyRecipe, one_thread, train_policy
 from nabla_eval.embedded.reward import RewardRecipe, train_reward
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, save_tokenizer
 from nabla_eval.errors import ConfigError
+from nabla_eval.structure import text_of
 
 Stage = Callable[[str, int], Callable[[int, float], None]]  # (title, steps) -> report(step, loss)
 
@@ -100,10 +101,16 @@ def _load_policy(output: Path) -> tuple[Any, dict[str, Any]]:
         raise ConfigError(
             f"No policy at {folder}. Train it first (--policy-only), or leave out --reward-only."
         )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    facts: dict[str, Any] = json.loads(known[0].read_text())
-    if known[0].name == CARD:  # a copy of a finished pair, such as the shipped one
-        facts = {k: v for k, v in facts["policy"].items() if k not in _DESCRIBED}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        facts: dict[str, Any] = json.loads(text_of(known[0]))
+        if known[0].name == CARD:  # a copy of a finished pair, such as the shipped one
+            facts = {k: v for k, v in facts["policy"].items() if k not in _DESCRIBED}
+    except Exception as error:  # whatever the readers of its files make of foreign bytes
+        raise ConfigError(
+            f"The policy at {folder} cannot be read: {type(error).__name__}: {error}. Train it "
+            "again (--policy-only)."
+        ) from error
     return model, facts
 
 

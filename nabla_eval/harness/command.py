@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from unittest.mock import patch
 
 import yaml
@@ -22,7 +23,7 @@ from nabla_eval.harness.lmeval import files_of, indexing_only
 from nabla_eval.harness.preflight import as_dict
 from nabla_eval.harness.register import NAME
 from nabla_eval.harness.tasks import list_tasks, tasks_path
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 from nabla_eval.traces.manifest import Manifest
 
 TASK = "nabla_countdown"
@@ -176,7 +177,7 @@ def _stored(config: str | None) -> dict[str, Any]:
     if config is None:
         return {}
     try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(config))
     except (*UNREADABLE, yaml.YAMLError) as error:
         raise ConfigError(f"--config {config} cannot be read: {error}. Try a YAML file.") from error
     if wrong := mismatch(content, _Stored):
@@ -192,8 +193,26 @@ def _refuse(namespace: Namespace, stored: Mapping[str, Any]) -> None:
             f"--model {other}: this command runs --model {NAME}. Leave --model out, or try "
             f"`lm_eval --model {other} ...`."
         )
+    chosen_documents(namespace)
     if namespace.output_path is not None or stored.get("output_path") is not None:
         raise ConfigError("--output_path is filled in. Choose the folder with --output.")
+
+
+def chosen_documents(namespace: Namespace) -> dict[str, list[int]] | None:
+    """The documents that --samples names, as JSON or as a file of it; lm-eval reads both.
+
+    Raises `ConfigError` for anything else.
+    """
+    chosen = namespace.samples
+    try:
+        if isinstance(chosen, str):
+            chosen = json.loads(text_of(chosen))
+        wrong = mismatch(chosen, dict[str, list[int]] | None, "--samples")
+    except UNREADABLE as error:
+        wrong = f"--samples {chosen!r} is neither JSON nor a file of it ({error})"
+    if wrong:
+        raise ConfigError(f"{wrong}. Try --samples '{{\"nabla_countdown\": [0, 1]}}'.")
+    return cast("dict[str, list[int]] | None", chosen)
 
 
 def _seed(namespace: Namespace, options: dict[str, Any], seed: str | None) -> None:

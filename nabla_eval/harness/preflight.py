@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -58,7 +57,9 @@ def _stored(config: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
-    return dict(yaml.safe_load(Path(config).read_text(encoding="utf-8")))
+    from nabla_eval.structure import text_of
+
+    return dict(yaml.safe_load(text_of(config)))
 
 
 def _merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:

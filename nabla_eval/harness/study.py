@@ -34,6 +34,7 @@ from nabla_eval.harness.arguments import COMMON_NAMES, Arguments, read
 from nabla_eval.harness.evaluation import Settings
 from nabla_eval.harness.folder import manifest_of
 from nabla_eval.methods.registry import METHODS, option_names
+from nabla_eval.structure import text_of
 from nabla_eval.traces.manifest import Manifest
 
 KEYS = (
@@ -133,7 +134,7 @@ class _Loader(yaml.SafeLoader):
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(text_of(file), Loader=_Loader)
     except FileNotFoundError:
         raise DataError(f"There is no file {file}. Give the YAML file of a sweep.") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:

@@ -14,7 +14,7 @@ import yaml
 import nabla_eval
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import SETS
-from nabla_eval.structure import UNREADABLE
+from nabla_eval.structure import UNREADABLE, text_of
 
 _INSTALLED = Path("share", "nabla_eval", "tasks")  # pyproject.toml: shared-data
 
@@ -78,7 +78,7 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix} {nod
 def _read(file: Path) -> TaskFile | None:
     """The task or group in a file; None for a file that others include."""
     try:
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        config = yaml.load(text_of(file), Loader=_Loader)
     except (*UNREADABLE, yaml.YAMLError) as error:
         raise DataError(f"{file} cannot be read: {error}. Mend it, or remove it.") from error
     if not isinstance(config, dict):

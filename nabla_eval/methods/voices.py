@@ -14,7 +14,7 @@ from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.answers import sigmoid
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
-from nabla_eval.structure import UNREADABLE
+from nabla_eval.structure import UNREADABLE, text_of
 from nabla_eval.thought import spoken as after_thoughts
 
 # Prompt files and what each fills in.
@@ -67,7 +67,7 @@ def _read(name: str, folder: str | None) -> str:
     if folder is not None and (Path(folder) / f"{name}.txt").is_file():
         file = Path(folder) / f"{name}.txt"
         try:
-            return file.read_text(encoding="utf-8").strip()
+            return text_of(file).strip()
         except UNREADABLE as error:
             raise ConfigError(
                 f"prompts: {file} cannot be read: {error}. Save it as UTF-8."

@@ -37,7 +37,7 @@ def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
             f"Another process is writing to {folder} at this moment. Wait until it has ended (the "
             "same command then continues from what it did), or choose another folder."
         ) from None
-    except (NotImplementedError, OSError) as error:
+    except (NotImplementedError, OSError, ValueError) as error:  # ValueError: a NUL in the name
         if not _unsupported(error):
             raise DataError(f"Cannot write {folder}: {error}. Choose another folder.") from error
         LOGGER.warning("%s cannot be locked (%s): let no two runs write to it.", folder, error)

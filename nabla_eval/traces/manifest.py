@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 from nabla_eval.traces.schema import complete
 
 FILE = "run.json"
@@ -54,7 +54,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     """
     path = Path(folder) / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
     except FileNotFoundError:
         return None
     except UNREADABLE as error:

@@ -16,6 +16,7 @@ from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
 from nabla_eval.structure import mismatch
 from nabla_eval.traces.schema import (
     READABLE,
+    LedgerRecord,
     Record,
     complete,
     identifier,
@@ -138,7 +139,8 @@ def _named(models: Mapping[str, Any]) -> dict[str, Any]:
 
 def restore(record: Record) -> Outcome:
     """The outcome that a record was made from."""
-    ledger = {k: v for k, v in record["ledger"].items() if k != "model_calls"}
+    known = {field.name for field in dataclasses.fields(Ledger)}
+    ledger = {name: value for name, value in record["ledger"].items() if name in known}
     values: dict[str, Any] = dict(record["outcome"])
     return Outcome(
         **{**values, "tokens": tuple(values["tokens"])},
@@ -235,8 +237,13 @@ def parse(line: bytes, file: Path, number: int) -> Record:
             f"{file}:{number} has schema {record['schema']!r}; this version reads {known}. "
             "Read it with the version of nabla_eval that wrote it, or run again."
         )
-    if wrong := mismatch(record, Record, "the record"):
-        raise DataError(f"{file}:{number}: {wrong}. Run again.")
+    ledger = record.get("ledger")
+    wrong = mismatch(record, Record, "the record") or mismatch(ledger, LedgerRecord, "its ledger")
+    if wrong:
+        raise DataError(
+            f"{file}:{number} is no trace record of this version ({wrong}). Remove the line to run "
+            "its problem again."
+        )
     complete(record)
     return record  # type: ignore[return-value]
 
@@ -253,6 +260,9 @@ def _files(path: Path) -> list[Path]:
     files = _shards(path) if os.path.isdir(path) else [path]
     if not files or not os.path.exists(path):
         raise DataError(f"No trace at {path}. Give a folder that was a run's trace_dir=.")
+    for file in files:
+        if not os.path.isfile(file):
+            raise DataError(f"{file} is not a regular file. Remove it, or give another folder.")
     return files
 
 

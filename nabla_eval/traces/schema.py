@@ -119,6 +119,19 @@ class OutcomeRecord(_Outcome, total=False):
     certified: int  # older records have none
 
 
+class LedgerRecord(TypedDict):
+    """What reports read of `cost.Ledger`; what it counts besides came later, or is not read."""
+
+    model_calls: float
+    generated_tokens: float
+    gradient_passes: float
+    scorings: float
+    speculative_tokens: float
+    speculative_scorings: float
+    speculative_passes: float
+    flops: float
+
+
 class Profile(TypedDict):
     """One response token by token."""
 

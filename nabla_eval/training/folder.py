@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 from nabla_eval.training.data import DataFacts
 
 OPTIONS = "options.json"
@@ -95,7 +95,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = json.loads(text_of(path))
         wrong = mismatch(options, dict[str, Any])
     except UNREADABLE as error:
         options, wrong = {}, str(error)
@@ -129,7 +129,7 @@ def _latest(folder: Path) -> Path | None:
 def _complete(checkpoint: Path) -> bool:
     """transformers writes trainer_state.json last, so a whole one says that the rest is there."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads(text_of(checkpoint / "trainer_state.json"))
     except UNREADABLE:
         return False
     return True

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from nabla_eval.embedded.countdown import problems
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
-from nabla_eval.structure import UNREADABLE
+from nabla_eval.structure import UNREADABLE, text_of
 from nabla_eval.training.countdown import one_solution
 
 PROBLEM = ("problem", "prompt", "question")
@@ -177,8 +177,8 @@ def open_rows(name: str, *, split: str = "train", size: int | None = None, seed:
 def _lines(path: Path) -> Iterator[Example]:
     """Examples of a JSON Lines file; every line must be an object with a problem."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = text_of(path)
+    except UNREADABLE as error:
         raise DataError(f"Cannot read {path}: {error}. Give a JSON Lines file in UTF-8.") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import yaml
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 
 LARGEST = 50_000  # answers of a benchmark; GRIM looks at each number of right ones
 MOST_RUNS = 64
@@ -98,7 +98,7 @@ def read_printed(file: str | Path) -> dict[str, Any]:
     """The YAML or JSON file of printed figures. Raises `DataError` for what cannot be used."""
     file = Path(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(file))
     except (*UNREADABLE, yaml.YAMLError) as error:
         raise DataError(f"{file} cannot be read: {error}. It is YAML or JSON.") from error
     wrong = mismatch(content, Printed) or _inside(content)

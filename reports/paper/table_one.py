@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 
 
 class _Run(TypedDict):
@@ -106,7 +106,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text_of(file))
     except UNREADABLE as error:
         raise DataError(f"{file} cannot be read: {error}. Run that study again.") from error
     if wrong := mismatch(content, _Study):

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.items import Item, answering, item, items_hash, wording
 from nabla_eval.harness.problems.sets import ProblemSet
-from nabla_eval.structure import UNREADABLE, mismatch
+from nabla_eval.structure import UNREADABLE, mismatch, text_of
 
 VARIABLE = "NABLA_DATA"
 MANIFEST = "nabla_data.json"
@@ -91,7 +91,7 @@ def _absent(folder: Path, problems: ProblemSet) -> str:
 
 def _rows(file: Path) -> Iterator[Any]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() also splits at U+2028
+        lines = text_of(file).split("\n")  # splitlines() also splits at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}. Fetch it anew.") from error
     for number, line in enumerate(lines, 1):
@@ -136,7 +136,7 @@ def manifest(folder: Path) -> dict[str, Entry]:
     if not os.path.isfile(file):
         return {}
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(text_of(file))
         wrong = mismatch(entries, dict[str, Entry])
     except UNREADABLE as error:
         entries, wrong = {}, str(error)

@@ -1,0 +1,85 @@
+"""Pipes, devices, folders and loops of links in place of files: refused, and never waited for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from run_folders import record, write_run
+
+from nabla_eval.cli.main import main
+from nabla_eval.embedded import WEIGHTS
+from nabla_eval.harness.problems.sets import SETS
+
+MAKE: dict[str, Callable[[Path], None]] = {
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "loop": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.fixture(params=MAKE)
+def irregular(request: pytest.FixtureRequest) -> Callable[[Path], Path]:
+    def put(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        MAKE[request.param](path)
+        return path
+
+    return put
+
+
+def refused(*words: object) -> None:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert isinstance(result.exception, SystemExit) and result.exit_code, result.output
+    assert result.output and "Traceback" not in result.output
+
+
+def test_files_named_on_the_command_line(irregular: Callable[[Path], Path], tmp_path: Path) -> None:
+    file = irregular(tmp_path / "file.jsonl")
+    refused("sweep", file, "--dry-run")
+    refused("report", "paper", file)
+    refused("train", "sft", "--data", file, "--output", tmp_path / "out")
+    refused("run", "--config", file, "--dry-run")
+    refused("run", "--samples", file, "--dry-run")
+    refused("check-pair", file, file)
+    refused("report", "accuracy", file)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "model/results*", "model/samples*", "trace-rank0.jsonl"]
+)
+def test_files_of_a_run(irregular: Callable[[Path], Path], tmp_path: Path, name: str) -> None:
+    home = write_run(tmp_path / "run", [record(0)], [1.0])
+    irregular(next(iter(home.glob(name)), home / name))
+    for words in (["trace", "show", home, "0"], ["report", "accuracy", home]):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert isinstance(result.exception, SystemExit | None), result.exception
+        assert result.exit_code == 0 or result.stderr.startswith(("Error: ", "Warning: "))
+
+
+def test_files_of_other_folders(irregular: Callable[[Path], Path], tmp_path: Path) -> None:
+    irregular(tmp_path / "pair" / "card.json")
+    refused("embedded", "card", tmp_path / "pair")
+    irregular(tmp_path / "problems" / SETS["aime24"].file)
+    refused("data", "check", tmp_path / "problems")
+    irregular(tmp_path / "out" / "options.json")
+    refused("train", "sft", "--output", tmp_path / "out", "--resume", "--size", "8")
+
+
+@pytest.mark.parametrize("content", ["", "[", '{"policy": 5}'])
+def test_a_policy_to_start_from_that_is_damaged(tmp_path: Path, content: str) -> None:
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "config.json").write_bytes((WEIGHTS / "policy" / "config.json").read_bytes())
+    (tmp_path / "card.json").write_text(content)
+    refused("embedded", "train", "--output", tmp_path, "--reward-only")
+
+
+@pytest.mark.parametrize("chosen", ["no-file", "x" * 500, '{"a": 1}', '{"a": ["x"]}', "[1]"])
+def test_documents_that_are_chosen_as_something_else(chosen: str) -> None:
+    refused("run", "--samples", chosen, "--dry-run")
