@@ -240,10 +240,7 @@ def parse(line: bytes, file: Path, number: int) -> Record:
     ledger = record.get("ledger")
     wrong = mismatch(record, Record, "the record") or mismatch(ledger, LedgerRecord, "its ledger")
     if wrong:
-        raise DataError(
-            f"{file}:{number} is no trace record of this version ({wrong}). Remove the line to run "
-            "its problem again."
-        )
+        raise DataError(f"{file}:{number}: {wrong}. Run again.")
     complete(record)
     return record  # type: ignore[return-value]
 
