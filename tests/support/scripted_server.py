@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from nabla_eval.engine.completions import Server, ServerOptions
+from nabla_eval.errors import ServerError
+
 Answer = tuple[int, Any]  # status and body
+OK = b"HTTP/1.1 200 OK\r\n"
+Say = Callable[[socket.socket], None]  # what sends bytes
 
 
 @dataclass
@@ -128,3 +135,20 @@ def _request(connection: socket.socket) -> bytes:
             (line for line in head.lower().split(b"\r\n") if b"content-length" in line), b":0"
         )
         return head + stream.read(int(length.partition(b":")[2]))
+
+
+def connect(url: str, **options: Any) -> Server:
+    waited = options.pop("sleep", lambda seconds: None)
+    return Server(ServerOptions(**{"vllm_url": url, "vllm_attempts": 1, **options}), waited)
+
+
+def refusal(say: Say | bytes, **options: Any) -> str:
+    """The error that a server's bytes lead to, in its first answer."""
+    speak = say if callable(say) else lambda connection: connection.sendall(say)
+    with talking(speak) as wire, pytest.raises(ServerError) as error:
+        connect(wire.url, **options)
+    return str(error.value)
+
+
+def answering(body: bytes, head: bytes = b"") -> bytes:
+    return OK + head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
