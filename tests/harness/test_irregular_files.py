@@ -12,7 +12,9 @@ from run_folders import record, write_run
 
 from nabla_eval.cli.main import main
 from nabla_eval.embedded import WEIGHTS
+from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import SETS
+from nabla_eval.traces.lock import sole_writer
 
 MAKE: dict[str, Callable[[Path], None]] = {
     "pipe": lambda path: os.mkfifo(path),
@@ -83,3 +85,8 @@ def test_a_policy_to_start_from_that_is_damaged(tmp_path: Path, content: str) ->
 @pytest.mark.parametrize("chosen", ["no-file", "x" * 500, '{"a": 1}', '{"a": ["x"]}', "[1]"])
 def test_documents_that_are_chosen_as_something_else(chosen: str) -> None:
     refused("run", "--samples", chosen, "--dry-run")
+
+
+def test_a_name_with_a_nul_is_refused_where_writing_begins(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Cannot write"), sole_writer(tmp_path / "a\0b"):
+        pass
