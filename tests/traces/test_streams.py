@@ -172,8 +172,8 @@ def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"drafts": [5]}, {"candidates": [{}]}, {"outcome": {"text": "4"}}, {"ledger": 3}, {"ledger": {"model_calls": 1}},
-     {"prompt": None}, {"drafts": 7}],
+    [{"drafts": [5]}, {"candidates": [{}]}, {"outcome": {"text": "4"}}, {"ledger": 3},
+     {"ledger": {"model_calls": 1}}, {"prompt": None}, {"drafts": 7}],
 )  # fmt: skip
 def test_parts_that_no_trace_has_are_refused_by_line(
     tmp_path: Path, change: dict[str, Any]
