@@ -23,7 +23,7 @@ from hostile_world import TEXTS, World, attack
 
 from nabla_eval.cli.main import COMMANDS, main
 
-CASES, SEED = int(os.environ.get("NABLA_FUZZ", 160)), int(os.environ.get("NABLA_FUZZ_SEED", 0))
+CASES, SEED = int(os.environ.get("NABLA_FUZZ", 130)), int(os.environ.get("NABLA_FUZZ_SEED", 0))
 REACHED = 77  # exit status where a command would begin to compute
 SECONDS = 60.0  # of processor time, for one command
 # Where commands begin to compute with models, for minutes: they are tried up to there.
@@ -148,7 +148,7 @@ def attempt(
     """Try one drawn command on one drawn attack; returns the command and its exit code."""
     draw = random.Random(SEED + case)
     name, command = commands[case] if case < len(commands) else draw.choice(commands)
-    while draw.random() > SELDOM.get(name, 1.0):
+    while case >= len(commands) and draw.random() > SELDOM.get(name, 1.0):
         name, command = draw.choice(commands)
     words = arguments(name, command, world, out, draw)
     near = [path for path in world.files() if any(str(path).startswith(w) for w in words)]
