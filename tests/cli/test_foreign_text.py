@@ -104,7 +104,7 @@ def test_every_string_of_a_run_folder_at_once(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in (f"a{HOSTILE[:9]}", "b"):
         records = [spoiled_record(each) for each in told_records()]
-        samples = [sample(doc, 1.0, seen=HOSTILE) for doc in range(3)]
+        samples = [sample(doc, float(name == "b"), seen=HOSTILE) for doc in range(3)]
         samples = [{**each, "doc": {HOSTILE: HOSTILE}, "target": HOSTILE} for each in samples]
         write_run(runs / name, records, [], samples=samples)
         manifest = {**MANIFEST, "name": name + HOSTILE, "versions": {HOSTILE: HOSTILE}}
@@ -298,7 +298,7 @@ def answers() -> list[bytes]:
     raw = HOSTILE.replace("\r", "").encode()
     found = [start + raw + b"\r\n\r\n" for start in (b"HTTP/1.1 404 ", b"HTTP/1.1 ", b"")]
     texts = [each if each is HOSTILE else json.dumps(each, ensure_ascii=False) for each in BODIES]
-    for status in ("200 OK", "400 ", "401 ", "404 ", "500 ", "302 "):
+    for status in ("200 OK", "400 ", "401 ", "404 ", "503 ", "302 "):
         for text in texts:
             head = b"Location: http://127.0.0.1:9/" + raw + b"\r\nContent-Type: " + raw
             size = b"\r\nContent-Length: %d\r\n\r\n" % len(text.encode())
