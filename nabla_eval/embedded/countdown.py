@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from nabla_eval.errors import ConfigError
@@ -216,9 +217,22 @@ def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[P
 
 
 def test_problems(n: int, numbers: int = 3, seed: int = 0) -> list[dict[str, Any]]:
-    """The first n test problems as documents with the keys prompt, numbers and target."""
-    drawn = problems(n, "test", numbers=numbers, seed=seed)
+    """The first n test problems as documents with the keys prompt, numbers and target.
+
+    The first 1600 of seed 0 are read from `held_out/`: drawing them takes seconds in every run.
+    """
+    drawn = _held_out(numbers)[:n] if seed == 0 else []
+    if len(drawn) < n:
+        drawn = problems(n, "test", numbers=numbers, seed=seed)
     return [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in drawn]
+
+
+def _held_out(numbers: int) -> list[Problem]:
+    """The beginning of `problems(n, "test", numbers=numbers)`; empty where no file has it."""
+    file = Path(__file__).with_name("held_out") / f"{numbers}.txt"
+    if not file.is_file():
+        return []
+    return [Problem.from_prompt(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from nabla_eval.embedded.countdown import test_problems, verify
@@ -13,18 +12,13 @@ PROBLEMS = 1200
 
 
 def dataset(*, countdown_numbers: int = 3, **others: Any) -> dict[str, Any]:
-    """The test split, made on the spot: no file, no network, the same on every machine.
+    """The test split: no network, the same on every machine.
 
     lm-eval passes `dataset_kwargs` and, among them, all model arguments, which do not matter here.
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(_problems(countdown_numbers))}
-
-
-@cache  # drawing them takes seconds, and comparisons load the task once per method
-def _problems(numbers: int) -> list[dict[str, Any]]:
-    return test_problems(PROBLEMS, numbers=numbers, seed=0)
+    return {"test": Dataset.from_list(test_problems(PROBLEMS, numbers=countdown_numbers))}
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:

@@ -184,6 +184,24 @@ def test_test_problems_are_many_distinct_and_solvable(numbers: int) -> None:
     assert len(seen) == 1600
 
 
+@pytest.mark.parametrize("numbers", [3, 4])
+def test_test_problems_are_kept_and_not_drawn(
+    numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every run loads 1200 of them, which took 416,000 draws."""
+    drawn = [p.prompt for p in countdown.problems(1600, "test", numbers=numbers)]
+    monkeypatch.delattr(countdown, "_draw")
+    kept = [document["prompt"] for document in countdown.test_problems(1600, numbers=numbers)]
+    assert kept == drawn
+    with pytest.raises(NameError):
+        countdown.test_problems(2, numbers=numbers, seed=1)
+
+
+def test_more_test_problems_than_are_kept_are_drawn() -> None:
+    more = countdown.test_problems(1601, numbers=4)
+    assert len(more) == 1601 and more[:1600] == countdown.test_problems(1600, numbers=4)
+
+
 def test_splits_are_disjoint_whatever_the_order_of_the_numbers() -> None:
     drawn = {
         split: {p.canonical for p in countdown.problems(300, split)}

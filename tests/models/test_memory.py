@@ -18,6 +18,7 @@ from nabla_eval.requests import Frame
 from nabla_eval.testing import tiny_tokenizer
 
 TOKENS = 24
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,8 @@ def kept_by_autograd(family: str, layers: int, use: Use, dtype: torch.dtype) -> 
 def test_what_autograd_keeps_to_the_byte(
     family: str, dtype: torch.dtype, batch: int, before: int
 ) -> None:
+    if batch == 1 and before == 0 and TORCH < (2, 13):
+        pytest.skip("this torch has no fused attention for grouped heads on a CPU: it keeps weights")
     use = Use(TOKENS, batch, dtype.itemsize, before)
     one, shape = kept_by_autograd(family, 1, use, dtype)
     three, _ = kept_by_autograd(family, 3, use, dtype)
