@@ -15,6 +15,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from nabla_eval.cli.loading import load
 from nabla_eval.cli.quiet import quiet
 from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import DataError
@@ -87,6 +88,7 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     console = Screen()
     command = ["nabla-eval", "demo", "--limit", limit, "--batch-size", batch_size, "--seed", seed]
     began = time.perf_counter()
+    load()
     kept = f"the answers so far are in {output}; the same command starts over, to time each method."
     with stoppable(lambda: kept), quiet(output / "log.txt"):
         study = _Study(console, output, limit, batch_size, seed, device)

@@ -105,6 +105,7 @@ def run(
           --set reward=Skywork/Skywork-Reward-V2-Qwen3-4B
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
+    from nabla_eval.cli.loading import load
     from nabla_eval.cli.rehearsal import rehearse
     from nabla_eval.harness.command import compose
     from nabla_eval.harness.folder import claim, first_rank
@@ -117,6 +118,7 @@ def run(
     manifest["name"] = name or folder.name
     if dry_run:
         with stoppable(lambda: "A dry run keeps no answers."):
+            load()
             rehearse(command, manifest, folder)
         return
     if not first_rank():
@@ -127,6 +129,7 @@ def run(
             claimed = claim(folder, manifest)
             announce(folder, claimed)
             if claimed.state != "done":
+                load()
                 manifest = command.execute(folder, manifest)
         summarise(folder, claimed.before if claimed.state == "done" else manifest)
 

@@ -27,8 +27,8 @@ def test_gradients_are_float32_finite_and_close() -> None:
     coarse, value = rows(torch.bfloat16)
     fine, expected = rows(torch.float32)
     assert coarse.dtype == torch.float32 and bool(coarse.isfinite().all())
-    # bfloat16 keeps 8 bits: 0.4 % a rounding. Two models of four layers round some ten times a layer,
-    # up or down: the square root of 90 such steps, 4 %. Kernels differ in which steps they round.
+    # bfloat16 keeps 8 bits: 0.4 % a rounding. Two models of four layers round some ten times a
+    # layer, up or down: the square root of 90 such steps, 4 %. Kernels differ in what they round.
     assert torch.nn.functional.cosine_similarity(coarse, fine, dim=-1).min() > 0.98
     assert abs(value - expected) < 0.04 * max(1.0, abs(expected))
 

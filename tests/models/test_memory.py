@@ -62,7 +62,7 @@ def test_what_autograd_keeps_to_the_byte(
     family: str, dtype: torch.dtype, batch: int, before: int
 ) -> None:
     if batch == 1 and before == 0 and TORCH < (2, 13):
-        pytest.skip("this torch has no fused attention for grouped heads on a CPU: it keeps weights")
+        pytest.skip("without fused attention for grouped heads on a CPU, weights are kept")
     use = Use(TOKENS, batch, dtype.itemsize, before)
     one, shape = kept_by_autograd(family, 1, use, dtype)
     three, _ = kept_by_autograd(family, 3, use, dtype)
