@@ -37,11 +37,13 @@ def shared_arguments(setting: Setting) -> dict[str, Any]:
     from transformers import TrainingArguments
 
     recipe, cuda = setting.job.recipe, setting.device.type == "cuda"
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    known = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
     # transformers renamed it; the old name warns where there is the new one.
     recompute = next(
         name for name in ("activation_checkpointing", "gradient_checkpointing") if name in known
     )
+    # As a share of the steps it has a name of its own before transformers 5.
+    warmup = "warmup_ratio" if known.get("warmup_ratio") == 0.0 else "warmup_steps"
     return {
         "output_dir": str(setting.job.output / CHECKPOINTS),
         "seed": recipe.seed,
@@ -50,7 +52,7 @@ def shared_arguments(setting: Setting) -> dict[str, Any]:
         "max_steps": recipe.steps or -1,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup,  # below 1: a share of the steps
+        warmup: recipe.warmup,
         "weight_decay": recipe.weight_decay,
         "per_device_train_batch_size": recipe.rows // recipe.accumulate,
         "gradient_accumulation_steps": recipe.accumulate,

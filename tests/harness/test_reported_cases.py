@@ -146,7 +146,7 @@ def test_a_plain_prompt_has_one_bos(row: dict[str, Any], ask: Callable[..., Any]
 @pytest.mark.parametrize("row", rows("GRPO ends at every EOS"))
 def test_grpo_ends_at_every_end_token(row: dict[str, Any]) -> None:
     """TRL's own list, in which its generation stops and its loss ends."""
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", minversion="1.15")
     import inspect
 
     from trl import GRPOTrainer
