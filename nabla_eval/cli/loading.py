@@ -18,9 +18,9 @@ def load() -> None:
 
     Elsewhere nothing is printed or imported: whoever needs a module imports it.
     """
-    from rich.console import Console
+    from nabla_eval.cli.screen import Screen
 
-    console = Console(stderr=True)
+    console = Screen(err=True)
     if not console.is_terminal:
         return
     with console.status("Loading ...") as status:
