@@ -58,11 +58,14 @@ class GroupRelativePolicyOptimisation:
             loss_type=recipe.loss,
             scale_rewards=recipe.scale,
         )
+        tokenizer = setting.checkpoint.tokenizer
+        # Before transformers 5 tokenizers also give token types, which policies do not take.
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
         return GRPOTrainer(
             model=model,
-            reward_funcs=reward_function(setting.verifier, setting.checkpoint.tokenizer),
+            reward_funcs=reward_function(setting.verifier, tokenizer),
             args=args,
             train_dataset=Dataset.from_list(rows),
-            processing_class=setting.checkpoint.tokenizer,
+            processing_class=tokenizer,
             peft_config=setting.peft,
         )

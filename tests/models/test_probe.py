@@ -280,6 +280,8 @@ def test_check_pair_says_how_batches_run(tmp_path: Path, name: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_model_that_cannot_run_is_refused_alike(tmp_path: Path) -> None:
     """Experts of this torch have no float64: in words, at load and in check-pair."""
+    if architectures.MAJOR < 5:
+        pytest.skip("experts run in float64 before transformers 5")
     policy, reward = saved(tmp_path / "p", "mixtral", F32), reward_folder(tmp_path / "r")
     with pytest.raises(ModelError, match="fails on a few tokens in float64: RuntimeError"):
         load_pair(policy, reward, dtype="float64")

@@ -7,6 +7,7 @@ from typing import Any
 import model_builders as build
 import pytest
 import torch
+from architectures import MAJOR
 
 from nabla_eval.errors import ModelError
 from nabla_eval.models.load import policy_from, reward_from
@@ -32,6 +33,8 @@ TOKENS = torch.tensor([[5, 3, 11, 2, 7]])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", POLICIES)
 def test_policy_is_its_head_on_its_base(family: str, tied: bool) -> None:
+    if family == "gemma3_text" and MAJOR < 5:
+        pytest.skip("refused before transformers 5: its class says nothing of its base")
     tokenizer = build.word_tokenizer()
     model = build.tiny("policy", tokenizer, family, tie_word_embeddings=tied, **POLICIES[family])
     policy = policy_from(model, tokenizer)

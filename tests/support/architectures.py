@@ -109,6 +109,7 @@ def options(name: str, rows: int) -> dict[str, Any]:
     return {**_SMALL, "vocab_size": rows, **OWN.get(name, {})}
 
 
+MAJOR = int(transformers.__version__.split(".")[0])
 # Before transformers 5 they had other caches, kernels, position ids or bases.
 SINCE_5 = {
     "bamba", "bloom", "cohere2", "falcon_h1", "falcon_mamba", "gemma3_text", "granitemoehybrid",
@@ -122,8 +123,7 @@ def architecture(
     """A model of the architecture with `rows` token ids: 0 is padding and 1 ends a text."""
     own = {**options(name, rows), **more}
     family = own.pop("family", name)
-    major = int(transformers.__version__.split(".")[0])
-    if family not in CONFIG_MAPPING or (family in SINCE_5 and major < 5):
+    if family not in CONFIG_MAPPING or (family in SINCE_5 and MAJOR < 5):
         pytest.skip(f"transformers {transformers.__version__} has no such {family}")
     config = AutoConfig.for_model(family, **own)
     chosen = {} if attention is None else {"attn_implementation": attention}

@@ -127,7 +127,9 @@ def test_the_loss_is_that_of_the_solution_and_its_end(tiny_policy: Path, tmp_pat
         chosen = choose(setting, backend).examples
         model = setting.checkpoint.load(torch.float32, torch.device("cpu"))
         trainer = backend.trainer(setting, chosen, model, shared_arguments(setting))
-        rows[chat] = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
+        # Older TRL makes the labels when it makes batches.
+        batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
+        rows[chat] = [(b["input_ids"][0].tolist(), b["labels"][0].tolist()) for b in batches]
         for (ids, labels), example in zip(rows[chat], chosen, strict=True):
             prompt = tokenizer(example.problem)["input_ids"]
             answer = [*tokenizer(example.solution)["input_ids"], EOS_ID]
