@@ -165,7 +165,7 @@ def test_commands_of_the_pages_parse(line: str) -> None:
         compose(rest, settings=dict(pair.split("=", 1) for pair in given.get("settings", [])))
 
 
-def test_the_examples_in_python_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_in_python_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [
         block
         for page in ("README.md", "docs/api.md", "docs/grading.md", "docs/statistics.md")
@@ -174,3 +174,5 @@ def test_the_examples_in_python_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) == 4
     for block in blocks:
         exec(compile(block, "docs", "exec"), {})
+        printed = capsys.readouterr().out.splitlines()
+        assert printed == re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
