@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "demo": Entry(
-        "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in a few minutes."
+        "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in under a minute."
     ),
     "report": Entry(
         "nabla_eval.cli.report:report",

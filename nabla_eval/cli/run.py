@@ -89,7 +89,7 @@ def run(
     dry_run: bool,
     **given: Any,
 ) -> None:
-    """Evaluate one method through lm-eval, into a folder that holds all there is to know of it.
+    """Evaluate one method through lm-eval, and keep everything about it in one run folder.
 
     Options that are not listed here are lm-eval's own and reach it untouched: --num_fewshot,
     --apply_chat_template, --model_args, ... (`lm_eval run --help`). Filled in are the model, the

@@ -135,7 +135,7 @@ def sft(**chosen: Any) -> None:
     """Fine-tune on solutions: cross-entropy of their tokens.
 
     Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
-    --exclude math500.jsonl --lora --output results/sft
+    --exclude problems/math500.jsonl --lora --output results/sft
     """
     from nabla_eval.training.sft import SupervisedFineTuning
 
@@ -175,7 +175,7 @@ def grpo(**chosen: Any) -> None:
     The reward is the evaluation's own grading; no reward model is involved.
 
     Example: nabla-eval train grpo --policy Qwen/Qwen2.5-7B --data numinamath-35k
-    --exclude math500.jsonl --lora --output results/grpo
+    --exclude problems/math500.jsonl --lora --output results/grpo
     """
     from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
     from nabla_eval.training.sources import COUNTDOWN
