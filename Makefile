@@ -92,7 +92,7 @@ sbom: $(STAMP) ## check that what is installed fits together, and list it in res
 	@mkdir -p results
 	$(AUDIT_VENV)/bin/cyclonedx-py environment --output-file results/sbom.json $(BIN)/python
 
-audit: sbom ## the same, and ask for known weaknesses (takes a network)
+audit: sbom ## the same, and look for known vulnerabilities (needs a network)
 	@echo "Known weaknesses are asked for over the network:"
 	$(AUDIT_VENV)/bin/pip-audit --skip-editable --path $$($(BIN)/python -c \
 		'import sysconfig; print(sysconfig.get_path("purelib"))')
