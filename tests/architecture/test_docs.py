@@ -14,7 +14,7 @@ import pytest
 from nabla_eval.cli.main import main
 from nabla_eval.config import Budget, Sampling, leaves
 from nabla_eval.harness.arguments import COMMON_NAMES
-from nabla_eval.harness.command import compose
+from nabla_eval.harness.command import Command, compose
 from nabla_eval.methods.registry import METHODS, option_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,16 @@ def commands() -> list[str]:
         for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
             lines = [line[2:].split("  #")[0] for line in block.splitlines() if line[:2] == "$ "]
             found += [line for line in lines if re.match(r"nabla-eval|.*\blm_eval --model", line)]
+        found += re.findall(
+            r"`(lm_eval --model nabla --[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        )
     return sorted(set(found))
+
+
+def has_models(command: Command) -> None:
+    """The embedded pair plays Countdown: on other tasks a command has to name models."""
+    countdown = all(task.startswith("nabla_countdown") for task in command.tasks)
+    assert countdown or command.model_args.get("pretrained"), command.tasks
 
 
 @pytest.mark.parametrize("line", commands())
@@ -149,7 +158,8 @@ def test_commands_of_the_pages_parse(line: str) -> None:
     words = shlex.split(line)
     if words[0] != "nabla-eval":
         line = re.sub(r",trace_dir=\w+| --output_path \w+", "", line)  # `compose` fills these in
-        compose(shlex.split(line.partition("--model nabla ")[2]))
+        assert "--tasks" in words and ("--tasks nabla" not in line or "--include_path" in words)
+        has_models(compose(shlex.split(line.partition("--model nabla ")[2])))
         return
     command: click.Command = main
     context = click.Context(main)
@@ -162,7 +172,8 @@ def test_commands_of_the_pages_parse(line: str) -> None:
         context = click.Context(found, parent=context, **found.context_settings)
     given, rest, _ = command.make_parser(context).parse_args(words)
     if command.name == "run":
-        compose(rest, settings=dict(pair.split("=", 1) for pair in given.get("settings", [])))
+        settings = dict(pair.split("=", 1) for pair in given.get("settings", []))
+        has_models(compose(rest, settings=settings, tasks=given.get("tasks", ())))
 
 
 def test_the_examples_in_python_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,3 +187,13 @@ def test_the_examples_in_python_print_what_they_say(capsys: pytest.CaptureFixtur
         exec(compile(block, "docs", "exec"), {})
         printed = capsys.readouterr().out.splitlines()
         assert printed == re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+
+
+def test_each_version_of_the_changelog_has_its_sections_once_and_in_order() -> None:
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    _, *versions = re.split(r"^## ", read("CHANGELOG.md"), flags=re.MULTILINE)
+    for version in versions:
+        sections = re.findall(r"^### (.*)$", version, re.MULTILINE)
+        assert sections == [name for name in order if name in sections]
+        starts = re.findall(r"^- (.{38})", version, re.MULTILINE)
+        assert len(starts) == len(set(starts))
