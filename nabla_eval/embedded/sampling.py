@@ -5,6 +5,7 @@ The engine has its own keyed sampler; this one needs nothing but torch and trans
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,10 +44,10 @@ def _rollout(
     model: Any, ids: Tensor, steps: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
     """Token ids [B, steps] drawn after prompts [B, P]; rows run on past their <eos>."""
-    cache, columns = None, []
+    name, cache, columns = cache_name(model), None, []
     for _ in range(steps):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = output.past_key_values, output.logits[:, -1]
+        output = model(input_ids=ids, **{name: cache}, use_cache=True, logits_to_keep=1)
+        cache, logits = getattr(output, name), output.logits[:, -1]
         if temperature == 0:
             ids = logits.argmax(dim=-1, keepdim=True)
         else:
@@ -54,6 +55,12 @@ def _rollout(
             ids = torch.multinomial(probabilities, 1, generator=generator)
         columns.append(ids)
     return torch.cat(columns, dim=1)
+
+
+def cache_name(model: torch.nn.Module) -> str:
+    """Return what a model calls its cache; from transformers 5.24 on all call it `cache`."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "cache_params") if name in taken), "past_key_values")
 
 
 def _until_eos(ids: list[int]) -> list[int]:

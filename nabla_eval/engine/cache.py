@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nabla_eval.engine.batching import positions
-from nabla_eval.models.probe import RowCache, is_plain
+from nabla_eval.models.probe import RowCache, cache_name, is_plain
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
 
@@ -173,7 +173,7 @@ class Joined:
             input_ids=ids,
             attention_mask=mask,
             position_ids=places,
-            past_key_values=self.cache,
+            **{cache_name(base): self.cache},
             use_cache=True,
         )
         self.advance(ids.shape[1])

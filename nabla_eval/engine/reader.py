@@ -19,6 +19,7 @@ from nabla_eval.dto.objective import embed_reward
 from nabla_eval.engine.cache import Joined, Past, Pasts, rows_of
 from nabla_eval.models.pair import Reward
 from nabla_eval.models.prefix import keepable, padded, places
+from nabla_eval.models.probe import cache_name
 
 Ids = tuple[int, ...]  # as `embed_reward` takes them
 
@@ -104,17 +105,18 @@ class Reader:
             columns = torch.arange(cache.width, device=mask.device)
             starts = cache.width - torch.tensor(lengths, device=mask.device)
             mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
+        name = cache_name(self.reward.base)
         output = self.reward.base(
             inputs_embeds=embed_reward(self.reward, ids),
             attention_mask=mask,
             position_ids=places(mask)[:, -width:],
-            past_key_values=None if cache is None else cache.cache,
+            **{name: None if cache is None else cache.cache},
             use_cache=True,
         )
         hidden = output.last_hidden_state
         states = [hidden[i, width - len(part) :] for i, part in enumerate(parts)]
         if cache is None:
-            found = rows_of(output.past_key_values, [len(part) for part in parts])
+            found = rows_of(getattr(output, name), [len(part) for part in parts])
             assert found is not None, "`keepable` promises plain layers on one device"
         else:
             cache.advance(width)

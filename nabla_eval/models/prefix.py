@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nabla_eval.embedded.sampling import cache_name
 from nabla_eval.models.probe import batching
 
 # Passes of one token through a model that a second call must spare: it costs about as much.
@@ -162,7 +163,7 @@ def forward(
             position_ids=places(mask),
             use_cache=True,
         )
-    layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    layers = [(layer.keys, layer.values) for layer in getattr(output, cache_name(base)).layers]
     past = Prefixes(layers, mask, output.last_hidden_state, owner)
     return extend(base, embed, rest, device, grad, past)
 
@@ -245,7 +246,7 @@ def extend(
         inputs_embeds=embeds,
         attention_mask=mask,
         position_ids=places(mask)[:, -width:],
-        past_key_values=None if prefixes is None else prefixes.cache(),
+        **{cache_name(base): None if prefixes is None else prefixes.cache()},
         use_cache=prefixes is not None,
     )
     return Pass(embeds, output.last_hidden_state, prefixes)

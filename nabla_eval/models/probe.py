@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from nabla_eval.embedded.sampling import cache_name
 from nabla_eval.terminal import LOGGER
 
 # Relative error of a token's last hidden state. Above rounding: models of float64 keep some
@@ -40,13 +41,11 @@ class Batching:
 
     rows: "padded" may differ in length, "equal" may not, "alone" share no batch.
     select: the cache's method that keeps some of its rows; None: the cache is not used.
-    cache: what the model calls its cache.
     plain: its layers hold keys and values of all tokens, and nothing else.
     """
 
     rows: Rows = "padded"
     select: str | None = _SELECTORS[0]
-    cache: str = "past_key_values"
     plain: bool = True
 
     @property
@@ -80,6 +79,9 @@ class RowCache:
 
     def __init__(self, base: torch.nn.Module, can: Batching | None = None) -> None:
         self.base, self.can = base, can or batching(base)
+        self.name = cache_name(base)
+        taken = inspect.signature(base.forward).parameters
+        self.recurrent = self.name != "past_key_values" and "position_ids" not in taken
         self.held: Any = None
         self.width = 0  # columns that were encoded
 
@@ -89,15 +91,15 @@ class RowCache:
         `mask` covers what is held too.
         """
         # Purely recurrent models have no mask for what is held, and lay one over the new ids only.
-        recurrent = self.can.cache == "cache_params" and self.held is not None
+        recurrent = self.recurrent and self.held is not None
         output = self.base(
             input_ids=ids,
             attention_mask=None if recurrent or self.can.rows != "padded" else mask,
             position_ids=positions,
             use_cache=True,
-            **{self.can.cache: self.held},
+            **{self.name: self.held},
         )
-        self.held = getattr(output, self.can.cache)
+        self.held = getattr(output, self.name)
         self.width += ids.shape[1]
         states: Tensor = output.last_hidden_state
         return states
@@ -136,8 +138,6 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
         can = replace(can, rows="equal")
     else:
         rows, wanted = rows[:1], wanted[:1]
-    if "cache_params" in inspect.signature(base.forward).parameters:
-        can = replace(can, cache="cache_params")
     for select in (*_SELECTORS, None):
         cache = RowCache(base, can := replace(can, select=select))
         if select is None or _agrees(functools.partial(_decoded, cache, rows), _left(wanted)):

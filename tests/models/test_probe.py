@@ -32,13 +32,12 @@ from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 WORDS = tiny_tokenizer(19)
 F32, F64 = torch.float32, torch.float64
 SELECT = "reorder_cache"
-HYBRID = Batching("padded", SELECT, "past_key_values", plain=False)
-RECURRENT = Batching("padded", SELECT, "cache_params", plain=False)
-APART = Batching("equal", SELECT, "past_key_values", plain=True)
+HYBRID = Batching("padded", SELECT, plain=False)  # and purely recurrent ones
+APART = Batching("equal", SELECT, plain=True)
 
 # Architecture, dtype, attention, and what the probe should find.
 CASES = [
-    ("qwen2", F64, None, Batching("padded", SELECT, "past_key_values", plain=True)),
+    ("qwen2", F64, None, Batching("padded", SELECT, plain=True)),
     ("qwen2_sw", F64, None, HYBRID),
     ("qwen3_next", F32, None, HYBRID),
     ("qwen3_5_text", F64, None, HYBRID),
@@ -48,16 +47,16 @@ CASES = [
     ("granitemoehybrid", F32, None, HYBRID),
     ("falcon_h1", F64, None, HYBRID),
     # Their single steps differ from their whole passes, by 5e-5 of a state and more.
-    ("nemotron_h", F64, None, Batching("padded", None, "past_key_values", plain=False)),
-    ("zamba2", F64, None, Batching("padded", None, "past_key_values", plain=False)),
+    ("nemotron_h", F64, None, Batching("padded", None, plain=False)),
+    ("zamba2", F64, None, Batching("padded", None, plain=False)),
     ("kimi_linear", F32, None, HYBRID),
-    ("mamba", F64, None, RECURRENT),
-    ("mamba2", F64, None, RECURRENT),
-    ("falcon_mamba", F64, None, RECURRENT),
-    ("minimax", F32, None, Batching("padded", None, "past_key_values", plain=False)),
-    ("recurrent_gemma", F64, None, Batching("equal", None, "past_key_values", plain=False)),
-    ("rwkv", F64, None, Batching("equal", None, "past_key_values", plain=False)),
-    ("gemma2", F64, "eager", Batching("equal", SELECT, "past_key_values", plain=False)),
+    ("mamba", F64, None, HYBRID),
+    ("mamba2", F64, None, HYBRID),
+    ("falcon_mamba", F64, None, HYBRID),
+    ("minimax", F32, None, Batching("padded", None, plain=False)),
+    ("recurrent_gemma", F64, None, Batching("equal", None, plain=False)),
+    ("rwkv", F64, None, Batching("equal", None, plain=False)),
+    ("gemma2", F64, "eager", Batching("equal", SELECT, plain=False)),
     ("qwen2", F64, "eager", APART),
     ("bloom", F64, "eager", APART),
     ("mpt", F64, "eager", APART),
