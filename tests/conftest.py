@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,13 @@ def real(shared_data: Path) -> Callable[[str], Any]:
     from transformers import AutoTokenizer
 
     return cache(lambda name: AutoTokenizer.from_pretrained(shared_data / "tokenizers" / name))
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals as a shell sets them, whoever started the tests: nohup and `&` ignore some."""
+    numbers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, usual) for number, usual in numbers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

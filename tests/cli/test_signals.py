@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from sittings import Sitting
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
 
 

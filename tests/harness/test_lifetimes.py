@@ -16,6 +16,8 @@ HEAD = """
 import os, sys, time
 from nabla_eval import stopping
 from nabla_eval.stopping import shielded, stoppable
+
+pytestmark = pytest.mark.usefixtures("usual_signals")
 """
 
 

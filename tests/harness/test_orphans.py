@@ -21,6 +21,8 @@ from sittings import Sitting
 from nabla_eval.traces import done, read
 from nabla_eval.traces.manifest import read_manifest
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 MOMENTS = int(os.environ.get("NABLA_MOMENTS", "1"))
 LIMIT, CELLS = 24, 3
 STUDY = f"""

@@ -16,6 +16,8 @@ from nabla_eval.harness import heartbeat
 from nabla_eval.harness.heartbeat import Heartbeat, Progress
 from nabla_eval.stopping import Terminated, stoppable, told
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_block_with_the_status_that_shells_know(
