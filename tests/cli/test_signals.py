@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from run_folders import record, write_run
 from sittings import Sitting
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
@@ -71,36 +73,45 @@ def test_train(number: int, tmp_path: Path) -> None:
     assert said.startswith("the same command with --resume goes on from checkpoint-")
 
 
+def reading(tmp_path: Path) -> Sitting:
+    """`report accuracy` while it reads a trace that takes it many seconds."""
+    folder = tmp_path / "run"
+    write_run(folder, [record(0, method="best_of_n", config={"n": 4})], [1.0])
+    (file,) = folder.glob("trace-rank*.jsonl")
+    file.write_bytes(file.read_bytes() * 100_000)
+    sitting = Sitting(tmp_path / "log", "report", "accuracy", str(folder))
+    opened = psutil.Process(sitting.process.pid).open_files
+    sitting.until(lambda: any(each.path == str(file) for each in opened()))
+    assert sitting.process.poll() is None, sitting.log.read_text()
+    return sitting
+
+
 @SIGNALS
 def test_report(number: int, tmp_path: Path) -> None:
-    """Hit while it reads: a pipe that says nothing is the largest of all files."""
-    os.mkfifo(file := tmp_path / "printed.yaml")
-    sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
-    with file.open("w"):  # which waits until it is read
-        assert stopped(sitting, number).startswith("the run folders are as they were; the same")
+    said = stopped(reading(tmp_path), number)
+    assert said.startswith("the run folders are as they were; the same")
 
 
 @SIGNALS
 def test_nohup_stays_in_force(number: int, tmp_path: Path) -> None:
     """What was ignored before the command began, as nohup does it, stops nothing."""
-    os.mkfifo(file := tmp_path / "printed.yaml")
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
+        sitting = reading(tmp_path)
     finally:
         signal.signal(number, before)
-    with file.open("w") as writer:
-        sitting.process.send_signal(number)
-        writer.write("nothing")
-    assert sitting.wait() == 1 and "Stopped" not in sitting.log.read_text()
+    sitting.process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        sitting.wait(1)
+    sitting.process.kill()
+    sitting.wait()
+    assert "Stopped" not in sitting.log.read_text()
 
 
 @SIGNALS
 def test_ctrl_c_after_a_signal_and_a_signal_after_ctrl_c(number: int, tmp_path: Path) -> None:
-    os.mkfifo(file := tmp_path / "printed.yaml")
-    sitting = Sitting(tmp_path / "log", "report", "paper", str(file))
-    with file.open("w"):
-        sitting.process.send_signal(signal.SIGINT)
-        sitting.process.send_signal(number)
-        assert sitting.wait() in (130, 128 + number)
+    sitting = reading(tmp_path)
+    sitting.process.send_signal(signal.SIGINT)
+    sitting.process.send_signal(number)
+    assert sitting.wait() in (130, 128 + number)
     assert sitting.log.read_text().count("Stopped: ") == 1
