@@ -153,15 +153,6 @@ def test_folders_of_a_sweep_that_hold_something_else(tmp_path: Path) -> None:
         shown(*arguments)
 
 
-def test_each_string_of_printed_figures(root: Path, tmp_path: Path) -> None:
-    sound = yaml.safe_load((root / "reports" / "paper" / "printed.yaml").read_text("utf-8"))
-    file = tmp_path / "printed.yaml"
-    for value in spoilings({key: some[:1] if isinstance(some, list) else some
-                            for key, some in sound.items()}):  # fmt: skip
-        file.write_text(yaml.safe_dump(value))
-        shown("report", "paper", file)
-
-
 def test_each_string_of_a_card(tmp_path: Path) -> None:
     for name in ("policy", "reward"):
         (tmp_path / name).symlink_to(WEIGHTS / name)

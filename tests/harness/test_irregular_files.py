@@ -44,7 +44,6 @@ def refused(*words: object) -> None:
 def test_files_named_on_the_command_line(irregular: Callable[[Path], Path], tmp_path: Path) -> None:
     file = irregular(tmp_path / "file.jsonl")
     refused("sweep", file, "--dry-run")
-    refused("report", "paper", file)
     refused("train", "sft", "--data", file, "--output", tmp_path / "out")
     refused("run", "--config", file, "--dry-run")
     refused("run", "--samples", file, "--dry-run")
