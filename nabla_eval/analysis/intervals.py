@@ -54,11 +54,14 @@ def unknown(clusters: int = 0, level: float = LEVEL) -> Estimate:
 
 
 def mean(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Mean of independent numbers with Student's t interval; no interval from a single one."""
+    """Mean of independent numbers with Student's t interval; no interval from a single one.
+
+    Unknown where one of them is no finite number.
+    """
     n = len(values)
-    if n == 0:
-        return unknown(level=level)
     array = np.asarray(values, dtype=float)
+    if n == 0 or not np.isfinite(array).all():
+        return unknown(n, level)
     value = float(array.mean())
     if n == 1:
         return Estimate(value, math.nan, math.nan, math.nan, 1, level)

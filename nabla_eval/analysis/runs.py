@@ -80,7 +80,8 @@ class Run:
 
         Greedy decoding has no option n and is one rollout: it too is None.
         """
-        return self.config.get("n")
+        n = self.config.get("n")
+        return n if type(n) is int and n > 0 else None
 
     @property
     def repeats(self) -> int:

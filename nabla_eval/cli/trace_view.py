@@ -107,7 +107,11 @@ def _stories(home: Path) -> Iterator[Story]:
 
 
 def _facts(home: Path) -> dict[str, str]:
-    first = next(stream(home))
+    manifest = read_manifest(home)
+    told = {} if manifest is None else {"command": manifest["command"]}
+    first = next(stream(home), None)
+    if first is None:  # a shard in which nothing is yet
+        return told
     facts = {
         "method": first["method"],
         "options": ", ".join(f"{k}={v}" for k, v in first["config"].items() if v is not None),
@@ -115,8 +119,7 @@ def _facts(home: Path) -> dict[str, str]:
         "reward model": str(first["models"].get("reward", MISSING)),
         "versions": ", ".join(f"{name} {v}" for name, v in first["versions"].items()),
     }
-    manifest = read_manifest(home)
-    return facts if manifest is None else {"command": manifest["command"], **facts}
+    return {**told, **facts}
 
 
 def problem_table(briefs: Sequence[Brief], width: int) -> Table:

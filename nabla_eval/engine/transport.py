@@ -45,20 +45,29 @@ def exchange(
     parts, deadline = urlsplit(url), time.monotonic() + 2 * timeout
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    with closing(kind(str(parts.hostname), parts.port, timeout=timeout)) as connection:
+    # Without a port, `http.client` would look for one in an IPv6 address.
+    port = parts.port or kind.default_port
+    with closing(kind(str(parts.hostname), port, timeout=timeout)) as connection:
         data = None if body is None else json.dumps(body).encode()
         sent = {**headers, "Content-Type": "application/json", "Connection": "close"}
         connection.request("GET" if data is None else "POST", parts.path + path, data, sent)
         wire = _Wire(connection.sock, room, timeout, deadline)
         response = http.client.HTTPResponse(wire)  # type: ignore[arg-type]
-        response.begin()
-        if response.status != 200:
-            return Reply(response.status, response.headers, response.read(_PIECE))
-        # By pieces: a length that the server only claims must reserve no memory.
-        whole = b"".join(iter(lambda: response.read(_PIECE), b""))
-        if response.length:
-            raise http.client.IncompleteRead(whole, response.length)
-        return Reply(response.status, response.headers, whole)
+        try:
+            return _read(response)
+        except ValueError as error:  # a chunk of negative length, say
+            raise http.client.HTTPException(str(error)) from error
+
+
+def _read(response: http.client.HTTPResponse) -> Reply:
+    response.begin()
+    if response.status != 200:
+        return Reply(response.status, response.headers, response.read(_PIECE))
+    # By pieces: a length that the server only claims must reserve no memory.
+    whole = b"".join(iter(lambda: response.read(_PIECE), b""))
+    if response.length:
+        raise http.client.IncompleteRead(whole, response.length)
+    return Reply(response.status, response.headers, whole)
 
 
 class _Wire(io.RawIOBase):

@@ -52,7 +52,8 @@ _NUMERALS = {word: str(value) for value, word in enumerate(_COUNTING.split(), st
 _BASE = rf"(?:base[- ]?)?([0-9]{{1,2}}|{'|'.join(_NUMERALS)})"
 _SUBSCRIPT = re.compile(rf"_ ?\{{[\s(]*{_BASE}[\s)]*\}}")
 _IN_BASE = re.compile(
-    rf"([0-9A-F]+) ?\(? ?(?:(?:in )?base[- ]?([0-9]{{1,2}}|{'|'.join(_NUMERALS)}))[\s)]*\Z"
+    rf"(?<![0-9A-F])([0-9A-F]+) ?\(? ?"
+    rf"(?:(?:in )?base[- ]?([0-9]{{1,2}}|{'|'.join(_NUMERALS)}))[\s)]*\Z"
 )
 
 _PHRASES = {

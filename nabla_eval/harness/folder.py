@@ -147,7 +147,13 @@ def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float)
     Raises `DataError` where lm-eval's files or the traces are missing.
     """
     results, _ = files_of(folder, ())
-    about = json.loads(results.read_text(encoding="utf-8"))["config"].get("nabla", {})
+    try:
+        about = json.loads(results.read_text(encoding="utf-8"))["config"].get("nabla", {})
+    except (ValueError, LookupError) as error:  # lm-eval warns where it cannot write, and goes on
+        raise DataError(
+            f"lm-eval wrote no whole results to {results} ({error}). Give --output a name that "
+            "this locale can write, and the disk some room; then run again: the answers are kept."
+        ) from error
     if not any(folder.glob(OUTPUTS[0])):
         raise DataError(f"{folder} has no trace-rank*.jsonl: no response was generated. Run again.")
     done: Manifest = {

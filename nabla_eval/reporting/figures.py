@@ -169,7 +169,7 @@ def gain_plot(runs: Sequence[Run]) -> Plot:
         panels = np.atleast_1d(panels)
         gains = [gain(run.records).gains for run in runs]
         pooled = np.concatenate([np.asarray(group, dtype=float) for group in gains])
-        edges = np.histogram_bin_edges(pooled, bins=24)
+        edges = np.histogram_bin_edges(pooled[np.isfinite(pooled)], bins=24)
         for axes, run, values in zip(panels.ravel(), runs, gains, strict=True):
             weights = [100 / len(values)] * len(values)
             axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])

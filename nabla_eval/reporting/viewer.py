@@ -194,6 +194,7 @@ def beside(path: Path) -> Path:
 def _write(page: TracePage, path: Path) -> None:
     """Write a page, story by story: never more than one part is in memory."""
     folder, scales = beside(path), _Scales()
+    path.unlink(missing_ok=True)  # stopped midway, no old page must show parts of the new one
     for old in folder.glob("part-*.js"):
         old.unlink()
     rows: list[str] = []

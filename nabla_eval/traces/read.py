@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from nabla_eval.traces.schema import (
 )
 
 T = TypeVar("T")
+LARGEST = 1e100  # of a ledger's counts, whose squares and sums must be finite
 
 
 class Place(NamedTuple):
@@ -241,8 +243,24 @@ def parse(line: bytes, file: Path, number: int) -> Record:
     wrong = mismatch(record, Record, "the record") or mismatch(ledger, LedgerRecord, "its ledger")
     if wrong:
         raise DataError(f"{file}:{number}: {wrong}. Run again.")
+    if wrong := _impossible(record):
+        raise DataError(f"{file}:{number}: {wrong}. Run again.")
     complete(record)
     return record  # type: ignore[return-value]
+
+
+def _impossible(record: Mapping[str, Any]) -> str:
+    """What is of the right type in a record and cannot be all the same; "" where nothing is."""
+    for name in LedgerRecord.__annotations__:
+        count = record["ledger"][name]
+        unknown = name == "flops" and count == math.inf
+        if count < 0 or (count > LARGEST and not unknown):
+            return f"{name} of the ledger is {count}"
+    for name, profile in record.get("profiles", {}).items():
+        texts, entropies = len(profile["tokens"]), len(profile["entropy"])
+        if texts != entropies:
+            return f"the profile of {name} has {texts} tokens and {entropies} entropies"
+    return ""
 
 
 def _damaged(file: Path, number: int, error: Exception) -> DataError:

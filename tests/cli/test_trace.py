@@ -133,3 +133,28 @@ def test_show_lists_the_tokens_that_were_guided(tmp_path: Path) -> None:
         assert numbers in first
     assert "→" not in second and "-2.00" in second
     assert "\x1b" not in result.stdout
+
+
+def test_a_shard_in_which_nothing_is_yet_is_a_page_without_problems(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "all" / "new").mkdir(parents=True)
+    (tmp_path / "all" / "new" / "trace-rank0.jsonl").touch()
+    run.rename(tmp_path / "all" / "told")
+    result = trace("html", tmp_path / "all", "-o", tmp_path / "pages")
+    assert result.exit_code == 0, result.output
+    assert {page.stem for page in (tmp_path / "pages").glob("*.html")} == {"new", "told"}
+
+
+def test_a_page_that_was_stopped_midway_leaves_no_old_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trace("html", run, "-o", tmp_path).exit_code == 0
+    (page,) = tmp_path.glob("*.html")
+
+    def stop(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(viewer, "_row", stop)
+    assert trace("html", run, "-o", tmp_path).exit_code == 130
+    assert not page.exists()

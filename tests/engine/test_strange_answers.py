@@ -47,8 +47,11 @@ def test_an_answer_that_is_none_is_no_server_that_is_away(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"hello", b"SSH-2.0-x\r\n", b"HTTP/9.9 200 OK\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n"]
-)
+    "answer",
+    [b"", b"hello", b"SSH-2.0-x\r\n", b"HTTP/9.9 200 OK\r\n\r\n", b"HTTP/1.1 OK\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello",
+     b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello"],
+)  # fmt: skip
 def test_what_is_no_http_is_said_to_be(answer: bytes) -> None:
     told = refusal(answer or b"\r\n")
     assert "none of vLLM's" in told and told.isprintable()
@@ -108,3 +111,17 @@ def test_many_long_names_make_no_long_message() -> None:
     with serving(Script(lambda _: choice([1]), (200, {"data": names}))) as script, told as error:
         connect(script.url, vllm_model="y")
     assert len(str(error.value)) < 8000
+
+
+def test_an_ipv6_address_needs_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def connection(address: tuple[str, int], *rest: object, **options: object) -> None:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", connection)
+    for url in ("http://[fe80::abcd]", "http://[::1]:8000/v1"):
+        with pytest.raises(ServerError):
+            connect(url, vllm_attempts=1)
+    assert asked == [("fe80::abcd", 80), ("::1", 8000)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 import re
 
+from click.testing import CliRunner
 from page_reader import Reader
 from run_folders import NABLA, candidate, record, write_run
 
 from nabla_eval.analysis.study import load_pair
+from nabla_eval.cli.main import main
 from nabla_eval.reporting.everything import Page, page_html, page_markdown
 from nabla_eval.reporting.report import report_csv, report_markdown
 from nabla_eval.reporting.sections.compare import compare_report
@@ -59,3 +62,18 @@ def test_the_page_asks_for_nothing(tmp_path):
     text = page_html(Page("t", "c", [hostile_report(tmp_path)]), {})
     assert "default-src 'none'" in text and "<html lang=" in text
     assert not re.search(r"(src|href)=\"(?!#|data:)", text)
+
+
+def test_numbers_without_bounds_and_odd_options_are_reported(tmp_path):
+    """Traces write infinities, and a damaged shard may hold any option."""
+    judged = [
+        {**candidate("accepted", old=-math.inf, new=1.0, norm=math.inf), "entropy": math.nan},
+        candidate("rejected"),
+    ]
+    write_run(tmp_path / "a", [record(i, candidates=judged) for i in range(3)], [1.0] * 3)
+    odd = [record(i, config={**NABLA, "n": {"a": [1]}}, candidates=judged) for i in range(3)]
+    write_run(tmp_path / "b", odd, [1.0] * 3)
+    words = ["report", "all", str(tmp_path / "a"), str(tmp_path / "b"), "--output"]
+    result = CliRunner().invoke(main, [*words, str(tmp_path / "page")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "page" / "report.html").exists()

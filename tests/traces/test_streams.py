@@ -182,3 +182,17 @@ def test_parts_that_no_trace_has_are_refused_by_line(
     path.write_bytes(seal(line(0)) + seal({**line(1), **change}))
     with pytest.raises(DataError, match=r"jsonl:2: .*Run again"):
         list(kept(path))
+
+
+def test_numbers_and_profiles_that_no_run_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace-rank0.jsonl"
+    ledger = line(1)["ledger"]
+    profile = {"tokens": ["a"], "entropy": [], "gradient_norms": {}}
+    for change, words in (
+        ({"ledger": {**ledger, "generated_tokens": 1e308}}, "generated_tokens of the ledger is"),
+        ({"ledger": {**ledger, "flops": -1.0}}, "flops of the ledger is -1.0"),
+        ({"profiles": {"first": profile}}, "first has 1 tokens and 0 entropies"),
+    ):
+        path.write_bytes(seal({**line(1), **change}))
+        with pytest.raises(DataError, match=words):
+            read(path)
