@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 HEAD = """
 import os, sys, time
 from nabla_eval import stopping
 from nabla_eval.stopping import shielded, stoppable
-
-pytestmark = pytest.mark.usefixtures("usual_signals")
 """
 
 
