@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DTO, Objective, Sampling, flatten
 from nabla_eval.dto.objective import row_gradient, widen
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -25,6 +24,7 @@ from nabla_eval.methods.registry import configure, needs_chat, settle, start
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
+from nabla_eval.options import DTO, Objective, Sampling, flatten
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
 from nabla_eval.terminal import LOGGER

@@ -21,7 +21,7 @@ from nabla_eval.analysis.intervals import (
 )
 from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError
-from nabla_eval.structure import mismatch
+from nabla_eval.validation import mismatch
 
 Scores: TypeAlias = Mapping[str, Sequence[float]]  # problem -> the score of each of its runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch, regular, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, regular, text_of
 
 _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they are long
 

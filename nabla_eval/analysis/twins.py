@@ -8,7 +8,7 @@ from typing import Any
 from nabla_eval import extensions
 from nabla_eval.analysis.naming import IDLE
 from nabla_eval.analysis.runs import Run, identity
-from nabla_eval.requests.outcome import BUDGETS
+from nabla_eval.outcome import BUDGETS
 from nabla_eval.traces.schema import Record
 
 # What the selection by gradient norm still looks at when no step is taken.

@@ -93,7 +93,7 @@ class Rehearsal:
 
     def begin(self, lm: Any, work: Sequence[Work]) -> list[Work]:
         """Say what loading alone tells; returns the first documents' work, cut short."""
-        from nabla_eval.config import change
+        from nabla_eval.options import change
 
         prompts: dict[str, int] = {}
         for problem, _ in work:

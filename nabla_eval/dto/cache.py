@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
 from nabla_eval.dto.optimise import DTOState
 from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.options import DTO
 
 _ELEMENTS = 2**25  # of rows x V that are stepped at once
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
+from nabla_eval.options import DTO
 
 UNDECIDED = -1
 SLACK = 1.001  # of the reach, for what rounding adds to each step

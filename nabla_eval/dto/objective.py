@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nabla_eval.config import Objective
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.prefix import forward
+from nabla_eval.options import Objective
 from nabla_eval.requests import Frame
 
 _ELEMENTS = 2**25  # of rows x V formed at once

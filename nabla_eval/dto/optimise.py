@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nabla_eval.config import DTO
+from nabla_eval.options import DTO
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch's AdamW defaults, as in the released code
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 CARD = "card.json"
 README = "README.md"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nabla_eval.config import require
 from nabla_eval.embedded.data import TrainingRows
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS
 from nabla_eval.errors import ModelError
+from nabla_eval.options import require
 
 Report = Callable[[int, float], None]  # (step, loss in nats)
 Start = Literal["random", "shipped"]

@@ -27,7 +27,7 @@ from nabla_eval.embedded.policy import PolicyRecipe, one_thread, train_policy
 from nabla_eval.embedded.reward import RewardRecipe, train_reward
 from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, save_tokenizer
 from nabla_eval.errors import ConfigError
-from nabla_eval.structure import text_of
+from nabla_eval.validation import text_of
 
 Stage = Callable[[str, int], Callable[[int, float], None]]  # (title, steps) -> report(step, loss)
 

@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from nabla_eval.config import require
 from nabla_eval.engine.transport import Reply, exchange, is_address, read_json, redirected_to
 from nabla_eval.errors import ConfigError, ServerError
-from nabla_eval.structure import mismatch
+from nabla_eval.options import require
 from nabla_eval.terminal import LOGGER, printable
+from nabla_eval.validation import mismatch
 
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _PASSING = frozenset({429, 502, 503, 504})  # too many requests, or a server that is starting

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DTO, Objective, Sampling, Selection
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.gradient import no_gradient
 from nabla_eval.engine.naive_token import distribution, draw, ended
 from nabla_eval.engine.response import no_distribution
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import DTO, Objective, Sampling, Selection
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Candidate, Draft, Outcome, Problem, StopReason, Verdict
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nabla_eval.config import Sampling
 from nabla_eval.models.pair import Pair, Policy
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Problem, StopReason
 
 

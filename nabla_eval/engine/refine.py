@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DTO
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
@@ -20,6 +19,7 @@ from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
 from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import DTO
 from nabla_eval.randomness import uniforms
 from nabla_eval.requests import Certified, Certify, Gradient, Refine, Refinement
 

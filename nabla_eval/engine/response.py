@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DELIMITERS, Steps
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models.pair import Policy
+from nabla_eval.options import DELIMITERS, Steps
 from nabla_eval.requests import Generate, Problem, StopReason, Thought, Trajectory
 
 COLUMNS = ("argmax", "entropy", "top_probability", "log_probability", "certainty")

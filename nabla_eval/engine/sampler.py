@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nabla_eval.config import Sampling
+from nabla_eval.options import Sampling
 
 
 class Filter:

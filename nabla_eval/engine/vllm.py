@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nabla_eval.config import Sampling
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
@@ -21,6 +20,7 @@ from nabla_eval.engine.reread import Written, reread
 from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
+from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Problem, Trajectory
 

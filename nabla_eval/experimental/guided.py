@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.config import Sampling
 from nabla_eval.experimental.requests import Ranking
 from nabla_eval.methods.limit import collect, unless_cut
+from nabla_eval.options import Sampling
 from nabla_eval.requests import (
     Choice,
     Generate,

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.errors import ModelError
 from nabla_eval.experimental.guided import Known
 from nabla_eval.experimental.prefix_gradient import check_finite, check_floor, tilted
 from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
+from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import (
     Candidate,
     Choice,

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nabla_eval.config import Budget, require
 from nabla_eval.experimental.guided import Known, Writing, guided, log_sigmoid, own_of
 from nabla_eval.experimental.requests import Linearisation, Ranking, Tilt, Weigh
+from nabla_eval.options import Budget, require
 from nabla_eval.requests import Method, Part, Problem
 
 _IDLE = "{} is greedy decoding at a higher cost"

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nabla_eval.config import build, coerce, fingerprint, flatten, leaves
 from nabla_eval.engine.completions import ServerOptions
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.registry import (
@@ -26,6 +25,7 @@ from nabla_eval.methods.registry import (
     settle,
     spec,
 )
+from nabla_eval.options import build, coerce, fingerprint, flatten, leaves
 
 # Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
 HFLM_NAMES = frozenset({

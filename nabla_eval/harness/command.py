@@ -23,8 +23,8 @@ from nabla_eval.harness.lmeval import files_of, indexing_only
 from nabla_eval.harness.preflight import as_dict
 from nabla_eval.harness.register import NAME
 from nabla_eval.harness.tasks import list_tasks, tasks_path
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
 from nabla_eval.traces.manifest import Manifest
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 TASK = "nabla_countdown"
 COUNTED = (TASK, "nabla_countdown4")

@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from nabla_eval.config import fingerprint, flatten
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import NEUTRAL, Arguments
 from nabla_eval.harness.lmeval import files_of
 from nabla_eval.methods.registry import option_names
+from nabla_eval.options import fingerprint, flatten
 from nabla_eval.traces.manifest import (
     FILE,
     IDENTITY,

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nabla_eval.config import change, coerce, flatten, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.methods.idle import idle
+from nabla_eval.options import change, coerce, flatten, leaves
 from nabla_eval.terminal import LOGGER
 
 SAMPLING = {"temperature": float, "top_p": float, "top_k": int}

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lm_eval.utils import simple_parse_args_string
 
-from nabla_eval.config import flatten
 from nabla_eval.cost.peak import PeakMemory, larger
 from nabla_eval.engine.drive import Execute
 from nabla_eval.engine.execute import Executor
@@ -29,6 +28,7 @@ from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
 from nabla_eval.models.meter import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
+from nabla_eval.options import flatten
 from nabla_eval.requests import Outcome, Problem
 from nabla_eval.stopping import stoppable
 from nabla_eval.terminal import LOGGER

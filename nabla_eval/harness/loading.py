@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from nabla_eval import embedded
-from nabla_eval.config import coerce
 from nabla_eval.engine.completions import Server
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.harness.arguments import Arguments
@@ -30,6 +29,7 @@ from nabla_eval.models.checkpoint import (
 from nabla_eval.models.checkpointing import checkpoint_gradients
 from nabla_eval.models.load import announced, pair_from, policy_from
 from nabla_eval.models.pair import Pair, Policy
+from nabla_eval.options import coerce
 
 _SAMPLES = 64  # numbers of each tensor that go into a fingerprint
 

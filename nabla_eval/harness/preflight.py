@@ -57,7 +57,7 @@ def _stored(config: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
-    from nabla_eval.structure import text_of
+    from nabla_eval.validation import text_of
 
     return dict(yaml.safe_load(text_of(config)))
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from nabla_eval.config import Steps
 from nabla_eval.engine.drive import Execute, drive
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import Arguments
@@ -16,6 +15,7 @@ from nabla_eval.harness.faults import Faults
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
+from nabla_eval.options import Steps
 from nabla_eval.requests import Method, Outcome, Problem
 from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike

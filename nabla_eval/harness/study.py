@@ -27,15 +27,15 @@ from typing import Any
 
 import yaml
 
-from nabla_eval.config import fingerprint
 from nabla_eval.errors import ConfigError, DataError, suggest
 from nabla_eval.grading.graders import GRADERS
 from nabla_eval.harness.arguments import COMMON_NAMES, Arguments, read
 from nabla_eval.harness.evaluation import Settings
 from nabla_eval.harness.folder import manifest_of
 from nabla_eval.methods.registry import METHODS, option_names
-from nabla_eval.structure import text_of
+from nabla_eval.options import fingerprint
 from nabla_eval.traces.manifest import Manifest
+from nabla_eval.validation import text_of
 
 KEYS = (
     "name", "tasks", "grader", "seeds", "limit", "batch_size", "device", "num_fewshot",

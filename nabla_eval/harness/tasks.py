@@ -14,7 +14,7 @@ import yaml
 import nabla_eval
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import SETS
-from nabla_eval.structure import UNREADABLE, text_of
+from nabla_eval.validation import UNREADABLE, text_of
 
 _INSTALLED = Path("share", "nabla_eval", "tasks")  # pyproject.toml: shared-data
 

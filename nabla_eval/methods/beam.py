@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nabla_eval.config import Budget, Sampling, Steps, require
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree, certainty, log_likelihood
+from nabla_eval.options import Budget, Sampling, Steps, require
 from nabla_eval.requests import Method, Part, Problem
 
 Evaluate = Callable[[list[Node]], Part]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool, self_certainty
+from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import Method, Part, Problem
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nabla_eval.config import Budget, Sampling
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
+from nabla_eval.options import Budget, Sampling
 from nabla_eval.requests import Method, Problem
 
 

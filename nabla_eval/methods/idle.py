@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nabla_eval.config import DTO, Objective
 from nabla_eval.methods.beam import Beam
 from nabla_eval.methods.best_of_n import BestOfN, WeightedBestOfN
 from nabla_eval.methods.nabla_options import Nabla
@@ -12,6 +11,7 @@ from nabla_eval.methods.rap import Rap
 from nabla_eval.methods.self_consistency import SelfConsistency
 from nabla_eval.methods.tpo import Tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought
+from nabla_eval.options import DTO, Objective
 
 _SAMPLERS = (Beam, BestOfN, Rap, SelfConsistency, Tpo, TreeOfThought, WeightedBestOfN)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nabla_eval.config import Budget
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import OutOfCalls
+from nabla_eval.options import Budget
 from nabla_eval.requests import (
     Certify,
     Compose,

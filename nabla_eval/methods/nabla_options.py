@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from nabla_eval.config import DTO, Budget, Resampling, Sampling, Selection, require
+from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection, require
 from nabla_eval.requests import Candidate
 
 

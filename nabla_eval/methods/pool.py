@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from nabla_eval.config import Sampling
 from nabla_eval.methods.limit import collect, whole
+from nabla_eval.options import Sampling
 from nabla_eval.requests import (
     Draft,
     Generate,

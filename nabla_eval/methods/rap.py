@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nabla_eval.config import Budget, Sampling, Steps, require
 from nabla_eval.methods.answers import agreement, sigmoid
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import answer
 from nabla_eval.methods.steps import Node, Tree, log_likelihood
 from nabla_eval.methods.voices import Prompts, prefer
+from nabla_eval.options import Budget, Sampling, Steps, require
 from nabla_eval.requests import Method, Part, Problem
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nabla_eval import extensions
-from nabla_eval.config import REMOVED, Budget, build, change, leaves
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.beam import Beam, beam
 from nabla_eval.methods.best_of_n import (
@@ -23,6 +22,7 @@ from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.methods.tpo import Tpo, tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
+from nabla_eval.options import REMOVED, Budget, build, change, leaves
 from nabla_eval.requests import Method, Problem
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nabla_eval.config import DTO, Selection
+from nabla_eval.options import DTO, Selection
 from nabla_eval.requests import Trajectory
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.methods.answers import majority
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
+from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import Method, Problem
 
 

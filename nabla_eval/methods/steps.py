@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.config import Sampling, Steps
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.methods.pool import rounded
+from nabla_eval.options import Sampling, Steps
 from nabla_eval.requests import (
     CUT_OFF,
     Draft,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from nabla_eval.config import Budget, Sampling, require
 from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
+from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import Compose, Generate, Method, Part, Problem, Request, Step, Trajectory
 
 

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nabla_eval.config import DELIMITERS, Budget, Sampling, Steps, require
 from nabla_eval.methods.beam import breadth_first
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree
 from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
+from nabla_eval.options import DELIMITERS, Budget, Sampling, Steps, require
 from nabla_eval.requests import Method, Part, Problem, Replay, Trajectory
 
 # Yao et al.'s values of the words, in their code for the game of 24.

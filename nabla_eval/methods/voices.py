@@ -9,13 +9,13 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from nabla_eval.config import Sampling, require
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.answers import sigmoid
+from nabla_eval.options import Sampling, require
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
-from nabla_eval.structure import UNREADABLE, text_of
 from nabla_eval.thought import spoken as after_thoughts
+from nabla_eval.validation import UNREADABLE, text_of
 
 # Prompt files and what each fills in.
 PLACES = {

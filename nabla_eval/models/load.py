@@ -17,8 +17,8 @@ from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
 from nabla_eval.models.vocabulary import Mode, align, check_overlap, compare
-from nabla_eval.structure import mismatch
 from nabla_eval.terminal import LOGGER
+from nabla_eval.validation import mismatch
 
 Contrast = Literal["logit", "probability"]
 

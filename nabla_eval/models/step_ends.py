@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nabla_eval.config import DELIMITERS, Steps
 from nabla_eval.errors import ConfigError
+from nabla_eval.options import DELIMITERS, Steps
 
 _BROKEN = "\ufffd"  # bytes that are no whole character
 _CONTEXT = 4  # tokens before those whose text is looked for

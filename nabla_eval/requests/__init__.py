@@ -10,6 +10,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from nabla_eval.outcome import (
+    CUT_OFF,
+    Candidate,
+    Choice,
+    Draft,
+    Outcome,
+    Step,
+    StopReason,
+    Verdict,
+)
 from nabla_eval.requests.asked import (
     Certified,
     Certify,
@@ -23,17 +33,7 @@ from nabla_eval.requests.asked import (
     Refinement,
     Replay,
     Score,
-    StopReason,
     Trajectory,
-)
-from nabla_eval.requests.outcome import (
-    CUT_OFF,
-    Candidate,
-    Choice,
-    Draft,
-    Outcome,
-    Step,
-    Verdict,
 )
 from nabla_eval.requests.problem import (
     Frame,

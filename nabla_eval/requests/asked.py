@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from nabla_eval.config import DTO, Objective, Sampling, Steps
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.options import DTO, Objective, Sampling, Steps
+from nabla_eval.outcome import StopReason
 from nabla_eval.randomness import Key
 from nabla_eval.requests.problem import Message, Problem
-
-# "step": only a part of the response was asked for (`Generate.until`), and it ended there.
-StopReason: TypeAlias = Literal["eos", "stop", "length", "step"]
 
 
 @dataclass(frozen=True)

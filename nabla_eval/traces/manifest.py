@@ -10,8 +10,8 @@ from typing import Any, Literal, TypedDict
 
 from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
 from nabla_eval.traces.schema import complete
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 FILE = "run.json"
 MANIFEST_SCHEMA = 1

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from nabla_eval.config import fingerprint, flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
+from nabla_eval.options import fingerprint, flatten
 from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
-from nabla_eval.structure import mismatch
 from nabla_eval.traces.schema import (
     READABLE,
     LedgerRecord,
@@ -24,6 +23,7 @@ from nabla_eval.traces.schema import (
     problem_hash,
     unseal,
 )
+from nabla_eval.validation import mismatch
 
 T = TypeVar("T")
 LARGEST = 1e100  # of a ledger's counts, whose squares and sums must be finite

@@ -14,7 +14,7 @@ import re
 from collections.abc import MutableMapping
 from typing import Any, TypedDict
 
-from nabla_eval.config import REMOVED, fingerprint
+from nabla_eval.options import REMOVED, fingerprint
 from nabla_eval.requests import Problem, StopReason, Verdict
 
 SCHEMA = 2  # since which each line has a checksum

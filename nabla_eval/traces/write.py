@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, cast
 
 import nabla_eval
-from nabla_eval.config import fingerprint, flatten
 from nabla_eval.errors import DataError
+from nabla_eval.options import fingerprint, flatten
 from nabla_eval.requests import Candidate, Choice, Outcome, Problem
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from nabla_eval.config import require
+from nabla_eval.options import require
 
 LORA_FACTOR = 10
 """Adapters take a learning rate about ten times that of all weights (TRL's guide to PEFT)."""

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from nabla_eval.embedded.countdown import problems
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
-from nabla_eval.structure import UNREADABLE, text_of
 from nabla_eval.training.countdown import one_solution
+from nabla_eval.validation import UNREADABLE, text_of
 
 PROBLEM = ("problem", "prompt", "question")
 SOLUTION = ("solution", "completion", "response")

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import yaml
 
 from nabla_eval.errors import DataError
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 LARGEST = 50_000  # answers of a benchmark; GRIM looks at each number of right ones
 MOST_RUNS = 64

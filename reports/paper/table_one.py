@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.tables import Column, Table
 from nabla_eval.reporting.text import MISSING, number
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 
 class _Run(TypedDict):

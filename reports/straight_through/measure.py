@@ -20,10 +20,10 @@ from torch import Tensor
 
 import nabla_eval as ne
 from nabla_eval.analysis.intervals import Estimate, mean
-from nabla_eval.config import Objective, Sampling
 from nabla_eval.embedded.countdown import problems
 from nabla_eval.engine import naive
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Objective, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Problem
 

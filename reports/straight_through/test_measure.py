@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import nabla_eval as ne
-from nabla_eval.config import Objective
 from nabla_eval.engine import naive
+from nabla_eval.options import Objective
 from nabla_eval.randomness import Key
 
 HOME = Path(__file__).parent

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import nabla_eval as ne
-from nabla_eval.config import Objective
 from nabla_eval.engine import naive
 from nabla_eval.errors import ConfigError, ContextError
+from nabla_eval.options import Objective
 from nabla_eval.randomness import Key
 from nabla_eval.testing import tiny_pair
 

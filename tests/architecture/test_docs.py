@@ -12,10 +12,10 @@ import click
 import pytest
 
 from nabla_eval.cli.main import main
-from nabla_eval.config import Budget, Sampling, leaves
 from nabla_eval.harness.arguments import COMMON_NAMES
 from nabla_eval.harness.command import Command, compose
 from nabla_eval.methods.registry import METHODS, option_names
+from nabla_eval.options import Budget, Sampling, leaves
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

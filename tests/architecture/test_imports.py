@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nabla_eval"
 
-BASE = {"errors", "config", "randomness", "stopping", "structure", "thought"}
+BASE = {"errors", "options", "randomness", "stopping", "validation", "thought"}
 BASE |= {"terminal", "extensions"}
-WORDS = BASE | {"cost", "requests"}
+WORDS = BASE | {"cost", "outcome", "requests"}
 ENGINE = WORDS | {"models", "dto"}
 
 # Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `requests`, and
@@ -26,11 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "thought": set(),
     "terminal": set(),
     "extensions": set(),
-    "structure": set(),
+    "validation": set(),
     "randomness": {"errors"},
-    "config": {"errors", "randomness"},
+    "options": {"errors", "randomness", "validation"},
     "cost": {"errors"},
-    "requests": BASE | {"cost"},
+    "outcome": {"cost", "options"},
+    "requests": BASE | {"cost", "outcome"},
     "grading": BASE,
     "methods": WORDS | {"grading"},
     "embedded": BASE,
@@ -169,7 +170,7 @@ def test_theory_and_nabla_eval_are_strangers() -> None:
         ("nabla_eval.engine.x", "from nabla_eval import generate", {"api"}),
         ("nabla_eval.methods.x", "from nabla_eval.requests import Score", set()),
         ("nabla_eval.methods.x", "from .select import next_position", set()),
-        ("nabla_eval.errors", "from nabla_eval.config import require", {"config"}),
+        ("nabla_eval.errors", "from nabla_eval.options import require", {"options"}),
     ],
 )
 def test_the_walker_sees_every_form_of_import(module: str, source: str, expected: set[str]) -> None:

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from nabla_eval.cli.main import main
-from nabla_eval.config import REMOVED
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments
 from nabla_eval.methods.registry import configure
+from nabla_eval.options import REMOVED
 
 
 @pytest.mark.parametrize(

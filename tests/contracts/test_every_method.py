@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 
 import pytest
 
-from nabla_eval.config import flatten
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -22,6 +21,7 @@ from nabla_eval.methods.registry import (
     spec,
     start,
 )
+from nabla_eval.options import flatten
 from nabla_eval.requests import Compose, Differentiate, Generate, Refine, Replay, Score
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore

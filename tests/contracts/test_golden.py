@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.config import REMOVED
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import METHODS, configure, needs_chat, start
+from nabla_eval.options import REMOVED
 from nabla_eval.testing import tiny_pair, tiny_problems
 from nabla_eval.traces.read import read, restore
 from nabla_eval.traces.schema import seal

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nabla_eval.config import flatten
 from nabla_eval.engine import naive
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.options import flatten
 from nabla_eval.requests import Thought
 from nabla_eval.testing import tiny_pair, tiny_problems
 

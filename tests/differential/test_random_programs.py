@@ -31,11 +31,11 @@ from run_programs import (
     run_together,
 )
 
-from nabla_eval.config import change
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.errors import RewardError
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import change
 from nabla_eval.requests import Candidate, Outcome
 
 ROUNDS = {"process": 7, "outcome": 7, "gaps": 7, "chat": 4}  # 1,000 programs

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nabla_eval.config import DTO
 from nabla_eval.dto import cache, optimise
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.options import DTO
 
 WORDS, LATENTS, TAU = 6, 4, 0.6
 SIZES = (2, 1, 3, 1)

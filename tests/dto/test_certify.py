@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
 from nabla_eval.dto.certify import UNDECIDED, certain
 from nabla_eval.dto.certify import logit_reach as reach
@@ -18,6 +17,7 @@ from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.sampler import draws
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.options import DTO
 from nabla_eval.testing import tiny_pair, tiny_problems
 from theory.reach import cosine_rates, logit_reach
 

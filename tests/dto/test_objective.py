@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from nabla_eval.config import Objective
 from nabla_eval.dto.objective import Site, differentiate, row_gradient, spans
 from nabla_eval.engine import naive
+from nabla_eval.options import Objective
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 OBJECTIVES = [

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from nabla_eval.config import DTO
 from nabla_eval.dto import optimise
 from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.options import DTO
 
 ADAMW = optimise.AdamW()
 

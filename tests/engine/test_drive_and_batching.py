@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 
-from nabla_eval.config import Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches, left_pad, positions
 from nabla_eval.engine.drive import drive
@@ -15,6 +14,7 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Judgement, Outcome, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 

@@ -13,7 +13,6 @@ from broken_pairs import asked, masking, spoilt
 from scripted_server import Script, choice, serving
 
 import nabla_eval as ne
-from nabla_eval.config import Sampling
 from nabla_eval.engine import naive
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.drive import drive
@@ -23,6 +22,7 @@ from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Replay, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from nabla_eval.config import Sampling
 from nabla_eval.engine.cache import Past, Pasts
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -19,6 +18,7 @@ from nabla_eval.engine.rollout import Decoder, rollout
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Generate
 from nabla_eval.testing import tiny_pair, tiny_problems
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from live_bytes import peak
 
-from nabla_eval.config import DTO, Sampling
 from nabla_eval.dto import cache, objective
 from nabla_eval.engine import refine
 from nabla_eval.engine.gradient import gradients
@@ -18,6 +17,7 @@ from nabla_eval.engine.refine import Solution, optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.methods.select import hard_sequence
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import DTO, Sampling
 from nabla_eval.requests import Differentiate, Refine
 from nabla_eval.testing import tiny_pair, tiny_problems
 

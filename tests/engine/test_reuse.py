@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from nabla_eval.config import Objective
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
@@ -23,6 +22,7 @@ from nabla_eval.engine.score import score
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import WORTH, keepable
+from nabla_eval.options import Objective
 from nabla_eval.requests import (
     Differentiate,
     Generate,

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from nabla_eval import load_pair
-from nabla_eval.config import Sampling, Steps
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ConfigError, ContextError, ModelError
+from nabla_eval.options import Sampling, Steps
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Replay
 from nabla_eval.testing import tiny_pair, tiny_problems

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scripted_server import Answer, Script, choice, serving
 
-from nabla_eval.config import Sampling, Steps
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -21,6 +20,7 @@ from nabla_eval.engine.vllm import VLLMRollout, sampling_arguments, seed_of
 from nabla_eval.errors import ContextError, ModelError, ServerError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy
+from nabla_eval.options import Sampling, Steps
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Thought
 from nabla_eval.testing import letter, tiny_pair, tiny_problems

@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_server import talking
 
-from nabla_eval.config import Sampling
 from nabla_eval.engine.completions import Completion, Server, ServerOptions
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.errors import NablaError
@@ -31,6 +30,7 @@ from nabla_eval.harness.arguments import read
 from nabla_eval.harness.preflight import model_args
 from nabla_eval.harness.study import KEYS, read_study
 from nabla_eval.methods.registry import METHODS, option_names
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Generate
 from nabla_eval.testing import tiny_pair, tiny_problems
 

@@ -16,7 +16,6 @@ from scripted_server import Script, choice, serving
 
 from nabla_eval.analysis.folders import read_folder
 from nabla_eval.cli.main import main
-from nabla_eval.config import build
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.completions import Server, ServerOptions
@@ -30,6 +29,7 @@ from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.models.load import load_pair
+from nabla_eval.options import build
 from nabla_eval.reporting.overview import measure
 from nabla_eval.reporting.sections.compare import compare_report
 from nabla_eval.testing import tiny_pair, tiny_problems

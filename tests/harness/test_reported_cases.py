@@ -20,7 +20,6 @@ from scripted_policy import logits_of, scripted_pair, served, tokenizer_with
 from scripted_server import Script, serving
 from tokenizers.processors import TemplateProcessing
 
-from nabla_eval.config import Sampling
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
@@ -30,6 +29,7 @@ from nabla_eval.harness import arguments
 from nabla_eval.harness.generation import Reader
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models.chat import Framer, Template, render
+from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from nabla_eval.config import DTO, Budget, Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import limited, unless_cut, whole
+from nabla_eval.options import DTO, Budget, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Frame,

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
-from nabla_eval.config import Sampling
 from nabla_eval.engine.drive import drive
 from nabla_eval.methods.nabla_options import lookahead
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Certified,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 import nabla_eval as ne
-from nabla_eval.config import Objective
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine.rollout import statistics
+from nabla_eval.options import Objective
 
 TEXT, RESPONSE = "3,1,4=8?", "3+1=4;4*2=8"
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import nabla_eval as ne
-from nabla_eval.config import Objective
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.harness.arguments import read
@@ -16,6 +15,7 @@ from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models import prefix
 from nabla_eval.models.checkpointing import checkpoint_gradients, recomputes
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Objective
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 OBJECTIVE = Objective(nll_weight=0.5)

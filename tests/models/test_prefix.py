@@ -9,7 +9,6 @@ import model_builders as build
 import pytest
 import torch
 
-from nabla_eval.config import Objective
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine import naive
 from nabla_eval.engine.drive import drive
@@ -21,6 +20,7 @@ from nabla_eval.models import prefix
 from nabla_eval.models.load import pair_from, policy_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import forward, plain_cache
+from nabla_eval.options import Objective
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Problem, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems

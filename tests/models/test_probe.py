@@ -13,7 +13,6 @@ import pytest
 import torch
 from plain_engine import Plain
 
-from nabla_eval.config import Objective, Sampling
 from nabla_eval.dto.objective import Site, differentiate
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -26,6 +25,7 @@ from nabla_eval.models.load import load_pair
 from nabla_eval.models.memory import Shape
 from nabla_eval.models.prefix import plain_cache
 from nabla_eval.models.probe import Batching, RowCache, batching, probe
+from nabla_eval.options import Objective, Sampling
 from nabla_eval.requests import Frame, Generate, Problem
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 

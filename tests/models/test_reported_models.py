@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from nabla_eval.config import Sampling
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.score import score
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Generate, Score
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 

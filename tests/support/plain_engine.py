@@ -280,7 +280,7 @@ def _moved(probability: float, odds: float) -> float:
 
 def _floor(request: Refine | Certify) -> Any:
     """`naive.resample` reads the method's options: those that this request came from."""
-    from nabla_eval.config import Resampling
+    from nabla_eval.options import Resampling
 
     sampling = request.sampling
     return Resampling(

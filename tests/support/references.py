@@ -8,13 +8,13 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
-from nabla_eval.config import Sampling
 from nabla_eval.dto.objective import widen
 from nabla_eval.engine.batching import left_pad
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure
 from nabla_eval.methods.select import uncertain
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.requests import Differentiate, Generate, Problem, Refine, Refinement
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.config import fingerprint
+from nabla_eval.options import fingerprint
 from nabla_eval.requests import Verdict
 from nabla_eval.traces.schema import Record, dumps
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from nabla_eval.config import Steps
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.options import Steps
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Compose,

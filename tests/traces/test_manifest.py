@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.config import DTO, Selection, fingerprint
 from nabla_eval.errors import DataError
 from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.options import DTO, Selection, fingerprint
 from nabla_eval.traces.manifest import (
     FILE,
     Manifest,

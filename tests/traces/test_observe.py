@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.config import Objective, Sampling
+from nabla_eval.options import Objective, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Differentiate,

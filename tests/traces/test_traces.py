@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
 
-from nabla_eval.config import change, fingerprint, flatten
 from nabla_eval.errors import DataError
+from nabla_eval.options import change, fingerprint, flatten
 from nabla_eval.requests import Frame
 from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unlike
 from nabla_eval.traces.schema import SCHEMA, document, dumps, loads, seal

@@ -16,7 +16,6 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from nabla_eval.config import Sampling
 from nabla_eval.embedded.countdown import test_problems as countdown
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.rollout import rollout
@@ -25,6 +24,7 @@ from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.errors import ConfigError, ModelError, ServerError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Problem
 

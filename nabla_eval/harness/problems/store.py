@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.items import Item, answering, item, items_hash, wording
 from nabla_eval.harness.problems.sets import ProblemSet
-from nabla_eval.structure import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 VARIABLE = "NABLA_DATA"
 MANIFEST = "nabla_data.json"

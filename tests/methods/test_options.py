@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nabla_eval.config import DTO, change, fingerprint, flatten
 from nabla_eval.errors import ConfigError
 from nabla_eval.methods.nabla import PRESETS, Nabla
 from nabla_eval.methods.registry import METHODS, configure, option_names
+from nabla_eval.options import DTO, change, fingerprint, flatten
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.requests.asked import StopReason
 
+# "step": only a part of the response was asked for (`Generate.until`), and it ended there.
+StopReason: TypeAlias = Literal["eos", "stop", "length", "step"]
 Verdict: TypeAlias = Literal["accepted", "rejected", "tie"]
 
 

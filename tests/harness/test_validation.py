@@ -6,8 +6,8 @@ from typing import Any, Literal, TypedDict
 
 import pytest
 
-from nabla_eval import structure
-from nabla_eval.structure import mismatch
+from nabla_eval import validation
+from nabla_eval.validation import mismatch
 
 
 class Inner(TypedDict):
@@ -71,7 +71,7 @@ def test_the_first_fault_is_named_by_its_place(value: Any, said: str) -> None:
 def test_sound_numbers_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces have them by the million."""
     looked = []
-    monkeypatch.setattr(structure, "_is", lambda value, kind: looked.append(value) or True)
+    monkeypatch.setattr(validation, "_is", lambda value, kind: looked.append(value) or True)
     many = {"tokens": list(range(10**5)), "by_name": {str(i): i / 2 for i in range(10**5)}}
     assert mismatch(many, Outer) is None
     assert len(looked) < 10
