@@ -95,23 +95,15 @@ def generate(
         seen[text] += 1
         problems.append(_problem(pair, text, key, max_new_tokens, stop, chat))
     began = time.perf_counter()
-    seconds: dict[int, float] = {}
-    outcomes = drive(
-        [start(entry, config) for entry in problems],
-        Executor(pair),
-        width=batch_size,
-        done=lambda i, _: seconds.__setitem__(i, time.perf_counter() - began),
-    )
-    answers = [
-        Generation(
-            outcome.text,
-            outcome.tokens,
-            {**outcome.stats(), "seconds": seconds[i], "method": method, "config": flatten(config)},
-            outcome,
-        )
-        for i, outcome in enumerate(outcomes)
-    ]
-    return answers[0] if isinstance(problem, str) else answers
+    answers: dict[int, Generation] = {}
+    methods = [start(entry, config) for entry in problems]
+    for i, outcome in drive(methods, Executor(pair), width=batch_size):
+        if isinstance(outcome, Fault):
+            raise outcome.error
+        seconds = time.perf_counter() - began
+        stats = {**outcome.stats(), "seconds": seconds, "method": method, "config": flatten(config)}
+        answers[i] = Generation(outcome.text, outcome.tokens, stats, outcome)
+    return answers[0] if isinstance(problem, str) else [answers[i] for i in range(len(texts))]
 
 
 def _problem(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import Fault
@@ -13,27 +13,7 @@ from nabla_eval.requests import Generate, Method, Outcome, Request
 Execute = Callable[[list[Request]], list[Any]]
 
 
-@dataclass
-class _Active:
-    index: int
-    method: Method
-    pending: list[Request]
-    ledger: Ledger = field(default_factory=Ledger)
-
-    def charge(self, results: list[Any]) -> None:
-        """Add what the results cost; what ran side by side counts once towards the chain."""
-        for result in results:
-            self.ledger.add(result.cost)
-        self.ledger.parallel_tokens += max(
-            (
-                result.cost.generated_tokens
-                for request, result in zip(self.pending, results, strict=True)
-                if isinstance(request, Generate)
-            ),
-            default=0,
-        )
-
-
+@runtime_checkable
 class Session(Protocol):
     """An engine at work on many lists of requests at once."""
 
@@ -62,55 +42,81 @@ class Rounds:
         return [(ticket, [next(results) for _ in own]) for ticket, own in submitted]
 
 
+@dataclass
+class _Active:
+    index: int
+    method: Method
+    pending: list[Request] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def advance(self, session: Session, results: list[Any] | None) -> Outcome | Fault | None:
+        """Resume the generator and submit what it asks for; return its end if it has come."""
+        fault = next((result for result in results or [] if isinstance(result, Fault)), None)
+        if fault is not None:
+            self.method.close()
+            return fault
+        try:
+            if results is None:
+                self.pending = next(self.method)
+            else:
+                self._charge(results)
+                self.pending = self.method.send(results)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return replace(outcome, ledger=outcome.ledger + self.ledger)
+        session.submit(self.index, self.pending)
+        return None
+
+    def _charge(self, results: list[Any]) -> None:
+        """Add what the results cost; what ran side by side counts once towards the chain."""
+        for result in results:
+            self.ledger.add(result.cost)
+        self.ledger.parallel_tokens += max(
+            (
+                result.cost.generated_tokens
+                for request, result in zip(self.pending, results, strict=True)
+                if isinstance(request, Generate)
+            ),
+            default=0,
+        )
+
+
 def drive(
-    methods: Iterable[Method],
-    execute: Execute,
-    width: int = 32,
-    done: Callable[[int, Outcome], None] | None = None,
-    failed: Callable[[int, Exception], None] | None = None,
-) -> list[Outcome]:
-    """Run methods to their outcomes, at most `width` of them at a time.
+    methods: Iterable[Method], execute: Execute, width: int = 32
+) -> Iterator[tuple[int, Outcome | Fault]]:
+    """Run methods to their ends, at most `width` at a time; yield each one's index and end.
 
     `execute` answers a list of requests. Where it has a `session()`, as `Executor` has, a method
     goes on as soon as its own requests are answered; a plain function answers in rounds what all
-    active methods ask for. When a method finishes, the next is admitted. `done(index, outcome)` is
-    called as each finishes, in no particular order. Outcomes come back in the order of `methods`,
-    each with the ledger of what its own requests cost (a method may have put shares of it there).
-
-    A method one of whose requests comes back as a `Fault` ends there, without an outcome, and
-    `failed(index, error)` is called; where nobody listens, the error is raised.
+    active methods ask for. When a method finishes, the next is admitted. Ends come in no particular
+    order: an `Outcome` with the ledger of what the method's own requests cost (a method may have
+    put shares of it there), or the `Fault` that one of its requests came back as.
     """
     session: Session = execute.session() if hasattr(execute, "session") else Rounds(execute)
-    outcomes: dict[int, Outcome] = {}
     running: dict[int, _Active] = {}
-
-    def advance(active: _Active, results: list[Any] | None) -> None:
-        """Resume one generator, and submit what it asks for."""
-        try:
-            active.pending = next(active.method) if results is None else active.method.send(results)
-        except StopIteration as stop:
-            running.pop(active.index, None)
-            outcome = replace(stop.value, ledger=stop.value.ledger + active.ledger)
-            outcomes[active.index] = outcome
-            if done is not None:
-                done(active.index, outcome)
-            return
-        running[active.index] = active
-        session.submit(active.index, active.pending)
-
     waiting = enumerate(methods)
     while True:
         while len(running) < width and (entry := next(waiting, None)) is not None:
-            advance(_Active(*entry, []), None)
+            active = _Active(*entry)
+            outcome = active.advance(session, None)
+            if outcome is None:
+                running[active.index] = active
+            else:
+                yield active.index, outcome
         if not running:
-            return [outcomes[i] for i in sorted(outcomes)]
+            return
         for index, results in session.collect():
-            fault = next((result for result in results if isinstance(result, Fault)), None)
-            if fault is None:
-                running[index].charge(results)
-                advance(running[index], results)
-                continue
-            if failed is None:
-                raise fault.error
-            running.pop(index).method.close()
-            failed(index, fault.error)
+            end = running[index].advance(session, results)
+            if end is not None:
+                del running[index]
+                yield index, end
+
+
+def drive_all(methods: Iterable[Method], execute: Execute, width: int = 32) -> list[Outcome]:
+    """Outcomes in the order of `methods`. Raises the error of the first fault."""
+    outcomes: dict[int, Outcome] = {}
+    for index, end in drive(methods, execute, width):
+        if isinstance(end, Fault):
+            raise end.error
+        outcomes[index] = end
+    return [outcomes[index] for index in sorted(outcomes)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval.engine.drive import Execute, drive
-from nabla_eval.errors import DataError
+from nabla_eval.errors import DataError, Fault
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.faults import Faults
 from nabla_eval.harness.response import NablaResponse
@@ -65,33 +65,27 @@ class Run:
             resumed()
             left = [index for index in range(len(work)) if index not in responses]
 
-            def ended(place: int, outcome: Outcome) -> None:
-                index = left[place]
-                stops.update(step.stop for step in outcome.steps)
-                seconds = time.perf_counter() - began[index]
-                if writer is not None:
-                    line = self._record(*work[index], outcome, seconds, seen.pop(index, None))
-                    writer.write(line)
-                responses[index] = self._response(work[index][0], outcome, seconds)
-                finished(index, responses[index])
-
             def method(index: int) -> Method:
+                begun = _timed(start(*work[index]), began, index)
                 if writer is None:
-                    return start(*work[index])
+                    return begun
                 seen[index] = Observed()
-                return seen[index].watch(start(*work[index]))
+                return seen[index].watch(begun)
 
-            methods = (_timed(method(index), began, index) for index in left)
-
-            def failed(place: int, error: Exception) -> None:
-                index = left[place]
-                seen.pop(index, None)
-                problem = work[index][0]
-                responses[index] = NablaResponse("", {"id": problem.id, "failed": str(error)})
-                faults.add(problem.id, error, answered=len(responses))
+            for place, end in drive(map(method, left), self.execute, self.width):
+                index, problem = left[place], work[left[place]][0]
+                observed = seen.pop(index, None)
+                if isinstance(end, Fault):
+                    failed = {"id": problem.id, "failed": str(end.error)}
+                    responses[index] = NablaResponse("", failed)
+                    faults.add(problem.id, end.error, answered=len(responses))
+                else:
+                    stops.update(step.stop for step in end.steps)
+                    seconds = time.perf_counter() - began[index]
+                    if writer is not None:
+                        writer.write(self._record(*work[index], end, seconds, observed))
+                    responses[index] = self._response(problem, end, seconds)
                 finished(index, responses[index])
-
-            drive(methods, self.execute, width=self.width, done=ended, failed=failed)
         _warn_of_whole_responses(self.arguments.config, stops)
         faults.close(answered=len(responses))
         return [responses[index] for index in range(len(work))]

@@ -24,7 +24,7 @@ import nabla_eval as ne
 from nabla_eval.analysis.accuracy import accuracy, difference
 from nabla_eval.analysis.rejection import rejection
 from nabla_eval.embedded import countdown
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
@@ -158,7 +158,7 @@ def evaluate(pair: Any, docs: list[dict], name: str, seed: int) -> dict[str, Any
         for i, doc in enumerate(docs)
     ]
     began = time.perf_counter()
-    outcomes = drive([start(p, config) for p in problems], Executor(pair), width=256)
+    outcomes = drive_all([start(p, config) for p in problems], Executor(pair), width=256)
     right = {str(i): [float(countdown.verify(doc, outcome.text))]
              for i, (doc, outcome) in enumerate(zip(docs, outcomes, strict=True))}  # fmt: skip
     verdicts = [(str(i), [c.verdict for c in o.candidates]) for i, o in enumerate(outcomes)]

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import pytest
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import (
     METHODS,
@@ -60,7 +60,7 @@ def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **option
     config = configure(name, {**LIVELY.get(name, {}), **options})
     problems = tiny_problems(pair_of(name), count, seed=seed)
     execute = execute or Executor(pair_of(name), max_batch_tokens=budget)
-    return drive([start(problem, config) for problem in problems], execute, width)
+    return drive_all([start(problem, config) for problem in problems], execute, width)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +86,7 @@ def test_a_problem_does_not_depend_on_its_neighbours(name):
     config = configure(name, LIVELY.get(name, {}))
     for i in (0, 3, 5):
         problem = tiny_problems(pair_of(name), 6)[i]
-        (alone,) = drive([start(problem, config)], Executor(pair_of(name)))
+        (alone,) = drive_all([start(problem, config)], Executor(pair_of(name)))
         assert alone.tokens == together[i].tokens
 
 
@@ -145,7 +145,7 @@ def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
     assert not needs_reward(bare) and bare != config
     executor = CountingExecutor(Executor(pair))
     problems = tiny_problems(pair, 3)
-    drive([start(problem, bare) for problem in problems], executor)
+    drive_all([start(problem, bare) for problem in problems], executor)
     assert not about_the_reward(executor)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import METHODS, configure, needs_chat, start
 from nabla_eval.options import REMOVED
@@ -84,7 +84,7 @@ def answered(name: str) -> list[dict[str, Any]]:
     chat = needs_chat(config) or name.startswith("asked")
     pair = pair_of("chat" if chat else "outcome" if name.startswith("outcome") else "process")
     problems = tiny_problems(pair, PROBLEMS, seed=1)
-    outcomes = drive([start(problem, config) for problem in problems], Executor(pair))
+    outcomes = drive_all([start(problem, config) for problem in problems], Executor(pair))
     decode = pair.policy.decode
     return [
         {

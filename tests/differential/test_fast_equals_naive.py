@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nabla_eval.engine import naive
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import flatten
@@ -108,7 +108,7 @@ def test_drawn_configurations(
     problems = tiny_problems(pair, 4, seed=seed, stop=stop)
     problems = [replace(problem, thought=thought) for problem in problems]
     executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
-    fast = drive([start(problem, config) for problem in problems], executor, width)
+    fast = drive_all([start(problem, config) for problem in problems], executor, width)
     for problem, outcome in zip(problems, fast, strict=True):
         assert_same(outcome, naive.nabla(pair, problem, config), chosen)
 
@@ -118,7 +118,7 @@ def test_the_drawn_configurations_reach_what_matters():
     pair = PAIRS[True]
     config = configure("nabla", {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6})
     problems = tiny_problems(pair, 12)
-    outcomes = drive([start(problem, config) for problem in problems], Executor(pair))
+    outcomes = drive_all([start(problem, config) for problem in problems], Executor(pair))
     candidates = [c for outcome in outcomes for c in outcome.candidates]
     assert sum(c.verdict == "accepted" for c in candidates) >= 5
     assert sum(c.verdict == "rejected" for c in candidates) >= 5
@@ -144,7 +144,7 @@ def test_each_option_of_the_released_code_matters_and_is_the_specification_s(opt
     for own in ({}, option):
         options = {"n": 4, "passes": 1, "temperature": 1.0, "lr": 0.5, "steps": 4, **own}
         config = configure("nabla", options)
-        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        found = drive_all([start(problem, config) for problem in problems], Executor(pair))
         if own:
             for problem, outcome in zip(problems, found, strict=True):
                 assert_same(outcome, naive.nabla(pair, problem, config), flatten(config))
@@ -160,7 +160,7 @@ def test_certified_draws_are_those_of_the_specification():
     visited: dict[bool, int] = {}
     for certify in (True, False):
         config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, "certify": certify})
-        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        found = drive_all([start(problem, config) for problem in problems], Executor(pair))
         spent[certify] = sum(outcome.ledger.gradient_passes for outcome in found)
         for problem, outcome in zip(problems, found, strict=True):
             assert decisions(outcome) == decisions(naive.nabla(pair, problem, config))

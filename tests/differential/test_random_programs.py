@@ -32,8 +32,8 @@ from run_programs import (
 )
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.drive import drive
-from nabla_eval.errors import RewardError
+from nabla_eval.engine.drive import drive, drive_all
+from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import change
 from nabla_eval.requests import Candidate, Outcome
@@ -85,7 +85,7 @@ def _bar(candidate: Candidate) -> float:
 
 def alone(program: Program, own: Pair, machine: dict[str, int]) -> Outcome:
     plain = Plain(own, keeps=machine["past"] > 0)
-    return drive(methods_of([program]), plain)[0]
+    return drive_all(methods_of([program]), plain)[0]
 
 
 def calm(program: Program) -> Program:
@@ -203,22 +203,17 @@ def test_a_reward_that_is_no_number_fails_its_own_program(
 ) -> None:
     programs = tuple(map(calm, programs))
     broken = without_scores_above(limit, pair("process"))
-    failed: dict[int, Exception] = {}
-    finished: dict[int, Outcome] = {}
     with nothing_left():
-        drive(
-            methods_of(programs), engine(broken, machine), machine["width"],
-            finished.__setitem__, failed.__setitem__,
-        )  # fmt: skip
+        ends = dict(drive(methods_of(programs), engine(broken, machine), machine["width"]))
     for number, program in enumerate(programs):
+        end = ends[number]
         try:
             specified = alone(program, broken, machine)
         except RewardError:
-            assert isinstance(failed.pop(number), RewardError)
+            assert isinstance(end, Fault) and isinstance(end.error, RewardError)
             continue
-        assert finished[number].tokens == specified.tokens
-        check_ledger(finished[number].ledger, specified.ledger, machine)
-    assert not failed
+        assert isinstance(end, Outcome) and end.tokens == specified.tokens
+        check_ledger(end.ledger, specified.ledger, machine)
 
 
 @settings(plain, max_examples=3)
@@ -234,9 +229,9 @@ def test_a_run_that_is_broken_off_holds_nothing_and_can_be_run_again(
     own = pair("gaps")
     executor = engine(own, machine)
     with nothing_left(), breaks_off(own, passes, judge), contextlib.suppress(BrokenOffError):
-        drive(methods_of(programs), executor, machine["width"])
+        drive_all(methods_of(programs), executor, machine["width"])
     assert executor.pasts.tokens == 0
-    again = drive(methods_of(programs), executor, machine["width"])
-    undisturbed = drive(methods_of(programs), engine(own, machine), machine["width"])
+    again = drive_all(methods_of(programs), executor, machine["width"])
+    undisturbed = drive_all(methods_of(programs), engine(own, machine), machine["width"])
     assert [outcome.ledger for outcome in again] == [outcome.ledger for outcome in undisturbed]
     assert [outcome.tokens for outcome in again] == [outcome.tokens for outcome in undisturbed]

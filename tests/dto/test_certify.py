@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nabla_eval.dto import optimise
 from nabla_eval.dto.certify import UNDECIDED, certain
 from nabla_eval.dto.certify import logit_reach as reach
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.sampler import draws
 from nabla_eval.methods.registry import configure, start
@@ -82,7 +82,7 @@ def test_an_optimiser_that_names_no_bound_switches_certification_off(
 
     def answers(**options: Any) -> tuple[list[tuple[int, ...]], int]:
         config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, **options})
-        found = drive([start(problem, config) for problem in problems], Executor(pair))
+        found = drive_all([start(problem, config) for problem in problems], Executor(pair))
         return [outcome.tokens for outcome in found], sum(o.certified for o in found)
 
     assert answers()[1] > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nabla_eval.engine import gradient
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import MOST, affordable
 from nabla_eval.methods.registry import configure, start
@@ -46,7 +46,7 @@ def test_little_memory_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> N
         free(monkeypatch, size)
         taken.clear()
         problems = tiny_problems(pair, 6)
-        found = drive([start(own, config) for own in problems], Executor(pair))
+        found = drive_all([start(own, config) for own in problems], Executor(pair))
         outcomes.append(
             [(o.tokens, [(c.tokens, c.verdict) for c in o.candidates], o.ledger) for o in found]
         )

@@ -9,7 +9,7 @@ import torch
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches, left_pad, positions
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
@@ -35,30 +35,18 @@ def echo(requests):
 @pytest.mark.parametrize("width", [1, 2, 50])
 def test_every_method_gets_its_own_results_in_order(width):
     rounds = [3, 0, 2, 1, 4, 2]
-    finished = []
-    outcomes = drive(
-        (scripted(name, count) for name, count in enumerate(rounds)),
-        echo,
-        width,
-        lambda i, outcome: finished.append((i, outcome.text)),
-    )
-    for name, (count, outcome) in enumerate(zip(rounds, outcomes, strict=True)):
+    ends = list(drive((scripted(name, count) for name, count in enumerate(rounds)), echo, width))
+    assert sorted(index for index, _ in ends) == list(range(len(rounds)))
+    for name, outcome in ends:
+        count = rounds[name]
         expected = sum(100.0 * name + 10 * i + j for i in range(count) for j in range(name % 3))
         assert outcome.text == str(float(expected)) and outcome.tokens == (name,)
         assert outcome.ledger.scorings == count * (name % 3)
-    assert sorted(i for i, _ in finished) == list(range(len(rounds)))
 
 
 def test_at_most_width_methods_are_active():
-    active = set()
-
-    def watched(requests):
-        active.update([len({name for name, _, _ in requests})])
-        return echo(requests)
-
-    drive((scripted(2, 3) for _ in range(9)), watched, 4)
     rounds = []
-    drive((scripted(1 + i, 2) for i in range(9)), lambda r: (rounds.append(r), echo(r))[1], 4)
+    drive_all((scripted(1 + i, 2) for i in range(9)), lambda r: (rounds.append(r), echo(r))[1], 4)
     assert max(len({name for name, _, _ in requests}) for requests in rounds) <= 4
 
 
@@ -67,7 +55,7 @@ def test_an_error_in_the_engine_reaches_the_caller():
         raise RewardError("the reward is NaN")
 
     with pytest.raises(RewardError):
-        drive([scripted(2, 1)], broken)
+        drive_all([scripted(2, 1)], broken)
 
 
 def test_micro_batches_stay_within_the_budget_and_keep_the_order():
@@ -139,14 +127,11 @@ def test_a_fault_ends_its_method_and_no_other():
         broken = Fault(RewardError("NaN"))
         return [broken if r[:2] == ("b", 1) else Judgement(0.0) for r in requests]
 
-    failed = []
-    outcomes = drive(
-        map(method, "abc"), execute, failed=lambda index, error: failed.append((index, str(error)))
-    )
-    assert [outcome.text for outcome in outcomes] == ["a", "c"]
-    assert failed == [(1, "NaN")] and closed == ["b"]
+    ends = dict(drive(map(method, "abc"), execute))
+    assert str(ends.pop(1).error) == "NaN" and closed == ["b"]
+    assert {index: outcome.text for index, outcome in ends.items()} == {0: "a", 2: "c"}
     with pytest.raises(RewardError, match="NaN"):
-        drive(map(method, "abc"), execute)
+        drive_all(map(method, "abc"), execute)
 
 
 def small(model):
@@ -165,11 +150,11 @@ def test_a_run_out_of_memory_gives_the_same_result(name):
     pair, cramped = tiny_pair(), tiny_pair()
     config = configure(name, {"n": 4, "temperature": 1.0})
     problems = tiny_problems(pair, 9)
-    expected = drive([start(p, config) for p in problems], Executor(pair))
+    expected = drive_all([start(p, config) for p in problems], Executor(pair))
     small(cramped.policy.base)
     small(cramped.judge.base)
     with pytest.warns(UserWarning, match="Out of memory"):
-        again = drive([start(p, config) for p in problems], Executor(cramped))
+        again = drive_all([start(p, config) for p in problems], Executor(cramped))
     for ours, theirs in zip(again, expected, strict=True):
         assert (ours.tokens, ours.stop, ours.ended) == (theirs.tokens, theirs.stop, theirs.ended)
         assert [c.verdict for c in ours.candidates] == [c.verdict for c in theirs.candidates]
@@ -192,16 +177,18 @@ def test_a_reward_that_is_not_a_number_is_an_error_and_not_a_score():
     )
     config = configure("best_of_n", {"n": 2})
     with pytest.raises(RewardError, match="nan"):
-        drive([start(p, config) for p in tiny_problems(pair, 1)], Executor(broken))
+        drive_all([start(p, config) for p in tiny_problems(pair, 1)], Executor(broken))
 
 
 def test_a_method_that_scores_needs_a_reward_model():
     pair = tiny_pair()
     config = configure("best_of_n", {"n": 2})
     with pytest.raises(ModelError, match="reward"):
-        drive([start(p, config) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None)))
+        drive_all(
+            [start(p, config) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None))
+        )
     greedy = configure("greedy", {})
-    (outcome,) = drive(
+    (outcome,) = drive_all(
         [start(p, greedy) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None))
     )
     assert outcome.reward is None and outcome.tokens

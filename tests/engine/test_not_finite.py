@@ -15,7 +15,7 @@ from scripted_server import Script, choice, serving
 import nabla_eval as ne
 from nabla_eval.engine import naive
 from nabla_eval.engine.completions import Server, ServerOptions
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
@@ -24,7 +24,7 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Replay, Trajectory
+from nabla_eval.requests import Generate, Outcome, Replay, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 GREEDY = Sampling(temperature=0)
@@ -73,13 +73,10 @@ def test_tokens_that_are_masked_are_legal() -> None:
 def test_methods_end_with_the_error_for_that_problem_alone(method: str) -> None:
     pair = spoilt(torch.nan)
     problems, config = asked(pair), configure(method, {})
-    failed: dict[int, Exception] = {}
-    outcomes = drive(
-        [start(problem, config) for problem in problems], Executor(pair),
-        failed=lambda i, error: failed.__setitem__(i, error),
-    )  # fmt: skip
-    assert set(failed) == {1} and isinstance(failed[1], PolicyError)
-    assert len(outcomes) == 2
+    ends = dict(drive([start(problem, config) for problem in problems], Executor(pair)))
+    fault = ends.pop(1)
+    assert isinstance(fault, Fault) and isinstance(fault.error, PolicyError)
+    assert [type(end) for end in ends.values()] == [Outcome, Outcome]
 
 
 def test_texts_that_are_read_again_are_checked_too() -> None:
@@ -139,7 +136,7 @@ def test_a_gradient_that_is_no_number_fails_its_problem(
     config = configure("nabla", {"temperature": 1.0, "certify": False, **options})
     (problem,) = tiny_problems(pair, 1)
     with pytest.raises(PolicyError, match="The gradient through the policy policy in float64 and"):
-        drive([start(problem, config)], Executor(pair))
+        drive_all([start(problem, config)], Executor(pair))
     with pytest.raises(PolicyError, match="The gradient through the policy policy in float64 and"):
         naive.nabla(pair, problem, config)
     with pytest.raises(PolicyError, match="The gradient through the policy policy in float64 and"):
@@ -160,7 +157,7 @@ def test_masked_tokens_leave_refinement_as_specified(options: dict[str, Any]) ->
     chosen = {"n": 4, "passes": 2, "temperature": 1.0, "lr": 0.3, "steps": 4, "nll_weight": 1.0}
     config = configure("nabla", {**chosen, **options})
     problems = tiny_problems(pair, 3)
-    found = drive([start(problem, config) for problem in problems], Executor(pair))
+    found = drive_all([start(problem, config) for problem in problems], Executor(pair))
     for problem, outcome in zip(problems, found, strict=True):
         written = naive.nabla(pair, problem, config)
         assert (outcome.tokens, outcome.reward) == (written.tokens, pytest.approx(written.reward))

@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from nabla_eval.engine.cache import Past, Pasts
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import Decoder, rollout
 from nabla_eval.methods.registry import configure, start
@@ -144,8 +144,8 @@ def test_a_sliding_window_is_served_without_reuse(window):
     together = decoded(drafts(problems), pair.policy, pasts=pasts)
     assert_same(together, [rollout(pair.policy, [request])[0] for request in drafts(problems)])
     assert pasts.tokens == 0 and all(trajectory.past is None for trajectory in together)
-    outcomes = drive([start(p, config) for p in problems], Executor(pair))
-    alone = [drive([start(p, config)], Executor(pair))[0] for p in problems]
+    outcomes = drive_all([start(p, config) for p in problems], Executor(pair))
+    alone = [drive_all([start(p, config)], Executor(pair))[0] for p in problems]
     assert [o.tokens for o in outcomes] == [o.tokens for o in alone]
     if window == 3:  # else the windows would not have mattered
         assert [t.tokens for t in together] != [

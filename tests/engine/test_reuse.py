@@ -14,7 +14,7 @@ import torch
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.cache import Pasts
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.rollout import Decoder
@@ -184,7 +184,7 @@ def run(pair: Pair, past: int) -> tuple[list[tuple[int, ...]], list[Ledger], int
     problems = tiny_problems(pair, 12, max_new_tokens=12)
     config = configure("nabla", {"n": 6, "temperature": 1.2})
     with forwarded(pair.judge.base) as passes:
-        outcomes = drive([start(problem, config) for problem in problems], executor)
+        outcomes = drive_all([start(problem, config) for problem in problems], executor)
     gc.collect()
     ledgers = [outcome.ledger for outcome in outcomes]
     return [o.tokens for o in outcomes], ledgers, sum(passes), executor.reward_pasts.tokens

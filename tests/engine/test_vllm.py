@@ -12,7 +12,7 @@ import torch
 from scripted_server import Answer, Script, choice, serving
 
 from nabla_eval.engine.completions import Server, ServerOptions
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter
@@ -195,7 +195,7 @@ def test_a_method_gives_the_same_whatever_runs_beside_it(
 
     def run(width: int) -> list[Any]:
         executor = Executor(pair, rollout=remote)
-        return drive([start(problem, config) for problem in problems], executor, width=width)
+        return drive_all([start(problem, config) for problem in problems], executor, width=width)
 
     one, all_ = run(1), run(4)
     for ours, theirs in zip(one, all_, strict=True):

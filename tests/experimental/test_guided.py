@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.experimental.guided import log_sigmoid
@@ -53,7 +53,7 @@ def answer(request, top):
 
 
 def run(name, execute=execute, **options):
-    (outcome,) = drive([start(PROBLEM, configure(name, options))], execute)
+    (outcome,) = drive_all([start(PROBLEM, configure(name, options))], execute)
     return outcome
 
 
@@ -164,7 +164,7 @@ def test_an_outcome_reward_has_no_error_to_locate():
     pair = tiny_pair(seed=3, process=False)
     method = start(tiny_problems(pair, 1)[0], configure("locate_repair", {}))
     with pytest.raises(ModelError) as raised:
-        drive([method], Executor(pair))
+        drive_all([method], Executor(pair))
     assert str(raised.value).startswith("method=locate_repair")
     assert "one score a response. Give a process reward" in str(raised.value)
 

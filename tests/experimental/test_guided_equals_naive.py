@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nabla_eval.engine.cache import Pasts
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.replay import forced
 from nabla_eval.experimental import naive
@@ -102,7 +102,7 @@ def same_numbers(ours, theirs):
 def run(pair, name, options, asked, *, width, budget, past):
     config = configure(name, options)
     executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
-    return config, drive([start(problem, config) for problem in asked], executor, width)
+    return config, drive_all([start(problem, config) for problem in asked], executor, width)
 
 
 @settings(max_examples=14)

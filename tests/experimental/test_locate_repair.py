@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ModelError
 from nabla_eval.experimental.locate_repair import first_error
 from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
@@ -74,7 +74,7 @@ class Script:
 
 
 def solve(script: Script, **options: Any) -> Outcome:
-    (outcome,) = drive([start(PROBLEM, configure("locate_repair", options))], script)
+    (outcome,) = drive_all([start(PROBLEM, configure("locate_repair", options))], script)
     return outcome
 
 

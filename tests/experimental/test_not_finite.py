@@ -9,24 +9,22 @@ import pytest
 import torch
 from broken_pairs import asked, masking, spoilt
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
-from nabla_eval.errors import PolicyError, RewardError
+from nabla_eval.errors import Fault, PolicyError, RewardError
 from nabla_eval.experimental import naive
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.requests import Outcome
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
 def test_a_method_ends_with_the_error_for_that_problem_alone() -> None:
     pair = spoilt(torch.nan)
     problems, config = asked(pair), configure("prefix_gradient", {})
-    failed: dict[int, Exception] = {}
-    outcomes = drive(
-        [start(problem, config) for problem in problems], Executor(pair),
-        failed=lambda i, error: failed.__setitem__(i, error),
-    )  # fmt: skip
-    assert set(failed) == {1} and isinstance(failed[1], PolicyError)
-    assert len(outcomes) == 2
+    ends = dict(drive([start(problem, config) for problem in problems], Executor(pair)))
+    fault = ends.pop(1)
+    assert isinstance(fault, Fault) and isinstance(fault.error, PolicyError)
+    assert [type(end) for end in ends.values()] == [Outcome, Outcome]
     with pytest.raises(PolicyError, match="not finite after 3 tokens"):
         naive.guided(pair, problems[1], config)
 
@@ -40,7 +38,7 @@ def test_masked_tokens_are_never_chosen(method: str) -> None:
     }
     config = configure(method, {"confidence": 1.0, **options.get(method, {})})
     for problem in tiny_problems(pair, 3):
-        (found,) = drive([start(problem, config)], Executor(pair))
+        (found,) = drive_all([start(problem, config)], Executor(pair))
         written = naive.guided(pair, problem, config)
         assert found.tokens == written.tokens and not {4, 7} & {*found.tokens}
 
@@ -52,4 +50,4 @@ def test_a_prefix_score_that_is_no_number() -> None:
     broken = replace(pair, reward=reward)
     method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {"confidence": 1.0}))
     with pytest.raises(RewardError, match="a score or a gradient that is no number after"):
-        drive([method], Executor(broken))
+        drive_all([method], Executor(broken))

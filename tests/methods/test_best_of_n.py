@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError
 from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.best_of_n import WeightedBestOfN
@@ -59,7 +59,7 @@ class Samples:
 
 def solve(samples: Samples, method: str = "best_of_n", **options: Any) -> Any:
     options = {"n": len(samples.answers), **options}
-    (outcome,) = drive([start(PROBLEM, configure(method, options))], samples)
+    (outcome,) = drive_all([start(PROBLEM, configure(method, options))], samples)
     return outcome
 
 

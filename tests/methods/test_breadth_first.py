@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError
 from nabla_eval.methods.beam import aggregated
 from nabla_eval.methods.registry import configure, start
@@ -21,7 +21,7 @@ from nabla_eval.requests import Judgement
 
 def solve(method, script, **options):
     config = configure(method, {**SEMICOLON, **options})
-    (outcome,) = drive([start(PROBLEM, config)], script)
+    (outcome,) = drive_all([start(PROBLEM, config)], script)
     return outcome
 
 

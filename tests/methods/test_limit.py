@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import limited, unless_cut, whole
 from nabla_eval.options import DTO, Budget, Sampling
@@ -67,7 +67,7 @@ def asker(requests, heard):
 
 def run(requests, calls, script):
     heard = []
-    (outcome,) = drive([limited(asker(requests, heard), Budget(max_calls=calls))], script)
+    (outcome,) = drive_all([limited(asker(requests, heard), Budget(max_calls=calls))], script)
     return outcome, heard
 
 
@@ -120,7 +120,7 @@ def test_a_method_that_goes_on_after_the_cut_is_a_mistake():
         yield draws(2)
 
     with pytest.raises(RuntimeError, match="max_calls"):
-        drive([limited(stubborn(), Budget(max_calls=2))], Writes(9, 9, 9))
+        drive_all([limited(stubborn(), Budget(max_calls=2))], Writes(9, 9, 9))
 
 
 def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
@@ -129,14 +129,14 @@ def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
         return Outcome("", (), "eos")
 
     with pytest.raises(OutOfCalls, match="return an Outcome"):
-        drive([limited(unaware(), Budget(max_calls=2))], Writes(9, 9))
+        drive_all([limited(unaware(), Budget(max_calls=2))], Writes(9, 9))
 
 
 def test_tokens_count_responses_and_nothing_else():
     heard = []
     requests = [*draws(1), Score(PROBLEM, trajectory(1)), *draws(2)]
     method = limited(asker(requests, heard), Budget(max_item_tokens=5))
-    (outcome,) = drive([method], Writes(3, 9, 9))
+    (outcome,) = drive_all([method], Writes(3, 9, 9))
     assert outcome.ended == "max_item_tokens"
     assert [type(result).__name__ for result in heard] == ["Trajectory", "Judgement", "Trajectory"]
     assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
@@ -147,7 +147,7 @@ def test_the_budget_that_is_used_up_first_is_named():
         (Budget(max_calls=9, max_item_tokens=4), "max_item_tokens"),
         (Budget(max_calls=4, max_item_tokens=9), "max_calls"),
     ]:
-        (outcome,) = drive([limited(asker(draws(2), []), budget)], Writes(3, 9))
+        (outcome,) = drive_all([limited(asker(draws(2), []), budget)], Writes(3, 9))
         assert (outcome.ended, outcome.ledger.model_calls) == (ended, 4)
 
 
@@ -163,7 +163,7 @@ def test_time_is_looked_at_between_requests_and_the_first_response_is_always_wri
 
     for seconds, written in [(0.5, 1), (2.5, 2), (3.5, 3), (9.0, 3)]:
         method = limited(patient(), Budget(max_item_seconds=seconds), iter(range(99)).__next__)
-        (outcome,) = drive([method], Writes(2, 2, 2))
+        (outcome,) = drive_all([method], Writes(2, 2, 2))
         assert outcome.visited == written
         assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
 
@@ -221,7 +221,7 @@ def test_a_budget_of_time_is_used_up_when_it_has_passed_to_the_instant():
             heard += yield [request]
 
     method = limited(patient(), Budget(max_item_seconds=2.0), iter(range(99)).__next__)
-    (outcome,) = drive([method], Writes(2, 2, 2))
+    (outcome,) = drive_all([method], Writes(2, 2, 2))
     assert (outcome.visited, outcome.ended) == (1, "max_item_seconds")
 
 
@@ -229,7 +229,7 @@ def test_time_is_looked_at_between_what_calls_let_through_one_by_one():
     heard = []
     budget = Budget(max_calls=19, max_item_seconds=0.5)
     method = limited(asker(draws(3), heard), budget, iter(range(99)).__next__)
-    (outcome,) = drive([method], Writes(3, 4, 5))
+    (outcome,) = drive_all([method], Writes(3, 4, 5))
     assert (len(heard), outcome.ended) == (1, "max_item_seconds")
 
 

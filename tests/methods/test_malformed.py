@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scripted_trees import PROBLEM, ScriptedTree, trajectory
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.registry import configure, start
 
 POOLS = {"greedy": {}, "self_consistency": {"n": 3}, "best_of_n": {"n": 3},
@@ -22,7 +22,7 @@ def endless(request):
 def solve(method, write, **options):
     script = ScriptedTree(lambda text, i: "", lambda text: 0.0, says=lambda question, i: "so")
     script.write = write
-    (outcome,) = drive([start(PROBLEM, configure(method, options))], script)
+    (outcome,) = drive_all([start(PROBLEM, configure(method, options))], script)
     return outcome
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.nabla_options import lookahead
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import Sampling
@@ -86,7 +86,7 @@ class Script:
 
 def solve(script, **options):
     options = {"n": 4, "passes": 1, "gradient_threshold": 0.0, **options}
-    (outcome,) = drive([start(problem(), configure("nabla", options))], script)
+    (outcome,) = drive_all([start(problem(), configure("nabla", options))], script)
     return outcome
 
 
@@ -269,7 +269,7 @@ def iid(index: int, n: int):
 
     execute.next = 1
     config = configure("nabla", {"n": n, "passes": 50, "steps": 0})
-    (outcome,) = drive([start(problem(f"iid{index}"), config)], execute)
+    (outcome,) = drive_all([start(problem(f"iid{index}"), config)], execute)
     return outcome
 
 
@@ -320,7 +320,7 @@ def test_best_of_n_takes_the_first_maximum_and_stops_early():
         ({"n": 4}, 3, 4),
     ]:
         execute.drawn = 0
-        (outcome,) = drive([start(problem(), configure("best_of_n", options))], execute)
+        (outcome,) = drive_all([start(problem(), configure("best_of_n", options))], execute)
         assert outcome.tokens == (chosen,) and len(outcome.drafts) == drawn
 
 

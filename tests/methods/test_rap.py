@@ -7,7 +7,7 @@ import math
 import pytest
 from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
 
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.rap import Rap, Search, geometric
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.methods.steps import Node
@@ -20,7 +20,7 @@ def logit(p):
 
 def solve(script, **options):
     config = configure("rap", {**SEMICOLON, **options})
-    (outcome,) = drive([start(PROBLEM, config)], script)
+    (outcome,) = drive_all([start(PROBLEM, config)], script)
     return outcome
 
 

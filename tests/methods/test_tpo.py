@@ -8,7 +8,7 @@ import pytest
 from scripted_trees import PROBLEM, ScriptedTree, trajectory
 
 from nabla_eval import generate, load_pair
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.methods.voices import PLACES, Prompts
@@ -44,7 +44,7 @@ def scripted(critiques=("critique 1", "critique 2"), gradients=("do 1", "do 2"))
 
 
 def solve(script, **options):
-    (outcome,) = drive([start(PROBLEM, configure("tpo", options))], script)
+    (outcome,) = drive_all([start(PROBLEM, configure("tpo", options))], script)
     return outcome
 
 
@@ -94,7 +94,7 @@ def asked_for(options, method="tpo", longest=60):
         return script(requests)
 
     problem = replace(PROBLEM, max_new_tokens=longest)
-    drive([start(problem, configure(method, options))], execute)
+    drive_all([start(problem, configure(method, options))], execute)
     return lengths[:2]  # a critique and its instructions
 
 
@@ -121,7 +121,7 @@ def test_critiques_count_in_the_budgets(budget, most):
         return trajectory(text, "length" if len(text) < 60 else "eos")
 
     script.write = long
-    (outcome,) = drive([start(PROBLEM, configure("tpo", {budget: most}))], script)
+    (outcome,) = drive_all([start(PROBLEM, configure("tpo", {budget: most}))], script)
     spent = outcome.ledger.generated_tokens
     spent += outcome.ledger.scorings if budget == "max_calls" else 0
     assert spent <= most and outcome.ended == budget and outcome.text in DRAFTS

@@ -11,7 +11,7 @@ import torch
 
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine import naive
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.score import score
@@ -175,7 +175,7 @@ def test_decisions_are_those_of_the_specification() -> None:
     options = {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6, "update": "all"}
     config = configure("nabla", options)
     problems = tiny_problems(pair, 5, seed=4)
-    fast = drive([start(problem, config) for problem in problems], Executor(pair))
+    fast = drive_all([start(problem, config) for problem in problems], Executor(pair))
     for problem, outcome in zip(problems, fast, strict=True):
         slow = naive.nabla(pair, problem, config)
         assert (outcome.tokens, outcome.stop) == (slow.tokens, slow.stop)

@@ -14,7 +14,7 @@ import torch
 from plain_engine import Plain
 
 from nabla_eval.dto.objective import Site, differentiate
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
@@ -136,9 +136,9 @@ def test_methods_decide_as_the_plain_engine_does(
     pair = pair_of(name, dtype, attention)
     config = configure(method, METHODS[method], None)
     problems = uneven(pair, 3, 5)
-    fast = drive([start(problem, config) for problem in problems], Executor(pair))
+    fast = drive_all([start(problem, config) for problem in problems], Executor(pair))
     for problem, outcome in zip(problems, fast, strict=True):
-        (slow,) = drive([start(problem, config)], Plain(pair, keeps=False))
+        (slow,) = drive_all([start(problem, config)], Plain(pair, keeps=False))
         assert outcome.tokens == slow.tokens
         assert outcome.reward == pytest.approx(slow.reward, abs=1e-8)
         assert [c.tokens for c in outcome.candidates] == [c.tokens for c in slow.candidates]

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from nabla_eval.dto import optimise
 from nabla_eval.embedded.countdown import test_problems as countdown
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
@@ -110,4 +110,4 @@ def solve(
 ) -> list[Outcome]:
     """Outcomes of a method with some options, `width` problems in flight."""
     config = configure(method, options)
-    return drive([start(problem, config) for problem in problems], Executor(pair), width)
+    return drive_all([start(problem, config) for problem in problems], Executor(pair), width)

@@ -59,9 +59,9 @@ def run_together(
     programs: Sequence[Program], own: Pair, machine: dict[str, int]
 ) -> tuple[list[Outcome], int]:
     """Outcomes, and the most tokens of prefixes that were kept."""
-    executor, held = engine(own, machine), [0]
-
-    def done(*_: object) -> None:
+    executor, held, outcomes = engine(own, machine), [0], {}
+    for index, end in drive(methods_of(programs), executor, machine["width"]):
         held.append(executor.pasts.tokens)
-
-    return drive(methods_of(programs), executor, machine["width"], done), max(held)
+        assert isinstance(end, Outcome), end
+        outcomes[index] = end
+    return [outcomes[index] for index in range(len(programs))], max(held)

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nabla_eval.engine.cache import Joined, Past, Whole
-from nabla_eval.engine.drive import drive
+from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.record import Row
 from nabla_eval.methods.registry import start
@@ -84,7 +84,7 @@ def drawn(seed: int) -> None:
     @given(**strategies(kind))
     def run(programs: Any, budget: int, past: int, width: int) -> None:
         executor = Executor(pair(kind), max_batch_tokens=budget, max_past_tokens=past)
-        drive((start(p.problem, p.config) for p in programs), executor, width)
+        drive_all((start(p.problem, p.config) for p in programs), executor, width)
 
     from hypothesis import seed as seeded
 
