@@ -109,4 +109,4 @@ docs: ## build the pages of docs/ into site/, which opens without a network
 		{ echo "These lines fetch from a network."; exit 1; }
 
 theory: $(STAMP) ## check the paper's mathematics numerically
-	$(BIN)/python -m theory
+	$(BIN)/python -m nabla_theory

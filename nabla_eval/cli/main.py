@@ -41,7 +41,7 @@ COMMANDS = {
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
     ),
     "train": Entry("nabla_eval.cli.train:train", "Train a policy by SFT or GRPO (needs TRL)."),
-    "theory": Entry("nabla_eval.cli.theory:theory", "Check the paper's mathematics numerically."),
+    "theory": Entry("nabla_theory.__main__:main", "Check the paper's mathematics numerically."),
 }
 
 

@@ -134,7 +134,7 @@ class AdamW(Optimiser):
 
             c_t = sqrt(1 - beta_2^t) / (1 - beta_1^t) sqrt(sum_k a_k^2 / b_k)
 
-        (c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `theory.reach` checks it).
+        (c_1 = 1, c_20 = 1.16: 0.118 in all at the paper's rates; `nabla_theory.reach` checks it).
         Infinite in bfloat16, which rounds a step up to twice its length and its moments at will.
         """
         if dto.logits_dtype == "bfloat16":

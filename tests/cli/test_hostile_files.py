@@ -31,7 +31,7 @@ COMPUTING = (
     "nabla_eval.harness.command.Command.execute", "nabla_eval.cli.rehearsal.rehearse",
     "nabla_eval.cli.sweeping.Sweep._run", "nabla_eval.cli.demo._Study",
     "nabla_eval.embedded.train.train_pair",
-    "nabla_eval.training.run.claim", "theory.report.execute",
+    "nabla_eval.training.run.claim", "nabla_theory.report.execute",
     "nabla_eval.harness.problems.hub.from_hub",
 )  # fmt: skip
 # What commands read, by the beginning of their names; others get anything.

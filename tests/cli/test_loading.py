@@ -17,7 +17,7 @@ atexit.register(lambda: print("LOADED", *sys.modules))
 main()
 """
 MODELS = {"torch", "transformers", "lm_eval.tasks", "datasets"}
-OTHERS = {"evaluate", "matplotlib", "math_verify", "nltk", "sklearn", "trl", "theory"}
+OTHERS = {"evaluate", "matplotlib", "math_verify", "nltk", "sklearn", "trl", "nabla_theory"}
 
 
 def loaded(*arguments: str) -> set[str]:

@@ -19,7 +19,7 @@ from nabla_eval.engine.sampler import draws
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import DTO
 from nabla_eval.testing import tiny_pair, tiny_problems
-from theory.reach import cosine_rates, logit_reach
+from nabla_theory.reach import cosine_rates, logit_reach
 
 
 def descended(start: torch.Tensor, gradients: list[torch.Tensor], dto: DTO) -> torch.Tensor:

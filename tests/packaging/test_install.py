@@ -78,8 +78,8 @@ def test_the_wheel_is_complete(wheel: Path, root: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     shared = f"{wheel.name.split('-py3')[0]}.data/data/share/nabla_eval"
     assert {"nabla_eval_hook.pth", "_nabla_eval_hook.py", "nabla_eval/py.typed"} <= names
-    for package in ("nabla_eval", "theory"):
-        sources = {str(p.relative_to(root)) for p in (root / package).rglob("*.py")}
+    for package in (root / "nabla_eval", root / "theory" / "nabla_theory"):
+        sources = {str(p.relative_to(package.parent)) for p in package.rglob("*.py")}
         assert sources
         assert sources <= names
     for pattern in ("*.safetensors", "*.json"):
@@ -94,4 +94,4 @@ def test_the_wheel_is_complete(wheel: Path, root: Path) -> None:
 def test_the_wheel_holds_nothing_else_at_its_root(wheel: Path) -> None:
     roots = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     own = {root for root in roots if not root.endswith((".dist-info", ".data"))}
-    assert own == {"nabla_eval", "theory", "_nabla_eval_hook.py", "nabla_eval_hook.pth"}
+    assert own == {"nabla_eval", "nabla_theory", "_nabla_eval_hook.py", "nabla_eval_hook.pth"}

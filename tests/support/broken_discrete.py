@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from theory import discrete, output_law
-from theory.claims import laws, token_rl
+from nabla_theory import discrete, output_law
+from nabla_theory.claims import laws, token_rl
 
 TRANSITION, GIBBS, FRONTIER = output_law.transition, discrete.gibbs, discrete.frontier
 BEST_OF_N, SWEEP = discrete.best_of_n, laws.sweep
@@ -58,55 +58,20 @@ MUTATIONS = [  # what, owner, name, broken, claim
     ("rejected candidates vanish", output_law, "transition", no_rejection, "output_law"),
     ("Algorithm 1 samples rho*", laws, "sweep", returns_gibbs, "output_law"),
     ("a refinement beyond Adam's reach", output_law, "refined", far_from_the_twin, "output_law"),
-    (
-        "one rollout more than paid for",
-        output_law,
-        "output_laws",
-        lambda responses, draws, n: LAWS(responses, draws, n + 1)[1:],
-        "output_law",
-    ),
+    ("one rollout more than paid for", output_law, "output_laws",
+     lambda responses, draws, n: LAWS(responses, draws, n + 1)[1:], "output_law"),
     ("no entropy in L_PPO", discrete, "free_energy", free_energy_without_entropy, "output_law"),
-    (
-        "a frontier one per cent too low",
-        discrete,
-        "frontier",
-        lambda responses, kl: FRONTIER(responses, kl) - 0.01 * kl,
-        "frontier",
-    ),
-    (
-        "a tilt with half of lambda",
-        discrete,
-        "gibbs",
-        lambda responses, lam: GIBBS(responses, lam / 2),
-        "frontier",
-    ),
-    (
-        "best of 2N",
-        discrete,
-        "best_of_n",
-        lambda responses, n: BEST_OF_N(responses, 2 * n),
-        "frontier",
-    ),
-    (
-        "a tilt with half of lambda",
-        discrete,
-        "gibbs",
-        lambda responses, lam: GIBBS(responses, lam / 2),
-        "discrete_rl",
-    ),
-    (
-        "the best value for the soft one",
-        token_rl,
-        "soft_values",
-        lambda responses, lam: GIBBS(responses, 10 * lam)[0],
-        "discrete_rl",
-    ),
+    ("a frontier one per cent too low", discrete, "frontier",
+     lambda responses, kl: FRONTIER(responses, kl) - 0.01 * kl, "frontier"),
+    ("a tilt with half of lambda", discrete, "gibbs",
+     lambda responses, lam: GIBBS(responses, lam / 2), "frontier"),
+    ("best of 2N", discrete, "best_of_n", lambda responses, n: BEST_OF_N(responses, 2 * n),
+     "frontier"),
+    ("a tilt with half of lambda", discrete, "gibbs",
+     lambda responses, lam: GIBBS(responses, lam / 2), "discrete_rl"),
+    ("the best value for the soft one", token_rl, "soft_values",
+     lambda responses, lam: GIBBS(responses, 10 * lam)[0], "discrete_rl"),
     ("a policy without memory", token_rl, "token_law", without_the_past, "discrete_rl"),
-    (
-        "REINFORCE with half of the cost",
-        token_rl,
-        "score_function",
-        lambda responses, lam, context: (np.ones(3), 2 * np.ones(3)),
-        "discrete_rl",
-    ),
-]
+    ("REINFORCE with half of the cost", token_rl, "score_function",
+     lambda responses, lam, context: (np.ones(3), 2 * np.ones(3)), "discrete_rl"),
+]  # fmt: skip

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import linalg, sparse
 
-from theory import fokker_planck, gradients, langevin
-from theory.targets import Target
+from nabla_theory import fokker_planck, gradients, langevin
+from nabla_theory.targets import Target
 
 GENERATOR = fokker_planck.generator  # as it is before a test replaces it
 

@@ -41,7 +41,7 @@ from nabla_eval.requests import (
     Score,
     Trajectory,
 )
-from theory.reach import cosine_rates, logit_reach
+from nabla_theory.reach import cosine_rates, logit_reach
 
 RAREST = math.log(torch.finfo(torch.float32).tiny)
 

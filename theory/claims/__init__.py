@@ -1,1 +1,0 @@
-"""The claims, by topic; each function of a Context returns rows for theory.checks."""
