@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nabla_eval.analysis.candidates import bin_places, quantile_edges
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -129,19 +130,16 @@ class RewardBin:
 def reliability(answers: Iterable[Answer], bins: int = 8, level: float = LEVEL) -> list[RewardBin]:
     """Share of right answers by reward, in bins of about equally many answers."""
     found = list(answers)
-    if not found:
-        return []
-    rewards = np.array([reward for _, reward, _ in found])
-    edges = np.unique(np.quantile(rewards, np.linspace(0, 1, bins + 1), method="higher"))
-    if len(edges) == 1:
-        edges = np.repeat(edges, 2)
-    places = np.clip(np.searchsorted(edges, rewards, side="right") - 1, 0, len(edges) - 2)
-    right: list[dict[str, float]] = [defaultdict(float) for _ in edges[1:]]
-    count: list[dict[str, float]] = [defaultdict(float) for _ in edges[1:]]
+    rewards = np.array([reward for _, reward, _ in found], dtype=float)
+    edges = quantile_edges(rewards, bins)
+    places = bin_places(rewards, edges)
+    bounds = list(pairwise(edges))
+    right: list[dict[str, float]] = [defaultdict(float) for _ in bounds]
+    count: list[dict[str, float]] = [defaultdict(float) for _ in bounds]
     for (problem, _, verdict), place in zip(found, places, strict=True):
         right[place][problem] += verdict
         count[place][problem] += 1
     return [
-        RewardBin(float(low), float(high), int(sum(c.values())), share(r, c, level))
-        for (low, high), r, c in zip(pairwise(edges), right, count, strict=True)
+        RewardBin(low, high, int(sum(c.values())), share(r, c, level))
+        for (low, high), r, c in zip(bounds, right, count, strict=True)
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from nabla_eval.analysis.frames import by_problem, sums
 from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, proportion, share
-from nabla_eval.traces.schema import CandidateRecord, Record, document
+from nabla_eval.analysis.runs import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Feature: TypeAlias = Literal["position", "entropy", "gradient_norm", "sweep"]
 FEATURES: tuple[Feature, ...] = ("position", "entropy", "gradient_norm", "sweep")
@@ -28,50 +31,43 @@ class Bin:
     acceptance: Estimate
 
 
-def feature(candidate: CandidateRecord, name: Feature) -> float | None:
-    """A feature's value; None where the run took no gradient."""
-    value = candidate[name]
-    return None if value is None else float(value)
-
-
-def bin_edges(runs: Iterable[Iterable[Record]], name: Feature, bins: int = 5) -> list[float]:
-    """Edges that part the candidates of all runs into about equally many per bin.
+def bin_edges(candidates: Iterable[DataFrame], name: Feature, bins: int = 5) -> list[float]:
+    """Return edges that part the candidates of all runs into about equally many per bin.
 
     The same edges serve all runs, so that their bins can be compared. Fewer bins where many
     candidates share a value; no edges without candidates.
     """
-    values = [
-        value
-        for records in runs
-        for record in records
-        for candidate in record["candidates"]
-        if (value := feature(candidate, name)) is not None
-    ]
-    if not values:
+    values = np.concatenate([frame[name].dropna().to_numpy(float) for frame in candidates])
+    return quantile_edges(values, bins)
+
+
+def quantile_edges(values: np.ndarray, bins: int) -> list[float]:
+    """Return the edges of bins with about equally many values; at least one bin, if any value."""
+    if not len(values):
         return []
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1), method="higher"))
     return [float(edge) for edge in edges] if len(edges) > 1 else [float(edges[0])] * 2
 
 
+def bin_places(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    """Return the bin that each value lies in."""
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+
+
 def acceptance(
-    records: Iterable[Record], name: Feature, edges: Sequence[float], level: float = LEVEL
+    candidates: DataFrame, name: Feature, edges: Sequence[float], level: float = LEVEL
 ) -> list[Bin]:
-    """Share of accepted candidates in each bin of a feature, problems as clusters."""
-    accepted: list[dict[str, int]] = [defaultdict(int) for _ in edges[1:]]
-    judged: list[dict[str, int]] = [defaultdict(int) for _ in edges[1:]]
-    for record in records:
-        problem = document(record["id"])
-        for candidate in record["candidates"]:
-            value = feature(candidate, name)
-            if value is None:
-                continue
-            place = min(int(np.searchsorted(edges, value, side="right")) - 1, len(judged) - 1)
-            judged[place][problem] += 1
-            accepted[place][problem] += candidate["verdict"] == "accepted"
-    return [
-        Bin(low, high, sum(j.values()), sum(a.values()), share(a, j, level))
-        for (low, high), a, j in zip(pairwise(edges), accepted, judged, strict=True)
-    ]
+    """Return the share of accepted candidates in each bin of a feature, problems as clusters."""
+    known = candidates[candidates[name].notna()]
+    places = bin_places(known[name].to_numpy(float), edges)
+    found = []
+    for place, (low, high) in enumerate(pairwise(edges)):
+        own = known[places == place]
+        accepted = sums(own, own["verdict"] == "accepted")
+        judged = sums(own, [1.0] * len(own))
+        count = int(sum(accepted.values()))
+        found.append(Bin(low, high, len(own), count, share(accepted, judged, level)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -83,37 +79,24 @@ class Gain:
     accepted: Estimate  # of the accepted ones
     positive: Estimate  # share of problems' candidates that gain
     final: Estimate  # reward of the answer minus that of the first draft, all problems
-    gains: tuple[float, ...]  # one per candidate, for a histogram
 
 
-def gain(records: Sequence[Record], level: float = LEVEL) -> Gain:
-    """Reward gain per candidate and per problem, problems as clusters."""
-    gains = _gains(records, lambda candidate: True)
-    won = _gains(records, lambda candidate: candidate["verdict"] == "accepted")
-    signs = {p: [float(value > 0) for value in group] for p, group in gains.items()}
-    final: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        first = record["drafts"][0]["reward"] if record["drafts"] else None
-        last = record["outcome"]["reward"]
-        if first is not None and last is not None:
-            final[document(record["id"])].append(last - first)
+def gains(candidates: DataFrame) -> DataFrame:
+    """Return the candidates with a column `gain`: their reward minus that of the response."""
+    return candidates.assign(gain=candidates["new_reward"] - candidates["old_reward"])
+
+
+def gain(run: Run, level: float = LEVEL) -> Gain:
+    """Return the reward gain per candidate and per problem, problems as clusters."""
+    judged = gains(run.candidates)
+    every = by_problem(judged, "gain")
+    won = by_problem(judged[judged["verdict"] == "accepted"], "gain")
+    signs = [[float(value > 0) for value in group] for group in every.values()]
+    final = run.answers.assign(gain=run.answers["reward"] - run.answers["first_reward"])
     return Gain(
-        candidates=sum(map(len, gains.values())),
-        mean=clustered_mean(gains, level),
+        candidates=len(judged),
+        mean=clustered_mean(every, level),
         accepted=clustered_mean(won, level),
-        positive=proportion(signs.values(), level),
-        final=clustered_mean(final, level),
-        gains=tuple(value for group in gains.values() for value in group),
+        positive=proportion(signs, level),
+        final=clustered_mean(by_problem(final[final["gain"].notna()], "gain"), level),
     )
-
-
-def _gains(
-    records: Iterable[Record], wanted: Callable[[CandidateRecord], bool]
-) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        for candidate in record["candidates"]:
-            if wanted(candidate):
-                change = candidate["new_reward"] - candidate["old_reward"]
-                found[document(record["id"])].append(change)
-    return dict(found)

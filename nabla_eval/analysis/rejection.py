@@ -17,9 +17,9 @@ import numpy as np
 
 from nabla_eval.analysis.differences import rate_difference
 from nabla_eval.analysis.intervals import LEVEL, Estimate, share, unknown
+from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.requests import Verdict
-from nabla_eval.traces.schema import Record, document
 
 Verdicts: TypeAlias = Iterable[tuple[str, Sequence[Verdict]]]  # (problem, one run's verdicts)
 Rewards: TypeAlias = Iterable[tuple[str, Sequence[float]]]  # (problem, one run's draft rewards)
@@ -78,23 +78,27 @@ def challengers_baseline(n: int) -> Fraction:
     return 1 - (harmonic(n) - 1) / (n - 1)
 
 
-def verdicts(records: Iterable[Record]) -> list[tuple[str, list[Verdict]]]:
-    """The verdicts of each record with its problem; repeats of a problem share its name."""
-    return [(document(r["id"]), [c["verdict"] for c in r["candidates"]]) for r in records]
+def verdicts(run: Run) -> list[tuple[str, list[Verdict]]]:
+    """Return the problem of each answer that judged candidates, with their verdicts."""
+    found: dict[str, tuple[str, list[Verdict]]] = {}
+    columns = (run.candidates[name] for name in ("answer", "problem", "verdict"))
+    for answer, problem, verdict in zip(*columns, strict=True):
+        found.setdefault(answer, (problem, []))[1].append(verdict)
+    return list(found.values())
 
 
-def draft_rewards(records: Iterable[Record]) -> list[tuple[str, list[float]]]:
-    """The drafts' rewards of each record. Raises `DataError` where a draft was never scored."""
-    found = []
-    for record in records:
-        rewards = [draft["reward"] for draft in record["drafts"]]
-        scored = [reward for reward in rewards if reward is not None]
-        if len(scored) < len(rewards):
+def draft_rewards(run: Run) -> list[tuple[str, list[float]]]:
+    """Return the problem of each answer with its drafts' rewards.
+
+    Raises `DataError` where a draft was never scored.
+    """
+    found = list(zip(run.answers["problem"], run.answers["draft_rewards"], strict=True))
+    for problem, rewards in found:
+        if None in rewards:
             raise DataError(
-                f"{record['id']}: {record['method']} did not score its drafts, so they have no "
-                "best-of-N process. Use a run of best_of_n."
+                f"{problem}: {run.method} did not score its drafts, so they have no best-of-N "
+                "process. Use a run of best_of_n."
             )
-        found.append((document(record["id"]), scored))
     return found
 
 

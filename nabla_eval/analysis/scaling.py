@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from nabla_eval.analysis.accuracy import Difference, accuracy
-from nabla_eval.analysis.cost import by_problem
+from nabla_eval.analysis.cost import mean_costs
 from nabla_eval.analysis.differences import won_minus_lost
 from nabla_eval.analysis.intervals import (
     LEVEL,
@@ -58,21 +57,11 @@ def curve_name(run: Run) -> str:
 
 def points(runs: Iterable[Run], cost: str = "model_calls", level: float = LEVEL) -> list[Point]:
     """Runs as points, by task, curve and n."""
-    found = [
-        Point(
-            run,
-            curve_name(run),
-            _mean_cost(run, cost, level),
-            accuracy(run.scores, level),
-        )
-        for run in runs
-    ]
+    found = []
+    for run in runs:
+        spent = skewed_means({cost: list(mean_costs(run, cost).values())}, level=level)[cost]
+        found.append(Point(run, curve_name(run), spent, accuracy(run.scores, level)))
     return sorted(found, key=lambda point: (point.run.task, point.curve, point.run.n or 0))
-
-
-def _mean_cost(run: Run, cost: str, level: float) -> Estimate:
-    spent = list(_means(by_problem(run.records, cost)).values())
-    return skewed_means({cost: spent}, level=level)[cost]
 
 
 def pareto(found: Sequence[Point]) -> list[bool]:
@@ -106,10 +95,10 @@ def at_equal_cost(
     the same data looks a little better than it is, which counts against us: simulated, the
     interval covers .93 to .97 and the test errs in at most 6 % (`reports/coverage.md`).
     """
-    spent, right = _means(by_problem(ours.records, cost)), _means(ours.scores)
+    spent, right = mean_costs(ours, cost), _means(ours.scores)
     ladder = []
     for rival in rivals:
-        prices = _means(by_problem(rival.records, cost))
+        prices = mean_costs(rival, cost)
         same_problems(spent, prices)
         ladder.append((_array(prices), _array(_means(rival.scores)), rival))
     ladder.sort(key=lambda step: float(step[0].mean()))
@@ -172,11 +161,3 @@ def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def _array(values: Mapping[str, float]) -> np.ndarray:
     """The values in the order of their problems' names."""
     return np.array([values[problem] for problem in sorted(values)], dtype=float)
-
-
-def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
-    """Points by (task, curve)."""
-    groups: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for point in found:
-        groups[point.run.task, point.curve].append(point)
-    return dict(groups)

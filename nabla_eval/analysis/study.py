@@ -7,13 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from nabla_eval.analysis.accuracy import Scores
 from nabla_eval.analysis.folders import Part, find, read_folder
-from nabla_eval.analysis.naming import names
-from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.analysis.frames import Frames
+from nabla_eval.analysis.runs import Run, identity, names
 from nabla_eval.errors import DataError
 from nabla_eval.traces.schema import Record, document
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def load(
@@ -63,6 +67,81 @@ def load_pair(
     together = names([*runs[0], *runs[1]])
     named = [replace(r, name=n) for r, n in zip([*runs[0], *runs[1]], together, strict=True)]
     return named[: len(runs[0])], named[len(runs[0]) :]
+
+
+def frame(
+    *folders: str | Path, metric: str | None = None, common: bool = False, tasks: Sequence[str] = ()
+) -> Frames:
+    """Return what run folders hold as two pandas DataFrames: `answers` and `candidates`.
+
+    Example:
+        >>> import nabla_eval
+        >>> answers, candidates = nabla_eval.frame("results/study")
+        >>> answers.groupby("run")[["score", "model_calls"]].mean()
+        >>> candidates.groupby(["run", "nth"])["verdict"].value_counts(normalize=True)
+
+    Each folder may hold one run or a whole study. `metric` is the score, by default `exact_match`;
+    `tasks` keeps some tasks only; with `common`, runs on different problems are cut to those that
+    all of them have. An answer is a row of `answers`, with these columns:
+
+    - `run`, `task`, `method`, `preset`, `n`: which run it is of (its name in every report)
+    - `problem` (task/document), `answer` (unique within the run), `seed`
+    - `prompt`, `text`: what was asked and returned
+    - `score`: of this answer; NaN where lm-eval kept only the mean over a problem's repeats
+    - `metric.NAME`: the mean, over the problem's answers, of each further metric of the task
+    - `reward`, `first_reward`, `draft_rewards`: the reward model's logits of the answer, of the
+      first draft, and of all drafts in the order drawn
+    - `stop` (eos, stop or length), `ended` (what ended the search)
+    - `tokens`: length of the answer; `positions`: token positions that were passed, `visited`:
+      those refined, `certified`: draws that no gradient could change
+    - `candidates`: how many were judged; `reused_tokens`: tokens not drawn again thanks to prefixes
+      kept, `tokens_afresh`: tokens that rollouts from the prompt would have drawn
+    - the ledger's counts: `model_calls`, `generated_tokens`, `gradient_passes`, `scorings`, ...,
+      and `flops` in floating-point operations
+    - `seconds`: wall clock from the start of the problem to its answer, others running beside it
+    - `option.NAME`: each option of the run
+    - `record`: where the whole trace line is; `traces.keep.whole` reads it
+
+    A judged candidate is a row of `candidates`: `run`, `task`, `problem`, `answer`; `nth` (from 1,
+    in the order judged); `sweep` (from 0); `position` in tokens; `entropy` in nats at temperature
+    1; `gradient_norm` (NaN where no gradient was taken); `old_reward` and `new_reward`; `verdict`
+    (accepted, rejected or tie); `tokens`, the length of the candidate response.
+
+    Texts are kept once, and drafts, candidates and token profiles stay on disk: a run takes a few
+    kilobytes of memory per answer. Raises `DataError` as `nabla-eval report` does.
+    """
+    from pandas import concat
+
+    runs = load(folders, metric=metric, common=common, tasks=tasks)
+    answers, candidates = [], []
+    for run in runs:
+        of_run = {"run": run.name, "task": run.task}
+        options = {f"option.{name}": value for name, value in run.config.items()}
+        more = {"method": run.method, "preset": run.preset, "n": run.n}
+        further = {
+            f"metric.{name}": run.answers["problem"].map(
+                {p: sum(group) / len(group) for p, group in scores.items()}
+            )
+            for name, scores in run.metrics.items()
+        }
+        answers.append(_beside({**of_run, **more}, run.answers, {**further, **options}))
+        candidates.append(_beside(of_run, run.candidates, {}))
+    return Frames(concat(answers, ignore_index=True), concat(candidates, ignore_index=True))
+
+
+def _beside(before: Mapping[str, Any], frame: DataFrame, after: Mapping[str, Any]) -> DataFrame:
+    """Return a frame with further columns in front and behind; a single value fills its column."""
+    from pandas import DataFrame, Series
+
+    def columns(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            if isinstance(value, Series)
+            else Series([value] * len(frame), index=frame.index, dtype=object).infer_objects()
+            for name, value in values.items()
+        }
+
+    return DataFrame({**columns(before), **dict(frame.items()), **columns(after)})
 
 
 def _parts(
@@ -174,20 +253,28 @@ def _without_copies(parts: Sequence[Part]) -> list[Part]:
 
 
 def _pool(parts: Sequence[Part]) -> Run:
-    def together(tables: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    from pandas import concat
+
+    def together(tables: Iterable[Scores]) -> dict[str, list[float]]:
         found: dict[str, list[float]] = defaultdict(list)
         for table in tables:
             for problem, values in table.items():
                 found[problem] += values
         return dict(found)
 
+    runs = [
+        Run.of("", [_renamed(r, i) for r in part.records], part.scores, part.seconds,
+               seeds=(part.seed,))
+        for i, part in enumerate(parts)
+    ]  # fmt: skip
     metrics = sorted(set().union(*(part.metrics for part in parts)))
-    return Run(
-        name="",
-        records=[_renamed(r, i) for i, part in enumerate(parts) for r in part.records],
-        scores=together([part.scores for part in parts]),
+    return replace(
+        runs[0],
+        answers=concat([run.answers for run in runs], ignore_index=True),
+        candidates=concat([run.candidates for run in runs], ignore_index=True),
+        scores=together(part.scores for part in parts),
         seconds=sum(part.seconds for part in parts),
-        metrics={m: together([part.metrics.get(m, {}) for part in parts]) for m in metrics},
+        metrics={m: together(part.metrics.get(m, {}) for part in parts) for m in metrics},
         docs=parts[0].docs,
         seeds=tuple(part.seed for part in parts),
         preset=parts[0].preset,
@@ -196,7 +283,7 @@ def _pool(parts: Sequence[Part]) -> Run:
 
 
 def _renamed(record: Record, seed: int) -> Record:
-    """The record under an id that no other seed's record has; its problem stays the same."""
+    """Give a record an id that no other seed's record has; its problem stays the same."""
     problem = document(record["id"])
     repeat = record["id"].removeprefix(f"{problem}/")
     return cast(Record, {**record, "id": f"{problem}/{seed}.{repeat}"})

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nabla_eval.reporting.overview import Measured, combine, score_text
-from nabla_eval.reporting.text import MISSING, number, percent, printable
+from nabla_eval.reporting.text import number, percent, printable
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Line:
 
     def words(self) -> list[str]:
         row = combine(self.name, self.results[:1])
-        seconds = MISSING if row.seconds is None else number(row.seconds)
+        seconds = number(row["seconds"])
         return [
-            score_text(row), number(row.model_calls), percent(row.rejection_rate), seconds,
+            score_text(row), number(row["model_calls"]), percent(row["rejection_rate"]), seconds,
         ]  # fmt: skip
 
 

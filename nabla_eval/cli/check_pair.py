@@ -69,7 +69,7 @@ def check_pair(
     from nabla_eval.models import check
     from nabla_eval.models.chat import Template
     from nabla_eval.models.checkpoint import Trust
-    from nabla_eval.reporting.report import json_text
+    from nabla_eval.reporting.tables import json_text
 
     asked = check.Asked(
         length=length,

@@ -90,7 +90,7 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
     Example: nabla-eval data check problems
     """
     from nabla_eval.harness.problems.store import manifest
-    from nabla_eval.reporting.report import json_text
+    from nabla_eval.reporting.tables import json_text
 
     fetched = manifest(folder)
     found = {problems: check_one(folder, problems) for problems in chosen(names)}

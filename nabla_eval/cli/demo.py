@@ -147,7 +147,7 @@ class _Study:
                 run = runs[row.folder] = self._evaluate(row, advance)
                 if not self.console.is_terminal:
                     self.console.print(
-                        f"{run.name}: {len(run.records)} problems, {run.seconds:.1f} s"
+                        f"{run.name}: {len(run.answers)} problems, {run.seconds:.1f} s"
                     )
         return runs
 
@@ -180,19 +180,19 @@ class _Study:
             )
         samples = results.pop("samples")[TASK]
         _save(folder, results, samples)
-        return Run(row.name, list(kept(folder)), scores_of(TASK, samples), clock.seconds)
+        return Run.of(row.name, list(kept(folder)), scores_of(TASK, samples), clock.seconds)
 
     def facts(self, runs: Mapping[str, Any]) -> dict[str, Any]:
         """What a reader needs to make the same numbers again."""
-        first = runs[GREEDY.folder].records[0]
+        first = runs[GREEDY.folder]
         return {
             "task": TASK,
-            "problems per method": len(runs[GREEDY.folder].records),
+            "problems per method": len(first.answers),
             "seed": self.seed,
             "batch size": self.batch_size,
             "device": str(self.pair.policy.device),
-            "models": first["models"],
-            "versions": first["versions"],
+            "models": first.models,
+            "versions": first.versions,
             "options": {run.name: {"method": run.method, **run.config} for run in runs.values()},
         }
 
@@ -229,35 +229,34 @@ def _save(folder: Path, results: Mapping[str, Any], samples: list[Mapping[str, A
 
 def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) -> Any:
     """Tables, and what they say about the questions that the method has to answer."""
-    from nabla_eval.reporting import standard
-    from nabla_eval.reporting.summary import Summary, verdict
-    from nabla_eval.reporting.tables import Table
+    from nabla_eval.reporting import summary
+    from nabla_eval.reporting.rows import verdict
 
     nabla, twin, nabla_stop, twin_stop = (
         runs[row.folder] for row in (NABLA, TWIN, NABLA_STOP, TWIN_STOP)
     )
     best, best_stop = runs[BEST.folder], runs[BEST_STOP.folder]
-    accuracy = standard.accuracy_table(runs.values())
+    accuracy = summary.accuracy_and_cost_table(runs.values())
     differences = [
-        standard.difference_table(nabla, [twin, best], twins=[twin]),
+        summary.against_table(nabla, [twin, best], twins=[twin]),
         replace(
-            standard.difference_table(nabla_stop, [twin_stop, best_stop], twins=[twin_stop]),
+            summary.against_table(nabla_stop, [twin_stop, best_stop], twins=[twin_stop]),
             name="differences_stop",
         ),
     ]
     searches = [nabla, twin, nabla_stop, twin_stop]
-    tables: list[Table[Any]] = [
+    tables = [
         accuracy,
-        standard.rejection_table(searches, best),
-        standard.index_table(searches),
+        summary.rates_table(searches, best),
+        summary.rates_by_candidate_table(searches),
         *differences,
-        standard.revision_table(nabla),
+        summary.revision_table(nabla),
     ]
-    calls = {row.run: row.model_calls for row in accuracy.rows}
+    calls = {row["run"]: row["model_calls"] for row in accuracy.rows}
     spent = ", ".join(f"{run.name} {calls[run.name]:.0f}" for run in (*searches, best, best_stop))
     sentences = [
         *(verdict(row) for table in differences for row in table.rows
-          if row.measure != "first rejection"),
+          if row["measure"] != "first rejection"),
         f"Model calls per problem: {spent}.",
         "The twin is ∇-Reasoner without its gradient (steps=0): what the gradient adds is nabla "
         "minus twin. Stop: end at the first response whose reward reaches "
@@ -265,7 +264,7 @@ def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) 
         "One seed and one small pair: a result about these, not about ∇-Reasoner at large.",
     ]  # fmt: skip
     title = "nabla_eval demo: Countdown on the embedded pair"
-    return Summary(title, command, sentences, tables, facts)
+    return summary.Summary(title, command, sentences, tables, facts)
 
 
 def _present(console: Screen, summary: Any, output: Path, seconds: float) -> None:

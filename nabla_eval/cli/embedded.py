@@ -41,7 +41,7 @@ def card(folder: Path | None, as_json: bool) -> None:
     from nabla_eval.cli.screen import Screen
     from nabla_eval.embedded import WEIGHTS
     from nabla_eval.embedded.card import read_card, render_card
-    from nabla_eval.reporting.report import json_text
+    from nabla_eval.reporting.tables import json_text
 
     content = read_card(folder or WEIGHTS)
     if as_json:

@@ -14,7 +14,7 @@ from nabla_eval.cli.report_output import present, stages, told_warnings, tracked
 
 if TYPE_CHECKING:
     from nabla_eval.analysis.runs import Run
-    from nabla_eval.reporting.report import Report
+    from nabla_eval.reporting.tables import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("rich", "markdown", "json", "csv")
@@ -199,7 +199,7 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
 
     from nabla_eval.cli.grading import grader
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.reporting.everything import (
+    from nabla_eval.reporting.page import (
         PARTS,
         Page,
         all_reports,

@@ -13,7 +13,7 @@ from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.reporting.report import Report
+    from nabla_eval.reporting.tables import Report
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def present(made: Report, options: dict[str, Any]) -> None:
     """Write a report to stdout or --output."""
     from dataclasses import replace
 
-    from nabla_eval.reporting.report import json_text, report_csv, report_json, report_markdown
+    from nabla_eval.reporting.tables import json_text, report_csv, report_json, report_markdown
 
     if options["table"] is not None:
         made = replace(made, tables=[made.table(options["table"])], sentences=())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nabla_eval.analysis.controls import CONTROLS, alike
 from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.twins import CONTROLS, alike
 
 
 def _of_prefix_gradient(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run | None]]:

@@ -6,12 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nabla_eval.analysis.candidates import gain
+from nabla_eval.analysis.candidates import gains
 from nabla_eval.analysis.runs import Run
-from nabla_eval.reporting.rejection_rows import RejectionRow
-from nabla_eval.reporting.report import Plot
-from nabla_eval.reporting.sections.cost import CostRow
-from nabla_eval.reporting.sections.scaling import PointRow
+from nabla_eval.reporting.tables import Plot, Row
 from nabla_eval.reporting.text import printable
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def cost_plot(rows: Sequence[CostRow]) -> Plot:
+def cost_plot(rows: Sequence[Row]) -> Plot:
     """Model calls per answer by their parts (the paper's Fig. 3)."""
 
     def draw() -> Figure:
@@ -46,11 +43,11 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
         names = _labels(rows)
         left = [0.0] * len(rows)
         parts: Mapping[str, list[float]] = {
-            "generated tokens": [row.generated_tokens for row in rows],
-            "4 × gradient passes": [4 * row.gradient_passes for row in rows],
-            "scorings": [row.scorings for row in rows],
-            "prefix scorings": [row.prefix_scorings for row in rows],
-            "2 × prefix gradients": [2 * row.prefix_gradients for row in rows],
+            "generated tokens": [row["generated_tokens"] for row in rows],
+            "4 × gradient passes": [4 * row["gradient_passes"] for row in rows],
+            "scorings": [row["scorings"] for row in rows],
+            "prefix scorings": [row["prefix_scorings"] for row in rows],
+            "2 × prefix gradients": [2 * row["prefix_gradients"] for row in rows],
         }
         parts = {
             label: values
@@ -61,7 +58,7 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
         for colour, (label, values) in zip(COLOURS, parts.items(), strict=False):
             axes.barh(places, values, left=left, color=colour, label=label, height=0.7)
             left = [a + b for a, b in zip(left, values, strict=True)]
-        errors = [_arms(row.model_calls, row.model_calls_ci95) for row in rows]
+        errors = [_arms(row["model_calls"], row["model_calls_ci95"]) for row in rows]
         axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
                       ecolor="#333333", capsize=2, lw=1)  # fmt: skip
         axes.set_yticks(places, names, fontsize=8)
@@ -75,27 +72,29 @@ def cost_plot(rows: Sequence[CostRow]) -> Plot:
                 draw)  # fmt: skip
 
 
-def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
+def scaling_plot(rows: Sequence[Row], task: str) -> Plot:
     """Accuracy against model calls, a line for each curve over N (the paper's Fig. 4)."""
-    rows = [row for row in rows if row.task == task]
+    rows = [row for row in rows if row["task"] == task]
 
     def draw() -> Figure:
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-        figure, axes = new_figure(height=4.2 + 0.1 * len({row.curve for row in rows}))
-        names = list(dict.fromkeys(row.curve for row in rows))
+        figure, axes = new_figure(height=4.2 + 0.1 * len({row["curve"] for row in rows}))
+        names = list(dict.fromkeys(row["curve"] for row in rows))
         for i, name in enumerate(names):
-            own = sorted((r for r in rows if r.curve == name), key=lambda row: row.model_calls)
-            errors = [_arms(100 * row.accuracy, _percent(row.ci95)) for row in own]
+            own = sorted(
+                (r for r in rows if r["curve"] == name), key=lambda row: row["model_calls"]
+            )
+            errors = [_arms(100 * row["accuracy"], _percent(row["ci95"])) for row in own]
             again = i // len(COLOURS)  # the second time round, another marker and a dashed line
             axes.errorbar(
-                [row.model_calls for row in own], [100 * row.accuracy for row in own],
+                [row["model_calls"] for row in own], [100 * row["accuracy"] for row in own],
                 yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
                 color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
                 alpha=0.9, linestyle="--" if again else "-",
             )  # fmt: skip
         axes.set_xscale("log")
-        _number(axes, [row for row in rows if sum(r.curve == row.curve for r in rows) > 1])
+        _number(axes, [row for row in rows if sum(r["curve"] == row["curve"] for r in rows) > 1])
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -109,26 +108,26 @@ def scaling_plot(rows: Sequence[PointRow], task: str) -> Plot:
     return Plot(f"scaling_{task}", title, "Lines join runs that differ in N only.", draw)
 
 
-def _number(axes: Axes, rows: Sequence[PointRow]) -> None:
+def _number(axes: Axes, rows: Sequence[Row]) -> None:
     """Write N beside each point, where no other point's number is already."""
     taken: list[tuple[float, float]] = []
     for row in rows:
-        place = (row.model_calls, 100 * row.accuracy)
+        place = (row["model_calls"], 100 * row["accuracy"])
         x, y = axes.transData.transform(place)
-        if row.n is None or any(abs(x - a) < 11 and abs(y - b) < 9 for a, b in taken):
+        if row["n"] is None or any(abs(x - a) < 11 and abs(y - b) < 9 for a, b in taken):
             continue
         taken.append((x, y))
-        axes.annotate(f"{row.n}", place, fontsize=7, xytext=(4, -9), textcoords="offset points")
+        axes.annotate(str(row["n"]), place, fontsize=7, xytext=(4, -9), textcoords="offset points")
 
 
-def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
+def rejection_plot(rows: Sequence[Row]) -> Plot:
     """Rejection rates with intervals, and the controls beside each."""
 
     def draw() -> Figure:
         figure, axes = new_figure(height=1.2 + 0.4 * len(rows))
         places = range(len(rows))
-        rates = [100 * row.rate for row in rows]
-        ranges = [_percent(row.ci95 or (row.rate, row.rate)) for row in rows]
+        rates = [100 * row["rate"] for row in rows]
+        ranges = [_percent(row["ci95"] or (row["rate"], row["rate"])) for row in rows]
         arms = zip(*map(_arms, rates, ranges), strict=True)
         axes.errorbar(rates, places, xerr=list(arms), fmt="o", color=COLOURS[0], capsize=3,
                       label="measured")  # fmt: skip
@@ -139,7 +138,7 @@ def rejection_plot(rows: Sequence[RejectionRow]) -> Plot:
             "1 - H_N/N": ("baseline_h", "x", COLOURS[7]),
         }
         for label, (name, marker, colour) in controls.items():
-            known = [(getattr(row, name), i) for i, row in enumerate(rows)]
+            known = [(row[name], i) for i, row in enumerate(rows)]
             found = [(100 * value, i) for value, i in known if value is not None]
             if found:
                 x, y = zip(*found, strict=True)
@@ -167,10 +166,10 @@ def gain_plot(runs: Sequence[Run]) -> Plot:
 
         figure, panels = new_figure(height=2.8, columns=len(runs))
         panels = np.atleast_1d(panels)
-        gains = [gain(run.records).gains for run in runs]
-        pooled = np.concatenate([np.asarray(group, dtype=float) for group in gains])
+        won = [gains(run.candidates)["gain"].to_numpy(float) for run in runs]
+        pooled = np.concatenate(won)
         edges = np.histogram_bin_edges(pooled[np.isfinite(pooled)], bins=24)
-        for axes, run, values in zip(panels.ravel(), runs, gains, strict=True):
+        for axes, run, values in zip(panels.ravel(), runs, won, strict=True):
             weights = [100 / len(values)] * len(values)
             axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])
             axes.axvline(0, color=COLOURS[6], lw=1)
@@ -194,11 +193,11 @@ def revision_plot(runs: Sequence[Run]) -> Plot:
         figure, panels = new_figure(height=3.4, columns=len(runs))
         panels = np.atleast_1d(panels)
         for axes, run in zip(panels.ravel(), runs, strict=True):
-            found = [c for record in run.records for c in record["candidates"]]
+            found = run.candidates
             for accepted, colour, marker in ((False, COLOURS[7], "o"), (True, COLOURS[1], "^")):
-                own = [c for c in found if (c["verdict"] == "accepted") == accepted]
+                own = found[(found["verdict"] == "accepted") == accepted]
                 axes.scatter(
-                    [c["entropy"] for c in own], [c["gradient_norm"] for c in own], s=12,
+                    own["entropy"], own["gradient_norm"], s=12,
                     color=colour, marker=marker, alpha=0.6, linewidths=0,
                     label="accepted" if accepted else "rejected or tied",
                 )  # fmt: skip
@@ -215,17 +214,13 @@ def revision_plot(runs: Sequence[Run]) -> Plot:
 
 
 def has_norms(run: Run) -> bool:
-    """Whether a run took gradients at its candidates."""
-    return any(c["gradient_norm"] for record in run.records for c in record["candidates"])
+    """Tell whether a run took gradients at its candidates."""
+    return bool((run.candidates["gradient_norm"].fillna(0) != 0).any())
 
 
 def _most_judging(runs: Sequence[Run]) -> list[Run]:
     """The runs with the most candidates, as many as there is room for, in their own order."""
-
-    def judged(run: Run) -> int:
-        return sum(len(record["candidates"]) for record in run.records)
-
-    chosen = sorted(runs, key=judged, reverse=True)[:_PANELS]
+    chosen = sorted(runs, key=lambda run: len(run.candidates), reverse=True)[:_PANELS]
     return [run for run in runs if run in chosen]
 
 
@@ -240,9 +235,9 @@ def to_bytes(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
-def _labels(rows: Sequence[Any]) -> list[str]:
-    several = len({row.task for row in rows}) > 1
-    return [_wrapped(f"{row.run} [{row.task}]" if several else row.run) for row in rows]
+def _labels(rows: Sequence[Row]) -> list[str]:
+    several = len({row["task"] for row in rows}) > 1
+    return [_wrapped(f"{row['run']} [{row['task']}]" if several else row["run"]) for row in rows]
 
 
 def _wrapped(name: str, width: int = 40) -> str:

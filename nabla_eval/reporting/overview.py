@@ -12,7 +12,8 @@ from typing import Any
 from nabla_eval.analysis.accuracy import Scores, accuracy
 from nabla_eval.analysis.files import read_samples
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.reporting.rows import task_column
+from nabla_eval.reporting.tables import Column, Row, Table, text
 from nabla_eval.reporting.text import MISSING, number, percent
 from nabla_eval.traces import Record, done
 
@@ -32,29 +33,6 @@ class Measured:
     rejected: int
     seconds: float | None
     failed: tuple[str, ...] = ()  # documents without a score
-
-
-@dataclass(frozen=True)
-class OverviewRow:
-    """What one configuration came to on one task; NaN and None where there is nothing to say."""
-
-    run: str
-    task: str
-    runs: int  # run folders (seeds) it is over
-    problems: int
-    metric: str
-    value: float
-    se: float  # clustered by problem
-    model_calls: float  # mean per response
-    candidates: int
-    rejected: int
-    seconds: float | None  # of generating, all folders together
-    failed: tuple[str, ...] = ()  # task/document of each that has no score, once per run
-
-    @property
-    def rejection_rate(self) -> float | None:
-        """Rejected (ties included) of all judged candidates."""
-        return self.rejected / self.candidates if self.candidates else None
 
 
 def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
@@ -118,70 +96,74 @@ def _primary(sample: Mapping[str, Any]) -> str | None:
     return next((name for name in PREFERRED if name in metrics), metrics[0] if metrics else None)
 
 
-def combine(name: str, parts: Sequence[Measured]) -> OverviewRow:
-    """The row of runs of one configuration on one task that differ in their seed only."""
+def combine(name: str, parts: Sequence[Measured]) -> Row:
+    """Return the row of runs of one configuration on one task that differ in their seed only.
+
+    `runs` counts them, `se` is clustered by problem, `model_calls` the mean per response, `seconds`
+    the sum (None where one is not known), `failed` the documents without a score, once per run.
+    """
     scores: dict[str, list[float]] = defaultdict(list)
     for part in parts:
         for document, runs in part.scores.items():
             scores[document] += runs
     estimate = accuracy(scores)
     seconds = [part.seconds for part in parts if part.seconds is not None]
-    return OverviewRow(
-        run=name,
-        task=parts[0].task,
-        runs=len(parts),
-        problems=len(scores),
-        metric=parts[0].metric,
-        value=estimate.value,
-        se=estimate.se,
-        model_calls=sum(p.model_calls for p in parts) / sum(p.responses for p in parts),
-        candidates=sum(part.candidates for part in parts),
-        rejected=sum(part.rejected for part in parts),
-        seconds=sum(seconds) if len(seconds) == len(parts) else None,
-        failed=tuple(name for part in parts for name in part.failed),
+    candidates, rejected = (
+        sum(getattr(part, name) for part in parts) for name in ("candidates", "rejected")
     )
+    return {
+        "run": name,
+        "task": parts[0].task,
+        "runs": len(parts),
+        "problems": len(scores),
+        "metric": parts[0].metric,
+        "value": estimate.value,
+        "se": estimate.se,
+        "model_calls": sum(p.model_calls for p in parts) / sum(p.responses for p in parts),
+        "rejection_rate": rejected / candidates if candidates else None,
+        "seconds": sum(seconds) if len(seconds) == len(parts) else None,
+        "failed": tuple(name for part in parts for name in part.failed),
+    }
 
 
-def overview_table(rows: Iterable[OverviewRow], title: str = "Results") -> Table[OverviewRow]:
-    """The rows as a table; the task is named where there are several."""
-    rows = list(rows)
-    shares = all(row.metric in PREFERRED for row in rows)
+def overview_table(rows: Sequence[Row], title: str = "Results") -> Table:
+    """Tabulate the rows; the task is named where there are several."""
+    shares = all(row["metric"] in PREFERRED for row in rows)
     columns = [
-        Column[OverviewRow]("Run", lambda row: row.run, "left"),
-        Column[OverviewRow]("Task", lambda row: row.task, "left"),
-        Column[OverviewRow]("Problems", _problems),
-        Column[OverviewRow]("Accuracy ± se" if shares else "Score ± se", score_text),
-        Column[OverviewRow]("Calls", lambda row: number(row.model_calls)),
-        Column[OverviewRow]("Rejected", lambda row: percent(row.rejection_rate)),
-        Column[OverviewRow](
-            "Seconds", lambda row: MISSING if row.seconds is None else number(row.seconds)
-        ),
+        text("Run", "run"),
+        *task_column(rows),
+        Column("Problems", _problems, str),
+        Column("Accuracy ± se" if shares else "Score ± se", score_text, str),
+        Column("Calls", "model_calls"),
+        Column("Rejected", "rejection_rate", percent),
+        Column("Seconds", "seconds"),
     ]
-    if len({row.task for row in rows}) < 2:
-        del columns[1]
     notes = [
         "Calls: model calls per response, mean (a token or a scoring is one, a gradient pass "
         "four). Rejected: of all judged candidates. Seconds: of generating."
     ]
-    notes += [f"Left out of {row.run}: {_failures(row.failed)}." for row in rows if row.failed]
+    notes += [
+        f"Left out of {row['run']}: {_failures(row['failed'])}." for row in rows if row["failed"]
+    ]
     return Table("overview", title, columns, rows, notes)
 
 
 def _failures(names: Sequence[str], most: int = 5) -> str:
-    """How many documents failed, and which: the first few by name."""
+    """Say how many documents failed, and which: the first few by name."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     what = "document that" if len(names) == 1 else "documents that"
     return f"{len(names)} {what} failed ({', '.join(names[:most])}{more})"
 
 
-def _problems(row: OverviewRow) -> str:
-    return f"{row.problems:,}" if row.runs == 1 else f"{row.problems:,} × {row.runs}"
+def _problems(row: Row) -> str:
+    return f"{row['problems']:,}" if row["runs"] == 1 else f"{row['problems']:,} × {row['runs']}"
 
 
-def score_text(row: OverviewRow) -> str:
-    """Value ± standard error, in per cent where it is a share."""
-    if math.isnan(row.value):
+def score_text(row: Row) -> str:
+    """Word value ± standard error, in per cent where it is a share."""
+    value, se = row["value"], row["se"]
+    if math.isnan(value):
         return MISSING
-    if row.metric in PREFERRED:
-        return f"{number(100 * row.value)} ± {percent(row.se)}"
-    return f"{row.metric} {number(row.value, 3)} ± {number(row.se, 3)}"
+    if row["metric"] in PREFERRED:
+        return f"{number(100 * value)} ± {percent(se)}"
+    return f"{row['metric']} {number(value, 3)} ± {number(se, 3)}"

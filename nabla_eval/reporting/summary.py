@@ -1,49 +1,48 @@
-"""The summary of a study: what happened in words, the tables, and the two files of both."""
+"""What `nabla-eval demo` prints and writes: what happened in words, and a few tables."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.rows import DifferenceRow
-from nabla_eval.reporting.tables import Table, to_json, to_markdown
-from nabla_eval.reporting.text import jsonable, markdown, p_value, points, points_range, printable
+from nabla_eval.reporting.rows import (
+    accuracy_difference,
+    accuracy_row,
+    first_rate,
+    iid_rows,
+    rejection_differences,
+    rejection_row,
+    tie_share,
+    won_lost,
+)
+from nabla_eval.reporting.tables import Column, Row, Table, json_text, text, to_json, to_markdown
+from nabla_eval.reporting.text import (
+    MISSING,
+    count,
+    markdown,
+    number,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    printable,
+)
+from nabla_eval.traces.keep import whole
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a study prints and writes."""
+    """Everything that a demo prints and writes."""
 
     title: str
     command: str  # that regenerates it
     sentences: Sequence[str]
-    tables: Sequence[Table[Any]]
+    tables: Sequence[Table]
     facts: Mapping[str, Any] = field(default_factory=dict)  # versions, seeds, settings
-
-
-def verdict(row: DifferenceRow) -> str:
-    """One honest sentence about a paired difference: above or below only where the interval is."""
-    measure = row.measure.capitalize()
-    if math.isnan(row.difference):
-        return f"{measure}: {row.a} and {row.b} cannot be compared, there are no data."
-    if math.isnan(row.ci95[0]):
-        return f"{measure}: {row.a} and {row.b} cannot be compared, there are too few problems."
-    numbers = f"95 % interval {points_range(row.ci95)}, {row.problems} problems"
-    if row.wins is not None:
-        numbers += f", {row.wins} won and {row.losses} lost"
-    if row.p_holm is not None:
-        numbers += f", corrected p {p_value(row.p_holm)}"
-    if not row.decided:
-        difference = f"{points(row.difference)} points, {numbers}"
-        return f"{measure}: {row.a} and {row.b} cannot be told apart ({difference})."
-    side = "above" if row.difference > 0 else "below"
-    distance = points(abs(row.difference)).lstrip("+")
-    return f"{measure}: {row.a} is {distance} points {side} {row.b} ({numbers})."
 
 
 def write(summary: Summary, folder: str | Path) -> list[Path]:
@@ -55,27 +54,28 @@ def write(summary: Summary, folder: str | Path) -> list[Path]:
     files = {"summary.json": as_json(summary), "summary.md": as_markdown(summary)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (folder / name).write_text(content, encoding="utf-8")
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
     return [folder / name for name in files]
 
 
 def as_json(summary: Summary) -> str:
-    """The summary as JSON: unrounded rows by table, null where unknown."""
-    content = {
-        "title": summary.title,
-        "command": summary.command,
-        "summary": list(summary.sentences),
-        "facts": jsonable(dict(summary.facts)),
-        **{table.name: to_json(table) for table in summary.tables},
-    }
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    """Return the summary as JSON: unrounded rows by table, null where unknown."""
+    return json_text(
+        {
+            "title": summary.title,
+            "command": summary.command,
+            "summary": list(summary.sentences),
+            "facts": dict(summary.facts),
+            **{table.name: to_json(table) for table in summary.tables},
+        }
+    )
 
 
 def as_markdown(summary: Summary) -> str:
-    """The summary as a Markdown page, with the cells that the terminal shows."""
+    """Return the summary as a Markdown page, with the cells that the terminal shows."""
     facts = [f"- {markdown(key)}: {markdown(str(value))}" for key, value in summary.facts.items()]
     parts = [
         f"# {markdown(summary.title)}",
@@ -86,3 +86,134 @@ def as_markdown(summary: Summary) -> str:
         "\n".join(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def accuracy_and_cost_table(runs: Iterable[Run]) -> Table:
+    """Tabulate accuracy ± standard error, and what it cost."""
+    columns = [
+        text("Run", "run"),
+        Column(
+            "Accuracy ± se",
+            lambda row: f"{number(100 * row['accuracy'])} ± {percent(row['se'])}",
+            str,
+        ),
+        Column("Calls", "model_calls"),
+        Column("Tokens", "generated_tokens"),
+        Column("Grads", "gradient_passes"),
+        Column("Right/100", "correct_per_100_calls", number, 2),
+        Column("Seconds", "seconds"),
+    ]
+    notes = [
+        "Model calls, generated tokens and gradient passes are means per problem (a token or a "
+        "scoring is one call, a gradient pass four). Right/100: correct answers per 100 calls. "
+        "Seconds: generation, all problems."
+    ]
+    rows = [accuracy_row(run) for run in runs]
+    return Table("accuracy", "Accuracy and cost", columns, rows, notes)
+
+
+def rates_table(runs: Iterable[Run], drafts: Run) -> Table:
+    """Tabulate rejection rates of `runs` above their controls.
+
+    `drafts` is a best-of-N run without stop.
+    """
+    columns = [
+        text("Draws of", "run"),
+        Column("Judged", "candidates", count),
+        Column("Rejected", "rate", percent, 2),
+        Column("95 % CI", "ci95", percent_range),
+        Column("Ties", tie_share, percent),
+        Column("First", lambda row: first_rate(row)["rate"], percent),
+        Column("95 % CI", lambda row: first_rate(row)["ci95"], percent_range),
+    ]
+    notes = [
+        "Ties are rejected; their share of all judged is listed apart. First: the first candidate "
+        "of each problem. Intervals: Wilson's, problems as clusters. The last two lines are closed "
+        "forms."
+    ]
+    rows = [*map(rejection_row, runs), *iid_rows(drafts)]
+    return Table("rejection", "Rejection rate", columns, rows, notes)
+
+
+def rates_by_candidate_table(runs: Iterable[Run]) -> Table:
+    """Tabulate the rejection rate of the first, second, ... candidates of all problems."""
+    rows = [rejection_row(run) for run in runs]
+
+    def nth(place: int) -> Column:
+        def cell(row: Row) -> str:
+            if place >= len(row["by_index"]):
+                return MISSING
+            found = row["by_index"][place]
+            return f"{number(100 * found['rate'], 0)} ({found['candidates']})"
+
+        return Column(str(place + 1), cell, str, wrap=True)
+
+    longest = max((len(row["by_index"]) for row in rows), default=0)
+    notes = ["Per cent rejected of all k-th candidates; in brackets, how many there were."]
+    columns = [text("k-th", "run"), *map(nth, range(longest))]
+    return Table("rejection_by_index", "Rejection by candidate", columns, rows, notes)
+
+
+def against_table(ours: Run, rivals: Sequence[Run], twins: Sequence[Run] = ()) -> Table:
+    """Tabulate paired differences of `ours`: accuracy to all rivals, rejection to the twins."""
+    rows = [accuracy_difference(ours, rival) for rival in rivals]
+    rows += [row for twin in twins for row in rejection_differences(ours, twin)]
+    columns = [
+        text(f"{ours.name} minus", "b"),
+        text("in", "measure"),
+        Column("Points", "difference", points),
+        Column("95 % CI", "ci95", points_range),
+        Column("Won : lost", won_lost, str),
+    ]
+    notes = ["Paired by problem, one comparison at a time: no correction for several."]
+    return Table("differences", f"{ours.name} against the others", columns, rows, notes)
+
+
+def revision_table(run: Run, most: int = 3) -> Table:
+    """Tabulate a few judged revisions: the first of each verdict, then further accepted ones.
+
+    Not chosen by merit: only the order of the problems decides.
+    """
+    verdicts = list(run.candidates["verdict"])
+    firsts = [verdicts.index(v) for v in ("accepted", "rejected", "tie") if v in verdicts]
+    others = [i for i in range(len(verdicts)) if i not in firsts]
+    others.sort(key=lambda i: verdicts[i] != "accepted")  # stable: file order within
+    records = dict(zip(run.answers["answer"], run.answers["record"], strict=True))
+    chosen = run.candidates.iloc[(firsts + others)[:most]]
+    rows = [
+        _revision_row(answer, records[answer], nth)
+        for answer, nth in zip(chosen["answer"], chosen["nth"], strict=True)
+    ]
+    columns = [
+        text("Problem", "prompt"),
+        text("Before", "context"),
+        text("Token", lambda row: f"{row['old']} → {row['new']}"),
+        text("Response", "response"),
+        Column(
+            "Reward",
+            lambda row: f"{number(row['old_reward'], 2)} → {number(row['new_reward'], 2)}",
+            str,
+        ),
+        text("Verdict", "verdict"),
+    ]
+    title = f"Example revisions of {run.name}"
+    notes = ["The first accepted, rejected and tied ones in the order of the problems."]
+    return Table("revisions", title, columns, rows, notes)
+
+
+def _revision_row(answer: str, stored: Any, nth: int) -> Row:
+    record = whole(stored)
+    candidate = record["candidates"][nth - 1]
+    return {
+        "problem": answer,
+        "prompt": record["prompt"],
+        "context": candidate["context"],  # text before the token
+        "old": candidate["old_text"],
+        "new": candidate["new_text"],
+        "old_reward": candidate["old_reward"],
+        "new_reward": candidate["new_reward"],
+        "verdict": candidate["verdict"],
+        "response": candidate["text"],
+        "position": candidate["position"],
+        "sweep": candidate["sweep"],
+    }

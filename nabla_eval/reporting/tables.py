@@ -1,55 +1,102 @@
-"""A table is rows of numbers and columns that word them; every format renders the same cells."""
+"""Tables and reports: rows of plain values, columns that word them, and their renderings.
+
+Every format shows the same cells; JSON and CSV have the unrounded values behind them.
+"""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import rich.box
 import rich.table
 from rich.cells import cell_len
 from rich.text import Text
 
-from nabla_eval.reporting.text import jsonable, markdown, printable
+from nabla_eval.errors import DataError, suggest
+from nabla_eval.reporting.text import jsonable, markdown, number, printable
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row: TypeAlias = dict[str, Any]  # of plain values; its keys are those of the JSON
 
 
 @dataclass(frozen=True)
-class Column(Generic[R]):
-    """One column: what it is called and how it words a row."""
+class Column:
+    """One column: its heading, the value that it shows of a row, and how that is worded."""
 
     header: str
-    cell: Callable[[R], str]
+    value: str | Callable[[Any], Any]  # a key of the row, or what is made of several
+    form: Callable[..., str] = number
+    digits: int | None = None  # of `form`, where it takes them and has another default
     justify: Literal["left", "right"] = "right"
     wrap: bool = False  # whether a narrow terminal may break a right-aligned cell; left ones it may
 
+    def cell(self, row: Row) -> str:
+        """Word this column's value of a row."""
+        value = row[self.value] if isinstance(self.value, str) else self.value(row)
+        return self.form(value) if self.digits is None else self.form(value, self.digits)
+
+
+def text(header: str, value: str | Callable[[Any], Any]) -> Column:
+    """Return a left-aligned column of words."""
+    return Column(header, value, str, justify="left")
+
 
 @dataclass(frozen=True)
-class Table(Generic[R]):
-    """Rows (dataclasses of plain numbers), the columns that show them, and notes below.
+class Table:
+    """Rows of plain values, the columns that show them, and notes below.
 
     Cells may hold model text: every rendering escapes them.
     """
 
     name: str  # key in JSON
     title: str
-    columns: Sequence[Column[R]]
-    rows: Sequence[R]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
     notes: Sequence[str] = ()
 
     def cells(self) -> list[list[str]]:
-        """What every format shows: one string per row and column."""
+        """Return what every format shows: one string per row and column."""
         return [[column.cell(row) for column in self.columns] for row in self.rows]
 
 
-def to_rich(table: Table[Any]) -> rich.table.Table:
-    """For a terminal; text is never read as rich markup."""
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is drawn when somebody wants it, from the rows of a report's tables."""
+
+    name: str  # of its files
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One subject: what the tables say in words, the tables, the figures."""
+
+    name: str
+    title: str
+    tables: Sequence[Table]
+    sentences: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
+
+    def table(self, name: str) -> Table:
+        """Return a table by its name. Raises `DataError` for one that the report lacks."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        known = [table.name for table in self.tables]
+        raise DataError(f"Report {self.name} has no table {name!r}. {suggest(name, known)}")
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """Return the table for a terminal; text is never read as rich markup."""
     view = rich.table.Table(
         box=rich.box.SIMPLE_HEAD,
         collapse_padding=True,  # to fit 80 columns
@@ -69,8 +116,8 @@ def to_rich(table: Table[Any]) -> rich.table.Table:
     return view
 
 
-def fitting(table: Table[Any], width: int) -> list[Table[Any]]:
-    """The table as several below each other where a terminal is too narrow for all its columns.
+def fitting(table: Table, width: int) -> list[Table]:
+    """Return the table, as several below each other where a terminal is too narrow for it.
 
     Each begins with the columns that say what a row is, so no number is ever cut off.
     """
@@ -83,13 +130,13 @@ def fitting(table: Table[Any], width: int) -> list[Table[Any]]:
             groups.append([])
         groups[-1].append(place)
     parts = []
-    for number, group in enumerate(groups):
-        last = number == len(groups) - 1
+    for i, group in enumerate(groups):
+        last = i == len(groups) - 1
         parts.append(
-            dataclasses.replace(
+            replace(
                 table,
-                title=table.title if number == 0 else f"{table.title} (continued)",
-                columns=[columns[i] for i in (*range(heads), *group)],
+                title=table.title if i == 0 else f"{table.title} (continued)",
+                columns=[columns[place] for place in (*range(heads), *group)],
                 notes=table.notes if last else (),
             )
         )
@@ -99,12 +146,12 @@ def fitting(table: Table[Any], width: int) -> list[Table[Any]]:
 _GAP = 2  # between the columns of a rich table, its edges together included
 
 
-def _whole(column: Column[Any]) -> bool:
+def _whole(column: Column) -> bool:
     return column.justify == "right" and not column.wrap
 
 
-def _widths(table: Table[Any], word: int = 14) -> list[int]:
-    """Least width of each column: of whole cells, or of words unless they are very long."""
+def _widths(table: Table, word: int = 14) -> list[int]:
+    """Return the least width of each column: of whole cells, or of words unless very long."""
     found = []
     for place, column in enumerate(table.columns):
         texts = [column.header, *(printable(row[place]) for row in table.cells())]
@@ -114,8 +161,8 @@ def _widths(table: Table[Any], word: int = 14) -> list[int]:
     return found
 
 
-def to_markdown(table: Table[Any]) -> str:
-    """A heading, a GitHub table and the notes."""
+def to_markdown(table: Table) -> str:
+    """Return a heading, a GitHub table and the notes."""
     rule = ["---:" if column.justify == "right" else ":---" for column in table.columns]
     headers = [markdown(column.header) for column in table.columns]
     rows = [[markdown(cell) for cell in row] for row in table.cells()]
@@ -124,8 +171,8 @@ def to_markdown(table: Table[Any]) -> str:
     return "\n\n".join([f"### {markdown(table.title)}", "\n".join(lines), *notes])
 
 
-def to_csv(table: Table[Any]) -> str:
-    """The rows' own numbers, unrounded, one column per field; what is unknown is empty.
+def to_csv(table: Table) -> str:
+    """Return the rows' own values, unrounded, one column per key; what is unknown is empty.
 
     A pair such as `ci95` becomes `ci95_low` and `ci95_high`, other nested values JSON. Text that a
     spreadsheet would run as a formula is kept as text by a leading apostrophe.
@@ -154,6 +201,28 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def to_json(table: Table[Any]) -> list[dict[str, Any]]:
-    """The rows' own numbers, unrounded; what is unknown is null."""
-    return [jsonable(dataclasses.asdict(row)) for row in table.rows]
+def to_json(table: Table) -> list[dict[str, Any]]:
+    """Return the rows' own values, unrounded; what is unknown is null."""
+    return [jsonable(row) for row in table.rows]
+
+
+def json_text(content: Any) -> str:
+    """Return standard JSON, indented; what it cannot hold is null or �."""
+    return json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return the rows by the name of their table."""
+    return {table.name: to_json(table) for table in report.tables}
+
+
+def report_csv(report: Report) -> dict[str, str]:
+    """Return one CSV text per table, by name."""
+    return {table.name: to_csv(table) for table in report.tables}
+
+
+def report_markdown(report: Report) -> str:
+    """Return a section: its heading, the sentences, the tables."""
+    sentences = "\n".join(f"- {markdown(sentence)}" for sentence in report.sentences)
+    parts = [f"## {markdown(report.title)}", sentences, *map(to_markdown, report.tables)]
+    return "\n\n".join(part for part in parts if part) + "\n"

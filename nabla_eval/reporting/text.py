@@ -19,6 +19,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
+def count(value: int | None) -> str:
+    """A whole number with a comma between thousands."""
+    return MISSING if value is None else f"{value:,}"
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of one as per cent: 0.571 -> 57.1 %."""
     return MISSING if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"

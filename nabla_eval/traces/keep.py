@@ -51,6 +51,12 @@ def whole(record: Record) -> Record:
     return fetch(*place_of(record)) if "place" in record else record
 
 
+def light(record: Record) -> Record:
+    """Return what `whole` needs: where a record lies, or all of one that was not shortened."""
+    known: Mapping[str, Any] = record
+    return cast(Record, {n: known[n] for n in ("id", "place")}) if "place" in known else record
+
+
 def length(part: Mapping[str, Any]) -> int:
     """Tokens of a draft, a candidate or an outcome, shortened or not."""
     return int(part["length"]) if "length" in part else len(part["tokens"])

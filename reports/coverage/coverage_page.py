@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pandas import DataFrame
 
 from nabla_eval.analysis import mean_interval
 from nabla_eval.analysis.accuracy import difference
@@ -147,10 +148,8 @@ class FakeRun:
 
     def __init__(self, scores: Floats, costs: Floats) -> None:
         self.scores = _scores(scores)
-        self.records = [
-            {"id": f"{i:03}/0", "ledger": {"model_calls": float(cost)}, "seconds": 0.0}
-            for i, cost in enumerate(costs)
-        ]
+        names = [f"{i:03}" for i in range(len(costs))]
+        self.answers = DataFrame({"problem": names, "model_calls": np.asarray(costs, float)})
 
 
 def of_equal_cost(

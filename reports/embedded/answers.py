@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.accuracy import Difference, accuracy, difference
-from nabla_eval.analysis.cost import by_problem
+from nabla_eval.analysis.controls import twin_of
 from nabla_eval.analysis.rejection import rejection, verdicts
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost
 from nabla_eval.analysis.significance import holm
 from nabla_eval.analysis.study import load
-from nabla_eval.analysis.twins import twin_of
-from nabla_eval.reporting.everything import facts_of
+from nabla_eval.reporting.page import facts_of
 from nabla_eval.reporting.sections.ablation import ablation_report
-from nabla_eval.reporting.tables import Column, Table, to_markdown
+from nabla_eval.reporting.tables import Column, Table, text, to_markdown
 from nabla_eval.reporting.text import MISSING, number, p_value, percent, points, points_range
 
 STOP = "stop_reward"
@@ -49,7 +48,7 @@ class Row:
 
 def uncertified(runs: Sequence[Run]) -> str:
     """What to know of runs that were made before draws were certified."""
-    if any("certified" in record["outcome"] for run in runs for record in run.records):
+    if any("certified" in run.answers and run.answers["certified"].notna().any() for run in runs):
         return ""
     return (
         " These runs took a gradient for every draw. Draws that no gradient can change are taken "
@@ -60,9 +59,7 @@ def uncertified(runs: Sequence[Run]) -> str:
 
 def calls(run: Run) -> float:
     """Mean model calls of an answer."""
-    spent = [
-        value for values in by_problem(run.records, "model_calls").values() for value in values
-    ]
+    spent = list(run.answers["model_calls"])
     return sum(spent) / len(spent)
 
 
@@ -111,16 +108,16 @@ def controls(run: Run, runs: Sequence[Run], stops: bool) -> Iterable[tuple[str, 
         yield "4. the twin, same calls", equal.difference
 
 
-def table_of(rows: Sequence[Row]) -> Table[Row]:
+def table_of(rows: Sequence[Row]) -> Table:
     columns = [
-        Column[Row]("Setting", lambda row: row.setting, "left"),
-        Column[Row]("Against", lambda row: row.control, "left"),
-        Column[Row]("N", lambda row: str(row.n)),
-        Column[Row]("Accuracy", lambda row: percent(accuracy(row.run.scores).value)),
-        Column[Row]("Calls", lambda row: number(calls(row.run))),
-        Column[Row]("Points", lambda row: points(row.found.estimate.value)),
-        Column[Row]("95 % CI", lambda row: points_range(row.found.estimate.interval)),
-        Column[Row]("p, Holm", lambda row: p_value(row.p)),
+        text("Setting", lambda row: row.setting),
+        text("Against", lambda row: row.control),
+        Column("N", lambda row: str(row.n), str),
+        Column("Accuracy", lambda row: percent(accuracy(row.run.scores).value), str),
+        Column("Calls", lambda row: number(calls(row.run)), str),
+        Column("Points", lambda row: points(row.found.estimate.value), str),
+        Column("95 % CI", lambda row: points_range(row.found.estimate.interval), str),
+        Column("p, Holm", lambda row: p_value(row.p), str),
     ]
     notes = [
         "Points of accuracy of ∇-Reasoner minus the control, paired by problem, seeds pooled "
@@ -172,7 +169,7 @@ class Audit:
     twin: Run | None
 
 
-def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table[Audit]:
+def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table:
     """Rejection and accuracy of each ablated setting beside its own twin."""
     lines = [
         Audit(run, labels[run.folders[0]], twin_of(run, runs)) for run in runs if not run.is_twin
@@ -181,7 +178,7 @@ def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table[Audit]:
     def rate(run: Run | None, first: bool = False) -> str:
         if run is None:
             return MISSING
-        found = rejection(verdicts(run.records))
+        found = rejection(verdicts(run))
         return percent((found.first if first else found.overall).estimate.value)
 
     def gap(line: Audit) -> str:
@@ -191,14 +188,14 @@ def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table[Audit]:
         return f"{points(found.value)} ({points_range(found.interval)})"
 
     columns = [
-        Column[Audit]("Setting", lambda line: line.label, "left"),
-        Column[Audit]("Accuracy", lambda line: percent(accuracy(line.run.scores).value)),
-        Column[Audit]("Over twin", gap),
-        Column[Audit]("Calls", lambda line: number(calls(line.run))),
-        Column[Audit]("Rejected", lambda line: rate(line.run)),
-        Column[Audit]("Twin's", lambda line: rate(line.twin)),
-        Column[Audit]("First", lambda line: rate(line.run, True)),
-        Column[Audit]("Twin's", lambda line: rate(line.twin, True)),
+        text("Setting", lambda line: line.label),
+        Column("Accuracy", lambda line: percent(accuracy(line.run.scores).value), str),
+        Column("Over twin", gap, str),
+        Column("Calls", lambda line: number(calls(line.run)), str),
+        Column("Rejected", lambda line: rate(line.run), str),
+        Column("Twin's", lambda line: rate(line.twin), str),
+        Column("First", lambda line: rate(line.run, True), str),
+        Column("Twin's", lambda line: rate(line.twin, True), str),
     ]
     notes = ["First: the first candidate of each problem. The twin of a setting takes no step."]
     return Table("audit", "Each setting beside its own twin", columns, lines, notes)
@@ -237,19 +234,19 @@ def search_rows(
     return rows
 
 
-def search_table(rows: Sequence[Searched]) -> Table[Searched]:
+def search_table(rows: Sequence[Searched]) -> Table:
     def gap(found: Difference | None) -> str:
         if found is None:
             return MISSING
         return f"{points(found.estimate.value)} ({points_range(found.estimate.interval)})"
 
     columns = [
-        Column[Searched]("Method", lambda row: row.label, "left"),
-        Column[Searched]("Accuracy", lambda row: percent(accuracy(row.run.scores).value)),
-        Column[Searched]("Calls", lambda row: number(calls(row.run))),
-        Column[Searched]("Over greedy", lambda row: gap(row.greedy)),
-        Column[Searched]("Over best-of-8", lambda row: gap(row.best)),
-        Column[Searched]("Over best-of-N, same calls", lambda row: gap(row.equal)),
+        text("Method", lambda row: row.label),
+        Column("Accuracy", lambda row: percent(accuracy(row.run.scores).value), str),
+        Column("Calls", lambda row: number(calls(row.run)), str),
+        Column("Over greedy", lambda row: gap(row.greedy), str),
+        Column("Over best-of-8", lambda row: gap(row.best), str),
+        Column("Over best-of-N, same calls", lambda row: gap(row.equal), str),
     ]
     notes = [
         "Points with 95 % intervals, paired by problem, not corrected for the number of rows. "
@@ -277,9 +274,9 @@ def training_section(file: Path) -> str:
         return MISSING
 
     columns = [
-        Column[dict[str, Any]]("Policy", lambda row: row["name"], "left"),
-        Column[dict[str, Any]]("Greedy accuracy", lambda row: percent(row["accuracy"]["value"])),
-        Column[dict[str, Any]]("Over where it began", gap),
+        text("Policy", lambda row: row["name"]),
+        Column("Greedy accuracy", lambda row: percent(row["accuracy"]["value"]), str),
+        Column("Over where it began", gap, str),
     ]
     notes = [
         f"Points with 95 % intervals, paired over {found['problems']:,} test problems, seed "

@@ -14,8 +14,7 @@ from table_one import row_tables
 
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.significance import holm
-from nabla_eval.reporting.report import Report, report_markdown
-from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.reporting.tables import Column, Report, Table, report_markdown, text
 from nabla_eval.reporting.text import MISSING, number, p_value, percent
 
 
@@ -95,7 +94,7 @@ def paper_report(printed: Mapping[str, Any], folder: str | Path = ".") -> Report
     """
     cells, gaps = list(_cells(printed)), _gaps(printed)
     luck = list(_luck(cells))
-    tables: list[Table[Any]] = [
+    tables = [
         cell_table(cells),
         luck_table(luck),
         gap_table(gaps, printed.get("ours", "ours")),
@@ -217,19 +216,19 @@ def _sentences(
     return found
 
 
-def cell_table(rows: Sequence[CellRow]) -> Table[CellRow]:
+def cell_table(rows: Sequence[CellRow]) -> Table:
     """GRIM and standard errors."""
     columns = [
-        Column[CellRow]("Policy", lambda row: row.policy, "left"),
-        Column[CellRow]("Set", lambda row: row.benchmark, "left"),
-        Column[CellRow]("Method", lambda row: row.method, "left"),
-        Column[CellRow]("Printed", lambda row: row.printed),
-        Column[CellRow]("n × k", lambda row: f"{row.problems} × {row.runs}"),
-        Column[CellRow]("GRIM", lambda row: row.grim, "left"),
-        Column[CellRow]("By luck", lambda row: percent(row.chance)),
-        Column[CellRow]("Other sizes", lambda row: row.otherwise or MISSING, "left"),
-        Column[CellRow]("se", _se),
-        Column[CellRow]("Source", lambda row: row.source, "left"),
+        text("Policy", lambda row: row.policy),
+        text("Set", lambda row: row.benchmark),
+        text("Method", lambda row: row.method),
+        Column("Printed", lambda row: row.printed, str),
+        Column("n × k", lambda row: f"{row.problems} × {row.runs}", str),
+        text("GRIM", lambda row: row.grim),
+        Column("By luck", lambda row: percent(row.chance), str),
+        text("Other sizes", lambda row: row.otherwise or MISSING),
+        Column("se", _se, str),
+        text("Source", lambda row: row.source),
     ]
     notes = [
         "GRIM: the number of right answers that prints so, of n problems × k runs. Cut off: "
@@ -243,15 +242,15 @@ def cell_table(rows: Sequence[CellRow]) -> Table[CellRow]:
     return Table("accuracy", "Printed accuracies", columns, rows, notes)
 
 
-def luck_table(rows: Sequence[LuckRow]) -> Table[LuckRow]:
+def luck_table(rows: Sequence[LuckRow]) -> Table:
     """How many fits luck alone would give."""
     columns = [
-        Column[LuckRow]("Set", lambda row: row.benchmark, "left"),
-        Column[LuckRow]("n × k", lambda row: row.size or MISSING),
-        Column[LuckRow]("Cells", lambda row: str(row.cells)),
-        Column[LuckRow]("Possible", lambda row: str(row.possible)),
-        Column[LuckRow]("Expected by luck", lambda row: number(row.expected)),
-        Column[LuckRow]("p", lambda row: p_value(row.p)),
+        text("Set", lambda row: row.benchmark),
+        Column("n × k", lambda row: row.size or MISSING, str),
+        Column("Cells", lambda row: str(row.cells), str),
+        Column("Possible", lambda row: str(row.possible), str),
+        Column("Expected by luck", lambda row: number(row.expected), str),
+        Column("p", lambda row: p_value(row.p), str),
     ]
     notes = [
         "Expected by luck: of percentages with the same decimals, taken at random from 0 to 100. "
@@ -265,18 +264,18 @@ def _se(row: CellRow) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def gap_table(rows: Sequence[GapRow], ours: str) -> Table[GapRow]:
+def gap_table(rows: Sequence[GapRow], ours: str) -> Table:
     """Differences against noise."""
     columns = [
-        Column[GapRow]("Policy", lambda row: row.policy, "left"),
-        Column[GapRow]("Set", lambda row: row.benchmark, "left"),
-        Column[GapRow](f"{ours} minus", lambda row: row.rival, "left"),
-        Column[GapRow]("Points", lambda row: f"{row.points:+.1f}"),
-        Column[GapRow]("Answers", lambda row: f"{row.answers:+d}"),
-        Column[GapRow]("p, unpaired", lambda row: p_value(row.p_unpaired)),
-        Column[GapRow]("p, alike", lambda row: p_value(row.p_holm)),
-        Column[GapRow]("p, at best", lambda row: p_value(row.p_at_best)),
-        Column[GapRow]("Verdict", lambda row: row.verdict, "left"),
+        text("Policy", lambda row: row.policy),
+        text("Set", lambda row: row.benchmark),
+        text(f"{ours} minus", lambda row: row.rival),
+        Column("Points", lambda row: f"{row.points:+.1f}", str),
+        Column("Answers", lambda row: f"{row.answers:+d}", str),
+        Column("p, unpaired", lambda row: p_value(row.p_unpaired), str),
+        Column("p, alike", lambda row: p_value(row.p_holm), str),
+        Column("p, at best", lambda row: p_value(row.p_at_best), str),
+        text("Verdict", lambda row: row.verdict),
     ]
     notes = [
         "Answers: the difference in whole answers of n × k. p, unpaired: as if all of them were "
@@ -290,15 +289,15 @@ def gap_table(rows: Sequence[GapRow], ours: str) -> Table[GapRow]:
     return Table("differences", "Which printed differences exceed noise", columns, rows, notes)
 
 
-def rejection_table(rows: Sequence[RejectionCheck]) -> Table[RejectionCheck]:
+def rejection_table(rows: Sequence[RejectionCheck]) -> Table:
     """Rejection rates beside the closed forms."""
     columns = [
-        Column[RejectionCheck]("Policy", lambda row: row.policy, "left"),
-        Column[RejectionCheck]("Baseline, printed", lambda row: row.baseline or MISSING),
-        Column[RejectionCheck]("∇-Reasoner, printed", lambda row: row.ours),
-        Column[RejectionCheck]("1 - H_N/N", lambda row: number(row.baseline_h, 2)),
-        Column[RejectionCheck]("Challengers", lambda row: number(row.baseline_challengers, 2)),
-        Column[RejectionCheck]("Source", lambda row: row.source, "left"),
+        text("Policy", lambda row: row.policy),
+        Column("Baseline, printed", lambda row: row.baseline or MISSING, str),
+        Column("∇-Reasoner, printed", lambda row: row.ours, str),
+        Column("1 - H_N/N", lambda row: number(row.baseline_h, 2), str),
+        Column("Challengers", lambda row: number(row.baseline_challengers, 2), str),
+        text("Source", lambda row: row.source),
     ]
     notes = [
         "Per cent. 1 - H_N/N counts the first of N i.i.d. draws as accepted. A method whose first "
@@ -309,14 +308,14 @@ def rejection_table(rows: Sequence[RejectionCheck]) -> Table[RejectionCheck]:
     return Table("rejection", "Printed rejection rates", columns, rows, notes)
 
 
-def quoted_table(name: str, title: str, rows: Sequence[QuotedRow], value: str) -> Table[QuotedRow]:
+def quoted_table(name: str, title: str, rows: Sequence[QuotedRow], value: str) -> Table:
     """A plain list."""
     columns = [
-        Column[QuotedRow]("What", lambda row: row.what, "left"),
-        Column[QuotedRow](value, lambda row: row.value, "left"),
+        text("What", lambda row: row.what),
+        text(value, lambda row: row.value),
     ]
     if any(row.source for row in rows):
-        columns.append(Column[QuotedRow]("Source", lambda row: row.source, "left"))
+        columns.append(text("Source", lambda row: row.source))
     return Table(name, title, columns, rows)
 
 

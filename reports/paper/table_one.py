@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.reporting.tables import Column, Table, text
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
@@ -64,7 +64,7 @@ class MethodRow:
     command: str
 
 
-def row_tables(printed: Mapping[str, Any], folder: Path) -> list[Table[MethodRow]]:
+def row_tables(printed: Mapping[str, Any], folder: Path) -> list[Table]:
     """The table and its commands; empty where the file names no rows.
 
     Raises `DataError` for a study that is there and lacks what the file names in it.
@@ -73,14 +73,14 @@ def row_tables(printed: Mapping[str, Any], folder: Path) -> list[Table[MethodRow
     rows = [_row(printed, row, studies) for row in printed.get("rows") or ()]
     names = list(dict.fromkeys(name for row in rows for name in row.printed))
     columns = [
-        Column[MethodRow]("Row", lambda row: row.row, "left"),
+        text("Row", lambda row: row.row),
         *(_cell(name) for name in names),
-        Column[MethodRow]("Embedded", lambda row: row.embedded, "left"),
-        Column[MethodRow]("Study", lambda row: row.study or MISSING, "left"),
+        text("Embedded", lambda row: row.embedded),
+        text("Study", lambda row: row.study or MISSING),
     ]
     commands = [
-        Column[MethodRow]("Row", lambda row: row.row, "left"),
-        Column[MethodRow]("Command", lambda row: row.command, "left"),
+        text("Row", lambda row: row.row),
+        text("Command", lambda row: row.command),
     ]
     return [
         Table("rows", "The paper's rows, and ours on the embedded task", columns, rows, NOTES),
@@ -97,8 +97,8 @@ NOTES = (
 )
 
 
-def _cell(name: str) -> Column[MethodRow]:
-    return Column[MethodRow](name, lambda row: row.printed.get(name, MISSING))
+def _cell(name: str) -> Column:
+    return Column(name, lambda row: row.printed.get(name, MISSING), str)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

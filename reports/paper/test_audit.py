@@ -12,7 +12,7 @@ from printed import read_printed
 from table_one import _read as read_figures
 
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.report import report_markdown
+from nabla_eval.reporting.tables import report_markdown
 
 HERE = Path(__file__).parent
 TRANSCRIPTION = HERE.parents[2] / "shared" / "data" / "paper_tables.yaml"

@@ -10,7 +10,7 @@ from run_folders import BEST_OF_N, NABLA, record
 from nabla_eval.analysis.ablation import ablations, base_of, changed_options, named
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost, curve_name, pareto, points
-from nabla_eval.analysis.twins import controls_of, drafts_of, twin_of
+from nabla_eval.analysis.controls import controls_of, drafts_of, twin_of
 from nabla_eval.errors import DataError
 
 

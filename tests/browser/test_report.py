@@ -10,7 +10,7 @@ from chromium import Browser, executable
 from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
 
 from nabla_eval.analysis.study import load
-from nabla_eval.reporting.everything import Page, all_reports, facts_of, write_page
+from nabla_eval.reporting.page import Page, all_reports, facts_of, write_page
 
 pytestmark = [
     pytest.mark.browser,

@@ -8,7 +8,7 @@ from typing import Any
 from run_folders import record
 
 from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.twins import controls_of
+from nabla_eval.analysis.controls import controls_of
 
 
 def make(name: str, method: str, base: dict[str, Any], **changes: Any) -> Run:

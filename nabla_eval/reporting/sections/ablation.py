@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nabla_eval.analysis.ablation import Change, ablations, base_of, named
-from nabla_eval.analysis.naming import word
+from nabla_eval.analysis.accuracy import accuracy, difference
+from nabla_eval.analysis.controls import alike, twin_of
+from nabla_eval.analysis.cost import mean_costs
+from nabla_eval.analysis.intervals import paired
 from nabla_eval.analysis.rejection import rejection, verdicts
-from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.significance import holm
-from nabla_eval.errors import DataError
-from nabla_eval.reporting.report import Report
-from nabla_eval.reporting.sections.columns import HOLM
-from nabla_eval.reporting.tables import Column, Table
+from nabla_eval.analysis.runs import Run, option_text
+from nabla_eval.errors import DataError, suggest
+from nabla_eval.reporting.rows import HOLM, holm_corrected
+from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import MISSING, p_value, percent, points, points_range
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class AblationRow:
-    """One changed run: against the base, and against its own twin."""
-
-    run: str
-    task: str
-    base: str
-    changed: dict[str, tuple[Any, Any]]  # option -> (the base's value, this run's)
-    accuracy: float
-    difference: float  # in accuracy, this run minus the base
-    ci95: Range
-    p: float
-    p_holm: float
-    calls: float  # model calls, this run minus the base's
-    calls_ci95: Range
-    rejection: float | None
-    twin: str | None
-    over_twin: float | None  # in accuracy, this run minus its twin
-    over_twin_ci95: Range | None
-    over_twin_p: float | None
-
-    @classmethod
-    def of(cls, base: Run, change: Change) -> AblationRow:
-        """The row of a change."""
-        rate = rejection(verdicts(change.run.records)).overall
-        over = change.over_twin
-        found = change.accuracy
-        return cls(
-            run=change.run.name,
-            task=base.task,
-            base=base.name,
-            changed=change.changed,
-            accuracy=change.value,
-            difference=found.estimate.value,
-            ci95=found.estimate.interval,
-            p=found.p,
-            p_holm=found.p,
-            calls=change.cost.value,
-            calls_ci95=change.cost.interval,
-            rejection=rate.estimate.value if rate.judged else None,
-            twin=None if change.twin is None else change.twin.name,
-            over_twin=None if over is None else over.estimate.value,
-            over_twin_ci95=None if over is None else over.estimate.interval,
-            over_twin_p=None if over is None else over.p,
-        )
 
 
 def ablation_report(runs: Sequence[Run], base: str | None = None) -> Report:
-    """One table per task, against the run named `base` or the one with most neighbours.
+    """Report changes against the run named `base` of each task, or the one with most neighbours.
 
     Raises `DataError` where no task has two runs that differ in one option.
     """
-    rows: list[AblationRow] = []
+    rows: list[Row] = []
     bases: list[str] = []
     for task in dict.fromkeys(run.task for run in runs):
         ours = [run for run in runs if run.task == task]
@@ -83,23 +33,82 @@ def ablation_report(runs: Sequence[Run], base: str | None = None) -> Report:
                 raise
             continue
         bases.append(f"{task}: {start.name}")
-        rows += [AblationRow.of(start, change) for change in ablations(start, ours)]
-    adjusted = holm([row.p for row in rows])
-    rows = [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
-    return Report("ablation", "Ablations", [ablation_table(rows, bases)])
+        changes = [_change_row(start, run, ours) for run in _siblings(start, ours)]
+        rows += sorted(changes, key=lambda row: (len(row["changed"]), list(row["changed"])))
+    return Report("ablation", "Ablations", [ablation_table(holm_corrected(rows), bases)])
 
 
-def ablation_table(rows: Sequence[AblationRow], bases: Sequence[str]) -> Table[AblationRow]:
-    """Changes, fewest options first."""
+def changed_options(base: Run, run: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the options of `run` that differ from the base's, with both values."""
+    names = [*base.config, *(name for name in run.config if name not in base.config)]
+    values = {name: (base.config.get(name), run.config.get(name)) for name in names}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def base_of(runs: Sequence[Run]) -> Run:
+    """Return the run from which most others differ in a single option; the first of several such.
+
+    Raises `DataError` where no two runs of one method, task and pair of models differ in one.
+    """
+    counts = [
+        sum(len(changed_options(run, other)) == 1 for other in _siblings(run, runs)) for run in runs
+    ]
+    if not counts or max(counts) == 0:
+        raise DataError(
+            "No two runs differ in a single option, so there is nothing to ablate. Give runs of "
+            "one method with one option changed at a time, or --base."
+        )
+    return runs[counts.index(max(counts))]
+
+
+def named(name: str, runs: Sequence[Run]) -> Run:
+    """Return the run of that name, or of that folder. Raises `DataError` for none."""
+    for run in runs:
+        if name == run.name or name in [folder.name for folder in run.folders]:
+            return run
+    raise DataError(f"There is no run {name!r}. {suggest(name, [run.name for run in runs])}")
+
+
+def _siblings(run: Run, runs: Iterable[Run]) -> list[Run]:
+    return [o for o in runs if o is not run and o.method == run.method and alike(o, run)]
+
+
+def _change_row(base: Run, run: Run, runs: Sequence[Run]) -> Row:
+    """Return one changed run minus the base (accuracy, calls), and minus its own twin."""
+    found, twin = difference(run.scores, base.scores), twin_of(run, runs)
+    over = None if twin is None else difference(run.scores, twin.scores)
+    calls, rate = paired(mean_costs(run), mean_costs(base)), rejection(verdicts(run)).overall
+    return {
+        "run": run.name,
+        "task": base.task,
+        "base": base.name,
+        "changed": changed_options(base, run),  # option -> (the base's value, this run's)
+        "accuracy": accuracy(run.scores).value,
+        "difference": found.estimate.value,
+        "ci95": found.estimate.interval,
+        "p": found.p,
+        "p_holm": None,
+        "calls": calls.value,
+        "calls_ci95": calls.interval,
+        "rejection": rate.estimate.value if rate.judged else None,
+        "twin": None if twin is None else twin.name,
+        "over_twin": None if over is None else over.estimate.value,
+        "over_twin_ci95": None if over is None else over.estimate.interval,
+        "over_twin_p": None if over is None else over.p,
+    }
+
+
+def ablation_table(rows: Sequence[Row], bases: Sequence[str]) -> Table:
+    """Tabulate changes, fewest options first."""
     columns = [
-        Column[AblationRow]("Changed", _changes, "left"),
-        Column[AblationRow]("Accuracy", lambda row: percent(row.accuracy)),
-        Column[AblationRow]("Points", lambda row: points(row.difference)),
-        Column[AblationRow]("95 % CI", lambda row: points_range(row.ci95)),
-        Column[AblationRow]("p", lambda row: p_value(row.p_holm)),
-        Column[AblationRow]("Calls", lambda row: f"{row.calls:+,.1f}"),
-        Column[AblationRow]("Rejected", lambda row: percent(row.rejection)),
-        Column[AblationRow]("Over twin", _over_twin),
+        text("Changed", _changes),
+        Column("Accuracy", "accuracy", percent),
+        Column("Points", "difference", points),
+        Column("95 % CI", "ci95", points_range),
+        Column("p", "p_holm", p_value),
+        Column("Calls", "calls", "{:+,.1f}".format),
+        Column("Rejected", "rejection", percent),
+        Column("Over twin", _over_twin, str),
     ]
     notes = [
         f"Base: {'; '.join(bases)}. Points and calls: minus the base. Over twin: points of "
@@ -109,14 +118,16 @@ def ablation_table(rows: Sequence[AblationRow], bases: Sequence[str]) -> Table[A
     return Table("changes", "One change at a time", columns, rows, notes)
 
 
-def _changes(row: AblationRow) -> str:
-    shown = [f"{name} {word(a)} → {word(b)}" for name, (a, b) in row.changed.items()]
+def _changes(row: Row) -> str:
+    shown = [
+        f"{name} {option_text(a)} → {option_text(b)}" for name, (a, b) in row["changed"].items()
+    ]
     if len(shown) > 4:
         shown = [*shown[:3], f"and {len(shown) - 3} more"]
     return ", ".join(shown)
 
 
-def _over_twin(row: AblationRow) -> str:
-    if row.over_twin is None or row.over_twin_ci95 is None:
+def _over_twin(row: Row) -> str:
+    if row["over_twin"] is None:
         return MISSING
-    return f"{points(row.over_twin)} ({points_range(row.over_twin_ci95)})"
+    return f"{points(row['over_twin'])} ({points_range(row['over_twin_ci95'])})"

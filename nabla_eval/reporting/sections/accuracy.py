@@ -3,83 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from nabla_eval.analysis.intervals import Estimate
+from nabla_eval.analysis.accuracy import accuracy
+from nabla_eval.analysis.controls import controls_of
+from nabla_eval.analysis.cost import FAILURES, truncated
 from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.shares import FAILURES, failures
-from nabla_eval.reporting.report import Report
-from nabla_eval.reporting.rows import AccuracyRow
-from nabla_eval.reporting.sections.columns import against_controls, count, task_column
-from nabla_eval.reporting.summary import verdict
-from nabla_eval.reporting.tables import Column, Table
-from nabla_eval.reporting.text import number, percent, percent_range
-
-
-@dataclass(frozen=True)
-class FailureRow:
-    """Shares of answers that failed for a reason of their own; None where nobody measured it."""
-
-    run: str
-    task: str
-    answers: int
-    truncated: float
-    truncated_ci95: tuple[float, float]
-    no_answer: float | None
-    grader_timeout: float | None
-    grader_error: float | None
-
-    @classmethod
-    def of(cls, run: Run) -> FailureRow:
-        """The row of a run."""
-        found = failures(run)
-
-        def value(name: str) -> float | None:
-            estimate: Estimate | None = found.reported.get(name)
-            return None if estimate is None else estimate.value
-
-        return cls(
-            run=run.name,
-            task=run.task,
-            answers=found.answers,
-            truncated=found.truncated.value,
-            truncated_ci95=found.truncated.interval,
-            no_answer=value("no_answer"),
-            grader_timeout=value("grader_timeout"),
-            grader_error=value("grader_error"),
-        )
+from nabla_eval.reporting.rows import (
+    HOLM,
+    accuracy_difference,
+    accuracy_row,
+    holm_corrected,
+    task_column,
+    verdict,
+    with_interval,
+    won_lost,
+)
+from nabla_eval.reporting.tables import Column, Report, Row, Table, text
+from nabla_eval.reporting.text import (
+    count,
+    number,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
 
 
 def accuracy_report(runs: Sequence[Run]) -> Report:
-    """Accuracy of every run, differences from the controls, failures."""
-    differences = against_controls(runs)
+    """Report accuracy of every run, differences from the controls, failures."""
+    pairs = [(run, role, control) for run in runs for role, control in controls_of(run, runs)]
+    rows = holm_corrected([accuracy_difference(a, b, role) for a, role, b in pairs])
     twins = {run.name for run in runs if run.is_twin}
-    sentences = [verdict(row) for row in differences.rows if row.a not in twins]
-    tables: list[Table[Any]] = [accuracy_table(runs), differences, failure_table(runs)]
+    sentences = [verdict(row) for row in rows if row["a"] not in twins]
+    differences = difference_table("differences", "Accuracy against the controls", rows)
+    tables = [accuracy_table(runs), differences, failure_table(runs)]
     return Report("accuracy", "Accuracy", tables, sentences)
 
 
-def accuracy_table(runs: Sequence[Run]) -> Table[AccuracyRow]:
-    """avg@k with its interval, and what more can be said with several answers a problem."""
-    rows = [AccuracyRow.of(run) for run in runs]
+def accuracy_table(runs: Sequence[Run]) -> Table:
+    """Tabulate avg@k, and what more can be said with several answers a problem."""
+    rows = [accuracy_row(run) for run in runs]
     columns = [
         *task_column(rows),
-        Column[AccuracyRow]("Run", lambda row: row.run, "left"),
-        Column[AccuracyRow](
-            "Accuracy ± se", lambda row: f"{number(100 * row.accuracy)} ± {percent(row.se)}"
-        ),
-        Column[AccuracyRow]("95 % CI", lambda row: percent_range(row.ci95)),
-        Column[AccuracyRow]("Problems", lambda row: _answers(row)),
+        text("Run", "run"),
+        Column("Accuracy ± se", _with_error, str),
+        Column("95 % CI", "ci95", percent_range),
+        Column("Problems", _answers, str),
     ]
-    if any(row.majority is not None for row in rows):
-        columns.append(Column[AccuracyRow]("maj", lambda row: percent(row.majority)))
-    largest = max((int(k) for row in rows for k in row.pass_at), default=0)
-    if largest > 1:
-        columns.append(_pass_column(largest))
+    if any(row["majority"] is not None for row in rows):
+        columns.append(Column("maj", "majority", percent))
+    most = max((int(k) for row in rows for k in row["pass_at"]), default=0)
+    if most > 1:
+        columns.append(Column(f"pass@{most}", lambda row: row["pass_at"].get(str(most)), percent))
     columns += [
-        Column[AccuracyRow]("Calls", lambda row: number(row.model_calls)),
-        Column[AccuracyRow]("Right/100", lambda row: number(row.correct_per_100_calls, 2)),
+        Column("Calls", "model_calls"),
+        Column("Right/100", "correct_per_100_calls", number, 2),
     ]
     notes = [
         "Accuracy is avg@k with the standard error of problem means (where no problem differs, the "
@@ -90,30 +69,53 @@ def accuracy_table(runs: Sequence[Run]) -> Table[AccuracyRow]:
     return Table("runs", "Accuracy", columns, rows, notes)
 
 
-def _answers(row: AccuracyRow) -> str:
-    return f"{row.problems:,} × {row.repeats}" if row.repeats > 1 else f"{row.problems:,}"
+def _with_error(row: Row) -> str:
+    return f"{number(100 * row['accuracy'])} ± {percent(row['se'])}"
 
 
-def _pass_column(k: int) -> Column[AccuracyRow]:
-    return Column[AccuracyRow](f"pass@{k}", lambda row: percent(row.pass_at.get(str(k))))
+def _answers(row: Row) -> str:
+    several = f" × {row['repeats']}" if row["repeats"] > 1 else ""
+    return f"{row['problems']:,}{several}"
 
 
-def failure_table(runs: Sequence[Run]) -> Table[FailureRow]:
-    """Truncation from the traces, the rest as the task reports it."""
-    rows = [FailureRow.of(run) for run in runs]
+def difference_table(
+    name: str, title: str, rows: Sequence[Row], notes: Sequence[str] = (HOLM,)
+) -> Table:
+    """Tabulate differences a - b; the column of measures only where there are several."""
+    several = len({row["measure"] for row in rows}) > 1
     columns = [
         *task_column(rows),
-        Column[FailureRow]("Run", lambda row: row.run, "left"),
-        Column[FailureRow]("Answers", lambda row: count(row.answers)),
-        Column[FailureRow]("Truncated", lambda row: percent(row.truncated)),
+        text("Run", "a"),
+        text("minus", "b"),
+        *([text("in", "measure")] if several else []),
+        Column("Points", "difference", points),
+        Column("95 % CI", "ci95", points_range),
+        Column("Won : lost", won_lost, str),
+        Column("p", "p_holm", p_value),
     ]
-    columns += [
-        _reported(name) for name in FAILURES if any(getattr(row, name) is not None for row in rows)
+    return Table(name, title, columns, rows, notes)
+
+
+def failure_table(runs: Sequence[Run]) -> Table:
+    """Tabulate truncation, and the failures that the task reports (None where it does not)."""
+    rows: list[Row] = []
+    for run in runs:
+        reported = {
+            name: accuracy(run.metrics[name]).value if name in run.metrics else None
+            for name in FAILURES
+        }
+        cut = with_interval("truncated", truncated(run))
+        rows.append(
+            {"run": run.name, "task": run.task, "answers": len(run.answers), **cut, **reported}
+        )
+    columns = [
+        *task_column(rows),
+        text("Run", "run"),
+        Column("Answers", "answers", count),
+        Column("Truncated", "truncated", percent),
     ]
+    for name in FAILURES:
+        if any(row[name] is not None for row in rows):
+            columns.append(Column(name.replace("_", " ").capitalize(), name, percent))
     notes = ["Truncated: cut off by the length limit. The rest only where the task reports it."]
     return Table("failures", "Answers that failed", columns, rows, notes)
-
-
-def _reported(name: str) -> Column[FailureRow]:
-    header = name.replace("_", " ").capitalize()
-    return Column[FailureRow](header, lambda row: percent(getattr(row, name)))

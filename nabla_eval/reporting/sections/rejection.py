@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from nabla_eval.analysis import rejection as rejections
-from nabla_eval.analysis.candidates import FEATURES, Bin, Feature, acceptance, bin_edges
+from nabla_eval.analysis.candidates import FEATURES, Feature, acceptance, bin_edges
+from nabla_eval.analysis.controls import drafts_of, twin_of
 from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.twins import drafts_of, twin_of
-from nabla_eval.reporting.rejection_rows import RejectionRow
-from nabla_eval.reporting.report import Report
-from nabla_eval.reporting.rows import DifferenceRow
-from nabla_eval.reporting.sections.columns import count, difference_table, task_column
-from nabla_eval.reporting.summary import verdict
-from nabla_eval.reporting.tables import Column, Table
-from nabla_eval.reporting.text import MISSING, number, percent, percent_range
-
-
-@dataclass(frozen=True)
-class IndexedRow:
-    """Rejection of the first, second, ... candidates of one run."""
-
-    run: str
-    task: str
-    rates: tuple[float, ...]
-    candidates: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class AcceptanceRow:
-    """Acceptance of the candidates whose feature lies in one bin; bins are shared by all runs."""
-
-    run: str
-    task: str
-    feature: str
-    low: float
-    high: float
-    candidates: int
-    accepted: int
-    rate: float
-    ci95: tuple[float, float]
+from nabla_eval.reporting.rows import (
+    closed_form_rows,
+    first_rate,
+    iid_rows,
+    rejection_differences,
+    rejection_row,
+    task_column,
+    tie_share,
+    verdict,
+)
+from nabla_eval.reporting.sections.accuracy import difference_table
+from nabla_eval.reporting.tables import Column, Report, Row, Table, text
+from nabla_eval.reporting.text import MISSING, count, number, percent, percent_range
 
 
 def rejection_report(runs: Sequence[Run]) -> Report:
-    """Rates of the runs that judge candidates, their controls, and where candidates succeed."""
-    judging = [run for run in runs if any(record["candidates"] for record in run.records)]
-    rows = [RejectionRow.of(run).beside(run, runs) for run in judging]
+    """Report rates of the runs that judge candidates, controls, and where candidates succeed."""
+    judging = [run for run in runs if len(run.candidates)]
+    rows = [rejection_row(run, runs) for run in judging]
     pairs = [(run, twin) for run in judging if (twin := twin_of(run, runs)) is not None]
-    differences = [row for run, twin in pairs for row in DifferenceRow.rejection(run, twin, "twin")]
+    differences = [row for run, twin in pairs for row in rejection_differences(run, twin, "twin")]
     notes = ["Paired by problem; intervals have problems as clusters."]
-    tables: list[Table[Any]] = [
+    tables = [
         rejection_table(rows),
         control_table(judging, runs),
         difference_table("differences", "Rejection against the twin", differences, notes),
@@ -61,20 +39,20 @@ def rejection_report(runs: Sequence[Run]) -> Report:
     return Report("rejection", "Rejection", tables, [verdict(row) for row in differences])
 
 
-def rejection_table(rows: Sequence[RejectionRow]) -> Table[RejectionRow]:
-    """One line per run, its four controls on the same line."""
+def rejection_table(rows: Sequence[Row]) -> Table:
+    """Tabulate one line per run, its four controls on the same line."""
     columns = [
         *task_column(rows),
-        Column[RejectionRow]("Run", lambda row: row.run, "left"),
-        Column[RejectionRow]("Judged", lambda row: count(row.candidates)),
-        Column[RejectionRow]("Rate", lambda row: _share(row.rate)),
-        Column[RejectionRow]("95 % CI", lambda row: percent_range(row.ci95)),
-        Column[RejectionRow]("Ties", lambda row: _ties(row).removesuffix(" %")),
-        Column[RejectionRow]("First", lambda row: _share(row.first.rate if row.first else None)),
-        Column[RejectionRow]("Twin", lambda row: _share(row.twin_rate)),
-        Column[RejectionRow]("Drafts", lambda row: _share(row.baseline_measured_challengers)),
-        Column[RejectionRow]("iid", lambda row: _share(row.baseline_challengers)),
-        Column[RejectionRow]("1-H/N", lambda row: _share(row.baseline_h)),
+        text("Run", "run"),
+        Column("Judged", "candidates", count),
+        Column("Rate", "rate", _share),
+        Column("95 % CI", "ci95", percent_range),
+        Column("Ties", tie_share, _share),
+        Column("First", lambda row: first_rate(row)["rate"], _share),
+        Column("Twin", "twin_rate", _share),
+        Column("Drafts", "baseline_measured_challengers", _share),
+        Column("iid", "baseline_challengers", _share),
+        Column("1-H/N", "baseline_h", _share),
     ]
     notes = [
         "All in per cent. Rate: rejected of the judged candidates, ties included (their share of "
@@ -87,78 +65,72 @@ def rejection_table(rows: Sequence[RejectionRow]) -> Table[RejectionRow]:
     return Table("runs", "Rejection rate", columns, rows, notes)
 
 
-def _ties(row: RejectionRow) -> str:
-    return (
-        percent(row.ties / row.candidates) if row.ties is not None and row.candidates else MISSING
-    )
-
-
 def _share(value: float | None) -> str:
-    """A share in per cent, without the sign, for a wide table."""
+    """Word a share in per cent, without the sign, for a wide table."""
     return percent(value).removesuffix(" %")
 
 
-def control_table(judging: Sequence[Run], runs: Sequence[Run]) -> Table[RejectionRow]:
-    """What i.i.d. draws do: measured on best-of-N's drafts, and in closed form."""
+def control_table(judging: Sequence[Run], runs: Sequence[Run]) -> Table:
+    """Tabulate what i.i.d. draws do: measured on best-of-N's drafts, and in closed form."""
     drafts = {d.name + d.task: d for run in judging if (d := drafts_of(run, runs)) is not None}
-    rows = [row for run in drafts.values() for row in RejectionRow.controls(run)]
+    rows = [row for run in drafts.values() for row in iid_rows(run)]
     measured = {run.n for run in drafts.values()}
     for n in sorted({run.n for run in judging if run.n} - measured):
-        rows.append(RejectionRow.exact(f"1 - H_{n}/{n}", n, rejections.first_accepted_baseline(n)))
-        if n > 1:
-            exact = rejections.challengers_baseline(n)
-            rows.append(RejectionRow.exact(f"1 - (H_{n} - 1)/{n - 1}", n, exact))
+        rows += closed_form_rows(n)
     columns = [
-        Column[RejectionRow]("Draws of", lambda row: row.run, "left"),
-        Column[RejectionRow]("N", lambda row: count(row.n)),
-        Column[RejectionRow]("Judged", lambda row: count(row.candidates)),
-        Column[RejectionRow]("Rejected", lambda row: percent(row.rate, 2)),
-        Column[RejectionRow]("95 % CI", lambda row: percent_range(row.ci95)),
-        Column[RejectionRow]("Ties", _ties),
+        text("Draws of", "run"),
+        Column("N", "n", count),
+        Column("Judged", "candidates", count),
+        Column("Rejected", "rate", percent, 2),
+        Column("95 % CI", "ci95", percent_range),
+        Column("Ties", tie_share, percent),
     ]
     notes = ["Lines without an interval are closed forms for draws whose rewards never tie."]
     return Table("controls", "Rejection of i.i.d. draws", columns, rows, notes)
 
 
-def index_table(rows: Sequence[RejectionRow]) -> Table[IndexedRow]:
-    """Rejection rate of the first, second, ... candidates of all problems."""
-    found = [
-        IndexedRow(
-            row.run,
-            row.task,
-            tuple(index.rate for index in row.by_index),
-            tuple(index.candidates for index in row.by_index),
-        )
-        for row in rows
-    ]
-    longest = min(max((len(row.rates) for row in found), default=0), 15)
-    columns = [*task_column(found), Column[IndexedRow]("Run", lambda row: row.run, "left")]
-    columns += [_nth(index) for index in range(longest)]
+def index_table(rejected: Sequence[Row]) -> Table:
+    """Tabulate the rejection rate of the first, second, ... candidates of all problems."""
+    rows = [
+        {"run": row["run"], "task": row["task"]}
+        | {key: tuple(of[k] for of in row["by_index"])
+           for key, k in (("rates", "rate"), ("candidates", "candidates"))}
+        for row in rejected
+    ]  # fmt: skip
+    longest = min(max((len(row["rates"]) for row in rows), default=0), 15)
+    columns = [*task_column(rows), text("Run", "run"), *map(_nth, range(longest))]
     notes = ["In brackets: how many candidates that is."]
-    return Table("by_index", "Rejection by candidate", columns, found, notes)
+    return Table("by_index", "Rejection by candidate", columns, rows, notes)
 
 
-def _nth(index: int) -> Column[IndexedRow]:
-    def cell(row: IndexedRow) -> str:
-        if index >= len(row.rates):
+def _nth(index: int) -> Column:
+    def cell(row: Row) -> str:
+        if index >= len(row["rates"]):
             return MISSING
-        return f"{percent(row.rates[index], 0)} ({row.candidates[index]:,})"
+        return f"{percent(row['rates'][index], 0)} ({row['candidates'][index]:,})"
 
-    return Column(str(index + 1), cell, wrap=True)
+    return Column(str(index + 1), cell, str, wrap=True)
 
 
-def acceptance_table(runs: Sequence[Run]) -> Table[AcceptanceRow]:
-    """Share of accepted candidates by position, entropy, gradient norm and sweep."""
-    rows = [row for name in FEATURES for row in _acceptance(runs, name)]
+def acceptance_table(runs: Sequence[Run]) -> Table:
+    """Tabulate the share of accepted candidates by position, entropy, gradient norm and sweep."""
+    rows = [row for name in FEATURES for row in _acceptance_rows(runs, name)]
+
+    def bound(key: str) -> Column:
+        def cell(row: Row) -> str:
+            return number(row[key], 0 if row["feature"] in ("position", "sweep") else 3)
+
+        return Column({"low": "from", "high": "to"}[key], cell, str)
+
     columns = [
         *task_column(rows),
-        Column[AcceptanceRow]("By", lambda row: row.feature.replace("_", " "), "left"),
-        Column[AcceptanceRow]("from", lambda row: _bound(row, row.low)),
-        Column[AcceptanceRow]("to", lambda row: _bound(row, row.high)),
-        Column[AcceptanceRow]("Run", lambda row: row.run, "left"),
-        Column[AcceptanceRow]("Judged", lambda row: count(row.candidates)),
-        Column[AcceptanceRow]("Accepted", lambda row: percent(row.rate)),
-        Column[AcceptanceRow]("95 % CI", lambda row: percent_range(row.ci95)),
+        text("By", lambda row: row["feature"].replace("_", " ")),
+        bound("low"),
+        bound("high"),
+        text("Run", "run"),
+        Column("Judged", "candidates", count),
+        Column("Accepted", "rate", percent),
+        Column("95 % CI", "ci95", percent_range),
     ]
     notes = [
         "Bins part the candidates of all runs of a task into about equally many; the upper end "
@@ -167,32 +139,27 @@ def acceptance_table(runs: Sequence[Run]) -> Table[AcceptanceRow]:
     return Table("acceptance", "Acceptance by where it was tried", columns, rows, notes)
 
 
-def _bound(row: AcceptanceRow, value: float) -> str:
-    return number(value, 0 if row.feature in ("position", "sweep") else 3)
-
-
-def _acceptance(runs: Sequence[Run], name: Feature) -> list[AcceptanceRow]:
-    """Rows by task, bin and run: what is to be compared stands together."""
+def _acceptance_rows(runs: Sequence[Run], name: Feature) -> list[Row]:
+    """Return rows by task, bin and run: what is to be compared stands together."""
     rows = []
     for task in dict.fromkeys(run.task for run in runs):
         ours = [run for run in runs if run.task == task]
-        edges = bin_edges((run.records for run in ours), name)
-        found = [(run, acceptance(run.records, name, edges)) for run in ours]
-        for place in range(len(edges) - 1):
-            bins = [(run, bins[place]) for run, bins in found]
-            rows += [_row(run, name, entry) for run, entry in bins if entry.candidates]
+        edges = bin_edges((run.candidates for run in ours), name)
+        found = [acceptance(run.candidates, name, edges) for run in ours]
+        for bins in zip(*found, strict=True):
+            rows += [
+                {
+                    "run": run.name,
+                    "task": run.task,
+                    "feature": name,
+                    "low": of.low,
+                    "high": of.high,
+                    "candidates": of.candidates,
+                    "accepted": of.accepted,
+                    "rate": of.acceptance.value,
+                    "ci95": of.acceptance.interval,
+                }
+                for run, of in zip(ours, bins, strict=True)
+                if of.candidates
+            ]
     return rows
-
-
-def _row(run: Run, name: Feature, found: Bin) -> AcceptanceRow:
-    return AcceptanceRow(
-        run=run.name,
-        task=run.task,
-        feature=name,
-        low=found.low,
-        high=found.high,
-        candidates=found.candidates,
-        accepted=found.accepted,
-        rate=found.acceptance.value,
-        ci95=found.acceptance.interval,
-    )

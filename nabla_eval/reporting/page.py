@@ -14,20 +14,19 @@ from nabla_eval.analysis.answers import Grade
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.reporting import figures
-from nabla_eval.reporting.report import (
-    Plot,
-    Report,
-    json_text,
-    report_csv,
-    report_json,
-    report_markdown,
-)
 from nabla_eval.reporting.sections.ablation import ablation_report
 from nabla_eval.reporting.sections.accuracy import accuracy_report
 from nabla_eval.reporting.sections.cost import cost_report
 from nabla_eval.reporting.sections.rejection import rejection_report
 from nabla_eval.reporting.sections.reward import reward_report
 from nabla_eval.reporting.sections.scaling import scaling_report
+from nabla_eval.reporting.tables import (
+    Report,
+    json_text,
+    report_csv,
+    report_json,
+    report_markdown,
+)
 from nabla_eval.reporting.text import code, markdown, printable
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -52,25 +51,26 @@ def all_reports(
     grade_for: Callable[[str], Grade | None] = lambda task: None,
     begin: Callable[[str], None] = lambda part: None,
 ) -> list[Report]:
-    """Every report with something in it; ablations only where runs differ in one option.
+    """Return every report with something in it, with its figures.
 
-    `begin` is told each of the `PARTS` as its turn comes.
+    Ablations only where runs differ in one option. `begin` is told each of the `PARTS` as its turn
+    comes.
     """
-    judging = [run for run in runs if any(record["candidates"] for record in run.records)]
+    judging = [run for run in runs if len(run.candidates)]
     begin("accuracy")
     found = [accuracy_report(runs)]
     begin("rejection")
     rejected = rejection_report(runs)
     rates = rejected.table("runs").rows
-    found.append(_with(rejected, [figures.rejection_plot(rates)] if judging else []))
+    found.append(replace(rejected, plots=[figures.rejection_plot(rates)] if judging else []))
     begin("cost")
     spent = cost_report(runs)
-    found.append(_with(spent, [figures.cost_plot(spent.table("runs").rows)]))
+    found.append(replace(spent, plots=[figures.cost_plot(spent.table("runs").rows)]))
     begin("scaling")
     scaled = scaling_report(runs)
     points = scaled.table("points").rows
-    tasks = dict.fromkeys(row.task for row in points)
-    found.append(_with(scaled, [figures.scaling_plot(points, task) for task in tasks]))
+    tasks = dict.fromkeys(row["task"] for row in points)
+    found.append(replace(scaled, plots=[figures.scaling_plot(points, task) for task in tasks]))
     begin("ablations")
     with suppress(DataError):  # nothing to ablate
         found.append(ablation_report(runs))
@@ -79,16 +79,8 @@ def all_reports(
     if any(figures.has_norms(run) for run in gaining):
         plots.append(figures.revision_plot(gaining))
     begin("reward")
-    found.append(_with(reward_report(runs, grade_for), plots))
-    return [_without_empty(report) for report in found]
-
-
-def _with(report: Report, plots: Sequence[Plot]) -> Report:
-    return replace(report, plots=tuple(plots))
-
-
-def _without_empty(report: Report) -> Report:
-    return replace(report, tables=[table for table in report.tables if table.rows])
+    found.append(replace(reward_report(runs, grade_for), plots=plots))
+    return [replace(each, tables=[t for t in each.tables if t.rows]) for each in found]
 
 
 def facts_of(runs: Sequence[Run]) -> dict[str, str]:
@@ -98,7 +90,7 @@ def facts_of(runs: Sequence[Run]) -> dict[str, str]:
     seeds = sorted({str(seed) for run in runs for seed in run.seeds})
     versions: dict[str, set[str]] = {}
     for run in runs:
-        for name, version in run.records[0]["versions"].items():
+        for name, version in run.versions.items():
             versions.setdefault(name, set()).add(str(version))
     policies = sorted({_model(run.models.get("policy")) for run in runs})
     rewards = sorted({_model(run.models["reward"]) for run in runs if "reward" in run.models})

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nabla_eval import extensions
-from nabla_eval.analysis.naming import IDLE
-from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.analysis.runs import IDLE, Run, identity
 from nabla_eval.outcome import BUDGETS
-from nabla_eval.traces.schema import Record
 
 # What the selection by gradient norm still looks at when no step is taken.
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
 _GATE |= {"anchor", "gradient_norm", "relaxation_temperature", "threshold_inclusive"}
-_BASELINES = {"greedy", "self_consistency", "best_of_n"}
+BASELINES = {"greedy", "self_consistency", "best_of_n"}
 _SAMPLING = ("temperature", "top_p", "top_k")
 # Further controls of a method, each with its role; None where there is no such run.
 CONTROLS: dict[str, Callable[[Run, Sequence[Run]], list[tuple[str, Run | None]]]] = {}
@@ -56,7 +54,7 @@ def drafts_of(run: Run, runs: Iterable[Run]) -> Run | None:
     found = [
         other
         for other in _best_of_n(run, runs)
-        if all(_all_scored(record, other.n) for record in other.records)
+        if all(len(r) == other.n and None not in r for r in other.answers["draft_rewards"])
     ]
     return min(found, key=lambda other: _sampling(other) != _sampling(run), default=None)
 
@@ -74,12 +72,6 @@ def _best_of_n(run: Run, runs: Iterable[Run]) -> list[Run]:
     ]
 
 
-def _all_scored(record: Record, n: int | None) -> bool:
-    """Whether a record holds all N drafts with their rewards: none was spared by an early stop."""
-    rewards = [draft["reward"] for draft in record["drafts"]]
-    return len(rewards) == n and None not in rewards
-
-
 def _sampling(run: Run) -> list[Any]:
     return [run.config.get(name) for name in _SAMPLING]
 
@@ -95,7 +87,7 @@ def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
     Its twin, best-of-N with the same N, best-of-N that stops early, and those of `CONTROLS`.
     Baselines that neither revise nor search have no controls.
     """
-    if run.method in _BASELINES:
+    if run.method in BASELINES:
         return []
     twin, drafts = twin_of(run, runs), drafts_of(run, runs)
     found = [("twin", twin), ("best-of-N", drafts), ("best-of-N, early stop", _stopping(run, runs))]
