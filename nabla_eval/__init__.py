@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nabla_eval.analysis.study import frame
     from nabla_eval.api import generate, load_pair, refine
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "generate", "load_pair", "refine"]
+__all__ = ["__version__", "frame", "generate", "load_pair", "refine"]
 
 _LAZY = {
+    "frame": "nabla_eval.analysis.study",
     "generate": "nabla_eval.api",
     "load_pair": "nabla_eval.api",
     "refine": "nabla_eval.api",

@@ -1,7 +1,7 @@
 """Trace records as two pandas DataFrames: one row per answer, one per judged candidate.
 
 Every table and figure of `nabla-eval report` is made from these two. `nabla_eval.frame` gives them
-to notebooks; docs/frames.md lists the columns and their units.
+to notebooks, and its docstring lists the columns and their units.
 """
 
 from __future__ import annotations

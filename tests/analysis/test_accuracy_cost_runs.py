@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from run_folders import NABLA, as_run
+from run_folders import record as full_record
 from scipy import stats
 
 from nabla_eval.analysis.accuracy import accuracy, difference, scores_of
@@ -14,10 +16,7 @@ from nabla_eval.randomness import Key
 
 
 def record(doc: int, repeat: int = 0, **changes):
-    calls = 10.0 * (doc + 1)
-    ledger = dict.fromkeys(COSTS, 0.0) | {"model_calls": calls, "generated_tokens": calls / 2}
-    base = {"id": f"t/{doc}/{repeat}", "method": "nabla", "config_hash": "c", "models": {}}
-    return {**base, "config": {"n": 8}, "ledger": ledger, "seconds": 0.5, **changes}
+    return full_record(doc, repeat, task="t", calls=10.0 * (doc + 1), **changes)
 
 
 def sample(doc: int, score: float, filter: str = "none"):
@@ -84,24 +83,24 @@ def test_the_paired_interval_covers_at_its_nominal_rate():
 
 
 def test_costs_are_means_over_problems():
-    found = costs([record(0), record(1), record(2, 0), record(2, 1)])
+    found = costs(as_run([record(0), record(1), record(2, 0), record(2, 1)]))
     assert found["model_calls"].value == 20 and found["model_calls"].clusters == 3
-    assert found["generated_tokens"].value == 10 and found["seconds"].value == 0.5
+    assert found["generated_tokens"].value == 20 and found["seconds"].value == 0.5
     assert found.keys() == set(COSTS)
 
 
 def test_correct_answers_per_call():
     records = [record(i) for i in range(4)]  # 10, 20, 30 and 40 calls
     scores = {f"t/{i}": [float(i != 3)] for i in range(4)}
-    found = correct_per_cost(scores, records)
+    found = correct_per_cost(as_run(records, scores))
     assert found.value == pytest.approx(3 / 100) and found.low < 3 / 100 < found.high
     with pytest.raises(DataError, match="cannot be paired"):
-        correct_per_cost({"t/0": [1.0]}, records)
+        as_run(records, {"t/0": [1.0]})
 
 
 def test_a_run_knows_its_method_and_options():
-    run = Run("nabla n=8", [record(0), record(1)], {"t/0": [1.0], "t/1": [0.0]}, 2.0)
-    assert run.method == "nabla" and run.config == {"n": 8}
+    run = as_run([record(0), record(1)])
+    assert run.method == "nabla" and run.config == NABLA and (run.task, run.n) == ("t", 8)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +116,14 @@ def test_a_run_knows_its_method_and_options():
 )
 def test_runs_that_would_make_a_wrong_table_are_refused(records, message):
     with pytest.raises(DataError, match=message):
-        Run("r", records, {"t/0": [1.0], "t/1": [0.0]}, 1.0)
+        Run.of("r", records, {"t/0": [1.0], "t/1": [0.0]}, 1.0)
 
 
 def test_analysis_does_not_import_torch():
     import subprocess
     import sys
 
-    modules = "accuracy, cost, intervals, rejection, runs"
+    modules = "accuracy, cost, frames, intervals, rejection, runs, study"
     code = (
         f"import sys; from nabla_eval.analysis import {modules}; assert 'torch' not in sys.modules"
     )

@@ -13,12 +13,7 @@ from scipy import stats
 
 from nabla_eval.analysis import calibration as module
 from nabla_eval.analysis.accuracy import majority, pass_at, pass_at_k
-from nabla_eval.analysis.answers import (
-    drafted_answers,
-    final_answers,
-    majority_accuracy,
-    scored,
-)
+from nabla_eval.analysis.answers import drafted_answers, final_answers, majority_accuracy
 from nabla_eval.analysis.calibration import auc, calibration, reliability
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
@@ -26,14 +21,14 @@ from nabla_eval.randomness import Key
 from nabla_eval.reporting.story import tell
 
 
-def repeated(texts, scores, **changes) -> Run:
+def repeated(texts, scores, prompt="1+1?", **changes) -> Run:
     """A run of one problem per list of texts."""
     records = [
-        record(i, repeat, text=text, reward=float(repeat))
+        record(i, repeat, text=text, reward=float(repeat), prompt=prompt)
         for i, group in enumerate(texts)
         for repeat, text in enumerate(group)
     ]
-    return Run("r", records, {f"toy/{i}": s for i, s in enumerate(scores)}, 1.0, **changes)
+    return Run.of("r", records, {f"toy/{i}": s for i, s in enumerate(scores)}, 1.0, **changes)
 
 
 @pytest.mark.parametrize("right", range(6))
@@ -70,7 +65,7 @@ def test_maj_at_k_groups_equal_answers():
     found = majority_accuracy(run)
     assert found is not None and found.value == 0.5
     mixed = repeated(texts, [[2 / 3], [0.0]])
-    assert scored(mixed) is None and majority_accuracy(mixed) is None
+    assert final_answers(mixed) == [] and majority_accuracy(mixed) is None
     reported = repeated(texts, [[2 / 3], [0.0]], metrics={"maj@3": {"toy/0": [1], "toy/1": [1]}})
     assert majority_accuracy(reported).value == 1.0
     assert majority_accuracy(repeated([["1"]], [[1.0]])) is None
@@ -79,16 +74,14 @@ def test_maj_at_k_groups_equal_answers():
 def test_thoughts_that_the_prompt_opened_and_that_were_cut_off_are_no_answers():
     """In votes, among graded drafts, and in the story of a response."""
     texts = [[r"\boxed{1}", r"\boxed{1}", r"\boxed{1}</think>\boxed{2}"]]
-    run = repeated(texts, [[0.0, 0.0, 1.0]])
     for opening, share in (("", 0.0), ("<think>\n", 1.0)):
-        for entry in run.records:
-            entry["prompt"] = f"1+1?{opening}"
+        prompt = f"1+1?{opening}"
+        run = repeated(texts, [[0.0, 0.0, 1.0]], prompt=prompt, docs={"toy/0": {}})
         assert majority_accuracy(run).value == share
         graded = []
         judge = lambda doc, text: graded.append(text) is None  # noqa: E731, B023
-        run.docs["toy/0"] = {}
         drafted_answers(run, judge)
-        tell(run.records[0], doc={}, judge=judge)
+        tell(run.answers["record"][0], doc={}, judge=judge)
         assert {*graded} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
 
 
@@ -104,7 +97,7 @@ def test_answers_carry_reward_and_score():
         asked.append(text)
         return item["target"] == text
 
-    best = Run("b", [drafts], {"toy/0": [1.0]}, 1.0, docs={"toy/0": {"doc": {}, "target": "t2"}})
+    best = Run.of("b", [drafts], {"toy/0": [1.0]}, 1.0, docs={"toy/0": {"doc": {}, "target": "t2"}})
     assert drafted_answers(best, grade) == [("toy/0", 0.5, False), ("toy/0", 2.0, True)]
     assert asked == ["t", "t2"]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from run_folders import NABLA, candidate, record
+from run_folders import NABLA, as_run, candidate, record
 
-from nabla_eval.analysis.candidates import acceptance, bin_edges, gain
-from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.shares import acceleration, failures
+from nabla_eval.analysis.candidates import acceptance, bin_edges, gain, gains
+from nabla_eval.analysis.cost import acceleration, truncated
+from nabla_eval.analysis.frames import by_problem
+from nabla_eval.reporting.sections.accuracy import failure_table
 
 
 def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
@@ -20,8 +21,9 @@ def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
         ])
         for i in range(30)
     ]  # fmt: skip
-    edges = bin_edges([records], "entropy", bins=4)
-    bins = acceptance(records, "entropy", edges)
+    judged = as_run(records).candidates
+    edges = bin_edges([judged], "entropy", bins=4)
+    bins = acceptance(judged, "entropy", edges)
     everyone = [c for r in records for c in r["candidates"]]
     assert sum(found.candidates for found in bins) == len(everyone)
     for i, found in enumerate(bins):
@@ -36,9 +38,10 @@ def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
 
 
 def test_bins_of_nothing_and_of_one_value():
-    assert bin_edges([[record(0)]], "entropy") == []
-    assert acceptance([record(0)], "entropy", []) == []
-    same = [record(i, candidates=[candidate("rejected", norm=None)]) for i in range(3)]
+    nothing = as_run([record(0)]).candidates
+    assert bin_edges([nothing], "entropy") == [] == acceptance(nothing, "entropy", [])
+    judged = [record(i, candidates=[candidate("rejected", norm=None)]) for i in range(3)]
+    same = as_run(judged).candidates
     assert bin_edges([same], "gradient_norm") == []  # no gradient was taken
     (only,) = acceptance(same, "position", bin_edges([same], "position"))
     assert (only.candidates, only.accepted) == (3, 0) and only.acceptance.high > 0
@@ -51,8 +54,10 @@ def test_gain_by_hand():
         record(1, candidates=[candidate("tie")], drafts=(1.0,), reward=1.0),
         record(2, drafts=(None,), reward=None),
     ]  # fmt: skip
-    found = gain(records)
-    assert found.candidates == 3 and sorted(found.gains) == [-1.0, 0.0, 3.0]
+    run = as_run(records)
+    found = gain(run)
+    assert found.candidates == 3
+    assert by_problem(gains(run.candidates), "gain") == {"toy/0": [3.0, -1.0], "toy/1": [0.0]}
     assert found.mean.value == pytest.approx((1.0 + 0.0) / 2)  # means of problem means
     assert found.accepted.value == 3.0 and found.positive.value == pytest.approx(0.25)
     assert found.final.value == pytest.approx(1.5) and found.final.clusters == 2
@@ -69,9 +74,9 @@ def test_acceleration_by_hand():
     third = candidate("rejected", position=3)
     ours = record(0, candidates=[first, second, third], ledger=ledger)
     ours["outcome"]["positions"], ours["outcome"]["visited"] = 20, 4
-    assert acceleration([ours]).certified.value == 0.0  # as in traces of older versions
+    assert acceleration(as_run([ours])).certified.value == 0.0  # as in traces of older versions
     ours["outcome"]["certified"] = 3
-    found = acceleration([ours])
+    found = acceleration(as_run([ours]))
     assert found.certified.value == pytest.approx(3 / 4)
     assert found.cached.value == pytest.approx(1 - 8 / (4 * 20))
     tails = (4 - 1) + (4 - 2) + (10 - 3)  # of the response that stood at each judgement
@@ -91,23 +96,23 @@ def test_tokens_spared_can_come_near_one_and_tokens_reused_cannot_pass_one_half(
         line["drafts"][0]["tokens"] = [1] * 200
         line["ledger"]["generated_tokens"] = 200 + sum(200 - 10 * place for place in range(20))
         records.append(line)
-    found = acceleration(records)
+    found = acceleration(as_run(records))
     tails = 20 * 105
     assert found.reused.value == pytest.approx(tails / (2 * tails + 200))
     assert found.spared.value == pytest.approx(1 - (200 + tails) / (21 * 200))
     for line in records:  # no draw differs from its token: nothing but the draft was generated
         line["candidates"], line["ledger"]["generated_tokens"] = [], 200
         line["outcome"]["visited"] = 20
-    assert acceleration(records).spared.value == pytest.approx(20 / 21)
+    assert acceleration(as_run(records)).spared.value == pytest.approx(20 / 21)
 
 
 def test_a_run_that_refines_nothing_saves_nothing():
     twin = [record(i, config={**NABLA, "steps": 0}, candidates=[candidate()]) for i in range(2)]
-    assert math.isnan(acceleration(twin).cached.value)
-    assert math.isnan(acceleration(twin).certified.value)
+    assert math.isnan(acceleration(as_run(twin)).cached.value)
+    assert math.isnan(acceleration(as_run(twin)).certified.value)
     plain = record(0, method="greedy", config={})
     plain["outcome"]["positions"] = 0
-    found = acceleration([plain])
+    found = acceleration(as_run([plain]))
     assert math.isnan(found.reused.value) and math.isnan(found.skipped.value)
     assert math.isnan(found.spared.value)
 
@@ -117,6 +122,7 @@ def test_failures_come_from_the_trace_and_from_the_task():
     records[0]["outcome"]["stop"] = "length"
     scores = {f"toy/{i}": [1.0] for i in range(4)}
     metrics = {"no_answer": {f"toy/{i}": [float(i == 0)] for i in range(4)}}
-    found = failures(Run("r", records, scores, 1.0, metrics=metrics))
-    assert found.answers == 8 and found.truncated.value == 1 / 8
-    assert found.reported.keys() == {"no_answer"} and found.reported["no_answer"].value == 0.25
+    run = as_run(records, scores, metrics=metrics)
+    (row,) = failure_table([run]).rows
+    assert row["answers"] == 8 and row["truncated"] == truncated(run).value == 1 / 8
+    assert row["no_answer"] == 0.25 and row["grader_timeout"] is row["grader_error"] is None

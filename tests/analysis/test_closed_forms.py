@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from pandas import DataFrame
 from scipy import stats
 
 from nabla_eval.analysis.intervals import from_resamples, share
@@ -72,10 +73,8 @@ class LinearRun:
 
     def __init__(self, costs: np.ndarray, gain: float = 0.0) -> None:
         self.scores = {f"t/{i}": [0.1 + 0.01 * cost + gain] for i, cost in enumerate(costs)}
-        self.records = [
-            {"id": f"t/{i}/0", "ledger": {"model_calls": float(cost)}, "seconds": 0.0}
-            for i, cost in enumerate(costs)
-        ]
+        names = [f"t/{i}" for i in range(len(costs))]
+        self.answers = DataFrame({"problem": names, "model_calls": costs})
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.125])

@@ -7,11 +7,16 @@ import math
 import pytest
 from run_folders import BEST_OF_N, NABLA, record
 
-from nabla_eval.analysis.ablation import ablations, base_of, changed_options, named
+from nabla_eval.analysis.controls import controls_of, drafts_of, twin_of
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost, curve_name, pareto, points
-from nabla_eval.analysis.controls import controls_of, drafts_of, twin_of
 from nabla_eval.errors import DataError
+from nabla_eval.reporting.sections.ablation import (
+    ablation_report,
+    base_of,
+    changed_options,
+    named,
+)
 
 
 def make(
@@ -22,7 +27,7 @@ def make(
         record(i, method=method, config=config, calls=calls * (i + 1), drafts=drafts)
         for i in range(len(right))
     ]
-    return Run(name, records, {f"toy/{i}": [float(x)] for i, x in enumerate(right)}, math.nan)
+    return Run.of(name, records, {f"toy/{i}": [float(x)] for i, x in enumerate(right)}, math.nan)
 
 
 def best(name, **changes) -> Run:
@@ -80,10 +85,10 @@ def test_one_change_at_a_time():
     runs = [both, lr, base, twin]
     assert changed_options(base, both) == {"n": (8, 4), "lr": (0.01, 0.1)}
     assert base_of(runs) is lr or base_of(runs) is base
-    found = ablations(base, runs)
-    assert [change.run.name for change in found] == ["lr", "twin", "both"]
-    assert found[0].twin is twin and found[1].twin is None
-    assert found[0].cost.value == 0 and found[0].accuracy.ties == 4
+    found = ablation_report(runs, "base").table("changes").rows
+    assert [row["run"] for row in found] == ["lr", "twin", "both"]
+    assert found[0]["twin"] == "twin" and found[1]["twin"] is None
+    assert found[0]["calls"] == 0 and found[0]["difference"] == 0
     assert named("both", runs) is both
     with pytest.raises(DataError, match="Did you mean both"):
         named("bot", runs)

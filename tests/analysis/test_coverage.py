@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from run_folders import candidate, record, write_run
+from pandas import DataFrame
+from run_folders import as_run, candidate, record, write_run
 
 from nabla_eval.analysis import intervals
 from nabla_eval.analysis.accuracy import difference
@@ -26,6 +28,7 @@ from nabla_eval.analysis.rejection import (
 )
 from nabla_eval.analysis.study import load
 from nabla_eval.randomness import Key
+from nabla_eval.reporting.rows import first_rate
 from nabla_eval.reporting.sections.rejection import rejection_report
 
 KEY = Key.root(21)
@@ -68,14 +71,9 @@ def test_a_ratio_of_costs_covers(monkeypatch):
     for data in draws:
         length = 10 + 30 * data[:, 0]
         ours, theirs = 0.6 * length * (0.5 + data[:, 1]), length * (0.5 + data[:, 2])
-        sides = [
-            [
-                {"id": f"t/{i}/0", "seconds": 0.0, "ledger": {"model_calls": c}}
-                for i, c in enumerate(side)
-            ]
-            for side in (ours, theirs)
-        ]
-        found = cost_ratio(*sides)
+        names = [f"t/{i}" for i in range(problems)]
+        sides = [DataFrame({"problem": names, "model_calls": side}) for side in (ours, theirs)]
+        found = cost_ratio(*(SimpleNamespace(answers=side) for side in sides))
         hits += found.low <= 0.6 <= found.high
     assert covers(hits, trials), hits
 
@@ -104,7 +102,7 @@ def test_iid_drafts_in_traces_reject_at_exactly_the_closed_forms(n):
         record(i, method="best_of_n", config={"n": n}, drafts=[float(r) for r in order])
         for i, order in enumerate(itertools.permutations(range(n)))
     ]
-    process = best_of_n_process(draft_rewards(records))
+    process = best_of_n_process(draft_rewards(as_run(records)))
     total = math.factorial(n)
     first, challengers = process.with_first, process.challengers
     assert Fraction(first.rejected, n * total) == first_accepted_baseline(n)
@@ -127,10 +125,10 @@ def test_a_report_on_synthetic_traces_finds_the_truth(tmp_path):
     report = rejection_report(load([tmp_path]))
     (row,) = report.table("runs").rows
     flat = [v for found in verdicts for v in found]
-    assert row.candidates == len(flat) and row.ties == flat.count("tie")
-    assert row.rejected == len(flat) - flat.count("accepted")
-    assert row.rate == pytest.approx(row.rejected / len(flat))
-    assert row.problems == sum(bool(found) for found in verdicts)
+    assert row["candidates"] == len(flat) and row["ties"] == flat.count("tie")
+    assert row["rejected"] == len(flat) - flat.count("accepted")
+    assert row["rate"] == pytest.approx(row["rejected"] / len(flat))
+    assert row["problems"] == sum(bool(found) for found in verdicts)
     firsts = [found[0] for found in verdicts if found]
-    assert row.first.rate == pytest.approx(np.mean([v != "accepted" for v in firsts]))
-    assert row.twin_rate is None and row.baseline_run is None
+    assert first_rate(row)["rate"] == pytest.approx(np.mean([v != "accepted" for v in firsts]))
+    assert row["twin_rate"] is None and row["baseline_run"] is None

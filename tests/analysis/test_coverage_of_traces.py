@@ -15,15 +15,14 @@ from typing import Any, cast
 import numpy as np
 from run_folders import candidate, record
 
-from nabla_eval.analysis import intervals, shares
+from nabla_eval.analysis import cost, intervals
 from nabla_eval.analysis.accuracy import pass_at
 from nabla_eval.analysis.answers import majority_accuracy
 from nabla_eval.analysis.calibration import reliability
 from nabla_eval.analysis.candidates import acceptance, gain
-from nabla_eval.analysis.cost import correct_per_cost, costs
+from nabla_eval.analysis.cost import acceleration, correct_per_cost, costs, truncated
 from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.shares import acceleration, failures
 from nabla_eval.randomness import Key
 
 KEY = Key.root(35)
@@ -75,27 +74,28 @@ def synthetic(u: np.ndarray) -> tuple[list[Any], dict[str, list[float]]]:
 
 def test_each_covers_at_its_nominal_rate(monkeypatch: Any) -> None:
     monkeypatch.setattr(intervals.bootstrap, "__defaults__", (intervals._KEY, RESAMPLES, 0.95))
-    monkeypatch.setattr(shares, "_RESAMPLES", RESAMPLES)
+    monkeypatch.setattr(cost, "_RESAMPLES", RESAMPLES)
     draws = KEY.uniforms(0, TRIALS * PROBLEMS * 32).reshape(TRIALS, PROBLEMS, 32)
     hits: Counter[str] = Counter()
     for u in draws:
         records, graded = synthetic(u)
-        run = Run("r", records, {p: s[:2] for p, s in graded.items()}, 1.0)
+        run = Run.of("r", records, {p: s[:2] for p, s in graded.items()}, 1.0)
         three = [{**line, "id": f"{line['id'][:-1]}{k}"} for line in records[::2] for k in range(3)]
         for line, right in zip(three, (s for group in graded.values() for s in group), strict=True):
             line["outcome"] = {**line["outcome"], "text": "4" if right else "5"}
         answers = [(p, float(k), s > 0) for p, group in graded.items() for k, s in enumerate(group)]
-        gains, saved = gain(records), acceleration(records)
-        majority = majority_accuracy(Run("m", three, graded, 1.0))
+        gains, saved = gain(run), acceleration(run)
+        bins = acceptance(run.candidates, "entropy", [0.0, 0.5, 1.0])
+        majority = majority_accuracy(Run.of("m", three, graded, 1.0))
         assert majority is not None
         found: dict[str, Estimate] = {
             "gain of a candidate": gains.mean,
             "gain of an answer": gains.final,
             "candidates that gain": gains.positive,
-            "accepted in a bin": acceptance(records, "entropy", [0.0, 0.5, 1.0])[0].acceptance,
-            "truncated": failures(run).truncated,
-            "mean cost": costs(records)["model_calls"],
-            "correct per cost": correct_per_cost(run.scores, records),
+            "accepted in a bin": bins[0].acceptance,
+            "truncated": truncated(run),
+            "mean cost": costs(run)["model_calls"],
+            "correct per cost": correct_per_cost(run),
             "certified": saved.certified,
             "cached": saved.cached,
             "skipped": saved.skipped,

@@ -65,7 +65,7 @@ def test_seeds_of_one_configuration_are_repeats_of_the_same_problems(tmp_path):
     nabla_run(tmp_path / "a", seed=0, right=(1, 0, 1, 1))
     nabla_run(tmp_path / "b", seed=1, right=(0, 0, 1, 1))
     (run,) = load([tmp_path])
-    assert run.seeds == (0, 1) and run.repeats == 2 and len(run.records) == 8
+    assert run.seeds == (0, 1) and run.repeats == 2 and len(run.answers) == 8
     assert run.scores == {
         "toy/0": [1.0, 0.0], "toy/1": [0.0, 0.0], "toy/2": [1.0, 1.0], "toy/3": [1.0, 1.0],
     }  # fmt: skip
@@ -157,7 +157,7 @@ def test_different_items_are_refused_or_cut_when_asked(tmp_path):
     with pytest.warns(UserWarning, match="the 3 common ones are used"):
         runs = load([tmp_path], common=True)
     assert [len(run.scores) for run in runs] == [3, 3]
-    assert [len(run.records) for run in runs] == [3, 3]
+    assert [len(run.answers) for run in runs] == [3, 3]
 
 
 def test_the_same_number_of_other_items_is_noticed_too(tmp_path):

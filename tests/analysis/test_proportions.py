@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas import DataFrame
 from scipy import stats
 
 from nabla_eval.analysis import mean_interval
@@ -180,13 +182,10 @@ def test_other_figures_at_an_end_have_width_too(right):
     scores = {f"t/{i}": [right] * 4 for i in range(20)}
     assert pass_at(scores, 4, 2).high - pass_at(scores, 4, 2).low > 0.05
     assert accuracy(scores).se > 0.01
-    records = [{"id": f"t/{i}/0", "ledger": {"model_calls": 10.0 + i}, "seconds": 0.0}
-               for i in range(20)]  # fmt: skip
-    found = correct_per_cost(scores, records)  # type: ignore[arg-type]
-    assert found.low <= found.value <= found.high and found.high - found.low > 0.005
-    constant = [{**record, "ledger": {"model_calls": 10.0}} for record in records]
-    found = correct_per_cost(scores, constant)  # type: ignore[arg-type]
-    assert found.high - found.low > 0.005
+    for calls in (10.0 + np.arange(20), np.full(20, 10.0)):
+        answers = DataFrame({"problem": list(scores), "model_calls": calls})
+        found = correct_per_cost(SimpleNamespace(scores=scores, answers=answers))
+        assert found.low <= found.value <= found.high and found.high - found.low > 0.005
 
 
 def test_a_perfect_auc_on_few_problems_is_not_certain():

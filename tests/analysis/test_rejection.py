@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 
 import pytest
+from run_folders import as_run, candidate, record
 
 from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.rejection import (
@@ -141,16 +142,12 @@ def test_iid_drafts_reproduce_the_baseline_within_the_interval():
 
 
 def test_records_give_their_verdicts_and_rewards_by_document():
-    records = [
-        {
-            "id": "t/3/1",
-            "method": "best_of_n",
-            "candidates": [{"verdict": T}, {"verdict": A}],
-            "drafts": [{"reward": 1.0}, {"reward": -1.0}],
-        }
+    lines = [
+        record(3, 1, task="t", candidates=[candidate(T), candidate(A)], drafts=[1.0, -1.0]),
+        record(4, task="t", drafts=[0.5]),
     ]
-    assert verdicts(records) == [("t/3", [T, A])]
-    assert draft_rewards(records) == [("t/3", [1.0, -1.0])]
-    records[0]["drafts"][1]["reward"] = None
+    run = as_run(lines)
+    assert verdicts(run) == [("t/3", [T, A])]
+    assert draft_rewards(run) == [("t/3", (1.0, -1.0)), ("t/4", (0.5,))]
     with pytest.raises(DataError, match="did not score its drafts"):
-        draft_rewards(records)
+        draft_rewards(as_run([*lines, record(5, task="t", drafts=[1.0, None])]))

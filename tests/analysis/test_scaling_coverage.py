@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from pandas import DataFrame
 
 from nabla_eval.analysis.intervals import mean
 from nabla_eval.analysis.runs import Run
@@ -29,11 +30,8 @@ class FakeRun:
 
     def __init__(self, scores: np.ndarray, costs: np.ndarray) -> None:
         self.scores = {f"t/{i}": list(row) for i, row in enumerate(scores)}
-        self.records = [
-            {"id": f"t/{i}/{r}", "ledger": {"model_calls": float(cost)}, "seconds": 0.0}
-            for i, row in enumerate(costs)
-            for r, cost in enumerate(row)
-        ]
+        names = [f"t/{i}" for i, row in enumerate(costs) for _ in row]
+        self.answers = DataFrame({"problem": names, "model_calls": np.concatenate(costs)})
 
 
 def drawn(key: Key, repeats: int, ours: float = OURS[0]) -> list[Run]:

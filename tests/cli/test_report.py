@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import shutil
@@ -19,9 +18,8 @@ from nabla_eval.analysis.study import load, load_pair
 from nabla_eval.cli.grading import grader
 from nabla_eval.cli.main import main
 from nabla_eval.reporting.page import Page, all_reports, page_html
-from nabla_eval.reporting.tables import report_json, report_markdown
 from nabla_eval.reporting.sections.compare import compare_report
-from nabla_eval.reporting.tables import to_rich
+from nabla_eval.reporting.tables import report_json, report_markdown, to_rich
 from nabla_eval.reporting.text import jsonable, markdown, printable
 
 # Report -> table -> the keys of its rows, which others read.
@@ -117,7 +115,7 @@ def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(stud
         for table in report.tables:
             for row in table.cells():
                 assert f"| {' | '.join(map(markdown, row))} |" in page
-            rows = [json.loads(json.dumps(jsonable(dataclasses.asdict(r)))) for r in table.rows]
+            rows = json.loads(json.dumps(jsonable(table.rows)))
             assert stored[table.name] == rows
             console = Console(file=io.StringIO(), width=400)
             console.print(to_rich(table))

@@ -7,14 +7,14 @@ from typing import Any
 
 from run_folders import record
 
-from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.controls import controls_of
+from nabla_eval.analysis.runs import Run
 
 
 def make(name: str, method: str, base: dict[str, Any], **changes: Any) -> Run:
     config = {**base, **changes}
     records = [record(i, method=method, config=config, drafts=(0.0,)) for i in range(4)]
-    return Run(name, records, {f"toy/{i}": [1.0] for i in range(4)}, math.nan)
+    return Run.of(name, records, {f"toy/{i}": [1.0] for i in range(4)}, math.nan)
 
 
 def test_a_prefix_gradient_stands_beside_what_does_without() -> None:

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nabla_eval.reporting.tables import Column, Table, fitting, to_rich
+from nabla_eval.reporting.tables import Column, Table, fitting, text, to_rich
 
 
-@dataclass
-class Row:
-    name: str
-    numbers: tuple[str, ...]
-
-
-def table(names: list[str], numbers: list[str], columns: int) -> Table[Row]:
-    rows = [Row(name, tuple(f"{n} {i}" for i in range(columns))) for name in names for n in numbers]
-    cells = [
-        Column[Row](f"Head {i}", lambda row, i=i: row.numbers[i])  # type: ignore[misc]
-        for i in range(columns)
+def table(names: list[str], numbers: list[str], columns: int) -> Table:
+    rows = [
+        {"name": name, "numbers": [f"{n} {i}" for i in range(columns)]}
+        for name in names
+        for n in numbers
     ]
-    head = Column[Row]("Run", lambda row: row.name, "left")
+    cells = [Column(f"Head {i}", lambda row, i=i: row["numbers"][i], str) for i in range(columns)]
+    head = text("Run", "name")
     return Table("t", "Title", [head, *cells], rows, ["A note."])
 
 
-def printed(made: Table[Row], width: int) -> list[str]:
+def printed(made: Table, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     for part in fitting(made, width):
         console.print(to_rich(part))
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text.splitlines()
+    return console.file.getvalue().splitlines()
 
 
 @given(
@@ -50,7 +43,7 @@ def test_every_cell_and_heading_is_whole(names, numbers, columns, width):
     for i in range(columns):
         assert sum(f"Head {i}" in line.split("  ") or f"Head {i}" in line for line in lines) >= 1
         for row in made.rows:
-            assert any(row.numbers[i] in line for line in lines), (row.numbers[i], lines)
+            assert any(row["numbers"][i] in line for line in lines), (row["numbers"][i], lines)
 
 
 @pytest.mark.parametrize("width", [30, 80])

@@ -25,13 +25,13 @@ def test_documents_that_failed_are_counted_and_named(tmp_path, which):
     (measured,) = measure(tmp_path)
     assert measured.failed == tuple(f"toy/{i}" for i in which)
     row = combine("r", [measured, measured])  # two seeds
-    assert row.problems == 4 - len(which) and row.failed == measured.failed * 2
+    assert row["problems"] == 4 - len(which) and row["failed"] == measured.failed * 2
     notes = " ".join(overview_table([combine("r", [measured])]).notes)
     assert f"Left out of r: {len(which)} document" in notes and "toy/" + str(which[-1]) in notes
     if len(which) == 4:
-        assert math.isnan(row.value)
+        assert math.isnan(row["value"])
     else:
-        assert row.metric == "exact_match" and row.value == 1.0
+        assert row["metric"] == "exact_match" and row["value"] == 1.0
 
 
 def test_nothing_is_said_of_failures_where_there_are_none(tmp_path):
@@ -55,5 +55,5 @@ def test_no_table_says_that_all_right_or_all_wrong_is_certain(tmp_path, score, s
     text = score_text(row)
     assert text.startswith(shown) and "± 0.0" not in text
     found = wilson(score * problems, problems, freedom=problems - 1)
-    assert found.low <= row.value - row.se or row.value + row.se <= found.high
-    assert 0 < row.se < found.high - found.low
+    assert found.low <= row["value"] - row["se"] or row["value"] + row["se"] <= found.high
+    assert 0 < row["se"] < found.high - found.low

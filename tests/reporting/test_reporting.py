@@ -11,60 +11,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from run_folders import as_run, candidate, record
 
-from nabla_eval.analysis.cost import COSTS
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.rejection_rows import RejectionRow
-from nabla_eval.reporting.rows import DifferenceRow, examples
-from nabla_eval.reporting.standard import (
-    accuracy_table,
-    difference_table,
-    index_table,
-    rejection_table,
+from nabla_eval.reporting.rows import accuracy_difference, decided, iid_rows, verdict
+from nabla_eval.reporting.summary import (
+    Summary,
+    accuracy_and_cost_table,
+    against_table,
+    as_json,
+    as_markdown,
+    rates_by_candidate_table,
+    rates_table,
     revision_table,
+    write,
 )
-from nabla_eval.reporting.summary import Summary, as_json, as_markdown, verdict, write
 from nabla_eval.reporting.tables import to_json, to_markdown, to_rich
 from nabla_eval.reporting.text import MISSING, code, markdown, number, percent, points, printable
 
 HOSTILE = "\x1b[2J[red]<script>alert(1)</script>|`*_\u202e\n$&amp; "
 
 
-def candidate(verdict: str, position: int = 1, text: str = "1+2=3") -> dict:
-    return {
-        "index": 0,
-        "sweep": 0,
-        "position": position,
-        "old_text": "4",
-        "new_text": text[:1],
-        "context": text,
-        "old_reward": -1.0,
-        "new_reward": {"accepted": 2.0, "rejected": -2.0, "tie": -1.0}[verdict],
-        "verdict": verdict,
-        "text": text,
-    }
-
-
-def make_run(name: str, verdicts: list[list[str]], right: list[int], **changes) -> Run:
-    records = [
-        {
-            "id": f"t/{i}/0",
-            "prompt": f"question {i}",
-            "method": "nabla",
-            "config_hash": name,
-            "config": {"n": 8},
-            "models": {},
-            "candidates": [candidate(v) for v in found],
-            "drafts": [{"reward": float(j)} for j in range(8)],
-            "ledger": dict.fromkeys(COSTS, 10.0),
-            "seconds": 0.1,
-            **changes,
-        }
+def make_run(
+    name: str, verdicts: list[list[str]], right: list[int], text="1+2=3", **changes
+) -> Run:
+    lines = [
+        record(i, candidates=[candidate(v, old=-1.0, text=text) for v in found],
+               **{"drafts": range(8), **changes})
         for i, found in enumerate(verdicts)
-    ]
-    return Run(name, records, {f"t/{i}": [float(x)] for i, x in enumerate(right)}, 1.5)
+    ]  # fmt: skip
+    return as_run(lines, {f"toy/{i}": [float(x)] for i, x in enumerate(right)}, name)
 
 
 @pytest.fixture
@@ -85,10 +63,10 @@ def screen(table) -> str:
 
 def all_tables(ours, twin):
     return [
-        accuracy_table([ours, twin]),
-        rejection_table([ours, twin], ours),
-        index_table([ours, twin]),
-        difference_table(ours, [twin], [twin]),
+        accuracy_and_cost_table([ours, twin]),
+        rates_table([ours, twin], ours),
+        rates_by_candidate_table([ours, twin]),
+        against_table(ours, [twin], [twin]),
         revision_table(ours),
     ]
 
@@ -104,17 +82,17 @@ def test_terminal_and_markdown_show_the_same_cells(ours, twin):
 
 
 def test_json_has_the_unrounded_numbers_behind_the_cells(ours, twin):
-    (first, _) = to_json(accuracy_table([ours, twin]))
+    (first, _) = to_json(accuracy_and_cost_table([ours, twin]))
     assert first["accuracy"] == 0.75 and first["problems"] == 4
     assert first["se"] == pytest.approx(0.25)
     assert first["model_calls"] == 10 and first["seconds"] == 1.5
     assert first["correct_per_100_calls"] == pytest.approx(7.5)
-    cells = accuracy_table([ours]).cells()
+    cells = accuracy_and_cost_table([ours]).cells()
     assert cells[0][:3] == ["ours", "75.0 ± 25.0 %", "10.0"]
 
 
 def test_rejection_stands_beside_its_controls(ours, twin):
-    rows = to_json(rejection_table([ours, twin], ours))
+    rows = to_json(rates_table([ours, twin], ours))
     assert [row["run"] for row in rows[:2]] == ["ours", "twin"]
     assert (rows[0]["candidates"], rows[0]["rejected"], rows[0]["ties"]) == (4, 2, 1)
     assert rows[0]["by_index"][0]["candidates"] == 3 and rows[0]["by_index"][0]["index"] == 1
@@ -123,49 +101,51 @@ def test_rejection_stands_beside_its_controls(ours, twin):
     assert drafts["rejected"] == challengers["rejected"] == 0  # the fixture's drafts all rise
     assert exact["rate"] == float(first_accepted_baseline(8))
     assert exact_challengers["rate"] == float(challengers_baseline(8))
-    shown = screen(rejection_table([ours], ours))
+    shown = screen(rates_table([ours], ours))
     assert "66.03 %" in shown and "75.46 %" in shown
 
 
 def test_rejection_by_index_says_how_many_problems_got_that_far(ours, twin):
-    assert index_table([ours, twin]).cells() == [
+    assert rates_by_candidate_table([ours, twin]).cells() == [
         ["ours", "33 (3)", "100 (1)"],
         ["twin", "75 (4)", MISSING],
     ]
 
 
 def test_one_draw_has_no_challengers():
-    single = make_run("one", [[], []], [1, 0], config={"n": 1}, drafts=[{"reward": 0.0}])
-    names = [row.run for row in RejectionRow.controls(single)]
+    single = make_run("one", [[], []], [1, 0], config={"n": 1}, drafts=[0.0])
+    names = [row["run"] for row in iid_rows(single)]
     assert names == ["one drafts", "1 - H_1/1"]
 
 
 def test_differences_are_worded_as_their_intervals_allow(ours, twin):
-    row = DifferenceRow.accuracy(ours, twin)
-    assert (row.difference, row.wins, row.losses, row.decided) == (0.25, 1, 0, False)
+    row = accuracy_difference(ours, twin)
+    assert (row["difference"], row["wins"], row["losses"], decided(row)) == (0.25, 1, 0, False)
     assert "cannot be told apart" in verdict(row) and "+25.0 points" in verdict(row)
-    better = DifferenceRow("accuracy", "a", "b", 100, 0.1, (0.05, 0.15), 12, 2)
+    row |= {"a": "a", "b": "b", "problems": 100}
+    better = {**row, "difference": 0.1, "ci95": (0.05, 0.15), "wins": 12, "losses": 2}
     assert verdict(better) == (
         "Accuracy: a is 10.0 points above b "
         "(95 % interval +5.0 to +15.0, 100 problems, 12 won and 2 lost)."
     )
-    worse = DifferenceRow("rejection", "a", "b", 100, -0.1, (-0.15, -0.05))
+    rate = {**row, "measure": "rejection", "wins": None}
+    worse = {**rate, "difference": -0.1, "ci95": (-0.15, -0.05)}
     assert verdict(worse).startswith("Rejection: a is 10.0 points below b (95 % interval -15.0")
-    nothing = DifferenceRow("rejection", "a", "b", 0, math.nan, (math.nan, math.nan))
-    assert "no data" in verdict(nothing) and not nothing.decided
+    nothing = {**rate, "difference": math.nan, "ci95": (math.nan, math.nan)}
+    assert "no data" in verdict(nothing) and not decided(nothing)
 
 
 def test_examples_show_one_of_each_verdict_in_the_order_of_the_problems(ours, twin):
-    assert [row.verdict for row in examples(ours.records)] == ["accepted", "rejected", "tie"]
-    assert [row.problem for row in examples(ours.records)] == ["t/0/0", "t/1/0", "t/0/0"]
+    found = revision_table(ours).rows
+    assert [row["verdict"] for row in found] == ["accepted", "rejected", "tie"]
+    assert [row["problem"] for row in found] == ["toy/0/0", "toy/1/0", "toy/0/0"]
     only = make_run("r", [["rejected", "rejected", "rejected"], ["rejected"]], [0, 0])
-    assert [row.problem for row in examples(only.records)] == ["t/0/0"] * 3
-    assert examples(make_run("none", [[]], [0]).records) == []
+    assert [row["problem"] for row in revision_table(only).rows] == ["toy/0/0"] * 3
+    assert revision_table(make_run("none", [[]], [0])).rows == []
 
 
 def test_model_text_is_inert_everywhere(tmp_path):
-    hostile = make_run("r", [["accepted"]], [1], prompt=HOSTILE)
-    hostile.records[0]["candidates"][0] = candidate("accepted", text=HOSTILE)
+    hostile = make_run("r", [["accepted"]], [1], HOSTILE, prompt=HOSTILE)
     table = revision_table(hostile)
     for text in (screen(table), to_markdown(table)):
         assert "\x1b" not in text and "\u202e" not in text
@@ -189,8 +169,8 @@ def test_printable_text_has_no_control_and_markdown_no_tag(text):
 def test_what_is_unknown_is_a_dash_in_words_and_null_in_json():
     assert number(math.nan) == percent(None) == points(math.nan) == MISSING
     none = make_run("none", [[]], [0])
-    assert MISSING in rejection_table([none], none).cells()[0]
-    row = to_json(rejection_table([none], none))[0]
+    assert MISSING in rates_table([none], none).cells()[0]
+    row = to_json(rates_table([none], none))[0]
     assert row["rate"] is None and row["ci95"] == [None, None]
 
 

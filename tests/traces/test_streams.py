@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 from large_runs import write_large_run
-from run_folders import BEST_OF_N, candidate, record, write_run
+from run_folders import BEST_OF_N, as_run, candidate, record, write_run
 from trace_lines import line
 
 from nabla_eval.analysis.answers import drafted_answers
 from nabla_eval.analysis.candidates import gain
+from nabla_eval.analysis.cost import acceleration
 from nabla_eval.analysis.rejection import rejection, verdicts
-from nabla_eval.analysis.runs import Run
-from nabla_eval.analysis.shares import acceleration
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.rows import examples
+from nabla_eval.reporting.summary import revision_table
 from nabla_eval.traces import TraceWriter, done, read, trace_path
 from nabla_eval.traces.keep import kept, whole
 from nabla_eval.traces.read import places, stream
@@ -148,9 +147,11 @@ def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path: Path) -> 
         found["ledger"]["flops"] = float("inf")  # which JSON has no word for
     run = write_run(tmp_path / "nabla", records, [1.0, 0.0, 1.0])
     short, full = list(kept(run)), read(run)
-    assert examples(short) == examples(full) and len(examples(full)) == 3
+    kept_run, full_run = as_run(short), as_run(full)
+    examples = revision_table(full_run).rows
+    assert revision_table(kept_run).rows == examples and len(examples) == 3
     for analysis in (gain, acceleration, lambda r: rejection(verdicts(r))):
-        assert repr(asdict(analysis(short))) == repr(asdict(analysis(full)))
+        assert repr(asdict(analysis(kept_run))) == repr(asdict(analysis(full_run)))
     assert [whole(each) for each in short] == full
     assert [whole({**each, "id": "renamed/0/1.0"}) for each in short] == full  # as pooling does
     assert whole(full[0]) is full[0]
@@ -162,9 +163,8 @@ def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path: Path) -> None:
     ]
     run = write_run(tmp_path, records, [1.0] * 3)
     docs = {f"toy/{i}": {"target": "4"} for i in range(3)}
-    scores = {name: [1.0] for name in docs}
     found = [
-        drafted_answers(Run("r", each, scores, 1.0, docs=docs), lambda doc, text: text == "4")
+        drafted_answers(as_run(each, docs=docs), lambda doc, text: text == "4")
         for each in (list(kept(run)), records)
     ]
     assert found[0] == found[1] and [right for _, _, right in found[0][:2]] == [True, False]
