@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 
 import pytest
 from large_runs import write_large_run
@@ -12,6 +12,7 @@ from run_folders import BEST_OF_N, NABLA, candidate, record, sample, write_run
 import nabla_eval
 from nabla_eval.analysis import study
 from nabla_eval.analysis.runs import Run
+from nabla_eval.traces import read
 from nabla_eval.traces.keep import whole
 
 
@@ -52,13 +53,10 @@ def test_there_is_a_row_for_each_answer_and_for_each_candidate(folder):
 def test_a_row_leads_back_to_its_whole_trace_line(folder):
     answers, _ = nabla_eval.frame(folder / "nabla1")
     found = [whole(stored) for stored in answers["record"]]
-    lines = (folder / "nabla1" / "trace-rank0.jsonl").read_text().splitlines()
-    assert found == [json.loads(line) for line in lines]
+    assert found == read(folder / "nabla1")
 
 
 def test_every_column_is_documented_and_every_documented_column_is_there(folder):
-    import re
-
     words = set(re.findall(r"`([a-z_.A-Z]+)`", study.frame.__doc__ or ""))
     answers, candidates = nabla_eval.frame(folder)
     families = {name for name in answers if name.startswith(("option.", "metric."))}
@@ -66,7 +64,7 @@ def test_every_column_is_documented_and_every_documented_column_is_there(folder)
     plain = set(answers) - families - (counts - {"model_calls", "flops"})
     assert (plain | set(candidates)) - words == set()
     known = {"option.NAME", "metric.NAME", "exact_match", "metric", "tasks", "common"}
-    known |= {"answers", "traces.keep.whole", "nabla-eval report"}
+    known |= {"answers", "traces.keep.whole", "DataError"}
     assert words - known - set(answers) - set(candidates) == set()
 
 
