@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval import extensions
 from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.gradient import affordable, gradients
+from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import certify, free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
-from nabla_eval.engine.score import grows, score
+from nabla_eval.engine.score import score
 from nabla_eval.errors import Fault, ServerError
 from nabla_eval.models.pair import Pair
+from nabla_eval.models.prefix import keepable
+from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Certify,
     Compose,
@@ -43,7 +46,7 @@ class Executor:
 
     `max_batch_tokens` bounds the padded tokens of one micro-batch: for a decode batch those it may
     come to hold, prompt and `max_new_tokens`. A batch that does not fit in memory is halved.
-    `max_past_tokens` bounds the tokens whose keys and values are kept for what goes on from them,
+    `max_cached_tokens` bounds the tokens whose keys and values are cached for requests to come,
     of the policy and half as many of the reward model, beside those of the running batch; by
     default as many as `max_batch_tokens`. Beyond it, after memory ran out, and for models whose
     attention is not full everywhere, prefixes are encoded again.
@@ -57,14 +60,15 @@ class Executor:
         max_batch_tokens: int = 2**17,
         chat: Mapping[str, Any] | None = None,
         rollout: Rollout | None = None,
-        max_past_tokens: int | None = None,
+        max_cached_tokens: int | None = None,
     ) -> None:
         self.pair = pair
         self.max_batch_tokens = max_batch_tokens
         self.chat = dict(chat or {})
         self.rollout = rollout
-        kept = max_batch_tokens if max_past_tokens is None else max_past_tokens
-        self.pasts, self.reward_pasts = Pasts(kept), Pasts(kept // 2)
+        self.caches = PrefixCaches(
+            max_batch_tokens if max_cached_tokens is None else max_cached_tokens
+        )
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         session = self.session()
@@ -76,8 +80,13 @@ class Executor:
         return results
 
     def session(self) -> Session:
-        """Work on many lists of requests at once, each answered when it is ready."""
-        return Session(self)
+        """Work on many lists of requests at once, each answered when it is ready.
+
+        What is cached goes with the session.
+        """
+        session = Session(self)
+        weakref.finalize(session, self.caches.clear)
+        return session
 
     def run(self, requests: list[Any]) -> list[Any]:
         """Results of requests of one group, but for rollouts of the local decode loop."""
@@ -87,13 +96,8 @@ class Executor:
             requests,
             lambda request: handler.length(self, request),
             handler.budget(self, requests[0]),
-            self.relieve,
+            self.caches.clear,
         )
-
-    def relieve(self) -> None:
-        """Drop what is kept of prefixes."""
-        self.pasts.clear()
-        self.reward_pasts.clear()
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,9 @@ def _replayed_length(executor: Executor, request: Replay) -> int:
 
 
 def _score_budget(executor: Executor, request: Score) -> int:
-    """Where keys and values are made, a batch also holds those of all its tokens."""
-    tokens = executor.max_batch_tokens
-    return max(1, tokens // 4) if grows(request) else tokens
+    """Where keys and values are cached, a batch also holds those of all its tokens."""
+    cached = executor.caches.reward.budget and keepable(executor.pair.judge.base)
+    return max(1, executor.max_batch_tokens // (4 if cached else 1))
 
 
 def _row_budget(executor: Executor, request: Any) -> int:
@@ -144,21 +148,21 @@ HANDLERS: dict[type, Handler] = {
         lambda executor, batch: replay(executor.pair.policy, batch), _replayed_length
     ),
     Score: Handler(
-        lambda executor, batch: score(executor.pair.judge, batch, executor.reward_pasts),
-        _length, _score_budget, grows,
+        lambda executor, batch: score(executor.pair.judge, batch, executor.caches),
+        _length, _score_budget,
     ),
     Certify: Handler(
         lambda executor, batch: certify(executor.pair, batch),
         lambda executor, request: 1, _row_budget, lambda request: request.dto,
     ),
     Differentiate: Handler(
-        lambda executor, batch: gradients(executor.pair, batch),
+        lambda executor, batch: gradients(executor.pair, batch, executor.caches),
         _length,
         lambda executor, request: min(executor.max_batch_tokens, affordable(executor.pair)),
         lambda request: (request.objective, request.norm, request.temperature),
     ),
     Refine: Handler(
-        lambda executor, batch: refine(executor.pair, batch),
+        lambda executor, batch: refine(executor.pair, batch, executor.caches),
         lambda executor, request: len(free_rows(request)), _row_budget,
         lambda request: (request.dto, request.norm, request.relaxation),
     ),
@@ -178,11 +182,13 @@ class Session:
         self.decoder = Decoder(
             executor.pair.policy,
             executor.max_batch_tokens,
-            executor.pasts,
-            relieve=executor.relieve,
+            executor.caches.policy,
+            relieve=executor.caches.clear,
         )
         self._results: dict[int, list[Any]] = {}
         self._left: dict[int, int] = {}  # requests of a ticket that are not answered
+        self._problems: dict[int, set[Key]] = {}  # of a ticket's requests so far
+        self._answered: set[int] = set()  # tickets that were handed out last
         self._waiting: dict[type, list[tuple[Place, Any]]] = {
             kind: [] for kind in (*HANDLERS, Generate)
         }
@@ -191,13 +197,20 @@ class Session:
         """Add a list of requests."""
         self._results[ticket] = [None] * len(requests)
         self._left[ticket] = len(requests)
+        self._problems.setdefault(ticket, set()).update(r.problem.key for r in requests)
         for i, request in enumerate(requests):
             if type(request) not in self._waiting:
                 raise TypeError(f"{type(request).__name__} is not a request that the engine knows.")
             self._waiting[type(request)].append(((ticket, i), request))
 
     def collect(self) -> list[tuple[int, list[Any]]]:
-        """Work until some list is answered; the tickets and results of those that are."""
+        """Work until some list is answered; the tickets and results of those that are.
+
+        A ticket that was handed out and did not come back has ended: nothing of it stays cached.
+        """
+        for ticket in self._answered - self._left.keys():
+            for problem in self._problems.pop(ticket):
+                self.executor.caches.forget(problem)
         ready: list[int] = [ticket for ticket, left in self._left.items() if not left]
         while self._left and not ready:
             for (ticket, i), result in self._advance():
@@ -205,6 +218,7 @@ class Session:
                 self._left[ticket] -= 1
                 if not self._left[ticket]:
                     ready.append(ticket)
+        self._answered = set(ready)
         for ticket in ready:
             del self._left[ticket]
         return [(ticket, self._results.pop(ticket)) for ticket in sorted(ready)]

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.objective import Backward, Site, differentiate, row_gradients, spans, widen
+from nabla_eval.dto.objective import (
+    Backward,
+    Site,
+    differentiate,
+    reward_rows,
+    row_gradients,
+    spans,
+    widen,
+)
 from nabla_eval.dto.relax import soft_backward
-from nabla_eval.engine.cache import Past
+from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory
 from nabla_eval.models.checkpointing import recomputes
 from nabla_eval.models.memory import Shape, Use
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Differentiate, Gradient, Judgement, Problem, Trajectory
+from nabla_eval.requests import Differentiate, Gradient, Problem, Trajectory
 
 MOST = 2**17  # padded tokens of a batch of gradients
 _ELEMENTS = 2**25  # of rows x V formed at once for norms
@@ -27,29 +36,25 @@ _TYPICAL = 2048  # tokens of a sequence: its mask grows with their square
 
 
 def site(
+    pair: Pair,
     problem: Problem,
     trajectory: Trajectory,
     hard: tuple[int, ...],
-    judgement: Judgement | None = None,
+    caches: PrefixCaches,
 ) -> Site:
-    """A hard sequence in the trajectory's place: the same tokens of it are scored.
+    """A hard sequence in the trajectory's place, the same tokens of it scored.
 
-    With what rollouts and scoring kept of the trajectory, as far as the two sequences agree.
+    With what is cached of it, as far as it agrees with the trajectory, whose states it takes.
     """
+    own = Site(problem.prompt, problem.frame, hard, trajectory.scored, states=trajectory.states)
     pairs = enumerate(zip(hard, trajectory.tokens, strict=True))
     same = next((i for i, (a, b) in pairs if a != b), len(hard))
-    past: Past | None = trajectory.past
-    read: Past | None = None if judgement is None else judgement.past
-    reach = 0 if past is None else min(len(problem.prompt) + same, past.tokens)
-    read_reach = 0 if read is None else len(problem.frame.before) + min(same, trajectory.scored)
-    return Site(
-        problem.prompt,
-        problem.frame,
-        hard,
-        trajectory.scored,
-        policy=past.of(problem.prompt, reach) if past is not None and reach else None,
-        states=trajectory.states,
-        reward=read.of(read.prompt, read_reach) if read is not None else None,
+    policy = caches.policy.find(problem.key, problem.prompt + hard[:same])
+    reward = caches.reward.find(problem.key, reward_rows(pair.judge, [own])[0])
+    return replace(
+        own,
+        policy=None if policy is None else policy.kv,
+        reward=None if reward is None else reward.kv,
     )
 
 
@@ -78,7 +83,9 @@ def free_bytes(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] + held
 
 
-def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient | Fault]:
+def gradients(
+    pair: Pair, requests: Sequence[Differentiate], caches: PrefixCaches | None = None
+) -> list[Gradient | Fault]:
     """Gradients of requests that share objective, norm and temperature, as one batch.
 
     One with a norm that is not finite comes back as a `Fault`.
@@ -87,17 +94,18 @@ def gradients(pair: Pair, requests: Sequence[Differentiate]) -> list[Gradient | 
     none.
     """
     objective = requests[0].objective
-    sites = [site(r.problem, r.trajectory, r.hard, r.judgement) for r in requests]
+    caches = caches or PrefixCaches()
+    sites = [site(pair, r.problem, r.trajectory, r.hard, caches) for r in requests]
     firsts = [min(r.rows, default=0) for r in requests]
     backwards = differentiate(pair, sites, objective, firsts)
     values = norms(pair, list(zip(requests, backwards, strict=True)))
     return [
-        Gradient(request.hard, own_norms, backward, pass_cost(pair, own))
+        Gradient(
+            request.hard, own_norms, backward, pass_cost(pair, request.problem, request.trajectory)
+        )
         if all(map(math.isfinite, own_norms.values()))
         else Fault(no_gradient(pair, request.problem, len(request.hard)))
-        for request, own_norms, backward, own in zip(
-            requests, values, backwards, sites, strict=True
-        )
+        for request, own_norms, backward in zip(requests, values, backwards, strict=True)
     ]
 
 
@@ -145,11 +153,13 @@ def _norms(pair: Pair, parts: Sequence[tuple[Differentiate, Backward, list[int]]
     return gradient.norm(dim=-1)
 
 
-def pass_cost(pair: Pair, own: Site) -> Ledger:
+def pass_cost(pair: Pair, problem: Problem, trajectory: Trajectory) -> Ledger:
     """One gradient pass through both models."""
-    reward_tokens = len(own.frame.before) + own.scored + len(own.frame.after)
+    frame = problem.frame
+    reward_tokens = len(frame.before) + trajectory.scored + len(frame.after)
+    policy_tokens = len(problem.prompt) + len(trajectory.tokens) - 1
     return Ledger(
         gradient_passes=1,
-        flops=gradient_flops(pair.policy.parameters, len(own.prompt) + len(own.tokens) - 1)
+        flops=gradient_flops(pair.policy.parameters, policy_tokens)
         + gradient_flops(pair.judge.parameters, reward_tokens),
     )

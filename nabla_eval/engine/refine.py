@@ -16,6 +16,7 @@ from nabla_eval.dto.objective import differentiate, row_gradients, widen
 from nabla_eval.dto.relax import gumbel_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
+from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
@@ -36,12 +37,14 @@ def free_rows(request: Refine) -> range:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def refine(pair: Pair, requests: Sequence[Refine]) -> list[Refinement | Fault]:
+def refine(
+    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches | None = None
+) -> list[Refinement | Fault]:
     """Refine and draw for requests that share `dto` and `relaxation`.
 
     A request of whose refined rows one is no distribution comes back as a `Fault`.
     """
-    solution = optimise_rows(pair, requests)
+    solution = optimise_rows(pair, requests, caches)
     firsts = [sum(solution.sizes[:i]) for i in range(len(requests))]
     before, after = solution.start[firsts], solution.logits[firsts]
     allowed = allowed_tokens(pair, before, [request.min_probability for request in requests])
@@ -124,7 +127,9 @@ class Solution:
         return [not bool(rows.all()) for rows in finite.split(self.sizes)]
 
 
-def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
+def optimise_rows(
+    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches | None = None
+) -> Solution:
     """T steps of Alg. 4 on all free rows, with one gradient cache over the requests."""
     dto, tau = requests[0].dto, requests[0].relaxation
     rows = [free_rows(request) for request in requests]
@@ -149,7 +154,9 @@ def optimise_rows(pair: Pair, requests: Sequence[Refine]) -> Solution:
         sizes,
         Relaxation(tau, _offsets(pair, requests, rows, logits), head),
         dto,
-        lambda stale, tokens: _recompute(pair, requests, rows, stale, tokens),
+        lambda stale, tokens: _recompute(
+            pair, requests, rows, stale, tokens, caches or PrefixCaches()
+        ),
     )
     refined = parameters if head is None else head(parameters)
     return Solution(start, refined, sizes, info.passes, info.flips, norms)
@@ -210,6 +217,7 @@ def _recompute(
     rows: Sequence[range],
     stale: list[int],
     hard: list[tuple[int, ...]],
+    caches: PrefixCaches,
 ) -> Tensor:
     """dL/dy of some requests' free rows, at new hard tokens there."""
     jobs = []
@@ -217,7 +225,7 @@ def _recompute(
         request, own = requests[i], rows[i]
         old = _gradient(request).hard
         new = old[: own.start] + tokens + old[own.stop :]
-        jobs.append((site(request.problem, request.trajectory, new, request.judgement), own))
+        jobs.append((site(pair, request.problem, request.trajectory, new, caches), own))
     objective = requests[0].dto.objective
     backwards = in_batches(
         lambda batch: differentiate(
@@ -245,6 +253,6 @@ def allowed_tokens(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tenso
 def _cost(pair: Pair, request: Refine, passes: int, flips: int) -> Ledger:
     cost = Ledger(refinements=1, flips=flips)
     if passes:
-        one = pass_cost(pair, site(request.problem, request.trajectory, _gradient(request).hard))
+        one = pass_cost(pair, request.problem, request.trajectory)
         cost.gradient_passes, cost.flops = passes, passes * one.flops
     return cost

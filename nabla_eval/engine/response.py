@@ -34,7 +34,6 @@ class Response:
     scored: int = 0
     text: str = ""
     cost: Ledger = field(default_factory=Ledger)
-    past: Any = None  # what rollouts from its prefix may start from
     error: PolicyError | None = None  # why it could not be written
 
     def __post_init__(self) -> None:
@@ -52,7 +51,6 @@ class Response:
             if request.token is not None:
                 response.tokens.append(request.token)
             response.given = len(response.tokens)
-            response.past = request.prefix.past if request.branches else None
             if request.token is not None:
                 response.check(policy)
         if response.stop is None and len(response.tokens) >= request.problem.max_new_tokens:
@@ -257,7 +255,6 @@ def _trajectory(
         stop=response.stop,
         key=request.key,
         states=states,
-        past=response.past,
         cost=cost,
         **columns,
     )

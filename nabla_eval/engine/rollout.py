@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nabla_eval.engine.batch_cache import ModelCache, NoCache, PaddedCache, rows_of
 from nabla_eval.engine.batching import left_pad, positions
-from nabla_eval.engine.cache import Joined, Past, Pasts, Recomputed, Whole, rows_of
+from nabla_eval.engine.prefix_cache import PrefixCache
 from nabla_eval.engine.record import Record, Row
 from nabla_eval.engine.response import NOTHING, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
@@ -46,7 +47,7 @@ class _Batch:
     """The rows that run, B of them, and what the next forward pass takes."""
 
     rows: list[Row]
-    cache: Joined | Whole | Recomputed
+    cache: PaddedCache | ModelCache | NoCache
     pending: Tensor  # [B] the last token of each row, not in the cache yet
     length: Tensor  # [B] tokens before it
     places: Tensor  # [B] in the record
@@ -87,7 +88,7 @@ class Decoder:
     A token at response position i is drawn with the number that the request's key has at i, so a
     row's tokens depend neither on its neighbours nor on when it was admitted. A prompt is encoded
     once for all rows of its problem that are admitted together, and a prefix not at all where
-    `pasts` still hold it. One host synchronisation a step reads the drawn tokens.
+    it is in `prefixes`. One host synchronisation a step reads the drawn tokens.
 
     Decoding goes on until finished rows have left as much of the batch idle as `patience` steps of
     a whole batch: then it pays to admit what they lead to. Short responses run to their end.
@@ -95,19 +96,19 @@ class Decoder:
     `budget` bounds the padded tokens that the batch may come to hold (one row is always admitted).
     Out of memory, the rows go back into the queue with the tokens that they have, and the budget
     becomes half of what the batch would have held; a single row raises the original error. What
-    `pasts` hold is dropped then, and `relieve` called, which may drop more.
+    is cached is dropped then, and `relieve` called, which may drop more.
     """
 
     def __init__(
         self,
         policy: Policy,
         budget: int = 2**62,
-        pasts: Pasts | None = None,
+        prefixes: PrefixCache | None = None,
         patience: float = PATIENCE,
         relieve: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy, self.budget, self.patience = policy, budget, patience
-        self.pasts = Pasts(0) if pasts is None else pasts
+        self.prefixes = PrefixCache(0) if prefixes is None else prefixes
         self._relieve = relieve
         self._queue: list[Row] = []
         self._batch: _Batch | None = None
@@ -164,7 +165,7 @@ class Decoder:
         """Put rows back into the queue, and hold half as much from now on."""
         self._batch = None
         self._record.leave(rows)
-        self.pasts.clear()
+        self.prefixes.clear()
         self._relieve()
         self._queue += rows
         self._sort()
@@ -185,7 +186,7 @@ class Decoder:
     def _next(self) -> list[Row]:
         """Take what fits beside the running rows out of the queue."""
         running = self._batch.rows if self._batch else []
-        if self._batch and not isinstance(self._batch.cache, Joined):
+        if self._batch and not isinstance(self._batch.cache, PaddedCache):
             return []
         longest = max((row.response.longest for row in running), default=0)
         new: list[Row] = []
@@ -213,11 +214,11 @@ class Decoder:
         first, whole = self._prefill([row for row in new if row not in known], known)
         running = self._batch
         rows = [*(running.rows if running else []), *new]
-        cache: Joined | Whole | Recomputed | None = whole
+        cache: PaddedCache | ModelCache | NoCache | None = whole
         if cache is None:
             joined = running.cache if running else None
-            assert joined is None or isinstance(joined, Joined)
-            cache = Joined.of([known[row] for row in new], joined)
+            assert joined is None or isinstance(joined, PaddedCache)
+            cache = PaddedCache.of([known[row] for row in new], joined)
         for row in new:
             tokens = row.response.length if row in first else 1
             row.response.encoded(self.policy, tokens, prefill=row in first)
@@ -233,19 +234,20 @@ class Decoder:
         )
 
     def _known(self, response: Response) -> Tensor | None:
-        """Keys and values of the context but its last token, where a past holds them."""
-        prefix = response.request.prefix
-        if prefix is None or prefix.past is None or len(response.tokens) > response.given:
+        """Keys and values of the context but its last token, where they are cached.
+
+        Of responses that go on from others: a draft is charged its prompt, whatever was drafted
+        before, unless they are admitted together.
+        """
+        request, context = response.request, response.context[:-1]
+        if request.prefix is None or len(response.tokens) > response.given:
             return None
-        past: Past = prefix.past
-        kv = past.of(response.request.problem.prompt, response.length - 1)
-        if kv is not None:
-            self.pasts.use(past)
-        return kv
+        found = self.prefixes.find(request.problem.key, context)
+        return found.kv if found is not None and found.tokens == len(context) else None
 
     def _prefill(
         self, rows: list[Row], known: dict[Row, Tensor]
-    ) -> tuple[set[Row], Whole | Recomputed | None]:
+    ) -> tuple[set[Row], ModelCache | NoCache | None]:
         """Encode contexts but their last tokens, once for all rows of a problem that share one.
 
         Adds to what is `known` of rows, or returns a cache that rows cannot leave singly; and the
@@ -264,14 +266,14 @@ class Decoder:
         first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
         own, lengths = RowCache(self.policy.base), [len(tokens) for _, tokens in places]
         if own.can.select is None:
-            return set(rows), Recomputed(ids[index])
+            return set(rows), NoCache(ids[index])
         # Where rows take no padding, all of them have as many tokens, and may have none.
         if own.can.rows == "padded" or any(lengths):
             own.encode(ids, mask, positions(mask))
         found = rows_of(own.held, lengths) if own.can.joins else None
         if found is None:
             own.select(index)
-            return first, Whole(own)
+            return first, ModelCache(own)
         known.update((row, found[i]) for row, i in zip(rows, index, strict=True))
         return first, None
 
@@ -296,26 +298,25 @@ class Decoder:
             else:
                 self._finished.append(row)
         batch.pending, batch.length = drawn, batch.length + 1
-        if isinstance(batch.cache, Recomputed):
+        if isinstance(batch.cache, NoCache):
             for row in batch.rows:
                 if row.steps > 1:
                     row.response.encoded_again(self.policy)
         if len(kept) == len(batch.rows):
             return
-        self._keep_pasts(batch)
+        self._cache(batch)
         self._batch = batch.select(kept) if kept else None
 
-    def _keep_pasts(self, batch: _Batch) -> None:
-        """Keep what finished rows have encoded, where others may go on from them."""
-        if not isinstance(batch.cache, Joined) or not self.pasts.budget:
+    def _cache(self, batch: _Batch) -> None:
+        """Cache what finished rows have encoded."""
+        if not isinstance(batch.cache, PaddedCache) or not self.prefixes.budget:
             return
         for i, row in enumerate(batch.rows):
             response = row.response
-            if response.stop is not None and response.request.branches:
-                kv = batch.cache.row(i, response.length - 1)
-                response.past = Past(response.request.problem.prompt, kv)
-                self.pasts.use(response.past)
-        self.pasts.trim()
+            if response.stop is not None:
+                context = response.context[:-1]
+                kv = batch.cache.row(i, len(context))
+                self.prefixes.add(response.request.problem.key, context, kv)
 
     def _fetch(self) -> list[tuple[Any, Trajectory | Fault]]:
         rows, self._finished = self._finished, []

@@ -1,22 +1,34 @@
-"""Reward of whole responses, and of their prefixes where the reward model has such scores."""
+"""The reward model over responses: a token is encoded once, and from then on found by the cache.
+
+`Score` asks for the reward of whole responses, and of their prefixes where the reward model has
+such scores. Models whose cache is not plain, or on several devices, encode every row whole
+(`models.prefix.keepable`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
-from nabla_eval.engine.cache import Past, Pasts
-from nabla_eval.engine.reader import Reader
+from nabla_eval.engine.batch_cache import PaddedCache, rows_of
+from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches
 from nabla_eval.errors import Fault, RewardError
+from nabla_eval.models import prefix
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import forward, keepable
-from nabla_eval.requests import Judgement, Score
+from nabla_eval.models.prefix import extend, keepable, padded, places
+from nabla_eval.models.probe import cache_name
+from nabla_eval.randomness import Key
+from nabla_eval.requests import RewardScore, Score
+
+Ids = tuple[int, ...]  # as `embed_reward` takes them
 
 
 def site_of(request: Score) -> Site:
@@ -29,47 +41,39 @@ def site_of(request: Score) -> Site:
     return Site(problem.prompt, problem.frame, tokens, len(tokens))
 
 
-def grows(request: Score) -> bool:
-    """Whether it goes on from what was encoded before, or others may go on from it."""
-    past = request.like is not None and request.like.past is not None
-    return (past or request.branches) and not request.repeat_prompt
-
-
 @torch.inference_mode(False)
 @torch.no_grad()
 def score(
-    reward: Reward, requests: Sequence[Score], pasts: Pasts | None = None
-) -> list[Judgement | Fault]:
-    """Score responses as one batch; all of them grow, or none.
+    reward: Reward, requests: Sequence[Score], caches: PrefixCaches | None = None
+) -> list[RewardScore | Fault]:
+    """Score responses as one batch.
 
-    Of those that grow, only what no past holds is encoded; of others, what several begin with is
-    encoded once. Each is charged what it costs alone, so that no ledger depends on the batch. A
-    reward that is not a finite number comes back as a `Fault`.
+    Each is charged what it costs alone, so that no ledger depends on the batch or on what is
+    cached. A reward that is not a finite number comes back as a `Fault`.
     """
     sites = [site_of(request) for request in requests]
     rows = reward_rows(reward, sites)
-    kept: list[Past | None] = [None] * len(rows)
-    if keepable(reward.base) and grows(requests[0]):
-        found, kept = _growing(Reader(reward, pasts or Pasts(0)), requests, rows)
+    encoder = RewardEncoder(reward, (caches or PrefixCaches()).reward)
+    if encoder.caches:
+        keys, keep = [request.problem.key for request in requests], encoder.prefixes.budget > 0
+        found = [list(own.scores) for own in encoder.encode(keys, rows, keep=keep)]
     else:
-        found = _scores(reward, rows, shared_starts(sites, rows))
-    judgements: list[Judgement | Fault] = []
-    for request, site, row, scores, past in zip(requests, sites, rows, found, kept, strict=True):
-        if not math.isfinite(scores[-1]):
-            judgements.append(Fault(_no_number(reward, request, scores[-1])))
-            continue
-        before = len(site.frame.before)
-        judgements.append(
-            Judgement(
-                reward=scores[-1],
-                prefix_scores=tuple(scores[before : before + site.scored])
-                if reward.process
-                else (),
-                past=past,
-                cost=Ledger(scorings=1, flops=forward_flops(reward.parameters, len(row))),
-            )
+        embed = partial(embed_reward, reward)
+        states = extend(reward.base, embed, rows, reward.device, False, None).states
+        every = widen(reward.head(states)).tolist()
+        found = [own[-len(row) :] for own, row in zip(every, rows, strict=True)]
+    return [
+        RewardScore(
+            reward=own[-1],
+            prefix_scores=tuple(own[len(site.frame.before) :][: site.scored])
+            if reward.process
+            else (),
+            cost=Ledger(scorings=1, flops=forward_flops(reward.parameters, len(row))),
         )
-    return judgements
+        if math.isfinite(own[-1])
+        else Fault(_no_number(reward, request, own[-1]))
+        for request, site, row, own in zip(requests, sites, rows, found, strict=True)
+    ]
 
 
 def _no_number(reward: Reward, request: Score, value: float) -> RewardError:
@@ -80,67 +84,145 @@ def _no_number(reward: Reward, request: Score, value: float) -> RewardError:
     )
 
 
-def _growing(
-    reader: Reader, requests: Sequence[Score], rows: Sequence[tuple[int, ...]]
-) -> tuple[list[list[float]], list[Past | None]]:
-    """Scores of each row's tokens, those of the question left out, and what is kept of it.
+@dataclass(frozen=True)
+class Encoded:
+    """A row of ids and what is known of it."""
 
-    Those of tokens that were encoded before are known from the judgement that they come from.
+    ids: Ids
+    kv: Tensor | None  # [layers, 2, H, T, D]; None where nothing is kept, or there are no ids
+    scores: tuple[float, ...] = ()  # the head's, after each id
+    new: int = 0  # ids that were forwarded for it now
+
+
+class RewardEncoder:
+    """Encodes rows of ids with the reward model, each after the longest prefix that is cached.
+
+    `kind` keeps apart in the cache what is charged in different ways.
     """
-    reward = reader.reward
-    readings = reader.read(
-        rows,
-        [None if r.like is None else r.like.past for r in requests],
-        fresh=[True] * len(rows),
-        wanted=[r.branches for r in requests],
-    )
-    states = [own for reading in readings if (own := reading.states) is not None]
-    assert len(states) == len(rows), "at least the last token is read"
-    late = widen(reward.head(torch.cat(states))).tolist()
-    scores, stop = [], 0
-    for request, row, reading in zip(requests, rows, readings, strict=True):
-        begin, stop = stop, stop + reading.new
-        before, held = len(request.problem.frame.before), len(row) - reading.new
-        early = [math.nan] * held  # the question has no scores that anybody asks for
-        if reward.process and request.like is not None:
-            early[before:] = request.like.prefix_scores[: max(0, held - before)]
-        scores.append(early + late[begin:stop])
-    return scores, reader.keep(readings)
 
+    def __init__(self, reward: Reward, prefixes: PrefixCache, kind: str = "") -> None:
+        self.reward, self.prefixes, self.kind = reward, prefixes, kind
+        self.caches = keepable(reward.base)
 
-def shared_starts(sites: Sequence[Site], rows: Sequence[tuple[int, ...]]) -> list[int]:
-    """Where each row leaves what the responses to its question have in common."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, site in enumerate(sites):
-        groups.setdefault(site.frame.before, []).append(i)
-    starts = [0] * len(rows)
-    for before, members in groups.items():
-        common = len(before)
-        if len(members) > 1:
+    @torch.no_grad()
+    def encode(
+        self,
+        problems: Sequence[Key],
+        rows: Sequence[Ids],
+        fresh: Sequence[bool] | None = None,
+        keep: bool = True,
+    ) -> list[Encoded]:
+        """Encode of each row what is not known yet, and cache it; nothing for models without one.
+
+        The last id of `fresh` rows (by default of all) is forwarded in any case. What the rows of
+        a problem begin with is encoded once where that spares more than a call costs. The results
+        have keys and values with `keep`, and where nothing of the row was new.
+        """
+        if not self.caches:
+            return [Encoded(row, None) for row in rows]
+        last = [True] * len(rows) if fresh is None else fresh
+        ends = [len(row) - own for row, own in zip(rows, last, strict=True)]
+        known = []
+        for problem, row, end in zip(problems, rows, ends, strict=True):
+            found = self.prefixes.find(problem, row[:end], self.kind)
+            own = Encoded((), None)
+            if found is not None:
+                own = Encoded(row[: found.tokens], found.kv, tuple(found.scores))
+            known.append(own)
+        self._share(problems, rows, ends, known)
+        encoded = self._extend(rows, known, keep)
+        for problem, own in zip(problems, encoded, strict=True):
+            if own.kv is not None and own.new:
+                self.prefixes.add(problem, own.ids, own.kv, own.scores, self.kind)
+        return encoded
+
+    def _share(
+        self,
+        problems: Sequence[Key],
+        rows: Sequence[Ids],
+        ends: Sequence[int],
+        known: list[Encoded],
+    ) -> None:
+        """Encode once what the rows of each problem begin with, and note it as known of them."""
+        groups: dict[Key, list[int]] = {}
+        for i, problem in enumerate(problems):
+            groups.setdefault(problem, []).append(i)
+        starts: list[Ids] = []
+        spared = 0
+        for members in groups.values():
             own = [rows[i] for i in members]
-            common = _agreement(min(own), max(own))
-        for i in members:
-            starts[i] = min(common, min(len(rows[j]) for j in members) - 1)
-    return starts
+            count = min(_agreement(min(own), max(own)), *(ends[i] for i in members))
+            # A cached prefix that ends before they part is the same for all of them.
+            spared += (len(members) - 1) * max(0, count - len(known[members[0]].ids))
+            starts.append(own[0][:count])
+        if spared < prefix.WORTH:
+            return
+        shared = self._extend(starts, [known[members[0]] for members in groups.values()], keep=True)
+        for members, start in zip(groups.values(), shared, strict=True):
+            for i in members:
+                if len(known[i].ids) < len(start.ids):
+                    known[i] = start
+
+    def _extend(self, rows: Sequence[Ids], known: Sequence[Encoded], keep: bool) -> list[Encoded]:
+        """One forward pass for all rows, over the ids that are not known."""
+        counts = [len(row) - len(own.ids) for row, own in zip(rows, known, strict=True)]
+        found = [Encoded(row, own.kv, own.scores) for row, own in zip(rows, known, strict=True)]
+        open_ = [i for i, count in enumerate(counts) if count > 0]
+        if not open_:
+            return found
+        parts = [rows[i][len(known[i].ids) :] for i in open_]
+        states, kvs = self._forward(parts, [known[i].kv for i in open_], keep)
+        late = widen(self.reward.head(torch.cat(states))).tolist()
+        for i, kv in zip(open_, kvs, strict=True):
+            own, late = late[: counts[i]], late[counts[i] :]
+            found[i] = Encoded(rows[i], kv, (*known[i].scores, *own), counts[i])
+        return found
+
+    def _forward(
+        self, parts: Sequence[Ids], before: Sequence[Tensor | None], keep: bool
+    ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+        """States of each row's new ids, and the keys and values of the row where they are kept."""
+        ids, mask = padded(parts, self.reward.device)
+        width = mask.shape[1]
+        cache = None
+        lengths = [0 if kv is None else kv.shape[-2] for kv in before]
+        if any(lengths):
+            cache = PaddedCache.of(filled(before), spare=width)
+            columns = torch.arange(cache.width, device=mask.device)
+            starts = cache.width - torch.tensor(lengths, device=mask.device)
+            mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
+        name = cache_name(self.reward.base)
+        output = self.reward.base(
+            inputs_embeds=embed_reward(self.reward, ids),
+            attention_mask=mask,
+            position_ids=places(mask)[:, -width:],
+            **{name: None if cache is None else cache.cache},
+            use_cache=keep or cache is not None,
+        )
+        hidden = output.last_hidden_state
+        states = [hidden[i, width - len(part) :] for i, part in enumerate(parts)]
+        if not keep:
+            return states, [None] * len(parts)
+        # Copies: a view would keep the whole batch alive.
+        if cache is None:
+            found = rows_of(getattr(output, name), [len(part) for part in parts])
+            assert found is not None, "`keepable` promises plain layers on one device"
+            return states, [kv.clone() for kv in found]
+        cache.advance(width)
+        new = [cache.view(i, len(part)) for i, part in enumerate(parts)]
+        return states, [
+            kv.clone() if old is None else torch.cat([old, kv], -2)
+            for old, kv in zip(before, new, strict=True)
+        ]
 
 
-def _agreement(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+def filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
+    """Keys and values of no tokens where there are none."""
+    some = next(kv for kv in kvs if kv is not None)
+    return [some[..., :0, :] if kv is None else kv for kv in kvs]
+
+
+def _agreement(one: Ids, other: Ids) -> int:
     """How many ids two rows begin with alike; the first and last of sorted rows speak for all."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _scores(
-    reward: Reward, rows: Sequence[tuple[int, ...]], starts: Sequence[int]
-) -> list[list[float]]:
-    """The head's scores of each row: token by token."""
-    run = forward(reward.base, partial(embed_reward, reward), rows, starts, reward.device)
-    late = widen(reward.head(run.states)).tolist()
-    if run.prefixes is None:
-        return [own[-len(row) :] for own, row in zip(late, rows, strict=True)]
-    assert run.prefixes.states is not None, "they were encoded now"
-    early = widen(reward.head(run.prefixes.states)).tolist()
-    return [
-        early[owner][-start:] + own[start - len(row) :]
-        for owner, own, row, start in zip(run.prefixes.owner, late, rows, starts, strict=True)
-    ]

@@ -35,7 +35,6 @@ class Writing:
     problem: Problem
     confidence: float
     response: Trajectory | None = None
-    past: Any = None  # what the reward model has read of it
     choices: list[Choice] = field(default_factory=list)
 
     @property
@@ -59,7 +58,7 @@ class Writing:
                 [
                     Generate(
                         self.problem, key, GREEDY, begun, keep, token,
-                        branches=True, confidence=self.confidence,
+                        confidence=self.confidence,
                     )
                 ],
                 found,
@@ -71,7 +70,6 @@ class Writing:
     def ask(self, request: Any) -> Part:
         """One request about the last token; returns the ranking."""
         (ranking,) = yield [request]
-        self.past = ranking.past
         return ranking
 
     def note(self, by: str, new: Known, old: Known, scored: int) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from nabla_eval.cost.flops import forward_flops, gradient_flops, table_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import widen
-from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.execute import HANDLERS, Executor, Handler
-from nabla_eval.engine.reader import Ids, Reader, Reading
+from nabla_eval.engine.prefix_cache import PrefixCaches
+from nabla_eval.engine.score import Encoded, Ids, RewardEncoder
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.experimental.tails import after, ends_of, shorter
@@ -34,6 +34,15 @@ def _end(reward: Reward, request: Weigh | Tilt) -> Ids:
     """The frame's end."""
     words = reward.embedding.shape[0]
     return tuple(words + token for token in request.problem.frame.after)
+
+
+def _encoder(reward: Reward, caches: PrefixCaches) -> RewardEncoder:
+    """Finds what earlier requests of these kinds encoded, of which each is charged its own tokens.
+
+    A `Score` is charged whole responses; what it encoded is left alone, or the ledger of these
+    would depend on whether it is still cached.
+    """
+    return RewardEncoder(reward, caches.reward, "next token")
 
 
 def _ends(pair: Pair, request: Weigh | Tilt) -> tuple[int, ...]:
@@ -82,14 +91,14 @@ def _likely(
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking | Fault]:
+def weigh(pair: Pair, requests: Sequence[Weigh], caches: PrefixCaches) -> list[Ranking | Fault]:
     """Rankings by the policy with exact prefix scores of the ranks asked for, as one batch.
 
     A single token of a process reward is read as if it were written, and what was read is kept: if
     it is, nothing of it is read again. A score that is not a number comes back as a `Fault`.
     """
     reward = pair.judge
-    reader = Reader(reward, pasts)
+    encoder = _encoder(reward, caches)
     rows = [_row(reward, request) for request in requests]
     log_p = _log_policy(pair, requests)
     ends = [_ends(pair, request) for request in requests]
@@ -100,27 +109,21 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
     ranked = _best(_likely(known, known, requests), [r.keep for r in requests])
     asked = [tokens[r.first : r.stop] for tokens, r in zip(ranked, requests, strict=True)]
     alone = [
-        reader.keeps and reward.process and len(tokens) == 1 and tokens[0] not in own
+        encoder.caches and reward.process and len(tokens) == 1 and tokens[0] not in own
         for tokens, own in zip(asked, ends, strict=True)
     ]
     busy = [i for i, own in enumerate(asked) if own]
-    found = reader.read(
+    found = encoder.encode(
+        [requests[i].problem.key for i in busy],
         [rows[i] + (asked[i][0],) if alone[i] else rows[i] for i in busy],
-        [requests[i].past for i in busy],
         [alone[i] for i in busy],
     )
-    readings = dict(zip(busy, found, strict=True))
-    scores: list[list[float]] = [[] for _ in requests]
-    tokens_read = [readings[i].new if i in readings else 0 for i in range(len(requests))]
-    single = [i for i in busy if alone[i]]
-    if single:
-        states = torch.stack([s[-1] for i in single if (s := readings[i].states) is not None])
-        for i, score in zip(single, widen(reward.head(states)).tolist(), strict=True):
-            scores[i].append(score)
+    prefixes = dict(zip(busy, found, strict=True))
+    scores = [[prefixes[i].scores[-1]] if alone[i] else [] for i in range(len(requests))]
+    tokens_read = [prefixes[i].new if i in prefixes else 0 for i in range(len(requests))]
     several = [(i, token) for i in busy if not alone[i] for token in asked[i]]
     if several:
-        _probe(reader, requests, ends, readings, several, scores, tokens_read)
-    kept = dict(zip(busy, reader.keep(found), strict=True))
+        _probe(encoder, requests, ends, prefixes, several, scores, tokens_read)
     values = log_p.tolist() if pair.policy.vocabulary < 2**10 else log_p
     return [
         _fault(reward, request)
@@ -130,7 +133,6 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
             log_probability=tuple(float(values[i][token]) for token in ranked[i]),
             values=tuple(scores[i]),
             own=(float(values[i][request.trajectory.tokens[request.position]]), 0.0),
-            past=kept.get(i, request.past),
             cost=Ledger(
                 prefix_scorings=len(asked[i]),
                 reward_tokens=tokens_read[i],
@@ -142,42 +144,42 @@ def weigh(pair: Pair, requests: Sequence[Weigh], pasts: Pasts) -> list[Ranking |
 
 
 def _probe(
-    reader: Reader,
+    encoder: RewardEncoder,
     requests: Sequence[Weigh],
     ends: Sequence[tuple[int, ...]],
-    readings: dict[int, Reading],
+    encoded: dict[int, Encoded],
     several: Sequence[tuple[int, int]],
     scores: list[list[float]],
     tokens_read: list[int],
 ) -> None:
     """Score tokens (request, token) that are not to be kept, and add up what that takes."""
-    reward = reader.reward
-    prefixes: list[Reading] = []
+    reward = encoder.reward
+    prefixes: list[Encoded] = []
     owner: list[int] = []
     places: dict[tuple[int, int], int] = {}  # of a request's row, whole or shortened
     tails: list[Ids] = []
     for i, token in several:
-        end, reading = _end(reward, requests[i]), readings[i]
+        end, prefix = _end(reward, requests[i]), encoded[i]
         if token not in ends[i]:
             tails.append((token,) if reward.process else (token, *end))
         elif end:
             tails.append(end)
         else:  # where nothing marks the end, the last token's own score is that of the response
-            tails.append(reading.ids[-1:])
-            reading = shorter(reading)
-        place = places.setdefault((i, len(reading.ids)), len(prefixes))
+            tails.append(prefix.ids[-1:])
+            prefix = shorter(prefix)
+        place = places.setdefault((i, len(prefix.ids)), len(prefixes))
         if place == len(prefixes):
-            prefixes.append(reading)
+            prefixes.append(prefix)
         owner.append(place)
-        tokens_read[i] += len(tails[-1]) + (0 if reader.keeps else len(reading.ids))
-    run = after(reader, prefixes, owner, tails)
+        tokens_read[i] += len(tails[-1]) + (0 if encoder.caches else len(prefix.ids))
+    run = after(encoder, prefixes, owner, tails)
     for (i, _), score in zip(several, widen(reward.head(run.states[:, -1])).tolist(), strict=True):
         scores[i].append(score)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | Fault]:
+def tilt(pair: Pair, requests: Sequence[Tilt], caches: PrefixCaches) -> list[Ranking | Fault]:
     """Rankings by log pi + beta G, as one batch of requests with one linearisation point.
 
     One forward and one backward pass of one token a row (and of the template's end behind it, for
@@ -185,22 +187,22 @@ def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | F
     finite comes back as a `Fault`.
     """
     reward, kind = pair.judge, requests[0].linearisation
-    reader = Reader(reward, pasts)
+    encoder = _encoder(reward, caches)
     rows = [_row(reward, request) for request in requests]
     ends = [_ends(pair, request) for request in requests]
     frames = [_end(reward, request) for request in requests]
     table = _Table(pair, ends, frames)
     log_p = _log_policy(pair, requests)
     known = log_p.masked_fill(~_readable(pair, ends, [*map(bool, frames)]), -torch.inf)
-    readings = reader.read(rows, [r.past for r in requests], [False] * len(requests))
-    kept = reader.keep(readings)
+    keys = [request.problem.key for request in requests]
+    prefixes = encoder.encode(keys, rows, [False] * len(requests))
     if kind == "soft":
         weights = known.softmax(-1)
     else:
         weights = torch.zeros_like(known).scatter_(-1, known.argmax(-1, keepdim=True), 1.0)
     tails = [(0,) if reward.process else (0, *end) for end in frames]
     with torch.enable_grad():
-        run = after(reader, readings, range(len(requests)), tails, table.mean(weights))
+        run = after(encoder, prefixes, range(len(requests)), tails, table.mean(weights))
         score = widen(reward.head(run.states[:, -1]))
         loss = torch.nn.functional.logsigmoid(score).sum()
         (gradient,) = torch.autograd.grad(loss, run.embeds)
@@ -218,14 +220,13 @@ def tilt(pair: Pair, requests: Sequence[Tilt], pasts: Pasts) -> list[Ranking | F
             results.append(_fault(reward, request))
             continue
         token, length = request.trajectory.tokens[request.position], len(tails[i])
-        before = readings[i].new if reader.keeps else len(rows[i])
+        before = prefixes[i].new if encoder.caches else len(rows[i])
         results.append(
             Ranking(
                 tokens=tuple(best[i]),
                 log_probability=tuple(log_p[i, best[i]].tolist()),
                 values=tuple(g[i, best[i]].tolist()),
                 own=(float(log_p[i, token]), float(g[i, token])),
-                past=kept[i],
                 handle=g[i],
                 cost=Ledger(
                     prefix_gradients=1,
@@ -308,10 +309,10 @@ def _length(executor: Executor, request: Weigh | Tilt) -> int:
 
 
 HANDLERS[Weigh] = Handler(
-    lambda executor, batch: weigh(executor.pair, batch, executor.reward_pasts), _length
+    lambda executor, batch: weigh(executor.pair, batch, executor.caches), _length
 )
 HANDLERS[Tilt] = Handler(
-    lambda executor, batch: tilt(executor.pair, batch, executor.reward_pasts),
+    lambda executor, batch: tilt(executor.pair, batch, executor.caches),
     _length,
     group=lambda request: request.linearisation,
 )

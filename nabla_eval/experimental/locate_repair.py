@@ -17,10 +17,10 @@ from nabla_eval.requests import (
     Candidate,
     Choice,
     Generate,
-    Judgement,
     Method,
     Part,
     Problem,
+    RewardScore,
     Score,
     Trajectory,
     Verdict,
@@ -85,7 +85,7 @@ def locate_repair(problem: Problem, config: LocateRepair) -> Method:
 
 
 def _draft(pool: Pool, config: LocateRepair) -> Part:
-    yield from pool.draw(1, config.sampling, branches=config.n > 1)
+    yield from pool.draw(1, config.sampling)
     yield from pool.judge()
 
 
@@ -96,8 +96,7 @@ class _Repair:
     problem: Problem
     config: LocateRepair
     current: Trajectory
-    judged: Judgement
-    past: Any = None  # what the reward model has read of prefixes
+    judged: RewardScore
     candidates: list[Candidate] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     left: dict[tuple[int, ...], Iterator[Known]] = field(default_factory=dict)  # by prefix
@@ -119,7 +118,7 @@ class _Repair:
         return first_error(self.current, self.judged, self.config.error_below)
 
 
-def first_error(response: Trajectory, judged: Judgement, below: float) -> int | None:
+def first_error(response: Trajectory, judged: RewardScore, below: float) -> int | None:
     """The first position whose prefix score is below a bound; the end's score is the reward.
 
     None without one. Raises `ModelError` where the reward model gives no prefix scores.
@@ -190,7 +189,6 @@ def _rank(run: _Repair, position: int) -> Part:
         keep=k if exact else k + 1,  # the token at hand may be among them
         stop=k if exact else 0,
         min_probability=config.min_probability,
-        past=run.past,
     )
     if by_gradient:
         request = Tilt(
@@ -201,10 +199,8 @@ def _rank(run: _Repair, position: int) -> Part:
             config.linearisation,
             keep=k + 1,
             min_probability=config.min_probability,
-            past=run.past,
         )
     (ranking,) = yield [request]
-    run.past = ranking.past
     values = [*ranking.values, *[None] * (len(ranking.tokens) - len(ranking.values))]
     found = [
         Known(
@@ -233,7 +229,6 @@ def _try(run: _Repair, position: int, token: int) -> Part:
             old,
             position,
             token,
-            branches=run.rollouts + 1 < config.n,
         )
     ]
     (judged,) = yield [Score(run.problem, rival)]

@@ -68,7 +68,7 @@ def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
         response, position = writing.written, writing.position
         score = None
         if config.guidance == "lazy":
-            own = yield from writing.ask(Weigh(problem, response, position, past=writing.past))
+            own = yield from writing.ask(Weigh(problem, response, position))
             score = own.values[0] if own.tokens[:1] == response.tokens[-1:] else None
             if score is not None and score > config.lazy_threshold:
                 kept = own_of(writing, own, score)
@@ -82,7 +82,6 @@ def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
                 config.beta,
                 config.linearisation,
                 min_probability=config.min_probability,
-                past=writing.past,
             )
         )
         old = own_of(writing, ranking, score, gradient=True)
@@ -138,7 +137,6 @@ def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
                     first=rank,
                     stop=rank + 1,
                     min_probability=config.min_probability,
-                    past=writing.past,
                 )
             )
             seen += _scored(ranking, rank)
@@ -191,7 +189,6 @@ def exact_top_k(problem: Problem, config: ExactTopK) -> Method:
                 keep=k,
                 stop=k,
                 min_probability=config.min_probability,
-                past=writing.past,
             )
         )
         seen = _scored(ranking)

@@ -26,7 +26,6 @@ class Ranking:
     log_probability: tuple[float, ...]  # nats, under the policy, at temperature 1
     values: tuple[float, ...]  # of `Weigh`: scores of the ranks asked for; of `Tilt`: G (nats)
     own: tuple[float, float] = (0.0, 0.0)  # of the trajectory's token: log-probability, and G
-    past: Any = field(repr=False, compare=False, default=None)  # what the next request goes on from
     handle: Any = field(repr=False, compare=False, default=None)  # of `Tilt`: G, `[V]`
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
@@ -36,8 +35,8 @@ class Weigh:
     """The policy's `keep` most likely tokens at a position, and exact scores s(y_<t, v) of some.
 
     Scored are those of ranks first..stop-1, each by one token through the reward model, after
-    the keys and values of `trajectory.tokens[:position]`: what of them `past`, the field of an
-    earlier answer about this response, does not hold is encoded first. No rank have tokens that the
+    `trajectory.tokens[:position]`, of which what is not known from earlier requests is encoded
+    first. No rank have tokens that the
     reward model lacks, and those that the policy gives less than `min_probability` (its first
     choice among the others always has one).
     """
@@ -49,7 +48,6 @@ class Weigh:
     first: int = 0
     stop: int = 1
     min_probability: float = 0.0
-    past: Any = field(repr=False, compare=False, default=None)
 
     @property
     def most_calls(self) -> int:
@@ -75,7 +73,6 @@ class Tilt:
     linearisation: Linearisation = "soft"
     keep: int = 1
     min_probability: float = 0.0
-    past: Any = field(repr=False, compare=False, default=None)
 
     @property
     def most_calls(self) -> int:

@@ -10,22 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nabla_eval.dto.objective import embed_reward
-from nabla_eval.engine.reader import Ids, Reader, Reading, filled
+from nabla_eval.engine.score import Encoded, Ids, RewardEncoder, filled
 from nabla_eval.models.pair import Policy, Reward
 from nabla_eval.models.prefix import Pass, Prefixes, extend, joined
 from nabla_eval.requests import Problem
 from nabla_eval.thought import Thought
 
 
-def shorter(reading: Reading) -> Reading:
+def shorter(prefix: Encoded) -> Encoded:
     """Without the last id."""
-    kv = None if reading.kv is None else reading.kv[..., :-1, :]
-    return Reading(reading.ids[:-1], kv, 0, None)
+    return Encoded(prefix.ids[:-1], None if prefix.kv is None else prefix.kv[..., :-1, :])
 
 
 def after(
-    reader: Reader,
-    readings: Sequence[Reading],
+    encoder: RewardEncoder,
+    prefixes: Sequence[Encoded],
     owner: Sequence[int],
     tails: Sequence[Ids],
     soft: Float[Tensor, "B Dr"] | None = None,
@@ -35,22 +34,17 @@ def after(
     With `soft`, these embeddings stand in place of each tail's first id, and the pass's
     embeddings are the leaf to differentiate to.
     """
-    reward, parts = reader.reward, list(tails)
-    if not reader.keeps:
-        parts = [readings[i].ids + tail for i, tail in zip(owner, tails, strict=True)]
+    reward, parts = encoder.reward, list(tails)
+    if not encoder.caches:
+        parts = [prefixes[i].ids + tail for i, tail in zip(owner, tails, strict=True)]
     embed = partial(embed_reward, reward)
     if soft is not None:
         embed = partial(_softened, reward, soft, [len(tail) for tail in tails])
-    prefixes = _prefixes(readings, list(owner))
-    return extend(reward.base, embed, parts, reward.device, soft is not None, prefixes)
-
-
-def _prefixes(readings: Sequence[Reading], owner: list[int]) -> Prefixes | None:
-    kvs = [reading.kv for reading in readings]
-    if not any(kv is not None and kv.shape[-2] for kv in kvs):
-        return None
-    layers, mask = joined(filled(kvs))
-    return Prefixes(layers, mask, None, owner)  # nobody asks for the states of what is known
+    known, kvs = None, [prefix.kv for prefix in prefixes]
+    if any(kv is not None and kv.shape[-2] for kv in kvs):
+        # Nobody asks for the states of what is known.
+        known = Prefixes(*joined(filled(kvs)), None, list(owner))
+    return extend(reward.base, embed, parts, reward.device, soft is not None, known)
 
 
 def _softened(reward: Reward, soft: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:

@@ -42,7 +42,6 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     draft, judgement = pool.samples[0], pool.judgements[0]
     judged = {draft.tokens[: draft.scored]: judgement}
     run = Run(problem, config, draft, judgement.reward, judged=judged)
-    pool.judgements[0] = replace(judgement, past=None)  # the run decides how long it is kept
     ended = yield from unless_cut(_sweeps(run))
     run.waste()
     run.discard(run.spare.values())
@@ -62,9 +61,9 @@ def nabla(problem: Problem, config: Nabla) -> Method:
 
 
 def _draft(pool: Pool, config: Nabla) -> Part:
-    yield from pool.draw(1, config.sampling, branches=config.n > 1)
+    yield from pool.draw(1, config.sampling)
     pool.samples = [judged_whole(sample, config) for sample in pool.samples]
-    yield from pool.judge(branches=config.n > 1)
+    yield from pool.judge()
 
 
 def _sweeps(run: Run) -> Part:
@@ -144,7 +143,6 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
             rows=tuple(run.unsure()),
             norm=config.selection.gradient_norm if gated else None,
             temperature=config.relaxation,
-            judgement=run.judgement,
         )
         for hard in new
     ]
@@ -198,7 +196,6 @@ def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
             norm=config.selection.gradient_norm,
             relaxation=config.relaxation,
             min_probability=config.resampling.min_probability,
-            judgement=run.judgement,
         )
         for i in new
     ]
@@ -229,7 +226,6 @@ def _judge(run: Run, visits: list[Visit], fresh: list[Visit]) -> Part:
             if candidate.verdict == "accepted":
                 run.accept(rival, reward)
             return
-        run.reject(rival)
     run.settle(visits)
 
 
@@ -244,7 +240,6 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
             prefix=run.current,
             keep=visit.position,
             token=visit.token,
-            branches=run.branches(len(fresh)),
         )
         for visit in new
     ]
@@ -256,10 +251,7 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
 def _score(run: Run, rivals: list[Trajectory]) -> Part:
     """Rewards of responses; one whose sequence was scored before is not scored again."""
     new = {r.tokens[: r.scored]: r for r in rivals if r.tokens[: r.scored] not in run.judged}
-    judged = yield [
-        Score(run.problem, rival, like=run.judgement, branches=run.branches(len(rivals)))
-        for rival in new.values()
-    ]
+    judged = yield [Score(run.problem, rival) for rival in new.values()]
     run.judged.update(zip(new, judged, strict=True))
     run.unseen.update(new)
     return [run.judged[rival.tokens[: rival.scored]].reward for rival in rivals]

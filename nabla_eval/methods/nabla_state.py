@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -16,9 +16,9 @@ from nabla_eval.requests import (
     Candidate,
     Certified,
     Gradient,
-    Judgement,
     Problem,
     Refinement,
+    RewardScore,
     Trajectory,
 )
 
@@ -58,7 +58,7 @@ class Run:
     visited: int = 0
     certified: int = 0
     positions: int = 0
-    judged: dict[tuple[int, ...], Judgement] = field(default_factory=dict)  # by what was scored
+    judged: dict[tuple[int, ...], RewardScore] = field(default_factory=dict)  # by what was scored
     unseen: set[tuple[int, ...]] = field(default_factory=set)  # scored, but not judged
     spare: dict[Start, Trajectory] = field(default_factory=dict)  # rolled out, but not judged
     surplus: Ledger = field(default_factory=Ledger)  # what lookahead threw away
@@ -78,15 +78,6 @@ class Run:
         if self.config.stop_reward is not None and self.reward >= self.config.stop_reward:
             return "reward"
         return "budget" if self.rollouts >= self.config.n else None
-
-    @property
-    def judgement(self) -> Judgement:
-        """Of the current trajectory."""
-        return self.judged[self.current.tokens[: self.current.scored]]
-
-    def branches(self, asked: int) -> bool:
-        """Whether something may go on from what is asked for now."""
-        return self.rollouts + asked < self.config.n
 
     def unsure(self, start: int = 0) -> list[int]:
         """Positions of the current trajectory that pass the gates which take no gradient."""
@@ -137,23 +128,12 @@ class Run:
     def accept(self, rival: Trajectory, reward: float) -> None:
         """Replace the current trajectory; the sweep goes on where it is."""
         self.waste()
-        self.forget(self.current)
         self.current, self.reward, self.compared, self.places = rival, reward, None, None
         self.gradients.clear()
         self.refined.clear()
         self.known.clear()
         lost = [start for start in self.spare if not self.can_come_to(start)]
         self.discard([self.spare.pop(start) for start in lost])
-
-    def reject(self, rival: Trajectory) -> None:
-        """Go on without a rival."""
-        if rival.tokens[: rival.scored] != self.current.tokens[: self.current.scored]:
-            self.forget(rival)
-
-    def forget(self, trajectory: Trajectory) -> None:
-        """Let go of what the reward model encoded of one that nothing will go on from."""
-        shown = trajectory.tokens[: trajectory.scored]
-        self.judged[shown] = replace(self.judged[shown], past=None)
 
     def can_come_to(self, start: Start) -> bool:
         """Whether a draw of the current trajectory may still lead there."""

@@ -10,11 +10,11 @@ from nabla_eval.options import Sampling
 from nabla_eval.requests import (
     Draft,
     Generate,
-    Judgement,
     Outcome,
     Part,
     Problem,
     Request,
+    RewardScore,
     Score,
     Step,
     Trajectory,
@@ -27,21 +27,21 @@ class Pool:
 
     problem: Problem
     samples: list[Trajectory] = field(default_factory=list)
-    judgements: list[Judgement] = field(default_factory=list)
+    judgements: list[RewardScore] = field(default_factory=list)
 
-    def draw(self, count: int, sampling: Sampling, branches: bool = False) -> Part:
+    def draw(self, count: int, sampling: Sampling) -> Part:
         """Draw further samples from the problem's prompt: draft i is the same for every method."""
         start = len(self.samples)
         requests: list[Request] = [
-            Generate(self.problem, self.problem.key / "draft" / i, sampling, branches=branches)
+            Generate(self.problem, self.problem.key / "draft" / i, sampling)
             for i in range(start, start + count)
         ]
         yield from collect(requests, self.samples)
 
-    def judge(self, branches: bool = False) -> Part:
+    def judge(self) -> Part:
         """Score the samples that are not judged yet."""
         waiting = self.samples[len(self.judgements) :]
-        requests: list[Request] = [Score(self.problem, s, branches=branches) for s in waiting]
+        requests: list[Request] = [Score(self.problem, s) for s in waiting]
         yield from collect(requests, self.judgements)
 
     @property

@@ -14,11 +14,11 @@ from nabla_eval.requests import (
     CUT_OFF,
     Draft,
     Generate,
-    Judgement,
     Outcome,
     Part,
     Problem,
     Request,
+    RewardScore,
     Score,
     Step,
     Trajectory,
@@ -101,7 +101,6 @@ class Tree:
             prefix=before,
             keep=0 if before is None else len(before.tokens),
             until=until,
-            branches=until is not None,
         )
 
     def attach(self, places: Sequence[Node], written: Sequence[Trajectory]) -> list[Node]:
@@ -129,7 +128,7 @@ class Tree:
 
     def judge(self, nodes: Sequence[Node]) -> Part:
         """Ask the reward model about responses up to the ends of these steps."""
-        judged: list[Judgement] = []
+        judged: list[RewardScore] = []
         requests: list[Request] = [
             Score(self.problem, node.trajectory) for node in nodes if node.trajectory is not None
         ]
@@ -159,7 +158,7 @@ class Tree:
         )
 
 
-def partial_reward(node: Node, judgement: Judgement) -> float:
+def partial_reward(node: Node, judgement: RewardScore) -> float:
     """r of a response up to the end of a step.
 
     A process reward's score where the step ends; an outcome reward's of the text as it stands.

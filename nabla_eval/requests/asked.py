@@ -32,7 +32,6 @@ class Trajectory:
     log_probability: tuple[float, ...] = ()  # nats, of the tokens, at temperature 1
     certainty: tuple[float, ...] = ()  # nats, KL(uniform || policy) at temperature 1
     states: Any = field(repr=False, compare=False, default=None)  # [L, D] last hidden states
-    past: Any = field(repr=False, compare=False, default=None)  # what `Generate` goes on from
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
@@ -43,8 +42,7 @@ class Generate:
     With `until`, the next step of it only, delimiter included: the result's tokens are the prefix
     and that step, so that going on from it needs no tokeniser. With `confidence`, up to and with
     the first token where the policy's most likely one has no more probability than that (at
-    temperature 1). `branches` says that others may go on from the result: the engine then keeps
-    what it encoded, while there is room.
+    temperature 1).
     """
 
     problem: Problem
@@ -54,7 +52,6 @@ class Generate:
     keep: int = 0
     token: int | None = None
     until: Steps | None = None
-    branches: bool = False
     confidence: float | None = None
 
     @property
@@ -70,29 +67,21 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RewardScore:
     """Reward of one response."""
 
     reward: float
     prefix_scores: tuple[float, ...] = ()  # a process reward's score after each scored token
-    past: Any = field(repr=False, compare=False, default=None)  # what the reward model encoded
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Evaluate r(y|x). `repeat_prompt` reproduces the released code's mis-scored comparison.
-
-    `like` is the judgement of a response to the same problem that begins alike: what it keeps need
-    not be encoded again. `branches` says that this one may be such a response: the engine then
-    keeps what the reward model encoded, while there is room.
-    """
+    """Evaluate r(y|x). `repeat_prompt` reproduces the released code's mis-scored comparison."""
 
     problem: Problem
     trajectory: Trajectory
     repeat_prompt: bool = False
-    like: Judgement | None = None
-    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,7 @@ class Differentiate:
 
     `rows` are the positions that the gradient is wanted at (none: all), and their norms are taken
     of dL/dz (`norm="logits"`, with p at `temperature`) or of dL/dy (`norm="onehot"`), or not at all
-    (`norm=None`): a norm costs a row of length V. `judgement` is the trajectory's: what it keeps
-    need not be encoded again.
+    (`norm=None`): a norm costs a row of length V.
     """
 
     problem: Problem
@@ -122,7 +110,6 @@ class Differentiate:
     rows: tuple[int, ...] = ()
     norm: Literal["logits", "onehot"] | None = "logits"
     temperature: float = 1.0
-    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +132,7 @@ class Refine:
     The refined distribution depends on the trajectory and the position alone, so it is made once
     and drawn from once for each of the `keys`. `gradient` is the one at the starting hard sequence
     (None exactly when `dto.steps == 0`), whose `norm` at the position is noted. `relaxation` is the
-    temperature of the straight-through softmax (DESIGN 3.2); `judgement` is as for `Differentiate`.
+    temperature of the straight-through softmax (DESIGN 3.2).
     """
 
     problem: Problem
@@ -158,7 +145,6 @@ class Refine:
     relaxation: float = 1.0
     min_probability: float = 0.0
     norm: Literal["logits", "onehot"] = "logits"
-    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)

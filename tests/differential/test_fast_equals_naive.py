@@ -107,7 +107,7 @@ def test_drawn_configurations(
     config = configure("nabla", chosen)
     problems = tiny_problems(pair, 4, seed=seed, stop=stop)
     problems = [replace(problem, thought=thought) for problem in problems]
-    executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
+    executor = Executor(pair, max_batch_tokens=budget, max_cached_tokens=past)
     fast = drive_all([start(problem, config) for problem in problems], executor, width)
     for problem, outcome in zip(problems, fast, strict=True):
         assert_same(outcome, naive.nabla(pair, problem, config), chosen)

@@ -230,7 +230,7 @@ def test_a_run_that_is_broken_off_holds_nothing_and_can_be_run_again(
     executor = engine(own, machine)
     with nothing_left(), breaks_off(own, passes, judge), contextlib.suppress(BrokenOffError):
         drive_all(methods_of(programs), executor, machine["width"])
-    assert executor.pasts.tokens == 0
+    assert executor.caches.policy.tokens == 0
     again = drive_all(methods_of(programs), executor, machine["width"])
     undisturbed = drive_all(methods_of(programs), engine(own, machine), machine["width"])
     assert [outcome.ledger for outcome in again] == [outcome.ledger for outcome in undisturbed]

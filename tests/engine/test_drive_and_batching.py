@@ -15,7 +15,8 @@ from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Judgement, Outcome, Score
+from nabla_eval.models.prefix import WORTH
+from nabla_eval.requests import RewardScore, Outcome, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -29,7 +30,7 @@ def scripted(name: int, rounds: int):
 
 def echo(requests):
     cost = Ledger(scorings=1)
-    return [Judgement(100.0 * name + 10 * i + j, cost=cost) for name, i, j in requests]
+    return [RewardScore(100.0 * name + 10 * i + j, cost=cost) for name, i, j in requests]
 
 
 @pytest.mark.parametrize("width", [1, 2, 50])
@@ -125,7 +126,7 @@ def test_a_fault_ends_its_method_and_no_other():
 
     def execute(requests):
         broken = Fault(RewardError("NaN"))
-        return [broken if r[:2] == ("b", 1) else Judgement(0.0) for r in requests]
+        return [broken if r[:2] == ("b", 1) else RewardScore(0.0) for r in requests]
 
     ends = dict(drive(map(method, "abc"), execute))
     assert str(ends.pop(1).error) == "NaN" and closed == ["b"]
@@ -206,3 +207,25 @@ def test_scores_are_those_of_each_response_alone():
         (alone,) = executor([Score(problem, draft)])
         assert judgement.reward == pytest.approx(alone.reward, abs=1e-12)
         assert len(judgement.prefix_scores) == draft.scored
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [
+        ([12] * 100 + [32] + [12] * 46, [1, 146]),  # one long one would pad all others
+        ([12] * 9 + [32], [10]),  # too few to pay for a call
+        ([WORTH + 2, 1, 2], [1, 2]),
+        ([40] * 50 + [20] * 50 + [5] * 50, [50, 50, 50]),
+        ([1], [1]),
+    ],
+)
+def test_long_items_do_not_pad_many_short_ones(lengths: list[int], sizes: list[int]) -> None:
+    batches: list[int] = []
+
+    def together(batch: list[tuple[int, int]]) -> list[int]:
+        batches.append(len(batch))
+        return [i for i, _ in batch]
+
+    items = list(enumerate(lengths))
+    assert in_batches(together, items, lambda item: item[1], 10**9) == list(range(len(lengths)))
+    assert batches == sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -94,23 +93,6 @@ def test_a_probability_that_equals_the_confidence_is_not_sure():
     assert len(outcome.choices) == 4
     for name in ("prefix_gradient", "sequential_verify", "exact_top_k"):
         assert configure(name, {"confidence": 1.0, "min_probability": 0.0}).confidence == 1.0
-
-
-@pytest.mark.parametrize("name", ["prefix_gradient", "sequential_verify", "exact_top_k"])
-def test_each_question_goes_on_from_what_the_last_one_read(name):
-    given, read = [], []
-
-    def reading(requests):
-        results = [
-            replace(result, past=object()) if isinstance(result, Ranking) else result
-            for result in execute(requests)
-        ]
-        given.extend(r.past for r in requests if isinstance(r, (Tilt, Weigh)))
-        read.extend(result.past for result in results if isinstance(result, Ranking))
-        return results
-
-    run(name, reading)
-    assert len(given) >= 4 and given == [None, *read[:-1]]
 
 
 def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks():

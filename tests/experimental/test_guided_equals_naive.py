@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nabla_eval.engine.cache import Pasts
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.replay import forced
 from nabla_eval.experimental import naive
 from nabla_eval.experimental.handlers import tilt, weigh
@@ -101,7 +101,7 @@ def same_numbers(ours, theirs):
 
 def run(pair, name, options, asked, *, width, budget, past):
     config = configure(name, options)
-    executor = Executor(pair, max_batch_tokens=budget, max_past_tokens=past)
+    executor = Executor(pair, max_batch_tokens=budget, max_cached_tokens=past)
     return config, drive_all([start(problem, config) for problem in asked], executor, width)
 
 
@@ -165,7 +165,7 @@ def test_g_is_the_derivative_along_each_embedding(kind, linearisation):
     (trajectory,) = forced(pair.policy, [(problem, (5, 6, 7, 8))])
     for position in (0, 2, 3):
         request = Tilt(problem, trajectory, position, 3.0, linearisation)
-        (ranking,) = tilt(pair, [request], Pasts(10**6))
+        (ranking,) = tilt(pair, [request], PrefixCaches(10**6))
         p = torch.softmax(pair.policy.head(trajectory.states[position]), -1)
         prefix = list(trajectory.tokens[:position])
         words = range(len(p))
@@ -203,7 +203,7 @@ class Counter:
 @pytest.mark.parametrize("name", sorted(GUIDED))
 @pytest.mark.parametrize(("kind", "past"), [("process", 0), ("process", 10**6), ("outcome", 10**6)])
 def test_the_reward_model_reads_what_the_ledger_says(name, kind, past):
-    """Every token that is forwarded is charged; where pasts are kept, none is encoded twice."""
+    """Every token that is forwarded is charged; with a cache none is encoded twice."""
     pair = PAIRS[kind]
     asked = problems(pair, 1, (), True, count=4)
     counter = Counter(pair.judge.base)
@@ -226,12 +226,11 @@ def test_a_token_that_was_scored_and_then_written_is_not_read_again():
     pair = PAIRS["process"]
     (problem,) = tiny_problems(pair, 1)
     (trajectory,) = forced(pair.policy, [(problem, (5, 6, 7, 8))])
-    past, read = None, []
+    caches, read = PrefixCaches(10**6), []
     for position in range(4):
         order = pair.policy.head(trajectory.states[position]).sort(descending=True).indices.tolist()
         rank = order.index(trajectory.tokens[position])
-        request = Weigh(problem, trajectory, position, rank + 1, rank, rank + 1, past=past)
-        (ranking,) = weigh(pair, [request], Pasts(10**6))
-        past = ranking.past
+        request = Weigh(problem, trajectory, position, rank + 1, rank, rank + 1)
+        (ranking,) = weigh(pair, [request], caches)
         read.append(ranking.cost.reward_tokens)
     assert read == [len(problem.frame.before) + 1, 1, 1, 1]

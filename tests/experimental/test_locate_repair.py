@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +16,9 @@ from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Frame,
     Generate,
-    Judgement,
     Outcome,
     Problem,
+    RewardScore,
     Trajectory,
 )
 
@@ -57,9 +56,9 @@ class Script:
                 (0.6,) * 3, request.key, log_probability=numbers,
             )  # fmt: skip
         if isinstance(request, (Weigh, Tilt)):
-            return replace(self.rank(request), past=len(self.asked))
+            return self.rank(request)
         reward, scores = self.table.get(request.trajectory.tokens, (-9.0, BAD_AT_1))
-        return Judgement(reward, tuple(scores)[: self.scored])
+        return RewardScore(reward, tuple(scores)[: self.scored])
 
     def rank(self, request: Weigh | Tilt) -> Ranking:
         if isinstance(request, Weigh):
@@ -134,16 +133,13 @@ def test_what_is_better_is_kept_and_its_own_first_error_is_next():
     ]  # fmt: skip
     assert [c.old_reward for c in outcome.candidates] == [0.0, 0.0, 1.0]
     assert (outcome.tokens, outcome.reward, outcome.ended) == ((3, 5, 4), 2.0, "done")
-    past = [request.past for request in script.asked if isinstance(request, Weigh)]
-    assert past == [None, 3]  # the second ranking goes on from what the first one read
 
 
-def test_the_draft_is_one_of_n_rollouts_and_the_last_one_keeps_nothing():
+def test_the_draft_is_one_of_n_rollouts():
     script = Script({DRAFT: (0.0, BAD_AT_1)})
     outcome = solve(script, chooser="policy", n=3)
     assert tried(outcome) == [4, 5] and outcome.ended == "budget"
     rollouts = [request for request in script.asked if isinstance(request, Generate)]
-    assert [request.branches for request in rollouts] == [True, True, False]
     assert len({request.key for request in rollouts}) == 3
     alone = solve(Script({DRAFT: (0.0, BAD_AT_1)}), n=1)
     assert alone.candidates == () and alone.ended == "budget"
@@ -175,7 +171,7 @@ def test_the_score_of_the_end_is_the_reward():
     assert (choice.position, choice.old_score) == (2, -0.5)
 
 
-SCORED = Judgement(-2.0, (1.0, 0.5, -1.0, 3.0))
+SCORED = RewardScore(-2.0, (1.0, 0.5, -1.0, 3.0))
 
 
 def response(scored: int = 4) -> Trajectory:
@@ -186,15 +182,15 @@ def response(scored: int = 4) -> Trajectory:
 
 def test_the_first_error_of_a_response_that_was_cut() -> None:
     whole = response(scored=5)
-    assert first_error(whole, Judgement(-2.0, (1.0, 0.5, 2.0, 3.0, -2.0)), 0.0) == 4
-    assert first_error(whole, Judgement(9.0, (1.0, 0.5, 2.0, 3.0, 9.0)), 0.0) is None
+    assert first_error(whole, RewardScore(-2.0, (1.0, 0.5, 2.0, 3.0, -2.0)), 0.0) == 4
+    assert first_error(whole, RewardScore(9.0, (1.0, 0.5, 2.0, 3.0, 9.0)), 0.0) is None
 
 
 def test_prefix_scores_are_needed_but_for_nothing_written() -> None:
     with pytest.raises(ModelError, match="locate_repair finds errors by the scores of prefixes"):
-        first_error(response(), Judgement(1.0), 0.0)
+        first_error(response(), RewardScore(1.0), 0.0)
     nothing = Trajectory((0,), "", 0, "eos", (0,), (1.0,), (0.5,), Key.root(0))
-    assert first_error(nothing, Judgement(-1.0), 0.0) == 0
+    assert first_error(nothing, RewardScore(-1.0), 0.0) == 0
 
 
 def test_a_score_at_the_bound_is_no_error() -> None:
@@ -204,5 +200,5 @@ def test_a_score_at_the_bound_is_no_error() -> None:
 
 def test_the_reward_counts_once_where_the_reward_model_saw_every_token() -> None:
     """The last prefix score is the whole response's; the reward is no sixth one."""
-    seen = Judgement(-2.0, (1.0, 0.5, 2.0, 3.0, 4.0))
+    seen = RewardScore(-2.0, (1.0, 0.5, 2.0, 3.0, 4.0))
     assert first_error(response(scored=5), seen, 0.0) is None

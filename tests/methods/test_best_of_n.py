@@ -19,7 +19,7 @@ from nabla_eval.methods.best_of_n import WeightedBestOfN
 from nabla_eval.methods.pool import Pool, self_certainty
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Generate, Judgement, Problem, Trajectory
+from nabla_eval.requests import Frame, Generate, Problem, RewardScore, Trajectory
 
 PROBLEM = Problem(Key.root(0) / "p", (1,), Frame((), ()), 4, id="p")
 
@@ -51,7 +51,7 @@ class Samples:
 
     def answer(self, request: Any) -> Any:
         if not isinstance(request, Generate):
-            return Judgement(self.rewards[request.trajectory.tokens[0]], cost=Ledger(scorings=1))
+            return RewardScore(self.rewards[request.trajectory.tokens[0]], cost=Ledger(scorings=1))
         i, self.drawn = self.drawn, self.drawn + 1
         text = rf"\boxed{{{self.answers[i]}}}" if self.answers[i] else "no idea"
         return sample(i, text, self.certainty[i] if self.certainty else (0.0,))
@@ -199,7 +199,7 @@ def test_a_sample_that_a_budget_cut_has_no_answer_to_read_and_a_long_one_has() -
 def test_only_samples_that_are_not_judged_yet_are_judged() -> None:
     samples, pool = Samples("12", [1.0, 2.0]), Pool(PROBLEM)
     pool.samples = [sample(i, "", ()) for i in range(2)]
-    pool.judgements = [Judgement(5.0)]
+    pool.judgements = [RewardScore(5.0)]
     asked = next(pool.judge())
     assert [request.trajectory.tokens[0] for request in asked] == [1]
     assert samples.asked == [] and pool.best() == 0

@@ -16,7 +16,7 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.methods.steps import Node, partial_reward
 from nabla_eval.methods.tree_of_thought import choice, thoughts, word
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Judgement
+from nabla_eval.requests import RewardScore
 
 
 def solve(method, script, **options):
@@ -165,11 +165,11 @@ def test_without_a_reward_steps_are_judged_by_their_own_tokens(evaluator, best):
 
 
 def test_a_process_rewards_last_prefix_score_is_a_steps_and_the_reward_a_responses():
-    judged = Judgement(5.0, (1.0, 2.0, 3.0))
+    judged = RewardScore(5.0, (1.0, 2.0, 3.0))
     step = Node(0, trajectory=trajectory("ab;", "step"))
     assert partial_reward(step, judged) == 3.0
     assert partial_reward(Node(0, trajectory=trajectory("ab.")), judged) == 5.0
-    assert partial_reward(step, Judgement(5.0)) == 5.0
+    assert partial_reward(step, RewardScore(5.0)) == 5.0
 
 
 def test_a_proposal_fits_to_the_last_byte():

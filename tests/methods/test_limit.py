@@ -15,10 +15,10 @@ from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Frame,
     Generate,
-    Judgement,
     Outcome,
     Problem,
     Refine,
+    RewardScore,
     Score,
     Trajectory,
 )
@@ -45,7 +45,7 @@ class Writes:
 
     def answer(self, request):
         if isinstance(request, Score):
-            return Judgement(0.0, cost=Ledger(scorings=1))
+            return RewardScore(0.0, cost=Ledger(scorings=1))
         wants, room = self.lengths.pop(0), request.longest
         return trajectory(wants) if wants < room else trajectory(room, "length")
 
@@ -106,9 +106,9 @@ def test_nothing_is_carried_out_without_calls():
 def test_a_refinement_is_asked_for_only_where_its_every_step_could_take_a_gradient():
     refine = Refine(PROBLEM, trajectory(2), 0, KEY, Sampling(), DTO(steps=3))
     for calls, heard in [(7, 0), (8, 1)]:
-        assert len(run([refine], calls, lambda rs: [Judgement(0.0) for _ in rs])[1]) == heard
+        assert len(run([refine], calls, lambda rs: [RewardScore(0.0) for _ in rs])[1]) == heard
     twin = replace(refine, dto=DTO(steps=0))
-    assert len(run([twin], 1, lambda rs: [Judgement(0.0) for _ in rs])[1]) == 1
+    assert len(run([twin], 1, lambda rs: [RewardScore(0.0) for _ in rs])[1]) == 1
 
 
 def test_a_method_that_goes_on_after_the_cut_is_a_mistake():
@@ -138,7 +138,11 @@ def test_tokens_count_responses_and_nothing_else():
     method = limited(asker(requests, heard), Budget(max_item_tokens=5))
     (outcome,) = drive_all([method], Writes(3, 9, 9))
     assert outcome.ended == "max_item_tokens"
-    assert [type(result).__name__ for result in heard] == ["Trajectory", "Judgement", "Trajectory"]
+    assert [type(result).__name__ for result in heard] == [
+        "Trajectory",
+        "RewardScore",
+        "Trajectory",
+    ]
     assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
 
 
@@ -207,7 +211,7 @@ class ScoresAlone:
     """Only a `Score` costs anything here."""
 
     def __call__(self, requests):
-        return [Judgement(0.0, cost=Ledger(scorings=isinstance(r, Score))) for r in requests]
+        return [RewardScore(0.0, cost=Ledger(scorings=isinstance(r, Score))) for r in requests]
 
 
 def test_a_budget_of_time_is_used_up_when_it_has_passed_to_the_instant():

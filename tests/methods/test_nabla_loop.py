@@ -20,10 +20,10 @@ from nabla_eval.requests import (
     Frame,
     Generate,
     Gradient,
-    Judgement,
     Problem,
     Refine,
     Refinement,
+    RewardScore,
     Score,
     Trajectory,
 )
@@ -70,8 +70,8 @@ class Script:
                 return trajectory(tokens, request.key, self.entropy)
             case Score():
                 if request.repeat_prompt:
-                    return Judgement(self.rewards["wrong"])
-                return Judgement(self.rewards[request.trajectory.tokens])
+                    return RewardScore(self.rewards["wrong"])
+                return RewardScore(self.rewards[request.trajectory.tokens])
             case Differentiate():
                 norms = self.norms or [1.0] * len(request.hard)
                 return Gradient(request.hard, {i: norms[i] for i in request.rows})
@@ -260,7 +260,7 @@ def iid(index: int, n: int):
                     results.append(trajectory((request.token,), request.key))
                 case Score():
                     key = Key.root(7) / index / request.trajectory.tokens[0]
-                    results.append(Judgement(key.uniform()))
+                    results.append(RewardScore(key.uniform()))
                 case Refine():
                     first, execute.next = execute.next, execute.next + len(request.keys)
                     tokens = tuple(range(first, execute.next))
@@ -311,7 +311,7 @@ def test_best_of_n_takes_the_first_maximum_and_stops_early():
                 results.append(trajectory((execute.drawn,), request.key))
                 execute.drawn += 1
             else:
-                results.append(Judgement(rewards[request.trajectory.tokens[0]]))
+                results.append(RewardScore(rewards[request.trajectory.tokens[0]]))
         return results
 
     for options, chosen, drawn in [

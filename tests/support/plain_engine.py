@@ -32,12 +32,12 @@ from nabla_eval.requests import (
     Differentiate,
     Generate,
     Gradient,
-    Judgement,
     Problem,
     Prompt,
     Refine,
     Refinement,
     Replay,
+    RewardScore,
     Score,
     Trajectory,
 )
@@ -47,11 +47,12 @@ RAREST = math.log(torch.finfo(torch.float32).tiny)
 
 
 class Plain:
-    """Executes a list of requests, one after another; `keeps`: what `branches` promises is kept."""
+    """Executes a list of requests, one after another; `keeps`: nothing falls out of the cache."""
 
     def __init__(self, pair: Pair, keeps: bool = True) -> None:
         self.pair, self.keeps = pair, keeps
         self._z: dict[tuple[int, ...], Tensor] = {}
+        self._cached: list[tuple[int, ...]] = []  # contexts that rollouts have encoded
 
     def __call__(self, requests: list[Any]) -> list[Any]:
         self._prompts: set[tuple[int, ...]] = set()  # encoded for this list of requests
@@ -78,11 +79,8 @@ class Plain:
             y.append(naive.draw(distribution, request.key.uniform(len(y))))
             ended = self.ended(request, y, given)
         stop, scored, text = ended
-        past = prefix.past if prefix is not None and request.branches else None
-        if len(y) > given and request.branches and self.keeps:
-            past = (problem.prompt, len(problem.prompt) + len(y) - 1)
         cost = self.decoding_cost(request, y, given)
-        return self.trajectory(y, z, text, scored, stop, request.key, past, cost)
+        return self.trajectory(y, z, text, scored, stop, request.key, cost)
 
     @staticmethod
     def room(problem: Problem, y: Sequence[int]) -> bool:
@@ -110,13 +108,14 @@ class Plain:
         if not new:
             return Ledger()
         context = (*request.problem.prompt, *y[:given])
-        past = None if request.prefix is None else request.prefix.past
-        kept = (
-            past is not None and past[0] == request.problem.prompt and past[1] >= len(context) - 1
+        kept = request.prefix is not None and any(
+            own[: len(context) - 1] == context[:-1] for own in self._cached
         )
         shared = kept or context[:-1] in self._prompts
         if not kept:
             self._prompts.add(context[:-1])
+        if self.keeps:
+            self._cached.append((*request.problem.prompt, *y[:-1]))
         read = 1 if shared else len(context)
         return Ledger(
             generated_tokens=new,
@@ -125,7 +124,7 @@ class Plain:
             flops=2.0 * policy.parameters * (read - 1 + new),
         )
 
-    def trajectory(self, y, z, text, scored, stop, key, past, cost) -> Trajectory:
+    def trajectory(self, y, z, text, scored, stop, key, cost) -> Trajectory:
         p = [torch.log_softmax(row, -1) for row in z]
         return Trajectory(
             tokens=tuple(y),
@@ -139,7 +138,6 @@ class Plain:
             log_probability=tuple(float(row[token]) for row, token in zip(p, y, strict=True)),
             certainty=tuple(float(-math.log(len(row)) - row.clamp_min(RAREST).mean()) for row in p),
             states=tuple(z),
-            past=past,
             cost=cost,
         )
 
@@ -151,7 +149,7 @@ class Plain:
         return self._z[known]
 
     @torch.no_grad()
-    def score(self, request: Score) -> Judgement:
+    def score(self, request: Score) -> RewardScore:
         judge, problem, trajectory = self.pair.judge, request.problem, request.trajectory
         tokens = list(trajectory.tokens[: trajectory.scored])
         if request.repeat_prompt:
@@ -165,7 +163,7 @@ class Plain:
             raise RewardError(f"{judge.name} gave {scores[-1]}")
         own = tuple(scores[len(before) : len(before) + len(tokens)]) if judge.process else ()
         flops = 2.0 * judge.parameters * len(inputs)
-        return Judgement(scores[-1], own, cost=Ledger(scorings=1, flops=flops))
+        return RewardScore(scores[-1], own, cost=Ledger(scorings=1, flops=flops))
 
     def differentiate(self, request: Differentiate) -> Gradient:
         problem, trajectory = request.problem, request.trajectory
@@ -260,7 +258,7 @@ class Plain:
         flops = 2.0 * policy.parameters * (len(problem.prompt) + len(y) - 1)
         cost = Ledger(scorings=1, flops=flops)
         text = policy.decode(y)
-        return self.trajectory(y, z, text, len(y), "step", problem.key, None, cost)
+        return self.trajectory(y, z, text, len(y), "step", problem.key, cost)
 
 
 def norm_of(g: Tensor, z: Tensor, kind: str, temperature: float) -> float:

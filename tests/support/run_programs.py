@@ -11,9 +11,10 @@ from engine_programs import Program
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from nabla_eval.engine.cache import Joined, Past, Whole
+from nabla_eval.engine.batch_cache import ModelCache, PaddedCache
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor, Session
+from nabla_eval.engine.prefix_cache import CachedPrefix
 from nabla_eval.engine.record import Record, Row
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.methods.registry import start
@@ -22,7 +23,17 @@ from nabla_eval.requests import Method, Outcome, Trajectory
 
 SIZE = 40
 UNBOUNDED = 10**9
-ENGINE = (Session, Decoder, Joined, Whole, Past, Record, Row, Trajectory, torch.Tensor)
+ENGINE = (
+    Session,
+    Decoder,
+    PaddedCache,
+    ModelCache,
+    CachedPrefix,
+    Record,
+    Row,
+    Trajectory,
+    torch.Tensor,
+)
 
 plain = settings(phases=[Phase.generate])
 machines = st.fixed_dictionaries(
@@ -48,7 +59,7 @@ def nothing_left() -> Iterator[None]:
 
 def engine(own: Pair, machine: dict[str, int]) -> Executor:
     budget, past = machine["budget"], machine["past"]
-    return Executor(own, max_batch_tokens=budget, max_past_tokens=past)
+    return Executor(own, max_batch_tokens=budget, max_cached_tokens=past)
 
 
 def methods_of(programs: Sequence[Program]) -> Iterator[Method]:
@@ -58,10 +69,10 @@ def methods_of(programs: Sequence[Program]) -> Iterator[Method]:
 def run_together(
     programs: Sequence[Program], own: Pair, machine: dict[str, int]
 ) -> tuple[list[Outcome], int]:
-    """Outcomes, and the most tokens of prefixes that were kept."""
+    """Outcomes, and the most tokens of prefixes that were cached."""
     executor, held, outcomes = engine(own, machine), [0], {}
     for index, end in drive(methods_of(programs), executor, machine["width"]):
-        held.append(executor.pasts.tokens)
+        held.append(executor.caches.policy.tokens)
         assert isinstance(end, Outcome), end
         outcomes[index] = end
     return [outcomes[index] for index in range(len(programs))], max(held)

@@ -11,10 +11,10 @@ from nabla_eval.requests import (
     Compose,
     Frame,
     Generate,
-    Judgement,
     Problem,
     Prompt,
     Replay,
+    RewardScore,
     Score,
     Trajectory,
 )
@@ -56,7 +56,7 @@ class ScriptedTree:
         match request:
             case Score():
                 self.scored.append(request.trajectory.text)
-                return Judgement(self.worth(request.trajectory.text), cost=Ledger(scorings=1))
+                return RewardScore(self.worth(request.trajectory.text), cost=Ledger(scorings=1))
             case Compose():
                 ((_, text),) = request.messages
                 self.questions.append(text)

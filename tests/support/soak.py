@@ -31,15 +31,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from nabla_eval.engine.cache import Joined, Past, Whole
+from nabla_eval.engine.batch_cache import ModelCache, PaddedCache
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.prefix_cache import CachedPrefix
 from nabla_eval.engine.record import Row
 from nabla_eval.methods.registry import start
 
 GROWTH = 1.05
 BATCH, RUN_EVERY = 20, 10  # programs side by side; batches of them from one lm_eval run to the next
-KEPT = (Past, Joined, Whole, Row)
+KEPT = (CachedPrefix, PaddedCache, ModelCache, Row)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def drawn(seed: int) -> None:
     @settings(max_examples=1, phases=[Phase.generate], database=None, deadline=None)
     @given(**strategies(kind))
     def run(programs: Any, budget: int, past: int, width: int) -> None:
-        executor = Executor(pair(kind), max_batch_tokens=budget, max_past_tokens=past)
+        executor = Executor(pair(kind), max_batch_tokens=budget, max_cached_tokens=past)
         drive_all((start(p.problem, p.config) for p in programs), executor, width)
 
     from hypothesis import seed as seeded

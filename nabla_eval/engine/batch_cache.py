@@ -1,16 +1,14 @@
-"""Keys and values of the policy: those of the running batch, and those that trajectories keep.
+"""Keys and values of a running batch, which rows enter and leave.
 
-A `Past` is what one response leaves behind for rollouts that start from its prefix; a `Joined` is
-the cache of a running batch, which rows enter and leave. Both need layers of plain full attention,
-where a token's keys and values depend on the tokens before it and on nothing else. Any other cache
-(sliding windows, linear attention, quantised) serves a batch from its beginning to its end.
+A `PaddedCache` takes rows in at any time. It needs layers of plain full attention, where a token's
+keys and values depend on the tokens before it and on nothing else. Any other cache (sliding
+windows, linear attention, quantised) serves a batch from its beginning to its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -20,81 +18,6 @@ from nabla_eval.engine.batching import positions
 from nabla_eval.models.probe import RowCache, cache_name, is_plain
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
-
-
-class Past:
-    """Keys and values of the first T tokens of a prompt and its response.
-
-    `kv` is `[layers, 2, H, T, D]`, or None once it has been dropped. Copies and pickles of whatever
-    holds a `Past` hold None in its place: it is of use on its own device only.
-    """
-
-    __slots__ = ("__weakref__", "kv", "prompt", "serial")
-
-    def __init__(self, prompt: tuple[int, ...], kv: Tensor) -> None:
-        self.prompt, self.serial = prompt, -1
-        self.kv: Tensor | None = kv
-
-    @property
-    def tokens(self) -> int:
-        """T."""
-        return 0 if self.kv is None else self.kv.shape[-2]
-
-    def of(self, prompt: tuple[int, ...], tokens: int) -> Tensor | None:
-        """Keys and values of the first tokens, where they are there; a view."""
-        if self.kv is None or self.tokens < tokens or self.prompt != prompt:
-            return None
-        return self.kv[..., :tokens, :]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
-
-
-class Pasts:
-    """Bounds what trajectories hold to `budget` tokens; the least recently used are dropped.
-
-    It holds none of them itself: a `Past` goes with the last trajectory that has it.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self._held: WeakValueDictionary[int, Past] = WeakValueDictionary()
-        self._serial = 0
-        self._most = 0  # tokens held are no more
-
-    @property
-    def tokens(self) -> int:
-        """Tokens held now."""
-        return sum(past.tokens for past in self._held.values())
-
-    def use(self, past: Past) -> None:
-        """Note that it was made, or used."""
-        if self._held.pop(past.serial, None) is None:
-            self._most += past.tokens
-        self._serial += 1
-        past.serial = self._serial
-        self._held[past.serial] = past
-
-    def trim(self) -> None:
-        """Drop the least recently used ones that are over the budget."""
-        if self._most <= self.budget:
-            return
-        self._most = self.tokens  # to count those that went of themselves takes long
-        excess = self._most - self.budget
-        for past in list(self._held.values()):
-            if excess <= 0:
-                return
-            excess -= past.tokens
-            self._most -= past.tokens
-            past.kv = None
-            del self._held[past.serial]
-
-    def clear(self) -> None:
-        """Drop all."""
-        for past in list(self._held.values()):
-            past.kv = None
-        self._held.clear()
-        self._most = 0
 
 
 class _Columns:
@@ -115,7 +38,7 @@ class _Columns:
 
 
 class _Layer(DynamicLayer):
-    """One layer of a `Joined`: writes in place where `DynamicLayer` concatenates."""
+    """One layer of a `PaddedCache`: writes in place where `DynamicLayer` concatenates."""
 
     def __init__(self, columns: _Columns, index: int, used: int) -> None:
         super().__init__()
@@ -136,7 +59,7 @@ class _Layer(DynamicLayer):
         return self.used
 
 
-class Joined:
+class PaddedCache:
     """Cache of a running batch: every row's tokens end at the same column, padded on the left."""
 
     def __init__(self, kv: Tensor, width: int) -> None:
@@ -151,8 +74,8 @@ class Joined:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Tensor], running: Joined | None = None, spare: int = _SPARE
-    ) -> Joined:
+        cls, rows: Sequence[Tensor], running: PaddedCache | None = None, spare: int = _SPARE
+    ) -> PaddedCache:
         """Rows `[layers, 2, H, T, D]` of any T after those of a batch that is running.
 
         With memory for `spare` more columns.
@@ -184,7 +107,7 @@ class Joined:
         """Count the columns that a forward pass has written."""
         self.width += columns
 
-    def select(self, order: Sequence[int], unused: int) -> Joined:
+    def select(self, order: Sequence[int], unused: int) -> PaddedCache:
         """The rows in an order that moves few of them, without the first `unused` columns.
 
         Rows that are gone leave holes, which are filled in place, so that a step in which few rows
@@ -198,10 +121,10 @@ class Joined:
             used[:, :, torch.tensor(holes, device=kv.device)] = used[:, :, moved]
         needed = kv[:, :, :count, :, : width + _SPARE].numel() * kv.element_size()
         if 2 * needed >= kv.untyped_storage().nbytes():
-            return Joined(kv[:, :, :count, :, unused:], width)
+            return PaddedCache(kv[:, :, :count, :, unused:], width)
         kept = kv.new_empty((*kv.shape[:2], count, kv.shape[3], width + _SPARE, kv.shape[-1]))
         kept[..., :width, :] = used[:, :, :count]
-        return Joined(kept, width)
+        return PaddedCache(kept, width)
 
     def view(self, index: int, tokens: int) -> Tensor:
         """A row's last tokens, `[layers, 2, H, T, D]`."""
@@ -219,7 +142,7 @@ def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
     kv[..., begin:width, :] = tokens
 
 
-class Whole:
+class ModelCache:
     """A model's own cache of any kind: rows can leave it, and none can enter."""
 
     def __init__(self, own: RowCache) -> None:
@@ -234,13 +157,13 @@ class Whole:
         """Last hidden states `[B, T, D]` of new ids."""
         return self.own.encode(ids, mask, places)
 
-    def select(self, order: Sequence[int], unused: int) -> Whole:
+    def select(self, order: Sequence[int], unused: int) -> ModelCache:
         """Some of the rows, with all columns."""
         self.own.select(order)
         return self
 
 
-class Recomputed:
+class NoCache:
     """No cache: all tokens `[B, width]` of the rows, encoded again with those that are new."""
 
     def __init__(self, ids: Tensor) -> None:
@@ -259,9 +182,9 @@ class Recomputed:
         ).last_hidden_state
         return states
 
-    def select(self, order: Sequence[int], unused: int) -> Recomputed:
+    def select(self, order: Sequence[int], unused: int) -> NoCache:
         """Some of the rows, without the first `unused` columns."""
-        return Recomputed(self.ids[list(order), unused:])
+        return NoCache(self.ids[list(order), unused:])
 
 
 def rows_of(cache: Any, lengths: Sequence[int]) -> list[Tensor] | None:
