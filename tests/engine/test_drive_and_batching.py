@@ -14,9 +14,9 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.options import Sampling
 from nabla_eval.models.prefix import WORTH
-from nabla_eval.requests import RewardScore, Outcome, Score
+from nabla_eval.options import Sampling
+from nabla_eval.requests import Outcome, RewardScore, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from nabla_eval.options import Objective, Sampling
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
@@ -25,6 +24,7 @@ from nabla_eval.models import prefix
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import keepable
+from nabla_eval.options import Objective, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Generate, Problem, RewardScore, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
