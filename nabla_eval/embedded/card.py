@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -49,25 +47,12 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def versions() -> dict[str, str]:
-    """What the weights' exact bits depend on besides the recipe."""
-    names = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def write_card(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Add schema, versions and file hashes to the content, write card.json, return the card."""
-    card = {"schema": SCHEMA, **content, "versions": versions(), "files": file_hashes(folder)}
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return read_card(folder)
-
-
 def read_card(folder: Path) -> dict[str, Any]:
     """The card beside a pair; raises DataError when it is missing or of another schema."""
     path = folder / CARD
     if not path.is_file():
         raise DataError(
-            f"No model card at {path}. Train a pair with `nabla-eval embedded train --output DIR`."
+            f"No model card at {path}. Train a pair with `python reports/embedded/train.py`."
         )
     try:
         card: dict[str, Any] = json.loads(text_of(path))

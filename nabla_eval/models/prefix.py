@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nabla_eval.embedded.sampling import cache_name
-from nabla_eval.models.probe import batching
+from nabla_eval.models.probe import batching, cache_name
 
 # Passes of one token through a model that a second call must spare: it costs about as much.
 WORTH = 256

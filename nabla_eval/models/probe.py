@@ -22,7 +22,6 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from nabla_eval.embedded.sampling import cache_name
 from nabla_eval.terminal import LOGGER
 
 # Relative error of a token's last hidden state. Above rounding: models of float64 keep some
@@ -72,6 +71,12 @@ _FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
 def batching(base: torch.nn.Module) -> Batching:
     """What was found out about a model; of one that was never tried, that everything works."""
     return _FOUND.get(base, Batching())
+
+
+def cache_name(model: torch.nn.Module) -> str:
+    """Return what a model calls its cache; from transformers 5.24 on all call it `cache`."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "cache_params") if name in taken), "past_key_values")
 
 
 class RowCache:

@@ -29,7 +29,7 @@ evaluate() { # name, checkpoint
 # have something to reinforce (reports/LOG.md tells of 400 steps).
 start() { # folder, steps
     if [ ! -f "$work/$1/policy_training.json" ]; then
-        nabla-eval embedded train --output "$work/$1" --policy-steps "$2" --policy-only --seed 0
+        python reports/embedded/train.py --output "$work/$1" --policy-steps "$2" --policy-only --seed 0
     fi
 }
 sft() { # folder, start

@@ -30,7 +30,6 @@ SECONDS = 60.0  # of processor time, for one command
 COMPUTING = (
     "nabla_eval.harness.command.Command.execute", "nabla_eval.cli.rehearsal.rehearse",
     "nabla_eval.cli.sweeping.Sweep._run", "nabla_eval.cli.demo._Study",
-    "nabla_eval.embedded.train.train_pair",
     "nabla_eval.training.run.claim", "nabla_theory.report.execute",
     "nabla_eval.harness.problems.hub.from_hub",
 )  # fmt: skip
@@ -46,7 +45,7 @@ LIKELY = {
 # How often commands are tried that are slow, or read little of what is attacked.
 SELDOM = {
     "report all": 0.03, "check-pair": 0.3, "trace html": 0.5, "tasks path": 0.01, "tasks list": 0.1,
-    "demo": 0.05, "theory": 0.05, "data fetch": 0.2, "embedded train": 0.05,
+    "demo": 0.05, "theory": 0.05, "data fetch": 0.2,
 }  # fmt: skip
 
 

@@ -3,68 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from fractions import Fraction
-from functools import cache
-from itertools import product
 
 import pytest
+from countdown_solutions import every_calculation, problems_with_text, small_numbers, solutions
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from nabla_eval.embedded import countdown
 from nabla_eval.embedded.countdown import Problem
-from nabla_eval.embedded.prefix import EOS, prefix_labels, prefix_reachable, tokenise
 from nabla_eval.errors import ConfigError
-
-VOCABULARY = (*map(str, range(100)), *"+-*/=;,?", EOS)
-
-
-@cache
-def every_calculation(values: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
-    """(text, result) of every legal calculation, by brute force over all token choices.
-
-    Written from the rules of the game with exact fractions, sharing nothing with the package.
-    """
-    if len(values) == 1:
-        return (("", values[0]),)
-    found = []
-    for i, j in product(range(len(values)), repeat=2):
-        if i == j:
-            continue
-        rest = tuple(v for k, v in enumerate(values) if k not in (i, j))
-        a, b = values[i], values[j]
-        for symbol, value in {
-            "+": Fraction(a + b),
-            "-": Fraction(a - b),
-            "*": Fraction(a * b),
-            "/": Fraction(a, b),
-        }.items():
-            if value.denominator == 1 and 1 <= value <= 99:
-                step = f"{a}{symbol}{b}={value}"
-                for text, result in every_calculation((*rest, int(value))):
-                    found.append((f"{step};{text}" if text else step, result))
-    return tuple(found)
-
-
-def solutions(problem: Problem) -> set[str]:
-    return {text for text, hit in every_calculation(problem.numbers) if hit == problem.target}
-
-
-small_numbers = st.lists(st.integers(1, 20), min_size=2, max_size=3).map(tuple)
-
-
-@st.composite
-def problems_with_text(draw: st.DrawFn) -> tuple[Problem, str]:
-    """A problem and a calculation with its numbers, at most one of whose tokens is changed."""
-    numbers = draw(small_numbers)
-    text, result = draw(st.sampled_from(every_calculation(numbers)))
-    target = draw(st.one_of(st.just(result), st.integers(1, 99)))
-    tokens = tokenise(text)
-    if draw(st.booleans()):
-        place = draw(st.integers(0, len(tokens) - 1))
-        tokens[place] = draw(st.sampled_from(VOCABULARY))
-    return Problem(numbers, target), "".join(tokens)
 
 
 @given(problems_with_text())
@@ -130,30 +78,6 @@ def test_search_agrees_with_enumeration(numbers: tuple[int, ...], target: int) -
 def test_reachable_values_of_four_numbers(numbers: tuple[int, ...]) -> None:
     expected = {result for _, result in every_calculation(tuple(sorted(numbers)))}
     assert countdown.reachable(tuple(sorted(numbers))) == expected
-
-
-@given(problems_with_text())
-def test_prefix_labels_agree_with_enumeration(case: tuple[Problem, str]) -> None:
-    problem, text = case
-    tokens = [*tokenise(text), EOS]
-    complete = [[*tokenise(solution), EOS] for solution in solutions(problem)]
-    expected = [
-        any(solution[:end] == tokens[:end] for solution in complete)
-        for end in range(1, len(tokens) + 1)
-    ]
-    assert prefix_labels(problem, tokens) == expected
-
-
-def test_prefix_examples() -> None:
-    problem = "20,14,7,3=39?"
-    for prefix in ("", "20", "20-", "20-14", "20-14=", "20-14=6", "20-14=6;6*7"):
-        assert prefix_reachable(problem, prefix), prefix
-    for prefix in ("5", "20-14=7", "20-14=6,", "20-14=6<eos>", "=", "20-14=6;6*7=42;42-3=39;"):
-        assert not prefix_reachable(problem, prefix), prefix
-
-
-def test_a_finished_response_admits_nothing_more() -> None:
-    assert prefix_labels("2,3=5?", ["2", "+", "3", "=", "5", EOS, EOS]) == [True] * 6 + [False]
 
 
 # --- problems and splits ------------------------------------------------------------------------

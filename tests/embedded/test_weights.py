@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+import nabla_eval as ne
+from nabla_eval.analysis.calibration import auc
 from nabla_eval.cli.embedded import embedded
-from nabla_eval.embedded import WEIGHTS, paths
+from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import CARD, README, read_card, render_card, verify_files
 from nabla_eval.embedded.countdown import problems, split_of, verify
-from nabla_eval.embedded.measure import auc, greedy_right, within_auc
-from nabla_eval.embedded.sampling import prefix_scores, response_text, sample
 from nabla_eval.errors import DataError
+from nabla_eval.models.pair import Pair
 
 CARD_CONTENT = read_card(WEIGHTS)
 SPOT = 200  # problems of the spot checks
-
-
-@pytest.fixture(scope="module")
-def policy() -> Any:
-    return AutoModelForCausalLM.from_pretrained(paths()[0]).eval()
-
-
-@pytest.fixture(scope="module")
-def reward() -> Any:
-    return AutoModelForTokenClassification.from_pretrained(paths()[1]).eval()
 
 
 @pytest.fixture()
@@ -86,10 +74,6 @@ def test_commands_print_the_card_and_the_verdict() -> None:
     assert "all as the card says" in runner.invoke(embedded, ["verify"]).output
     assert "Countdown" in runner.invoke(embedded, ["card"]).output
     assert '"schema": 1' in runner.invoke(embedded, ["card", "--json"]).output
-    refused = runner.invoke(
-        embedded, ["train", "--output", "x", "--minutes", "1", "--policy-steps", "3"]
-    )
-    assert refused.exit_code == 2 and "--minutes chooses the steps" in refused.output
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -115,52 +99,44 @@ def test_the_card_found_training_and_test_disjoint() -> None:
     assert all(split_of(problem) == "test" for problem in held_out)
 
 
-def test_greedy_accuracy_is_the_cards(policy: Any) -> None:
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return ne.load_pair(device="cpu")
+
+
+def test_greedy_accuracy_is_the_cards(pair: Pair) -> None:
     """200 of the card's problems; 5 binomial standard deviations fail with p < 1e-6."""
+    questions = problems(SPOT, "test")
+    prompts = [question.prompt for question in questions]
+    answers = ne.generate(pair, prompts, "greedy", max_new_tokens=12, batch_size=SPOT)
+    right = [verify(q, answer.text) for q, answer in zip(questions, answers, strict=True)]
     stated = CARD_CONTENT["measured"]["greedy_accuracy"]["value"]
-    measured = greedy_right(policy, problems(SPOT, "test")).mean()
-    assert abs(measured - stated) < 5 * np.sqrt(stated * (1 - stated) / SPOT)
+    assert abs(np.mean(right) - stated) < 5 * np.sqrt(stated * (1 - stated) / SPOT)
 
 
-def test_sampled_accuracy_and_reward_ranking_are_the_cards(policy: Any, reward: Any) -> None:
+def test_sampled_accuracy_and_reward_ranking_are_the_cards(pair: Pair) -> None:
     """4 samples of 200 problems at T = 0.7, keyed otherwise than the card's."""
     draw = CARD_CONTENT["measured"]["sampled"]["T=0.7"]
-    questions = [problem for problem in problems(SPOT, "test") for _ in range(4)]
-    generator = torch.Generator().manual_seed(123)
-    responses = sample(policy, questions, temperature=0.7, generator=generator)
-    pairs = zip(questions, responses, strict=True)
-    right = np.array([verify(question, response_text(ids)) for question, ids in pairs])
-    stated = draw["accuracy"]["value"]
+    questions = problems(SPOT, "test")
+    answers = ne.generate(
+        pair, [q.prompt for q in questions], "best_of_n", n=4, temperature=0.7, top_p=1.0,
+        seed=123, max_new_tokens=12, batch_size=SPOT,
+    )  # fmt: skip
+    found = [
+        (verify(question, draft.text), draft.reward)
+        for question, answer in zip(questions, answers, strict=True)
+        for draft in answer.trace.drafts
+    ]
+    right, rewards = map(list, zip(*found, strict=True))
+    assert len(right) == 4 * SPOT
     # The card's standard error is over 1600 problems with 8 draws; 4 draws at most double a
     # problem's variance, so this bounds 5 standard deviations.
     bound = draw["accuracy"]["standard_error"] * np.sqrt(
         CARD_CONTENT["measured"]["problems"] / SPOT
     )
-    assert abs(right.mean() - stated) < 5 * np.sqrt(2) * bound
-    final = np.array([row[-1].item() for row in prefix_scores(reward, questions, responses)])
-    pooled = auc(final[right], final[~right])
+    assert abs(np.mean(right) - draw["accuracy"]["value"]) < 5 * np.sqrt(2) * bound
     # Hanley and McNeil's bound on the variance of an AUC: A (1 - A) / min(positives, negatives).
-    smaller = min(right.sum(), (~right).sum())
+    smaller = min(sum(right), len(right) - sum(right))
     area = draw["reward_auc"]["pooled"]
-    assert abs(pooled - area) < 5 * np.sqrt(max(area * (1 - area), 1 / smaller) / smaller)
-
-
-def test_scores_do_not_depend_on_padding_or_what_follows(reward: Any) -> None:
-    """A prefix's score is a function of the prefix: rows of other lengths change nothing."""
-    question = problems(1, "test")[0]
-    long, short = [17, 100, 10, 104, 27, 105], [17, 100, 10]
-    alone = prefix_scores(reward, [question], [short])[0]
-    beside = prefix_scores(reward, [question, question], [short, long])
-    torch.testing.assert_close(beside[0], alone)
-    torch.testing.assert_close(beside[1][:3], alone)
-
-
-# --- statistics ---------------------------------------------------------------------------------
-
-
-def test_auc_counts_pairs() -> None:
-    assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == (0.5 + 3) / 4
-    assert auc(np.array([]), np.array([1.0])) is None
-    scores = np.array([[1.0, 2.0], [5.0, 4.0], [1.0, 1.0], [7.0, 8.0]])
-    right = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    assert within_auc(scores, right) == 0.5  # 1, 0 and a tie; the last has no wrong sample
+    error = np.sqrt(max(area * (1 - area), 1 / smaller) / smaller)
+    assert abs(auc(rewards, right) - area) < 5 * error

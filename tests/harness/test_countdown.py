@@ -15,12 +15,14 @@ COUNTDOWN = "nabla_countdown"
 
 def test_problems_are_read_as_the_policy_was_trained_to(lm: Callable[..., NablaLM]) -> None:
     from nabla_eval.embedded.countdown import Problem
-    from nabla_eval.embedded.tokenizer import encode_prompt
 
     loaded = NablaLM(method="greedy", device="cpu")
     for problem in (Problem((20, 14, 7, 3), 39), Problem((1, 10, 5), 16)):
-        assert loaded.tok_encode(problem.prompt) == encode_prompt(problem)
-        assert lm(method="greedy").tok_encode(problem.prompt) == encode_prompt(problem)
+        tokens = [*",".join(map(str, problem.numbers)).replace(",", " , ").split(), "="]
+        ids = loaded.tokenizer.convert_tokens_to_ids([*tokens, str(problem.target), "?"])
+        assert ids[::2][:-1] == [*problem.numbers]  # an integer's id is its value
+        assert loaded.tok_encode(problem.prompt) == ids
+        assert lm(method="greedy").tok_encode(problem.prompt) == ids
 
 
 def test_the_task_also_runs_with_hf(

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from run_folders import record, write_run
 
 from nabla_eval.cli.main import main
-from nabla_eval.embedded import WEIGHTS
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.traces.lock import sole_writer
@@ -70,15 +69,6 @@ def test_files_of_other_folders(irregular: Callable[[Path], Path], tmp_path: Pat
     refused("data", "check", tmp_path / "problems")
     irregular(tmp_path / "out" / "options.json")
     refused("train", "sft", "--output", tmp_path / "out", "--resume", "--size", "8")
-
-
-@pytest.mark.parametrize("content", ["", "[", '{"policy": 5}'])
-def test_a_policy_to_start_from_that_is_damaged(tmp_path: Path, content: str) -> None:
-    policy = tmp_path / "policy"
-    policy.mkdir()
-    (policy / "config.json").write_bytes((WEIGHTS / "policy" / "config.json").read_bytes())
-    (tmp_path / "card.json").write_text(content)
-    refused("embedded", "train", "--output", tmp_path, "--reward-only")
 
 
 @pytest.mark.parametrize("chosen", ["no-file", "x" * 500, '{"a": 1}', '{"a": ["x"]}', "[1]"])

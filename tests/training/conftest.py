@@ -8,27 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from nabla_eval.embedded.policy import PolicyRecipe, as_llama, build_policy
-    from nabla_eval.embedded.train import save
+def tokenizer() -> Any:
+    """The embedded policy's."""
+    from transformers import AutoTokenizer
+
+    from nabla_eval.embedded import paths
+
+    return AutoTokenizer.from_pretrained(paths()[0])
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import model_builders as build
 
     folder = tmp_path_factory.mktemp("policy")
-    save(
-        as_llama(build_policy(PolicyRecipe(hidden=32, layers=2, heads=2, feed_forward=32))), folder
-    )
-    return folder
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 16}
+    return build.save(
+        folder, "policy", tokenizer, "llama", dtype=torch.float32, initializer_range=0.06,
+        attention_bias=True, tie_word_embeddings=True, **sizes,
+    )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """The same bits from the same seed."""
-    from nabla_eval.embedded.policy import one_thread
-
-    with one_thread():
-        yield
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

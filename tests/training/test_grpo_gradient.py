@@ -9,14 +9,10 @@ import pytest
 import torch
 
 from nabla_eval.embedded.countdown import verify
-from nabla_eval.embedded.sampling import response_text
-from nabla_eval.embedded.tokenizer import EOS_ID, encode_prompt
 from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
 from nabla_eval.training.recipe import GRPO
 from nabla_eval.training.setting import Job, choose, prepare
 from nabla_eval.training.trainers import save, shared_arguments
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEMPERATURE = 0.7
 RECIPE = GRPO(
@@ -43,7 +39,7 @@ def log_likelihood(model: Any, prompt: list[int], response: list[int]) -> torch.
     return table[range(len(response)), response].sum()
 
 
-def test_the_gradient_is_that_of_the_mean_reward(trainer: Any) -> None:
+def test_the_gradient_is_that_of_the_mean_reward(trainer: Any, tokenizer: Any) -> None:
     """-1/T sum_i (r_i - mean of its group) grad log pi(y_i|x), over the T tokens of the batch."""
     rows = next(iter(trainer.get_train_dataloader()))
     batch = trainer._prepare_inputs(rows)
@@ -58,14 +54,16 @@ def test_the_gradient_is_that_of_the_mean_reward(trainer: Any) -> None:
             for ids, mask in zip(batch[f"{what}_ids"].tolist(), masks, strict=True)
         ]
 
-    asked = {tuple(encode_prompt_of(row["problem"])): row["problem"] for row in rows}
+    asked = {tuple(tokenizer(row["problem"])["input_ids"]): row["problem"] for row in rows}
     prompts, responses = unpadded("prompt"), unpadded("completion")  # in an order of TRL's
     assert len(asked) == 4 and len(responses) == 32
-    assert sum(response[-1] == EOS_ID for response in responses) > 24  # and it is not masked out
+    ended = [response[-1] == tokenizer.eos_token_id for response in responses]
+    assert sum(ended) > 24  # and the end is not masked out
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     rewards = torch.tensor(
         [
-            float(verify(asked[tuple(prompt)], response_text(response)))
-            for prompt, response in zip(prompts, responses, strict=True)
+            float(verify(asked[tuple(prompt)], text))
+            for prompt, text in zip(prompts, texts, strict=True)
         ]
     )
     groups = [[other == prompt for other in prompts] for prompt in prompts]
@@ -88,19 +86,13 @@ def test_the_gradient_is_that_of_the_mean_reward(trainer: Any) -> None:
         torch.testing.assert_close(their, mine.grad, rtol=1e-3, atol=1e-6)
 
 
-def encode_prompt_of(problem: str) -> list[int]:
-    from nabla_eval.embedded.countdown import Problem
-
-    return list(encode_prompt(Problem.from_prompt(problem)))
-
-
-def test_sampling_is_from_the_policy_itself(trainer: Any) -> None:
+def test_sampling_is_from_the_policy_itself(trainer: Any, tokenizer: Any) -> None:
     """No truncation: the ratio of the loss is that of what was sampled."""
     found = trainer.generation_config
     assert found.do_sample and found.temperature == TEMPERATURE
     assert found.top_p == 1.0 and found.top_k in (0, None) and not found.min_p
     assert found.repetition_penalty in (None, 1.0)
-    assert found.eos_token_id in (EOS_ID, [EOS_ID])
+    assert found.eos_token_id in (tokenizer.eos_token_id, [tokenizer.eos_token_id])
 
 
 def test_input_and_output_embeddings_stay_tied(trainer: Any, tmp_path: Path) -> None:

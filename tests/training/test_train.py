@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 
 import nabla_eval as ne
 from nabla_eval.embedded.countdown import problems, verify
-from nabla_eval.embedded.tokenizer import EOS_ID, build_tokenizer
 from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
 from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.training.data import DataFacts
@@ -28,8 +28,6 @@ from nabla_eval.training.setting import Job, choose, prepare
 from nabla_eval.training.sft import SupervisedFineTuning
 from nabla_eval.training.sources import Example
 from nabla_eval.training.trainers import shared_arguments
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
 # The shipped policy, since a random one is never right and has nothing to reinforce.
@@ -80,11 +78,8 @@ def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) ->
 
 @pytest.fixture(scope="module")
 def tuned(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
-    from nabla_eval.embedded.policy import one_thread
-
     output = tmp_path_factory.mktemp("sft") / "out"
-    with one_thread():
-        return output, train(FEW, output, policy=str(tiny_policy), size=32)
+    return output, train(FEW, output, policy=str(tiny_policy), size=32)
 
 
 def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, Record]) -> None:
@@ -101,11 +96,11 @@ def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, Record]) -> None:
     assert not list(output.glob("*.bin"))
 
 
-def test_the_result_is_a_policy_like_any_other(tuned: tuple[Path, Record]) -> None:
+def test_the_result_is_a_policy_like_any_other(tuned: tuple[Path, Record], tokenizer: Any) -> None:
     pair = ne.load_pair(policy=tuned[0], device="cpu")
     answer = ne.generate(pair, "20,14,7=42?", method="greedy", max_new_tokens=12)
     assert pair.policy.decode(answer.token_ids, special=True).startswith(answer.text)
-    assert pair.policy.tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert pair.policy.tokenizer.get_vocab() == tokenizer.get_vocab()
 
 
 def test_a_resumed_sft_ends_with_the_same_bits(
@@ -118,9 +113,10 @@ def test_a_resumed_sft_ends_with_the_same_bits(
     assert losses[0] == losses[1]
 
 
-def test_the_loss_is_that_of_the_solution_and_its_end(tiny_policy: Path, tmp_path: Path) -> None:
+def test_the_loss_is_that_of_the_solution_and_its_end(
+    tokenizer: Any, tiny_policy: Path, tmp_path: Path
+) -> None:
     """TRL's rows are what evaluation shows the policy, and then the solution with one <eos>."""
-    tokenizer = build_tokenizer()
     rows = {}
     for chat in (False, True):
         job = Job(recipe=FEW, output=tmp_path, policy=str(tiny_policy), chat=chat, size=16)
@@ -133,7 +129,7 @@ def test_the_loss_is_that_of_the_solution_and_its_end(tiny_policy: Path, tmp_pat
         rows[chat] = [(b["input_ids"][0].tolist(), b["labels"][0].tolist()) for b in batches]
         for (ids, labels), example in zip(rows[chat], chosen, strict=True):
             prompt = tokenizer(example.problem)["input_ids"]
-            answer = [*tokenizer(example.solution)["input_ids"], EOS_ID]
+            answer = [*tokenizer(example.solution)["input_ids"], tokenizer.eos_token_id]
             assert ids == prompt + answer and labels == [-100] * len(prompt) + answer
             assert setting.prompting.tokens(tokenizer, example, solution=True) == len(ids)
     assert rows[False] == rows[True]  # the embedded template adds nothing
@@ -181,11 +177,8 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def reinforced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
-    from nabla_eval.embedded.policy import one_thread
-
     output = tmp_path_factory.mktemp("grpo") / "out"
-    with one_thread():
-        return output, train(GRADED, output, size=16)
+    return output, train(GRADED, output, size=16)
 
 
 def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, Record]) -> None:
@@ -274,8 +267,8 @@ def test_answers_that_no_context_holds_are_refused(tmp_path: Path) -> None:
         run(job, GroupRelativePolicyOptimisation(recipe))
 
 
-def test_prompts_with_and_without_a_template() -> None:
-    tokenizer = build_tokenizer()
+def test_prompts_with_and_without_a_template(tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
     assert prompting("{problem}!", tokenizer, None).prompt("{x}") == [
         {"role": "user", "content": "{x}!"}
     ]

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from pair_tokenizer import EOS_ID, PAD_ID, TOKENS
 from torch import Tensor
+from training_rows import TrainingRows
 
-from nabla_eval.embedded.data import TrainingRows
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS
 from nabla_eval.errors import ModelError
 from nabla_eval.options import require
 

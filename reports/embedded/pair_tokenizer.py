@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from prefix_oracle import EOS
+
 from nabla_eval.embedded.countdown import MAX_VALUE, Problem
-from nabla_eval.embedded.prefix import EOS
 
 PAD: Final = "<pad>"
 UNKNOWN: Final = "<unk>"

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pair_tokenizer import EOS_ID, IDS
 
 from nabla_eval.embedded.countdown import (
     MAX_VALUE,
@@ -15,7 +16,6 @@ from nabla_eval.embedded.countdown import (
     largest_input,
     split_of,
 )
-from nabla_eval.embedded.tokenizer import EOS_ID, IDS
 
 Integers = NDArray[np.int64]
 

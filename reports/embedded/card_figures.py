@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pair_tokenizer import token_strings
+from plain_sampling import prefix_scores, response_text, sample, token_logits
+from prefix_oracle import prefix_labels
 
+from nabla_eval.analysis import calibration
 from nabla_eval.embedded.countdown import Problem, problems, verify
-from nabla_eval.embedded.prefix import prefix_labels
-from nabla_eval.embedded.sampling import prefix_scores, response_text, sample, token_logits
-from nabla_eval.embedded.tokenizer import token_strings
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
@@ -138,12 +140,9 @@ def mean_and_error(per_problem: Floats) -> Numbers:
 
 def auc(positive: Floats, negative: Floats) -> float | None:
     """Probability that a positive scores above a negative, ties half; None without pairs."""
-    if not len(positive) or not len(negative):
-        return None
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    up_to = np.searchsorted(ordered, positive, side="right")
-    return round(float((below + up_to).mean() / (2 * len(negative))), 4)
+    labels = [True] * len(positive) + [False] * len(negative)
+    value = calibration.auc([*positive, *negative], labels)
+    return None if math.isnan(value) else round(value, 4)
 
 
 def within_auc(scores: Floats, right: Floats) -> float | None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
-
-from nabla_eval.embedded import paths
-from nabla_eval.embedded.card import read_card, render_card, verify_files
-from nabla_eval.embedded.countdown import Problem, split_of, verify
-from nabla_eval.embedded.data import TrainingRows, random_chains
-from nabla_eval.embedded.policy import (
+from click.testing import CliRunner
+from pair_tokenizer import EOS_ID, PAD_ID, TOKENS, encode_prompt, token_strings
+from plain_sampling import prefix_scores, response_text, sample, token_logits
+from prefix_oracle import tokenise
+from train import FACTS, main, train_pair
+from train_policy import (
     PolicyRecipe,
     as_llama,
     build_policy,
     one_thread,
     train_policy,
 )
-from nabla_eval.embedded.reward import RewardRecipe, build_reward, grade, reward_loss, train_reward
-from nabla_eval.embedded.sampling import prefix_scores, response_text, sample, token_logits
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, TOKENS, encode_prompt, token_strings
-from nabla_eval.embedded.train import FACTS, train_pair
-from nabla_eval.errors import ConfigError
+from train_reward import RewardRecipe, build_reward, grade, reward_loss, train_reward
+from training_rows import TrainingRows, random_chains
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
+
+from nabla_eval.embedded import paths
+from nabla_eval.embedded.card import read_card, render_card, verify_files
+from nabla_eval.embedded.countdown import Problem, split_of, verify
+from nabla_eval.errors import ConfigError, ModelError
 
 TINY = PolicyRecipe(
     steps=30, batch=32, warmup=5, walks=20_000, hidden=32, layers=1, heads=2, feed_forward=32
@@ -160,8 +163,6 @@ def test_sampling_has_the_distribution_of_the_softmax(tiny: Any) -> None:
 
 
 def ids_of(text: str) -> list[int]:
-    from nabla_eval.embedded.prefix import tokenise
-
     return [TOKENS.index(token) for token in tokenise(text)]
 
 
@@ -264,3 +265,32 @@ def test_a_policy_may_start_from_the_shipped_one() -> None:
 def test_reward_only_needs_a_policy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No policy at"):
         train_pair(tmp_path, TINY, TINY_REWARD, stage=lambda *_: None, only="reward")
+
+
+@pytest.mark.parametrize("content", ["", "[", '{"policy": 5}'])
+def test_a_policy_to_start_from_that_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "policy").mkdir()
+    shutil.copy(paths()[0] / "config.json", tmp_path / "policy")
+    (tmp_path / "card.json").write_text(content)
+    words = ["--output", str(tmp_path), "--reward-only"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and "Error: The policy at " in result.output
+
+
+def test_weights_that_another_class_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_policy(PolicyRecipe(hidden=32, layers=2, heads=2, feed_forward=32))
+    model.register_parameter("extra", torch.nn.Parameter(torch.ones(1)))
+    with pytest.raises(
+        ModelError, match=r"Qwen2 and Llama layers differ .* \['extra'\] unexpected"
+    ):
+        as_llama(model)
+    known = AutoModelForCausalLM.from_pretrained(paths()[0])
+    torch.nn.init.ones_(known.model.layers[0].self_attn.o_proj.bias)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: known)
+    with pytest.raises(ModelError, match=r"weights that Qwen2 does not know: .*o_proj\.bias"):
+        build_policy(PolicyRecipe(start="shipped"))
+
+
+def test_minutes_choose_the_steps() -> None:
+    result = CliRunner().invoke(main, ["--output", "x", "--minutes", "1", "--policy-steps", "3"])
+    assert result.exit_code == 2 and "--minutes chooses the steps" in result.output

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from pair_tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
+from plain_sampling import padded, sample, token_logits
+from prefix_oracle import prefix_labels
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+from train_policy import Report, adamw, seeded, update
 
 from nabla_eval.embedded.countdown import Problem, problems
-from nabla_eval.embedded.policy import Report, adamw, seeded, update
-from nabla_eval.embedded.prefix import prefix_labels
-from nabla_eval.embedded.sampling import padded, sample, token_logits
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 
 Rows: TypeAlias = list[tuple[Problem, list[int]]]  # closed responses
 

@@ -1,19 +1,19 @@
 """Plain batched sampling from the embedded policy, for training and for the model card.
 
-The engine has its own keyed sampler; this one needs nothing but torch and transformers.
+The engine has its own keyed sampler; the shipped weights' bytes depend on the draws of this one.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pair_tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 from torch import Tensor
 
 from nabla_eval.embedded.countdown import Problem
-from nabla_eval.embedded.tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
+from nabla_eval.models.probe import cache_name
 
 _ROWS = 512
 
@@ -55,12 +55,6 @@ def _rollout(
             ids = torch.multinomial(probabilities, 1, generator=generator)
         columns.append(ids)
     return torch.cat(columns, dim=1)
-
-
-def cache_name(model: torch.nn.Module) -> str:
-    """Return what a model calls its cache; from transformers 5.24 on all call it `cache`."""
-    taken = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "cache_params") if name in taken), "past_key_values")
 
 
 def _until_eos(ids: list[int]) -> list[int]:

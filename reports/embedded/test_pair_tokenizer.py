@@ -1,4 +1,4 @@
-"""One token per integer and symbol; text survives the round trip; the shipped files agree."""
+"""The pair's tokenizer agrees with the shipped files, and the prefix oracle with enumeration."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from countdown_solutions import problems_with_text, solutions
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_tokenizer import IDS, TOKENS, build_tokenizer, encode_prompt, save_tokenizer
+from prefix_oracle import EOS, prefix_labels, prefix_reachable, tokenise
 from transformers import AutoTokenizer
 
 from nabla_eval.embedded import countdown, paths
-from nabla_eval.embedded.prefix import tokenise
-from nabla_eval.embedded.tokenizer import IDS, TOKENS, build_tokenizer, encode_prompt
 
 BUILT = build_tokenizer()
 PROBLEMS = countdown.problems(200, "validation")
@@ -75,9 +76,34 @@ def test_auto_tokenizer_loads_what_was_built(shipped: Any) -> None:
 
 
 def test_saved_tokenizer_names_the_class_of_transformers_4_too(tmp_path: Path) -> None:
-    from nabla_eval.embedded.tokenizer import save_tokenizer
-
     save_tokenizer(tmp_path)
     assert '"tokenizer_class": "PreTrainedTokenizerFast"' in (
         tmp_path / "tokenizer_config.json"
     ).read_text(encoding="utf-8")
+
+
+# --- the prefix oracle ---------------------------------------------------------------------------
+
+
+@given(problems_with_text())
+def test_prefix_labels_agree_with_enumeration(case: tuple[countdown.Problem, str]) -> None:
+    problem, text = case
+    tokens = [*tokenise(text), EOS]
+    complete = [[*tokenise(solution), EOS] for solution in solutions(problem)]
+    expected = [
+        any(solution[:end] == tokens[:end] for solution in complete)
+        for end in range(1, len(tokens) + 1)
+    ]
+    assert prefix_labels(problem, tokens) == expected
+
+
+def test_prefix_examples() -> None:
+    problem = "20,14,7,3=39?"
+    for prefix in ("", "20", "20-", "20-14", "20-14=", "20-14=6", "20-14=6;6*7"):
+        assert prefix_reachable(problem, prefix), prefix
+    for prefix in ("5", "20-14=7", "20-14=6,", "20-14=6<eos>", "=", "20-14=6;6*7=42;42-3=39;"):
+        assert not prefix_reachable(problem, prefix), prefix
+
+
+def test_a_finished_response_admits_nothing_more() -> None:
+    assert prefix_labels("2,3=5?", ["2", "+", "3", "=", "5", EOS, EOS]) == [True] * 6 + [False]
