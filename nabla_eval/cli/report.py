@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,19 +21,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("rich", "markdown", "json", "csv")
 
 _FOLDERS = click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-_OPTIONS = (
-    click.option("--format", "form", type=click.Choice(FORMATS), default="rich",
-                 show_default=True, help="How the tables are written."),
-    click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
-    click.option("--output", type=click.Path(path_type=Path), default=None,
-                 help="File to write to; with csv, a folder of one file per table."),
-    click.option("--table", default=None, help="Only this table (its name in the JSON)."),
+_WHICH = (
     click.option("--task", "tasks", multiple=True, help="Only this task; repeatable."),
     click.option("--metric", default=None,
                  help="What counts as the score; 'name,filter' picks a filter too.  "
                       "[default: exact_match]"),
     click.option("--common", is_flag=True,
                  help="Use the problems that all runs share, where they hold different ones."),
+)  # fmt: skip
+_FORM = (
+    click.option("--format", "form", type=click.Choice(FORMATS), default="rich",
+                 show_default=True, help="How the tables are written."),
+    click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
+    click.option("--output", type=click.Path(path_type=Path), default=None,
+                 help="File to write to; with csv, a folder of one file per table."),
+    click.option("--table", default=None, help="Only this table (its name in the JSON)."),
 )  # fmt: skip
 
 
@@ -48,63 +51,47 @@ def report() -> None:
     """
 
 
-def common_options(command: F) -> F:
-    """The options that every report has."""
-    for option in reversed(_OPTIONS):
+def which_options(command: F) -> F:
+    """Add the options that choose tasks, metric and problems."""
+    for option in reversed(_WHICH):
         command = option(command)
     return command
 
 
-@report.command()
-@_FOLDERS
-@common_options
-def accuracy(folders: tuple[Path, ...], **options: Any) -> None:
-    """Accuracy of each run, differences from its controls, answers that failed.
-
-    Example: nabla-eval report accuracy results/demo --format markdown
-    """
-    from nabla_eval.reporting.sections.accuracy import accuracy_report
-
-    _show(folders, accuracy_report, options)
+def common_options(command: F) -> F:
+    """Add the options that every single report has."""
+    command = which_options(command)
+    for option in reversed(_FORM):
+        command = option(command)
+    return command
 
 
-@report.command()
-@_FOLDERS
-@common_options
-def rejection(folders: tuple[Path, ...], **options: Any) -> None:
-    """Rejection rates beside their controls, and where candidates are accepted (Table 4).
-
-    Example: nabla-eval report rejection results/demo --json
-    """
-    from nabla_eval.reporting.sections.rejection import rejection_report
-
-    _show(folders, rejection_report, options)
-
-
-@report.command()
-@_FOLDERS
-@common_options
-def cost(folders: tuple[Path, ...], **options: Any) -> None:
-    """Cost per answer, against the controls, and what was saved on the way (Fig. 3, D.2).
-
-    Example: nabla-eval report cost results/demo
-    """
-    from nabla_eval.reporting.sections.cost import cost_report
-
-    _show(folders, cost_report, options)
+# Reports that take no options of their own: what they tell, and an example.
+_PLAIN = {
+    "accuracy": ("Accuracy of each run, differences from its controls, answers that failed.",
+                 "results/demo --format markdown"),
+    "rejection": ("Rejection rates beside their controls, and where candidates are accepted "
+                  "(Table 4).", "results/demo --json"),
+    "cost": ("Cost per answer, against the controls, and what was saved on the way (Fig. 3, D.2).",
+             "results/demo"),
+    "scaling": ("Accuracy against model calls over N, and against rivals at equal calls (Fig. 4).",
+                "results/study --json"),
+}  # fmt: skip
 
 
-@report.command()
-@_FOLDERS
-@common_options
-def scaling(folders: tuple[Path, ...], **options: Any) -> None:
-    """Accuracy against model calls over N, and against rivals at equal calls (Fig. 4).
+def _plain(name: str) -> click.Command:
+    """Return the command of a report that takes no options of its own."""
 
-    Example: nabla-eval report scaling results/study --json
-    """
-    from nabla_eval.reporting.sections.scaling import scaling_report
+    def command(folders: tuple[Path, ...], **options: Any) -> None:
+        section = import_module(f"nabla_eval.reporting.sections.{name}")
+        _show(folders, getattr(section, f"{name}_report"), options)
 
-    _show(folders, scaling_report, options)
+    told = f"{_PLAIN[name][0]}\n\nExample: nabla-eval report {name} {_PLAIN[name][1]}"
+    return click.command(name, help=told)(_FOLDERS(common_options(command)))
+
+
+for _name in _PLAIN:
+    report.add_command(_plain(_name))
 
 
 @report.command()
@@ -181,13 +168,7 @@ report.add_command(
     help="Folder for report.md, report.html, report.json, csv/ and figures/.",
 )
 @click.option("--title", default="Report", show_default=True, help="Title of the page.")
-@click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
-@click.option("--metric", default=None, help="What counts as the score.  [default: exact_match]")
-@click.option(
-    "--common",
-    is_flag=True,
-    help="Use the problems that all runs share, where they hold different ones.",
-)
+@which_options
 def everything(folders: tuple[Path, ...], output: Path, title: str, **options: Any) -> None:
     """Every report at once: a Markdown page, a self-contained HTML page, JSON, CSV, figures.
 

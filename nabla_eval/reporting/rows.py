@@ -29,7 +29,7 @@ from nabla_eval.analysis.rejection import (
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.significance import holm
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.tables import Column, Row, text
+from nabla_eval.reporting.tables import Column, Row, Table, text
 from nabla_eval.reporting.text import MISSING, p_value, points, points_range
 
 HOLM = (
@@ -51,6 +51,18 @@ def task_column(rows: Sequence[Row]) -> list[Column]:
     return [text("Task", lambda row: row["task"] or MISSING)] if several else []
 
 
+def run_table(
+    name: str, title: str, rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str] = ()
+) -> Table:
+    """Return a table of rows that each begin with a run, its task named where there are several."""
+    return Table(name, title, [*task_column(rows), text("Run", "run"), *columns], rows, notes)
+
+
+def of_run(run: Run) -> Row:
+    """Return the keys that say which run a row is of."""
+    return {"run": run.name, "task": run.task}
+
+
 def accuracy_row(run: Run) -> Row:
     """Return accuracy and cost of a run; `seconds` is the whole run's.
 
@@ -60,8 +72,7 @@ def accuracy_row(run: Run) -> Row:
     right, spent, per_call = accuracy(run.scores), costs(run), correct_per_cost(run)
     most = majority_accuracy(run)
     return {
-        "run": run.name,
-        "task": run.task,
+        **of_run(run),
         "method": run.method,
         "n": run.n,
         "problems": right.clusters,

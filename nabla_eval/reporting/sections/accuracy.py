@@ -13,6 +13,8 @@ from nabla_eval.reporting.rows import (
     accuracy_difference,
     accuracy_row,
     holm_corrected,
+    of_run,
+    run_table,
     task_column,
     verdict,
     with_interval,
@@ -45,8 +47,6 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
     """Tabulate avg@k, and what more can be said with several answers a problem."""
     rows = [accuracy_row(run) for run in runs]
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Accuracy ± se", _with_error, str),
         Column("95 % CI", "ci95", percent_range),
         Column("Problems", _answers, str),
@@ -66,7 +66,7 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
         "answer. Right/100: right answers per 100 calls. Names say what deviates from most runs of "
         "the same method."
     ]
-    return Table("runs", "Accuracy", columns, rows, notes)
+    return run_table("runs", "Accuracy", rows, columns, notes)
 
 
 def _with_error(row: Row) -> str:
@@ -105,12 +105,8 @@ def failure_table(runs: Sequence[Run]) -> Table:
             for name in FAILURES
         }
         cut = with_interval("truncated", truncated(run))
-        rows.append(
-            {"run": run.name, "task": run.task, "answers": len(run.answers), **cut, **reported}
-        )
+        rows.append({**of_run(run), "answers": len(run.answers), **cut, **reported})
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Answers", "answers", count),
         Column("Truncated", "truncated", percent),
     ]
@@ -118,4 +114,4 @@ def failure_table(runs: Sequence[Run]) -> Table:
         if any(row[name] is not None for row in rows):
             columns.append(Column(name.replace("_", " ").capitalize(), name, percent))
     notes = ["Truncated: cut off by the length limit. The rest only where the task reports it."]
-    return Table("failures", "Answers that failed", columns, rows, notes)
+    return run_table("failures", "Answers that failed", rows, columns, notes)

@@ -15,7 +15,7 @@ from nabla_eval.analysis.cost import (
     mean_costs,
 )
 from nabla_eval.analysis.runs import Run
-from nabla_eval.reporting.rows import task_column, with_interval
+from nabla_eval.reporting.rows import of_run, run_table, with_interval
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import number, percent, percent_range
 
@@ -32,7 +32,7 @@ def cost_report(runs: Sequence[Run]) -> Report:
 
 def saving_row(run: Run, role: str, control: Run) -> Row:
     """Return model calls of a run as a share of a control's; below 1 it is cheaper (Fig. 3)."""
-    names = {"run": run.name, "task": run.task, "role": role, "control": control.name}
+    names = {**of_run(run), "role": role, "control": control.name}
     return {**names, **with_interval("ratio", cost_ratio(run, control))}
 
 
@@ -49,8 +49,7 @@ def _cost_row(run: Run) -> Row:
     """
     spent, per_call = costs(run), correct_per_cost(run)
     row = {
-        "run": run.name,
-        "task": run.task,
+        **of_run(run),
         "method": run.method,
         "n": run.n,
         "problems": spent["model_calls"].clusters,
@@ -83,8 +82,6 @@ def cost_table(runs: Sequence[Run]) -> Table:
             Column("Prefix grads", "prefix_gradients"),
         ]
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Calls", "model_calls"),
         Column("95 % CI", "model_calls_ci95", lambda ci: f"{number(ci[0])}–{number(ci[1])}"),
         Column("Tokens", "generated_tokens"),
@@ -103,20 +100,18 @@ def cost_table(runs: Sequence[Run]) -> Table:
         "tokens that had to be drawn one after another. Latency depends on how many problems ran "
         "beside. Right/100: right answers per 100 calls."
     ]
-    return Table("runs", "Cost per answer", columns, rows, notes)
+    return run_table("runs", "Cost per answer", rows, columns, notes)
 
 
 def saving_table(rows: Sequence[Row]) -> Table:
     """Tabulate model calls against the controls."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         text("against", "control"),
         Column("Calls", "ratio", percent),
         Column("95 % CI", "ratio_ci95", percent_range),
     ]
     notes = ["Model calls of the run as a share of the control's; problems are resampled."]
-    return Table("savings", "Model calls against the controls", columns, rows, notes)
+    return run_table("savings", "Model calls against the controls", rows, columns, notes)
 
 
 def acceleration_table(runs: Sequence[Run]) -> Table:
@@ -125,13 +120,11 @@ def acceleration_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         if not run.answers["positions"].any():
             continue
-        found, row = acceleration(run), {"run": run.name, "task": run.task}
+        found, row = acceleration(run), of_run(run)
         for field in fields(Acceleration):
             row |= with_interval(field.name, getattr(found, field.name))
         rows.append(row)
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Draws certified", "certified", percent),
         Column("Passes cached", "cached", percent),
         Column("Tokens reused", "reused", percent),
@@ -147,4 +140,4 @@ def acceleration_table(runs: Sequence[Run]) -> Table:
         "would draw, as the paper's D.2 may count (a lower bound). Positions skipped: passed "
         "without a refinement. Speculative: model calls that lookahead threw away."
     ]
-    return Table("acceleration", "What was saved on the way", columns, rows, notes)
+    return run_table("acceleration", "What was saved on the way", rows, columns, notes)

@@ -11,8 +11,10 @@ from nabla_eval.reporting.rows import (
     closed_form_rows,
     first_rate,
     iid_rows,
+    of_run,
     rejection_differences,
     rejection_row,
+    run_table,
     task_column,
     tie_share,
     verdict,
@@ -42,8 +44,6 @@ def rejection_report(runs: Sequence[Run]) -> Report:
 def rejection_table(rows: Sequence[Row]) -> Table:
     """Tabulate one line per run, its four controls on the same line."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Judged", "candidates", count),
         Column("Rate", "rate", _share),
         Column("95 % CI", "ci95", percent_range),
@@ -62,7 +62,7 @@ def rejection_table(rows: Sequence[Row]) -> Table:
         "which counts the first draw as accepted. The drafts are of a best-of-N run with this N, "
         "drawn with the same temperature where there is one.",
     ]
-    return Table("runs", "Rejection rate", columns, rows, notes)
+    return run_table("runs", "Rejection rate", rows, columns, notes)
 
 
 def _share(value: float | None) -> str:
@@ -98,9 +98,9 @@ def index_table(rejected: Sequence[Row]) -> Table:
         for row in rejected
     ]  # fmt: skip
     longest = min(max((len(row["rates"]) for row in rows), default=0), 15)
-    columns = [*task_column(rows), text("Run", "run"), *map(_nth, range(longest))]
+    columns = [_nth(index) for index in range(longest)]
     notes = ["In brackets: how many candidates that is."]
-    return Table("by_index", "Rejection by candidate", columns, rows, notes)
+    return run_table("by_index", "Rejection by candidate", rows, columns, notes)
 
 
 def _nth(index: int) -> Column:
@@ -149,8 +149,7 @@ def _acceptance_rows(runs: Sequence[Run], name: Feature) -> list[Row]:
         for bins in zip(*found, strict=True):
             rows += [
                 {
-                    "run": run.name,
-                    "task": run.task,
+                    **of_run(run),
                     "feature": name,
                     "low": of.low,
                     "high": of.high,

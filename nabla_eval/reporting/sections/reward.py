@@ -13,7 +13,8 @@ from nabla_eval.analysis.runs import Run, identity, model_name
 from nabla_eval.reporting.rows import (
     accuracy_difference,
     holm_corrected,
-    task_column,
+    of_run,
+    run_table,
     verdict,
     with_interval,
 )
@@ -73,8 +74,7 @@ def _calibration_row(run: Run, kind: str, answers: Sequence[Answer]) -> Row:
     """
     found = calibration(answers)
     return {
-        "run": run.name,
-        "task": run.task,
+        **of_run(run),
         "reward": _reward_name(run),
         "answers_are": kind,
         "problems": found.problems,
@@ -104,8 +104,7 @@ def _selection_row(run: Run, answers: Sequence[Answer]) -> Row:
     mean, oracle = clustered_mean(groups).value, clustered_mean(chunks).value
     selected, gap = clustered_mean(run.scores).value, oracle - mean
     return {
-        "run": run.name,
-        "task": run.task,
+        **of_run(run),
         "reward": _reward_name(run),
         "n": run.n,
         "mean": mean,
@@ -129,8 +128,7 @@ def _models_compared(runs: Sequence[Run]) -> list[Row]:
 def _reliability_rows(run: Run, answers: Sequence[Answer]) -> list[Row]:
     return [
         {
-            "run": run.name,
-            "task": run.task,
+            **of_run(run),
             "low": found.low,
             "high": found.high,
             "answers": found.answers,
@@ -144,8 +142,7 @@ def _reliability_rows(run: Run, answers: Sequence[Answer]) -> list[Row]:
 def _gain_row(run: Run) -> Row:
     found = gain(run)
     return {
-        "run": run.name,
-        "task": run.task,
+        **of_run(run),
         "candidates": found.candidates,
         **with_interval("gain", found.mean),
         **with_interval("gain_accepted", found.accepted),
@@ -157,8 +154,6 @@ def _gain_row(run: Run) -> Row:
 def calibration_table(rows: Sequence[Row]) -> Table:
     """Tabulate pooled and within-question AUC."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         text("Of", "answers_are"),
         Column("Answers", "answers", count),
         Column("Right", "right", percent),
@@ -172,14 +167,12 @@ def calibration_table(rows: Sequence[Row]) -> Table:
         "and within a question; chance is 0.5. A reward model that only knows how hard a question "
         "is has 0.5 within. Final answers were chosen by the reward, which lowers both."
     ]
-    return Table("calibration", "Does the reward know what is right?", columns, rows, notes)
+    return run_table("calibration", "Does the reward know what is right?", rows, columns, notes)
 
 
 def selection_table(rows: Sequence[Row]) -> Table:
     """Tabulate chance, choice and oracle."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         text("Reward model", "reward"),
         Column("Any draft", "mean", percent),
         Column("Chosen", "selected", percent),
@@ -187,28 +180,26 @@ def selection_table(rows: Sequence[Row]) -> Table:
         Column("Recovered", "recovered", percent),
     ]
     notes = ["Recovered: the part of the way from a random draft to the oracle."]
-    return Table("selection", "What choosing by reward makes of the drafts", columns, rows, notes)
+    return run_table(
+        "selection", "What choosing by reward makes of the drafts", rows, columns, notes
+    )
 
 
 def reliability_table(rows: Sequence[Row]) -> Table:
     """Tabulate the share of right answers among those with a reward in a range."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Reward from", "low", number, 2),
         Column("to", "high", number, 2),
         Column("Answers", "answers", count),
         Column("Right", "right", percent),
         Column("95 % CI", "ci95", percent_range),
     ]
-    return Table("reliability", "Right answers by reward", columns, rows)
+    return run_table("reliability", "Right answers by reward", rows, columns)
 
 
 def gain_table(rows: Sequence[Row]) -> Table:
     """Tabulate gains in reward."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Judged", "candidates", count),
         Column("Gain", "gain", number, 2),
         Column("95 % CI", "gain_ci95", _range, 2),
@@ -222,7 +213,7 @@ def gain_table(rows: Sequence[Row]) -> Table:
         "accepted ones. Answer: reward of the answer minus that of the first draft. Means of "
         "problem means."
     ]
-    return Table("gain", "Gain in reward", columns, rows, notes)
+    return run_table("gain", "Gain in reward", rows, columns, notes)
 
 
 def _range(interval: tuple[float, float], digits: int) -> str:

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from nabla_eval.analysis.controls import BASELINES, alike
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import Point, at_equal_cost, pareto, points
-from nabla_eval.reporting.rows import HOLM, decided, holm_corrected, task_column, with_interval
+from nabla_eval.reporting.rows import (
+    HOLM,
+    decided,
+    holm_corrected,
+    of_run,
+    run_table,
+    task_column,
+    with_interval,
+)
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import count, number, p_value, percent, percent_range, points_range
 from nabla_eval.reporting.text import points as in_points
@@ -19,8 +27,7 @@ def scaling_report(runs: Sequence[Run]) -> Report:
     found = points(runs)
     rows = [
         {
-            "run": point.run.name,
-            "task": point.run.task,
+            **of_run(point.run),
             "curve": point.curve,  # runs that differ in n only
             "n": point.run.n,
             **with_interval("model_calls", point.cost),
@@ -58,8 +65,7 @@ def equal_cost_rows(found: Sequence[Point]) -> list[Row]:
                 continue
             rows.append(
                 {
-                    "run": run.name,
-                    "task": run.task,
+                    **of_run(run),
                     "model_calls": point.cost.value,
                     "rival": curve,
                     "cheaper": equal.cheaper.name,
@@ -104,8 +110,6 @@ def point_table(rows: Sequence[Row]) -> Table:
 def equal_cost_table(rows: Sequence[Row]) -> Table:
     """Tabulate differences at equal calls."""
     columns = [
-        *task_column(rows),
-        text("Run", "run"),
         Column("Calls", "model_calls"),
         text("minus", "rival"),
         Column("Points", "difference", in_points),
@@ -118,4 +122,4 @@ def equal_cost_table(rows: Sequence[Row]) -> Table:
         "by.",
         HOLM,
     ]
-    return Table("equal_cost", "At equal model calls", columns, rows, notes)
+    return run_table("equal_cost", "At equal model calls", rows, columns, notes)
