@@ -313,9 +313,9 @@ def main() -> None:
         "# ∇-Reasoner on the embedded pair",
         "Real runs of every method on held-out Countdown problems, and each switch changed alone. "
         f"All of it is made again by `bash reports/embedded/run.sh` (`scaling.yaml`, "
-        f"`ablations.yaml` and `search.yaml`; seeds {facts['seeds']}); the full tables are in "
-        "[scaling](scaling/report.md), [ablations](ablations/report.md) and "
-        "[search](search/report.md), each also as JSON; run.sh adds HTML and CSV. "
+        f"`ablations.yaml` and `search.yaml`; seeds {facts['seeds']}); the numbers of all tables "
+        "are in `report.json.gz` of `scaling/`, `ablations/` and `search/`; run.sh writes the "
+        "pages and figures beside them. "
         "A result about one small pair and one task, not about ∇-Reasoner at large. Costs are "
         "compared in model calls; the seconds of these tables were taken on a machine that did "
         "other work too, and compare nothing (`make bench` does)." + uncertified(scaling),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(text_of(file))
+        packed = file.suffix == ".gz"
+        content = json.loads(gzip.decompress(file.read_bytes()) if packed else text_of(file))
     except UNREADABLE as error:
         raise DataError(f"{file} cannot be read: {error}. Run that study again.") from error
     if wrong := mismatch(content, _Study):
