@@ -18,9 +18,11 @@ from nabla_eval.analysis.intervals import (
     Estimate,
     bootstrap,
     clustered_mean,
+    from_resamples,
     mean,
     paired,
     ratio,
+    share,
     wilson,
 )
 from nabla_eval.errors import DataError
@@ -84,6 +86,29 @@ def test_excludes_is_strict():
     assert Estimate(0.5, 0.1, 0.1, 0.9, 3).excludes(0)
     assert Estimate(-0.5, 0.1, -0.9, -0.1, 3).excludes(0)
     assert not Estimate(0.5, 0.1, 0.0, 0.9, 3).excludes(0)
+
+
+@pytest.mark.parametrize(("n", "level"), [(3, 0.8), (5, 0.8), (5, 0.95), (12, 0.95)])
+def test_where_resampled_means_are_normal_the_expanded_percentiles_are_students_interval(n, level):
+    """Resampled means spread by s sqrt((n - 1)/n)/sqrt(n), too little by a factor that is put back.
+
+    The draws are exact quantiles, so only the quantile's interpolation separates the two.
+    """
+    mean, s, size = 0.4, 0.3, 200_001
+    spread = s * math.sqrt((n - 1) / n) / math.sqrt(n)
+    draws = mean + spread * stats.norm.ppf((np.arange(size) + 0.5) / size)
+    found = from_resamples(mean, draws, n, level)
+    expected = stats.t.interval(level, n - 1, loc=mean, scale=s / math.sqrt(n))
+    assert found.interval == pytest.approx(expected, abs=0.01 * s)
+
+
+def test_problems_without_trials_say_nothing_about_a_share():
+    """All of the trials hit: as certain as the problems that had trials, and no more."""
+    some = share({"a": 3, "b": 2}, {"a": 3, "b": 2})
+    more = share({"a": 3, "b": 2, "c": 0, "d": 0}, {"a": 3, "b": 2, "c": 0, "d": 0})
+    assert more == some and more.clusters == 2
+    none = share({"a": 0, "b": 0, "c": 0}, {"a": 3, "b": 2, "c": 0})
+    assert none == share({"a": 0, "b": 0}, {"a": 3, "b": 2})
 
 
 def test_the_bootstrap_distribution_is_that_of_all_resamples():

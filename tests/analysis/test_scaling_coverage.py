@@ -80,3 +80,19 @@ def test_its_test_keeps_its_size_and_has_power() -> None:
     slack = 4 * math.sqrt(0.05 * 0.95 / (TRIALS // 2))
     assert 0.01 <= rejected(RIVAL) <= 0.05 + slack
     assert rejected(RIVAL + 0.25) > 0.8
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.125])
+def test_what_costs_explain_is_taken_out_of_the_spread_at_equal_cost(gain: float) -> None:
+    """Accuracy follows cost: less the slope times the cost, problems do not differ.
+
+    Taken with the other sign, the correction would double what the costs explain.
+    """
+    draws = (Key.root(52) / "costs").uniforms(0, 60).reshape(3, 20)
+    costs = (draws * [[10], [40], [25]] + [[5], [20], [12]])[..., None]
+    runs = [FakeRun(0.1 + 0.01 * own, own) for own in costs[:2]]
+    ours = FakeRun(0.1 + 0.01 * costs[2] + gain, costs[2])
+    cheap, dear, ours = cast("list[Run]", [*runs, ours])
+    found = cast("Any", at_equal_cost(ours, [cheap, dear]))
+    assert found.difference.estimate.value == pytest.approx(gain, abs=1e-9)
+    assert found.difference.estimate.se == pytest.approx(0, abs=1e-9)
