@@ -11,11 +11,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import pkgutil
 import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nabla_eval.errors import ConfigError, suggest
@@ -117,6 +120,19 @@ class Objective:
         require(math.isfinite(weight), "process_weight", weight, "a finite number")
 
 
+OPTIMISERS = sorted(
+    module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "dto/optimisers")])
+)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is that of a module that can be imported."""
+    try:
+        return "." in name and find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class DTO:
     """Differentiable textual optimisation, Alg. 2, 4 (DESIGN 3.2, 3.3). `steps=0` is the twin."""
@@ -125,7 +141,7 @@ class DTO:
     lr: float = 0.01
     min_lr: float = 0.001
     schedule: Literal["cosine", "clipped_cosine"] = "cosine"  # clipped: the released code's
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str = "adamw"  # a file of dto/optimisers, or the dotted name of such a module
     logits_dtype: Literal["float32", "bfloat16"] = "float32"  # that z is stepped in, at least
     relaxation_temperature: float | None = None  # tau of the softmax; None: the resample draw's
     update: Literal["first", "all"] = "first"
@@ -139,8 +155,13 @@ class DTO:
         require(_finite(self.lr, 0) and self.lr > 0, "lr", self.lr, "a number > 0")
         require(_finite(self.min_lr, 0), "min_lr", self.min_lr, "a number >= 0")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
+        if self.optimizer not in OPTIMISERS and not _is_module(self.optimizer):
+            raise ConfigError(
+                f"optimizer={self.optimizer!r} is not one of {', '.join(OPTIMISERS)}. "
+                f"{suggest(str(self.optimizer), OPTIMISERS)}"
+            )
         good = self.logits_dtype == "float32" or self.optimizer == "adamw"
-        require(good, "logits_dtype", self.logits_dtype, "float32 with optimizer=sgd")
+        require(good, "logits_dtype", self.logits_dtype, f"float32 with optimizer={self.optimizer}")
         tau = self.relaxation_temperature
         good = tau is None or (_finite(tau, 0) and tau > 0)
         require(good, "relaxation_temperature", tau, "a number > 0, or none")

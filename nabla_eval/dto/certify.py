@@ -1,7 +1,7 @@
 """Draws that no gradient can change: the token is known before a pass is spent on it.
 
 An optimiser may bound how far its steps carry any logit, whatever the gradients are
-(`Optimiser.reach`; AdamW's do: 0.118 in all at the paper's rates). In that box
+(`reach` in its file; AdamW's do: 0.118 in all at the paper's rates). In that box
 the odds of a set of tokens change by a factor of at most exp(2 reach / tau), so a cumulative
 probability stays in an interval, and a uniform number that lies outside of the intervals around its
 token draws that token from every refined distribution: the draw is certified, and equals the
@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nabla_eval.dto import optimise
+from nabla_eval.dto.loop import learning_rate
+from nabla_eval.dto.optimisers import optimiser
 from nabla_eval.options import DTO
 
 UNDECIDED = -1
@@ -24,8 +25,11 @@ SLACK = 1.001  # of the reach, for what rounding adds to each step
 
 
 def logit_reach(dto: DTO) -> float:
-    """Largest |change| of a logit over all T steps; infinite where latents move instead."""
-    return optimise.of(dto).reach(dto) if dto.parameterisation == "logits" else math.inf
+    """Bound the |change| of a logit over all T steps; infinite where latents move instead."""
+    bound = optimiser(dto.optimizer).reach
+    if bound is None or dto.parameterisation == "latents":
+        return math.inf
+    return bound(dto, [learning_rate(count, dto) for count in range(dto.steps)])
 
 
 def certain(
@@ -34,7 +38,7 @@ def certain(
     uniform: Float[Tensor, "R S"],
     dto: DTO,
 ) -> Int[Tensor, "R S"]:
-    """The tokens that uniform numbers draw from every distribution in reach, else `UNDECIDED`.
+    """Return the tokens that uniform numbers draw from all distributions in reach, or `UNDECIDED`.
 
     Tokens that must not be drawn have a logit of minus infinity. The draw is `engine.sampler`'s,
     by inverse CDF in id order and without filters. What rounding may do to logits and cumulative
@@ -54,5 +58,5 @@ def certain(
 
 
 def _shifted(probability: Tensor, odds: Tensor) -> Tensor:
-    """A probability whose log odds have changed by so much."""
+    """Shift the log odds of a probability."""
     return torch.sigmoid(torch.logit(probability) + odds)

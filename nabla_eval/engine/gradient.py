@@ -20,7 +20,7 @@ from nabla_eval.dto.objective import (
     spans,
     widen,
 )
-from nabla_eval.dto.relax import soft_backward
+from nabla_eval.dto.relaxation import soft_backward
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory

@@ -3,8 +3,8 @@
 Algorithm 1 (decoding) and Algorithm 2 (DTO) of arXiv 2603.04948 with loops, no KV cache, no
 batch, no gradient cache; one-hot matrices are multiplied and autograd does the rest. It shares
 with the fast engine the keys of its random numbers and the models, and nothing else: sampling,
-objective, relaxation, optimiser and control flow are written again. The fast engine must return
-the same tokens, candidates and verdicts (float64), for fewer model calls.
+objective, relaxation and control flow are written again, and the optimiser is torch's. The fast
+engine must return the same tokens, candidates and verdicts (float64), for fewer model calls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.dto.optimisers import optimiser
 from nabla_eval.engine.gradient import no_gradient
 from nabla_eval.engine.naive_token import distribution, draw, ended
 from nabla_eval.engine.response import no_distribution
@@ -158,7 +159,7 @@ def refine(
         head = pair.policy.head
     rounded = dto.logits_dtype == "bfloat16"
     free = torch.nn.Parameter(start.bfloat16() if rounded else start.clone())
-    optimiser, schedule = descent(free, dto)
+    solver, schedule = descent(free, dto)
     z, hard = list(sequence.z), list[list[int]]()
     for _ in range(dto.steps):
         # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
@@ -169,9 +170,9 @@ def refine(
         for i in range(position, len(z)):
             p = torch.softmax(z[i] / tau, -1)
             y[i] = y[i] + p - p.detach()
-        optimiser.zero_grad()
+        solver.zero_grad()
         loss(pair, problem, torch.stack(y), len(sequence.scored), dto.objective).backward()
-        optimiser.step()
+        solver.step()
         schedule.step()
         z[position:end] = head(free.detach().to(start.dtype))
     refined = head(free.detach().to(start.dtype))
@@ -182,8 +183,9 @@ def refine(
 
 def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
     """torch's optimiser of the free rows, and its learning rate over the T steps."""
-    kind = torch.optim.SGD if dto.optimizer == "sgd" else torch.optim.AdamW
-    optimiser = kind([free], lr=dto.lr, weight_decay=0.0)
+    kind = optimiser(dto.optimizer).reference
+    settings = {"lr": dto.lr} if kind is None else {"lr": dto.lr, "weight_decay": 0.0}
+    solver = OwnStep(free, settings, dto) if kind is None else kind([free], **settings)
     least = dto.min_lr / dto.lr
 
     def share(t: int) -> float:
@@ -191,7 +193,26 @@ def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
         clipped = dto.schedule == "clipped_cosine"
         return max(least, cosine) if clipped else least + (1 - least) * cosine
 
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+    return solver, torch.optim.lr_scheduler.LambdaLR(solver, share)
+
+
+class OwnStep(torch.optim.Optimizer):
+    """An optimiser that torch does not have: its own step, row by row."""
+
+    def __init__(self, free: Tensor, settings: dict[str, Any], dto: DTO) -> None:
+        super().__init__([free], settings)
+        self.free, self.kind, self.count = free, optimiser(dto.optimizer), 0
+        self.states = [self.kind.init(row[None].detach()) for row in free]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        numbers = self.kind.factors(self.param_groups[0]["lr"], self.count)
+        factors = [torch.tensor([[number]], dtype=torch.float64) for number in numbers]
+        self.count += 1
+        for i, gradient in enumerate(self.free.grad if self.free.grad is not None else ()):
+            row, state = self.free[i : i + 1], self.states[i]
+            new, self.states[i] = self.kind.step(row, gradient[None], state, *factors)
+            row.copy_(new)
 
 
 @torch.no_grad()

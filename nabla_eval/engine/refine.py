@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.cache import Relaxation, descend
 from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
+from nabla_eval.dto.loop import descend
 from nabla_eval.dto.objective import differentiate, row_gradients, widen
-from nabla_eval.dto.relax import gumbel_offset, soft_backward
+from nabla_eval.dto.relaxation import Relaxation, gumbel_offset, soft_backward
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
 from nabla_eval.engine.prefix_cache import PrefixCaches

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from nabla_eval.dto.relax import soft_backward
+from nabla_eval.dto.relaxation import soft_backward
 
 
 def test_a_wrong_shape_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nabla_eval.dto import optimise
 from nabla_eval.dto.certify import UNDECIDED, certain
 from nabla_eval.dto.certify import logit_reach as reach
+from nabla_eval.dto.loop import Stepper, learning_rate
+from nabla_eval.dto.optimisers import adamw
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.naive import nabla
 from nabla_eval.engine.sampler import draws
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import DTO
@@ -24,17 +27,17 @@ from nabla_theory.reach import cosine_rates, logit_reach
 
 def descended(start: torch.Tensor, gradients: list[torch.Tensor], dto: DTO) -> torch.Tensor:
     """Logits after T steps down whatever gradients."""
-    adamw = optimise.AdamW()
-    state, table = adamw.init(start), adamw.table(dto, start)
+    step = Stepper(dto, start)
+    state = step.init(start)
     for gradient in gradients:
-        state = adamw.step(state, gradient, table)
+        state = step(state, gradient)
     return state.parameters
 
 
 def test_a_constant_gradient_moves_a_logit_by_the_sum_of_the_rates() -> None:
     """Adam's first step is lr long, and each is when the gradient stays: the reach is near that."""
     dto = DTO()
-    rates = sum(optimise.learning_rate(count, dto) for count in range(dto.steps))
+    rates = sum(learning_rate(count, dto) for count in range(dto.steps))
     moved = descended(torch.zeros(1, 2).double(), [torch.tensor([[1.0, -3.0]]).double()] * 20, dto)
     assert moved.abs() == pytest.approx(torch.full((1, 2), rates), rel=1e-5)
     assert rates < reach(dto) < 1.05 * rates
@@ -60,23 +63,27 @@ def test_without_a_bound_nothing_is_certified(unbounded: dict[str, Any]) -> None
     assert (certain(logits, torch.ones(1, 1), uniform, dto) == UNDECIDED).all()
 
 
-class Leap(optimise.Optimiser):
-    """Steps of length one along the sign of the gradient; it says nothing of how far that goes."""
+LEAP = """
+import torch
+reach = None
 
-    def rates(self, count: int, dto: DTO) -> tuple[float, ...]:
-        return (1.0,)
+def init(parameters):
+    return ()
 
-    def update(
-        self, state: optimise.DTOState, gradient: torch.Tensor, *rates: torch.Tensor
-    ) -> optimise.DTOState:
-        parameters = state.parameters - rates[0] * gradient.sign()
-        return optimise.DTOState(parameters, (), state.count + 1)
+def step(parameters, gradient, state, rate):
+    return parameters - gradient.sign(), ()
+"""
 
 
 def test_an_optimiser_that_names_no_bound_switches_certification_off(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers are those of taking every gradient, which the bound of AdamW would not have given."""
+    """Steps of length one, from a module elsewhere: every gradient is taken, as naive does."""
+    (tmp_path / "leaps").mkdir()
+    (tmp_path / "leaps" / "plain.py").write_text(LEAP)
+    bounded = LEAP.replace("reach = None", "from nabla_eval.dto.optimisers.adamw import reach")
+    (tmp_path / "leaps" / "bounded.py").write_text(bounded)
+    monkeypatch.syspath_prepend(tmp_path)
     pair = tiny_pair(seed=3)
     problems = tiny_problems(pair, 12)
 
@@ -86,10 +93,13 @@ def test_an_optimiser_that_names_no_bound_switches_certification_off(
         return [outcome.tokens for outcome in found], sum(o.certified for o in found)
 
     assert answers()[1] > 0
-    monkeypatch.setitem(optimise.OPTIMISERS, "adamw", Leap())
-    assert answers() == (answers(certify=False)[0], 0)
-    monkeypatch.setattr(Leap, "reach", lambda self, dto: optimise.AdamW().reach(dto))
-    assert answers()[0] != answers(certify=False)[0]  # a wrong bound is not harmless
+    every = answers(optimizer="leaps.plain", certify=False)[0]
+    assert answers(optimizer="leaps.plain") == (every, 0)
+    assert answers(optimizer="leaps.bounded")[0] != every  # a wrong bound is not harmless
+    config = configure("nabla", {"n": 3, "temperature": 1.0, "optimizer": "leaps.plain"})
+    for problem in problems[:3]:
+        (fast,) = drive_all([start(problem, config)], Executor(pair))
+        assert fast.tokens == nabla(pair, problem, config).tokens
 
 
 @given(
@@ -116,7 +126,7 @@ def test_the_bound_is_attained_at_the_last_step() -> None:
     """Gradients in the ratio a_k / b_k, for which Cauchy-Schwarz is an equality."""
     steps = 20
     dto = DTO(steps=steps)
-    ratio = optimise.BETA_2 / optimise.BETA_1
+    ratio = adamw.BETA_2 / adamw.BETA_1
     ones = torch.ones(1, 1, dtype=torch.float64)
     gradients = [ones * 1e-3 * (1 / ratio) ** (steps - 1 - t) for t in range(steps)]
     before = descended(ones * 0, gradients[:-1], dto)
@@ -129,11 +139,11 @@ def _reach_but_the_last(dto: DTO) -> float:
     """By the formula in the module's docstring, written out."""
     total = 0.0
     for t in range(1, dto.steps):
-        a = [(1 - optimise.BETA_1) * optimise.BETA_1 ** (t - k) for k in range(1, t + 1)]
-        b = [(1 - optimise.BETA_2) * optimise.BETA_2 ** (t - k) for k in range(1, t + 1)]
+        a = [(1 - adamw.BETA_1) * adamw.BETA_1 ** (t - k) for k in range(1, t + 1)]
+        b = [(1 - adamw.BETA_2) * adamw.BETA_2 ** (t - k) for k in range(1, t + 1)]
         spread = math.sqrt(sum(x * x / y for x, y in zip(a, b, strict=True)))
-        bias = math.sqrt(1 - optimise.BETA_2**t) / (1 - optimise.BETA_1**t)
-        total += optimise.learning_rate(t - 1, dto) * bias * spread
+        bias = math.sqrt(1 - adamw.BETA_2**t) / (1 - adamw.BETA_1**t)
+        total += learning_rate(t - 1, dto) * bias * spread
     return total
 
 

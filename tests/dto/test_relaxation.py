@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from nabla_eval.dto.relax import gumbel_offset, hard_tokens, soft_backward
+from nabla_eval.dto.relaxation import gumbel_offset, hard_tokens, soft_backward
 from nabla_eval.randomness import Key, uniforms
 
 TAU = 0.7

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nabla_eval.dto import cache, optimise
-from nabla_eval.dto.cache import Relaxation, descend
-from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.dto import loop
+from nabla_eval.dto.loop import Stepper, descend
+from nabla_eval.dto.relaxation import Relaxation, hard_tokens, soft_backward
 from nabla_eval.options import DTO
 
 WORDS, LATENTS, TAU = 6, 4, 0.6
@@ -42,13 +42,13 @@ def gradient_at(request: int, tokens: tuple[int, ...]) -> Tensor:
 
 def alone(start: Tensor, offset: Tensor, request: int, latent: bool) -> tuple[Tensor, int]:
     """Parameters and flips of one request that asks for its gradient at every step."""
-    optimiser = optimise.of(DESCENT)
-    state, table = optimiser.init(start), optimiser.table(DESCENT, start)
+    step = Stepper(DESCENT, start)
+    state = step.init(start)
     logits = head(start) if latent else start
     tokens, flips = tuple(hard_tokens(logits, offset, TAU).tolist()), 0
     for count in range(DESCENT.steps):
         downhill = soft_backward(logits, gradient_at(request, tokens), TAU)
-        state = optimiser.step(state, downhill @ MATRIX.T if latent else downhill, table)
+        state = step(state, downhill @ MATRIX.T if latent else downhill)
         logits = head(state.parameters) if latent else state.parameters
         now = tuple(hard_tokens(logits, offset, TAU).tolist())
         flips += now != tokens and count + 1 < DESCENT.steps
@@ -76,7 +76,7 @@ def together(seed: int, latent: bool) -> tuple[Tensor, Tensor, Tensor, Any]:
 def test_every_row_has_its_own_temperature_offset_and_head(
     latent: bool, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_ELEMENTS", elements)
+    monkeypatch.setattr(loop, "_ELEMENTS", elements)
     flipped = []
     for seed in range(3):
         start, offset, result, info = together(seed, latent)
@@ -92,7 +92,7 @@ def test_what_was_handed_in_is_left_alone() -> None:
     """Results are compared with the start, whether rows are stepped in parts or not."""
     for elements in (2**25, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cache, "_ELEMENTS", elements)
+            patch.setattr(loop, "_ELEMENTS", elements)
             start = drawn(3, 2, WORDS)
             kept = start.clone()
             hard = hard_tokens(start, None, 1.0)

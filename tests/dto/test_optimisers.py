@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from nabla_eval.dto import optimise
-from nabla_eval.dto.cache import Relaxation, descend
-from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.dto.loop import Stepper, descend, learning_rate
+from nabla_eval.dto.relaxation import Relaxation, hard_tokens, soft_backward
 from nabla_eval.options import DTO
-
-ADAMW = optimise.AdamW()
 
 
 def schedule_of(solver: torch.optim.Optimizer, dto: DTO) -> Any:
@@ -48,16 +45,16 @@ def test_matches_torch(dtype, optimizer, schedule, own):
     kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
     solver = kind([theirs], lr=dto.lr, weight_decay=0.0)
     annealing = schedule_of(solver, dto)
-    ours = optimise.of(dto)
-    state, table = ours.init(start), ours.table(dto, start)
+    step = Stepper(dto, start)
+    state = step.init(start)
     rtol, atol = {torch.float64: (1e-12, 1e-14), torch.float32: (1e-6, 1e-6)}.get(dtype, (0, 0))
     for count in range(dto.steps):
         gradient = torch.randn(30, 50, generator=generator, dtype=torch.float64).to(dtype)
-        assert optimise.learning_rate(count, dto) == pytest.approx(solver.param_groups[0]["lr"])
+        assert learning_rate(count, dto) == pytest.approx(solver.param_groups[0]["lr"])
         theirs.grad = gradient
         solver.step()
         annealing.step()
-        state = ours.step(state, gradient, table)
+        state = step(state, gradient)
         torch.testing.assert_close(state.parameters, theirs.detach(), rtol=rtol, atol=atol)
     assert state.parameters.dtype == dtype and not (state.parameters == start).all()
 
@@ -71,9 +68,10 @@ def test_in_bfloat16_large_logits_stand_still(schedule):
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         dto = DTO(schedule=schedule)
-        state, table = ADAMW.init(z.to(dtype)), ADAMW.table(dto, z.to(dtype))
+        step = Stepper(dto, z.to(dtype))
+        state = step.init(z.to(dtype))
         for gradient in gradients:
-            state = ADAMW.step(state, gradient.to(dtype), table)
+            state = step(state, gradient.to(dtype))
         moved[dtype] = (state.parameters - z.to(dtype))[0] != 0
     assert moved[torch.float32].all()
     assert moved[torch.bfloat16].tolist() == [False] * 6 + [True] * 2
@@ -81,22 +79,25 @@ def test_in_bfloat16_large_logits_stand_still(schedule):
 
 def test_rows_are_optimised_independently():
     gradient = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
-    together = ADAMW.init(torch.zeros(2, 2, dtype=torch.float64))
-    alone = ADAMW.init(torch.zeros(1, 2, dtype=torch.float64))
-    table = ADAMW.table(DTO(), gradient)
+    step = Stepper(DTO(), gradient)
+    together, alone = (
+        step.init(torch.zeros_like(gradient)),
+        step.init(torch.zeros_like(gradient[1:])),
+    )
     for _ in range(3):
-        together = ADAMW.step(together, gradient, table)
-        alone = ADAMW.step(alone, gradient[1:], table)
+        together = step(together, gradient)
+        alone = step(alone, gradient[1:])
     assert (together.parameters[1] == alone.parameters[0]).all()
 
 
 def test_the_learning_rate_bounds_the_movement():
     """For a constant gradient Adam's corrected m / sqrt(v) is at most 1, so a step at most lr."""
-    dto, state = DTO(), ADAMW.init(torch.zeros(1, 4, dtype=torch.float64))
-    table = ADAMW.table(dto, state.parameters)
+    dto, start = DTO(), torch.zeros(1, 4, dtype=torch.float64)
+    step = Stepper(dto, start)
+    state = step.init(start)
     for _ in range(dto.steps):
-        state = ADAMW.step(state, torch.tensor([[1e3, -1.0, 1e-3, 0.0]]).double(), table)
-    total = sum(optimise.learning_rate(t, dto) for t in range(dto.steps))
+        state = step(state, torch.tensor([[1e3, -1.0, 1e-3, 0.0]]).double())
+    total = sum(learning_rate(t, dto) for t in range(dto.steps))
     assert state.parameters.abs().max() <= total + 1e-9
     assert state.parameters[0, 3] == 0
 
@@ -105,12 +106,13 @@ def test_a_row_that_waited_takes_the_same_path():
     """Rows count their own steps: one that stood still for a while ends where its twin ends."""
     dto, generator = DTO(steps=6, lr=0.1), torch.Generator().manual_seed(3)
     gradients = torch.randn(6, 1, 4, generator=generator, dtype=torch.float64)
-    state = ADAMW.init(torch.zeros(2, 4, dtype=torch.float64))
-    table = ADAMW.table(dto, state.parameters)
-    for step in range(9):
-        moving = torch.tensor([step < 6, step >= 3])
-        gradient = torch.cat([gradients[min(step, 5)], gradients[max(step - 3, 0)]])
-        state = ADAMW.step(state, gradient, table, moving)
+    start = torch.zeros(2, 4, dtype=torch.float64)
+    step = Stepper(dto, start)
+    state = step.init(start)
+    for time in range(9):
+        moving = torch.tensor([time < 6, time >= 3])
+        gradient = torch.cat([gradients[min(time, 5)], gradients[max(time - 3, 0)]])
+        state = step(state, gradient, moving)
     assert state.count.tolist() == [6, 6]
     assert (state.parameters[0] == state.parameters[1]).all()
 
@@ -138,11 +140,12 @@ def descent(sizes, dto, calls, seed=0, words=7):
 def one_by_one(start, span, request, gradient_at, dto):
     """Alg. 4 for one request, step by step, asking for the gradient every time."""
     z = start[span.start : span.stop]
-    state, table = ADAMW.init(z), ADAMW.table(dto, z)
+    step = Stepper(dto, z)
+    state = step.init(z)
     tokens, flips = tuple(hard_tokens(z, None, 1.0).tolist()), 0
     for count in range(dto.steps):
         downhill = soft_backward(state.parameters, gradient_at(request, tokens), 1.0)
-        state = ADAMW.step(state, downhill, table)
+        state = step(state, downhill)
         now = tuple(hard_tokens(state.parameters, None, 1.0).tolist())
         flips += now != tokens and count + 1 < dto.steps
         tokens = now

@@ -1,4 +1,4 @@
-"""Gradient caching: dL/dy is taken anew only when a hard token has changed (Alg. 4).
+"""T optimiser steps on free rows (Alg. 4), with a gradient that is reused while it holds.
 
 dL/dy is a function of the hard sequence alone, so reusing it changes no result; it only spares
 passes. Requests descend side by side. One whose hard sequence changes waits where it is until all
@@ -9,63 +9,94 @@ are as many as the flips of the request that flips most, however the flips fall.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nabla_eval.dto import optimise
-from nabla_eval.dto.optimise import DTOState
-from nabla_eval.dto.relax import hard_tokens, soft_backward
+from nabla_eval.dto.optimisers import Optimiser, State, optimiser
+from nabla_eval.dto.relaxation import Relaxation
 from nabla_eval.options import DTO
 
 _ELEMENTS = 2**25  # of rows x V that are stepped at once
 
 # Requests that need their gradient, and the hard tokens of their rows -> rows [sum of sizes, V].
 Recompute = Callable[[list[int], list[tuple[int, ...]]], Tensor]
-Step = Callable[..., DTOState]  # an optimiser's, with its table
 
 
 @dataclass(frozen=True)
-class Relaxation:
-    """How the parameters of R rows become logits and hard tokens (Alg. 2, lines 4-5)."""
+class DTOState:
+    """Parameters of R free rows (N = V logits or D latents each), and how far each has come."""
 
-    temperature: float  # tau
-    offset: Float[Tensor, "R V"] | None = None  # anchors, see `relax`
-    head: Callable[[Tensor], Tensor] | None = None  # latents -> logits; None: z itself is free
+    parameters: Float[Tensor, "R N"]
+    own: State  # the optimiser's
+    count: Int[Tensor, " R"]  # steps taken
 
-    def rows(self, index: Int[Tensor, " kept"] | slice) -> Relaxation:
-        """The relaxation of some rows."""
-        offset = None if self.offset is None else self.offset[index]
-        return Relaxation(self.temperature, offset, self.head)
+    def rows(self, index: Int[Tensor, " kept"] | slice) -> DTOState:
+        """Select the state of some rows; a slice gives a view of it."""
+        own = tuple(tensor[index] for tensor in self.own)
+        return DTOState(self.parameters[index], own, self.count[index])
 
-    def logits(self, parameters: Float[Tensor, "R N"]) -> Float[Tensor, "R V"]:
-        """z of the parameters."""
-        return parameters if self.head is None else self.head(parameters)
+    def write(self, part: slice, new: DTOState) -> None:
+        """Put the state of some rows in its place."""
+        self.parameters[part], self.count[part] = new.parameters, new.count
+        for tensor, rows in zip(self.own, new.own, strict=True):
+            tensor[part] = rows
 
-    def hard(self, logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
-        """The token that each row stands for."""
-        return hard_tokens(logits, self.offset, self.temperature)
 
-    def downhill(
-        self, state: DTOState, logits: Float[Tensor, "R V"], gradient: Float[Tensor, "R V"]
-    ) -> Float[Tensor, "R N"]:
-        """dL/dparameters from dL/dy, through the softmax and perhaps the head."""
-        outer = soft_backward(logits, gradient, self.temperature)
-        if self.head is None:
-            return outer
-        with torch.enable_grad():
-            leaf = state.parameters.detach().requires_grad_()
-            return torch.autograd.grad(self.head(leaf), leaf, outer)[0]
+def learning_rate(count: int, dto: DTO) -> float:
+    """Return the rate of the step after `count` steps: lr at first, towards min_lr at `steps`.
+
+    `clipped_cosine` is the released code's: a cosine to 0 that is held at min_lr.
+    """
+    cosine = (1 + math.cos(math.pi * count / dto.steps)) / 2
+    if dto.schedule == "clipped_cosine":
+        return max(dto.min_lr, dto.lr * cosine)
+    return dto.min_lr + (dto.lr - dto.min_lr) * cosine
+
+
+class Stepper:
+    """The steps of one descent. Rows count their own: one that waited takes the same path."""
+
+    def __init__(self, dto: DTO, parameters: Float[Tensor, "R N"]) -> None:
+        self.optimiser: Optimiser = optimiser(dto.optimizer)
+        rates = [learning_rate(count, dto) for count in range(dto.steps)]
+        self.factors = torch.tensor(  # [T, K], in float32 or wider
+            [self.optimiser.factors(rate, count) for count, rate in enumerate(rates)],
+            dtype=torch.promote_types(parameters.dtype, torch.float32),
+            device=parameters.device,
+        )
+
+    def init(self, parameters: Float[Tensor, "R N"]) -> DTOState:
+        """Return the state before the first step."""
+        count = torch.zeros(len(parameters), dtype=torch.long, device=parameters.device)
+        return DTOState(parameters, self.optimiser.init(parameters), count)
+
+    def __call__(
+        self,
+        state: DTOState,
+        gradient: Float[Tensor, "R N"],
+        moving: Bool[Tensor, " R"] | None = None,
+    ) -> DTOState:
+        """Take one step down `gradient`, in the parameters' dtype; rows not `moving` stay."""
+        count = state.count.clamp(max=len(self.factors) - 1)  # of rows that are through
+        factors = self.factors[count].unsqueeze(-1).unbind(1)
+        parameters, own = self.optimiser.step(state.parameters, gradient, state.own, *factors)
+        if moving is None:
+            return DTOState(parameters, own, state.count + 1)
+        here = moving[:, None]
+        own = tuple(torch.where(here, a, b) for a, b in zip(own, state.own, strict=True))
+        parameters = torch.where(here, parameters, state.parameters)
+        return DTOState(parameters, own, state.count + moving)
 
 
 @dataclass(frozen=True)
 class DTOInfo:
-    """What the descent of each request took; never read back by the algorithm."""
+    """Counts of each request's descent; never read back by the algorithm."""
 
     passes: list[int]  # gradients beyond the first
     flips: list[int]  # times that some hard token had changed
@@ -82,10 +113,9 @@ def descend(
 ) -> tuple[Float[Tensor, "R N"], DTOInfo]:
     """T steps of Alg. 4 for requests with `sizes` rows each, from dL/dy at the `hard` tokens."""
     info = DTOInfo([0] * len(sizes), [0] * len(sizes))
-    optimiser = optimise.of(dto)
+    step = Stepper(dto, parameters)
     # Several parts are stepped in place.
-    state = optimiser.init(parameters.clone() if len(_parts(gradient)) > 1 else parameters)
-    step = partial(optimiser.step, table=optimiser.table(dto, parameters))
+    state = step.init(parameters.clone() if len(_parts(gradient)) > 1 else parameters)
     final, place = parameters.clone(), torch.arange(len(parameters), device=parameters.device)
     waiting = list(range(len(sizes)))
     while True:
@@ -116,7 +146,7 @@ def _advance(
     spans: Sequence[range],
     relaxation: Relaxation,
     dto: DTO,
-    step: Step,
+    step: Stepper,
 ) -> tuple[DTOState, Int[Tensor, " R"]]:
     """Step until every request has taken T steps or stands where its gradient no longer holds.
 
@@ -144,11 +174,11 @@ def _step(
     logits: Float[Tensor, "R V"],
     gradient: Float[Tensor, "R V"],
     relaxation: Relaxation,
-    step: Step,
+    step: Stepper,
     moving: Bool[Tensor, " R"] | None,
 ) -> tuple[DTOState, Float[Tensor, "R V"]]:
-    downhill = relaxation.downhill(state, logits, gradient)
-    state = step(state, downhill, moving=moving)
+    downhill = relaxation.downhill(state.parameters, logits, gradient)
+    state = step(state, downhill, moving)
     return state, relaxation.logits(state.parameters)
 
 
@@ -156,7 +186,7 @@ def _step_parts(
     state: DTOState,
     gradient: Float[Tensor, "R V"],
     relaxation: Relaxation,
-    step: Step,
+    step: Stepper,
     moving: Bool[Tensor, " R"] | None,
     parts: Sequence[slice],
 ) -> Int[Tensor, " R"]:
@@ -167,7 +197,7 @@ def _step_parts(
         here = None if moving is None else moving[part]
         new, logits = _step(own, some.logits(own.parameters), gradient[part], some, step, here)
         now.append(some.hard(logits))
-        optimise.write(state, part, new)
+        state.write(part, new)
     return torch.cat(now)
 
 

@@ -7,6 +7,9 @@ is the paper read literally, Gumbel noise makes it start at the token that was s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +18,7 @@ from torch import Tensor
 def soft_backward(
     logits: Float[Tensor, "R V"], gradient: Float[Tensor, "R V"], temperature: float
 ) -> Float[Tensor, "R V"]:
-    """dL/dz_i = (1/tau)(diag(p_i) - p_i p_i^T) dL/dy_i."""
+    """Return dL/dz_i = (1/tau)(diag(p_i) - p_i p_i^T) dL/dy_i."""
     p = (logits / temperature).softmax(-1)
     return p * (gradient - (p * gradient).sum(-1, keepdim=True)) / temperature
 
@@ -23,7 +26,7 @@ def soft_backward(
 def hard_tokens(
     logits: Float[Tensor, "R V"], offset: Float[Tensor, "R V"] | None, temperature: float
 ) -> Int[Tensor, " R"]:
-    """The hard token of each row."""
+    """Return the hard token of each row."""
     scaled = logits / temperature
     return (scaled if offset is None else scaled + offset).argmax(-1)
 
@@ -31,7 +34,7 @@ def hard_tokens(
 def gumbel_offset(
     scaled: Float[Tensor, "R V"], tokens: Int[Tensor, " R"], uniform: Float[Tensor, "R V"]
 ) -> Float[Tensor, "R V"]:
-    """Gumbel noise conditioned on the sampled token being the perturbed argmax.
+    """Draw Gumbel noise, conditioned on the sampled token being the perturbed argmax.
 
     Sampling from softmax(z/tau) is taking the argmax of z/tau + Gumbel noise; given its outcome,
     the maximum is Gumbel(logsumexp) and the others are Gumbels truncated at it (Maddison, Tarlow
@@ -45,3 +48,39 @@ def gumbel_offset(
     truncated = -torch.logaddexp(-top.expand_as(free), -free)
     offset = truncated.scatter(-1, own, top) - scaled
     return offset.masked_fill(scaled == -torch.inf, 0)  # a masked token needs none
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The map from the parameters of R rows to logits and hard tokens (Alg. 2, lines 4-5)."""
+
+    temperature: float  # tau
+    offset: Float[Tensor, "R V"] | None = None  # anchors, see `gumbel_offset`
+    head: Callable[[Tensor], Tensor] | None = None  # latents -> logits; None: z itself is free
+
+    def rows(self, index: Int[Tensor, " kept"] | slice) -> Relaxation:
+        """Select some rows."""
+        offset = None if self.offset is None else self.offset[index]
+        return Relaxation(self.temperature, offset, self.head)
+
+    def logits(self, parameters: Float[Tensor, "R N"]) -> Float[Tensor, "R V"]:
+        """Return z of the parameters."""
+        return parameters if self.head is None else self.head(parameters)
+
+    def hard(self, logits: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+        """Return the token that each row stands for."""
+        return hard_tokens(logits, self.offset, self.temperature)
+
+    def downhill(
+        self,
+        parameters: Float[Tensor, "R N"],
+        logits: Float[Tensor, "R V"],
+        gradient: Float[Tensor, "R V"],
+    ) -> Float[Tensor, "R N"]:
+        """Return dL/dparameters from dL/dy, through the softmax and perhaps the head."""
+        outer = soft_backward(logits, gradient, self.temperature)
+        if self.head is None:
+            return outer
+        with torch.enable_grad():
+            leaf = parameters.detach().requires_grad_()
+            return torch.autograd.grad(self.head(leaf), leaf, outer)[0]
