@@ -12,6 +12,9 @@ OLDEST_FLAGS ?= --torch-backend=cpu
 SOAK_MINUTES ?= 30
 STAMP  := $(VENV)/.nabla-eval-installed
 
+# .ci/run compiles by itself, beside lint, what `--no-compile` leaves.
+PIP_FLAGS ?=
+
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
@@ -30,7 +33,7 @@ setup: $(STAMP) ## make the virtual environment, with the versions of constraint
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (the first time takes some minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
 		-c constraints.txt -e ".[test,lint]"
 	@touch $@
 
@@ -70,13 +73,13 @@ bench: $(STAMP) ## measure the engine's ratios and write reports/benchmarks.md
 	@mkdir -p results
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BENCH) -m "not gpu" --benchmark-enable \
 		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks.json
-	OMP_NUM_THREADS=1 $(BIN)/python tests/support/benchmark_page.py results/benchmarks.json reports/benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python reports/benchmarks/benchmark_page.py results/benchmarks.json reports/benchmarks
 
 bench-gpu: $(STAMP) ## the same on a GPU, with random weights of real shapes
 	@mkdir -p results
 	$(BIN)/python -m pytest $(BENCH) -m gpu --benchmark-enable \
 		--benchmark-columns=median,rounds --benchmark-json=results/benchmarks-gpu.json
-	$(BIN)/python tests/support/benchmark_page.py results/benchmarks-gpu.json reports/benchmarks
+	$(BIN)/python reports/benchmarks/benchmark_page.py results/benchmarks-gpu.json reports/benchmarks
 
 reports: $(STAMP) ## run every report's own run.sh again
 	@set -e; for script in reports/*/run.sh; do \
@@ -85,10 +88,12 @@ reports: $(STAMP) ## run every report's own run.sh again
 	done
 
 # In an environment of its own, so that the audit does not change what it looks at.
-sbom: $(STAMP) ## check that what is installed fits together, and list it in results/sbom.json
+$(AUDIT_VENV)/bin/pip-audit:
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit
+
+sbom: $(STAMP) $(AUDIT_VENV)/bin/pip-audit ## check that what is installed fits together, and list it in results/sbom.json
 	$(BIN)/python -m pip check
-	@test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
-		$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit; }
 	@mkdir -p results
 	$(AUDIT_VENV)/bin/cyclonedx-py environment --output-file results/sbom.json $(BIN)/python
 

@@ -16,9 +16,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may need the network
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Where shapes in signatures are checked (pyproject.toml, --jaxtyping-packages): the rooms that have
+# them, and the drawn programs, which reach every path through both. Elsewhere the engine is run for
+# other reasons, and the checks would take a third of its time.
+SHAPES = tuple(
+    ROOT / "tests" / place
+    for place in (
+        "architecture", "differential/test_random_programs.py", "dto", "engine", "experimental",
+    )
+)  # fmt: skip
 
 # The same examples on every run: a failure that nobody can reproduce helps nobody. Wall-clock
 # deadlines measure the machine and not the code.
@@ -28,6 +39,13 @@ hypothesis.settings.register_profile(
 # For a search by hand: pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes, or not, before the test's fixtures are made."""
+    checked = any(item.path.is_relative_to(place) for place in SHAPES)
+    jaxtyping.config.update("jaxtyping_disable", not checked)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import lm_eval_process
 import pytest
 from nearly import same
 
@@ -77,7 +78,8 @@ def test_two_processes_give_what_one_gives(
     trace_path(shared).write_bytes(b"".join(lines[:3]) + lines[3][:100])
 
     ended = launch(
-        *("-m", "lm_eval", "--model", "nabla", "--include_path", str(folder), "--tasks", "shared"),
+        *(lm_eval_process.__file__, "--model", "nabla"),
+        *("--include_path", str(folder), "--tasks", "shared"),
         *("--model_args", f"{ARGUMENTS}{shared}", "--batch_size", "4"),
         *("--output_path", str(tmp_path / "out")),
         cwd=tmp_path,

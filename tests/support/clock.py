@@ -1,7 +1,7 @@
 """Ratios measured within one run: reference and subject take turns, so both see the same machine.
 
-`make test` runs each once, on little, without a clock; `make bench` times them, and writes
-`reports/benchmarks.md` (`benchmark_page.py`) from what pytest-benchmark kept in `extra_info`.
+`make test` runs each once, on little, without a clock; `make bench` times them.
+`reports/benchmarks/benchmark_page.py` then makes a page of what pytest-benchmark kept.
 """
 
 from __future__ import annotations

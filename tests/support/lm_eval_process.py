@@ -3,6 +3,8 @@
 lm-eval and torch take seconds to import. So one process imports them and, for each command line,
 forks a child that runs lm-eval's own main function.
 
+`python lm_eval_process.py ARGUMENTS` runs lm-eval once, for torchrun.
+
 A line on its stdin, a JSON list [limit of file sizes, number of ranks, arguments], is answered by
 the pids of the ranks. A second line, "reap", is answered by their exit statuses.
 """
@@ -19,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -120,27 +123,33 @@ def launcher(log: Path) -> Iterator[Launcher]:
             made.process.stdin.close()  # it then ends
 
 
-def _child(largest_file: int, arguments: Sequence[str]) -> None:
-    os.dup2(2, 1)
-    if largest_file >= 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.argv = ["lm_eval", *arguments]
+def run_lm_eval(*arguments: str) -> None:
+    """lm-eval's own main function, which reads no tasks but those that are asked for.
+
+    Nor does it list every installed package, which takes a second.
+    """
+    import torch.utils.collect_env
     from lm_eval.__main__ import cli_evaluate
 
     from nabla_eval.harness.lmeval import indexing_only
-    from nabla_eval.harness.tasks import tasks_path
 
-    with indexing_only(("nabla_countdown",), [str(tasks_path())]):
+    torch.utils.collect_env.get_pretty_env_info = lambda: ""
+    sys.argv = ["lm_eval", *arguments]
+    task, folder = (arguments[arguments.index(o) + 1] for o in ("--tasks", "--include_path"))
+    with indexing_only((task,), [folder]):
         cli_evaluate()
 
 
 def _serve() -> None:
     import torch
 
-    import nabla_eval.harness.lm  # noqa: F401 - imported here for the children
     from nabla_eval.harness import countdown
+    from nabla_eval.models.load import load_pair
 
+    for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter"):
+        import_module(name)  # for the children
     countdown.dataset()  # draws the problems, which are kept
+    load_pair(device="cpu")  # imports the classes of its models
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():
@@ -156,7 +165,10 @@ def _serve() -> None:
                 os.environ.update(_environment(rank, ranks, port))
             code = 1
             try:
-                _child(largest_file, arguments)
+                os.dup2(2, 1)
+                if largest_file >= 0:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+                run_lm_eval(*arguments)
                 code = 0
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
@@ -192,5 +204,8 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _serve()
+    if sys.argv[1:]:
+        run_lm_eval(*sys.argv[1:])
+    else:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _serve()

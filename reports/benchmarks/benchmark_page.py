@@ -1,6 +1,6 @@
 """Writes `reports/benchmarks.md` from the figures that pytest-benchmark kept.
 
-    python tests/support/benchmark_page.py results/benchmarks.json reports/benchmarks
+    python reports/benchmarks/benchmark_page.py results/benchmarks.json reports/benchmarks
 
 adds the file's figures to `reports/benchmarks.json` (those of the other device stay) and renders
 `reports/benchmarks.md` from it.
