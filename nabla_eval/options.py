@@ -157,7 +157,7 @@ class DTO:
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr={self.lr}")
         if self.optimizer not in OPTIMISERS and not _is_module(self.optimizer):
             raise ConfigError(
-                f"optimizer={self.optimizer!r} is not one of {', '.join(OPTIMISERS)}. "
+                f"optimizer must be one of {', '.join(OPTIMISERS)}, got {self.optimizer!r}. "
                 f"{suggest(str(self.optimizer), OPTIMISERS)}"
             )
         good = self.logits_dtype == "float32" or self.optimizer == "adamw"

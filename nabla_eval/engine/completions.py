@@ -12,7 +12,8 @@ import http.client
 import json
 import os
 import re
-import time
+import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -99,9 +100,13 @@ class Server:
     Raises `ServerError` or `ConfigError`.
     """
 
-    def __init__(self, options: ServerOptions, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, options: ServerOptions, sleep: Callable[[float], object] | None = None
+    ) -> None:
         self.options = options
-        self._sleep = sleep
+        self._live: set[socket.socket] = set()  # connections of requests that are under way
+        self._stopped = threading.Event()
+        self._sleep = sleep or self._stopped.wait
         self._warned = False
         answer = self._request("/v1/models", _wrong_models)
         offered = {model["id"]: model for model in answer["data"]}
@@ -131,15 +136,27 @@ class Server:
     def complete_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[Completion]:
         """Completions in the order of `bodies`, `vllm_concurrency` of them under way at once.
 
-        The first error ends the rest that have not begun.
+        The first error, or Ctrl-C, ends the others: those under way are hung up on, since a
+        stalled server would be waited for otherwise.
         """
-        with ThreadPoolExecutor(min(self.options.vllm_concurrency, max(1, len(bodies)))) as pool:
-            futures = [pool.submit(self.complete, body) for body in bodies]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            width = min(self.options.vllm_concurrency, max(1, len(bodies)))
+            with ThreadPoolExecutor(width) as pool:
+                try:
+                    futures = [pool.submit(self.complete, body) for body in bodies]
+                    return [future.result() for future in futures]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._hang_up()
+                    raise
+        finally:
+            self._stopped.clear()
+
+    def _hang_up(self) -> None:
+        self._stopped.set()
+        for connection in list(self._live):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _request(
         self, path: str, wrong: Callable[[Any], str | None], body: Mapping[str, Any] | None = None
@@ -155,7 +172,7 @@ class Server:
             try:
                 reply = self._once(path, body)
             except (ConnectionError, http.client.IncompleteRead) as error:
-                if last:
+                if last or self._stopped.is_set():
                     raise self._away(error, attempt) from error
                 reason = _reason(error)
             except OSError as error:  # time-outs, unknown hosts, certificates
@@ -173,14 +190,26 @@ class Server:
 
     def _once(self, path: str, body: Mapping[str, Any] | None) -> Reply:
         tokens = len(body["prompt"]) + body.get("max_tokens", 0) if body else 0
-        return exchange(
-            self.options.vllm_url.rstrip("/").removesuffix("/v1"),
-            path,
-            body,
-            _authorisation(),
-            room=_HEAD + _PER_TOKEN * tokens,
-            timeout=self.options.vllm_timeout,
-        )
+        own: set[socket.socket] = set()
+
+        def opened(connection: socket.socket) -> None:
+            own.add(connection)
+            self._live.add(connection)
+            if self._stopped.is_set():
+                raise ConnectionAbortedError("another request failed")
+
+        try:
+            return exchange(
+                self.options.vllm_url.rstrip("/").removesuffix("/v1"),
+                path,
+                body,
+                _authorisation(),
+                room=_HEAD + _PER_TOKEN * tokens,
+                timeout=self.options.vllm_timeout,
+                opened=opened,
+            )
+        finally:
+            self._live.difference_update(own)
 
     def _read(self, path: str, reply: Reply, wrong: Callable[[Any], str | None]) -> Any:
         if 300 <= reply.status < 400:

@@ -13,7 +13,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 
 _PIECE = 2**16  # bytes read at a time, and of the body of an error
 _DIGITS = 20  # of an integer
+_CONNECT = 10.0  # seconds at most until a server takes a connection, which nothing can interrupt
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,20 @@ class Reply:
 
 
 def exchange(
-    url: str, path: str, body: Any, headers: Mapping[str, str], *, room: int, timeout: float
+    url: str,
+    path: str,
+    body: Any,
+    headers: Mapping[str, str],
+    *,
+    room: int,
+    timeout: float,
+    opened: Callable[[socket.socket], None] = lambda connection: None,
 ) -> Reply:
-    """The answer of `url` to a GET of `path`, or to a POST of `body` as JSON where it is not None.
+    """Return the answer of `url` to a GET of `path`, or to a POST of `body` as JSON if not None.
 
-    `room` bounds the bytes of the whole answer, status line, headers and framing included.
-    `timeout` are the seconds of silence that end the exchange; twice as many end it in any case.
+    `opened` is told of the connection, which another thread may shut down. `room` bounds the bytes
+    of the whole answer, status line, headers and framing included. `timeout` are the seconds of
+    silence that end the exchange; twice as many end it in any case.
     Raises `OSError` (`TimeoutError` among them) or `http.client.HTTPException`.
     """
     parts, deadline = urlsplit(url), time.monotonic() + 2 * timeout
@@ -47,7 +56,10 @@ def exchange(
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     # Without a port, `http.client` would look for one in an IPv6 address.
     port = parts.port or kind.default_port
-    with closing(kind(str(parts.hostname), port, timeout=timeout)) as connection:
+    with closing(kind(str(parts.hostname), port, timeout=min(timeout, _CONNECT))) as connection:
+        connection.connect()
+        connection.sock.settimeout(timeout)
+        opened(connection.sock)
         data = None if body is None else json.dumps(body).encode()
         sent = {**headers, "Content-Type": "application/json", "Connection": "close"}
         connection.request("GET" if data is None else "POST", parts.path + path, data, sent)

@@ -18,14 +18,10 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.options import Budget
 from nabla_eval.requests import (
-    Certify,
-    Compose,
-    Differentiate,
     Generate,
     Method,
     Part,
     Problem,
-    Refine,
     Request,
     Trajectory,
 )
@@ -44,7 +40,8 @@ class _Counter:
 def _counters(budget: Budget) -> list[_Counter]:
     found = []
     if budget.max_calls is not None:
-        found.append(_Counter("max_calls", budget.max_calls, _most, lambda c: c.model_calls))
+        calls = budget.max_calls
+        found.append(_Counter("max_calls", calls, lambda r: r.most_calls, lambda c: c.model_calls))
     if budget.max_item_tokens is not None:
         tokens = budget.max_item_tokens
         found.append(_Counter("max_item_tokens", tokens, _written, lambda c: c.generated_tokens))
@@ -120,21 +117,6 @@ def _covered(
 def _written(request: Request) -> int:
     """The most tokens that a request can write."""
     return request.longest if isinstance(request, Generate) else 0
-
-
-def _most(request: Request) -> int:
-    """The most model calls that a request can cost."""
-    match request:
-        case Generate():
-            return request.longest
-        case Differentiate():
-            return 4
-        case Refine():
-            # The first gradient is given; each later step takes one more at most.
-            return 4 * max(0, request.dto.steps - 1)
-        case Compose() | Certify():
-            return 0
-    return getattr(request, "most_calls", 1)  # experimental requests know it themselves
 
 
 def whole(problem: Problem, trajectory: Trajectory) -> bool:

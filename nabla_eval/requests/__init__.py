@@ -82,6 +82,10 @@ class Request(Protocol):
     def problem(self) -> Problem:
         """The problem that it is about."""
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+
 
 Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
 Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

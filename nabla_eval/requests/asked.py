@@ -65,6 +65,11 @@ class Generate:
         room = max(0, self.problem.max_new_tokens - self.given)
         return room if self.until is None else min(room, self.until.step_tokens)
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost: one a token."""
+        return self.longest
+
 
 @dataclass(frozen=True)
 class RewardScore:
@@ -82,6 +87,11 @@ class Score:
     problem: Problem
     trajectory: Trajectory
     repeat_prompt: bool = False
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,11 @@ class Differentiate:
     rows: tuple[int, ...] = ()
     norm: Literal["logits", "onehot"] | None = "logits"
     temperature: float = 1.0
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost: both models, forward and backward."""
+        return 4
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,12 @@ class Refine:
     min_probability: float = 0.0
     norm: Literal["logits", "onehot"] = "logits"
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        # The first gradient is given; each later step takes one more at most.
+        return 4 * max(0, self.dto.steps - 1)
+
 
 @dataclass(frozen=True)
 class Certified:
@@ -171,6 +192,11 @@ class Certify:
     dto: DTO
     min_probability: float = 0.0
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -194,6 +220,11 @@ class Compose:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
 
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -205,3 +236,8 @@ class Replay:
     problem: Problem
     text: str
     prefix: Trajectory | None = None
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+        return 1

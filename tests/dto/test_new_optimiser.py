@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from package_copy import PackageCopy
 
 REFUSED = """
 import nabla_eval
@@ -41,20 +40,11 @@ print(logit_reach(config.dto))
 
 
 def test_one_file_adds_sgd(root: Path, tmp_path: Path) -> None:
-    package = tmp_path / "nabla_eval"
-    shutil.copytree(root / "nabla_eval", package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "dto" / "optimisers" / "sgd.py").unlink()
-
-    def run(script: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=False,
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    assert run(REFUSED.format(copy=str(tmp_path))) == (
-        "optimizer='sgd' is not one of adamw. Known names: adamw."
+    copy = PackageCopy.make(root, tmp_path)
+    optimisers = copy.package / "dto" / "optimisers"
+    (optimisers / "sgd.py").unlink()
+    assert copy.run("-c", REFUSED.format(copy=str(tmp_path))) == (
+        "optimizer must be one of adamw, got 'sgd'. Known names: adamw."
     )
-    shutil.copy(root / "nabla_eval/dto/optimisers/sgd.py", package / "dto" / "optimisers")
-    assert run(RUN) == "inf"
+    shutil.copy(root / "nabla_eval/dto/optimisers/sgd.py", optimisers)
+    assert copy.run("-c", RUN) == "inf"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -98,6 +101,33 @@ def test_a_server_that_is_away_is_said_to_be(caplog: pytest.LogCaptureFixture) -
         Server(ServerOptions(vllm_url=url, vllm_attempts=2), waits.append)
     assert waits == [0.5]
     assert caplog.text.count("trying again") == 1
+
+
+@pytest.mark.parametrize("waiting", ["for an answer", "between attempts"])
+def test_ctrl_c_does_not_wait_for_a_stalled_server(
+    script: Script, waiting: str, usual_signals: None
+) -> None:
+    """The client hangs up: nothing is left under way, and it can be asked again."""
+    server = Server(ServerOptions(vllm_url=script.url, vllm_timeout=300.0))
+    over = threading.Event()
+
+    def stalled(body: dict[str, Any]) -> Answer:
+        if waiting == "for an answer":
+            over.wait(60)
+            return 0, None
+        return 503, "busy"
+
+    script.complete = stalled
+    began = time.monotonic()
+    threading.Timer(1.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            server.complete_all([{"prompt": [i]} for i in range(200)])
+    finally:
+        over.set()
+    assert time.monotonic() - began < 8
+    script.complete = echo
+    assert [found.tokens for found in server.complete_all([{"prompt": [5]}])] == [(5, 7)]
 
 
 def test_a_server_that_says_nothing_is_given_up(script: Script) -> None:
