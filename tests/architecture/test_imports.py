@@ -156,6 +156,27 @@ def test_theory_and_nabla_eval_are_strangers() -> None:
             assert other not in {name.split(".")[0] for name in imports_of(module, file)}, file
 
 
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those that import nothing of the rest are taken away."""
+    left = dict(graph)
+    while free := {module for module, below in left.items() if not below & left.keys()}:
+        left = {module: below for module, below in left.items() if module not in free}
+    return sorted(left)
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, THEORY], ids=lambda folder: folder.name)
+def test_no_file_imports_itself_by_way_of_others(folder: Path) -> None:
+    """Imports inside functions count; what only type checkers read, and lazy names, do not."""
+    files = dict(modules(folder))
+    graph = {
+        module: imports_of(module, file) & files.keys() - {module, folder.name}
+        for module, file in files.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph)
+    assert cycle({module: below for module, below in graph.items() if module != folder.name}) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == list("abcd")
+
+
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
