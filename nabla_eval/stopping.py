@@ -67,7 +67,7 @@ def status(stop: BaseException) -> int:
 
 
 def told(error: BaseException) -> bool:
-    """Whether the user has been told of this stop already."""
+    """Return whether the user has been told of this stop already."""
     return getattr(error, "told", None) is sys.stderr
 
 

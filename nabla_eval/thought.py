@@ -18,7 +18,7 @@ TAGS = (
     ("◁think▷", "◁/think▷"),  # Kimi-VL
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
 )
-"""What opens and what ends a thought."""
+"""The tags that open and end a thought."""
 
 _STARTS = {"</": "<", "[/": "[", "<|end_": "<|begin_", "<|END_": "<|START_", "◁/": "◁"}
 
@@ -29,7 +29,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Thought:
-    """What separates a response's thoughts from its answer (lm-eval's `think_end_token`)."""
+    """The tags between a response's thoughts and its answer (lm-eval's `think_end_token`)."""
 
     end: str
     start: str = ""  # "" where it is not known
@@ -43,12 +43,12 @@ class Thought:
         return None if open_ or (self.start and self.start in text[after:]) else after
 
     def answer(self, text: str) -> str:
-        """What a response says after its thoughts: nothing where they never end."""
+        """Return what a response says after its thoughts: nothing where they never end."""
         begin = self.answer_at(text)
         return "" if begin is None else text[begin:].lstrip() if begin else text
 
     def opened_by(self, prompt: str, messages: Messages | None = None) -> bool:
-        """Whether a rendered prompt opens a thought of these tags and leaves it open.
+        """Return whether a rendered prompt opens a thought of these tags and leaves it open.
 
         Only the beginning of the assistant's turn counts. `messages` are those that a chat template
         made the prompt of: what their user says opens nothing, what the assistant is made to begin
@@ -67,7 +67,9 @@ class Thought:
 
 
 def opening(end: str) -> str:
-    """What opens a thought that ends so: `<think>` for `</think>`; "" where that is not known."""
+    """Return what opens a thought that ends so: `<think>` for `</think>`; "" where that is not
+    known.
+    """
     known = {closing: start for start, closing in TAGS}
     if end in known:
         return known[end]
@@ -86,7 +88,7 @@ def opened(
 
 
 def spoken(text: str, in_thought: bool = False) -> str:
-    """What a response says after thoughts of any known tags: nothing where one never ends.
+    """Return what a response says after thoughts of any known tags: nothing where one never ends.
 
     `in_thought`: the prompt has opened one. gpt-oss's channels are also known without their special
     tokens, which many programs drop.
@@ -104,6 +106,8 @@ def spoken(text: str, in_thought: bool = False) -> str:
 
 
 def answered(prompt: str, text: str) -> str:
-    """What a recorded response says after the thought that its prompt opened, if it opened one."""
+    """Return what a recorded response says after the thought that its prompt opened, if it opened
+    one.
+    """
     thought = opened(prompt)
     return text if thought is None else thought.answer(text)

@@ -14,7 +14,7 @@ from nabla_eval.stopping import Terminated, status, stoppable
 from nabla_eval.terminal import guard_streams
 
 
-class Entry(NamedTuple):
+class Lazy(NamedTuple):
     """Where a command is, and the line that the list of commands shows for it."""
 
     target: str  # "module:object", imported when the command is run or asked for its help
@@ -23,25 +23,25 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Entry(
+    "demo": Lazy(
         "nabla_eval.cli.demo:demo", "Compare the methods on the embedded pair in under a minute."
     ),
-    "report": Entry(
+    "report": Lazy(
         "nabla_eval.cli.report:report",
         "Tables and figures of run folders, controls included.",
         "the run folders are as they were; the same command makes the report anew.",
     ),
-    "run": Entry("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
-    "sweep": Entry("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
-    "trace": Entry("nabla_eval.cli.trace:trace", "Look at single problems of a run."),
-    "embedded": Entry("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
-    "tasks": Entry("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
-    "data": Entry("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),
-    "check-pair": Entry(
+    "run": Lazy("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
+    "sweep": Lazy("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
+    "trace": Lazy("nabla_eval.cli.trace:trace", "Look at single problems of a run."),
+    "embedded": Lazy("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
+    "tasks": Lazy("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
+    "data": Lazy("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),
+    "check-pair": Lazy(
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
     ),
-    "train": Entry("nabla_eval.cli.train:train", "Train a policy by SFT or GRPO (needs TRL)."),
-    "theory": Entry("nabla_theory.__main__:main", "Check the paper's mathematics numerically."),
+    "train": Lazy("nabla_eval.cli.train:train", "Train a policy by SFT or GRPO (needs TRL)."),
+    "theory": Lazy("nabla_theory.__main__:main", "Check the paper's mathematics numerically."),
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nabla_eval.errors import ConfigError
-from nabla_eval.grading.graders import GRADERS
+from nabla_eval.grading import GRADERS
 from nabla_eval.stopping import stoppable
 from nabla_eval.terminal import say
 

@@ -12,7 +12,7 @@ from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.cli.trace_view import Entry
+    from nabla_eval.cli.trace_view import StoredProblem
 
 CHANGES = ("wrong-right", "right-wrong", "stayed-right", "stayed-wrong")
 ORDERS = {
@@ -102,7 +102,7 @@ def html(run: Path, output: Path) -> None:
         say(f"{folder.name}/ holds the problems of its page: keep them together.", err=True)
 
 
-def _one(entries: list[Entry], name: str, run: Path) -> Entry:
+def _one(entries: list[StoredProblem], name: str, run: Path) -> StoredProblem:
     """The problem that a name means. Raises `DataError` where there is none, or several."""
     found = [e for e in entries if e.id == name] or [
         e for e in entries if name in (e.id.rpartition("/")[0], *e.id.split("/")[-2:-1])

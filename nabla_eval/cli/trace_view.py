@@ -1,4 +1,4 @@
-"""What `nabla-eval trace` shows: stories of a run folder, as a table, as text, as pages."""
+"""Views of `nabla-eval trace`: stories of a run folder, as a table, as text, as pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredProblem:
     """A problem of a run folder. Its story is read when it is asked for, so that runs may be large.
 
     `part` is what the task says about it, None where no score can be used.
@@ -49,7 +49,7 @@ class Entry:
         return story
 
 
-def entries_of(folder: Path) -> list[Entry]:
+def entries_of(folder: Path) -> list[StoredProblem]:
     """Every problem of a run folder, also of one that is not finished (then right or wrong is
     not known where no grader can say). Raises `DataError` where there are no traces."""
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
@@ -57,8 +57,8 @@ def entries_of(folder: Path) -> list[Entry]:
         folder = homes[0] if len(homes) == 1 else folder
     parts, fault = _finished(folder)
     if parts:
-        return [Entry(*place_of(record), part) for part in parts for record in part.records]
-    entries = [Entry(name, place, None) for name, place in places(folder)]
+        return [StoredProblem(*place_of(record), part) for part in parts for record in part.records]
+    entries = [StoredProblem(name, place, None) for name, place in places(folder)]
     if fault is not None:
         warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
     return entries
@@ -77,7 +77,7 @@ def _finished(folder: Path) -> tuple[list[Part], DataError | None]:
 
 
 def judge(doc: Mapping[str, Any], text: str) -> bool:
-    """Whether a response to one of lm-eval's documents is right: verified, or compared."""
+    """Return whether a response to one of lm-eval's documents is right: verified, or compared."""
     inner = doc.get("doc") or {}
     if "numbers" in inner and "target" in inner:
         from nabla_eval.embedded.countdown import verify

@@ -7,10 +7,9 @@ imports neither SymPy nor torch; `README.md` in this folder lists what counts as
 
 from __future__ import annotations
 
-from nabla_eval.grading.equal import Grade, close, cluster, equal, grade, grade_batch
+from nabla_eval.grading.equal import GRADERS, Grade, close, cluster, equal, grade, grade_batch
 from nabla_eval.grading.extract import extract
-from nabla_eval.grading.graders import GRADERS
-from nabla_eval.grading.pool import GradingError
+from nabla_eval.grading.worker import GradingError
 
 __all__ = [
     "GRADERS",

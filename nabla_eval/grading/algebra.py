@@ -13,15 +13,15 @@ import re
 from fractions import Fraction
 from typing import Any
 
+import math_verify
 import sympy
 from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.logic import And
-from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy.core.relational import Relational
 
-from nabla_eval.grading.simple import parse_number, tolerance
+from nabla_eval.grading.numbers import parse_number, tolerance
 
 _DECIMAL = re.compile(r"(?<![0-9])[0-9]*\.[0-9]+|[0-9]+\.(?![0-9])")
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?|(?<![A-Za-z\\])[A-Za-z])\^\\circ")
@@ -40,7 +40,7 @@ _SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 
 
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two normalised expressions are equal; False where either cannot be parsed."""
+    """Return whether two normalised expressions are equal; False where either cannot be parsed."""
     texts = gold, answer
     complex_numbers = any(
         should_treat_as_complex(text) or _IMAGINARY.search(text) for text in texts
@@ -105,7 +105,7 @@ def _as_fraction(decimal: str) -> str:
 
 def _verified(a: Any, b: Any) -> bool:
     # The parent's deadline bounds the time; math-verify's own alarm would replace it.
-    return bool(verify(a, b, timeout_seconds=None))
+    return bool(math_verify.verify(a, b, timeout_seconds=None))
 
 
 def _same_value(a: sympy.Expr, b: sympy.Expr, gold: str, answer: str) -> bool:
@@ -126,7 +126,7 @@ def _same_value(a: sympy.Expr, b: sympy.Expr, gold: str, answer: str) -> bool:
 
 
 def _vanishes(size: sympy.Expr) -> bool:
-    """Whether `evalf` could not tell the number from zero: its precision is then one bit."""
+    """Return whether `evalf` could not tell the number from zero: its precision is then one bit."""
     return bool(size == 0 or getattr(size, "_prec", None) == 1)
 
 
@@ -138,7 +138,7 @@ def _zero(expression: sympy.Expr) -> bool:
 
 
 def _agree_at_points(a: sympy.Expr, b: sympy.Expr) -> bool | None:
-    """Whether the values agree at generic points of every sign; None where some is undefined.
+    """Return whether values agree at generic points of every sign; None where some is undefined.
 
     Two analytic expressions that agree to 40 digits at four generic points are the same; the signs
     tell \\sqrt{x^2} from x.
@@ -185,3 +185,17 @@ def _same_relation(gold: Relational, answer: Relational) -> bool:
     if ratio.free_symbols or not ratio.is_finite or ratio.is_zero:
         return False
     return a.rel_op in {"==", "!="} or bool(ratio.is_positive)
+
+
+def published_verdict(gold: str, response: str) -> tuple[bool, str | None]:
+    """math-verify's own verdict, as most published figures are graded, and the answer it found.
+
+    The gold answer is parsed out of a box, the response as a whole, both with math-verify's
+    defaults. Only its deadlines are left to the caller, who kills the process.
+    """
+    target = math_verify.parse(response, parsing_timeout=None)
+    if not target:
+        return False, None
+    answer = next((part for part in reversed(target) if isinstance(part, str)), str(target[0]))
+    asked = math_verify.parse(gold, parsing_timeout=None)
+    return bool(math_verify.verify(asked, target, timeout_seconds=None)), answer

@@ -1,4 +1,4 @@
-"""Whether two structured answers are the same, in three values: yes, no, not decided here.
+"""Comparison of two structured answers, in three values: equal, unequal, not decided here.
 
 `same` walks the structures of gold and answer and asks an oracle about the expressions at the
 leaves. In the caller's process the oracle knows nothing, and None means that computer algebra is
@@ -10,23 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from nabla_eval.grading.intervals import interval_of, is_interval, variable
-from nabla_eval.grading.labels import bare_value, labelled, letter
-from nabla_eval.grading.nodes import (
+from nabla_eval.grading.names import bare_value, function_of, labelled, letter, requested
+from nabla_eval.grading.normalise import COMMANDS
+from nabla_eval.grading.numbers import Number, exact_text, same_number
+from nabla_eval.grading.structure import (
     Assignment,
     Collection,
     Leaf,
     Matrix,
     Node,
     Relation,
-    function_of,
-    in_order,
-    named,
-    requested,
+    interval_of,
+    is_interval,
+    parse,
+    variable,
 )
-from nabla_eval.grading.normalise import COMMANDS
-from nabla_eval.grading.simple import Number, exact_text, same_number
-from nabla_eval.grading.structure import parse
 from nabla_eval.grading.units import compatible
 
 Oracle = Callable[[str, str], bool | None]
@@ -65,7 +63,7 @@ def _unspaced(text: str) -> str:
 
 
 def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
-    """Whether two normalised, non-empty answers agree; None where ``oracle`` could not say.
+    """Return whether two normalised, non-empty answers agree; None where ``oracle`` could not say.
 
     A comma between digits may separate thousands or items: the answers agree when one of the two
     readings makes them agree, the same reading for both.
@@ -193,7 +191,9 @@ def _ask(gold: str, answer: str, oracle: Oracle) -> bool | None:
 
 
 def _algebraic(text: str) -> bool:
-    """Whether to parse an expression: known commands, no words, nothing that parsers drop."""
+    """Return whether to parse an expression: known commands, no words, nothing that parsers
+    drop.
+    """
     if len(text) > MAX_LEAF or not text.isascii() or text.count("{") != text.count("}"):
         return False
     if _AMBIGUOUS.search(text) or _depth(text) > 24:
@@ -250,12 +250,12 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
 
 
 def _padded(node: Node) -> bool:
-    """Whether a number is written as the minutes of a clock: 3:05 is not 3:5."""
+    """Return whether a number is written as the minutes of a clock: 3:05 is not 3:5."""
     return re.match("0[0-9]", node.text) is not None
 
 
 def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool | None:
-    """Whether the items can be paired off, in any order."""
+    """Return whether the items can be paired off, in any order."""
     if len(gold) != len(answer):
         return False
     rest = list(answer)
@@ -273,7 +273,7 @@ def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool
 
 
 def _pairs_off(allowed: list[list[bool]]) -> bool:
-    """Whether a perfect matching exists (augmenting paths)."""
+    """Return whether a perfect matching exists (augmenting paths)."""
     owner: dict[int, int] = {}
 
     def place(row: int, seen: set[int]) -> bool:
@@ -306,17 +306,17 @@ def _same_relation(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
         if isinstance(answer, Assignment) and isinstance(answer.value, Collection):
             return _same_relation(gold, answer.value, oracle)
         if isinstance(gold, Relation) and isinstance(answer, Relation):
-            sets = interval_of(gold, parse), interval_of(answer, parse)
+            sets = interval_of(gold), interval_of(answer)
             if sets[0] and sets[1] and variable(gold) == variable(answer):
                 return _same(sets[0], sets[1], oracle)
         return _ask(gold.text, answer.text, oracle)
     if isinstance(gold, Relation):
-        interval = interval_of(gold, parse)
+        interval = interval_of(gold)
         return _same(interval, answer, oracle) if interval is not None else False
     assert isinstance(answer, Relation)
     if isinstance(gold, Leaf):
         return _same_requested(gold, answer, oracle)
-    interval = interval_of(answer, parse) if isinstance(gold, Collection) else None
+    interval = interval_of(answer) if isinstance(gold, Collection) else None
     return _same(gold, interval, oracle) if interval is not None else False
 
 
@@ -345,3 +345,22 @@ def _all(verdicts: Iterable[bool | None]) -> bool | None:
 def _any(verdicts: Iterable[bool | None]) -> bool | None:
     verdicts = list(verdicts)
     return True if True in verdicts else None if None in verdicts else False
+
+
+def named(node: Assignment, other: Node) -> Node:
+    """The value of ``node``: ``(x,y) = (2,3)`` as x = 2, y = 3 beside a list of such values."""
+    names, value = node.name.strip("()").split(","), node.value
+    if not (isinstance(other, Collection) and isinstance(value, Collection)):
+        return value
+    if len(names) != len(value.items) or not all(isinstance(n, Assignment) for n in other.items):
+        return value
+    items = [Assignment(f"{n}={v.text}", n, v) for n, v in zip(names, value.items, strict=True)]
+    return Collection(value.text, "", tuple(items))
+
+
+def in_order(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """``y = 3, x = 2`` as x = 2, y = 3, which is the point (2, 3); other lists as they stand."""
+    assigned = [item for item in items if isinstance(item, Assignment)]
+    if len(assigned) < len(items) or not {item.name for item in assigned} <= {"x", "y", "z"}:
+        return items
+    return tuple(sorted(assigned, key=lambda item: item.name))

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from nabla_eval.grading.compare import same
 from nabla_eval.grading.extract import extract
-from nabla_eval.grading.graders import GRADERS
 from nabla_eval.grading.normalise import normalise
-from nabla_eval.grading.pool import Pool, Verdict
+from nabla_eval.grading.worker import GradingPool, Verdict
 
 TIMEOUT = 5.0
 """Seconds of processor time that computer algebra may spend on one comparison."""
@@ -22,9 +22,12 @@ TIMEOUT = 5.0
 MAX_ANSWER = 2000
 """Longer answers are wrong unless they are spelt like the gold answer."""
 
+GRADERS = ("nabla_eval", "math_verify")
+"""This package, or math-verify alone, as most published figures are graded."""
+
 _MARKED = re.compile(r"\\boxed|\$|\\\(|\\\[")  # text that says where its mathematics is
 _CACHE_SIZE = 4096
-_pool = Pool()
+_pool = GradingPool()
 # Verdicts with the deadline they were given.
 _cache: OrderedDict[tuple[str, str, str], tuple[Verdict, float]] = OrderedDict()
 _cache_lock = threading.Lock()
@@ -55,7 +58,7 @@ class Grade:
 
 
 def equal(gold: str, answer: str | None, *, timeout: float = TIMEOUT) -> bool:
-    """Whether a final answer equals the gold answer, as the README of this folder defines it.
+    """Return whether an answer equals the gold answer, as the README of this folder defines it.
 
     ``timeout`` is in seconds of processor time; a comparison that takes longer counts as unequal.
     """
@@ -124,19 +127,9 @@ def grade_batch(
 
     Pairs that need no computer algebra need no process either.
     """
+    one = partial(grade, extracted=extracted, in_thought=in_thought, timeout=timeout, grader=grader)
     with ThreadPoolExecutor(max_workers=workers) as threads:
-        jobs = [
-            threads.submit(
-                grade,
-                gold,
-                text,
-                extracted=extracted,
-                in_thought=in_thought,
-                timeout=timeout,
-                grader=grader,
-            )
-            for gold, text in pairs
-        ]
+        jobs = [threads.submit(one, gold, text) for gold, text in pairs]
         try:
             return [job.result() for job in jobs]
         except BaseException:
@@ -179,7 +172,7 @@ def _form(answer: str) -> str:
 
 
 def _alike(one: str, other: str, timeout: float) -> bool:
-    """Whether either answer, taken as gold, accepts the other."""
+    """Return whether either answer, taken as gold, accepts the other."""
     verdict = _verdict(one, other, timeout)
     return verdict.equal or (not verdict.timed_out and _verdict(other, one, timeout).equal)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from nabla_eval.grading.unit_table import NAMES, written_out
+from nabla_eval.grading.units import NAMES, written_out
 
 _LOOKS = """
     tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge displaystyle textstyle
@@ -126,7 +126,7 @@ class _Layout:
         return position
 
     def _ohms(self, position: int) -> bool:
-        """Whether a capital omega ends a measure."""
+        """Return whether a capital omega ends a measure."""
         ends = not self.text[position : position + 40].strip(" $})].")
         return ends and _AFTER_VALUE.search("".join(self.out[-6:])[-80:]) is not None
 

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from nabla_eval.errors import ConfigError, DataError, suggest
-from nabla_eval.grading.graders import GRADERS
+from nabla_eval.grading import GRADERS
 from nabla_eval.harness.arguments import COMMON_NAMES, Arguments, read
 from nabla_eval.harness.evaluation import Settings
 from nabla_eval.harness.folder import manifest_of

@@ -28,7 +28,7 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class StoryStep:
     """A judged candidate beside the response that it was to replace."""
 
     index: int
@@ -64,7 +64,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Story:
-    """What happened on one problem."""
+    """The events of one problem."""
 
     id: str
     prompt: str
@@ -74,7 +74,7 @@ class Story:
     final_reward: float | None
     first_right: bool | None  # None where nobody knows
     final_right: bool | None
-    steps: tuple[Step, ...]
+    steps: tuple[StoryStep, ...]
     moves: tuple[Move, ...]  # of a search; no other method has any
     choices: tuple[Chosen, ...]  # of a guided method; no other has any
     drafts: int
@@ -85,7 +85,7 @@ class Story:
 
     @cached_property
     def revised(self) -> bool:
-        """Whether the answer is another one than the first draft."""
+        """Return whether the answer is another one than the first draft."""
         return self.first != self.final
 
     @property
@@ -100,7 +100,7 @@ class Story:
 
     @property
     def change(self) -> Change:
-        """What became of a right or wrong first draft."""
+        """Return what became of a right or wrong first draft."""
         if self.first_right is None or self.final_right is None:
             return "unknown"
         if self.first_right == self.final_right:
@@ -212,14 +212,14 @@ def tell_all(
 
 
 def _same(record: Record) -> bool:
-    """Whether the first draft is what was returned."""
+    """Return whether the first draft is what was returned."""
     drafts = record["drafts"]
     return not drafts or drafts[0]["tokens"] == record["outcome"]["tokens"]
 
 
 def _replay(
     record: Record, start: str
-) -> tuple[tuple[Step, ...], dict[int, tuple[int, bool]], tuple[Token, ...]]:
+) -> tuple[tuple[StoryStep, ...], dict[int, tuple[int, bool]], tuple[Token, ...]]:
     """Judge the candidates again, in order: steps, who wrote each position, and the final text.
 
     The last is for traces without tokens: text cut where revisions were made.
@@ -247,11 +247,11 @@ def _replay(
     return tuple(steps), owners, tuple(piece for piece in pieces if piece.text)
 
 
-def _step(candidate: CandidateRecord, current: str, at: int) -> Step:
+def _step(candidate: CandidateRecord, current: str, at: int) -> StoryStep:
     text = candidate["text"]
     old = _matching(candidate["old_text"], current[at:])
     new = _matching(candidate["new_text"], text[at:])
-    return Step(
+    return StoryStep(
         index=candidate["index"],
         sweep=candidate["sweep"],
         position=candidate["position"],

@@ -25,7 +25,7 @@ from typing import Any
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Brief, Chosen, Step, Story, Token
+from nabla_eval.reporting.story import Brief, Chosen, Story, StoryStep, Token
 from nabla_eval.reporting.text import jsonable
 from nabla_eval.terminal import visible
 
@@ -43,7 +43,7 @@ class TracePage:
 
 
 def page_data(page: TracePage) -> dict[str, Any]:
-    """What the script of a page that holds its problems reads; unknown numbers are null."""
+    """Return what the script of a page that holds its problems reads; unknown numbers are null."""
     scales = _Scales()
     problems = [_story(scales.seen(story)) for story in page.stories]
     return {**_head(page, scales), "problems": problems}
@@ -84,7 +84,7 @@ class _Scales:
 
 
 def _row(story: Story) -> dict[str, Any]:
-    """What the list of problems shows and filters by."""
+    """Return what the list of problems shows and filters by."""
     brief = Brief.of(story)
     return {
         "id": visible(brief.id),
@@ -126,7 +126,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _shown(part: Step | Move | Chosen) -> dict[str, Any]:
+def _shown(part: StoryStep | Move | Chosen) -> dict[str, Any]:
     fields = asdict(part)
     return {k: visible(v) if isinstance(v, str) else jsonable(v) for k, v in fields.items()}
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import nabla_eval
-from nabla_eval.cli.main import COMMANDS, Entry, main
+from nabla_eval.cli.main import COMMANDS, Lazy, main
 from nabla_eval.errors import ConfigError
 
 
@@ -105,7 +105,7 @@ def with_failing(monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(sys)("nabla_eval.cli.failing")
     vars(module)["failing"] = failing
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(COMMANDS, "failing", Entry("nabla_eval.cli.failing:failing", "Fails."))
+    monkeypatch.setitem(COMMANDS, "failing", Lazy("nabla_eval.cli.failing:failing", "Fails."))
 
 
 @pytest.mark.usefixtures("with_failing")

@@ -82,18 +82,8 @@ THOUGHTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "answer"), BOXES)
-def test_boxes(text: str, answer: str | None) -> None:
-    assert extract(text) == answer
-
-
-@pytest.mark.parametrize(("text", "answer"), FALLBACKS)
-def test_fallbacks(text: str | None, answer: str | None) -> None:
-    assert extract(text) == answer
-
-
-@pytest.mark.parametrize(("text", "answer"), THOUGHTS)
-def test_thoughts(text: str, answer: str | None) -> None:
+@pytest.mark.parametrize(("text", "answer"), [*BOXES, *FALLBACKS, *THOUGHTS])
+def test_the_answer_is_found(text: str | None, answer: str | None) -> None:
     assert extract(text) == answer
 
 
@@ -105,77 +95,17 @@ def test_a_thought_that_the_prompt_opened() -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        "{",
-        "}",
-        "\\",
-        "\\boxed{",
-        "\\\\boxed",
-        "$",
-        "$1",
-        "answer is ",
-        "answer ",
-        "#### ",
-        "####",
-        "\\frac{",
-        "<think>",
-        "</think>",
-        ":",
-        "1,",
-        "and ",
-        "\\(",
-        "x=",
-        "\n",
-        " ",
-        ".",
-        "1",
-        "a",
-        "1 000 ",
-        "<b>",
-        "<sup>",
-        "答案",
-        "respuesta ",
-        "is ",
-        "(a ",
-        "✅",
-        "**",
-        "Answer: 7 is ",
-        "<answer>",
-        "$x$ is ",
-        "\\boxed{1}, ",
-        "\\boxed 1 ",
-        "not \\boxed{1} ",
-        "\\boxed{1}^",
-        "$x$ ",
-        "\\(x\\) ",
-        "\n- ",
-        "\t",
-        "\xa0",
-        "~~a~~",
-        "~~a",
-        "if the answer ",
-        "<think></think>",
-        "<|channel|>",
-        "because ",
-        " - a",
-        "option A is ",
-        "(A) ",
-        "- ",
-        "0",
-        "9",
-        "1:2",
-        "1/2 ",
-        "(1, ",
-        "½",
-        "٣",
-        "</answer>",
-        "<sup>1</sup>",
-        "<b ",
-        "é",
-        "_1",
+        "{", "}", "\\", "\\boxed{", "\\\\boxed", "$", "$1", "answer is ", "answer ", "#### ",
+        "####", "\\frac{", "<think>", "</think>", ":", "1,", "and ", "\\(", "x=", "\n", " ", ".",
+        "1", "a", "1 000 ", "<b>", "<sup>", "答案", "respuesta ", "is ", "(a ", "✅", "**",
+        "Answer: 7 is ", "<answer>", "$x$ is ", "\\boxed{1}, ", "\\boxed 1 ", "not \\boxed{1} ",
+        "\\boxed{1}^", "$x$ ", "\\(x\\) ", "\n- ", "\t", "\xa0", "~~a~~", "~~a", "if the answer ",
+        "<think></think>", "<|channel|>", "because ", " - a", "option A is ", "(A) ", "- ", "0",
+        "9", "1:2", "1/2 ", "(1, ", "½", "٣", "</answer>", "<sup>1</sup>", "<b ", "é", "_1",
         "x_1=",
     ],
-)
-@pytest.mark.parametrize("before", ["", "The answer is "])  # fmt: skip
+)  # fmt: skip
+@pytest.mark.parametrize("before", ["", "The answer is "])
 def test_time_is_linear_in_the_length(before: str, piece: str) -> None:
     text = before + piece * (200_000 // len(piece))
     start = time.process_time()

@@ -10,8 +10,8 @@ from nabla_eval.grading import equal as answers_equal
 from nabla_eval.grading import grade
 from nabla_eval.grading.compare import same
 from nabla_eval.grading.equal import reference
-from nabla_eval.grading.pool import Verdict
-from nabla_eval.grading.simple import parse_number, same_number
+from nabla_eval.grading.numbers import parse_number, same_number
+from nabla_eval.grading.worker import Verdict
 
 
 def numbers_agree(a: str, b: str) -> bool:

@@ -16,24 +16,24 @@ import psutil
 import pytest
 
 from nabla_eval.errors import DependencyError
-from nabla_eval.grading import GradingError, close, equal, grade, pool
-from nabla_eval.grading.pool import Pool, Worker
+from nabla_eval.grading import GradingError, close, equal, grade, worker
+from nabla_eval.grading.worker import GradingPool, GradingWorker
 
 BOMB = "9^{9^{9^{9}}}"
 
 
 @pytest.fixture
-def workers() -> Iterator[Pool]:
-    pool_of_one = Pool(size=1)
+def workers() -> Iterator[GradingPool]:
+    pool_of_one = GradingPool(size=1)
     yield pool_of_one
     pool_of_one.close()
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    one = Worker()
-    yield one
-    one.kill()
+def one() -> Iterator[GradingWorker]:
+    started = GradingWorker()
+    yield started
+    started.kill()
 
 
 def _run(code: str) -> str:
@@ -61,18 +61,18 @@ def _gone(pid: int, seconds: float) -> bool:
 def test_import_and_simple_answers_need_no_computer_algebra() -> None:
     heavy = "{m for m in ('torch', 'sympy', 'math_verify', 'numpy') if m in sys.modules}"
     code = (
-        "import sys; from nabla_eval.grading import equal, grade, pool, cluster\n"
+        "import sys; from nabla_eval.grading import equal, grade, worker, cluster\n"
         "assert equal('025', '25') and equal('1/2', '0.5') and not equal('(1,2)', '(2,1)')\n"
         "assert cluster(['7', '7.0', '8']) == [0, 0, 1]\n"
         f"assert not {heavy}, {heavy}\n"
-        "assert not any(p._idle for p in pool._pools)\n"
+        "assert not any(p._idle for p in worker._pools)\n"
         "assert equal('x+1', '1+x')\n"
         f"assert not {heavy}, {heavy}"
     )
     _run(code)
 
 
-def test_a_worker_is_reused(workers: Pool) -> None:
+def test_a_worker_is_reused(workers: GradingPool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     process = workers._idle[0].process
     assert not workers.ask("x+1", "x+2", 60).equal
@@ -81,7 +81,7 @@ def test_a_worker_is_reused(workers: Pool) -> None:
     assert process.poll() is not None
 
 
-def test_the_deadline_kills_and_the_next_request_starts_anew(workers: Pool) -> None:
+def test_the_deadline_kills_and_the_next_request_starts_anew(workers: GradingPool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     killed = workers._idle[0].process
     assert workers.ask("7", BOMB, 0.5).timed_out
@@ -91,16 +91,16 @@ def test_the_deadline_kills_and_the_next_request_starts_anew(workers: Pool) -> N
 
 
 def test_a_worker_that_gets_no_processor_is_killed(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    one: GradingWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert worker.ask("x+1", "1+x", 60).equal
-    os.kill(worker.process.pid, signal.SIGSTOP)
-    monkeypatch.setattr(pool, "PATIENCE", 1.0)
-    assert worker.ask("x+1", "1+x", 0.5).timed_out
-    assert worker.process.poll() == -signal.SIGKILL
+    assert one.ask("x+1", "1+x", 60).equal
+    os.kill(one.process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(worker, "PATIENCE", 1.0)
+    assert one.ask("x+1", "1+x", 0.5).timed_out
+    assert one.process.poll() == -signal.SIGKILL
 
 
-def test_a_worker_that_was_killed_from_outside_is_replaced(workers: Pool) -> None:
+def test_a_worker_that_was_killed_from_outside_is_replaced(workers: GradingPool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     workers._idle[0].process.kill()
     workers._idle[0].process.wait()
@@ -108,23 +108,23 @@ def test_a_worker_that_was_killed_from_outside_is_replaced(workers: Pool) -> Non
     workers.close()
 
 
-def test_a_worker_that_dies_while_it_works_is_reported(worker: Worker) -> None:
-    assert worker.ask("x+1", "1+x", 60).equal
-    timer = threading.Timer(0.5, worker.process.kill)
+def test_a_worker_that_dies_while_it_works_is_reported(one: GradingWorker) -> None:
+    assert one.ask("x+1", "1+x", 60).equal
+    timer = threading.Timer(0.5, one.process.kill)
     timer.start()
-    verdict = worker.ask("7", BOMB, 30)
+    verdict = one.ask("7", BOMB, 30)
     assert not verdict.equal
     assert verdict.error == "died"
 
 
-def test_memory_of_a_worker_is_limited(worker: Worker) -> None:
-    assert worker.ask("x+1", "1+x", 60).equal
-    limit = pool.MEGABYTES * 2**20
-    assert resource.prlimit(worker.process.pid, resource.RLIMIT_AS) == (limit, limit)
-    worker.kill()
+def test_memory_of_a_worker_is_limited(one: GradingWorker) -> None:
+    assert one.ask("x+1", "1+x", 60).equal
+    limit = worker.MEGABYTES * 2**20
+    assert resource.prlimit(one.process.pid, resource.RLIMIT_AS) == (limit, limit)
+    one.kill()
 
 
-def test_a_worker_that_runs_out_of_memory_is_replaced(workers: Pool) -> None:
+def test_a_worker_that_runs_out_of_memory_is_replaced(workers: GradingPool) -> None:
     assert workers.ask("x+1", "1+x", 60).equal
     pid = workers._idle[0].process.pid
     with open(f"/proc/{pid}/statm") as file:
@@ -139,9 +139,9 @@ def test_a_worker_that_runs_out_of_memory_is_replaced(workers: Pool) -> None:
 
 
 def test_a_worker_is_replaced_after_many_requests(
-    workers: Pool, monkeypatch: pytest.MonkeyPatch
+    workers: GradingPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(worker, "MAX_REQUESTS", 2)
     assert workers.ask("x+1", "1+x", 60).equal
     first = workers._idle[0].process
     assert workers.ask("x+1", "1+x", 60).equal
@@ -187,9 +187,9 @@ def test_forked_children_use_their_own_workers() -> None:
 def test_nothing_is_left_when_the_caller_exits() -> None:
     code = (
         "from nabla_eval.grading import equal, equal as e\n"
-        "from nabla_eval.grading import pool\n"
+        "from nabla_eval.grading import worker\n"
         "assert equal('x+1', '1+x')\n"
-        "print(*[w.process.pid for p in pool._pools for w in p._idle])"
+        "print(*[w.process.pid for p in worker._pools for w in p._idle])"
     )
     pids = [int(pid) for pid in _run(code).split()]
     assert pids
@@ -198,7 +198,7 @@ def test_nothing_is_left_when_the_caller_exits() -> None:
 
 def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
     code = (
-        "from nabla_eval.grading.pool import Worker\n"
+        "from nabla_eval.grading.worker import GradingWorker as Worker\n"
         "w = Worker(); assert w.ask('x+1', '1+x', 60).equal\n"
         "print(w.process.pid, flush=True)\n"
         f"w.ask('7', {BOMB!r}, 600)"
@@ -216,7 +216,7 @@ def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
 def test_nothing_is_left_when_the_caller_is_stopped_in_the_middle() -> None:
     code = (
         "from nabla_eval.grading import grade_batch\n"
-        "from nabla_eval.grading import pool\n"
+        "from nabla_eval.grading import worker\n"
         "from nabla_eval.stopping import stoppable\n"
         "with stoppable(lambda: 'nothing is kept.'):\n"
         f"    grade_batch([('7', {BOMB!r})] * 9, extracted=True, timeout=600)\n"
@@ -241,13 +241,13 @@ def test_close_may_be_called_at_any_time() -> None:
 
 
 def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_BOOTSTRAP", "raise SystemExit(3)")
+    monkeypatch.setattr(worker, "_BOOTSTRAP", "raise SystemExit(3)")
     with pytest.raises(GradingError, match="did not start"):
-        Pool().ask("x+1", "1+x", 5)
+        GradingPool().ask("x+1", "1+x", 5)
     broken = (
         "import sys; sys.path[:] = sys.argv[2:]; sys.modules['math_verify'] = None\n"
         "from nabla_eval.grading.worker import main; main(300)"
     )
-    monkeypatch.setattr(pool, "_BOOTSTRAP", broken)
+    monkeypatch.setattr(worker, "_BOOTSTRAP", broken)
     with pytest.raises(DependencyError, match=r"needs math-verify.* Try: pip install"):
-        Pool().ask("x+1", "1+x", 5)
+        GradingPool().ask("x+1", "1+x", 5)

@@ -109,7 +109,7 @@ def test_maj_at_k_does_not_depend_on_the_order_of_samples(
 
 def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.MonkeyPatch) -> None:
     """For any relation, symmetric or not: against a plain search of the graph."""
-    from nabla_eval.grading.pool import Verdict
+    from nabla_eval.grading.worker import Verdict
 
     module = sys.modules["nabla_eval.grading.equal"]  # the package has a function of that name
 

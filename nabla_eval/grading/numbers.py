@@ -124,5 +124,7 @@ def tolerance(*numbers: Number) -> Fraction:
 
 
 def same_number(a: Number, b: Number) -> bool:
-    """Whether two numbers are equal, exactly or up to the rounding that `tolerance` allows."""
+    """Return whether two numbers are equal, exactly or up to the rounding that `tolerance`
+    allows.
+    """
     return abs(a.value - b.value) <= tolerance(a, b)
