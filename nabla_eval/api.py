@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from nabla_eval import embedded
 from nabla_eval.dto.objective import row_gradient, widen
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
@@ -21,8 +23,8 @@ from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError, Fault
 from nabla_eval.methods.idle import idle
 from nabla_eval.methods.registry import configure, needs_chat, settle, start
+from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
-from nabla_eval.models.load import load_pair
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import DTO, Objective, Sampling, flatten
 from nabla_eval.randomness import Key
@@ -51,6 +53,20 @@ class Refined:
     gradient: Tensor  # [L - committed, V] dL/dy before the first step
     passes: int  # gradient passes spent, the first one included
     reward: float  # r(y|x) of the response
+
+
+def load_pair(
+    policy: str | Path | None = None, reward: str | Path | None = None, *others: Any, **options: Any
+) -> Pair:
+    """Load a policy and a reward model, each a hub id or a folder; the embedded pair by default.
+
+    Further arguments (dtype, device, vocab, ...) and the errors are those of
+    `nabla_eval.models.load.load_pair`.
+    """
+    if policy is None:
+        policy, own = embedded.paths()
+        reward = own if reward is None else reward
+    return load.load_pair(policy, reward, *others, **options)
 
 
 @overload

@@ -137,7 +137,7 @@ def sft(**chosen: Any) -> None:
     Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
     --exclude problems/math500.jsonl --lora --output results/sft
     """
-    from nabla_eval.training.sft import SupervisedFineTuning
+    from nabla_eval.training.trainers import SupervisedFineTuning
 
     recipe = SFT(max_length=chosen.pop("max_length"), **_recipe(chosen))
     _train(recipe, SupervisedFineTuning(recipe), chosen)
@@ -177,8 +177,8 @@ def grpo(**chosen: Any) -> None:
     Example: nabla-eval train grpo --policy Qwen/Qwen2.5-7B --data numinamath-35k
     --exclude problems/math500.jsonl --lora --output results/grpo
     """
-    from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
     from nabla_eval.training.sources import COUNTDOWN
+    from nabla_eval.training.trainers import GroupRelativePolicyOptimisation
 
     tokens = chosen.pop("max_new_tokens")
     if tokens is None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.prefix import forward
 from nabla_eval.options import Objective
-from nabla_eval.requests import Frame
+from nabla_eval.requests import TemplateAffixes
 
 _ELEMENTS = 2**25  # of rows x V formed at once
 
@@ -38,7 +38,7 @@ class Site:
     """
 
     prompt: tuple[int, ...]
-    frame: Frame
+    frame: TemplateAffixes
     tokens: tuple[int, ...]
     scored: int
     policy: Float[Tensor, "N 2 H T Dh"] | None = field(repr=False, compare=False, default=None)
@@ -153,7 +153,7 @@ def _ids(values: Sequence[int], like: Tensor) -> Int[Tensor, " N"]:
 
 
 def reward_rows(reward: Reward, sites: Sequence[Site]) -> list[tuple[int, ...]]:
-    """Frame and scored tokens of each sequence, as ids for `embed_reward`."""
+    """TemplateAffixes and scored tokens of each sequence, as ids for `embed_reward`."""
     words = reward.embedding.shape[0]
     frames = {
         frame: [tuple(words + token for token in part) for part in (frame.before, frame.after)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nabla_eval.engine.batching import positions
-from nabla_eval.models.probe import RowCache, cache_name, is_plain
+from nabla_eval.models.batch_probe import RowCache, cache_name, is_plain
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
 

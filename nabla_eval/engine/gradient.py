@@ -24,7 +24,7 @@ from nabla_eval.dto.relaxation import soft_backward
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory
-from nabla_eval.models.checkpointing import recomputes
+from nabla_eval.models.gradient_checkpointing import recomputes
 from nabla_eval.models.memory import Shape, Use
 from nabla_eval.models.pair import Pair
 from nabla_eval.requests import Differentiate, Gradient, Problem, Trajectory

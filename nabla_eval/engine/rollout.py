@@ -18,8 +18,8 @@ from nabla_eval.engine.record import Record, Row
 from nabla_eval.engine.response import NOTHING, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
+from nabla_eval.models.batch_probe import RowCache, batching
 from nabla_eval.models.pair import Policy
-from nabla_eval.models.probe import RowCache, batching
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Generate, Trajectory
 

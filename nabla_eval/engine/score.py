@@ -22,9 +22,9 @@ from nabla_eval.engine.batch_cache import PaddedCache, rows_of
 from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models import prefix
+from nabla_eval.models.batch_probe import cache_name
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import extend, keepable, padded, places
-from nabla_eval.models.probe import cache_name
+from nabla_eval.models.prefix import extend, keepable, padded, position_ids
 from nabla_eval.randomness import Key
 from nabla_eval.requests import RewardScore, Score
 
@@ -195,7 +195,7 @@ class RewardEncoder:
         output = self.reward.base(
             inputs_embeds=embed_reward(self.reward, ids),
             attention_mask=mask,
-            position_ids=places(mask)[:, -width:],
+            position_ids=position_ids(mask)[:, -width:],
             **{name: None if cache is None else cache.cache},
             use_cache=keep or cache is not None,
         )

@@ -25,8 +25,8 @@ from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.run import Run, Work
 from nabla_eval.harness.thinking import Thinking
-from nabla_eval.models.chat import check_asked, dresses, render, to_be_continued
-from nabla_eval.models.meter import Meter, devices
+from nabla_eval.models.chat import check_asked, has_chat_template, render, to_be_continued
+from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import flatten
 from nabla_eval.requests import Outcome, Problem
@@ -286,7 +286,7 @@ class NablaLM(RankedLM):
                 "(--cache_requests?): the reward model sees it as one user message, %.60r...",
                 text,
             )
-        elif dresses(self.tokenizer):
+        elif has_chat_template(self.tokenizer):
             LOGGER.warning(
                 "The policy has a chat template and is prompted without it: that suits base models "
                 "only. Add --apply_chat_template for an instruction-tuned one."

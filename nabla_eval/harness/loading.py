@@ -20,14 +20,13 @@ from nabla_eval.models.checkpoint import (
     Source,
     check_architecture,
     check_weights,
+    examine,
     open_config,
-    open_model,
     open_tokenizer,
     parse_device,
     parse_dtype,
 )
-from nabla_eval.models.checkpointing import checkpoint_gradients
-from nabla_eval.models.load import announced, pair_from, policy_from
+from nabla_eval.models.load import policy_from, with_reward
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.options import coerce
 
@@ -72,29 +71,22 @@ def load_pair(arguments: Arguments, model: Any, tokenizer: Any, device: Any) -> 
     policy = policy_from(model, tokenizer, context=context)
     source = _reward_source(arguments)
     if source is None:
-        return announced(pair_from(policy))
-    pair = _with_reward(arguments, policy, source, device)
-    return announced(checkpoint_gradients(pair) if arguments.gradient_checkpointing else pair)
-
-
-def _with_reward(arguments: Arguments, policy: Policy, source: Source, device: Any) -> Pair:
+        return with_reward(policy, None)
     options = arguments.reward_options
-    where = parse_device(options.get("reward_device", device))
     spread = options.get("reward_device_map")
     if spread is None and "reward_device" not in options and arguments.hf.get("parallelize"):
         spread = "auto"
     loading = {} if spread is None else {"device_map": spread}
     if "attn_implementation" in arguments.hf:
         loading["attn_implementation"] = arguments.hf["attn_implementation"]
-    source = replace(source, options=loading)
-    judge = open_model(source, open_config(source), parse_dtype(arguments.dtype_of_reward))
-    reading = {n: options[n] for n in ("vocab", "step_delimiter", "process_score") if n in options}
-    return pair_from(
+    return with_reward(
         policy,
-        judge if spread is not None else judge.to(where),
-        open_tokenizer(source),
+        examine(replace(source, options=loading)),
+        parse_dtype(arguments.dtype_of_reward),
+        parse_device(options.get("reward_device", device)),
+        gradient_checkpointing=arguments.gradient_checkpointing,
         template=_template(arguments),
-        **reading,
+        **{n: options[n] for n in ("vocab", "step_delimiter", "process_score") if n in options},
     )
 
 

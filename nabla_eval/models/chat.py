@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, cast
 
 import jinja2
 
 from nabla_eval.errors import ModelError
-from nabla_eval.requests import Frame, Message
+from nabla_eval.requests import Message, TemplateAffixes
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -72,17 +72,17 @@ class Framer:
             return self.template.chat_template == PLAIN
         return getattr(self.tokenizer, "chat_template", None) is None
 
-    def __call__(self, messages: Messages) -> Frame:
-        """Frame of a conversation that the response answers, or whose last message it continues.
+    def __call__(self, messages: Messages) -> TemplateAffixes:
+        """Return the tokens around a response that answers these messages or continues the last.
 
         Raises `ModelError` where the template drops or rewrites an ordinary response.
         """
         frame = self._plain_frame(messages) if self.plain else self._template_frame(messages)
         if self.template.delimiter is None:
             return frame
-        return Frame(frame.before, encode(self.tokenizer, self.template.delimiter))
+        return TemplateAffixes(frame.before, encode(self.tokenizer, self.template.delimiter))
 
-    def _template_frame(self, messages: Messages) -> Frame:
+    def _template_frame(self, messages: Messages) -> TemplateAffixes:
         marker = self._marker(messages)
         text = self.render(messages, marker)
         if text.count(marker) != 1:
@@ -124,13 +124,13 @@ class Framer:
             chat.insert(0, {"role": "system", "content": self.template.system})
         return chat
 
-    def _plain_frame(self, messages: Messages) -> Frame:
+    def _plain_frame(self, messages: Messages) -> TemplateAffixes:
         text = self.render(messages, "")
         before = bos_ids(self.tokenizer) + encode(self.tokenizer, text)
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if bos is not None and before[:2] == (bos, bos):
             before = before[1:]
-        return Frame(before=before, after=() if eos is None else (eos,))
+        return TemplateAffixes(before=before, after=() if eos is None else (eos,))
 
 
 def render(
@@ -238,7 +238,7 @@ def _refused(chat: Messages, error: Exception) -> ModelError:
     )
 
 
-def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -> Frame:
+def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -> TemplateAffixes:
     """Token ids before and after `text[start:stop]`, which stands for the response.
 
     With `glue`, white space of the template that the tokenizer joins to the response's first token
@@ -247,7 +247,7 @@ def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -
     """
     before, after = encode(tokenizer, text[:start]), encode(tokenizer, text[stop:])
     if not getattr(tokenizer, "is_fast", False):
-        return Frame(before, after)
+        return TemplateAffixes(before, after)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, spans = encoding["input_ids"], encoding["offset_mapping"]
     first = next((i for i, (_, right) in enumerate(spans) if right > start), len(ids))
@@ -256,7 +256,7 @@ def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -
         before = tuple(ids[:first])
     if last == 0 or spans[last - 1][1] <= stop:
         after = tuple(ids[last:])
-    return Frame(before, after)
+    return TemplateAffixes(before, after)
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -303,7 +303,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return after[0] if after and after[0] in special_ids(tokenizer) else None
 
 
-def dresses(tokenizer: Any) -> bool:
+def has_chat_template(tokenizer: Any) -> bool:
     """Whether the tokenizer has a chat template that adds anything to a user's message."""
     try:
         return render(tokenizer, [{"role": "user", "content": "a"}]) != "a"
@@ -320,3 +320,97 @@ def special_ids(tokenizer: Any) -> set[int]:
 def _excerpt(text: str, length: int = 200) -> str:
     half = length // 2
     return repr(text if len(text) <= length else f"{text[:half]} ... {text[-half:]}")
+
+
+# --- is the framed response what the reward model would read? -----------------------------------
+
+# Templates trim, drop or move what is in a response. Each probe is rendered and tokenised whole,
+# and the tokens between the two sides must be the response, the whole response, and nothing else.
+
+QUESTION: Messages = ({"role": "user", "content": "What is 2+2?"},)
+THINKING = "<think>\nTwo and two.\n</think>\n\nFour."
+ORDINARY = ("The answer is \\boxed{12}.", "First, $x^2 = 9$.\n\nSo $x = 3$, or ∇f = 0.")
+# What templates are known to touch. The frame keeps all of it.
+TOUCHY = ("Ends in a line break.\n", "\nStarts with one.", THINKING)
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Whether a response stands in the reward model's rendered input exactly as it is framed."""
+
+    response: str
+    exact: bool
+    reason: str = ""  # why it does not
+
+
+def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> RoundTrip:
+    """Compare the frame with the ids of the whole rendered conversation."""
+    framer = replace(framer, template=replace(framer.template, delimiter=None))
+    frame = framer(messages)
+    text = framer.render(messages, response)
+    whole = encode(framer.tokenizer, text)
+    if framer.plain:
+        bos = bos_ids(framer.tokenizer)
+        whole = whole if whole[: len(bos)] == bos else bos + whole
+        whole += frame.after
+    if _spans(framer, frame, whole, response):
+        return RoundTrip(response, exact=True)
+    return RoundTrip(response, exact=False, reason=_difference(framer, messages, text, response))
+
+
+def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
+    """Round trips of probe responses, ordinary ones first.
+
+    Raises `ModelError` where an ordinary response is not framed exactly.
+    """
+    ordinary = [THINKING] if framer.template.thinking else probes(framer.tokenizer)
+    trips = [round_trip(framer, response) for response in ordinary]
+    wrong = next((trip for trip in trips if not trip.exact), None)
+    if wrong is not None:
+        raise ModelError(
+            "The reward model's chat template does not show a response word for word: of "
+            f"{wrong.response!r} {wrong.reason}. {framer.template.advice}"
+        )
+    touchy = [f"{THINKING}\n"] if framer.template.thinking else TOUCHY
+    return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer.tokenizer, r)))
+
+
+def probes(tokenizer: Any) -> list[str]:
+    """Texts of plain text that the tokenizer can write, made of its own words if need be."""
+    found = [response for response in ORDINARY if _encodable(tokenizer, response)]
+    if found:
+        return found
+    special = special_ids(tokenizer)
+    ids = [index for index in sorted(tokenizer.get_vocab().values()) if index not in special]
+    drawn = (ids[start :: max(1, len(ids) // 5)][:5] for start in range(min(len(ids), 20)))
+    texts = (tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in drawn)
+    return [text for text in texts if text.strip() == text and _encodable(tokenizer, text)][:2]
+
+
+def _encodable(tokenizer: Any, text: str) -> bool:
+    return bool(text) and _decoded(tokenizer, encode(tokenizer, text)) == text
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return text
+
+
+def _spans(framer: Framer, frame: TemplateAffixes, whole: tuple[int, ...], response: str) -> bool:
+    start, stop = len(frame.before), len(whole) - len(frame.after)
+    if whole[:start] != frame.before or whole[stop:] != frame.after:
+        return False
+    shown = _decoded(framer.tokenizer, whole[start:stop])
+    # SentencePiece glues the blank before a word to the word.
+    return shown == response or shown.lstrip(" ") == response
+
+
+def _difference(framer: Framer, messages: Messages, text: str, response: str) -> str:
+    bare = response.strip()
+    if bare != response and framer.render(messages, bare) == text:
+        return "white space at its ends is trimmed; the frame keeps it"
+    if "<think>" in response and not framer.plain:
+        return "thinking blocks are added, moved or dropped (see the option thinking)"
+    if response in text:
+        return "tokens merge across its border; the frame keeps them apart"
+    return "words are changed"

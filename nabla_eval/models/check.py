@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nabla_eval.errors import ModelError, NablaError
-from nabla_eval.models import chat, memory, roundtrip, vocabulary
+from nabla_eval.models import chat, memory, vocabulary
+from nabla_eval.models.batch_probe import batching
 from nabla_eval.models.chat import Framer, Template
 from nabla_eval.models.checkpoint import (
     Checkpoint,
@@ -24,9 +25,8 @@ from nabla_eval.models.checkpoint import (
     parse_device,
     parse_dtype,
 )
+from nabla_eval.models.heads import check_labels, context_length
 from nabla_eval.models.load import end_ids_of, pair_from, policy_from
-from nabla_eval.models.probe import batching
-from nabla_eval.models.split import check_labels, context_length
 from nabla_eval.models.step_ends import checked_steps
 from nabla_eval.models.vocabulary import Mode, Overlap
 
@@ -157,7 +157,7 @@ def _vocabulary(
     yield Finding("vocabulary", worst, f"{overlap.describe()} ({table})")
     different = [
         text
-        for text in roundtrip.probes(actor.tokenizer)
+        for text in chat.probes(actor.tokenizer)
         if _strings(actor.tokenizer, text) != _strings(judge.tokenizer, text)
     ]
     if different:
@@ -201,8 +201,8 @@ def _reward(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
 def _template(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
     framer = Framer(judge.tokenizer, asked.template)
     try:
-        trips = roundtrip.check_frame(framer)
-        frame = framer(roundtrip.QUESTION)
+        trips = chat.check_frame(framer)
+        frame = framer(chat.QUESTION)
     except ModelError as error:
         yield Finding("template", "failed", str(error))
         return

@@ -9,10 +9,17 @@ from typing import Any, Literal
 import torch
 
 from nabla_eval.errors import ConfigError, ModelError
-from nabla_eval.models import chat, roundtrip, split
+from nabla_eval.models import chat, heads
 from nabla_eval.models.chat import Framer, Template
-from nabla_eval.models.checkpoint import Trust, examine, parse_device, parse_dtype
-from nabla_eval.models.checkpointing import checkpoint_gradients
+from nabla_eval.models.checkpoint import (
+    Checkpoint,
+    Dtype,
+    Trust,
+    examine,
+    parse_device,
+    parse_dtype,
+)
+from nabla_eval.models.gradient_checkpointing import checkpoint_gradients
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
@@ -24,7 +31,7 @@ Contrast = Literal["logit", "probability"]
 
 
 def load_pair(
-    policy: str | Path | None = None,
+    policy: str | Path,
     reward: str | Path | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | int | torch.device | None = None,
@@ -46,9 +53,9 @@ def load_pair(
     template: Template | None = None,
     gradient_checkpointing: bool = False,
 ) -> Pair:
-    """Load a policy and a reward model, each a hub id or a folder; the embedded pair by default.
+    """Load a policy and a reward model, each a hub id or a folder.
 
-    With a policy and no reward model, `Pair.reward` is None. `device_map` is accelerate's;
+    Without a reward model, `Pair.reward` is None. `device_map` is accelerate's;
     `parallelize` spreads both models over all GPUs ("auto"). `gradient_checkpointing` keeps less
     for backward passes and takes longer over them. dtype: by default ("auto") each checkpoint's
     own; `reward_dtype` is the reward model's. `vocab`, `step_delimiter`, `process_score`,
@@ -56,9 +63,6 @@ def load_pair(
 
     Raises `ModelError` (`VocabularyError` for vocabularies that do not fit) and `ConfigError`.
     """
-    if policy is None:
-        policy, embedded_reward = _embedded()
-        reward = embedded_reward if reward is None else reward
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     trust = Trust(trust_remote_code, allow_pickle, local_files_only)
     spread = device_map if device_map is not None else ("auto" if parallelize else None)
@@ -67,34 +71,50 @@ def load_pair(
     )
     where = parse_device(device)
     kind = parse_dtype(dtype)
-    if reward is None:
-        return announced(pair_from(policy_from(actor.load(kind, where), actor.tokenizer)))
-    if reward_device_map is None and reward_device is None and isinstance(spread, str):
-        reward_device_map = spread
-    judge = examine(
-        trust.source(
-            reward, "reward", reward_revision, {"device_map": reward_device_map, **attention}
-        )
-    )
-    check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
+    judge = None
+    if reward is not None:
+        if reward_device_map is None and reward_device is None and isinstance(spread, str):
+            reward_device_map = spread
+        loading = {"device_map": reward_device_map, **attention}
+        judge = examine(trust.source(reward, "reward", reward_revision, loading))
+        check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
     reward_where = where if reward_device is None else parse_device(reward_device)
-    pair = pair_from(
+    return with_reward(
         policy_from(actor.load(kind, where), actor.tokenizer),
-        judge.load(parse_dtype(reward_dtype or kind), reward_where),
-        judge.tokenizer,
+        judge,
+        parse_dtype(reward_dtype or kind),
+        reward_where,
+        gradient_checkpointing=gradient_checkpointing,
         vocab=vocab,
         step_delimiter=step_delimiter,
         process_score=process_score,
         template=template,
     )
-    return announced(checkpoint_gradients(pair) if gradient_checkpointing else pair)
 
 
-def announced(pair: Pair) -> Pair:
-    """The pair, after one line about what each model runs in."""
-    models = [("policy", pair.policy.name, pair.policy.embedding)]
-    if pair.reward is not None:
-        models.append(("reward model", pair.reward.name, pair.reward.table))
+def with_reward(
+    policy: Policy,
+    checkpoint: Checkpoint | None,
+    dtype: Dtype = "auto",
+    device: torch.device | None = None,
+    *,
+    gradient_checkpointing: bool = False,
+    **reading: Any,
+) -> Pair:
+    """Load a reward model beside a policy that is loaded, and log what each runs in.
+
+    This is where `load_pair` and lm-eval's model meet. Without a checkpoint the pair has no reward
+    model. `reading` are options of `reward_from`.
+    """
+    models = [("policy", policy.name, policy.embedding)]
+    pair = Pair(policy, None)
+    if checkpoint is not None:
+        model = checkpoint.load(dtype, parse_device(None) if device is None else device)
+        judge = reward_from(model, checkpoint.tokenizer, policy, **reading)
+        models.append(("reward model", judge.name, judge.table))
+        pair = Pair(policy, judge)
+        if gradient_checkpointing:
+            checkpoint_gradients(pair)
     words = [
         f"{role} {name} in {str(table.dtype).removeprefix('torch.')} on {table.device}"
         for role, name, table in models
@@ -113,8 +133,8 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
         model = model.get_base_model()
     name = str(getattr(model, "name_or_path", "") or "policy")
     check_tokenizer(tokenizer)
-    with split.explained(model, name):
-        halves = split.split_policy(model, name)
+    with heads.faults_explained(model, name):
+        halves = heads.split_policy(model, name)
     ends = end_ids(model, tokenizer)
     if not ends:
         raise ModelError(
@@ -156,8 +176,8 @@ def reward_from(
     """
     name = str(getattr(model, "name_or_path", "") or "reward")
     check_tokenizer(tokenizer)
-    with split.explained(model, name):
-        halves, process = split.split_reward(model, name, process_score)
+    with heads.faults_explained(model, name):
+        halves, process = heads.split_reward(model, name, process_score)
     table = _grow(model, halves.embedding, policy.vocabulary)
     aligned = align(
         table,
@@ -177,7 +197,7 @@ def reward_from(
         steps = checked_steps(policy.tokenizer, step_delimiter)
         template = replace(template, delimiter=delimiter_of(step_delimiter))
     framer = Framer(tokenizer, template)
-    roundtrip.check_frame(framer)
+    chat.check_frame(framer)
     return Reward(
         base=halves.base,
         head=halves.head,
@@ -245,9 +265,3 @@ def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
     if lookup.weight.data_ptr() == table.data_ptr():
         lookup.weight.data = grown[:own]
     return grown
-
-
-def _embedded() -> tuple[Path, Path]:
-    from nabla_eval import embedded
-
-    return embedded.paths()

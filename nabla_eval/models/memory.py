@@ -1,4 +1,4 @@
-"""How much memory one gradient pass needs: plain arithmetic on a config, stated term by term.
+"""How much memory one gradient pass needs, by plain arithmetic; and the peak that a run took.
 
 Weights get no gradient, so a linear layer keeps nothing for the backward pass: what is kept per
 token and layer are the inputs of the two norms (float32), q, k, v and the attention's output, and
@@ -9,8 +9,15 @@ against what autograd keeps of Qwen2, Qwen3 and Llama models.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+
+from nabla_eval.cost.peak import PeakMemory
+from nabla_eval.models.pair import Pair
 
 GIB = 2**30
 CHUNK = 2**25  # elements of rows x V that the engine forms at once
@@ -200,8 +207,42 @@ def _pass(shape: Shape, parameters: int, use: Use) -> tuple[Term, ...]:
 
 def parameter_count(config: Any, auto: Any) -> int:
     """Parameters of a config's model, counted without making it."""
-    import torch
-
     with torch.device("meta"):
         model = auto.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+# --- the peak of a run --------------------------------------------------------------------------
+
+
+def devices(pair: Pair) -> set[torch.device]:
+    """Where the weights of both models are."""
+    bases = [pair.policy.base] + ([] if pair.reward is None else [pair.reward.base])
+    return {parameter.device for base in bases for parameter in base.parameters()}
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Reads the peak of some devices from its making on."""
+
+    gpus: tuple[torch.device, ...]
+
+    @classmethod
+    def start(cls, devices: Iterable[torch.device]) -> Meter:
+        """Forget the GPUs' earlier peaks."""
+        gpus = tuple(sorted({d for d in devices if d.type == "cuda"}, key=str))
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        return cls(gpus)
+
+    def read(self) -> PeakMemory | None:
+        """The peak so far; None where the system does not tell."""
+        if self.gpus:
+            most = sum(torch.cuda.max_memory_allocated(gpu) for gpu in self.gpus)
+            return PeakMemory(bytes=most, of="gpu")
+        try:
+            import resource
+        except ImportError:  # Windows
+            return None
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return PeakMemory(bytes=most * (1 if sys.platform == "darwin" else 1024), of="process")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models import chat, texts
+from nabla_eval.models import chat, tokenizers
 from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Problem
+from nabla_eval.requests import Problem, TemplateAffixes
 from nabla_eval.thought import Thought
 
 Messages = Sequence[dict[str, str]]
@@ -67,7 +67,7 @@ class Policy:
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; `special` keeps special tokens such as the end of turn."""
-        return texts.decode(self.tokenizer, ids, special)
+        return tokenizers.decode(self.tokenizer, ids, special)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -77,15 +77,15 @@ class Policy:
     @cached_property
     def thought(self) -> Thought | None:
         """That of the known tags that the vocabulary has tokens for."""
-        return texts.own_thought(self.tokenizer)
+        return tokenizers.own_thought(self.tokenizer)
 
     def hidden(self, thought: Thought | None) -> frozenset[int]:
         """Tokens that the text of a response leaves out."""
-        return texts.hidden_ids(self.tokenizer, thought)
+        return tokenizers.hidden_ids(self.tokenizer, thought)
 
     def shown(self, ids: Sequence[int], thought: Thought | None) -> str:
         """The text of a response, in which thoughts can be told from answers."""
-        return texts.shown(self.tokenizer, ids, thought)
+        return tokenizers.shown(self.tokenizer, ids, thought)
 
     def piece(self, token: int) -> str:
         """Text with every character that the token may add to a response; remembered.
@@ -108,9 +108,11 @@ class Reward:
 
     base: torch.nn.Module = field(repr=False)  # -> .last_hidden_state [B, L, D]
     head: Callable[[Tensor], Tensor] = field(repr=False)  # [..., D] -> scores [...]
-    table: Tensor = field(repr=False)  # [own vocabulary, D], for the frame's tokens
+    table: Tensor = field(repr=False)  # [own vocabulary, D], for the template's tokens
     embedding: Tensor = field(repr=False)  # [V, D], rows in the policy's order
-    frame: Callable[[Messages], Frame] = field(repr=False)  # user messages -> ids around a response
+    frame: Callable[[Messages], TemplateAffixes] = field(
+        repr=False
+    )  # user messages -> ids around a response
     context: int
     parameters: int
     known: Tensor | None = field(default=None, repr=False)  # [V] bool; None: knows every token
@@ -170,7 +172,7 @@ class Pair:
         return Problem(
             key=key,
             prompt=ids,
-            frame=Frame((), ()) if self.reward is None else self.reward.frame(messages),
+            frame=TemplateAffixes((), ()) if self.reward is None else self.reward.frame(messages),
             max_new_tokens=max_new_tokens,
             stop=tuple(stop),
             text=text,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nabla_eval.models.probe import batching, cache_name
+from nabla_eval.models.batch_probe import batching, cache_name
 
 # Passes of one token through a model that a second call must spare: it costs about as much.
 WORTH = 256
@@ -159,7 +159,7 @@ def forward(
         output = base(
             inputs_embeds=embed(ids),
             attention_mask=mask,
-            position_ids=places(mask),
+            position_ids=position_ids(mask),
             use_cache=True,
         )
     layers = [(layer.keys, layer.values) for layer in getattr(output, cache_name(base)).layers]
@@ -244,7 +244,7 @@ def extend(
     output = base(
         inputs_embeds=embeds,
         attention_mask=mask,
-        position_ids=places(mask)[:, -width:],
+        position_ids=position_ids(mask)[:, -width:],
         **{cache_name(base): None if prefixes is None else prefixes.cache()},
         use_cache=prefixes is not None,
     )
@@ -262,6 +262,6 @@ def padded(
     return ids, (columns >= starts[:, None]).long()
 
 
-def places(mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+def position_ids(mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """Position ids that count tokens and not padding."""
     return (mask.cumsum(-1) - 1).clamp_(min=0)

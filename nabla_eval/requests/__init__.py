@@ -36,9 +36,9 @@ from nabla_eval.requests.asked import (
     Trajectory,
 )
 from nabla_eval.requests.problem import (
-    Frame,
     Message,
     Problem,
+    TemplateAffixes,
 )
 from nabla_eval.thought import Thought
 
@@ -51,7 +51,6 @@ __all__ = [
     "Compose",
     "Differentiate",
     "Draft",
-    "Frame",
     "Generate",
     "Gradient",
     "Message",
@@ -68,6 +67,7 @@ __all__ = [
     "Score",
     "Step",
     "StopReason",
+    "TemplateAffixes",
     "Thought",
     "Trajectory",
     "Verdict",

@@ -12,7 +12,7 @@ Message: TypeAlias = tuple[str, str]  # role, content
 
 
 @dataclass(frozen=True)
-class Frame:
+class TemplateAffixes:
     """The reward model's token ids before and after the response (its chat template)."""
 
     before: tuple[int, ...]
@@ -25,7 +25,7 @@ class Problem:
 
     key: Key
     prompt: tuple[int, ...]  # policy token ids
-    frame: Frame
+    frame: TemplateAffixes
     max_new_tokens: int
     stop: tuple[str, ...] = ()  # strings that end the answer and are cut from it
     thought: Thought | None = None  # stop strings inside a thought do not count

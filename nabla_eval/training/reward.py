@@ -16,7 +16,7 @@ from nabla_eval.embedded.countdown import Problem, split_of, verify
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.grading import grade_batch
 from nabla_eval.models.chat import render
-from nabla_eval.models.texts import own_thought, shown
+from nabla_eval.models.tokenizers import own_thought, shown
 from nabla_eval.thought import opened
 
 GRADERS = 2

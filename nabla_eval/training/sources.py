@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nabla_eval.embedded.countdown import problems
+from nabla_eval.embedded.countdown import Problem, moves, problems, reachable
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
-from nabla_eval.training.countdown import one_solution
+from nabla_eval.randomness import Key
 from nabla_eval.validation import UNREADABLE, text_of
 
 PROBLEM = ("problem", "prompt", "question")
@@ -212,3 +212,41 @@ def _countdown(name: str, size: int, seed: int) -> Rows:
     drawn = problems(size, "train", numbers=COUNTDOWN[name], seed=seed)
     examples = [Example(p.prompt, one_solution(p, seed), str(p.target)) for p in drawn]
     return Listed(name, examples)
+
+
+def one_solution(problem: Problem, seed: int = 0) -> str:
+    """A solution that is a function of (seed, problem), or `DataError` where there is none.
+
+    Sums and products have the previous result first, else the larger number: the one way to write
+    a calculation that the policy was taught (`reports/embedded/training_rows.py`).
+    """
+    key = Key.root(seed) / "countdown solution" / problem.canonical
+    steps = _steps_to(list(problem.numbers), None, problem.target, key)
+    if steps is None:
+        raise DataError(f"{problem.prompt} has no solution. Leave it out.")
+    return ";".join(steps)
+
+
+def _steps_to(values: list[int], previous: int | None, target: int, key: Key) -> list[str] | None:
+    """Steps from the available values to the target; each choice is drawn by the steps so far."""
+    if len(values) == 1:
+        return [] if values[0] == target else None
+    options = [
+        (f"{left}{operator}{right}={result}", result, rest)
+        for left, operator, right, result, rest in moves(values)
+        if _spelt(left, operator, right, previous)
+        and target in reachable(tuple(sorted((*rest, result))))
+    ]
+    for place in key.uniforms(0, len(options)).argsort():
+        step, result, rest = options[place]
+        tail = _steps_to([*rest, result], result, target, key / step)
+        if tail is not None:
+            return [step, *tail]
+    return None
+
+
+def _spelt(left: int, operator: str, right: int, previous: int | None) -> bool:
+    """Whether this is the way to write a calculation that `one_solution` promises."""
+    if operator in "-/":
+        return True
+    return left == previous if previous in (left, right) else left >= right

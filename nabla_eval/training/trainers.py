@@ -1,21 +1,29 @@
-"""TRL's trainers as this project uses them: shared arguments, quiet progress, plain checkpoints."""
+"""TRL's trainers as this project uses them: SFT, GRPO, quiet progress, plain checkpoints.
+
+GRPO (Shao et al. 2024, arXiv 2402.03300) answers each problem several times; an answer's advantage
+is how much better than its group it was graded, in the group's standard deviations. The grade is
+the verifiable reward of `reward`: that of the evaluation, and no reward model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import torch
 
 from nabla_eval.errors import DependencyError
+from nabla_eval.training.data import Need
 from nabla_eval.training.folder import ADAPTER, CHECKPOINTS
-
-if TYPE_CHECKING:
-    from nabla_eval.training.setting import Setting
+from nabla_eval.training.recipe import GRPO, SFT
+from nabla_eval.training.reward import reward_function
+from nabla_eval.training.setting import Setting, within
+from nabla_eval.training.sources import Example
 
 Report = Callable[[int, int, Mapping[str, float]], None]  # (step, of steps, figures of the step)
 
@@ -28,7 +36,7 @@ def require_trl() -> None:
         except ImportError:
             raise DependencyError(
                 f"Training needs {package}, which is not installed. "
-                "Try: pip install 'nabla-eval[train]'"
+                "In a clone of nabla_eval: pip install -e '.[train]'"
             ) from None
 
 
@@ -66,6 +74,99 @@ def shared_arguments(setting: Setting) -> dict[str, Any]:
         "bf16": cuda and torch.cuda.is_bf16_supported(),
         recompute: cuda,
     }
+
+
+class SupervisedFineTuning:
+    """The backend of `SFT`: prompts are context, solutions and their end token carry the loss."""
+
+    method: Final = "sft"
+    need: Final[Need] = "solution"
+
+    def __init__(self, recipe: SFT) -> None:
+        self.recipe = recipe
+
+    def fits(self, setting: Setting, example: Example) -> bool:
+        """Whether prompt and solution are at most `max_length` tokens together.
+
+        TRL would cut them: the policy would learn not to finish.
+        """
+        return within(setting, example, solution=True, room=0, limit=self.recipe.max_length)
+
+    def trainer(
+        self, setting: Setting, examples: Sequence[Example], model: Any, shared: dict[str, Any]
+    ) -> Any:
+        """TRL's SFTTrainer over prompts and completions."""
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        asked = setting.prompting
+        rows = [
+            {
+                "prompt": asked.prompt(example.problem),
+                "completion": asked.completion(example.solution or ""),
+            }
+            for example in examples
+        ]
+        return SFTTrainer(
+            model=model,
+            args=SFTConfig(**shared, max_length=None, completion_only_loss=True),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=setting.checkpoint.tokenizer,
+            peft_config=setting.peft,
+        )
+
+
+class GroupRelativePolicyOptimisation:
+    """The backend of `GRPO`."""
+
+    method: Final = "grpo"
+    need: Final[Need] = "answer"
+
+    def __init__(self, recipe: GRPO) -> None:
+        self.recipe = recipe
+
+    def fits(self, setting: Setting, example: Example) -> bool:
+        """Whether the prompt leaves room for the answer in the policy's context."""
+        room = self.recipe.max_new_tokens
+        return within(setting, example, solution=False, room=room, limit=sys.maxsize)
+
+    def trainer(
+        self, setting: Setting, examples: Sequence[Example], model: Any, shared: dict[str, Any]
+    ) -> Any:
+        """TRL's GRPOTrainer; every optimiser step has fresh answers to fresh problems."""
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+
+        recipe = self.recipe
+        rows = [
+            {
+                "prompt": setting.prompting.prompt(example.problem),
+                "problem": example.problem,
+                "answer": example.answer,
+            }
+            for example in examples
+        ]
+        args = GRPOConfig(
+            **shared,
+            num_generations=recipe.generations,
+            max_completion_length=recipe.max_new_tokens,
+            temperature=recipe.temperature,
+            beta=recipe.beta,
+            epsilon=recipe.clip,
+            loss_type=recipe.loss,
+            scale_rewards=recipe.scale,
+        )
+        tokenizer = setting.checkpoint.tokenizer
+        # Before transformers 5 tokenizers also give token types, which policies do not take.
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        return GRPOTrainer(
+            model=model,
+            reward_funcs=reward_function(setting.verifier, tokenizer),
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=setting.peft,
+        )
 
 
 def silence(trainer: Any, report: Report) -> None:

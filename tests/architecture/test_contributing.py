@@ -12,7 +12,7 @@ import pytest
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Generate, Outcome, Problem
+from nabla_eval.requests import Generate, Outcome, Problem, TemplateAffixes
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def example(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_example_method_keeps_the_contract(example: Any) -> None:
-    problem = Problem(Key.root(0), prompt=(1, 2), frame=Frame((), ()), max_new_tokens=4)
+    problem = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)
     method = example.longest_of_n(problem, example.LongestOfN(n=3))
     requests = next(method)
     assert all(type(request) is Generate for request in requests)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nabla_eval.cost.peak import PeakMemory, describe, larger
-from nabla_eval.models.meter import Meter
+from nabla_eval.models.memory import Meter
 
 CPU, ONE, TWO = torch.device("cpu"), torch.device("cuda:0"), torch.device("cuda:1")
 

@@ -14,10 +14,10 @@ from nabla_eval.experimental.guided import log_sigmoid
 from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Generate, Problem, Trajectory
+from nabla_eval.requests import Generate, Problem, TemplateAffixes, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
-PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=Frame((), ()), max_new_tokens=4)
+PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)
 # The policy's ranking at every position, and the scores of these tokens.
 TOKENS, LOG_P = (3, 4, 5, 6), (-0.5, -1.5, -2.0, -3.0)
 SCORES = {3: -2.0, 4: 0.5, 5: 3.0, 6: 0.7}

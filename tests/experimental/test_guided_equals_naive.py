@@ -18,7 +18,7 @@ from nabla_eval.experimental.handlers import tilt, weigh
 from nabla_eval.experimental.requests import Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Frame, Thought
+from nabla_eval.requests import TemplateAffixes, Thought
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -85,7 +85,7 @@ def problems(pair, seed, stop, framed, count=3, thought=None):
     found = tiny_problems(pair, count, seed=seed, stop=stop)
     found = [dataclasses.replace(problem, thought=thought) for problem in found]
     if not framed:  # a template without an end: the last token's own score is that of the response
-        found = [dataclasses.replace(p, frame=Frame(p.frame.before, ())) for p in found]
+        found = [dataclasses.replace(p, frame=TemplateAffixes(p.frame.before, ())) for p in found]
     return found
 
 

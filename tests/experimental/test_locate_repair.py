@@ -14,15 +14,15 @@ from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
-    Frame,
     Generate,
     Outcome,
     Problem,
     RewardScore,
+    TemplateAffixes,
     Trajectory,
 )
 
-PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=Frame((), ()), max_new_tokens=3)
+PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=3)
 # At every position: the policy's ranking, exact scores and gradients of the tokens.
 TOKENS, LOG_P = (3, 4, 5, 6), (-0.5, -1.5, -2.0, -3.0)
 SCORES = {3: -2.0, 4: 0.5, 5: 3.0, 6: 0.7}

@@ -31,7 +31,7 @@ def policy_folder() -> str:
 @pytest.fixture(scope="session")
 def double_pair() -> Any:
     """The embedded pair in float64, where no result may depend on the batch."""
-    from nabla_eval.models.load import load_pair
+    from nabla_eval import load_pair
 
     return load_pair(dtype="float64", device="cpu")
 

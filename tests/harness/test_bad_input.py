@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nabla_eval import load_pair
 from nabla_eval.engine import execute
 from nabla_eval.errors import NablaError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models import hub
-from nabla_eval.models.load import load_pair
 
 PROMPT = "1+1=?"
 

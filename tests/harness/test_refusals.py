@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from run_folders import record, write_run
 from scripted_server import Script, choice, serving
 
+from nabla_eval import load_pair
 from nabla_eval.analysis.folders import read_folder
 from nabla_eval.cli.main import main
 from nabla_eval.embedded import WEIGHTS
@@ -28,7 +29,6 @@ from nabla_eval.harness.tasks import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.checkpoint import parse_device
-from nabla_eval.models.load import load_pair
 from nabla_eval.options import build
 from nabla_eval.reporting.overview import measure
 from nabla_eval.reporting.sections.compare import compare_report

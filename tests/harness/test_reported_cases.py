@@ -209,7 +209,7 @@ def test_the_servers_own_penalties_do_not_apply(row: dict[str, Any]) -> None:
 def test_penalties_of_a_checkpoint_do_not_apply(row: dict[str, Any], tmp_path: Path) -> None:
     from transformers import GenerationConfig
 
-    from nabla_eval.models.load import load_pair
+    from nabla_eval import load_pair
 
     folder = build.save(tmp_path / "policy", "policy", build.word_tokenizer())
     texts = []

@@ -14,7 +14,7 @@ from nabla_eval.harness.arguments import read
 from nabla_eval.harness.generation import LENGTHS, Reader
 from nabla_eval.harness.requests import draws, fit
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Problem
+from nabla_eval.requests import Problem, TemplateAffixes
 
 
 def instance(doc: int | None, repeats: int | None = 1, idx: int = 0, prompt: str = "p") -> Instance:
@@ -63,7 +63,7 @@ def test_requests_without_a_task_are_known_by_their_prompt() -> None:
 
 
 def problem(prompt: int = 10, framed: int = 4, wanted: int = 50) -> Problem:
-    frame = Frame((0,) * framed, ())
+    frame = TemplateAffixes((0,) * framed, ())
     return Problem(Key.root(0), (0,) * prompt, frame, wanted, id="task/0/0")
 
 

@@ -19,14 +19,14 @@ from nabla_eval.harness.thinking import Thinking, opening
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.models.chat import render
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Problem, Thought, Trajectory
+from nabla_eval.requests import Problem, TemplateAffixes, Thought, Trajectory
 from nabla_eval.thought import TAGS as TAGS_OF_ALL
 from nabla_eval.thought import spoken
 from nabla_eval.traces.schema import problem_hash
 
 TAGS = Thought("</think>", "<think>")
 OPENED = replace(TAGS, opened=True)
-PROBLEM = Problem(Key.root(0), (1,), Frame((), ()), 9)
+PROBLEM = Problem(Key.root(0), (1,), TemplateAffixes((), ()), 9)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from nabla_eval.methods.best_of_n import WeightedBestOfN
 from nabla_eval.methods.pool import Pool, self_certainty
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Frame, Generate, Problem, RewardScore, Trajectory
+from nabla_eval.requests import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
 
-PROBLEM = Problem(Key.root(0) / "p", (1,), Frame((), ()), 4, id="p")
+PROBLEM = Problem(Key.root(0) / "p", (1,), TemplateAffixes((), ()), 4, id="p")
 
 
 def sample(index: int, text: str, certainty: Sequence[float], stop: Any = "eos") -> Trajectory:

@@ -13,18 +13,18 @@ from nabla_eval.methods.limit import limited, unless_cut, whole
 from nabla_eval.options import DTO, Budget, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
-    Frame,
     Generate,
     Outcome,
     Problem,
     Refine,
     RewardScore,
     Score,
+    TemplateAffixes,
     Trajectory,
 )
 
 KEY = Key.root(0)
-PROBLEM = Problem(KEY, (1,), Frame((), ()), 10)
+PROBLEM = Problem(KEY, (1,), TemplateAffixes((), ()), 10)
 
 
 def trajectory(length, stop="eos"):

@@ -17,7 +17,6 @@ from nabla_eval.requests import (
     Certified,
     Certify,
     Differentiate,
-    Frame,
     Generate,
     Gradient,
     Problem,
@@ -25,10 +24,11 @@ from nabla_eval.requests import (
     Refinement,
     RewardScore,
     Score,
+    TemplateAffixes,
     Trajectory,
 )
 
-FRAME = Frame((), ())
+FRAME = TemplateAffixes((), ())
 
 
 def problem(name: str = "p") -> Problem:

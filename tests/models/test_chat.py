@@ -12,8 +12,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models.chat import Framer, Template, encode, end_of_turn, render
-from nabla_eval.models.roundtrip import THINKING, check_frame, round_trip
+from nabla_eval.models.chat import (
+    THINKING,
+    Framer,
+    Template,
+    check_frame,
+    encode,
+    end_of_turn,
+    render,
+    round_trip,
+)
 
 USER = {"role": "user", "content": "What is 2+2?"}
 SYSTEM = {"role": "system", "content": "Be brief."}

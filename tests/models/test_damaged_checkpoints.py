@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nabla_eval import embedded
+from nabla_eval import embedded, load_pair
 from nabla_eval.errors import ModelError
 from nabla_eval.models.check import check_pair
-from nabla_eval.models.load import load_pair
 
 
 def saved(content: object) -> bytes:

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from nabla_eval import load_pair
 from nabla_eval.errors import ModelError, NablaError, VocabularyError
 from nabla_eval.models import hub
 from nabla_eval.models.chat import Template
-from nabla_eval.models.load import end_ids, load_pair, policy_from
+from nabla_eval.models.load import end_ids, policy_from
 
 Make = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from nabla_eval.dto.objective import Site, _policy_pass
 from nabla_eval.models import memory, prefix
-from nabla_eval.models.checkpointing import _recompute
+from nabla_eval.models.gradient_checkpointing import _recompute
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.memory import Shape, Use
-from nabla_eval.requests import Frame
+from nabla_eval.requests import TemplateAffixes
 from nabla_eval.testing import tiny_tokenizer
 
 TOKENS = 24
@@ -91,7 +91,7 @@ def test_the_peak_of_a_pass_is_near_its_terms(batch: int, before: int, checkpoin
         assert sum(map(_recompute, policy.base.modules()))
     tokens, prompt = 256, 32
     rows = [tuple(range(40 + i, 40 + i + tokens - prompt)) for i in range(batch)]
-    sites = [Site(tuple(range(2, 2 + prompt)), Frame((), ()), own, 10) for own in rows]
+    sites = [Site(tuple(range(2, 2 + prompt)), TemplateAffixes((), ()), own, 10) for own in rows]
 
     def gradient() -> None:
         with torch.enable_grad():

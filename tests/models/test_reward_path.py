@@ -13,7 +13,7 @@ from nabla_eval.dto.objective import Site, embed_reward, reward_rows
 from nabla_eval.models.chat import encode
 from nabla_eval.models.load import pair_from, policy_from, reward_from
 from nabla_eval.models.pair import Pair, Reward
-from nabla_eval.models.prefix import padded, places
+from nabla_eval.models.prefix import padded, position_ids
 
 USER = {"role": "user", "content": "Is 12+34=46?"}
 SYSTEM = {"role": "system", "content": "Judge."}
@@ -36,7 +36,7 @@ def inputs(reward: Reward, sites: list[Site]) -> tuple[torch.Tensor, torch.Tenso
 
 def scores_of(reward: Reward, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     states = reward.base(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=places(mask), use_cache=False
+        inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
     ).last_hidden_state
     return reward.head(states)
 

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nabla_eval import load_pair
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine import naive
 from nabla_eval.errors import ConfigError
-from nabla_eval.models.load import load_pair
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.options import Objective, Steps
 from nabla_eval.testing import tiny_pair, tiny_problems

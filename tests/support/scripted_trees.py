@@ -9,20 +9,27 @@ from nabla_eval.options import Steps
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Compose,
-    Frame,
     Generate,
     Problem,
     Prompt,
     Replay,
     RewardScore,
     Score,
+    TemplateAffixes,
     Trajectory,
 )
 
 KEY = Key.root(0)
 SEMICOLON = {"step": "semicolon"}
+NO_TEMPLATE = TemplateAffixes((), ())
 PROBLEM = Problem(
-    KEY, (1,), Frame((), ()), 60, text="Q", id="p", messages=(("system", "s"), ("user", "What?"))
+    KEY,
+    (1,),
+    TemplateAffixes((), ()),
+    60,
+    text="Q",
+    id="p",
+    messages=(("system", "s"), ("user", "What?")),
 )
 
 
@@ -60,7 +67,7 @@ class ScriptedTree:
             case Compose():
                 ((_, text),) = request.messages
                 self.questions.append(text)
-                return Prompt(Problem(KEY, (2,), Frame((), ()), request.max_new_tokens, text=text))
+                return Prompt(Problem(KEY, (2,), NO_TEMPLATE, request.max_new_tokens, text=text))
             case Replay():
                 if request.problem.text != "Q":
                     return trajectory(request.text, "step", self.likes(request.problem.text,

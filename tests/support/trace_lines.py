@@ -7,7 +7,7 @@ import dataclasses
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Candidate, Draft, Frame, Outcome, Problem
+from nabla_eval.requests import Candidate, Draft, Outcome, Problem, TemplateAffixes
 from nabla_eval.traces import record
 
 CONFIG = Nabla(n=4)
@@ -18,7 +18,7 @@ def problem(index: int = 0, seed: int = 0, **changes) -> Problem:
     base = Problem(
         key=Key.root(seed) / index,
         prompt=(5, 6, 7 + index),
-        frame=Frame((1,), (2,)),
+        frame=TemplateAffixes((1,), (2,)),
         max_new_tokens=18,
         stop=(";",),
         text=f"problem {index}",

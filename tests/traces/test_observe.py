@@ -11,19 +11,25 @@ from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Differentiate,
     Draft,
-    Frame,
     Generate,
     Gradient,
     Method,
     Outcome,
     Problem,
+    TemplateAffixes,
     Trajectory,
 )
 from nabla_eval.traces.observe import Observed
 
 KEY = Key.root(0)
 PROBLEM = Problem(
-    key=KEY, prompt=(1,), frame=Frame((), ()), max_new_tokens=4, stop=(), text="p", id="t/0/0"
+    key=KEY,
+    prompt=(1,),
+    frame=TemplateAffixes((), ()),
+    max_new_tokens=4,
+    stop=(),
+    text="p",
+    id="t/0/0",
 )
 
 

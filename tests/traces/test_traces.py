@@ -13,7 +13,7 @@ from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
 
 from nabla_eval.errors import DataError
 from nabla_eval.options import change, fingerprint, flatten
-from nabla_eval.requests import Frame
+from nabla_eval.requests import TemplateAffixes
 from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unlike
 from nabla_eval.traces.schema import SCHEMA, document, dumps, loads, seal
 
@@ -157,7 +157,7 @@ def test_only_the_same_work_is_resumed_and_differences_are_named(tmp_path):
 
     assert found() == []
     assert found(problem(seed=1)) == ["the seed"]
-    for change_ in ({"prompt": (5,)}, {"max_new_tokens": 9}, {"frame": Frame((), ())}):
+    for change_ in ({"prompt": (5,)}, {"max_new_tokens": 9}, {"frame": TemplateAffixes((), ())}):
         (words,) = found(problem(**change_))
         assert words.startswith("the problem")
     assert found(method="twin") == ["method: nabla there, twin here"]

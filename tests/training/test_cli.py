@@ -103,7 +103,7 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     result = call("sft", "--output", str(tmp_path / "out"))
     assert result.exit_code == 1
     assert "Training needs trl" in result.stderr
-    assert "pip install 'nabla-eval[train]'" in result.stderr
+    assert "pip install -e '.[train]'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ from nabla_eval.embedded.countdown import Problem, problems, split_of, verify
 from nabla_eval.errors import DataError
 from nabla_eval.harness import countdown as task
 from nabla_eval.training import sources
-from nabla_eval.training.countdown import one_solution
 from nabla_eval.training.data import identities, rank, select
 from nabla_eval.training.reward import VERIFIERS
-from nabla_eval.training.sources import COUNTDOWN, SUBSETS, Example, Listed, open_rows
+from nabla_eval.training.sources import COUNTDOWN, SUBSETS, Example, Listed, one_solution, open_rows
 
 MATHS, DOWN = VERIFIERS["maths"], VERIFIERS["countdown"]
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=1, max_size=30, unique=True)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from nabla_eval.embedded.countdown import verify
-from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
 from nabla_eval.training.recipe import GRPO
 from nabla_eval.training.setting import Job, choose, prepare
-from nabla_eval.training.trainers import save, shared_arguments
+from nabla_eval.training.trainers import GroupRelativePolicyOptimisation, save, shared_arguments
 
 TEMPERATURE = 0.7
 RECIPE = GRPO(

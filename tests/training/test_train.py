@@ -20,14 +20,15 @@ from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
 from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.training.data import DataFacts
 from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, RECORD, Record
-from nabla_eval.training.grpo import GroupRelativePolicyOptimisation
-from nabla_eval.training.prompts import Prompting, prompting
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 from nabla_eval.training.run import run
-from nabla_eval.training.setting import Job, choose, prepare
-from nabla_eval.training.sft import SupervisedFineTuning
+from nabla_eval.training.setting import Job, Prompting, choose, prepare, prompting
 from nabla_eval.training.sources import Example
-from nabla_eval.training.trainers import shared_arguments
+from nabla_eval.training.trainers import (
+    GroupRelativePolicyOptimisation,
+    SupervisedFineTuning,
+    shared_arguments,
+)
 
 FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
 # The shipped policy, since a random one is never right and has nothing to reinforce.

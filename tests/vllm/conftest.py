@@ -33,7 +33,8 @@ def is_trained() -> bool:
 @pytest.fixture(scope="session")
 def pair(is_trained: bool) -> Any:
     """The served policy, loaded here; with the embedded reward model where it fits."""
-    from nabla_eval.models.load import load_pair, policy_from
+    from nabla_eval import load_pair
+    from nabla_eval.models.load import policy_from
     from nabla_eval.models.pair import Pair
 
     if is_trained:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from plain_engine import Plain
 
+from nabla_eval import load_pair
 from nabla_eval.dto.objective import Site, differentiate
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
@@ -20,13 +21,12 @@ from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ModelError
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.batch_probe import Batching, RowCache, batching, probe
 from nabla_eval.models.check import Asked, check_pair
-from nabla_eval.models.load import load_pair
 from nabla_eval.models.memory import Shape
 from nabla_eval.models.prefix import plain_cache
-from nabla_eval.models.probe import Batching, RowCache, batching, probe
 from nabla_eval.options import Objective, Sampling
-from nabla_eval.requests import Frame, Generate, Problem
+from nabla_eval.requests import Generate, Problem, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
@@ -100,7 +100,10 @@ def test_rows_of_a_batch_are_what_each_is_alone(
             if temperature == 0:
                 assert own.tokens == own.argmax
     written = [(3, 4), (3, 4, 5), (6, 5, 4, 3)]
-    sites = [Site(p.prompt, Frame((), ()), w, 2) for p, w in zip(problems, written, strict=False)]
+    sites = [
+        Site(p.prompt, TemplateAffixes((), ()), w, 2)
+        for p, w in zip(problems, written, strict=False)
+    ]
     same_gradients(pair, sites)
 
 
@@ -190,7 +193,9 @@ def test_rows_that_change_each_other_run_alone() -> None:
     asked = [Generate(p, p.key / 0, Sampling(temperature=1.2)) for p in problems]
     for one, own in zip(asked, rollout(mixed.policy, asked), strict=True):
         assert rollout(mixed.policy, [one])[0].tokens == own.tokens
-    same_gradients(mixed, [Site((2, 3), Frame((), ()), (4, 5, 6)[: 2 + i], 1) for i in (1, 0, 1)])
+    same_gradients(
+        mixed, [Site((2, 3), TemplateAffixes((), ()), (4, 5, 6)[: 2 + i], 1) for i in (1, 0, 1)]
+    )
 
 
 @pytest.mark.parametrize("select", ["reorder_cache", "batch_select_indices"])

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError, NablaError
-from nabla_eval.models.exact import widen_norms
-from nabla_eval.models.probe import probe
+from nabla_eval.models.batch_probe import probe
 
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
@@ -25,6 +24,11 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, tor
 # Soft caps of logits: Gemma 2, RecurrentGemma, xLSTM.
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
+
+
+# How families write the gain: Llama and Qwen use the weight, Gemma one plus it.
+_GAINS = (lambda weight: weight, lambda weight: 1.0 + weight)
+_NO_GAIN = (lambda weight: 1.0,)  # Falcon Mamba's weight is a placeholder, of another width
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class ScoreHead:
 
 
 @contextmanager
-def explained(model: Any, name: str) -> Iterator[None]:
+def faults_explained(model: Any, name: str) -> Iterator[None]:
     """Turn what a model's own code raises into a `ModelError`."""
     try:
         yield
@@ -245,3 +249,42 @@ def _unknown(model: Any, name: str, fault: str) -> ModelError:
         f"{name} ({type(model).__name__}) cannot be taken apart into base and head: {fault}. "
         "Use a Qwen2, Qwen3, Llama, Mistral, Gemma or GPT-2 model."
     )
+
+
+# --- float64 all the way through ----------------------------------------------------------------
+
+
+def widen_norms(model: torch.nn.Module) -> int:
+    """Let every RMSNorm of a float64 model compute in float64; return how many were found.
+
+    transformers' computes in float32 whatever its input: right for bfloat16, where it widens, but
+    in a float64 model results then carry 1e-7 of noise that depends on the batch, and finite
+    differences do not converge. A module is replaced only where the formula reproduces it to
+    float32 accuracy.
+    """
+    return sum(_widen(module) for module in model.modules() if _is_rms_norm(module))
+
+
+def _is_rms_norm(module: torch.nn.Module) -> bool:
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
+
+
+@torch.no_grad()
+def _widen(module: Any) -> bool:
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    weight = module.weight
+    if epsilon is None or weight.dtype != torch.float64:
+        return False
+    probe = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)[None]
+    expected = module(probe)
+    for gain in _GAINS if isinstance(module.weight, torch.nn.Parameter) else _NO_GAIN:
+
+        def forward(x: Tensor, gain: Any = gain) -> Tensor:
+            return (
+                gain(module.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+            )
+
+        if torch.allclose(forward(probe), expected, rtol=1e-5, atol=1e-6):
+            module.forward = forward
+            return True
+    return False

@@ -10,8 +10,8 @@ import torch
 from architectures import MAJOR
 
 from nabla_eval.errors import ModelError
+from nabla_eval.models.heads import split_policy, split_reward
 from nabla_eval.models.load import policy_from, reward_from
-from nabla_eval.models.split import split_policy, split_reward
 
 SHARP = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0}
 POLICIES: dict[str, dict[str, Any]] = {
