@@ -67,7 +67,7 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/mypy
 
 # Without pyproject's options: they check shapes at every call, and the clock would time the checks.
-BENCH = -o addopts="--import-mode=importlib --strict-markers --strict-config -ra" tests/benchmarks
+BENCH = -o addopts="--import-mode=importlib --strict-markers --strict-config -ra" reports/benchmarks
 
 bench: $(STAMP) ## measure the engine's ratios and write reports/benchmarks.md
 	@mkdir -p results

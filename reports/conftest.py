@@ -5,10 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(folder) for folder in sorted(HERE.iterdir()) if folder.is_dir()]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Check no shapes: `tests/conftest.py` says where they are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

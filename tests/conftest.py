@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ SHAPES = tuple(
     ROOT / "tests" / place
     for place in (
         "architecture", "differential/test_random_programs.py", "dto", "engine", "experimental",
+        "models",
     )
 )  # fmt: skip
 
@@ -39,6 +41,21 @@ hypothesis.settings.register_profile(
 # For a search by hand: pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that share a fixture of their module to one process, which makes it once."""
+    for item in items:
+        found = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+        shared = any(each[-1].scope == "module" for each in found)
+        if shared and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what all imports have made."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
