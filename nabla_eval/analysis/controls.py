@@ -7,12 +7,12 @@ from typing import Any
 
 from nabla_eval import extensions
 from nabla_eval.analysis.runs import IDLE, Run, identity
+from nabla_eval.methods.registry import METHODS
 from nabla_eval.outcome import BUDGETS
 
 # What the selection by gradient norm still looks at when no step is taken.
 _GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
 _GATE |= {"anchor", "gradient_norm", "relaxation_temperature", "threshold_inclusive"}
-BASELINES = {"greedy", "self_consistency", "best_of_n"}
 _SAMPLING = ("temperature", "top_p", "top_k")
 # Further controls of a method, each with its role; None where there is no such run.
 CONTROLS: dict[str, Callable[[Run, Sequence[Run]], list[tuple[str, Run | None]]]] = {}
@@ -81,13 +81,18 @@ def alike(a: Run, b: Run) -> bool:
     return a.task == b.task and identity(a.models) == identity(b.models)
 
 
+def is_baseline(run: Run) -> bool:
+    """Tell whether a run's method neither revises nor searches: it needs no controls."""
+    return run.method in METHODS and METHODS[run.method].baseline
+
+
 def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
     """What a claim about `run` has to stand beside, each with its role.
 
     Its twin, best-of-N with the same N, best-of-N that stops early, and those of `CONTROLS`.
     Baselines that neither revise nor search have no controls.
     """
-    if run.method in BASELINES:
+    if is_baseline(run):
         return []
     twin, drafts = twin_of(run, runs), drafts_of(run, runs)
     found = [("twin", twin), ("best-of-N", drafts), ("best-of-N, early stop", _stopping(run, runs))]

@@ -17,11 +17,12 @@ METHODS.update({
     "prefix_gradient": MethodSpec(
         PrefixGradient, prefix_gradient,
         "one pass, guided by the gradient of prefix scores where the policy is unsure",
-        samples=False,
+        samples=False, trial={"guidance": "lazy"},
     ),
     "locate_repair": MethodSpec(
         LocateRepair, locate_repair,
         "repair the token of the first bad prefix score, roll out again",
+        trial={"n": 5, "temperature": 1.2, "error_below": 1.0},
         presets=SAMPLING_PRESETS,
     ),
     "sequential_verify": MethodSpec(

@@ -35,6 +35,10 @@ class MethodSpec:
     summary: str
     needs_reward: bool = True  # options that need none say so themselves (`needs_reward` below)
     samples: bool = True  # draws tokens at random: a task's `do_sample: false` is not for it
+    baseline: bool = False  # neither revises nor searches: no claim is made of it, it is a control
+    best: bool = True  # its answer is that of its drafts with the highest reward
+    # Options under which it does all that it can on a tiny pair, for tests.
+    trial: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -51,38 +55,46 @@ _RAP: dict[str, dict[str, Any]] = {
     for name, values in SAMPLING_PRESETS.items()
 }
 
+_WARM: dict[str, Any] = {"n": 5, "temperature": 1.2}
+_AT_C: dict[str, Any] = {"step": "regex", "step_regex": "c", "temperature": 1.2}
+
 METHODS: dict[str, MethodSpec] = {
     "nabla": MethodSpec(
         Nabla, nabla, "∇-Reasoner: gradient descent on token logits (steps=0: its twin)",
-        presets=PRESETS,
+        trial={**_WARM, "passes": 3, "lr": 0.3, "steps": 5}, presets=PRESETS,
     ),
     "greedy": MethodSpec(
         Greedy, greedy, "the most likely token, always", needs_reward=False, samples=False,
-        presets={name: {} for name in PRESETS},
+        baseline=True, presets={name: {} for name in PRESETS},
     ),
     "self_consistency": MethodSpec(
         SelfConsistency, self_consistency, "majority over n sampled answers", needs_reward=False,
-        presets=SAMPLING_PRESETS,
+        baseline=True, best=False, trial=_WARM, presets=SAMPLING_PRESETS,
     ),
     "best_of_n": MethodSpec(
-        BestOfN, best_of_n, "the best of n samples under the reward model", presets=SAMPLING_PRESETS
+        BestOfN, best_of_n, "the best of n samples under the reward model", baseline=True,
+        trial=_WARM, presets=SAMPLING_PRESETS,
     ),
     "weighted_best_of_n": MethodSpec(
         WeightedBestOfN, weighted_best_of_n, "the answer whose samples have the most reward",
-        presets=SAMPLING_PRESETS,
+        best=False, trial=_WARM, presets=SAMPLING_PRESETS,
     ),
     "beam": MethodSpec(
-        Beam, beam, "step-level beam search under the reward model", presets=SAMPLING_PRESETS
+        Beam, beam, "step-level beam search under the reward model",
+        trial={**_AT_C, "width": 3}, presets=SAMPLING_PRESETS,
     ),
     "tree_of_thought": MethodSpec(
         TreeOfThought, tree_of_thought, "breadth-first search over judged steps",
+        trial={**_AT_C, "breadth": 2, "proposals": 2, "depth": 4},
         presets=SAMPLING_PRESETS,
     ),
     "rap": MethodSpec(
-        Rap, rap, "Monte Carlo tree search over steps", presets=_RAP
+        Rap, rap, "Monte Carlo tree search over steps", best=False,
+        trial={**_AT_C, "iterations": 4, "branching": 2, "depth": 3}, presets=_RAP,
     ),
     "tpo": MethodSpec(
         Tpo, tpo, "revision by the policy's own critique of the best and the worst response",
+        trial={"temperature": 1.0, "top_p": 1.0, "iterations": 2, "reply_tokens": 40},
         presets={
             **SAMPLING_PRESETS,
             "paper": {**SAMPLING_PRESETS["paper"], "samples": 2, "iterations": 2},

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dto": WORDS | {"models"},
     "engine": ENGINE,
     "traces": WORDS,
-    "analysis": WORDS | {"traces", "grading"},
+    "analysis": WORDS | {"traces", "grading", "methods"},
     "reporting": WORDS | {"traces", "grading", "analysis"},
     "training": BASE | {"models", "grading", "embedded"},
     "testing": ENGINE | {"engine", "methods"},

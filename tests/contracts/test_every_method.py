@@ -31,33 +31,16 @@ from nabla_eval.traces.write import record
 PAIR = tiny_pair(seed=3)
 
 CHAT = tiny_pair(seed=3, chat=True)
-AT_C = {"step": "regex", "step_regex": "c", "temperature": 1.2}
-
-# Options under which a method does all it can on a tiny pair; others run with their defaults.
-LIVELY = {
-    "nabla": {"n": 5, "passes": 3, "temperature": 1.2, "lr": 0.3, "steps": 5},
-    "best_of_n": {"n": 5, "temperature": 1.2},
-    "self_consistency": {"n": 5, "temperature": 1.2},
-    "weighted_best_of_n": {"n": 5, "temperature": 1.2},
-    "beam": {**AT_C, "width": 3},
-    "tree_of_thought": {**AT_C, "breadth": 2, "proposals": 2, "depth": 4},
-    "rap": {**AT_C, "iterations": 4, "branching": 2, "depth": 3},
-    "prefix_gradient": {"guidance": "lazy"},
-    "locate_repair": {"n": 5, "temperature": 1.2, "error_below": 1.0},
-    "tpo": {"temperature": 1.0, "top_p": 1.0, "iterations": 2, "reply_tokens": 40},
-}
 NAMES = sorted(METHODS)
 UNREWARDED = (Generate, Compose, Replay)  # every other request is about the reward
-# Methods whose answer need not be the one with the highest reward.
-VOTES = {"self_consistency", "weighted_best_of_n", "rap"}
 
 
 def pair_of(name):
-    return CHAT if needs_chat(configure(name, LIVELY.get(name, {}))) else PAIR
+    return CHAT if needs_chat(configure(name, METHODS[name].trial)) else PAIR
 
 
 def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **options):
-    config = configure(name, {**LIVELY.get(name, {}), **options})
+    config = configure(name, {**METHODS[name].trial, **options})
     problems = tiny_problems(pair_of(name), count, seed=seed)
     execute = execute or Executor(pair_of(name), max_batch_tokens=budget)
     return drive_all([start(problem, config) for problem in problems], execute, width)
@@ -83,7 +66,7 @@ def test_any_batch_size_gives_the_same_answer(name, width, budget):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_problem_does_not_depend_on_its_neighbours(name):
     together = run(name, count=6)
-    config = configure(name, LIVELY.get(name, {}))
+    config = configure(name, METHODS[name].trial)
     for i in (0, 3, 5):
         problem = tiny_problems(pair_of(name), 6)[i]
         (alone,) = drive_all([start(problem, config)], Executor(pair_of(name)))
@@ -138,7 +121,7 @@ FREE = [name for name in NAMES if hasattr(spec(name).config, "FALLBACK")]
 
 @pytest.mark.parametrize("name", FREE)
 def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
-    config = configure(name, LIVELY.get(name, {}))
+    config = configure(name, METHODS[name].trial)
     assert needs_reward(config) and needs_reward(settle(config, rewarded=True))
     bare = settle(config, rewarded=False)
     pair = CHAT if needs_chat(bare) else PAIR
@@ -161,7 +144,7 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
             assert 0 < ours.ledger.model_calls <= calls
             assert ours.tokens and ours.text == pair_of(name).policy.decode(ours.tokens)
             best = max((d.reward for d in ours.drafts if d.reward is not None), default=None)
-            if name not in VOTES and best is not None:
+            if METHODS[name].best and best is not None:
                 assert ours.reward >= best
             if ours.ended == "max_calls":
                 cut += 1
@@ -174,7 +157,9 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
-    unlimited = run(name, count=3)
+    asked = CountingExecutor(Executor(pair_of(name)))
+    unlimited = run(name, count=3, execute=asked)
+    at_once = len(asked.rounds) == 1  # there is nothing between requests
     for budget in ({"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}):
         for ours, theirs in zip(run(name, count=3, **budget), unlimited, strict=True):
             assert ours.tokens and ours.ledger.model_calls <= theirs.ledger.model_calls
@@ -182,13 +167,12 @@ def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
                 assert (ours.tokens, ours.ended) == (theirs.tokens, theirs.ended)
             most = budget.get("max_item_tokens", 10**6)
             assert ours.ledger.generated_tokens <= most
-            at_once = name in ("greedy", "self_consistency")  # there is nothing between requests
             assert at_once or "max_item_seconds" not in budget or ours.ended in budget
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_trace_round_trips(name):
-    config, decode = configure(name, LIVELY.get(name, {})), pair_of(name).policy.decode
+    config, decode = configure(name, METHODS[name].trial), pair_of(name).policy.decode
     for problem, outcome in zip(tiny_problems(pair_of(name), 6), run(name), strict=True):
         line = record(problem, name, config, outcome, 0.5, lambda t: decode([t]), decode)
         again = loads(dumps(line))

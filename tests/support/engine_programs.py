@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nabla_eval.harness.requests import fit
-from nabla_eval.methods.registry import configure
+from nabla_eval.methods.registry import METHODS, configure, needs_chat
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.randomness import Key
@@ -127,8 +127,21 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 
 
 def methods(kind: str) -> list[str]:
-    """Names of the methods that a pair of this kind can run."""
-    return sorted(OPTIONS.keys() - (set() if kind == "chat" else {"tpo"}))
+    """Names of the core's methods that a pair of this kind can run."""
+    core = [name for name in METHODS if "experimental" not in METHODS[name].run.__module__]
+    return sorted(n for n in core if kind == "chat" or not needs_chat(configure(n, {})))
+
+
+def drawn_of(method: str) -> dict[str, st.SearchStrategy[Any]]:
+    """Return what to draw a method's options from: words and switches where no table says it."""
+    if method in OPTIONS:
+        return OPTIONS[method]
+    kinds = get_type_hints(METHODS[method].config, include_extras=True)
+    words = {
+        name: _of(*get_args(kind)) for name, kind in kinds.items() if get_origin(kind) is Literal
+    }
+    switches = {name: st.booleans() for name, kind in kinds.items() if kind is bool}
+    return {**SAMPLING, **words, **switches}
 
 
 def together(kind: str, size: int) -> st.SearchStrategy[tuple[Program, ...]]:
@@ -141,7 +154,7 @@ def programs(draw: Any, kind: str, number: int) -> Program:
     """A program for a pair of this kind; programs of other numbers share no random stream."""
     asks = kind == "chat"
     method = draw(_of(*methods(kind), "nabla", "nabla"))  # which has the most to go wrong
-    chosen = draw(st.fixed_dictionaries(OPTIONS[method]))
+    chosen = draw(st.fixed_dictionaries(drawn_of(method)))
     if not asks and chosen.get("evaluator") == "self":
         chosen["evaluator"] = "reward"
     if chosen.get("step") == "regex":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from nabla_eval.analysis.controls import BASELINES, alike
+from nabla_eval.analysis.controls import alike, is_baseline
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import Point, at_equal_cost, pareto, points
 from nabla_eval.reporting.rows import (
@@ -54,7 +54,7 @@ def equal_cost_rows(found: Sequence[Point]) -> list[Row]:
     rows = []
     for point in found:
         run = point.run
-        if run.method in BASELINES:
+        if is_baseline(run):
             continue
         for (_, curve), rivals in curves.items():
             other = rivals[0].method != run.method or (rivals[0].is_twin and not run.is_twin)
