@@ -26,7 +26,7 @@ from nabla_eval.methods.registry import configure, needs_chat, settle, start
 from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
-from nabla_eval.options import DTO, Objective, Sampling, flatten
+from nabla_eval.options import DTO, Sampling, flatten
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
 from nabla_eval.terminal import LOGGER
@@ -183,7 +183,6 @@ def refine(
     Raises `ConfigError` for options out of range, `ContextError` for a response that is too long,
     `PolicyError` where logits or gradients are not finite.
     """
-    objective = Objective(lam=lam, nll_weight=nll_weight, reward_gradient=reward_gradient)
     dto = DTO(
         steps=steps,
         lr=lr,
@@ -195,7 +194,9 @@ def refine(
         anchor=anchor,
         parameterisation=parameterisation,
         grad_cache=grad_cache,
-        objective=objective,
+        lam=lam,
+        nll_weight=nll_weight,
+        reward_gradient=reward_gradient,
     )
     if not 0 <= committed < len(response_ids):
         raise ConfigError(
@@ -212,11 +213,11 @@ def refine(
     hard = trajectory.tokens
     if anchor == "argmax":
         hard = hard[:committed] + trajectory.argmax[committed:]
-    ask = Differentiate(problem, trajectory, hard, objective)
+    ask = Differentiate(problem, trajectory, hard, dto.objective)
     (gradient,) = gradients(pair, [ask])
     assert not isinstance(gradient, Fault), "no norm is asked for"
     rows = range(committed, len(hard))
-    raw = row_gradient(pair, gradient.handle, rows, objective)
+    raw = row_gradient(pair, gradient.handle, rows, dto.objective)
     reward = gradient.handle.value
     if hard[: trajectory.scored] != trajectory.tokens[: trajectory.scored]:
         (judged,) = score(pair.judge, [Score(problem, trajectory)])

@@ -1,127 +1,156 @@
-"""What users write or share as JSON and YAML, held against the type that it should have."""
+"""Values held against their types by msgspec, with messages in plain words; JSON from files."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import types
-from collections.abc import Collection, Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+LARGEST = 1.7976931348623157e308  # the greatest float
+Finite: TypeAlias = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=LARGEST)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0, le=LARGEST)]
+Probability: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Index: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 # What reading a file as JSON or YAML raises: numbers too long for an int, brackets too deep, ...
 UNREADABLE = (OSError, ValueError, TypeError, RecursionError)
 
 
 def regular(path: str | Path) -> Path:
-    """The path of a regular file. Raises OSError for others: a pipe waits, a device never ends."""
+    """Return the path of a regular file. Raises OSError for others: a pipe would wait for ever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path} is not a regular file")
     return Path(path)
 
 
 def text_of(path: str | Path) -> str:
-    """The text of a regular file in UTF-8. Raises one of `UNREADABLE`."""
+    """Return the text of a regular file in UTF-8. Raises one of `UNREADABLE`."""
     return regular(path).read_text(encoding="utf-8")
 
 
 def mismatch(value: Any, kind: Any, place: str = "it") -> str | None:
-    """The first way in which a value is not of a type, in words; None where it is.
+    """Say where a value of JSON or YAML first differs from a type; None where it does not.
 
-    `kind` is a TypedDict (further keys are let pass), `dict[str, T]`, `list[T]`, a union, a Literal
-    or a class. Integers pass for floats, booleans for nothing but booleans, and integers beyond the
-    floats for nothing: they end in an OverflowError wherever one calculates or prints.
+    Unknown keys of TypedDicts pass. Integers pass for floats, booleans for nothing but booleans,
+    and integers beyond the floats for nothing: they overflow wherever one calculates or prints.
     """
-    return next(_mismatches(value, kind, place), None)
+    try:
+        if _has_huge(value):  # which releases of msgspec before 0.22 end in a SystemError at
+            return f"{place} holds a huge integer"
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return in_words(error, place, value)
+    except RecursionError as error:
+        return f"{place} cannot be read ({error})"
+    return None
 
 
-def _mismatches(value: Any, kind: Any, place: str) -> Iterator[str]:
-    origin = get_origin(kind)
-    if kind is Any:
-        return
-    if origin in (Union, types.UnionType):
-        wrong = [mismatch(value, one, place) for one in get_args(kind)]
-        if None not in wrong:
-            outer = f"{place} is {_short(value)} and not "
-            within = (one for one in wrong if one and not one.startswith(outer))
-            yield next(within, outer + _name(kind))
-    elif origin is Literal:
-        if value not in get_args(kind):
-            yield f"{place} is {_short(value)} and not {_name(kind)}"
-    elif not _is(value, origin or (dict if is_typeddict(kind) else kind)):
-        yield f"{place} is {_short(value)} and not {_name(kind)}"
-    elif is_typeddict(kind):
-        yield from _fields(value, kind, place)
-    elif origin is dict:
-        of_key, of_value = get_args(kind)
-        if _sound(value, of_key) and _sound(value.values(), of_value):
-            return
-        for key, item in value.items():
-            yield from _mismatches(key, of_key, f"a key of {place}")
-            yield from _mismatches(item, of_value, _inner(place, key))
-    elif origin is list:
-        (inner,) = get_args(kind)
-        if _sound(value, inner):
-            return
-        for index, item in enumerate(value):
-            yield from _mismatches(item, inner, f"{place}[{index}]")
-
-
-def _sound(items: Collection[Any], kind: Any) -> bool:
-    """Whether all are plainly of a class, found fast: traces have tokens by the million."""
-    if set(map(type, items)) != {kind}:
-        return False
-    return kind is not int or max(max(items), -min(items)).bit_length() <= 63
-
-
-def _fields(value: Mapping[Any, Any], kind: Any, place: str) -> Iterator[str]:
-    absent = sorted(kind.__required_keys__ - value.keys())
-    if absent:
-        yield f"{place} lacks {', '.join(absent)}"
-    for name, inner in _hints(kind).items():
-        if name in value and (type(value[name]) is not inner or inner is int):
-            yield from _mismatches(value[name], inner, _inner(place, name))
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    if isinstance(value, int) and value.bit_length() > 1023:
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _inner(place: str, key: Any) -> str:
-    return str(key) if place == "it" else f"{place}.{key}"
-
-
-def _name(kind: Any) -> str:
-    """A type in words, as `a number or null`."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(map(_name, get_args(kind)))
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, get_args(kind)))
-    if is_typeddict(kind):
-        return "a mapping"
-    return _NAMES[get_origin(kind) or kind]
-
-
-_NAMES = {
-    str: "a text", int: "an integer", float: "a number", bool: "true or false",
-    type(None): "null", dict: "a mapping", list: "a list",
+_MESSAGE = re.compile(r"(.*?)(?: - at (`key` in )?`\$(.*)`)?", re.DOTALL)
+_WORDS = {
+    "int": "an integer", "float": "a number", "str": "a string", "bool": "true or false",
+    "null": "null", "array": "a list", "object": "a mapping",
 }  # fmt: skip
 
 
-def _short(value: Any) -> str:
-    """A value in few characters, however large or deep it is."""
+def in_words(error: msgspec.ValidationError, place: str = "it", value: Any = msgspec.UNSET) -> str:
+    """Rewrite msgspec's message: `tasks must be a list, a string or null, got 3`.
+
+    `value` is what was validated, of which the part that is wrong is shown.
+    """
+    found = _MESSAGE.fullmatch(str(error))
+    assert found is not None
+    text, key, path = found[1], found[2], found[3] or ""
+    name = path.removeprefix(".") if place == "it" and path.startswith(".") else place + path
+    name = f"a key of {name}" if key else name
+    if missing := re.search(r"missing required field `(.*)`", text):
+        return f"{name} lacks {missing[1]}"
+    if refused := re.fullmatch(r"Invalid enum value (.*)", text, re.DOTALL):
+        return f"{name} cannot be {refused[1][:40]}"
+    if expected := re.fullmatch(r"Expected `([^`]+)`(.*?)(?:, got `(.+)`)?", text):
+        words = _joined([_WORDS.get(word, word) for word in expected[1].split(" | ")])
+        got = _WORDS.get(expected[3], expected[3])
+        if value is not msgspec.UNSET and not key:
+            got = _part(value, path) or got
+        return f"{name} must be {words}{expected[2]}{f', got {got}' if got else ''}"
+    return f"{name}: {text[0].lower()}{text[1:100]}"
+
+
+def _part(value: Any, path: str) -> str | None:
+    """Show what is at a path of msgspec's; None where the path does not say."""
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path):
+        try:
+            value = value[key] if key else value[int(index)]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """Show a value in few characters, however large or deep it is."""
     if isinstance(value, dict | list):
         return f"a {'mapping' if isinstance(value, dict) else 'list'}"
     if isinstance(value, int) and value.bit_length() > 200:
         return "a huge integer"
-    return repr(value if not isinstance(value, str) else value[:40])
+    return repr(value[:40] if isinstance(value, str) else value)
+
+
+def _has_huge(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_huge(item) for pair in value.items() for item in pair)
+    if isinstance(value, list):
+        return any(map(_has_huge, value))
+    return isinstance(value, int) and value.bit_length() > 1023
+
+
+def describe(kind: Any) -> str:
+    """Put the type of an option into words: `an integer >= 1, or none`."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _bounded(*get_args(kind))
+    if origin is Literal:
+        return _joined(list(map(str, get_args(kind))))
+    if origin in (Union, types.UnionType):
+        return _joined([describe(part) for part in get_args(kind)])
+    return "none" if kind is type(None) else _WORDS[kind.__name__]
+
+
+def _bounded(kind: type, bounds: Meta) -> str:
+    word = _WORDS[kind.__name__]
+    low = bounds.ge if bounds.gt is None else bounds.gt
+    high = bounds.le if bounds.lt is None else bounds.lt
+    if low == -LARGEST:
+        return "a finite number"
+    if high in (LARGEST, 2**63 - 1):
+        return f"{word} {'>=' if bounds.gt is None else '>'} {low:g}"
+    left, right = "[" if bounds.gt is None else "(", "]" if bounds.lt is None else ")"
+    return f"{word} in {left}{low:g}, {high:g}{right}"
+
+
+def _joined(words: list[str]) -> str:
+    return " or ".join([*([", ".join(words[:-1])] if words[:-1] else []), words[-1]])
+
+
+def as_declared(value: Any, kind: Any) -> Any:
+    """Return an option's value as its type; strings of a command line are read as it.
+
+    Raises `msgspec.ValidationError` for a value that is not of the type.
+    """
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word == "none" and type(None) in get_args(kind):
+        return None
+    if kind is bool and isinstance(word, str):
+        value = {"yes": True, "no": False}.get(word, word)
+    if get_origin(kind) is Literal or (isinstance(value, str) and kind in (str, str | None)):
+        return msgspec.convert(value, kind)
+    if isinstance(value, str):
+        value = value.strip()
+    return msgspec.convert(value, kind, strict=False)

@@ -104,7 +104,7 @@ class Rehearsal:
             self._say(lm.models, prompts)
         shortened = []
         for problem, config in work:
-            seconds = min(SECONDS, config.budget.max_item_seconds or SECONDS)
+            seconds = min(SECONDS, config.max_item_seconds or SECONDS)
             brief = replace(problem, max_new_tokens=min(TOKENS, problem.max_new_tokens))
             shortened.append((brief, change(config, max_item_seconds=seconds)))
         return shortened

@@ -18,13 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 from nabla_eval.engine.transport import Reply, exchange, is_address, read_json, redirected_to
 from nabla_eval.errors import ConfigError, ServerError
-from nabla_eval.options import require
+from nabla_eval.options import Options, require
 from nabla_eval.terminal import LOGGER, printable
-from nabla_eval.validation import mismatch
+from nabla_eval.validation import Count, mismatch
 
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _PASSING = frozenset({429, 502, 503, 504})  # too many requests, or a server that is starting
@@ -37,14 +39,15 @@ _PER_TOKEN = 2**10  # bytes for each token of prompt and response, as number and
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptions:
+class ServerOptions(Options):
     """Where a vLLM server is and how it is asked."""
 
     vllm_url: str
     vllm_model: str | None = None  # as the server calls it; None: the only one it offers
-    vllm_concurrency: int = 64  # requests that are under way at once
-    vllm_attempts: int = 6  # tries of one request, with 0.5, 1, 2, 4, 8 seconds between them
-    vllm_timeout: float = 600.0  # seconds without a byte that end a request; it has twice as many
+    vllm_concurrency: Count = 64  # requests that are under way at once
+    vllm_attempts: Count = 6  # tries of one request, with 0.5, 1, 2, 4, 8 seconds between them
+    # Seconds without a byte that end a request; a whole one may take twice as many.
+    vllm_timeout: Annotated[float, Meta(gt=0, le=_LONGEST_TIMEOUT)] = 600.0
 
     def __post_init__(self) -> None:
         wanted = "an address like http://127.0.0.1:8000"
@@ -54,11 +57,7 @@ class ServerOptions:
                 f"the environment variable {KEY_VARIABLE}."
             )
         require(is_address(self.vllm_url), "vllm_url", self.vllm_url, wanted)
-        require(self.vllm_concurrency >= 1, "vllm_concurrency", self.vllm_concurrency, "at least 1")
-        require(self.vllm_attempts >= 1, "vllm_attempts", self.vllm_attempts, "at least 1")
-        fits = 0 < self.vllm_timeout <= _LONGEST_TIMEOUT
-        seconds = f"seconds > 0, at most {_LONGEST_TIMEOUT:.0f}"
-        require(fits, "vllm_timeout", self.vllm_timeout, seconds)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

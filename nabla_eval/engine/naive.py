@@ -234,14 +234,14 @@ def selected(
     pair: Pair, problem: Problem, sequence: Sequence, position: int, config: Nabla, ledger: Ledger
 ) -> bool:
     """Section 3.3: is the policy unsure of this token, and does L depend on it?"""
-    z, selection, tau = sequence.z[position], config.selection, config.relaxation
+    z, selection, tau = sequence.z[position], config, config.relaxation
     unsure = is_unsure(z, selection)
     if not unsure or selection.gradient_threshold == 0:
         return unsure
     hard = list(sequence.y)
-    if config.dto.anchor == "argmax":
+    if config.anchor == "argmax":
         hard[position:] = [int(z_i.argmax()) for z_i in sequence.z[position:]]
-    objective = config.dto.objective
+    objective = config.objective
     g = token_gradient(pair, problem, hard, len(sequence.scored), objective)[position]
     ledger.gradient_passes += 1
     if selection.gradient_norm == "logits":
@@ -258,14 +258,14 @@ def masked(z: Tensor, refined: Tensor, pair: Pair, config: Nabla) -> Tensor:
     p, left = torch.softmax(z, -1), refined.clone()
     for token in range(len(z)):
         unknown = pair.judge.known is not None and not pair.judge.known[token]
-        if token != int(z.argmax()) and (p[token] < config.resampling.min_probability or unknown):
+        if token != int(z.argmax()) and (p[token] < config.min_probability or unknown):
             left[token] = -math.inf
     return left
 
 
 def resample(z: Tensor, refined: Tensor, pair: Pair, config: Nabla, key: Key) -> int:
     """Draw from the refined policy."""
-    sampling = config.resampling.of(config.sampling)
+    sampling = config.drawing
     return draw(distribution(masked(z, refined, pair, config), sampling), key.uniform())
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from nabla_eval.errors import ModelError
 from nabla_eval.experimental.guided import Known
-from nabla_eval.experimental.prefix_gradient import check_finite, check_floor, tilted
+from nabla_eval.experimental.prefix_gradient import tilted
 from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.options import Budget, Sampling, require
+from nabla_eval.options import Budget, Sampling
 from nabla_eval.requests import (
     Candidate,
     Choice,
@@ -25,33 +25,25 @@ from nabla_eval.requests import (
     Trajectory,
     Verdict,
 )
+from nabla_eval.validation import Count, Finite, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocateRepair:
+class LocateRepair(Sampling, Budget):
     """Options of locate and repair.
 
     A token that was tried after a prefix is not tried there again, and the one at hand never is:
     the position is known to be wrong, and a repair that changes nothing repairs nothing.
     """
 
-    n: int = 8  # rollouts, the draft included
+    n: Count = 8  # rollouts, the draft included
     chooser: Literal["prefix_gradient", "policy", "exact_top_k"] = "prefix_gradient"
-    error_below: float = 0.0  # the first prefix score below it is the error
-    beta: float = 3.0
+    error_below: Finite = 0.0  # the first prefix score below it is the error
+    beta: Finite = 3.0
     linearisation: Linearisation = "soft"  # of chooser=prefix_gradient
-    candidates: int = 8  # tokens that are ranked (and, by exact_top_k, scored) at an error
-    min_probability: float = 0.01  # tokens that the policy gives less are not considered
-    stop_reward: float | None = None
-    sampling: Sampling = field(default_factory=Sampling)  # of the draft and what follows a repair
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        require(self.n >= 1, "n", self.n, "an integer >= 1")
-        require(self.candidates >= 1, "candidates", self.candidates, "an integer >= 1")
-        check_finite("error_below", self.error_below)
-        check_finite("beta", self.beta)
-        check_floor(self.min_probability)
+    candidates: Count = 8  # tokens that are ranked (and, by exact_top_k, scored) at an error
+    min_probability: Share = 0.01  # tokens that the policy gives less are not considered
+    stop_reward: Finite | None = None
 
     @property
     def idle(self) -> str | None:

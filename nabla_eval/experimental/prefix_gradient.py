@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nabla_eval.experimental.guided import Known, Writing, guided, log_sigmoid, own_of
 from nabla_eval.experimental.requests import Linearisation, Ranking, Tilt, Weigh
-from nabla_eval.options import Budget, require
+from nabla_eval.options import Budget
 from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.validation import Count, Finite, Probability, Share
 
 _IDLE = "{} is greedy decoding at a higher cost"
 
 
-def check_probability(confidence: float) -> None:
-    """Raise `ConfigError` unless it is one."""
-    require(0 < confidence <= 1, "confidence", confidence, "a number in (0, 1]")
-
-
-def check_floor(min_probability: float) -> None:
-    """Raise `ConfigError` unless it is a probability below 1."""
-    require(0 <= min_probability < 1, "min_probability", min_probability, "[0, 1)")
-
-
-def check_finite(name: str, value: float, wanted: str = "a finite number, of any sign") -> None:
-    """Raise `ConfigError` unless it is finite."""
-    require(math.isfinite(value), name, value, wanted)
-
-
 @dataclass(frozen=True, kw_only=True)
-class PrefixGradient:
+class PrefixGradient(Budget):
     """Options of prefix-gradient guidance.
 
     beta = 0 is greedy decoding, and beta < 0 the causal control: what the reward model likes least.
     """
 
     guidance: Literal["eager", "lazy"] = "eager"
-    beta: float = 3.0
+    beta: Finite = 3.0
     linearisation: Linearisation = "soft"
-    confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
-    min_probability: float = 0.01  # tokens that the policy gives less are not considered
-    lazy_threshold: float = 1.0  # of guidance=lazy: the own token stays if its score is above
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        check_probability(self.confidence)
-        check_floor(self.min_probability)
-        check_finite("beta", self.beta)
-        check_finite("lazy_threshold", self.lazy_threshold)
+    confidence: Probability = 0.97  # where the policy gives its own token more, nothing is asked
+    min_probability: Share = 0.01  # tokens that the policy gives less are not considered
+    lazy_threshold: Finite = 1.0  # of guidance=lazy: the own token stays if its score is above
 
     @property
     def idle(self) -> str | None:
@@ -96,20 +74,13 @@ def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequentialVerify:
+class SequentialVerify(Budget):
     """Options of sequential verification."""
 
-    good_score: float = 1.0  # a token whose prefix score is above is taken
-    tries: int = 8  # tokens scored at a position, at most
-    min_probability: float = 0.01  # tokens that the policy gives less are not considered
-    confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        check_probability(self.confidence)
-        check_floor(self.min_probability)
-        check_finite("good_score", self.good_score)
-        require(self.tries >= 1, "tries", self.tries, "an integer >= 1")
+    good_score: Finite = 1.0  # a token whose prefix score is above is taken
+    tries: Count = 8  # tokens scored at a position, at most
+    min_probability: Share = 0.01  # tokens that the policy gives less are not considered
+    confidence: Probability = 0.97  # where the policy gives its own token more, nothing is asked
 
     @property
     def idle(self) -> str | None:
@@ -150,20 +121,13 @@ def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactTopK:
+class ExactTopK(Budget):
     """Options of exact scoring of the policy's most likely tokens; `beta` as in prefix_gradient."""
 
-    candidates: int = 8  # tokens scored at a position, at most
-    min_probability: float = 0.01  # tokens that the policy gives less are not considered
-    beta: float = 3.0
-    confidence: float = 0.97  # where the policy gives its own token more, nothing is asked
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        check_probability(self.confidence)
-        check_floor(self.min_probability)
-        check_finite("beta", self.beta)
-        require(self.candidates >= 1, "candidates", self.candidates, "an integer >= 1")
+    candidates: Count = 8  # tokens scored at a position, at most
+    min_probability: Share = 0.01  # tokens that the policy gives less are not considered
+    beta: Finite = 3.0
+    confidence: Probability = 0.97  # where the policy gives its own token more, nothing is asked
 
     @property
     def idle(self) -> str | None:
@@ -198,7 +162,7 @@ def exact_top_k(problem: Problem, config: ExactTopK) -> Method:
     return (yield from guided(problem, config.confidence, choose))
 
 
-def tilted(known: Known, beta: float) -> float:
+def tilted(known: Known, beta: Finite) -> float:
     """log pi + beta log sigmoid(s)."""
     return known.log_probability + beta * log_sigmoid(_score(known))
 

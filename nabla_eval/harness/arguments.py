@@ -26,6 +26,7 @@ from nabla_eval.methods.registry import (
     spec,
 )
 from nabla_eval.options import build, coerce, fingerprint, flatten, leaves
+from nabla_eval.validation import Count
 
 # Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
 HFLM_NAMES = frozenset({
@@ -140,7 +141,7 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
         reward=options.get("reward"),
         trace_dir=Path(str(options["trace_dir"])) if "trace_dir" in options else None,
         allow_pickle=coerce("allow_pickle", options.get("allow_pickle", False), bool),
-        max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), int),
+        max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), Count),
         gradient_checkpointing=coerce(
             "gradient_checkpointing", options.get("gradient_checkpointing", False), bool
         ),
@@ -219,11 +220,6 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
     for one, other in (("peft", "delta"), ("autogptq", "gptqmodel"), ("parallelize", "tp_plan")):
         if hf.get(one) and hf.get(other):
             raise ConfigError(f"{one}={hf[one]} contradicts {other}={hf[other]}. Leave one out.")
-    if arguments.max_batch_tokens < 1:
-        raise ConfigError(
-            f"max_batch_tokens={arguments.max_batch_tokens} is out of range: it takes an "
-            "integer >= 1."
-        )
 
 
 # With a loaded pair these still mean something; the rest would silently do nothing.

@@ -12,6 +12,7 @@ from nabla_eval.harness.arguments import Arguments
 from nabla_eval.methods.idle import idle
 from nabla_eval.options import change, coerce, flatten, leaves
 from nabla_eval.terminal import LOGGER
+from nabla_eval.validation import Count
 
 SAMPLING = {"temperature": float, "top_p": float, "top_k": int}
 # As lm-eval's other models spell it.
@@ -154,10 +155,7 @@ def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
 
 
 def _length(name: str, value: Any) -> int:
-    length = coerce(name, value, int)
-    if length < 1:
-        raise ConfigError(f"{name}={length} is out of range: it takes an integer >= 1.")
-    return int(length)
+    return int(coerce(name, value, Count))
 
 
 def _refuse_rest(options: Mapping[str, Any]) -> None:

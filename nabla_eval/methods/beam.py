@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree, certainty, log_likelihood
-from nabla_eval.options import Budget, Sampling, Steps, require
+from nabla_eval.options import Budget, Sampling, Steps
 from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.validation import Count
 
 Evaluate = Callable[[list[Node]], Part]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam:
+class Beam(Steps, Sampling, Budget):
     """Options of beam search: `beams * width` steps are sampled a level, `beams` are kept.
 
     `aggregate`, of the scores of a response's steps so far: the last, the least, their mean, or
     the product of the probabilities 1 / (1 + exp(-score)).
     """
 
-    beams: int = 2
-    width: int = 4
-    depth: int = 40  # steps of a response at most; the last one is all the rest
+    beams: Count = 2
+    width: Count = 4
+    depth: Count = 40  # steps of a response at most; the last one is all the rest
     # auto: the reward model, and self-certainty where there is none.
     evaluator: Literal["auto", "reward", "self_certainty", "likelihood"] = "auto"
     aggregate: Literal["last", "min", "mean", "product"] = "last"
-    steps: Steps = field(default_factory=Steps)
-    sampling: Sampling = field(default_factory=Sampling)
-    budget: Budget = field(default_factory=Budget)
 
     FALLBACK = "self_certainty"
-
-    def __post_init__(self) -> None:
-        require(self.beams >= 1, "beams", self.beams, "an integer >= 1")
-        require(self.width >= 1, "width", self.width, "an integer >= 1")
-        require(self.depth >= 1, "depth", self.depth, "an integer >= 1")
 
     @property
     def needs_reward(self) -> bool:
@@ -53,7 +46,7 @@ def beam(problem: Problem, config: Beam) -> Method:
     steps after each, for at most 40 rounds: here N = beams * width, M = width = 4. Complete
     responses stay in the beam and compete with the others by their score.
     """
-    tree = Tree(problem, config.steps, config.sampling, config.depth)
+    tree = Tree(problem, config.step_end, config.sampling, config.depth)
     scores: dict[Node, tuple[float, ...]] = {tree.root: ()}
 
     def evaluate(nodes: list[Node]) -> Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nabla_eval.methods.answers import majority, sigmoid, vote
@@ -12,23 +12,22 @@ from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool, self_certainty
 from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.validation import Count, Finite, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfN:
+class BestOfN(Sampling, Budget):
     """Options of best-of-N; with `stop_reward`, samples are drawn singly until one reaches it."""
 
-    n: int = 8
+    n: Count = 8
     # auto: the reward model, and self-certainty where there is none.
     evaluator: Literal["auto", "reward", "self_certainty", "majority"] = "auto"
-    stop_reward: float | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    budget: Budget = field(default_factory=Budget)
+    stop_reward: Finite | None = None
 
     FALLBACK = "self_certainty"
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, "n", self.n, "an integer >= 1")
+        super().__post_init__()
         require(
             self.stop_reward is None or self.needs_reward,
             "stop_reward",
@@ -44,7 +43,7 @@ class BestOfN:
     @property
     def batch(self) -> int:
         """Samples drawn side by side: where it may end early, each is judged before the next."""
-        singly = self.stop_reward is not None or self.budget.counts
+        singly = self.stop_reward is not None or self.counts
         return 1 if singly and self.needs_reward else self.n
 
 
@@ -83,7 +82,7 @@ def most_certain(pool: Pool) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedBestOfN:
+class WeightedBestOfN(Sampling, Budget):
     """Options of weighted best-of-N.
 
     `weighting`, of scores r: "sigmoid" 1 / (1 + exp(-r / reward_scale)), for rewards that are
@@ -91,22 +90,14 @@ class WeightedBestOfN:
     (n - rank) ** borda_power with the best at rank 0, which needs no scale.
     """
 
-    n: int = 8
+    n: Count = 8
     # auto: the reward model, and self-certainty by Borda's count where there is none.
     evaluator: Literal["auto", "reward", "self_certainty"] = "auto"
     weighting: Literal["sigmoid", "softmax", "borda"] = "sigmoid"
-    reward_scale: float = 1.0
-    borda_power: float = 1.0
-    sampling: Sampling = field(default_factory=Sampling)
-    budget: Budget = field(default_factory=Budget)
+    reward_scale: Positive = 1.0
+    borda_power: NotNegative = 1.0
 
     FALLBACK = "self_certainty"
-
-    def __post_init__(self) -> None:
-        require(self.n >= 1, "n", self.n, "an integer >= 1")
-        scale, power = self.reward_scale, self.borda_power
-        require(math.isfinite(scale) and scale > 0, "reward_scale", scale, "a number > 0")
-        require(math.isfinite(power) and power >= 0, "borda_power", power, "a number >= 0")
 
     @property
     def needs_reward(self) -> bool:
@@ -144,7 +135,7 @@ def weighted_best_of_n(problem: Problem, config: WeightedBestOfN) -> Method:
 
 
 def _weigh(pool: Pool, config: WeightedBestOfN) -> Part:
-    singly = config.needs_reward and config.budget.counts
+    singly = config.needs_reward and config.counts
     while len(pool.samples) < config.n:
         yield from pool.draw(1 if singly else config.n, config.sampling)
         if config.needs_reward:

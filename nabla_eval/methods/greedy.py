@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
@@ -11,10 +11,8 @@ from nabla_eval.requests import Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy:
+class Greedy(Budget):
     """Options of greedy decoding: what it may spend."""
-
-    budget: Budget = field(default_factory=Budget)
 
 
 def greedy(problem: Problem, config: Greedy) -> Method:

@@ -11,7 +11,6 @@ from nabla_eval.methods.rap import Rap
 from nabla_eval.methods.self_consistency import SelfConsistency
 from nabla_eval.methods.tpo import Tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought
-from nabla_eval.options import DTO, Objective
 
 _SAMPLERS = (Beam, BestOfN, Rap, SelfConsistency, Tpo, TreeOfThought, WeightedBestOfN)
 
@@ -24,7 +23,7 @@ def idle(config: Any) -> str | None:
     match config:
         case Nabla(n=1):
             return "n=1 is the draft alone, nothing is refined"
-        case Nabla(dto=DTO(objective=Objective(lam=0, nll_weight=0))) if config.dto.steps > 0:
+        case Nabla(lam=0, nll_weight=0) if config.steps > 0:
             return "lam=0 with nll_weight=0 has no gradient: it is the twin (steps=0) at its cost"
         case BestOfN(n=1) | WeightedBestOfN(n=1) | SelfConsistency(n=1):
             return "n=1 is one sample, there is nothing to choose from"

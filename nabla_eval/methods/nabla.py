@@ -108,7 +108,7 @@ def _ahead(run: Run, wanted: int) -> Part:
 
 def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     """The next positions that pass both gates of the selection."""
-    selection = run.config.selection
+    selection = run.config
     unsure = run.unsure(start)
     if selection.gradient_threshold == 0:
         return unsure[:size]
@@ -133,15 +133,15 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
             new.setdefault(hard, (sweep, i))
     if not new:
         return
-    gated = config.selection.gradient_threshold > 0
+    gated = config.gradient_threshold > 0
     gradients = yield [
         Differentiate(
             run.problem,
             run.current,
             hard,
-            config.dto.objective,
+            config.objective,
             rows=tuple(run.unsure()),
-            norm=config.selection.gradient_norm if gated else None,
+            norm=config.gradient_norm if gated else None,
             temperature=config.relaxation,
         )
         for hard in new
@@ -164,7 +164,7 @@ def _certify(run: Run, sweep: int, positions: list[int]) -> Part:
             keys=_keys(run, sweep, i),
             sampling=config.drawing,
             dto=config.dto,
-            min_probability=config.resampling.min_probability,
+            min_probability=config.min_probability,
         )
         for i in new
     ]
@@ -182,7 +182,7 @@ def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
     new = [i for i in positions if i not in run.refined]
     if not new:
         return
-    if config.dto.steps > 0:
+    if config.steps > 0:
         yield from _differentiate(run, sweep, new)
     draws = yield [
         Refine(
@@ -192,10 +192,10 @@ def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
             keys=_keys(run, sweep, i),
             sampling=config.drawing,
             dto=config.dto,
-            gradient=run.gradient(i) if config.dto.steps > 0 else None,
-            norm=config.selection.gradient_norm,
+            gradient=run.gradient(i) if config.steps > 0 else None,
+            norm=config.gradient_norm,
             relaxation=config.relaxation,
-            min_probability=config.resampling.min_probability,
+            min_probability=config.min_probability,
         )
         for i in new
     ]

@@ -4,54 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection, require
+from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection
 from nabla_eval.requests import Candidate
+from nabla_eval.validation import Count, Finite, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nabla:
+class Nabla(Sampling, Resampling, Selection, DTO, Budget):
     """Options of ∇-Reasoner. The defaults are what measured best on the embedded pair."""
 
-    n: int = 8  # N_max: rollouts in all, the first draft included
-    passes: int = 8  # left-to-right sweeps over the trajectory (the paper: 1)
-    stop_reward: float | None = None  # stop as soon as the reward reaches it
+    n: Count = 8  # N_max: rollouts in all, the first draft included
+    passes: Count = 8  # left-to-right sweeps over the trajectory (the paper: 1)
+    stop_reward: Finite | None = None  # stop as soon as the reward reaches it
     acceptance: Literal["strict", "released"] = "strict"
     end_token: Literal["template", "kept"] = "template"  # kept: the response's own is judged too
-    lookahead: int | Literal["auto"] = 1  # candidates of one trajectory rolled out as one batch
+    lookahead: Count | Literal["auto"] = 1  # candidates of one trajectory rolled out as one batch
     certify: bool = True  # draw without a gradient where none could change the draw; exact
-    sampling: Sampling = field(default_factory=Sampling)
-    resampling: Resampling = field(default_factory=Resampling)
-    selection: Selection = field(default_factory=Selection)
-    dto: DTO = field(default_factory=DTO)
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        require(self.n >= 1, "n", self.n, "an integer >= 1")
-        require(self.passes >= 1, "passes", self.passes, "an integer >= 1")
-        ahead = self.lookahead
-        require(ahead == "auto" or ahead >= 1, "lookahead", ahead, 'an integer >= 1, or "auto"')
-        require(self.sampling.temperature > 0, "temperature", self.sampling.temperature, "> 0")
+    temperature: Positive = 0.7
 
     @property
     def relaxation(self) -> float:
         """tau of the straight-through softmax: by default that of the draw it prepares."""
-        return self.dto.relaxation_temperature or self.drawing.temperature or 1.0
+        return self.relaxation_temperature or self.drawing.temperature or 1.0
 
     @cached_property
     def drawing(self) -> Sampling:
         """How the refined token is drawn."""
-        return self.resampling.of(self.sampling)
+        return self.of(self)
 
     @cached_property
     def certifies(self) -> bool:
         """Whether to ask for draws that are known without their gradients: no gate needs those."""
         draw = self.drawing
         plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
-        needless = self.dto.steps > 0 and self.selection.gradient_threshold == 0
+        needless = self.steps > 0 and self.gradient_threshold == 0
         return self.certify and needless and plain
 
 
@@ -96,7 +86,7 @@ def lookahead(config: Nabla, judged: Sequence[Candidate]) -> int:
     problem's own candidates so far, with a prior of one in three (Beta(1, 2)): it depends on
     nothing outside of the problem, so neither results nor costs depend on the batch.
     """
-    if config.budget.counts:
+    if config.counts:
         return 1
     if config.lookahead != "auto":
         return config.lookahead

@@ -82,7 +82,7 @@ class Run:
     def unsure(self, start: int = 0) -> list[int]:
         """Positions of the current trajectory that pass the gates which take no gradient."""
         if self.places is None:
-            self.places = uncertain(self.current, self.config.selection)
+            self.places = uncertain(self.current, self.config)
         return self.places[bisect_left(self.places, start) :]
 
     def gradient(self, position: int) -> Gradient | None:
@@ -90,7 +90,7 @@ class Run:
 
         By causality dL/dy_i does not depend on how much of y has been committed (DESIGN 3.6).
         """
-        hard = hard_sequence(self.current, position, self.config.dto)
+        hard = hard_sequence(self.current, position, self.config)
         return self.gradients[hard][0] if hard in self.gradients else None
 
     def visit(self, sweep: int, position: int) -> Visit | None:

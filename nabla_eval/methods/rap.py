@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nabla_eval.methods.answers import agreement, sigmoid
@@ -15,54 +15,41 @@ from nabla_eval.methods.steps import Node, Tree, log_likelihood
 from nabla_eval.methods.voices import Prompts, prefer
 from nabla_eval.options import Budget, Sampling, Steps, require
 from nabla_eval.requests import Method, Part, Problem
-
-
-def _sampling() -> Sampling:
-    return Sampling(temperature=0.8, top_p=0.95, top_k=50)
+from nabla_eval.validation import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rap:
-    """Options of RAP; the defaults are those of its authors' code for GSM8K.
+class Rap(Steps, Sampling, Prompts, Budget):
+    """Options of RAP; the defaults are those of its authors' code for GSM8K, but for sampling.
 
-    10 iterations, 4 actions a state, at most 5 steps, exploration weight
-    1, temperature 0.8 with top-p 0.95 and top-k 50, the reward of a path the mean of its steps',
-    Q the greatest reward of a path, two step rewards weighted 1/2 each in their exponents.
+    10 iterations, 4 actions a state, at most 5 steps, exploration weight 1, the reward of a path
+    the mean of its steps', Q the greatest reward of a path, two step rewards weighted 1/2 each in
+    their exponents. Theirs samples at temperature 0.8 with top-p 0.95 and top-k 50.
 
     A step's reward is in [0, 1]: of evaluator=reward sigmoid(score / reward_scale), of likelihood
     the geometric mean of its tokens' probabilities, of self the policy's own P(Yes), of weighted
     their weighted geometric mean.
     """
 
-    iterations: int = 10
-    branching: int = 4  # d: steps sampled after a state
-    depth: int = 5  # steps of a response at most; the last one is all the rest
-    exploration: float = 1.0  # w of UCT
+    iterations: Count = 10
+    branching: Count = 4  # d: steps sampled after a state
+    depth: Count = 5  # steps of a response at most; the last one is all the rest
+    exploration: NotNegative = 1.0  # w of UCT
     # auto: the reward model, and the likelihood where there is none.
     evaluator: Literal["auto", "reward", "likelihood", "self", "weighted"] = "auto"
-    reward_weight: float = 0.5  # of evaluator=weighted, like the next two
-    likelihood_weight: float = 0.5
-    self_weight: float = 0.0
-    reward_scale: float = 1.0
+    reward_weight: NotNegative = 0.5  # of evaluator=weighted, like the next two
+    likelihood_weight: NotNegative = 0.5
+    self_weight: NotNegative = 0.0
+    reward_scale: Positive = 1.0
     path_reward: Literal["mean", "sum", "last"] = "mean"
     backup: Literal["max", "mean"] = "max"  # of Q over the paths through a step
     answer: Literal["best", "vote"] = "best"  # the best path, or RAP-Aggregation
     commit: bool = False  # move the root to its most visited child, and go on with that subtree
-    steps: Steps = field(default_factory=Steps)
-    sampling: Sampling = field(default_factory=_sampling)
-    prompts: Prompts = field(default_factory=Prompts)
-    budget: Budget = field(default_factory=Budget)
 
     FALLBACK = "likelihood"
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "branching", "depth"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        for name in ("exploration", "reward_weight", "likelihood_weight", "self_weight"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value >= 0, name, value, "a number >= 0")
-        scale = self.reward_scale
-        require(math.isfinite(scale) and scale > 0, "reward_scale", scale, "a number > 0")
+        super().__post_init__()
         require(sum(self.weights.values()) > 0, "reward_weight", 0, "> 0, or another weight does")
 
     @property
@@ -105,7 +92,7 @@ class Search:
 
     def __init__(self, problem: Problem, config: Rap) -> None:
         self.problem, self.config = problem, config
-        self.tree = Tree(problem, config.steps, config.sampling, config.depth)
+        self.tree = Tree(problem, config.step_end, config.sampling, config.depth)
         self.root = self.tree.root
         self.returns: dict[Node, list[float]] = defaultdict(list)
 
@@ -199,7 +186,7 @@ class Search:
             return "" if parent is None or parent.trajectory is None else parent.trajectory.text
 
         return [
-            self.config.prompts.fill(
+            self.config.fill(
                 "rap_step",
                 question=self.problem.question,
                 response=before(node),

@@ -45,7 +45,7 @@ class MethodSpec:
 # The paper's and the released code's sampling values, for the baselines (DESIGN 3.5). Of tree of
 # thought and RAP nothing else is known: neither breadth, iterations and evaluator nor where steps
 # ended in the paper's runs, and the released code has neither method. So all of that stays at the
-# values of their own authors (see `TreeOfThought` and `Rap`), RAP's top-k of 50 too.
+# values of their own authors (see `TreeOfThought` and `Rap`).
 SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
     name: {key: values[key] for key in ("temperature", "top_p", "top_k") if key in values}
     for name, values in PRESETS.items()
@@ -166,7 +166,7 @@ def needs_chat(config: Any) -> bool:
 def start(problem: Problem, config: Any) -> Method:
     """The generator of the method whose options `config` is, cut off at its budgets."""
     method = _entry(config).run(problem, config)
-    budget: Budget = getattr(config, "budget", Budget())
+    budget: Budget = config.budget
     return method if budget == Budget() else limited(method, budget)
 
 

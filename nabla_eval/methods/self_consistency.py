@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nabla_eval.methods.answers import majority
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.options import Budget, Sampling, require
+from nabla_eval.options import Budget, Sampling
 from nabla_eval.requests import Method, Problem
+from nabla_eval.validation import Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfConsistency:
+class SelfConsistency(Sampling, Budget):
     """Options of self-consistency."""
 
-    n: int = 8
-    sampling: Sampling = field(default_factory=Sampling)
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        require(self.n >= 1, "n", self.n, "an integer >= 1")
+    n: Count = 8
 
 
 def self_consistency(problem: Problem, config: SelfConsistency) -> Method:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
-from nabla_eval.options import Budget, Sampling, require
+from nabla_eval.methods.voices import Prompts, ask, flaw, reply_length, spoken
+from nabla_eval.options import Budget, Sampling
 from nabla_eval.requests import Compose, Generate, Method, Part, Problem, Request, Step, Trajectory
-
-
-def _sampling() -> Sampling:
-    return Sampling(temperature=0.7, top_p=0.95)
+from nabla_eval.validation import Count, Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tpo:
+class Tpo(Sampling, Prompts, Budget):
     """Options of TPO.
 
     2 samples and 2 iterations, as the ∇-Reasoner paper runs it; Li et al. take 5 samples and 2
     iterations (their D2-N5), temperature 0.7, top-p 0.95, at most 2048 tokens a reply.
     """
 
-    samples: int = 2  # N: responses at first, and revisions an iteration
-    iterations: int = 2  # D: rounds of critique and revision
+    samples: Count = 2  # N: responses at first, and revisions an iteration
+    iterations: Index = 2  # D: rounds of critique and revision
     # The longest critique or list of instructions; None: as long as a response, 2048 at most.
-    reply_tokens: int | None = None
-    sampling: Sampling = field(default_factory=_sampling)
-    prompts: Prompts = field(default_factory=Prompts)
-    budget: Budget = field(default_factory=Budget)
-
-    def __post_init__(self) -> None:
-        require(self.samples >= 1, "samples", self.samples, "an integer >= 1")
-        require(self.iterations >= 0, "iterations", self.iterations, "an integer >= 0")
-        check_length(self.reply_tokens)
+    reply_tokens: Count | None = None
 
     @property
     def needs_chat(self) -> bool:
@@ -85,7 +74,7 @@ class _Run:
 
     def _say(self, round: int, kind: str, prompt: str, **values: str) -> Part:
         """What the policy says to a prompt; None, and a note in the trace, where it is no use."""
-        question = self.config.prompts.fill(prompt, question=self.problem.question, **values)
+        question = self.config.fill(prompt, question=self.problem.question, **values)
         key = self.problem.key / kind / round
         longest = reply_length(self.problem, self.config.reply_tokens, 2048)
         (reply,) = yield from ask(self.problem, [question], [key], self.config.sampling, longest)
@@ -94,7 +83,7 @@ class _Run:
 
     def _revise(self, round: int, chosen: str, gradient: str) -> Part:
         """Sample and judge revisions; False where the prompt leaves no room for one."""
-        text = self.config.prompts.fill(
+        text = self.config.fill(
             "tpo_update", question=self.problem.question, chosen=chosen, gradient=gradient
         )
         longest, stop = self.problem.max_new_tokens, self.problem.stop

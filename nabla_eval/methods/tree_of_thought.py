@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from nabla_eval.methods.beam import breadth_first
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree
-from nabla_eval.methods.voices import Prompts, ask, check_length, flaw, reply_length, spoken
+from nabla_eval.methods.voices import Prompts, ask, flaw, reply_length, spoken
 from nabla_eval.options import DELIMITERS, Budget, Sampling, Steps, require
 from nabla_eval.requests import Method, Part, Problem, Replay, Trajectory
+from nabla_eval.validation import Count
 
 # Yao et al.'s values of the words, in their code for the game of 24.
 WORDS = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreeOfThought:
+class TreeOfThought(Steps, Sampling, Prompts, Budget):
     """Options of tree of thought.
 
     Yao et al. keep b = 5 states with 3 valuations each in the game of 24 (section 4.1), and sample
     k = 5 thoughts with 5 votes in creative writing (section 4.2), at temperature 0.7.
     """
 
-    breadth: int = 5  # b: states kept
-    proposals: int = 5  # k: thoughts after each
-    depth: int = 10  # steps of a response at most; the last one is all the rest
+    breadth: Count = 5  # b: states kept
+    proposals: Count = 5  # k: thoughts after each
+    depth: Count = 10  # steps of a response at most; the last one is all the rest
     generation: Literal["sample", "propose"] = "sample"
     # auto: the reward model, and the policy itself where there is none.
     evaluator: Literal["auto", "reward", "self"] = "auto"
     evaluation: Literal["value", "vote"] = "value"  # of evaluator=self
-    evaluations: int = 3  # replies to each question of evaluator=self
-    reply_tokens: int | None = None  # the longest reply; None: as long as a response, 512 at most
-    steps: Steps = field(default_factory=Steps)
-    sampling: Sampling = field(default_factory=Sampling)
-    prompts: Prompts = field(default_factory=Prompts)
-    budget: Budget = field(default_factory=Budget)
+    evaluations: Count = 3  # replies to each question of evaluator=self
+    reply_tokens: Count | None = None  # the longest reply; None: as long as a response, 512 at most
 
     FALLBACK = "self"
 
     def __post_init__(self) -> None:
-        for name in ("breadth", "proposals", "depth", "evaluations"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        check_length(self.reply_tokens)
+        super().__post_init__()
         require(
-            self.generation == "sample" or self.steps.step in DELIMITERS,
+            self.generation == "sample" or self.step in DELIMITERS,
             "generation",
             self.generation,
             f"sample, unless steps end at a {' or '.join(DELIMITERS)}",
@@ -84,7 +79,7 @@ def tree_of_thought(problem: Problem, config: TreeOfThought) -> Method:
 class _Search:
     def __init__(self, problem: Problem, config: TreeOfThought) -> None:
         self.problem, self.config = problem, config
-        self.tree = Tree(problem, config.steps, config.sampling, config.depth)
+        self.tree = Tree(problem, config.step_end, config.sampling, config.depth)
 
     def evaluate(self, nodes: list[Node]) -> Part:
         """Give nodes of one level their values."""
@@ -102,7 +97,7 @@ class _Search:
     def _value(self, nodes: list[Node]) -> Part:
         """The sum of the values of the words that the policy's replies end with."""
         count = self.config.evaluations
-        fill = self.config.prompts.fill
+        fill = self.config.fill
         questions = [
             fill("tot_value", question=self.problem.question, response=_text(node))
             for node in nodes
@@ -119,7 +114,7 @@ class _Search:
         """The number of votes for each node, beside the others of its level."""
         count = self.config.evaluations
         shown = [f"Solution {i + 1}:\n{_text(node)}" for i, node in enumerate(nodes)]
-        question = self.config.prompts.fill(
+        question = self.config.fill(
             "tot_vote", question=self.problem.question, responses="\n\n".join(shown)
         )
         level = nodes[0].index
@@ -146,7 +141,7 @@ class _Search:
         if not asked:
             return new
         questions = [
-            self.config.prompts.fill(
+            self.config.fill(
                 "tot_propose",
                 question=self.problem.question,
                 response=_text(parent),
@@ -188,7 +183,7 @@ class _Search:
     @property
     def ending(self) -> str:
         """What ends a step that was written as a line of a list."""
-        return DELIMITERS[self.config.steps.step]
+        return DELIMITERS[self.config.step]
 
 
 def _text(node: Node) -> str:

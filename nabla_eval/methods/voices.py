@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.answers import sigmoid
-from nabla_eval.options import Sampling, require
+from nabla_eval.options import Options, Sampling, require
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
 from nabla_eval.thought import spoken as after_thoughts
@@ -30,12 +30,13 @@ PLACES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompts:
+class Prompts(Options):
     """Where the prompts are; files of a folder take the place of those that the package has."""
 
     prompts: str | None = None  # a folder with some of tot_value.txt, tpo_loss.txt, ...
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prompts is None:
             return
         # os.path: a text that is too long for a path is no folder, and no error
@@ -74,13 +75,6 @@ def _read(name: str, folder: str | None) -> str:
             ) from error
     source = files("nabla_eval.methods") / "prompts" / f"{name}.txt"
     return source.read_text(encoding="utf-8").strip()
-
-
-def check_length(reply_tokens: int | None) -> None:
-    """Raise `ConfigError` unless replies may have at least one token."""
-    require(
-        reply_tokens is None or reply_tokens >= 1, "reply_tokens", reply_tokens, "an integer >= 1"
-    )
 
 
 def reply_length(problem: Problem, reply_tokens: int | None, most: int) -> int:

@@ -73,7 +73,7 @@ class Refining:
         drafts = [
             (ask.problem, draft) for ask, draft in zip(asks, self.executor(asks), strict=True)
         ]
-        free = [(*own, uncertain(own[1], self.config.selection)) for own in drafts]
+        free = [(*own, uncertain(own[1], self.config)) for own in drafts]
         self.chosen = [own for own in free if own[2]]
         self.drawn: list[Refinement] = []
 
@@ -104,7 +104,7 @@ class Refining:
                     draft,
                     rows[0],
                     keys=(problem.key / "resample",),
-                    sampling=config.resampling.of(config.sampling),
+                    sampling=config.drawing,
                     dto=config.dto,
                     gradient=gradient,
                     relaxation=config.relaxation,

@@ -126,7 +126,7 @@ def test_what_exceeds_noise_does_so_after_the_correction_for_the_whole_table(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accuracy": [{"policy": "P"}]}, "lacks benchmark, cells, source"),
+        ({"accuracy": [{"policy": "P"}]}, "lacks benchmark"),
         ({"notes": "one"}, "notes"),
         ({"sources": {}}, "source 'p12' is not among"),
         ({"benchmarks": {"SET": {"problems": 30, "runs": 65}}}, "over 64 runs"),
@@ -149,7 +149,7 @@ def test_files_that_are_no_such_thing_are_refused(tmp_path):
         read_printed(tmp_path / "absent.yaml")
     with pytest.raises(DataError, match="cannot be read"):
         read_printed(write(tmp_path, "a: ["))
-    with pytest.raises(DataError, match="a list and not a mapping"):
+    with pytest.raises(DataError, match="must be a mapping, got a list"):
         read_printed(write(tmp_path, "- 1"))
 
 
@@ -217,7 +217,7 @@ def test_every_row_of_the_papers_table_has_a_command():
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"[", "cannot be read: .* Run that study again"), (b"[]", "a list and not a mapping")],
+    [(b"[", "cannot be read: .* Run that study again"), (b"[]", "must be a mapping, got a list")],
 )
 def test_figures_of_a_study_that_are_none(tmp_path, content, said):
     file = tmp_path / "report.json"

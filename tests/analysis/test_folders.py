@@ -277,7 +277,7 @@ def test_a_damaged_results_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"run\.json cannot be read \(.+\)\. Run again, or remove"):
         load([folder])
     (folder / "run.json").write_text("[]")
-    with pytest.raises(DataError, match=r"run\.json: it is a list and not a mapping"):
+    with pytest.raises(DataError, match=r"run\.json: it must be a mapping, got a list"):
         load([folder])
 
 

@@ -8,7 +8,6 @@ import torch
 import nabla_eval as ne
 from nabla_eval.engine import naive
 from nabla_eval.errors import ConfigError, ContextError
-from nabla_eval.options import Objective
 from nabla_eval.randomness import Key
 from nabla_eval.testing import tiny_pair
 
@@ -69,9 +68,7 @@ def test_refine_equals_the_specification(committed, update, parameterisation, an
     problem = PAIR.problem(PROMPT, Key.root(0) / "refine", max_new_tokens=6)
     z = [naive.next_logits(PAIR, PROMPT + RESPONSE[:i]) for i in range(len(RESPONSE))]
     sequence = naive.Sequence(RESPONSE, z, "eos", problem.key, seen=len(RESPONSE) - 1)
-    dto = ne.api.DTO(
-        steps=6, lr=0.2, min_lr=0.001, objective=Objective(lam=1.0, nll_weight=0.1), **options
-    )
+    dto = ne.api.DTO(steps=6, lr=0.2, min_lr=0.001, lam=1.0, nll_weight=0.1, **options)
     expected, _ = naive.refine(PAIR, problem, sequence, committed, 0.8, dto)
     torch.testing.assert_close(ref.logits[0], expected, rtol=0, atol=1e-9)
     hard = list(RESPONSE)

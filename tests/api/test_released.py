@@ -134,19 +134,19 @@ def test_the_presets_are_the_values_of_the_released_scripts() -> None:
         for name in ("released", "released_aime", "released_amc")
     }
     for config in own.values():
-        assert config.drawing.temperature == 0.5 and config.drawing.top_p == config.sampling.top_p
-        assert config.sampling.top_k == config.drawing.top_k == 20
-        assert config.selection.threshold_inclusive and config.selection.gradient_norm == "onehot"
+        assert config.drawing.temperature == 0.5 and config.drawing.top_p == config.top_p
+        assert config.top_k == config.drawing.top_k == 20
+        assert config.threshold_inclusive and config.gradient_norm == "onehot"
         assert config.relaxation == 1.0 and config.end_token == "kept"
-        assert config.dto.schedule == "clipped_cosine" and config.dto.logits_dtype == "bfloat16"
+        assert config.schedule == "clipped_cosine" and config.logits_dtype == "bfloat16"
         assert config.acceptance == "strict" and (config.n, config.passes) == (8, 1)
-    sampled = {name: (c.sampling.temperature, c.sampling.top_p) for name, c in own.items()}
+    sampled = {name: (c.temperature, c.top_p) for name, c in own.items()}
     assert sampled == {
         "released": (0.6, 0.95), "released_aime": (0.6, 0.95), "released_amc": (0.7, 0.8)
     }  # fmt: skip
-    thresholds = [config.selection.gradient_threshold for config in own.values()]
+    thresholds = [config.gradient_threshold for config in own.values()]
     assert thresholds == [4.0, 8.0, 4.0]
-    kinds = [config.dto.parameterisation for config in own.values()]
+    kinds = [config.parameterisation for config in own.values()]
     assert kinds == ["logits", "logits", "latents"]
     for method in ("best_of_n", "self_consistency"):  # whose drafts are the same draws
         for name, config in own.items():

@@ -40,7 +40,7 @@ def test_the_example_method_keeps_the_contract(example: Any) -> None:
 
 
 def test_the_example_options_check_themselves(example: Any) -> None:
-    with pytest.raises(ConfigError, match="n=0"):
+    with pytest.raises(ConfigError, match="n must be an integer >= 1, got 0"):
         example.LongestOfN(n=0)
 
 

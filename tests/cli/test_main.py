@@ -97,7 +97,7 @@ def test_an_unknown_command_is_answered_with_a_near_one() -> None:
 
 @click.command()
 def failing() -> None:
-    raise ConfigError("lr=[bold]-1[/bold] is out of range: it takes a number > 0.")
+    raise ConfigError("lr must be a number > 0, got [bold]-1[/bold].")
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_our_errors_are_one_paragraph_on_stderr_and_exit_code_1() -> None:
     result = CliRunner().invoke(main, ["failing"])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr == "Error: lr=[bold]-1[/bold] is out of range: it takes a number > 0.\n"
+    assert result.stderr == "Error: lr must be a number > 0, got [bold]-1[/bold].\n"
 
 
 @pytest.mark.usefixtures("with_failing")

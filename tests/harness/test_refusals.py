@@ -106,7 +106,7 @@ def test_model_cards_that_are_none(
 def test_a_config_of_lm_eval_with_values_of_another_kind(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("tasks: 3\n")
-    with pytest.raises(ConfigError, match="tasks is 3 and not a list or a text or null"):
+    with pytest.raises(ConfigError, match="tasks must be a string, a list or null, got 3"):
         compose(["--config", str(file)])
 
 

@@ -84,7 +84,7 @@ def test_null_takes_an_argument_out(tmp_path: Path) -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path: Path) -> None:
     (cell,) = study(tmp_path, "tasks: a\ngrid: {lr: 1e-3, min_lr: 1e-4}").cells
-    assert cell.arguments.config.dto.lr == 0.001
+    assert cell.arguments.config.lr == 0.001
 
 
 def test_settings_are_lm_evals(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_long_and_odd_names_make_safe_folders(tmp_path: Path) -> None:
         ("tasks: a\ngrid: {n: []}", ["grid.n", "[]"]),
         ("tasks: a\ngrid: {seed: 3}", ["seed=3", "seeds"]),
         ("tasks: a\ngrid: {trace_dir: x}", ["trace_dir", "Leave it out"]),
-        ("tasks: a\ngrid: {n: 0}", ["nabla: n=0", "integer >= 1"]),
+        ("tasks: a\ngrid: {n: 0}", ["nabla: n must be an integer >= 1, got 0"]),
         ("tasks: a\ngrid: {stepz: 3}", ["nabla", "'stepz'", "steps"]),
         ("tasks: a\nvariants: {}", ["variants", "a list"]),
         ("tasks: a\nvariants: [{name: 3}]", ["variants[0].name", "3"]),

@@ -103,7 +103,7 @@ def test_replies_are_no_longer_than_responses_unless_asked_for():
     assert asked_for({}, longest=9000) == [2048, 2048]
     assert asked_for({"reply_tokens": 100}) == [100, 100]
     assert asked_for({"reply_tokens": "none"}) == [60, 60]
-    with pytest.raises(ConfigError, match=r"reply_tokens=0 is out of range: it takes an integer"):
+    with pytest.raises(ConfigError, match="reply_tokens must be an integer >= 1 or none, got 0"):
         configure("tree_of_thought", {"reply_tokens": 0})
 
 

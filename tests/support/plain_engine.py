@@ -25,6 +25,7 @@ from nabla_eval.errors import RewardError
 from nabla_eval.methods.nabla import Nabla
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import flatten
 from nabla_eval.requests import (
     Certified,
     Certify,
@@ -195,10 +196,7 @@ class Plain:
         )
         flips = sum(a != b for a, b in pairwise(hard))
         passes = flips if dto.grad_cache else max(0, dto.steps - 1)
-        config = Nabla(
-            sampling=replace(request.sampling, temperature=request.sampling.temperature or 1.0),
-            resampling=_floor(request),
-        )
+        config = _options(request)
         drawn = [naive.resample(z, refined, self.pair, config, key) for key in request.keys]
         cost = self.pass_cost(problem, trajectory, passes) + Ledger(refinements=1, flips=flips)
         start, _ = naive.refine(
@@ -219,9 +217,7 @@ class Plain:
         exact = dto.parameterisation == "logits" and dto.logits_dtype == "float32"
         if dto.optimizer != "adamw" or not exact:
             return Certified((None,) * len(request.keys))
-        config = Nabla(
-            sampling=replace(sampling, temperature=1.0), resampling=_floor(request), dto=dto
-        )
+        config = _options(request)
         masked = naive.masked(z, z, self.pair, config)
         largest = max(abs(value) for value in masked.tolist() if math.isfinite(value))
         eps = torch.finfo(z.dtype).eps
@@ -276,12 +272,11 @@ def _moved(probability: float, odds: float) -> float:
     return 1 / (1 + (1 / probability - 1) * math.exp(-odds))
 
 
-def _floor(request: Refine | Certify) -> Any:
+def _options(request: Refine | Certify) -> Nabla:
     """`naive.resample` reads the method's options: those that this request came from."""
-    from nabla_eval.options import Resampling
-
     sampling = request.sampling
-    return Resampling(
+    return Nabla(
+        **flatten(request.dto),
         resample_temperature=sampling.temperature,
         resample_top_p=sampling.top_p,
         resample_top_k=sampling.top_k,

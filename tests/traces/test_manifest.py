@@ -66,7 +66,7 @@ def test_runs_from_before_peaks_were_noted_are_read(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "has schema 'list'"),
         (json.dumps({**manifest(), "schema": 2}), "has schema 2"),
-        (json.dumps({"schema": 1}), "lacks batch_size, command"),
+        (json.dumps({"schema": 1}), "lacks name"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -109,7 +109,7 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [
-        (["--lr", "-1"], 1, "lr=-1.0 is out of range"),
+        (["--lr", "-1"], 1, "lr must be a number > 0, got -1.0"),
         (["--size", "0"], 2, "--size"),
         (["--verifier", "taste"], 2, "taste"),
         (["--data", "[bold]x[/bold].jsonl"], 1, "Cannot read [bold]x[/bold].jsonl"),
