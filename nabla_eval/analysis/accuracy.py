@@ -8,7 +8,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from nabla_eval.analysis.differences import won_minus_lost
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -18,6 +17,7 @@ from nabla_eval.analysis.intervals import (
     proportion,
     runs_worth,
     same_problems,
+    won_minus_lost,
 )
 from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError

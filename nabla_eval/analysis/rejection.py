@@ -15,8 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nabla_eval.analysis.differences import rate_difference
-from nabla_eval.analysis.intervals import LEVEL, Estimate, share, unknown
+from nabla_eval.analysis.intervals import LEVEL, Estimate, rate_difference, share, unknown
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.requests import Verdict

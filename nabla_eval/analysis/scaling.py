@@ -10,7 +10,6 @@ import numpy as np
 
 from nabla_eval.analysis.accuracy import Difference, accuracy
 from nabla_eval.analysis.cost import mean_costs
-from nabla_eval.analysis.differences import won_minus_lost
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -18,6 +17,7 @@ from nabla_eval.analysis.intervals import (
     runs_worth,
     same_problems,
     skewed_means,
+    won_minus_lost,
 )
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.significance import sign_flip_test

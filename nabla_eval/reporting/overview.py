@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.accuracy import Scores, accuracy
-from nabla_eval.analysis.files import read_samples
+from nabla_eval.analysis.folders import read_samples
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import task_column
 from nabla_eval.reporting.tables import Column, Row, Table, text

@@ -19,8 +19,7 @@ from pandas import DataFrame
 
 from nabla_eval.analysis import mean_interval
 from nabla_eval.analysis.accuracy import difference
-from nabla_eval.analysis.differences import rate_difference
-from nabla_eval.analysis.intervals import mean, share, skewed_means
+from nabla_eval.analysis.intervals import mean, rate_difference, share, skewed_means
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost
 from nabla_eval.randomness import Key

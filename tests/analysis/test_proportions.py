@@ -27,13 +27,14 @@ from nabla_eval.analysis import mean_interval
 from nabla_eval.analysis.accuracy import accuracy, difference, pass_at
 from nabla_eval.analysis.calibration import calibration
 from nabla_eval.analysis.cost import correct_per_cost
-from nabla_eval.analysis.differences import rate_difference, won_minus_lost
 from nabla_eval.analysis.intervals import (
     clustered_mean,
     mean,
     proportion,
+    rate_difference,
     share,
     skewed_means,
+    won_minus_lost,
 )
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key

@@ -1,7 +1,7 @@
 """Whatever stands in a file that users write or share: it is read, or refused by our errors.
 
 Arguments, sweeps and servers are in `test_fuzzed_parsers.py`, damaged traces in
-`traces/test_damage.py`, torn results in `analysis/test_torn_results.py`.
+`traces/test_damage.py`, torn results in `analysis/test_folders.py`.
 """
 
 from __future__ import annotations

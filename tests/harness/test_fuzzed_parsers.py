@@ -1,6 +1,6 @@
 """Whatever is written into arguments, sweeps and a server's answers: our own errors, or a result.
 
-Traces are damaged in `traces/test_damage.py`, results in `analysis/test_torn_results.py`, and
+Traces are damaged in `traces/test_damage.py`, results in `analysis/test_folders.py`, and
 grading reads hostile text in `grading/test_hostile.py`.
 """
 
