@@ -25,7 +25,7 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 _STUDENTISED = 2000  # resamples of a bootstrap-t
 _KEY = Key.root(0) / "bootstrap"
-_BLOCK = 1 << 21  # random numbers held at once
+_BLOCK = 1 << 20  # random numbers held at once
 _EQUAL = 1e-12  # a standard error below this is the rounding of equal numbers
 
 
@@ -274,9 +274,12 @@ def skewed_means(
     errors = table - table.mean(axis=0)
     scale = np.maximum(np.abs(errors).max(axis=0), np.finfo(float).tiny)
     errors /= scale  # so that squares of FLOPs neither overflow nor cancel
-    weights = np.concatenate(list(resampled_weights(n, key, _STUDENTISED)))
-    shift = weights @ errors / n
-    variance = (weights @ errors**2 / n - shift**2) / (n - 1)
+    drawn_means = [
+        (weights @ errors / n, weights @ errors**2 / n)
+        for weights in resampled_weights(n, key, _STUDENTISED)
+    ]  # block by block: all weights of 4,000 problems at once would take 64 MB
+    shift, squares = (np.concatenate(part) for part in zip(*drawn_means, strict=True))
+    variance = (squares - shift**2) / (n - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         studentised = np.where(variance > _EQUAL, shift / np.sqrt(variance), np.nan)
     for (name, estimate), drawn in zip(found.items(), studentised.T, strict=True):
