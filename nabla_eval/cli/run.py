@@ -108,7 +108,7 @@ def run(
     from nabla_eval.cli.loading import load
     from nabla_eval.cli.rehearsal import rehearse
     from nabla_eval.harness.command import compose
-    from nabla_eval.harness.folder import claim, first_rank
+    from nabla_eval.harness.folder import claim, first_rank, inspect
     from nabla_eval.traces.lock import sole_writer
 
     command = compose(rest, settings=values(settings), **given)
@@ -122,7 +122,8 @@ def run(
             rehearse(command, manifest, folder)
         return
     if not first_rank():
-        command.execute(folder, manifest)
+        if inspect(folder, manifest).state != "done":
+            command.execute(folder, manifest)
         return
     with stoppable(lambda: f"the same command continues from {folder}."):
         with sole_writer(folder):

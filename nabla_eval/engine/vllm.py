@@ -69,7 +69,9 @@ class VLLMRollout:
                 extra[i].generated_tokens += self._continue(rows[i], completion)
             asked.update(unfinished)
         fresh = [i for i, row in enumerate(rows) if len(row.tokens) > row.given]
-        known = dict(zip(fresh, self._reread([rows[i] for i in fresh]), strict=True))
+        known: dict[int, Any] = dict(
+            zip(fresh, self._reread([rows[i] for i in fresh]), strict=True)
+        )
         for i in fresh:  # the local forward pass, on top of the server's work
             extra[i].add(self._prefill(rows[i].length - 1))
         sound = [i for i in range(len(rows)) if not isinstance(known.get(i), Fault)]
@@ -157,7 +159,7 @@ class VLLMRollout:
                 f"{completion.finish!r}. Is its context (--max-model-len) too small?"
             )
 
-    def _reread(self, rows: Sequence[Response]) -> list[Known]:
+    def _reread(self, rows: Sequence[Response]) -> list[Known | Fault]:
         written = [
             Written(tuple(row.context), len(row.tokens) - row.given, row.request.problem)
             for row in rows

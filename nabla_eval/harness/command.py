@@ -90,7 +90,8 @@ class Command:
         try:
             with indexing_only(self.tasks, folders):
                 filled.func(filled)
-            files_of(folder, ())
+            if first_rank():  # which writes them, while the others go on
+                files_of(folder, ())
         except Exception as error:
             if first_rank():
                 fail(folder, manifest, error)

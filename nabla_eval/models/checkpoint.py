@@ -354,7 +354,7 @@ def _explain(who: str, name: str, part: str, kind: str, text: str) -> str:
             f"{what}: it is neither a folder nor in the local cache, and the hub is out of reach. "
             "Check the name and the network, or give a folder with the checkpoint."
         )
-    if "mismatched_sizes" in text:
+    if re.search(r"mismatched_sizes|size mismatch", text):
         return f"{what}: their shapes are not those of config.json. Use the config they came with."
     if kind == "SafetensorError":
         return f"{what}: a file is damaged ({text}). Download or save it again."

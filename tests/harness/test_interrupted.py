@@ -166,3 +166,13 @@ def test_a_full_disk_stops_a_run_and_room_lets_it_go_on(
     assert 0 < len(read(tmp_path)) < DOCUMENTS
     assert lm_eval.run(*command(root, tmp_path)) == 0, lm_eval.log.read_text()[-3000:]
     assert same(result(tmp_path), undisturbed[0])
+
+
+def test_two_ranks_make_one_run_folder_and_find_it_done(lm_eval: Launcher, tmp_path: Path) -> None:
+    """`torchrun ... nabla-eval run`: the first rank alone writes run.json and the results."""
+    ours = ["nabla-eval", "run", "--method", "greedy", "--limit", "6", "--output", str(tmp_path)]
+    assert lm_eval.run(*ours, ranks=2) == 0, lm_eval.log.read_text()[-3000:]
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "done"
+    first = len(lm_eval.log.read_text())
+    assert lm_eval.run(*ours, ranks=2) == 0, lm_eval.log.read_text()[-3000:]
+    assert "Already done" in lm_eval.log.read_text()[first:]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
+from transformers import __version__ as transformers_version
 
 from nabla_eval import load_pair
 from nabla_eval.errors import ModelError, NablaError, VocabularyError
@@ -20,6 +21,7 @@ from nabla_eval.models import hub
 from nabla_eval.models.chat import Template
 from nabla_eval.models.load import end_ids, policy_from
 
+FIVE = transformers_version >= "5"
 Make = Callable[..., Path]
 pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
 
@@ -206,17 +208,21 @@ def test_no_tokenizer(checkpoints: Make) -> None:
     reward = checkpoints("process")
     for file in reward.glob("token*"):
         file.unlink()
-    assert "comes without a tokenizer" in refused(checkpoints("policy"), reward)
+    said = refused(checkpoints("policy"), reward)
+    # Before transformers 5 none is made up, and the words are its own.
+    assert ("comes without a tokenizer" if FIVE else "tokenizer") in said
 
 
 def test_a_tokenizer_keeps_the_rules_of_its_file(checkpoints: Make) -> None:
     """transformers 5 makes a Qwen2Tokenizer of any tokenizer beside a Qwen2 config."""
     policy, reward = checkpoints("policy"), checkpoints("process")
-    replaced = AutoTokenizer.from_pretrained(policy)
-    assert replaced("1\n2")["input_ids"] != [1, 18, 2], "transformers has mended this: simplify"
     pair = load_pair(policy, reward)
     assert pair.policy.encode("1\n2") == (1, 18, 2)
     assert pair.policy.tokenizer.chat_template == build.CHAT
+    if not FIVE:
+        return
+    replaced = AutoTokenizer.from_pretrained(policy)
+    assert replaced("1\n2")["input_ids"] != [1, 18, 2], "transformers has mended this: simplify"
     with pytest.raises(ModelError, match="as a Qwen2Tokenizer, which splits"):
         policy_from(build.tiny("policy", replaced), replaced)
 

@@ -48,6 +48,7 @@ class Launcher:
     def start(self, *arguments: str, ranks: int = 1, largest_file: int = -1) -> list[int]:
         """Begin `lm_eval ARGUMENTS` in one process a rank, as torchrun would; returns the pids.
 
+        Arguments that begin with `nabla-eval` are a command of ours instead.
         No file may grow beyond `largest_file`.
         """
         return self._ask(json.dumps([largest_file, ranks, arguments]))
@@ -128,6 +129,11 @@ def run_lm_eval(*arguments: str) -> None:
 
     Nor does it list every installed package, which takes a second.
     """
+    if arguments[0] == "nabla-eval":
+        from nabla_eval.cli.main import main
+
+        main(list(arguments[1:]))
+        return
     import torch.utils.collect_env
     from lm_eval.__main__ import cli_evaluate
 
