@@ -21,7 +21,6 @@ from nabla_eval.engine.refine import optimise_rows
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError, Fault
-from nabla_eval.methods.idle import idle
 from nabla_eval.methods.registry import configure, needs_chat, settle, start
 from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
@@ -101,7 +100,7 @@ def generate(
     config = settle(configure(method, options, preset), rewarded=pair.reward is not None)
     if needs_chat(config):
         check_asked(pair.policy.tokenizer)
-    if why := idle(config):
+    if why := config.idle:
         LOGGER.warning("method=%s: %s.", method, why)
     texts = [problem] if isinstance(problem, str) else list(problem)
     seen: Counter[str] = Counter()

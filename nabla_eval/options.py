@@ -76,6 +76,11 @@ class Options:
             value = coerce(field.name, getattr(self, field.name), kinds[field.name], field.default)
             object.__setattr__(self, field.name, value)
 
+    @property
+    def idle(self) -> str | None:
+        """Which options leave nothing of the method, and what is left; None if none do."""
+        return None
+
     def part(self, block: type[Block]) -> Block:
         """Return the options of one block alone, as requests carry them."""
         return block(**{name: getattr(self, name) for name in leaves(block)})
@@ -86,6 +91,14 @@ def _kinds(options: type) -> dict[str, Any]:
     return typing.get_type_hints(options, include_extras=True)
 
 
+def read_by(reader: Literal["steps", "gate"], default: Any) -> Any:
+    """Declare an option that changes nothing without gradient steps.
+
+    "gate": unless the gradient gate is on, which reads it too.
+    """
+    return dataclasses.field(default=default, metadata={"reader": reader})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Options):
     """How tokens are drawn: temperature first, then top-k, then top-p, as transformers does."""
@@ -93,6 +106,13 @@ class Sampling(Options):
     temperature: NotNegative = 0.7  # 0 is greedy
     top_p: Probability = 1.0
     top_k: Index = 0  # 0 keeps every token
+
+    @property
+    def idle(self) -> str | None:
+        if self.temperature > 0 and self.top_k != 1:
+            return None
+        name = "top_k=1" if self.temperature else "temperature=0"
+        return f"{name} makes all samples alike, there is nothing to choose from"
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -132,8 +152,10 @@ class Selection(Options):
     entropy_threshold: NotNegative = 0.25  # nats; a position needs more
     top_probability_threshold: Probability = 0.97  # a position needs at most this
     gradient_threshold: NotNegative = 0.0  # a position needs more; 0 lets all through
-    threshold_inclusive: bool = False  # a norm equal to the threshold is enough (released code)
-    gradient_norm: Literal["logits", "onehot"] = "logits"  # of dL/dz (paper) or dL/dy (released)
+    # A norm equal to the threshold is enough (released code).
+    threshold_inclusive: bool = read_by("gate", False)
+    # Of dL/dz (paper) or dL/dy (released).
+    gradient_norm: Literal["logits", "onehot"] = read_by("gate", "logits")
 
     def steep(self, norm: float) -> bool:
         """Tell whether a gradient of this norm passes the gate."""
@@ -145,10 +167,11 @@ class Selection(Options):
 class Objective(Options):
     """L(y) = -lam * r(y|x) - nll_weight * log pi(y|x): Eq. 2 with a weight on each term."""
 
-    lam: Finite = 1.0  # any sign: 0 and negated rewards are the causal controls
-    nll_weight: Finite = 1e-3  # 1 in the paper, 1e-3 in the released code
-    reward_gradient: Literal["final", "process"] = "final"
-    process_weight: Finite = 0.2  # weight of the summed prefix scores when reward_gradient=process
+    lam: Finite = read_by("gate", 1.0)  # any sign: 0 and negated rewards are the causal controls
+    nll_weight: Finite = read_by("gate", 1e-3)  # 1 in the paper, 1e-3 in the released code
+    reward_gradient: Literal["final", "process"] = read_by("gate", "final")
+    # Weight of the summed prefix scores when reward_gradient=process.
+    process_weight: Finite = read_by("gate", 0.2)
 
     @cached_property
     def objective(self) -> Objective:
@@ -174,16 +197,19 @@ class DTO(Objective):
     """Differentiable textual optimisation, Alg. 2, 4 (DESIGN 3.2, 3.3). `steps=0` is the twin."""
 
     steps: Index = 20
-    lr: Positive = 0.01
-    min_lr: NotNegative = 0.001
-    schedule: Literal["cosine", "clipped_cosine"] = "cosine"  # clipped: the released code's
-    optimizer: str = "adamw"  # a file of dto/optimisers, or the dotted name of such a module
+    lr: Positive = read_by("steps", 0.01)
+    min_lr: NotNegative = read_by("steps", 0.001)
+    # clipped: the released code's.
+    schedule: Literal["cosine", "clipped_cosine"] = read_by("steps", "cosine")
+    # A file of dto/optimisers, or the dotted name of such a module.
+    optimizer: str = read_by("steps", "adamw")
     logits_dtype: Literal["float32", "bfloat16"] = "float32"  # that z is stepped in, at least
-    relaxation_temperature: Positive | None = None  # tau of the softmax; None: the resample draw's
-    update: Literal["first", "all"] = "first"
-    anchor: Literal["argmax", "sampled"] = "sampled"
-    parameterisation: Literal["logits", "latents"] = "logits"
-    grad_cache: bool = True
+    # tau of the softmax; None: the resample draw's.
+    relaxation_temperature: Positive | None = read_by("gate", None)
+    update: Literal["first", "all"] = read_by("steps", "first")
+    anchor: Literal["argmax", "sampled"] = read_by("gate", "sampled")
+    parameterisation: Literal["logits", "latents"] = read_by("steps", "logits")
+    grad_cache: bool = read_by("steps", True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

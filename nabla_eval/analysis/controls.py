@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nabla_eval import extensions
-from nabla_eval.analysis.runs import IDLE, Run, identity
-from nabla_eval.methods.registry import METHODS
+from nabla_eval.analysis.runs import Run, identity
+from nabla_eval.methods.registry import METHODS, read_only_by
 from nabla_eval.outcome import BUDGETS
 
-# What the selection by gradient norm still looks at when no step is taken.
-_GATE = {"lam", "nll_weight", "reward_gradient", "process_weight"}
-_GATE |= {"anchor", "gradient_norm", "relaxation_temperature", "threshold_inclusive"}
 _SAMPLING = ("temperature", "top_p", "top_k")
 # Further controls of a method, each with its role; None where there is no such run.
 CONTROLS: dict[str, Callable[[Run, Sequence[Run]], list[tuple[str, Run | None]]]] = {}
@@ -40,7 +37,8 @@ def twin_of(run: Run, runs: Iterable[Run]) -> Run | None:
 
 def _stripped(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that change no answer of a run that takes no step."""
-    gone = {"steps", "lookahead"} | IDLE | (set() if config.get("gradient_threshold") else _GATE)
+    readers = ["steps"] if config.get("gradient_threshold") else ["steps", "gate"]
+    gone = {"steps", "lookahead"} | read_only_by(*readers)
     if config.get("logits_dtype") == "bfloat16":  # a twin draws from what was rounded
         gone -= {"parameterisation"}
     return {name: value for name, value in config.items() if name not in gone}

@@ -12,16 +12,11 @@ from nabla_eval.analysis.accuracy import Scores
 from nabla_eval.analysis.frames import frames_of
 from nabla_eval.analysis.intervals import same_problems
 from nabla_eval.errors import DataError
+from nabla_eval.methods.registry import read_only_by
 from nabla_eval.traces.schema import Record, document
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-# Without gradient steps these change nothing (the gate still looks at the objective).
-IDLE = {
-    "lr", "min_lr", "schedule", "optimizer", "update", "parameterisation",
-    "grad_cache", "certify",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +126,8 @@ def names(runs: Sequence[Run]) -> list[str]:
         for role in ("policy", "reward", "dtype")
         if len({str(identity(r.models).get(role)) for r in runs if role in r.models}) > 1
     ]
-    brief = [_name(run, usual[run.method, run.preset], roles, IDLE) for run in runs]
+    unread = read_only_by("steps")
+    brief = [_name(run, usual[run.method, run.preset], roles, unread) for run in runs]
     full = [_name(run, usual[run.method, run.preset], roles, set()) for run in runs]
     owners: dict[str, set[str]] = defaultdict(set)
     for run, name in zip(runs, brief, strict=True):

@@ -9,7 +9,6 @@ from typing import Any
 
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.harness.arguments import Arguments
-from nabla_eval.methods.idle import idle
 from nabla_eval.options import change, coerce, flatten, leaves
 from nabla_eval.terminal import LOGGER
 from nabla_eval.validation import Count
@@ -89,7 +88,7 @@ class Reader:
         }
         _refuse_rest(options)
         config = self._config(sample, sampling)
-        if why := idle(config):
+        if why := config.idle:
             self._warn("idle", "method=%s: %s.", self.arguments.method, why)
         return Asked(
             config=config,

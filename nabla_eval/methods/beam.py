@@ -34,6 +34,12 @@ class Beam(Steps, Sampling, Budget):
     FALLBACK = "self_certainty"
 
     @property
+    def idle(self) -> str | None:
+        if self.beams == self.width == 1:
+            return "beams=1 with width=1 is one sample, there is nothing to choose from"
+        return super().idle
+
+    @property
     def needs_reward(self) -> bool:
         """Whether responses are scored."""
         return self.evaluator in ("auto", "reward")

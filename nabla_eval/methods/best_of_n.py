@@ -9,7 +9,7 @@ from typing import Literal
 
 from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.limit import unless_cut
-from nabla_eval.methods.pool import Pool, self_certainty
+from nabla_eval.methods.pool import ONE_SAMPLE, Pool, self_certainty
 from nabla_eval.options import Budget, Sampling, require
 from nabla_eval.requests import Method, Part, Problem
 from nabla_eval.validation import Count, Finite, NotNegative, Positive
@@ -34,6 +34,10 @@ class BestOfN(Sampling, Budget):
             self.stop_reward,
             "nothing where there is no reward model",
         )
+
+    @property
+    def idle(self) -> str | None:
+        return ONE_SAMPLE if self.n == 1 else super().idle
 
     @property
     def needs_reward(self) -> bool:
@@ -98,6 +102,10 @@ class WeightedBestOfN(Sampling, Budget):
     borda_power: NotNegative = 1.0
 
     FALLBACK = "self_certainty"
+
+    @property
+    def idle(self) -> str | None:
+        return ONE_SAMPLE if self.n == 1 else super().idle
 
     @property
     def needs_reward(self) -> bool:

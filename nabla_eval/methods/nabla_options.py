@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection
+from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection, read_by
 from nabla_eval.requests import Candidate
 from nabla_eval.validation import Count, Finite, Positive
 
@@ -23,8 +23,17 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
     acceptance: Literal["strict", "released"] = "strict"
     end_token: Literal["template", "kept"] = "template"  # kept: the response's own is judged too
     lookahead: Count | Literal["auto"] = 1  # candidates of one trajectory rolled out as one batch
-    certify: bool = True  # draw without a gradient where none could change the draw; exact
+    # Draw without a gradient where none could change the draw; exact.
+    certify: bool = read_by("steps", True)
     temperature: Positive = 0.7
+
+    @property
+    def idle(self) -> str | None:
+        if self.n == 1:
+            return "n=1 is the draft alone, nothing is refined"
+        if self.lam == self.nll_weight == 0 and self.steps > 0:
+            return "lam=0 with nll_weight=0 has no gradient: it is the twin (steps=0) at its cost"
+        return None
 
     @property
     def relaxation(self) -> float:

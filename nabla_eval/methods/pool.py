@@ -20,6 +20,8 @@ from nabla_eval.requests import (
     Trajectory,
 )
 
+ONE_SAMPLE = "n=1 is one sample, there is nothing to choose from"
+
 
 @dataclass
 class Pool:

@@ -53,6 +53,12 @@ class Rap(Steps, Sampling, Prompts, Budget):
         require(sum(self.weights.values()) > 0, "reward_weight", 0, "> 0, or another weight does")
 
     @property
+    def idle(self) -> str | None:
+        if self.branching == 1:
+            return "branching=1 is one response, there is nothing to search"
+        return super().idle
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each part of a step's reward."""
         if self.evaluator == "weighted":

@@ -110,6 +110,16 @@ def spec(method: str) -> MethodSpec:
     return METHODS[method]
 
 
+def read_only_by(*readers: str) -> set[str]:
+    """Return the options that change nothing without these (`options.read_by`)."""
+    return {
+        name
+        for entry in METHODS.values()
+        for name, option in leaves(entry.config).items()
+        if option.metadata.get("reader") in readers
+    }
+
+
 def option_names(method: str) -> tuple[str, ...]:
     """Flat names of a method's options."""
     return tuple(leaves(spec(method).config))

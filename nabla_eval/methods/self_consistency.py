@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nabla_eval.methods.answers import majority
 from nabla_eval.methods.limit import unless_cut
-from nabla_eval.methods.pool import Pool
+from nabla_eval.methods.pool import ONE_SAMPLE, Pool
 from nabla_eval.options import Budget, Sampling
 from nabla_eval.requests import Method, Problem
 from nabla_eval.validation import Count
@@ -17,6 +17,10 @@ class SelfConsistency(Sampling, Budget):
     """Options of self-consistency."""
 
     n: Count = 8
+
+    @property
+    def idle(self) -> str | None:
+        return ONE_SAMPLE if self.n == 1 else super().idle
 
 
 def self_consistency(problem: Problem, config: SelfConsistency) -> Method:

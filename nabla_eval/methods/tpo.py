@@ -26,6 +26,14 @@ class Tpo(Sampling, Prompts, Budget):
     reply_tokens: Count | None = None
 
     @property
+    def idle(self) -> str | None:
+        if self.samples == 1:
+            return "samples=1 is one response, there is nothing to compare it with"
+        if self.iterations == 0:
+            return "iterations=0 revises nothing: it is best-of-N with n=samples"
+        return super().idle
+
+    @property
     def needs_chat(self) -> bool:
         """Whether the policy is asked in words."""
         return True

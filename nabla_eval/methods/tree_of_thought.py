@@ -48,6 +48,13 @@ class TreeOfThought(Steps, Sampling, Prompts, Budget):
         )
 
     @property
+    def idle(self) -> str | None:
+        if self.proposals == 1:
+            return "proposals=1 is one response, there is nothing to choose from"
+        # No sampling makes the steps alike that the policy lists in one reply.
+        return None if self.generation == "propose" else super().idle
+
+    @property
     def needs_reward(self) -> bool:
         """Whether responses are scored."""
         return self.evaluator in ("auto", "reward")

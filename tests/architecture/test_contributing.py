@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import re
-import sys
+import shutil
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
-import pytest
+from package_copy import PackageCopy
 
-from nabla_eval.errors import ConfigError
-from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Outcome, Problem, TemplateAffixes
+NAMED = """
+from nabla_eval.analysis.controls import is_baseline, controls_of
+from nabla_eval.methods.registry import METHODS, configure, option_names
+config = configure("longest_of_n", {"n": 1, "temperature": 0})
+print(config.idle, METHODS["longest_of_n"].summary, *option_names("longest_of_n"), sep="\\n")
+"""
 
 
-@pytest.fixture
-def example(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The example method of CONTRIBUTING, as a module."""
+def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> None:
+    """In a copy of the package, where the contract tests then hold for it too."""
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (source,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    module = ModuleType("example_of_contributing")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(source, "CONTRIBUTING.md", "exec"), vars(module))
-    return module
-
-
-def test_the_example_method_keeps_the_contract(example: Any) -> None:
-    problem = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)
-    method = example.longest_of_n(problem, example.LongestOfN(n=3))
-    requests = next(method)
-    assert all(type(request) is Generate for request in requests)
-    assert len({request.key for request in requests}) == 3
-    lengths = (2, 5, 3)
-    answers = [SimpleNamespace(text=f"{n}", tokens=(7,) * n, stop="eos") for n in lengths]
-    with pytest.raises(StopIteration) as stop:
-        method.send(answers)
-    assert stop.value.value == Outcome("5", (7,) * 5, "eos")
-
-
-def test_the_example_options_check_themselves(example: Any) -> None:
-    with pytest.raises(ConfigError, match="n must be an integer >= 1, got 0"):
-        example.LongestOfN(n=0)
+    source, entry = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    copy = PackageCopy.make(root, tmp_path)
+    (copy.package / "methods" / "longest_of_n.py").write_text(source)
+    registry = copy.package / "methods" / "registry.py"
+    known = registry.read_text(encoding="utf-8")
+    registry.write_text(
+        known.replace(
+            "from nabla_eval.methods.nabla import",
+            "from nabla_eval.methods.longest_of_n import LongestOfN, longest_of_n\n"
+            "from nabla_eval.methods.nabla import",
+            1,
+        ).replace('    "greedy": MethodSpec(', entry + '    "greedy": MethodSpec(', 1)
+    )
+    for folder in ("contracts", "support"):
+        shutil.copytree(root / "tests" / folder, tmp_path / "tests" / folder)
+    shutil.copy(root / "tests" / "conftest.py", tmp_path / "tests")
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    copy.run("-m", "pytest", "-q", "tests/contracts/test_every_method.py", "-k", "longest_of_n")
+    said, summary, *options = copy.run("-c", NAMED).splitlines()
+    assert said == "temperature=0 makes all samples alike, there is nothing to choose from"
+    assert summary == "the longest of n samples" and {"n", "temperature", "max_calls"} < {*options}
 
 
 def test_named_make_targets_and_files_exist(root: Path) -> None:

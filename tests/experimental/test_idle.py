@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from nabla_eval import generate
-from nabla_eval.methods.idle import idle
 from nabla_eval.methods.registry import configure
 from nabla_eval.testing import tiny_pair
 
@@ -27,7 +26,7 @@ GREEDY: tuple[str, dict[str, Any]] = ("greedy", {})
 def test_they_are_said_and_leave_nothing(
     method: str, options: dict[str, Any], said: str, other: tuple[str, dict[str, Any]]
 ) -> None:
-    assert said in (idle(configure(method, options)) or "")
+    assert said in (configure(method, options).idle or "")
     pair = tiny_pair(process=True)
     for problem in ("ab", "cab"):
         ours = generate(pair, problem, method, max_new_tokens=8, **options)
@@ -36,4 +35,4 @@ def test_they_are_said_and_leave_nothing(
 
 
 def test_a_flipped_sign_is_a_control_and_not_idle() -> None:
-    assert idle(configure("prefix_gradient", {"beta": -3})) is None
+    assert configure("prefix_gradient", {"beta": -3}).idle is None

@@ -9,7 +9,6 @@ import pytest
 from nabla_eval import generate
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.generation import Reader
-from nabla_eval.methods.idle import idle
 from nabla_eval.methods.registry import METHODS, configure
 from nabla_eval.testing import tiny_pair
 
@@ -39,7 +38,7 @@ STEPPED = {"step": "tokens", "step_tokens": 3}
 
 @pytest.mark.parametrize(("method", "options", "said", "left"), IDLE)
 def test_they_are_said_and_leave_nothing(method, options, said, left, caplog):
-    assert said in (idle(configure(method, options)) or "")
+    assert said in (configure(method, options).idle or "")
     if left is None:
         return
     pair = tiny_pair(process=False)
@@ -60,12 +59,12 @@ def test_they_are_said_and_leave_nothing(method, options, said, left, caplog):
 @pytest.mark.parametrize("method", METHODS)
 def test_defaults_presets_and_controls_are_not_idle(method):
     for preset in (None, *METHODS[method].presets):
-        assert idle(configure(method, {}, preset)) is None
+        assert configure(method, {}, preset).idle is None
     controls = {"nabla": [{"steps": 0}, {"lam": 0}, {"lam": -1}], "tpo": [{"samples": 2}],
                 "tree_of_thought":
                 [{"generation": "propose", "temperature": 0, "step": "newline"}]}  # fmt: skip
     for options in controls.get(method, []):
-        assert idle(configure(method, options)) is None
+        assert configure(method, options).idle is None
 
 
 def test_a_run_says_it_once_also_where_the_task_asks_for_it(caplog):
