@@ -46,7 +46,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Refined:
-    """What DTO made of a response's logits. L is the response's length, V the vocabulary."""
+    """A response's logits after DTO. L is the response's length, V the vocabulary."""
 
     logits: Tensor  # [L - committed, V] refined; rows that were not free are the policy's
     gradient: Tensor  # [L - committed, V] dL/dy before the first step

@@ -298,7 +298,7 @@ class Steps(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Options):
-    """What a method may spend on a problem; every method has it."""
+    """The calls, tokens and seconds that a method may spend on a problem; every method has it."""
 
     max_calls: Count | None = None  # model calls of the ledger: tokens + 4 x passes + scorings
     max_item_tokens: Count | None = None  # generated tokens of the ledger
@@ -306,12 +306,12 @@ class Budget(Options):
 
     @cached_property
     def budget(self) -> Budget:
-        """What the method may spend."""
+        """Return what the method may spend."""
         return self.part(Budget)
 
     @property
     def counts(self) -> bool:
-        """Whether what is done too early may be missing later."""
+        """Return whether what is done too early may be missing later."""
         return self.max_calls is not None or self.max_item_tokens is not None
 
 

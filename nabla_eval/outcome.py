@@ -1,4 +1,4 @@
-"""What a method hands back, and the trace of how it came to that."""
+"""The outcome of a method, and the trace of how it came to that."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method hands back for one problem."""
+    """The result of a method on one problem."""
 
     text: str
     tokens: tuple[int, ...]

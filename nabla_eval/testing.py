@@ -1,4 +1,4 @@
-"""What tests of methods and engines need: a tiny random pair, and an executor that counts.
+"""Helpers for tests of methods and engines: a tiny random pair, and an executor that counts.
 
 In the package and not under tests/, so that whoever adds a method elsewhere can hold it to the
 same contracts.

@@ -1,4 +1,4 @@
-"""What becomes of candidates: acceptance by position, entropy and gradient norm; reward gain."""
+"""The fate of candidates: acceptance by position, entropy and gradient norm; reward gain."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _sampling(run: Run) -> list[Any]:
 
 
 def alike(a: Run, b: Run) -> bool:
-    """Whether two runs answer the same task with the same models."""
+    """Return whether two runs answer the same task with the same models."""
     return a.task == b.task and identity(a.models) == identity(b.models)
 
 
@@ -85,7 +85,7 @@ def is_baseline(run: Run) -> bool:
 
 
 def controls_of(run: Run, runs: Sequence[Run]) -> list[tuple[str, Run]]:
-    """What a claim about `run` has to stand beside, each with its role.
+    """Return what a claim about `run` has to stand beside, each with its role.
 
     Its twin, best-of-N with the same N, best-of-N that stops early, and those of `CONTROLS`.
     Baselines that neither revise nor search have no controls.

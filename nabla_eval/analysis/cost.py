@@ -1,4 +1,4 @@
-"""What answers cost and what a right one cost (the paper's Fig. 3); work saved (D.2) or wasted."""
+"""The cost of answers and of right ones (the paper's Fig. 3); work saved (D.2) or wasted."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _ratio_of_means(a: dict[str, float], b: dict[str, float], level: float) -> E
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What a run did not have to do, each as a share of what it would have done otherwise."""
+    """The work that a run was spared, each as a share of what it would have done otherwise."""
 
     certified: Estimate  # draws from refined distributions that no gradient could change
     cached: Estimate  # gradient passes, against one per step of every refinement

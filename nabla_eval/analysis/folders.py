@@ -34,7 +34,7 @@ _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they 
 
 @dataclass(frozen=True)
 class Part:
-    """What one run folder holds about one task: one seed of one configuration."""
+    """The content of one run folder about one task: one seed of one configuration."""
 
     folder: Path
     task: str
@@ -141,7 +141,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _newest(files: Sequence[Path], read: Callable[[Path], T]) -> T:
-    """What the newest whole file says. A kill while lm-eval wrote leaves one that is torn.
+    """Return what the newest whole file says. A kill while lm-eval wrote leaves one that is torn.
 
     Raises `DataError` where the oldest is torn, too.
     """

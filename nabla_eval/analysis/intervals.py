@@ -41,7 +41,7 @@ class Estimate:
     level: float = LEVEL
 
     def excludes(self, number: float = 0.0) -> bool:
-        """Whether the interval lies wholly on one side of a number."""
+        """Return whether the interval lies wholly on one side of a number."""
         return self.low > number or self.high < number
 
     @property
@@ -147,7 +147,7 @@ def effective_wilson(
 
 
 def in_unit_interval(scores: Iterable[float]) -> bool:
-    """Whether all scores lie in [0, 1], so that their mean is a proportion; NaN does not."""
+    """Return whether all scores lie in [0, 1], so that their mean is a proportion; NaN does not."""
     return all(0.0 <= score <= 1.0 for score in scores)
 
 
@@ -193,7 +193,9 @@ def share(hits: Mapping[str, float], trials: Mapping[str, float], level: float =
 
 
 def ratio_errors(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """What each problem adds to the error of sum(parts) / sum(wholes), to first order; `[P]`."""
+    """Return what each problem adds to the error of sum(parts) / sum(wholes), to first order;
+    `[P]`.
+    """
     total = wholes.sum()
     errors: np.ndarray = (parts - wholes * (parts.sum() / total)) / total
     return errors

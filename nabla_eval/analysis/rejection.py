@@ -115,7 +115,9 @@ def rejection(runs: Verdicts, level: float = LEVEL) -> Rejection:
 
 
 def best_of_n_process(runs: Rewards, level: float = LEVEL) -> Process:
-    """What i.i.d. draws do under the acceptance rule, measured on (problem, draft rewards)."""
+    """Return what i.i.d. draws do under the acceptance rule, measured on (problem, draft
+    rewards).
+    """
     judged = [(problem, draft_verdicts(rewards)) for problem, rewards in runs]
     return Process(
         _rate(judged, level), _rate([(problem, found[1:]) for problem, found in judged], level)

@@ -65,7 +65,7 @@ def points(runs: Iterable[Run], cost: str = "model_calls", level: float = LEVEL)
 
 
 def pareto(found: Sequence[Point]) -> list[bool]:
-    """Whether each point is on the front of its task: none is at least as right for no more.
+    """Return whether each point is on the front of its task: none is at least as right for no more.
 
     A statement about the estimates; neighbours on the front may not be told apart.
     """
@@ -135,7 +135,9 @@ def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, in
 def _mixed(
     chosen: tuple[int, int, float], costs: np.ndarray, scores: np.ndarray, spent: np.ndarray
 ) -> np.ndarray:
-    """What the mixture of two runs scores on each problem for what we spent there; `[problems]`."""
+    """Return what the mixture of two runs scores on each problem for what we spent there;
+    `[problems]`.
+    """
     low, high, weight = chosen
     room = float(costs[high].mean() - costs[low].mean())
     if room <= 0:  # one run, which may cost less than ours and is as right for it

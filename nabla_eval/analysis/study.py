@@ -150,7 +150,9 @@ def _parts(
     tasks: Sequence[str],
     progress: Callable[[Iterable[Path]], Iterable[Path]],
 ) -> list[Part]:
-    """What the run folders at or below some folders hold; `DataError` where that is nothing."""
+    """Return what the run folders at or below some folders hold; `DataError` where that is
+    nothing.
+    """
     homes = list(dict.fromkeys(home.resolve() for path in paths for home in find(path)))
     parts = [part for home in progress(homes) for part in read_folder(home, metric)]
     parts = [part for part in parts if not tasks or part.task in tasks]

@@ -1,4 +1,4 @@
-"""What a sweep shows while it goes on: a live table in a terminal, plain lines elsewhere."""
+"""The progress of a sweep: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import click
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.models.check import Report
+    from nabla_eval.models.check import PairReport
 
 MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failed": ("no", "bold red")}
 SKIPPED = ("skipped", "dim")
@@ -71,7 +71,7 @@ def check_pair(
     from nabla_eval.models.checkpoint import Trust
     from nabla_eval.reporting.tables import json_text
 
-    asked = check.Asked(
+    asked = check.PairUse(
         length=length,
         batch=batch,
         dtype=dtype,
@@ -89,7 +89,7 @@ def check_pair(
     ctx.exit(0 if report.ok else 1)
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: PairReport) -> dict[str, Any]:
     """The report as plain data; memory in bytes, with its arithmetic."""
     overlap = report.overlap
     return {
@@ -112,7 +112,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def show(report: Report) -> None:
+def show(report: PairReport) -> None:
     """Print the report for reading."""
     from rich.table import Table
     from rich.text import Text
@@ -132,7 +132,7 @@ def show(report: Report) -> None:
     console.print(f"\nThis pair {verdict[0]} work.", style=verdict[1])
 
 
-def memory_table(report: Report) -> Any:
+def memory_table(report: PairReport) -> Any:
     """Memory by model and term, with its arithmetic."""
     from rich.table import Table
 

@@ -121,7 +121,7 @@ def chosen(names: tuple[str, ...]) -> list[ProblemSet]:
 
 
 def check_one(folder: Path, problems: ProblemSet) -> Checked | None:
-    """What a folder holds of a set; None for nothing."""
+    """Return what a folder holds of a set; None for nothing."""
     from nabla_eval.harness.problems import store
     from nabla_eval.harness.problems.check import Findings, examine
 

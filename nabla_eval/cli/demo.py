@@ -28,7 +28,7 @@ STOP_REWARD = 0.0
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One line of the tables: a method with its options, and the folder of its files."""
 
     name: str
@@ -36,19 +36,21 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-GREEDY = Row("greedy", "greedy", {"method": "greedy"})
-MAJORITY = Row(f"self-consistency@{N}", "self_consistency", {"method": "self_consistency", "n": N})
-BEST = Row(f"best-of-{N}", "best_of_n", {"method": "best_of_n", "n": N})
-BEST_STOP = Row(
+GREEDY = DemoRow("greedy", "greedy", {"method": "greedy"})
+MAJORITY = DemoRow(
+    f"self-consistency@{N}", "self_consistency", {"method": "self_consistency", "n": N}
+)
+BEST = DemoRow(f"best-of-{N}", "best_of_n", {"method": "best_of_n", "n": N})
+BEST_STOP = DemoRow(
     f"best-of-{N}, stop",
     "best_of_n_stop",
     {"method": "best_of_n", "n": N, "stop_reward": STOP_REWARD},
 )
-NABLA = Row("nabla", "nabla", {"method": "nabla", "n": N})
+NABLA = DemoRow("nabla", "nabla", {"method": "nabla", "n": N})
 # Twins keep the default's resample temperature, which is also their own best (reports/defaults).
-TWIN = Row("twin", "twin", {"method": "nabla", "n": N, "steps": 0})
-NABLA_STOP = Row("nabla, stop", "nabla_stop", {**NABLA.options, "stop_reward": STOP_REWARD})
-TWIN_STOP = Row("twin, stop", "twin_stop", {**TWIN.options, "stop_reward": STOP_REWARD})
+TWIN = DemoRow("twin", "twin", {"method": "nabla", "n": N, "steps": 0})
+NABLA_STOP = DemoRow("nabla, stop", "nabla_stop", {**NABLA.options, "stop_reward": STOP_REWARD})
+TWIN_STOP = DemoRow("twin, stop", "twin_stop", {**TWIN.options, "stop_reward": STOP_REWARD})
 ROWS = (GREEDY, MAJORITY, BEST, NABLA, TWIN, BEST_STOP, NABLA_STOP, TWIN_STOP)
 
 
@@ -151,7 +153,7 @@ class _Study:
                     )
         return runs
 
-    def _evaluate(self, row: Row, progress: Callable[[int, int], None]) -> Any:
+    def _evaluate(self, row: DemoRow, progress: Callable[[int, int], None]) -> Any:
         """One row through lm-eval's `simple_evaluate`; its files go to a folder of its own."""
         from lm_eval import simple_evaluate
 
@@ -183,7 +185,7 @@ class _Study:
         return Run.of(row.name, list(kept(folder)), scores_of(TASK, samples), clock.seconds)
 
     def facts(self, runs: Mapping[str, Any]) -> dict[str, Any]:
-        """What a reader needs to make the same numbers again."""
+        """Return what a reader needs to make the same numbers again."""
         first = runs[GREEDY.folder]
         return {
             "task": TASK,

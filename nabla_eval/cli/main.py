@@ -99,7 +99,9 @@ class LazyGroup(click.Group):
 
 
 def refused(error: OSError) -> DataError:
-    """What the operating system did not let us do: a folder that cannot be read, a full disk."""
+    """Return what the operating system did not let us do: a folder that cannot be read, a full
+    disk.
+    """
     return DataError(f"{error}. Check that place, or give another; --traceback shows more.")
 
 

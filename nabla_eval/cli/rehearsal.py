@@ -28,8 +28,8 @@ SECONDS = 60.0  # after which it begins nothing more of an item
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What one task will take, from what its first document took. Means are per item."""
+class TaskEstimate:
+    """The time and tokens of one task, extrapolated from its first document. Means are per item."""
 
     task: str
     items: int
@@ -177,7 +177,7 @@ def _first_documents(namespace: Namespace) -> Namespace:
     return Namespace(**{**vars(namespace), "limit": 1})
 
 
-def estimate(folder: Path, rehearsal: Rehearsal) -> list[Estimate]:
+def estimate(folder: Path, rehearsal: Rehearsal) -> list[TaskEstimate]:
     """From the trace of a run over the first document of each task."""
     from nabla_eval.traces import read
 
@@ -193,7 +193,7 @@ def estimate(folder: Path, rehearsal: Rehearsal) -> list[Estimate]:
             return scale * sum(values) / max(1, len(values))
 
         found.append(
-            Estimate(
+            TaskEstimate(
                 task,
                 rehearsal.items(task),
                 mean([record["ledger"]["model_calls"] for record in own]),
@@ -208,11 +208,11 @@ def estimate(folder: Path, rehearsal: Rehearsal) -> list[Estimate]:
 
 
 def _cut(record: Record) -> bool:
-    """Whether a response ended because there was no room for more."""
+    """Return whether a response ended because there was no room for more."""
     return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
 
 
-def remarks(estimates: Sequence[Estimate]) -> list[str]:
+def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
     """How far the figures of a dry run can be trusted."""
     lines = [
         "One document says little about the mean, and items in batches take less than one by one:"
@@ -253,11 +253,11 @@ def table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequen
 
 
 def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
-    """What both models need for batches of whole sequences, by `models.memory`, and what there is.
+    """Compare the memory of both models for whole batches (`models.memory`) with what is free.
 
     Raises `ModelError` where one sequence alone does not fit.
     """
-    from nabla_eval.models.check import Asked, check_pair
+    from nabla_eval.models.check import PairUse, check_pair
 
     if models.get("reward") is None:
         return []
@@ -267,7 +267,7 @@ def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
     needed = {
         count: check_pair(
             models["policy"], models["reward"],
-            Asked(
+            PairUse(
                 length=tokens, batch=count, vocab="force", dtype=models["dtype"],
                 reward_dtype=command.arguments.dtype_of_reward,
             ),
@@ -308,7 +308,7 @@ def free_space(folder: Path) -> int:
 
 
 def disk(folder: Path, needed: float) -> str:
-    """Whether the traces will fit."""
+    """Return whether the traces will fit."""
     free = free_space(folder)
     words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / 2**30:,.1f} GiB are free"
     return f"{words}." if needed < free / 2 else f"{words}: too little. Choose another --output."

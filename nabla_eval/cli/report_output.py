@@ -139,7 +139,7 @@ def print_rich(made: Report, file: Any = None) -> None:
 
 
 def rich_text(made: Report) -> str:
-    """What `print_rich` prints, without colours, for a file."""
+    """Return what `print_rich` prints, without colours, for a file."""
     buffer = io.StringIO()
     print_rich(made, buffer)
     return buffer.getvalue()

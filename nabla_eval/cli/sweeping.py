@@ -211,7 +211,7 @@ _REPLACE = " --replace runs such cells anew."
 
 
 def _changed(folder: Path, manifest: Manifest) -> bool:
-    """Whether a folder holds another run, or results of no known run."""
+    """Return whether a folder holds another run, or results of no known run."""
     try:
         inspect(folder, manifest)
     except DataError:

@@ -200,10 +200,10 @@ def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
 def _train(recipe: Recipe, backend: Backend, chosen: dict[str, Any]) -> None:
     from nabla_eval.models.checkpoint import Trust
     from nabla_eval.training.run import run
-    from nabla_eval.training.setting import Job
+    from nabla_eval.training.setting import TrainJob
 
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
-    job = Job(recipe=recipe, trust=trust, **chosen)
+    job = TrainJob(recipe=recipe, trust=trust, **chosen)
     with _screen(job.output, backend.method) as (console, report):
 
         def selected(facts: DataFacts) -> None:

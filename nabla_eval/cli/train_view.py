@@ -1,4 +1,4 @@
-"""What `nabla-eval train` shows: a bar, the data that were chosen, and how it went."""
+"""The output of `nabla-eval train`: a bar, the data that were chosen, and how it went."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
-    from nabla_eval.training.folder import Record
+    from nabla_eval.training.folder import TrainRecord
     from nabla_eval.training.trainers import Report
 
 # What the screen shows of each method's figures: TRL's name, ours, decimals.
@@ -57,7 +57,7 @@ def progress_bar(console: Screen, method: str) -> Iterator[Report]:
 
 
 def show_data(console: Screen, facts: DataFacts) -> None:
-    """What is trained on, and what was left out."""
+    """Return what is trained on, and what was left out."""
     from rich.text import Text
 
     reasons = {
@@ -80,7 +80,7 @@ def show_unchecked(console: Screen, facts: DataFacts) -> None:
         )
 
 
-def show_result(console: Screen, record: Record, output: Path) -> None:
+def show_result(console: Screen, record: TrainRecord, output: Path) -> None:
     """How it went, where things are, and how to evaluate them."""
     from rich.text import Text
 

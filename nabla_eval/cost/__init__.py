@@ -1,4 +1,4 @@
-"""What a run costs: the ledger of model calls, and floating-point operations."""
+"""The cost of a run: the ledger of model calls, and floating-point operations."""
 
 from nabla_eval.cost.ledger import Ledger
 

@@ -22,7 +22,7 @@ class PeakMemory(TypedDict):
 
 
 def larger(one: PeakMemory | None, other: PeakMemory | None) -> PeakMemory | None:
-    """Of two parts of a run."""
+    """Return the larger peak of two parts of a run."""
     if one is None or other is None:
         return one or other
     return max(one, other, key=lambda peak: peak["bytes"])

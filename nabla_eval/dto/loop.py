@@ -208,7 +208,7 @@ def _parts(gradient: Float[Tensor, "R V"]) -> list[slice]:
 
 
 def _together(flags: Bool[Tensor, " R"], spans: Sequence[range]) -> Bool[Tensor, " R"]:
-    """Whether any row of a row's request is flagged."""
+    """Return whether any row of a row's request is flagged."""
     if len(spans) == len(flags):  # one row each
         return flags
     sizes = torch.tensor([len(span) for span in spans], device=flags.device)

@@ -48,7 +48,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Backward:
-    """What one pass through both models leaves behind for the last K tokens of a sequence."""
+    """The result of one pass through both models for the last K tokens of a sequence."""
 
     first: int  # position of the first of them
     hidden: Float[Tensor, "K D"]  # the policy's states that predict each token

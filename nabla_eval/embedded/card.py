@@ -25,7 +25,7 @@ class File(TypedDict):
 
 
 class Card(TypedDict):
-    """What the code reads of a card; the page made of it reads more."""
+    """The part of a card that the code reads; the page made of it reads more."""
 
     schema: int
     task: dict[str, Any]

@@ -32,7 +32,7 @@ _PROMPT = re.compile(rf"({INTEGER}(?:,{INTEGER})*)=({INTEGER})\?")
 
 
 @dataclass(frozen=True)
-class Problem:
+class Puzzle:
     """One Countdown problem; ``numbers`` are in the order in which the prompt prints them."""
 
     numbers: tuple[int, ...]
@@ -54,7 +54,7 @@ class Problem:
         return 6 * (len(self.numbers) - 1)
 
     @classmethod
-    def from_prompt(cls, prompt: str) -> Problem:
+    def from_prompt(cls, prompt: str) -> Puzzle:
         """Parse a prompt; raises ConfigError when it is not one."""
         match = _PROMPT.fullmatch(prompt)
         if match is None:
@@ -65,16 +65,16 @@ class Problem:
         return cls(tuple(int(number) for number in match[1].split(",")), int(match[2]))
 
 
-ProblemLike: TypeAlias = Problem | Mapping[str, Any] | str
+ProblemLike: TypeAlias = Puzzle | Mapping[str, Any] | str
 
 
-def as_problem(problem: ProblemLike) -> Problem:
+def as_problem(problem: ProblemLike) -> Puzzle:
     """Accept a Problem, a document of `test_problems`, or a prompt."""
-    if isinstance(problem, Problem):
+    if isinstance(problem, Puzzle):
         return problem
     if isinstance(problem, str):
-        return Problem.from_prompt(problem)
-    return Problem(tuple(problem["numbers"]), problem["target"])
+        return Puzzle.from_prompt(problem)
+    return Puzzle(tuple(problem["numbers"]), problem["target"])
 
 
 def combine(left: int, operator: str, right: int) -> int | None:
@@ -94,7 +94,7 @@ def combine(left: int, operator: str, right: int) -> int | None:
 
 
 def verify(problem: ProblemLike, response: str) -> bool:
-    """Whether the response solves the problem; the text is untrusted and is only ever matched.
+    """Return whether the response solves the problem; its text is untrusted and only matched.
 
     Every equation must be true, use numbers that are still available (given or computed before),
     and the last must use up everything and hit the target. White space around it is ignored.
@@ -144,7 +144,7 @@ def _partitions(values: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tupl
 
 
 def solvable(problem: ProblemLike) -> bool:
-    """Whether any solution exists."""
+    """Return whether any solution exists."""
     problem = as_problem(problem)
     return problem.target in reachable(tuple(sorted(problem.numbers)))
 
@@ -189,7 +189,7 @@ def split_of(problem: ProblemLike) -> Split:
     return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
-def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[Problem]:
+def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[Puzzle]:
     """The first n of a fixed random order of a split's solvable problems, without duplicates.
 
     Uniform over (multiset of inputs, target): sorted draws are accepted with equal probability
@@ -198,7 +198,7 @@ def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[P
     if numbers < 2:
         raise ConfigError(f"A problem needs at least 2 numbers; got {numbers}. Try numbers=3.")
     rng = random.Random(f"countdown/{split}/{numbers}/{seed}")
-    chosen: dict[str, Problem] = {}
+    chosen: dict[str, Puzzle] = {}
     misses = 0
     while len(chosen) < n:
         problem = _draw(rng, numbers)
@@ -227,12 +227,12 @@ def test_problems(n: int, numbers: int = 3, seed: int = 0) -> list[dict[str, Any
     return [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in drawn]
 
 
-def _held_out(numbers: int) -> list[Problem]:
+def _held_out(numbers: int) -> list[Puzzle]:
     """The beginning of `problems(n, "test", numbers=numbers)`; empty where no file has it."""
     file = Path(__file__).with_name("held_out") / f"{numbers}.txt"
     if not file.is_file():
         return []
-    return [Problem.from_prompt(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Puzzle.from_prompt(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
@@ -243,17 +243,17 @@ def largest_input(numbers: int) -> int:
     return 20 if numbers >= 4 else 30
 
 
-def _draw(rng: random.Random, numbers: int) -> Problem:
+def _draw(rng: random.Random, numbers: int) -> Puzzle:
     """A uniform multiset: the bars of a stars-and-bars code are a uniform combination."""
     bars = sorted(rng.sample(range(largest_input(numbers) + numbers - 1), numbers))
     multiset = tuple(bar - i + 1 for i, bar in enumerate(bars))
-    return Problem(multiset, rng.randint(MIN_TARGET, MAX_VALUE))
+    return Puzzle(multiset, rng.randint(MIN_TARGET, MAX_VALUE))
 
 
-def _shuffled(problem: Problem, seed: int) -> Problem:
+def _shuffled(problem: Puzzle, seed: int) -> Puzzle:
     """A prompt order that is a function of the problem, so that it never depends on its place."""
     rng = random.Random(_hash(f"order/{seed}/{problem.canonical}"))
-    return Problem(tuple(rng.sample(problem.numbers, len(problem.numbers))), problem.target)
+    return Puzzle(tuple(rng.sample(problem.numbers, len(problem.numbers))), problem.target)
 
 
 def _hash(text: str) -> int:

@@ -62,7 +62,7 @@ class ServerOptions(Options):
 
 @dataclass(frozen=True)
 class Completion:
-    """What a server wrote after a prompt; `tokens` includes a token or string that stopped it."""
+    """A server's text after a prompt; `tokens` includes a token or string that stopped it."""
 
     tokens: tuple[int, ...]
     finish: str  # "stop" or "length"
@@ -348,7 +348,7 @@ def _length(model: Mapping[str, Any]) -> int | None:
 
 
 def _message(body: bytes) -> str:
-    """What an error's body says, in vLLM's form or in any other."""
+    """Return what an error's body says, in vLLM's form or in any other."""
     said = body.decode(errors="replace")
     with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
         answer = json.loads(said)

@@ -14,7 +14,7 @@ Execute = Callable[[list[Request]], list[Any]]
 
 
 @runtime_checkable
-class Session(Protocol):
+class EngineSession(Protocol):
     """An engine at work on many lists of requests at once."""
 
     def submit(self, ticket: int, requests: list[Any]) -> None:
@@ -49,7 +49,7 @@ class _Active:
     pending: list[Request] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
 
-    def advance(self, session: Session, results: list[Any] | None) -> Outcome | Fault | None:
+    def advance(self, session: EngineSession, results: list[Any] | None) -> Outcome | Fault | None:
         """Resume the generator and submit what it asks for; return its end if it has come."""
         fault = next((result for result in results or [] if isinstance(result, Fault)), None)
         if fault is not None:
@@ -92,7 +92,7 @@ def drive(
     order: an `Outcome` with the ledger of what the method's own requests cost (a method may have
     put shares of it there), or the `Fault` that one of its requests came back as.
     """
-    session: Session = execute.session() if hasattr(execute, "session") else Rounds(execute)
+    session: EngineSession = execute.session() if hasattr(execute, "session") else Rounds(execute)
     running: dict[int, _Active] = {}
     waiting = enumerate(methods)
     while True:

@@ -249,7 +249,7 @@ class Session:
 
 
 def _served(rollout: Rollout, requests: list[Generate]) -> list[Any]:
-    """What a server answers; where it stays away, the requests fail and others may not."""
+    """Return what a server answers; where it stays away, the requests fail and others may not."""
     try:
         return list(rollout(requests))
     except ServerError as error:

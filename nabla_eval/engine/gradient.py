@@ -110,7 +110,9 @@ def gradients(
 
 
 def no_gradient(pair: Pair, problem: Problem, tokens: int) -> PolicyError:
-    """What a problem fails with where L has no finite gradient at a response of so many tokens."""
+    """Return what a problem fails with where L has no finite gradient at a response of so many
+    tokens.
+    """
     policy, judge = pair.policy, pair.judge
     return PolicyError(
         f"The gradient through the policy {policy.name} in {policy.dtype} and the reward model "

@@ -42,7 +42,7 @@ class Sequence:
 
     @property
     def scored(self) -> list[int]:
-        """What the reward model sees: no stop string, and no end token unless it is kept."""
+        """Return what the reward model sees: no stop string, and no end token unless it is kept."""
         if self.stop == "eos" and self.end_token == "kept":
             return self.y
         ended = self.seen is None and self.stop == "eos"
@@ -79,7 +79,9 @@ def rollout(
 
 
 def scores_of(pair: Pair, problem: Problem, y: Tensor) -> Tensor:
-    """What the reward model says after each token of its frame with one-hot rows y inside."""
+    """Return what the reward model says after each token of its frame with one-hot rows y
+    inside.
+    """
     judge = pair.judge
     before, after = (judge.table[list(ids)] for ids in (problem.frame.before, problem.frame.after))
     inputs = torch.cat([before, y @ judge.embedding, after])

@@ -69,7 +69,7 @@ def answer_start(problem: Problem, written: str) -> list[int]:
 def _before(
     policy: Policy, problem: Problem, y: list[int], cut: int
 ) -> tuple[StopReason, int, str]:
-    """What the first `cut` characters leave of a response, token by token."""
+    """Return what the first `cut` characters leave of a response, token by token."""
     written, text, scored, at = policy.decode(y, special=True), "", 0, 0
     for count, token in enumerate(y, start=1):
         reach = len(policy.decode(y[:count], special=True))

@@ -22,7 +22,7 @@ from nabla_eval.randomness import Key
 
 @dataclass(eq=False, slots=True)
 class CachedPrefix:
-    """What a model knows of T tokens."""
+    """A model's cache of T tokens."""
 
     ids: np.ndarray  # [T]
     kv: Tensor  # [layers, 2, H, T, D]

@@ -1,4 +1,4 @@
-"""What the policy knew at each step of the running rows, on the device until they finish."""
+"""The policy's statistics at each step of the running rows, on the device until they finish."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row:
         return len(self.response.tokens) - self.begun
 
 
-class Record:
+class TokenRecord:
     """Random numbers, statistics and states of rows, one place each; C steps are allocated."""
 
     def __init__(self, policy: Policy) -> None:

@@ -122,7 +122,9 @@ class Solution:
 
     @property
     def broken(self) -> list[bool]:
-        """Whether some refined row of a request is NaN or infinite, or all minus infinity."""
+        """Return whether some refined row of a request is NaN or infinite, or all minus
+        infinity.
+        """
         finite = self.logits.amax(-1).isfinite().cpu()
         return [not bool(rows.all()) for rows in finite.split(self.sizes)]
 
@@ -165,7 +167,9 @@ def optimise_rows(
 def _parameters(
     pair: Pair, dto: DTO, hidden: Tensor, logits: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-    """What DTO moves, in its dtype, and how logits are made of it (None: it is the logits)."""
+    """Return what DTO moves, in its dtype, and how logits are made of it (None: it is the
+    logits).
+    """
     rounded = dto.logits_dtype == "bfloat16"
     if dto.parameterisation == "latents":
         free = hidden.bfloat16() if rounded else widen(hidden)

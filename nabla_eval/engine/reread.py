@@ -1,4 +1,4 @@
-"""What the policy knows of tokens that were written elsewhere: one forward pass, no cache."""
+"""Teacher forcing of tokens that were written elsewhere: one forward pass, no cache."""
 
 from __future__ import annotations
 

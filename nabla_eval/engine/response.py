@@ -59,7 +59,7 @@ class Response:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will be written."""
+        """Return whether nothing more will be written."""
         return self.stop is not None or self.error is not None
 
     @property
@@ -172,7 +172,7 @@ def _before(
 
 
 def no_distribution(policy: Policy, problem: Problem | None, position: int) -> PolicyError:
-    """What a problem fails with where the policy's logits are NaN, infinite or all minus infinity.
+    """Return the error for logits of the policy that are NaN, infinite or all minus infinity.
 
     Minus infinity for some tokens is legal: they cannot be drawn.
     """
@@ -185,7 +185,7 @@ def no_distribution(policy: Policy, problem: Problem | None, position: int) -> P
 
 
 def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """What a trajectory keeps of `[B, V]` logits and the `[B]` tokens that followed, `[B]` each.
+    """Return a trajectory's statistics of `[B, V]` logits and the next `[B]` tokens, `[B]` each.
 
     All at temperature 1 and in nats: entropy, argmax and its probability, log-probability of the
     token, and KL(uniform || policy) = -log V - mean_v log p(v), the self-certainty of Kang et al.

@@ -14,7 +14,7 @@ from torch import Tensor
 from nabla_eval.engine.batch_cache import ModelCache, NoCache, PaddedCache, rows_of
 from nabla_eval.engine.batching import left_pad, positions
 from nabla_eval.engine.prefix_cache import PrefixCache
-from nabla_eval.engine.record import Record, Row
+from nabla_eval.engine.record import Row, TokenRecord
 from nabla_eval.engine.response import NOTHING, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
@@ -61,7 +61,7 @@ class _Batch:
 
     @cached_property
     def doubts(self) -> bool:
-        """Whether some row ends where the policy is unsure, which the host must hear of."""
+        """Return whether some row ends where the policy is unsure, which the host must hear of."""
         return any(row.response.request.confidence is not None for row in self.rows)
 
     def select(self, kept: list[int]) -> _Batch:
@@ -112,7 +112,7 @@ class Decoder:
         self._relieve = relieve
         self._queue: list[Row] = []
         self._batch: _Batch | None = None
-        self._record = Record(policy)
+        self._record = TokenRecord(policy)
         self._finished: list[Row] = []
 
     def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
@@ -124,7 +124,7 @@ class Decoder:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is queued, running or to be fetched."""
+        """Return whether nothing is queued, running or to be fetched."""
         return not (self._queue or self._batch or self._finished)
 
     @torch.inference_mode(False)
@@ -202,7 +202,7 @@ class Decoder:
         return new
 
     def _alike(self, row: Row, new: Sequence[Row]) -> bool:
-        """Whether a row may share a batch with new ones: its cache may take no padding."""
+        """Return whether a row may share a batch with new ones: its cache may take no padding."""
         can = batching(self.policy.base)
         if can.rows == "padded" or can.select is None:
             return True

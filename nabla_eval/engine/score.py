@@ -32,7 +32,7 @@ Ids = tuple[int, ...]  # as `embed_reward` takes them
 
 
 def site_of(request: Score) -> Site:
-    """What the reward model is shown."""
+    """Return what the reward model is shown."""
     problem, trajectory = request.problem, request.trajectory
     tokens = trajectory.tokens[: trajectory.scored]
     if request.repeat_prompt:

@@ -27,7 +27,7 @@ _CONNECT = 10.0  # seconds at most until a server takes a connection, which noth
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered; of a status other than 200, `body` is no more than the beginning."""
+    """A server's answer; of a status other than 200, `body` is no more than the beginning."""
 
     status: int
     headers: Message
@@ -90,7 +90,7 @@ class _Wire(io.RawIOBase):
         self.count = 0
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What `http.client` asks of a socket."""
+        """Return what `http.client` asks of a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -109,7 +109,9 @@ class _Wire(io.RawIOBase):
 
 
 def is_address(url: str) -> bool:
-    """Whether `exchange` takes an address: HTTP, in ASCII, a host, neither query nor fragment."""
+    """Return whether `exchange` takes an address: HTTP, in ASCII, a host, neither query nor
+    fragment.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port  # a wrong port raises here only

@@ -44,7 +44,7 @@ class Writing:
 
     @property
     def position(self) -> int:
-        """Of the last token."""
+        """Return the position of the last token."""
         return len(self.written.tokens) - 1
 
     def go_on(self, token: int | None = None) -> Part:

@@ -42,7 +42,7 @@ def rows(pair: Pair, problem: Problem, y: list[int]) -> Tensor:
 
 
 def known(pair: Pair, problem: Problem, y: list[int], token: int) -> bool:
-    """Whether the reward model can be shown a token after y."""
+    """Return whether the reward model can be shown a token after y."""
     if token in closing(pair, problem, y) and problem.frame.after:
         return True
     return pair.judge.known is None or bool(pair.judge.known[token])

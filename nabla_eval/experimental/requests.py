@@ -1,4 +1,4 @@
-"""What is asked about the next token: its prefix score under the reward model, and the gradient.
+"""Requests about the next token: its prefix score under the reward model, and the gradient.
 
 s(y_<=t) is the prefix score of a response's first tokens. A process reward gives it at the last of
 them. An outcome reward was trained to speak at the end of its template alone, so there it is r of

@@ -70,7 +70,7 @@ NEUTRAL = frozenset({
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `--model_args` asked for. `config` holds the method's validated options."""
+    """The parsed `--model_args`. `config` holds the method's validated options."""
 
     method: str
     preset: str | None
@@ -92,7 +92,9 @@ class Arguments:
 
     @property
     def dtype_of_reward(self) -> str:
-        """What the reward model is asked to run in: its own dtype, or the policy's, or "auto"."""
+        """Return what the reward model is asked to run in: its own dtype, or the policy's, or
+        "auto".
+        """
         return str(self.reward_options.get("reward_dtype") or self.hf.get("dtype") or "auto")
 
     @property
@@ -101,12 +103,12 @@ class Arguments:
 
     @property
     def needs_reward(self) -> bool:
-        """Whether the method, with these options, scores responses."""
+        """Return whether the method, with these options, scores responses."""
         return needs_reward(self.config)
 
     @property
     def needs_chat(self) -> bool:
-        """Whether the method, with these options, asks the policy in words."""
+        """Return whether the method, with these options, asks the policy in words."""
         return needs_chat(self.config)
 
     @property

@@ -36,7 +36,7 @@ OPTIONS = (
 
 
 class _Stored(TypedDict, total=False):
-    """What is read of lm-eval's `--config` file; the rest of it is lm-eval's affair."""
+    """The fields that are read of lm-eval's `--config` file; the rest of it is lm-eval's affair."""
 
     model: str
     model_args: dict[str, Any] | str | None
@@ -165,7 +165,9 @@ def _check_grader(metadata: Mapping[str, Any] | None, tasks: Sequence[str]) -> N
 
 
 def _parsed(rest: Sequence[str]) -> Namespace:
-    """What lm-eval's own parser makes of options; it prints usage and exits on wrong ones."""
+    """Return what lm-eval's own parser makes of options; it prints usage and exits on wrong
+    ones.
+    """
     from lm_eval._cli import HarnessCLI
 
     with patch.object(sys, "argv", ["lm_eval", "run", "--model", NAME, *rest]):

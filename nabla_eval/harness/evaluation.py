@@ -37,7 +37,7 @@ class Settings:
 
     @property
     def metadata(self) -> dict[str, Any] | None:
-        """What tasks are told beside their files."""
+        """Return what tasks are told beside their files."""
         return None if self.grader is None else {"grader": self.grader}
 
     @property

@@ -31,7 +31,7 @@ OUTPUTS = ("trace-rank*.jsonl", "results_*.json", "samples_*.jsonl")
 
 @dataclass(frozen=True)
 class Claim:
-    """What a folder was found to hold for a run that asks for it."""
+    """The finding about a folder that a run asks for."""
 
     state: Literal["new", "unfinished", "done"]
     before: Manifest | None = None  # of the sitting before
@@ -181,12 +181,14 @@ def fail(folder: Path, manifest: Manifest, error: BaseException) -> None:
 
 
 def first_rank() -> bool:
-    """Whether this process is the one that writes `run.json` (of several under `accelerate`)."""
+    """Return whether this process is the one that writes `run.json` (of several under
+    `accelerate`).
+    """
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def device_name(device: str | None) -> str:
-    """What a device is: `cpu`, or `cuda:0 (NVIDIA H100)`. Needs torch loaded already."""
+    """Return what a device is: `cpu`, or `cuda:0 (NVIDIA H100)`. Needs torch loaded already."""
     import torch
 
     if device is None:

@@ -64,7 +64,7 @@ class Progress:
             self.shown(self.done, self.total)
 
     def resumed(self) -> None:
-        """What was counted so far took no time: an earlier sitting left it."""
+        """Return what was counted so far took no time: an earlier sitting left it."""
         if self._heart is not None:
             self._heart.kept = self.done
 

@@ -23,7 +23,7 @@ from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import Draw, draws, fit
 from nabla_eval.harness.response import NablaResponse
-from nabla_eval.harness.run import Run, Work
+from nabla_eval.harness.run import MethodRun, Work
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, has_chat_template, render, to_be_continued
 from nabla_eval.models.memory import Meter, devices
@@ -105,7 +105,7 @@ class NablaLM(RankedLM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> NablaLM:
-        """As `create_from_arg_obj`, from `name=value,name=value`."""
+        """Make a model as `create_from_arg_obj` does, from `name=value,name=value`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def _load(self) -> Pair:
@@ -212,7 +212,7 @@ class NablaLM(RankedLM):
         work = [self._problem(draw, seed) for draw in todo]
         if self.rehearse is not None:
             work = self.rehearse(self, work)
-        run = Run(
+        run = MethodRun(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
             self.world_size, self._answer,
         )  # fmt: skip
@@ -319,7 +319,7 @@ class NablaLM(RankedLM):
         }
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval's results say about the model: hf's facts, the method, the models."""
+        """Return what lm-eval's results say about the model: hf's facts, the method, the models."""
         spent = {"seconds": self.seconds, "peak_memory": self.peak_memory}
         nabla = {**self._info(), "models": self.models, **spent}
         return {**super().get_model_info(), "nabla": nabla}

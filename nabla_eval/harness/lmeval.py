@@ -75,7 +75,7 @@ def task_manager(
 
 
 def knows(manager: Any, name: str) -> bool:
-    """Whether a manager has a task, or a group with all that is in it."""
+    """Return whether a manager has a task, or a group with all that is in it."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False

@@ -1,4 +1,4 @@
-"""What a task of final answers reports about the samples that a problem got."""
+"""Metrics of a task of final answers about the samples that a problem got."""
 
 from __future__ import annotations
 

@@ -61,13 +61,15 @@ class RankedLM(HFLM):
         self.barrier()
 
     def gather_object(self, obj: Any, dst: int = 0) -> Any:
-        """As lm-eval's; a metric that a rank lacks (no candidate there) is an empty list there."""
+        """Gather as lm-eval does; a metric that a rank lacks (no candidate) is an empty list."""
         gathered = super().gather_object(obj, dst)
         return gathered if gathered is None else _with_all_metrics(gathered)
 
 
 def on_cpu() -> bool:
-    """Whether models run on the CPU: `accelerate launch --cpu` asked for it, or there is no GPU."""
+    """Return whether models run on the CPU: `accelerate launch --cpu` asked for it, or there is
+    no GPU.
+    """
     if parse_flag_from_env("ACCELERATE_USE_CPU"):
         return True
     return not getattr(torch, "accelerator", torch.cuda).is_available()

@@ -1,4 +1,4 @@
-"""What `generate_until` returns: text for lm-eval, and what it cost for the metrics."""
+"""The return values of `generate_until`: text for lm-eval, and what it cost for the metrics."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Work = tuple[Problem, Any]  # a problem and its method's options
 
 
 @dataclass(frozen=True)
-class Run:
+class MethodRun:
     """Everything that the answers to a list of problems depend on, and how they are reported."""
 
     arguments: Arguments

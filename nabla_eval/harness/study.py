@@ -203,13 +203,13 @@ def _product(
 
 
 def _draws(options: Mapping[str, Any]) -> bool:
-    """Whether a method draws anything that depends on a seed."""
+    """Return whether a method draws anything that depends on a seed."""
     method = str(options.get("method", "nabla"))
     return method not in METHODS or METHODS[method].samples
 
 
 def _of_another_method(key: str, method: str) -> bool:
-    """Whether an argument is an option of methods, and not of this one."""
+    """Return whether an argument is an option of methods, and not of this one."""
     if method not in METHODS or key in COMMON_NAMES or key in option_names(method):
         return False
     return any(key in option_names(other) for other in METHODS)

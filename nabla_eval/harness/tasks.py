@@ -68,17 +68,17 @@ def _candidates() -> Iterator[Path]:
     yield root / _INSTALLED  # pip install --target
 
 
-class _Loader(yaml.SafeLoader):
+class _TaskLoader(yaml.SafeLoader):
     """Safe YAML in which lm-eval's `!function` tags are left as text: nothing is run."""
 
 
-_Loader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix} {node.value}")
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix} {node.value}")
 
 
 def _read(file: Path) -> TaskFile | None:
     """The task or group in a file; None for a file that others include."""
     try:
-        config = yaml.load(text_of(file), Loader=_Loader)
+        config = yaml.load(text_of(file), Loader=_TaskLoader)
     except (*UNREADABLE, yaml.YAMLError) as error:
         raise DataError(f"{file} cannot be read: {error}. Mend it, or remove it.") from error
     if not isinstance(config, dict):

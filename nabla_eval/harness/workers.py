@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a job, by its place in the list of jobs."""
+    """An event of a job, by its place in the list of jobs."""
 
     kind: Literal["started", "progress", "done", "failed"]
     job: int
@@ -118,7 +118,7 @@ class Worker:
             self.line.send((place, job))
 
     def receive(self) -> Event | None:
-        """What it says next; None where it has died."""
+        """Return what it says next; None where it has died."""
         try:
             event: Event = self.line.recv()
         except (EOFError, OSError):
@@ -185,7 +185,7 @@ class Crew:
 
 
 def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) -> None:
-    """What a worker process does until its line is closed."""
+    """Return what a worker process does until its line is closed."""
     end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # torch is not loaded yet
     with log.open("a", encoding="utf-8") as file:

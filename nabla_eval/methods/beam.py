@@ -41,7 +41,7 @@ class Beam(Steps, Sampling, Budget):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether responses are scored."""
+        """Return whether responses are scored."""
         return self.evaluator in ("auto", "reward")
 
 

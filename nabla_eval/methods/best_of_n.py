@@ -41,7 +41,7 @@ class BestOfN(Sampling, Budget):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether responses are scored."""
+        """Return whether responses are scored."""
         return self.evaluator in ("auto", "reward")
 
     @property
@@ -109,11 +109,13 @@ class WeightedBestOfN(Sampling, Budget):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether responses are scored."""
+        """Return whether responses are scored."""
         return self.evaluator != "self_certainty"
 
     def weights(self, scores: Sequence[float]) -> list[float]:
-        """What each sample's vote weighs, given all scores; certainties count by their rank."""
+        """Return what each sample's vote weighs, given all scores; certainties count by their
+        rank.
+        """
         if self.weighting == "borda" or not self.needs_reward:
             order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
             places = {i: rank for rank, i in enumerate(order)}

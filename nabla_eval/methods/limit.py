@@ -29,7 +29,7 @@ from nabla_eval.requests import (
 
 @dataclass
 class _Counter:
-    """What is left of one budget."""
+    """The rest of one budget."""
 
     name: str
     left: int
@@ -120,7 +120,7 @@ def _written(request: Request) -> int:
 
 
 def whole(problem: Problem, trajectory: Trajectory) -> bool:
-    """Whether a response ended by itself, or at the length that the problem allows."""
+    """Return whether a response ended by itself, or at the length that the problem allows."""
     return trajectory.stop in ("eos", "stop") or len(trajectory.tokens) >= problem.max_new_tokens
 
 

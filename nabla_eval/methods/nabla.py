@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.nabla_options import PRESETS, Nabla, lookahead
-from nabla_eval.methods.nabla_state import Run, Visit
+from nabla_eval.methods.nabla_state import LoopState, Visit
 from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.select import hard_sequence
 from nabla_eval.randomness import Key
@@ -41,7 +41,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
         return pool.outcome(0, ended)
     draft, judgement = pool.samples[0], pool.judgements[0]
     judged = {draft.tokens[: draft.scored]: judgement}
-    run = Run(problem, config, draft, judgement.reward, judged=judged)
+    run = LoopState(problem, config, draft, judgement.reward, judged=judged)
     ended = yield from unless_cut(_sweeps(run))
     run.waste()
     run.discard(run.spare.values())
@@ -66,7 +66,7 @@ def _draft(pool: Pool, config: Nabla) -> Part:
     yield from pool.judge()
 
 
-def _sweeps(run: Run) -> Part:
+def _sweeps(run: LoopState) -> Part:
     """Propose and judge until a budget is used; returns why it ended."""
     while run.ended is None:
         wanted = min(lookahead(run.config, run.candidates), run.config.n - run.rollouts)
@@ -80,8 +80,8 @@ def _sweeps(run: Run) -> Part:
     return run.ended
 
 
-def _ahead(run: Run, wanted: int) -> Part:
-    """What the loop comes to as long as nothing is accepted, and the place where it then is.
+def _ahead(run: LoopState, wanted: int) -> Part:
+    """Return what the loop comes to as long as nothing is accepted, and the place where it then is.
 
     Draws follow each other by position and sweep, up to the last of `wanted` that propose a token.
     A sweep whose every draw was the token already there costs no model call, and the next one draws
@@ -106,7 +106,7 @@ def _ahead(run: Run, wanted: int) -> Part:
     return visits, (sweep, position)
 
 
-def _window(run: Run, sweep: int, start: int, size: int) -> Part:
+def _window(run: LoopState, sweep: int, start: int, size: int) -> Part:
     """The next positions that pass both gates of the selection."""
     selection = run.config
     unsure = run.unsure(start)
@@ -124,7 +124,7 @@ def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     return window
 
 
-def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
+def _differentiate(run: LoopState, sweep: int, positions: list[int]) -> Part:
     """Ask for the gradients at the hard sequences of positions, once per sequence."""
     config, new = run.config, dict[tuple[int, ...], tuple[int, int]]()
     for i in positions:
@@ -150,7 +150,7 @@ def _differentiate(run: Run, sweep: int, positions: list[int]) -> Part:
         run.gradients[hard] = gradient, place
 
 
-def _certify(run: Run, sweep: int, positions: list[int]) -> Part:
+def _certify(run: LoopState, sweep: int, positions: list[int]) -> Part:
     """Ask, once for each position, which draws of the sweeps left no gradient could change."""
     config = run.config
     new = [i for i in positions if i not in run.known and i not in run.refined]
@@ -171,12 +171,12 @@ def _certify(run: Run, sweep: int, positions: list[int]) -> Part:
     run.known.update((i, (own, sweep)) for i, own in zip(new, known, strict=True))
 
 
-def _keys(run: Run, sweep: int, position: int) -> tuple[Key, ...]:
-    """What a position draws with in this sweep and those that are left."""
+def _keys(run: LoopState, sweep: int, position: int) -> tuple[Key, ...]:
+    """Return what a position draws with in this sweep and those that are left."""
     return tuple(stream / position for stream in run.streams[sweep:])
 
 
-def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
+def _refine(run: LoopState, sweep: int, positions: list[int]) -> Part:
     """Refine positions of the current trajectory, each once, and draw there for all sweeps left."""
     problem, config = run.problem, run.config
     new = [i for i in positions if i not in run.refined]
@@ -202,7 +202,7 @@ def _refine(run: Run, sweep: int, positions: list[int]) -> Part:
     run.refined.update((i, (draw, (sweep, i))) for i, draw in zip(new, draws, strict=True))
 
 
-def _judge(run: Run, visits: list[Visit], fresh: list[Visit]) -> Part:
+def _judge(run: LoopState, visits: list[Visit], fresh: list[Visit]) -> Part:
     """Roll the fresh draws out as one batch and judge them in order, up to an acceptance.
 
     What comes after it is speculative: thrown away unseen, unless the loop comes to it after all.
@@ -229,7 +229,7 @@ def _judge(run: Run, visits: list[Visit], fresh: list[Visit]) -> Part:
     run.settle(visits)
 
 
-def _roll_out(run: Run, fresh: list[Visit]) -> Part:
+def _roll_out(run: LoopState, fresh: list[Visit]) -> Part:
     """Responses that draws lead to; one that was rolled out before is not rolled out again."""
     new = [visit for visit in fresh if run.start(visit) not in run.spare]
     rivals = yield [
@@ -248,7 +248,7 @@ def _roll_out(run: Run, fresh: list[Visit]) -> Part:
     return [run.spare[run.start(visit)] for visit in fresh]
 
 
-def _score(run: Run, rivals: list[Trajectory]) -> Part:
+def _score(run: LoopState, rivals: list[Trajectory]) -> Part:
     """Rewards of responses; one whose sequence was scored before is not scored again."""
     new = {r.tokens[: r.scored]: r for r in rivals if r.tokens[: r.scored] not in run.judged}
     judged = yield [Score(run.problem, rival) for rival in new.values()]
@@ -264,7 +264,7 @@ def judged_whole(trajectory: Trajectory, config: Nabla) -> Trajectory:
     return replace(trajectory, scored=len(trajectory.tokens))
 
 
-def _candidate(run: Run, visit: Visit, rival: Trajectory, reward: float) -> Candidate:
+def _candidate(run: LoopState, visit: Visit, rival: Trajectory, reward: float) -> Candidate:
     """Judge one candidate: accepted iff its reward is strictly higher; ties reject."""
     bar = run.reward if run.compared is None else run.compared
     verdict: Verdict = "accepted" if reward > bar else "rejected"

@@ -47,7 +47,9 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
 
     @cached_property
     def certifies(self) -> bool:
-        """Whether to ask for draws that are known without their gradients: no gate needs those."""
+        """Return whether to ask for draws that are known without their gradients: no gate needs
+        those.
+        """
         draw = self.drawing
         plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
         needless = self.steps > 0 and self.gradient_threshold == 0

@@ -42,8 +42,8 @@ class Visit:
 
 
 @dataclass
-class Run:
-    """What the loop knows of one problem."""
+class LoopState:
+    """The state of the loop on one problem."""
 
     problem: Problem
     config: Nabla
@@ -70,7 +70,7 @@ class Run:
 
     @cached_property
     def streams(self) -> tuple[Key, ...]:
-        """What each sweep draws with."""
+        """Return what each sweep draws with."""
         return tuple(self.problem.key / "resample" / s for s in range(self.config.passes))
 
     @property
@@ -103,11 +103,13 @@ class Run:
         return None if certain is None else Visit(sweep, position, None, certain, True)
 
     def differs(self, visit: Visit) -> bool:
-        """Whether a draw proposes anything."""
+        """Return whether a draw proposes anything."""
         return visit.token != self.current.tokens[visit.position]
 
     def start(self, visit: Visit) -> Start:
-        """What a rollout depends on: the sweep its stream belongs to, and what it is given."""
+        """Return what a rollout depends on: the sweep its stream belongs to, and what it is
+        given.
+        """
         return visit.sweep, (*self.current.tokens[: visit.position], visit.token)
 
     def settle(self, visits: list[Visit]) -> None:
@@ -136,7 +138,7 @@ class Run:
         self.discard([self.spare.pop(start) for start in lost])
 
     def can_come_to(self, start: Start) -> bool:
-        """Whether a draw of the current trajectory may still lead there."""
+        """Return whether a draw of the current trajectory may still lead there."""
         sweep, given = start
         position = len(given) - 1
         ahead = (sweep, position) >= (self.sweep, self.position)

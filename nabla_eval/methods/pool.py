@@ -77,7 +77,7 @@ class Pool:
 
 
 def answer(problem: Problem, trajectory: Trajectory) -> str:
-    """What a response says after its thoughts."""
+    """Return what a response says after its thoughts."""
     thought = problem.thought
     return trajectory.text if thought is None else thought.answer(trajectory.text)
 

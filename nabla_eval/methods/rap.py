@@ -71,12 +71,12 @@ class Rap(Steps, Sampling, Prompts, Budget):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether responses are scored."""
+        """Return whether responses are scored."""
         return self.weights.get("reward", 0.0) > 0
 
     @property
     def needs_chat(self) -> bool:
-        """Whether the policy is asked in words."""
+        """Return whether the policy is asked in words."""
         return self.weights.get("self", 0.0) > 0
 
 

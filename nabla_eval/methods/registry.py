@@ -164,12 +164,12 @@ def settle(config: Any, rewarded: bool) -> Any:
 
 
 def needs_reward(config: Any) -> bool:
-    """Whether a method with these options asks for rewards."""
+    """Return whether a method with these options asks for rewards."""
     return bool(getattr(config, "needs_reward", _entry(config).needs_reward))
 
 
 def needs_chat(config: Any) -> bool:
-    """Whether a method with these options asks the policy in words."""
+    """Return whether a method with these options asks the policy in words."""
     return bool(getattr(config, "needs_chat", False))
 
 

@@ -43,12 +43,12 @@ class Node:
 
     @property
     def finished(self) -> bool:
-        """Whether the response is complete."""
+        """Return whether the response is complete."""
         return self.trajectory is not None and self.trajectory.stop in ("eos", "stop")
 
     @property
     def open(self) -> bool:
-        """Whether a step may follow."""
+        """Return whether a step may follow."""
         return not self.note and (self.trajectory is None or self.trajectory.stop == "step")
 
     @property

@@ -35,7 +35,7 @@ class Tpo(Sampling, Prompts, Budget):
 
     @property
     def needs_chat(self) -> bool:
-        """Whether the policy is asked in words."""
+        """Return whether the policy is asked in words."""
         return True
 
 
@@ -81,7 +81,9 @@ class _Run:
         return "budget"
 
     def _say(self, round: int, kind: str, prompt: str, **values: str) -> Part:
-        """What the policy says to a prompt; None, and a note in the trace, where it is no use."""
+        """Return what the policy says to a prompt; None, and a note in the trace, where it is no
+        use.
+        """
         question = self.config.fill(prompt, question=self.problem.question, **values)
         key = self.problem.key / kind / round
         longest = reply_length(self.problem, self.config.reply_tokens, 2048)

@@ -56,12 +56,12 @@ class TreeOfThought(Steps, Sampling, Prompts, Budget):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether responses are scored."""
+        """Return whether responses are scored."""
         return self.evaluator in ("auto", "reward")
 
     @property
     def needs_chat(self) -> bool:
-        """Whether the policy is asked in words."""
+        """Return whether the policy is asked in words."""
         return self.evaluator == "self" or self.generation == "propose"
 
 
@@ -180,7 +180,7 @@ class _Search:
         return new
 
     def _room(self, parent: Node, line: str) -> bool:
-        """Whether a step surely fits, a token being at least a byte of text."""
+        """Return whether a step surely fits, a token being at least a byte of text."""
         given = 0 if parent.trajectory is None else len(parent.trajectory.tokens)
         fits = given + len((line + self.ending).encode()) <= self.problem.max_new_tokens
         if not fits:
@@ -189,7 +189,7 @@ class _Search:
 
     @property
     def ending(self) -> str:
-        """What ends a step that was written as a line of a list."""
+        """Return what ends a step that was written as a line of a list."""
         return DELIMITERS[self.config.step]
 
 

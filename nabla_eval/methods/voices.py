@@ -1,4 +1,4 @@
-"""What the policy is asked in words: prompts as files, and questions made of them."""
+"""Questions to the policy in words: prompts as files, and questions made of them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def prefer(problem: Problem, questions: list[str], answers: tuple[str, str]) -> 
 
 
 def flaw(reply: Trajectory | None) -> str:
-    """What keeps a reply from being used, or ""."""
+    """Return what keeps a reply from being used, or ""."""
     if reply is None:
         return "no room left in the context"
     if reply.stop == "length":
@@ -125,5 +125,5 @@ def flaw(reply: Trajectory | None) -> str:
 
 
 def spoken(reply: Trajectory) -> str:
-    """What a reply says after its thoughts."""
+    """Return what a reply says after its thoughts."""
     return after_thoughts(reply.text).strip()

@@ -1,4 +1,4 @@
-"""What a model's rows may do together in a batch, tried on a few tokens when it is loaded.
+"""Batching of a model's rows, tried on a few tokens when it is loaded.
 
 The engine pads rows on the left, goes on from the model's cache, and lets rows leave and repeat.
 Not every architecture gives a row its own result then: a recurrent state may take padding in, a
@@ -36,7 +36,7 @@ Rows = Literal["padded", "equal", "alone"]
 
 @dataclass(frozen=True)
 class Batching:
-    """What rows of a batch may do without changing each other's results.
+    """The ways in which rows may share a batch without changing each other's results.
 
     rows: "padded" may differ in length, "equal" may not, "alone" share no batch.
     select: the cache's method that keeps some of its rows; None: the cache is not used.
@@ -49,11 +49,11 @@ class Batching:
 
     @property
     def joins(self) -> bool:
-        """Whether keys and values of rows of any lengths may be put together."""
+        """Return whether keys and values of rows of any lengths may be put together."""
         return self.rows == "padded" and self.select is not None and self.plain
 
     def describe(self) -> str:
-        """What is slower than it might be; empty where nothing is."""
+        """Return what is slower than it might be; empty where nothing is."""
         apart = {
             "padded": "",
             "equal": "rows of different lengths run apart, because padding changes results",
@@ -69,7 +69,9 @@ _FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
 
 
 def batching(base: torch.nn.Module) -> Batching:
-    """What was found out about a model; of one that was never tried, that everything works."""
+    """Return what was found out about a model; of one that was never tried, that everything
+    works.
+    """
     return _FOUND.get(base, Batching())
 
 
@@ -117,7 +119,9 @@ class RowCache:
 
 
 def is_plain(cache: Any) -> bool:
-    """Whether a cache holds keys and values of all tokens in every layer, and nothing else."""
+    """Return whether a cache holds keys and values of all tokens in every layer, and nothing
+    else.
+    """
     return type(cache) is DynamicCache and all(
         type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
     )
@@ -157,7 +161,7 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
 
 
 def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bool:
-    """Whether states `[T, D]` of rows are those wanted; an error of the model's says no."""
+    """Return whether states `[T, D]` of rows are those wanted; an error of the model's says no."""
     try:
         found = run()
     except Exception:  # whatever the code of a model raises where it is asked for too much

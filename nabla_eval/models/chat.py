@@ -48,7 +48,7 @@ class Template:
 
     @property
     def advice(self) -> str:
-        """What to try where the template does not show a response as it is."""
+        """Return what to try where the template does not show a response as it is."""
         other = (
             "Give another template (reward_chat_template=...), or reward_chat_template=plain for "
             "none."
@@ -67,7 +67,7 @@ class Framer:
 
     @property
     def plain(self) -> bool:
-        """Whether conversations are shown without a chat template."""
+        """Return whether conversations are shown without a chat template."""
         if self.template.chat_template is not None:
             return self.template.chat_template == PLAIN
         return getattr(self.tokenizer, "chat_template", None) is None
@@ -304,7 +304,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
 
 
 def has_chat_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer has a chat template that adds anything to a user's message."""
+    """Return whether the tokenizer has a chat template that adds anything to a user's message."""
     try:
         return render(tokenizer, [{"role": "user", "content": "a"}]) != "a"
     except ModelError:
@@ -336,7 +336,7 @@ TOUCHY = ("Ends in a line break.\n", "\nStarts with one.", THINKING)
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Whether a response stands in the reward model's rendered input exactly as it is framed."""
+    """The comparison of a framed response with the reward model's rendered input."""
 
     response: str
     exact: bool

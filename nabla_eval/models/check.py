@@ -34,8 +34,8 @@ Verdict = Literal["ok", "warning", "failed", "skipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the pair is to be used for."""
+class PairUse:
+    """The intended use of a pair."""
 
     length: int = 2048  # tokens of prompt and response
     batch: int = 1  # sequences differentiated at once
@@ -48,7 +48,7 @@ class Asked:
     load: bool = False  # also load both models and put their parts to the test
 
     def dtype_of(self, found: Checkpoint) -> str | None:
-        """What was asked for a model of the pair."""
+        """Return what was asked for a model of the pair."""
         own = self.reward_dtype if found.source.role == "reward" else None
         return self.dtype if own is None else own
 
@@ -63,7 +63,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class PairReport:
     """All findings about a pair; `overlap` and `memory` are None where they could not be had."""
 
     policy: str
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
+        """Return whether nothing failed."""
         return all(finding.verdict != "failed" for finding in self.findings)
 
     @property
@@ -85,7 +85,7 @@ class Report:
         return sum(weights) + max(passes, default=0)
 
 
-def check_pair(policy: str, reward: str, asked: Asked = Asked()) -> Report:
+def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairReport:
     """Look at a pair, and read its weights only with `asked.load`. Faults become findings."""
     findings: list[Finding] = []
     actor = _open(policy, "policy", asked, findings)
@@ -105,10 +105,10 @@ def check_pair(policy: str, reward: str, asked: Asked = Asked()) -> Report:
     sizes = tuple((c.source.who, _memory(c, asked, copied)) for c in opened)
     if asked.load and actor is not None and judge is not None:
         findings += _load(actor, judge, asked)
-    return Report(policy, reward, tuple(findings), overlap, sizes)
+    return PairReport(policy, reward, tuple(findings), overlap, sizes)
 
 
-def _open(name: str, role: Role, asked: Asked, findings: list[Finding]) -> Checkpoint | None:
+def _open(name: str, role: Role, asked: PairUse, findings: list[Finding]) -> Checkpoint | None:
     source = asked.trust.source(name, role, None, {})
     try:
         found = examine(source, weights=False)
@@ -145,7 +145,7 @@ def _weights(found: Checkpoint) -> Finding:
 
 
 def _vocabulary(
-    actor: Checkpoint, judge: Checkpoint, overlap: Overlap, asked: Asked
+    actor: Checkpoint, judge: Checkpoint, overlap: Overlap, asked: PairUse
 ) -> Iterator[Finding]:
     try:
         vocabulary.check_overlap(overlap, asked.vocab)
@@ -177,7 +177,7 @@ def _strings(tokenizer: Any, text: str) -> list[str]:
     return tokens
 
 
-def _reward(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
+def _reward(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     process = judge.kind == "process"
     labels = int(judge.config.num_labels)
     try:
@@ -198,7 +198,7 @@ def _reward(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
     )
 
 
-def _template(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
+def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     framer = Framer(judge.tokenizer, asked.template)
     try:
         trips = chat.check_frame(framer)
@@ -220,7 +220,7 @@ def _template(judge: Checkpoint, asked: Asked) -> Iterator[Finding]:
             yield Finding("template", "warning", f"{trip.response!r}: {trip.reason}")
 
 
-def _policy(actor: Checkpoint, asked: Asked) -> Iterator[Finding]:
+def _policy(actor: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     tokenizer = actor.tokenizer
     ends = end_ids_of(actor.generation_config(), actor.config, tokenizer)
     if not ends:
@@ -247,7 +247,7 @@ def _context(found: Checkpoint, length: int) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{context:,} tokens, {length:,} asked for")
 
 
-def _memory(found: Checkpoint, asked: Asked, copied: bool) -> memory.Memory:
+def _memory(found: Checkpoint, asked: PairUse, copied: bool) -> memory.Memory:
     shape = memory.Shape.of(found.config)
     parameters = memory.parameter_count(found.config, auto_class(found.kind))
     itemsize = found.dtype(asked.dtype_of(found)).itemsize
@@ -257,7 +257,7 @@ def _memory(found: Checkpoint, asked: Asked, copied: bool) -> memory.Memory:
     return memory.of_reward(shape, parameters, use, copied)
 
 
-def _load(actor: Checkpoint, judge: Checkpoint, asked: Asked) -> Iterable[Finding]:
+def _load(actor: Checkpoint, judge: Checkpoint, asked: PairUse) -> Iterable[Finding]:
     device = parse_device(None)
     try:
         pair = pair_from(

@@ -46,7 +46,7 @@ class Source:
 
     @property
     def who(self) -> str:
-        """What messages call it."""
+        """Return what messages call it."""
         return "policy" if self.role == "policy" else "reward model"
 
     @property
@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Trust:
-    """What may be done to get at checkpoints."""
+    """Permissions for getting at checkpoints."""
 
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -85,7 +85,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint before its weights are read."""
+    """A checkpoint as it is known before its weights are read."""
 
     source: Source
     config: Any
@@ -93,7 +93,7 @@ class Checkpoint:
     kind: Kind
 
     def dtype(self, asked: str | torch.dtype | None) -> torch.dtype:
-        """What the model runs in: as asked, or what the config says that its weights are."""
+        """Return what the model runs in: as asked, or what the config says that its weights are."""
         parsed = parse_dtype(asked)
         if not isinstance(parsed, torch.dtype):
             parsed = getattr(self.config, "dtype", None) or torch.float32
@@ -194,7 +194,7 @@ def open_model(source: Source, config: Any, dtype: Dtype) -> Any:
 
 
 def has_weights(source: Source) -> bool | None:
-    """Whether a folder holds files of weights, of any kind; None for a hub id."""
+    """Return whether a folder holds files of weights, of any kind; None for a hub id."""
     path = Path(source.name)
     if not os.path.isdir(path):
         return None
@@ -219,7 +219,9 @@ def _no_reports() -> Iterator[None]:
 
 
 def check_architecture(source: Source, config: Any) -> Kind:
-    """What the checkpoint is, by `config.architectures`; `ModelError` if its role needs another."""
+    """Return what the checkpoint is, by `config.architectures`; `ModelError` if its role needs
+    another.
+    """
     names = list(getattr(config, "architectures", None) or [])
     found = ", ".join(names) or f"no architecture (model type {config.model_type})"
     kind: Kind = "causal"
@@ -280,7 +282,7 @@ def auto_class(kind: Kind) -> Any:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name can only be a folder: hub ids are `name` or `owner/name`."""
+    """Return whether a name can only be a folder: hub ids are `name` or `owner/name`."""
     return name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or "\\" in name
 
 

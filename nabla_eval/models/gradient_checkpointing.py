@@ -32,7 +32,7 @@ def checkpoint_gradients(pair: Pair) -> Pair:
 
 
 def recomputes(base: torch.nn.Module) -> bool:
-    """Whether it is on in a model."""
+    """Return whether it is on in a model."""
     return any(hasattr(module, "_nabla_recomputed") for module in base.modules())
 
 

@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub's machine takes connections; behind a proxy it is taken to do so."""
+    """Return whether the hub's machine takes connections; behind a proxy it is taken to do so."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -34,7 +34,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one model needs on its device."""
+    """The memory that one model needs on its device."""
 
     terms: tuple[Term, ...]
 
@@ -114,7 +114,7 @@ class Use:
 
     @property
     def masked(self) -> bool:
-        """Whether attention needs an explicit mask."""
+        """Return whether attention needs an explicit mask."""
         return self.batch > 1 or self.prefix > 0
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ class Policy:
 
     @property
     def dtype(self) -> str:
-        """As users write it: float32."""
+        """Return the dtype as users write it: float32."""
         return str(self.embedding.dtype).removeprefix("torch.")
 
     @property
@@ -126,7 +126,7 @@ class Reward:
 
     @property
     def dtype(self) -> str:
-        """As users write it: float32."""
+        """Return the dtype as users write it: float32."""
         return str(self.table.dtype).removeprefix("torch.")
 
 

@@ -29,14 +29,16 @@ _WHOLE: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def plain_cache(base: torch.nn.Module) -> bool:
-    """Whether a prefix's keys and values are the same whatever follows, and all of them stay."""
+    """Return whether a prefix's keys and values are the same whatever follows, and all of them
+    stay.
+    """
     if base not in _PLAIN:
         _PLAIN[base] = _plain(getattr(base, "config", None))
     return batching(base).joins and _PLAIN[base]
 
 
 def keepable(base: torch.nn.Module) -> bool:
-    """Whether what it encoded can be kept: its cache is plain, and on one device."""
+    """Return whether what it encoded can be kept: its cache is plain, and on one device."""
     if base not in _WHOLE:
         _WHOLE[base] = len({weight.device for weight in base.parameters()}) == 1
     return _WHOLE[base] and plain_cache(base)
@@ -83,7 +85,7 @@ class _Constant(DynamicLayer):
 
 @dataclass(frozen=True)
 class Prefixes:
-    """What a model keeps of U prefixes, padded on the left to P tokens."""
+    """A model's cache of U prefixes, padded on the left to P tokens."""
 
     layers: list[tuple[Tensor, Tensor]]  # keys and values
     mask: Int[Tensor, "U P"]
@@ -170,7 +172,7 @@ def forward(
 def _suffice(
     rows: Sequence[tuple[int, ...]], starts: Sequence[int], known: Sequence[Tensor | None]
 ) -> bool:
-    """Whether every row has the keys and values of what stands before its start."""
+    """Return whether every row has the keys and values of what stands before its start."""
     return (
         len(known) == len(rows)
         and max(starts) > 0

@@ -22,7 +22,7 @@ PREFERRED = ("exact_match", "acc")  # shown in per cent
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run folder holds about one task, as far as an overview needs it."""
+    """The content of one run folder about one task, as far as an overview needs it."""
 
     task: str
     metric: str

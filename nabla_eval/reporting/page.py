@@ -84,7 +84,7 @@ def all_reports(
 
 
 def facts_of(runs: Sequence[Run]) -> dict[str, str]:
-    """What a reader needs to make the same numbers again."""
+    """Return what a reader needs to make the same numbers again."""
     tasks = dict.fromkeys(run.task for run in runs)
     sizes = {task: len(next(r for r in runs if r.task == task).scores) for task in tasks}
     seeds = sorted({str(seed) for run in runs for seed in run.seeds})

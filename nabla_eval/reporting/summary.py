@@ -1,4 +1,4 @@
-"""What `nabla-eval demo` prints and writes: what happened in words, and a few tables."""
+"""The output of `nabla-eval demo`: what happened in words, and a few tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked about whole responses: write, judge, differentiate, refine, compose, replay."""
+"""Requests about whole responses: write, judge, differentiate, refine, compose, replay."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Certified:
 
 @dataclass(frozen=True)
 class Certify:
-    """What `Refine` with the same fields would draw, where that is the same for every gradient.
+    """The draw of `Refine` with the same fields, where it is the same for every gradient.
 
     Where the optimiser bounds its steps (`dto.certify`), most draws are known without a pass of
     the models; elsewhere none is. Only for draws without top-p and top-k.

@@ -35,6 +35,6 @@ class Problem:
 
     @property
     def question(self) -> str:
-        """What the user asks: the last message of the conversation's user."""
+        """Return what the user asks: the last message of the conversation's user."""
         asked = [content for role, content in self.messages if role == "user"]
         return asked[-1] if asked else self.text

@@ -1,4 +1,4 @@
-"""What an analysis keeps of a record, so that a run takes a few kilobytes of memory a problem.
+"""The records of an analysis, cut down, so that a run takes a few kilobytes of memory a problem.
 
 Numbers are kept, and of texts the prompt and the answer. Token ids are kept as their number; the
 texts of drafts and candidates, the moves of a search and what is recorded token by token stay on

@@ -50,6 +50,8 @@ def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
 
 
 def _unsupported(error: Exception) -> bool:
-    """Whether a file system knows no locks, rather than that nothing can be written there."""
+    """Return whether a file system knows no locks, rather than that nothing can be written
+    there.
+    """
     known = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
     return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known

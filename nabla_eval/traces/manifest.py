@@ -88,7 +88,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What keeps two manifests from being of one run, in words: `n: 8 there, 4 here`."""
+    """Return what keeps two manifests from being of one run, in words: `n: 8 there, 4 here`."""
     here, there = (_flat(manifest) for manifest in (other, one))
     return [
         f"{name}: {_word(there, name)} there, {_word(here, name)} here"

@@ -18,7 +18,7 @@ DIGITS = 4  # significant ones: enough for a colour and a number to read
 
 @dataclass
 class Observed:
-    """What was seen of one problem's responses, by their tokens."""
+    """Observations of one problem's responses, by their tokens."""
 
     entropy: dict[tuple[int, ...], tuple[float, ...]] = field(default_factory=dict)
     norms: dict[tuple[int, ...], dict[int, float]] = field(default_factory=dict)

@@ -114,7 +114,7 @@ def unlike(
     config: Any,
     models: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """What a record answers otherwise than asked, in words: `n: 8 there, 4 here`; empty if nothing.
+    """Return in words how a record differs from what is asked: `n: 8 there, 4 here`, or "".
 
     Compared are the problem, the method and its options, the seed and the models.
     """
@@ -250,7 +250,9 @@ def parse(line: bytes, file: Path, number: int) -> Record:
 
 
 def _impossible(record: Mapping[str, Any]) -> str:
-    """What is of the right type in a record and cannot be all the same; "" where nothing is."""
+    """Return what is of the right type in a record and cannot be all the same; "" where nothing
+    is.
+    """
     for name in LedgerRecord.__annotations__:
         count = record["ledger"][name]
         unknown = name == "flops" and count == math.inf

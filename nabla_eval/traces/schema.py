@@ -1,4 +1,4 @@
-"""What a trace line holds, as JSON, and how numbers that JSON does not know are written.
+"""The JSON of a trace line, and how numbers that JSON does not know are written.
 
 The format is versioned: a change that an old reader would misread raises `SCHEMA`, and new keys do
 not. Each line ends in a checksum of itself, because a damaged digit is still a number.
@@ -114,13 +114,13 @@ class _Outcome(TypedDict):
 
 
 class OutcomeRecord(_Outcome, total=False):
-    """What the method returned."""
+    """The outcome that the method returned."""
 
     certified: int  # older records have none
 
 
 class LedgerRecord(TypedDict):
-    """What reports read of `cost.Ledger`; what it counts besides came later, or is not read."""
+    """The counts of `cost.Ledger` that reports read; others came later, or are not read."""
 
     model_calls: float
     generated_tokens: float
@@ -224,7 +224,7 @@ def seal(record: Record) -> bytes:
 
 
 def unseal(line: bytes) -> Any:
-    """What a line holds, without its checksum.
+    """Return what a line holds, without its checksum.
 
     Raises ValueError for a line that is not standard JSON, or not what was once sealed.
     """
@@ -244,7 +244,7 @@ def identifier(line: bytes) -> str | None:
 
 
 def _sealed(line: bytes) -> bool:
-    """Whether a line ends in the checksum of what stands before it."""
+    """Return whether a line ends in the checksum of what stands before it."""
     found = _CHECK.search(line, max(0, len(line) - 40))
     return found is not None and _checksum(line[: found.start()] + b"}") == found[1].decode()
 

@@ -16,7 +16,7 @@ Need = Literal["solution", "answer"]
 
 
 class DataFacts(TypedDict):
-    """What a training record says of its data."""
+    """A training record's facts about its data."""
 
     name: str
     seed: int
@@ -31,7 +31,7 @@ class DataFacts(TypedDict):
 
 
 @dataclass(frozen=True)
-class Selection:
+class DataSelection:
     """The chosen examples, in an order that does not depend on that of the rows, and the facts."""
 
     examples: tuple[Example, ...]
@@ -47,7 +47,7 @@ def select(
     size: int | None = None,
     evaluated: frozenset[str] = frozenset(),
     fits: Callable[[Example], bool] = lambda example: True,
-) -> Selection:
+) -> DataSelection:
     """The first `size` usable problems in the order that the seed gives them; None takes all.
 
     The place of a problem is a hash of (seed, its identity) and of nothing else: neither the order
@@ -91,7 +91,7 @@ def select(
         **tally,  # type: ignore[typeddict-item]
     )
     _check(facts, need, size)
-    return Selection(tuple(chosen.values()), facts)
+    return DataSelection(tuple(chosen.values()), facts)
 
 
 def rank(identities: Iterable[str], seed: int) -> list[str]:

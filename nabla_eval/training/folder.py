@@ -19,7 +19,7 @@ ADAPTER = "adapter"
 LOG = "log.txt"  # what libraries print; it may be there before the run is
 
 
-class Record(TypedDict):
+class TrainRecord(TypedDict):
     """training.json: everything that the weights beside it depend on, and how training went."""
 
     schema: int
@@ -72,13 +72,13 @@ def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | N
     return _latest(folder / CHECKPOINTS)
 
 
-def finish(folder: Path, record: Record) -> None:
+def finish(folder: Path, record: TrainRecord) -> None:
     """Write the record: from now on the run counts as finished."""
     _write(folder / RECORD, record)
 
 
 def kept(folder: Path) -> str:
-    """What is there of a run that was stopped, and how to go on."""
+    """Return what is there of a run that was stopped, and how to go on."""
     if (folder / RECORD).exists():
         return f"the finished run is in {folder}."
     if not (folder / OPTIONS).exists():

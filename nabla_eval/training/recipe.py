@@ -33,7 +33,7 @@ class LoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What SFT and GRPO share: AdamW with a warm-up and a schedule, in steps or epochs."""
+    """The options of both SFT and GRPO: AdamW with a warm-up and a schedule, in steps or epochs."""
 
     seed: int = 0
     epochs: float = 3.0

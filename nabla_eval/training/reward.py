@@ -1,4 +1,4 @@
-"""What is right: the verifiable reward of GRPO, which is the grading that evaluation uses.
+"""The verifiable reward of GRPO, which is the grading that evaluation uses.
 
 A `Verifier` knows one kind of problem: when two texts are the same problem, which may be trained
 on, and which responses solve it. Model output is only ever parsed, answers of mathematics in the
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from nabla_eval.embedded.countdown import Problem, split_of, verify
+from nabla_eval.embedded.countdown import Puzzle, split_of, verify
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.grading import grade_batch
 from nabla_eval.models.chat import render
@@ -37,7 +37,7 @@ class Verifier(Protocol):
         ...
 
     def trainable(self, problem: str) -> bool:
-        """Whether the problem may be trained on as far as its own text says."""
+        """Return whether the problem may be trained on as far as its own text says."""
         ...
 
     def rewards(
@@ -90,7 +90,7 @@ class Countdown:
         return _countdown(problem).canonical
 
     def trainable(self, problem: str) -> bool:
-        """Whether the hash of the canonical problem puts it into the training split."""
+        """Return whether the hash of the canonical problem puts it into the training split."""
         return split_of(_countdown(problem)) == "train"
 
     def rewards(
@@ -106,9 +106,9 @@ class Countdown:
         ]
 
 
-def _countdown(problem: str) -> Problem:
+def _countdown(problem: str) -> Puzzle:
     try:
-        return Problem.from_prompt(problem.strip())
+        return Puzzle.from_prompt(problem.strip())
     except ConfigError as error:
         raise DataError(str(error)) from None
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 import torch
 
 from nabla_eval.errors import ConfigError
-from nabla_eval.training.data import DataFacts, Selection
-from nabla_eval.training.folder import Record, claim, finish
-from nabla_eval.training.setting import Backend, Job, choose, prepare
+from nabla_eval.training.data import DataFacts, DataSelection
+from nabla_eval.training.folder import TrainRecord, claim, finish
+from nabla_eval.training.setting import Backend, TrainJob, choose, prepare
 from nabla_eval.training.trainers import (
     Report,
     history,
@@ -28,11 +28,11 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def run(
-    job: Job,
+    job: TrainJob,
     backend: Backend,
     report: Report = lambda step, steps, figures: None,
     selected: Callable[[DataFacts], None] = lambda facts: None,
-) -> Record:
+) -> TrainRecord:
     """Train and save to `job.output`; returns what is written to training.json there.
 
     Data and options are checked before any weight is read: `DataError`, `ConfigError`,
@@ -53,7 +53,7 @@ def run(
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     steps = history(trainer.state.log_history)
     tenth = max(1, len(steps) // 10)
-    record = Record(
+    record = TrainRecord(
         schema=1,
         method=backend.method,
         options=options,
@@ -77,7 +77,7 @@ def run(
     return record
 
 
-def _enough(job: Job, selection: Selection) -> None:
+def _enough(job: TrainJob, selection: DataSelection) -> None:
     """Raise `ConfigError` where not even one batch is full: TRL would make no step at all."""
     if len(selection.examples) < job.recipe.batch_size:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What to train, on what, and where the result goes: settled before any weight is read."""
+"""The setting of a training run: model, data, folder, settled before any weight is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, suggest
 from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
-from nabla_eval.training.data import Need, Selection, identities, select
+from nabla_eval.training.data import DataSelection, Need, identities, select
 from nabla_eval.training.recipe import Recipe
 from nabla_eval.training.reward import VERIFIERS, Verifier
 from nabla_eval.training.sources import COUNTDOWN, Example, open_rows
@@ -73,8 +73,8 @@ def prompting(text: str, tokenizer: Any, chat: bool | None) -> Prompting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train, on what, and where the result goes. Everything but `recipe` is by name."""
+class TrainJob:
+    """Model, data and folder of a training run. Everything but `recipe` is by name."""
 
     recipe: Recipe
     output: Path
@@ -98,7 +98,7 @@ class Job:
         return str(embedded.paths()[0]) if self.policy is None else self.policy
 
     def options(self, method: str) -> dict[str, Any]:
-        """What the result depends on: a resumed run must have the same."""
+        """Return what the result depends on: a resumed run must have the same."""
         return {
             "method": method,
             "policy": self.policy or "embedded",
@@ -116,7 +116,7 @@ class Job:
 class Setting:
     """A job whose policy has been examined, but not loaded."""
 
-    job: Job
+    job: TrainJob
     checkpoint: Checkpoint
     verifier: Verifier
     prompting: Prompting
@@ -156,11 +156,11 @@ class Backend(Protocol):
 
     @property
     def need(self) -> Need:
-        """What every example must have."""
+        """Return what every example must have."""
         ...
 
     def fits(self, setting: Setting, example: Example) -> bool:
-        """Whether an example is short enough."""
+        """Return whether an example is short enough."""
         ...
 
     def trainer(
@@ -170,7 +170,7 @@ class Backend(Protocol):
         ...
 
 
-def prepare(job: Job) -> Setting:
+def prepare(job: TrainJob) -> Setting:
     """Examine the policy and settle what was left open; no weights are read."""
     name = job.verifier or ("countdown" if job.data in COUNTDOWN else "maths")
     if name not in VERIFIERS:
@@ -191,7 +191,7 @@ def prepare(job: Job) -> Setting:
     return Setting(job, checkpoint, verifier, asked, device, dtype)
 
 
-def choose(setting: Setting, backend: Backend) -> Selection:
+def choose(setting: Setting, backend: Backend) -> DataSelection:
     """The examples to train on, without the problems of the evaluation sets that were named."""
     job = setting.job
     seed = job.recipe.seed
@@ -208,7 +208,7 @@ def choose(setting: Setting, backend: Backend) -> Selection:
 
 
 def within(setting: Setting, example: Example, *, solution: bool, room: int, limit: int) -> bool:
-    """Whether prompt (and solution) and `room` further tokens are at most `limit` and the context.
+    """Return whether prompt, solution and `room` more tokens fit `limit` and the context.
 
     Raises `ContextError` where the room alone is more than the context.
     """

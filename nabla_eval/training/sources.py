@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nabla_eval.embedded.countdown import Problem, moves, problems, reachable
+from nabla_eval.embedded.countdown import Puzzle, moves, problems, reachable
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
 from nabla_eval.randomness import Key
@@ -127,7 +127,7 @@ class Listed:
         return self._examples[index]
 
 
-class Hub:
+class HubData:
     """A hub data set (or a folder that `datasets` reads), memory-mapped: only chosen rows load."""
 
     def __init__(self, name: str, subset: Subset, dataset: Any) -> None:
@@ -161,7 +161,7 @@ def open_rows(name: str, *, split: str = "train", size: int | None = None, seed:
     if name in COUNTDOWN:
         return _countdown(name, COUNTDOWN_SIZE if size is None else size, seed)
     if name in SUBSETS:
-        return Hub(name, SUBSETS[name], _load(SUBSETS[name].path, SUBSETS[name].config, split))
+        return HubData(name, SUBSETS[name], _load(SUBSETS[name].path, SUBSETS[name].config, split))
     path = Path(name).expanduser()
     if path.suffix in (".jsonl", ".json") or os.path.isfile(path):
         return Listed(name, list(_lines(path)))
@@ -171,7 +171,7 @@ def open_rows(name: str, *, split: str = "train", size: int | None = None, seed:
             f"No data {name!r}: neither a file nor a name that is known here. "
             f"{suggest(name, known)} Hub ids look like AI-MO/NuminaMath-CoT."
         )
-    return Hub(name, Subset(path=name, size=0, read=_standard), _load(name, None, split))
+    return HubData(name, Subset(path=name, size=0, read=_standard), _load(name, None, split))
 
 
 def _lines(path: Path) -> Iterator[Example]:
@@ -214,7 +214,7 @@ def _countdown(name: str, size: int, seed: int) -> Rows:
     return Listed(name, examples)
 
 
-def one_solution(problem: Problem, seed: int = 0) -> str:
+def one_solution(problem: Puzzle, seed: int = 0) -> str:
     """A solution that is a function of (seed, problem), or `DataError` where there is none.
 
     Sums and products have the previous result first, else the larger number: the one way to write
@@ -246,7 +246,7 @@ def _steps_to(values: list[int], previous: int | None, target: int, key: Key) ->
 
 
 def _spelt(left: int, operator: str, right: int, previous: int | None) -> bool:
-    """Whether this is the way to write a calculation that `one_solution` promises."""
+    """Return whether this is the way to write a calculation that `one_solution` promises."""
     if operator in "-/":
         return True
     return left == previous if previous in (left, right) else left >= right

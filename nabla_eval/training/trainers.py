@@ -86,7 +86,7 @@ class SupervisedFineTuning:
         self.recipe = recipe
 
     def fits(self, setting: Setting, example: Example) -> bool:
-        """Whether prompt and solution are at most `max_length` tokens together.
+        """Return whether prompt and solution are at most `max_length` tokens together.
 
         TRL would cut them: the policy would learn not to finish.
         """
@@ -126,7 +126,7 @@ class GroupRelativePolicyOptimisation:
         self.recipe = recipe
 
     def fits(self, setting: Setting, example: Example) -> bool:
-        """Whether the prompt leaves room for the answer in the policy's context."""
+        """Return whether the prompt leaves room for the answer in the policy's context."""
         room = self.recipe.max_new_tokens
         return within(setting, example, solution=False, room=room, limit=sys.maxsize)
 
@@ -173,7 +173,7 @@ def silence(trainer: Any, report: Report) -> None:
     """Our progress in place of transformers' printed logs."""
     from transformers import PrinterCallback, TrainerCallback
 
-    class Progress(TrainerCallback):
+    class TrainingProgress(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             report(state.global_step, state.max_steps, {})
 
@@ -183,7 +183,7 @@ def silence(trainer: Any, report: Report) -> None:
                 report(state.global_step, state.max_steps, figures)
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
+    trainer.add_callback(TrainingProgress())
 
 
 def save(trainer: Any, output: Path) -> None:

@@ -14,7 +14,7 @@ from plain_sampling import prefix_scores, response_text, sample, token_logits
 from prefix_oracle import prefix_labels
 
 from nabla_eval.analysis import calibration
-from nabla_eval.embedded.countdown import Problem, problems, verify
+from nabla_eval.embedded.countdown import Puzzle, problems, verify
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
@@ -42,14 +42,14 @@ def measure(policy: Any, reward: Any, *, numbers: int, count: int, seed: int = 0
     }
 
 
-def greedy_right(policy: Any, questions: Sequence[Problem]) -> Floats:
+def greedy_right(policy: Any, questions: Sequence[Puzzle]) -> Floats:
     """1 where the greedy response is right, else 0."""
     responses = sample(policy, questions, temperature=0, generator=torch.Generator())
     return _right(questions, responses)
 
 
 def describe(
-    policy: Any, reward: Any, questions: Sequence[Problem], responses: Sequence[list[int]]
+    policy: Any, reward: Any, questions: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> Numbers:
     """How good `DRAWS` responses per question are, one question after the other, and how well
     the reward model tells the right ones."""
@@ -77,7 +77,7 @@ def describe(
     }
 
 
-def _right(questions: Sequence[Problem], responses: Sequence[list[int]]) -> Floats:
+def _right(questions: Sequence[Puzzle], responses: Sequence[list[int]]) -> Floats:
     pairs = zip(questions, responses, strict=True)
     return np.array([float(verify(question, response_text(ids))) for question, ids in pairs])
 
@@ -93,7 +93,7 @@ def _distinct(texts: Sequence[str]) -> Floats:
 
 
 def _uncertain_tokens(
-    policy: Any, questions: Sequence[Problem], responses: Sequence[list[int]]
+    policy: Any, questions: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> Floats:
     """Per problem, the mean number of tokens whose distribution (T = 1) has over 0.25 nats."""
     counts = []
@@ -104,7 +104,7 @@ def _uncertain_tokens(
 
 
 def _prefix_auc(
-    questions: Sequence[Problem], responses: Sequence[list[int]], scores: Sequence[torch.Tensor]
+    questions: Sequence[Puzzle], responses: Sequence[list[int]], scores: Sequence[torch.Tensor]
 ) -> Numbers:
     """AUC of prefix scores for "the target is still reachable", the closing token left out.
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from prefix_oracle import EOS
 
-from nabla_eval.embedded.countdown import MAX_VALUE, Problem
+from nabla_eval.embedded.countdown import MAX_VALUE, Puzzle
 
 PAD: Final = "<pad>"
 UNKNOWN: Final = "<unk>"
@@ -62,7 +62,7 @@ def save_tokenizer(folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def encode_prompt(problem: Problem) -> list[int]:
+def encode_prompt(problem: Puzzle) -> list[int]:
     """Token ids of a prompt, 2 per number and 2 for the target and ``?``."""
     ids = []
     for number in problem.numbers:

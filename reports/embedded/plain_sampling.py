@@ -12,7 +12,7 @@ import torch
 from pair_tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 from torch import Tensor
 
-from nabla_eval.embedded.countdown import Problem
+from nabla_eval.embedded.countdown import Puzzle
 from nabla_eval.models.batch_probe import cache_name
 
 _ROWS = 512
@@ -21,7 +21,7 @@ _ROWS = 512
 @torch.inference_mode()
 def sample(
     model: Any,
-    problems: Sequence[Problem],
+    problems: Sequence[Puzzle],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -74,7 +74,7 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 @torch.inference_mode()
 def token_logits(
-    model: Any, problems: Sequence[Problem], responses: Sequence[list[int]]
+    model: Any, problems: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> list[Tensor]:
     """For each response, the policy's logits [tokens, V] that each of its tokens was drawn from."""
     found: list[Tensor] = []
@@ -90,7 +90,7 @@ def token_logits(
 
 @torch.inference_mode()
 def prefix_scores(
-    reward: Any, problems: Sequence[Problem], responses: Sequence[list[int]]
+    reward: Any, problems: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> list[Tensor]:
     """For each response, the reward model's score [tokens] of every prefix; the last is final."""
     found: list[Tensor] = []

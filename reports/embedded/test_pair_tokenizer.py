@@ -26,7 +26,7 @@ def shipped(request: pytest.FixtureRequest) -> Any:
 
 
 @given(st.sampled_from(PROBLEMS))
-def test_round_trip_of_problems_and_solutions(problem: countdown.Problem) -> None:
+def test_round_trip_of_problems_and_solutions(problem: countdown.Puzzle) -> None:
     for text in (problem.prompt, countdown.solve(problem)):
         ids = BUILT(text)["input_ids"]
         assert BUILT.decode(ids) == text
@@ -86,7 +86,7 @@ def test_saved_tokenizer_names_the_class_of_transformers_4_too(tmp_path: Path) -
 
 
 @given(problems_with_text())
-def test_prefix_labels_agree_with_enumeration(case: tuple[countdown.Problem, str]) -> None:
+def test_prefix_labels_agree_with_enumeration(case: tuple[countdown.Puzzle, str]) -> None:
     problem, text = case
     tokens = [*tokenise(text), EOS]
     complete = [[*tokenise(solution), EOS] for solution in solutions(problem)]

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from nabla_eval.embedded import paths
 from nabla_eval.embedded.card import read_card, render_card, verify_files
-from nabla_eval.embedded.countdown import Problem, split_of, verify
+from nabla_eval.embedded.countdown import Puzzle, split_of, verify
 from nabla_eval.errors import ConfigError, ModelError
 
 TINY = PolicyRecipe(
@@ -58,7 +58,7 @@ def test_random_chains_are_solutions_of_their_result(numbers: int) -> None:
         inputs.tolist(), result.tolist(), responses.tolist(), strict=True
     ):
         assert ids[-1] == EOS_ID
-        assert verify(Problem(tuple(given), target), response_text(ids))
+        assert verify(Puzzle(tuple(given), target), response_text(ids))
 
 
 def test_every_legal_step_can_be_drawn() -> None:
@@ -73,7 +73,7 @@ def test_no_row_not_even_a_mismatched_one_shows_a_problem_outside_training() -> 
     ids, labels = rows().batch(2000)
     mismatched = 0
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
-        problem = Problem.from_prompt("".join(token_strings(row[:10])))
+        problem = Puzzle.from_prompt("".join(token_strings(row[:10])))
         assert split_of(problem) == "train"
         right = verify(problem, response_text(row[10:]))
         assert label[:10] == [-100] * 10
@@ -91,8 +91,7 @@ def test_problems_are_drawn_equally_often_whatever_their_solutions() -> None:
     data = rows(numbers=2, mismatched=0.0)
     ids, _ = data.batch(40_000)
     seen = [
-        Problem.from_prompt("".join(token_strings(row[:6]))).canonical
-        for row in ids[:, :6].tolist()
+        Puzzle.from_prompt("".join(token_strings(row[:6]))).canonical for row in ids[:, :6].tolist()
     ]
     counts = np.array([seen.count(problem) for problem in data.canonical_problems()])
     expected = len(seen) / data.problems
@@ -132,7 +131,7 @@ def test_the_llama_form_is_the_same_function() -> None:
 
 
 def test_greedy_sampling_follows_the_logits(tiny: Any) -> None:
-    problems = [Problem((1, 2, 3, 4), 10), Problem((5, 6, 7, 8), 26)]
+    problems = [Puzzle((1, 2, 3, 4), 10), Puzzle((5, 6, 7, 8), 26)]
     responses = sample(tiny, problems, temperature=0, generator=torch.Generator())
     logits = token_logits(tiny, problems, responses)
     for response, values in zip(responses, logits, strict=True):
@@ -145,7 +144,7 @@ def test_sampling_has_the_distribution_of_the_softmax(tiny: Any) -> None:
     """First token of 4000 draws; chi-square over common tokens fails with probability 1e-6."""
     from scipy.stats import chi2
 
-    problem, draws, temperature = Problem((1, 2, 3, 4), 10), 4000, 0.7
+    problem, draws, temperature = Puzzle((1, 2, 3, 4), 10), 4000, 0.7
     generator = torch.Generator().manual_seed(0)
     responses = sample(tiny, [problem] * draws, temperature=temperature, generator=generator)
     logits = token_logits(tiny, [problem], [responses[0]])[0][0]
@@ -167,7 +166,7 @@ def ids_of(text: str) -> list[int]:
 
 
 def test_grades_and_weights_of_right_wrong_and_cut_responses() -> None:
-    problem = Problem((1, 2, 3, 4), 10)
+    problem = Puzzle((1, 2, 3, 4), 10)
     right = ids_of("1+2=3;3+3=6;6+4=10<eos>")
     wrong = ids_of("1+2=4;4+3=7;7+4=11<eos>")
     cut = ids_of("1+2<eos>")
@@ -189,7 +188,7 @@ def test_grades_and_weights_of_right_wrong_and_cut_responses() -> None:
 
 def test_reward_loss_is_the_formula() -> None:
     """Cross-entropy at the closing token plus the weighted mean over the prefixes, by hand."""
-    problem = Problem((1, 2, 3, 4), 10)
+    problem = Puzzle((1, 2, 3, 4), 10)
     responses = [ids_of("1+2=3;3+3=6;6+4=10<eos>"), ids_of("1+2=4;4+3<eos>")]
     graded = grade([(problem, response) for response in responses], RewardRecipe())
     model = build_reward(as_llama(build_policy(TINY)), RewardRecipe()).eval()
@@ -255,7 +254,7 @@ def test_a_policy_may_start_from_the_shipped_one() -> None:
     """The same function before the first step, in the class that training uses."""
     shipped = AutoModelForCausalLM.from_pretrained(paths()[0], dtype=torch.float32).eval()
     started = build_policy(PolicyRecipe(numbers=4, start="shipped")).eval()
-    ids = torch.tensor([encode_prompt(Problem((20, 14, 7, 3), 39))])
+    ids = torch.tensor([encode_prompt(Puzzle((20, 14, 7, 3), 39))])
     with torch.inference_mode():
         torch.testing.assert_close(started(ids).logits, shipped(ids).logits)
     with pytest.raises(ConfigError, match="start='somewhere'"):

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from train_policy import Report, adamw, seeded, update
 
-from nabla_eval.embedded.countdown import Problem, problems
+from nabla_eval.embedded.countdown import Puzzle, problems
 
-Rows: TypeAlias = list[tuple[Problem, list[int]]]  # closed responses
+Rows: TypeAlias = list[tuple[Puzzle, list[int]]]  # closed responses
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def collect(policy: Any, recipe: RewardRecipe) -> Rows:
 
 def _with_replacements(
     policy: Any,
-    questions: list[Problem],
+    questions: list[Puzzle],
     responses: list[list[int]],
     chosen: np.ndarray,
     rng: np.random.Generator,

@@ -12,7 +12,7 @@ from nabla_eval.embedded.countdown import (
     MAX_VALUE,
     MIN_TARGET,
     OPERATORS,
-    Problem,
+    Puzzle,
     largest_input,
     split_of,
 )
@@ -92,7 +92,7 @@ class TrainingRows:
     def canonical_problems(self) -> set[str]:
         """Every problem that a row can belong to, in the form of `Problem.canonical`."""
         rows = self._keys.tolist()
-        return {Problem(tuple(row[:-1]), row[-1]).canonical for row in rows}
+        return {Puzzle(tuple(row[:-1]), row[-1]).canonical for row in rows}
 
     def batch(self, size: int) -> tuple[Integers, Integers]:
         """Token ids [B, L] and labels [B, L], -100 where there is no loss.
@@ -135,7 +135,7 @@ def _in_training(
     """
     chosen = np.zeros(len(target), dtype=bool)
     for row in np.flatnonzero(where):
-        problem = Problem(tuple(inputs[row].tolist()), int(target[row]))
+        problem = Puzzle(tuple(inputs[row].tolist()), int(target[row]))
         chosen[row] = split_of(problem) == "train"
     return chosen
 

@@ -16,7 +16,7 @@ import nabla_eval as ne
 from nabla_eval import embedded
 from nabla_eval.analysis.accuracy import accuracy, difference
 from nabla_eval.analysis.intervals import Estimate
-from nabla_eval.embedded.countdown import Problem, split_of
+from nabla_eval.embedded.countdown import Puzzle, split_of
 from nabla_eval.reporting.text import p_value
 from nabla_eval.training.data import fingerprint, rank
 from nabla_eval.training.reward import VERIFIERS
@@ -59,7 +59,7 @@ def line(name: str, work: Path, results: dict[str, dict[str, float]]) -> dict[st
     title, control = ROWS[name]
     values = results[name]
     row: dict[str, Any] = {"name": title, "accuracy": estimate(accuracy(single(values)))}
-    tested = {Problem.from_prompt(prompt).canonical for prompt in values}
+    tested = {Puzzle.from_prompt(prompt).canonical for prompt in values}
     if control is None:
         facts = start_facts(work / name / "policy_training.json")
         return {**row, "steps": facts["recipe"]["steps"], "minutes": facts["training_minutes"]}

@@ -24,7 +24,7 @@ LIMIT = 4
 ENVIRONMENT = "torch.utils.collect_env.get_pretty_env_info"
 
 
-def config(row: demo.Row):
+def config(row: demo.DemoRow):
     options = {name: value for name, value in row.options.items() if name != "method"}
     return configure(row.options["method"], options)
 

@@ -153,13 +153,13 @@ def test_a_dry_run_writes_little_and_scales_what_it_cut(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    answer = engine_run.Run._response
+    answer = engine_run.MethodRun._response
 
     def response(self: Any, problem: Any, outcome: Any, seconds: float) -> Any:
         written.append(max(len(draft.tokens) for draft in outcome.drafts))
         return answer(self, problem, outcome, seconds)
 
-    monkeypatch.setattr(engine_run.Run, "_response", response)
+    monkeypatch.setattr(engine_run.MethodRun, "_response", response)
     monkeypatch.setattr(rehearsal, "TOKENS", 4)
     chosen = tmp_path / "chosen.json"  # documents, which lm-eval refuses beside --limit
     chosen.write_text('{"tiny_countdown": [1, 2, 5]}')
@@ -178,7 +178,7 @@ def test_a_dry_run_writes_little_and_scales_what_it_cut(
 
 
 def test_a_dry_run_says_where_it_gave_up() -> None:
-    item = rehearsal.Estimate("t", 2, 1.0, 1.0, 3600.0, 1.0, scaled=False, stopped=True)
+    item = rehearsal.TaskEstimate("t", 2, 1.0, 1.0, 3600.0, 1.0, scaled=False, stopped=True)
     assert item.hours == 2
     assert "t took more than 60 s an item and was stopped" in rehearsal.remarks([item])[-1]
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from nabla_eval.embedded import countdown
-from nabla_eval.embedded.countdown import Problem
+from nabla_eval.embedded.countdown import Puzzle
 from nabla_eval.errors import ConfigError
 
 
 @given(problems_with_text())
-def test_verify_accepts_exactly_the_enumerated_solutions(case: tuple[Problem, str]) -> None:
+def test_verify_accepts_exactly_the_enumerated_solutions(case: tuple[Puzzle, str]) -> None:
     problem, text = case
     assert countdown.verify(problem, text) == (text in solutions(problem))
 
@@ -58,17 +58,17 @@ def test_verify_rejects(response: str) -> None:
 
 @given(st.text())
 def test_verify_answers_any_text(text: str) -> None:
-    assert countdown.verify(Problem((2, 3), 5), text) == (text.strip() in {"2+3=5", "3+2=5"})
+    assert countdown.verify(Puzzle((2, 3), 5), text) == (text.strip() in {"2+3=5", "3+2=5"})
 
 
 def test_results_stay_within_1_and_99() -> None:
-    assert not countdown.verify(Problem((20, 20, 1, 5), 5), "20-20=0;0*1=0;0+5=5")
-    assert not countdown.verify(Problem((20, 20, 4), 99), "20*20=400;400/4=100")
+    assert not countdown.verify(Puzzle((20, 20, 1, 5), 5), "20-20=0;0*1=0;0+5=5")
+    assert not countdown.verify(Puzzle((20, 20, 4), 99), "20*20=400;400/4=100")
 
 
 @given(small_numbers, st.integers(1, 99))
 def test_search_agrees_with_enumeration(numbers: tuple[int, ...], target: int) -> None:
-    problem = Problem(numbers, target)
+    problem = Puzzle(numbers, target)
     found = countdown.solve(problem)
     assert countdown.solvable(problem) == bool(solutions(problem))
     assert (found in solutions(problem)) if solutions(problem) else found is None
@@ -84,12 +84,12 @@ def test_reachable_values_of_four_numbers(numbers: tuple[int, ...]) -> None:
 
 
 def test_prompt_round_trip_and_errors() -> None:
-    problem = Problem((20, 14, 7, 3), 39)
-    assert Problem.from_prompt(problem.prompt) == problem
-    assert problem.canonical == Problem((3, 20, 7, 14), 39).canonical
+    problem = Puzzle((20, 14, 7, 3), 39)
+    assert Puzzle.from_prompt(problem.prompt) == problem
+    assert problem.canonical == Puzzle((3, 20, 7, 14), 39).canonical
     for prompt in ("", "1,2=3", "1, 2=3?", "01,2=3?", "1,2=100?", "a=b?"):
         with pytest.raises(ConfigError, match="looks like"):
-            Problem.from_prompt(prompt)
+            Puzzle.from_prompt(prompt)
 
 
 @pytest.mark.parametrize("numbers", [3, 4])
@@ -134,8 +134,8 @@ def test_splits_are_disjoint_whatever_the_order_of_the_numbers() -> None:
     assert len(set.union(*drawn.values())) == 900
     for split, members in drawn.items():
         for canonical in members:
-            problem = Problem.from_prompt(f"{canonical}?")
-            turned = Problem(problem.numbers[::-1], problem.target)
+            problem = Puzzle.from_prompt(f"{canonical}?")
+            turned = Puzzle(problem.numbers[::-1], problem.target)
             assert countdown.split_of(turned) == countdown.split_of(problem) == split
 
 

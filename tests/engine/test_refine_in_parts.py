@@ -10,7 +10,7 @@ import pytest
 import torch
 from live_bytes import peak
 
-from nabla_eval.dto import cache, objective
+from nabla_eval.dto import loop, objective
 from nabla_eval.engine import refine
 from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.refine import Solution, optimise_rows
@@ -35,7 +35,7 @@ def asks(pair: Pair, dto: DTO, tokens: int, count: int = 3) -> list[Refine]:
 
 
 def in_parts(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    for module in (cache, objective, refine):
+    for module in (loop, objective, refine):
         monkeypatch.setattr(module, "_ELEMENTS", elements)
 
 

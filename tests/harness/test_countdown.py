@@ -14,10 +14,10 @@ COUNTDOWN = "nabla_countdown"
 
 
 def test_problems_are_read_as_the_policy_was_trained_to(lm: Callable[..., NablaLM]) -> None:
-    from nabla_eval.embedded.countdown import Problem
+    from nabla_eval.embedded.countdown import Puzzle
 
     loaded = NablaLM(method="greedy", device="cpu")
-    for problem in (Problem((20, 14, 7, 3), 39), Problem((1, 10, 5), 16)):
+    for problem in (Puzzle((20, 14, 7, 3), 39), Puzzle((1, 10, 5), 16)):
         tokens = [*",".join(map(str, problem.numbers)).replace(",", " , ").split(), "="]
         ids = loaded.tokenizer.convert_tokens_to_ids([*tokens, str(problem.target), "?"])
         assert ids[::2][:-1] == [*problem.numbers]  # an integer's id is its value

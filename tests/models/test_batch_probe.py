@@ -22,7 +22,7 @@ from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ModelError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.batch_probe import Batching, RowCache, batching, probe
-from nabla_eval.models.check import Asked, check_pair
+from nabla_eval.models.check import PairUse, check_pair
 from nabla_eval.models.memory import Shape
 from nabla_eval.models.prefix import plain_cache
 from nabla_eval.options import Objective, Sampling
@@ -273,7 +273,7 @@ def reward_folder(folder: Path) -> str:
 def test_check_pair_says_how_batches_run(tmp_path: Path, name: str) -> None:
     """And finds the sizes of a config without attention heads."""
     policy, reward = saved(tmp_path / "p", name, F32), reward_folder(tmp_path / "r")
-    report = check_pair(policy, reward, Asked(length=64, load=True))
+    report = check_pair(policy, reward, PairUse(length=64, load=True))
     assert report.ok and report.bytes > 0
     found = {finding.name: finding for finding in report.findings}
     line = found["batches of the policy"]
@@ -289,7 +289,7 @@ def test_a_model_that_cannot_run_is_refused_alike(tmp_path: Path) -> None:
     policy, reward = saved(tmp_path / "p", "mixtral", F32), reward_folder(tmp_path / "r")
     with pytest.raises(ModelError, match="fails on a few tokens in float64: RuntimeError"):
         load_pair(policy, reward, dtype="float64")
-    report = check_pair(policy, reward, Asked(length=64, load=True, dtype="float64"))
+    report = check_pair(policy, reward, PairUse(length=64, load=True, dtype="float64"))
     failed = [finding for finding in report.findings if finding.verdict == "failed"]
     assert [finding.name for finding in failed] == ["loading"]
 

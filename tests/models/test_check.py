@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 from nabla_eval.cli.check_pair import check_pair as command
-from nabla_eval.models.check import Asked, check_pair
+from nabla_eval.models.check import PairUse, check_pair
 
 Make = Callable[..., Path]
 OUTCOME = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -126,8 +126,8 @@ def test_loading_finds_what_config_cannot_show(checkpoints: Make) -> None:
     reward = checkpoints("process")
     (reward / "model.safetensors").write_bytes(b"")
     policy = checkpoints("policy")
-    assert check_pair(str(policy), str(reward), Asked(length=64)).ok
-    report = check_pair(str(policy), str(reward), Asked(length=64, load=True))
+    assert check_pair(str(policy), str(reward), PairUse(length=64)).ok
+    report = check_pair(str(policy), str(reward), PairUse(length=64, load=True))
     assert [f.name for f in report.findings if f.verdict == "failed"] == ["loading"]
 
 
@@ -140,7 +140,7 @@ def test_memory_counts_in_the_dtype_that_each_model_will_run_in(checkpoints: Mak
     reward = str(checkpoints("process", dtype=torch.float32))
 
     def sizes(**asked: Any) -> list[str]:
-        report = check_pair(policy, reward, Asked(length=64, **asked))
+        report = check_pair(policy, reward, PairUse(length=64, **asked))
         return [part.terms[0].arithmetic.split(" × ")[1] for _, part in report.memory]
 
     assert sizes() == ["2 bytes", "4 bytes"]
@@ -150,10 +150,10 @@ def test_memory_counts_in_the_dtype_that_each_model_will_run_in(checkpoints: Mak
 
 def test_memory_grows_with_what_is_asked(checkpoints: Make) -> None:
     names = str(checkpoints("policy")), str(checkpoints("process"))
-    one = check_pair(*names, Asked(length=64, dtype="float32"))
-    two = check_pair(*names, Asked(length=64, batch=2, dtype="float32"))
-    four = check_pair(*names, Asked(length=64, batch=4, dtype="float32"))
-    wide = check_pair(*names, Asked(length=64, dtype="float64"))
+    one = check_pair(*names, PairUse(length=64, dtype="float32"))
+    two = check_pair(*names, PairUse(length=64, batch=2, dtype="float32"))
+    four = check_pair(*names, PairUse(length=64, batch=4, dtype="float32"))
+    wide = check_pair(*names, PairUse(length=64, dtype="float64"))
     assert one.bytes < two.bytes < four.bytes < 2 * two.bytes  # weights are there once
     assert one.bytes < wide.bytes
     for _, part in one.memory:

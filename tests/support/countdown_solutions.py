@@ -9,7 +9,7 @@ from itertools import product
 
 from hypothesis import strategies as st
 
-from nabla_eval.embedded.countdown import Problem
+from nabla_eval.embedded.countdown import Puzzle
 
 VOCABULARY = (*map(str, range(100)), *"+-*/=;,?", "<eos>")
 
@@ -41,7 +41,7 @@ def every_calculation(values: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def solutions(problem: Problem) -> set[str]:
+def solutions(problem: Puzzle) -> set[str]:
     return {text for text, hit in every_calculation(problem.numbers) if hit == problem.target}
 
 
@@ -54,7 +54,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 @st.composite
-def problems_with_text(draw: st.DrawFn) -> tuple[Problem, str]:
+def problems_with_text(draw: st.DrawFn) -> tuple[Puzzle, str]:
     """A problem and a calculation with its numbers, at most one of whose tokens is changed."""
     numbers = draw(small_numbers)
     text, result = draw(st.sampled_from(every_calculation(numbers)))
@@ -63,4 +63,4 @@ def problems_with_text(draw: st.DrawFn) -> tuple[Problem, str]:
     if draw(st.booleans()):
         place = draw(st.integers(0, len(tokens) - 1))
         tokens[place] = draw(st.sampled_from(VOCABULARY))
-    return Problem(numbers, target), "".join(tokens)
+    return Puzzle(numbers, target), "".join(tokens)

@@ -15,7 +15,7 @@ from nabla_eval.engine.batch_cache import ModelCache, PaddedCache
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor, Session
 from nabla_eval.engine.prefix_cache import CachedPrefix
-from nabla_eval.engine.record import Record, Row
+from nabla_eval.engine.record import Row, TokenRecord
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Pair
@@ -29,7 +29,7 @@ ENGINE = (
     PaddedCache,
     ModelCache,
     CachedPrefix,
-    Record,
+    TokenRecord,
     Row,
     Trajectory,
     torch.Tensor,

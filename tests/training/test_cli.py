@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from nabla_eval.cli.main import main
 from nabla_eval.training import run, trainers
 from nabla_eval.training.recipe import GRPO, SFT, LoRA
-from nabla_eval.training.setting import Job
+from nabla_eval.training.setting import TrainJob
 
 
 def call(*arguments: str) -> Result:
@@ -36,11 +36,11 @@ def test_sft_from_the_command_line(tiny_policy: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def job(monkeypatch: pytest.MonkeyPatch) -> list[TrainJob]:
     """Jobs that would have been run; the run is stopped by hand."""
-    jobs: list[Job] = []
+    jobs: list[TrainJob] = []
 
-    def stop(job: Job, *_: Any) -> None:
+    def stop(job: TrainJob, *_: Any) -> None:
         jobs.append(job)
         raise KeyboardInterrupt
 
@@ -48,18 +48,18 @@ def job(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-def test_the_defaults_are_those_of_the_recipes(job: list[Job], tmp_path: Path) -> None:
+def test_the_defaults_are_those_of_the_recipes(job: list[TrainJob], tmp_path: Path) -> None:
     result = call("sft", "--output", str(tmp_path))
     assert result.exit_code == 130
     assert "Stopped: nothing was trained; the same command starts over." in result.stderr
-    assert job == [Job(recipe=SFT(), output=tmp_path)]
+    assert job == [TrainJob(recipe=SFT(), output=tmp_path)]
     call("grpo", "--output", str(tmp_path))
     call("grpo", "--output", str(tmp_path), "--data", "numinamath-35k", "--no-chat")
-    assert job[1] == Job(recipe=GRPO(max_new_tokens=24), output=tmp_path)
-    assert job[2] == Job(recipe=GRPO(), output=tmp_path, data="numinamath-35k", chat=False)
+    assert job[1] == TrainJob(recipe=GRPO(max_new_tokens=24), output=tmp_path)
+    assert job[2] == TrainJob(recipe=GRPO(), output=tmp_path, data="numinamath-35k", chat=False)
 
 
-def test_every_option_arrives(job: list[Job], tmp_path: Path) -> None:
+def test_every_option_arrives(job: list[TrainJob], tmp_path: Path) -> None:
     common = (
         "--policy p --data d.jsonl --size 3 --data-split s --exclude a --exclude b "
         f"--exclude-split t --output {tmp_path} --resume --verifier countdown --prompt {{problem}} "

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nabla_eval.embedded.countdown import Problem, problems, split_of, verify
+from nabla_eval.embedded.countdown import Puzzle, problems, split_of, verify
 from nabla_eval.errors import DataError
 from nabla_eval.harness import countdown as task
 from nabla_eval.training import sources
@@ -136,7 +136,7 @@ def test_countdown_trains_on_no_problem_of_the_task() -> None:
     """A problem's split is a hash of its sorted numbers and target: of the two sets, no problem
     can be in both, in whatever order a prompt lists the numbers."""
     documents = task.dataset(countdown_numbers=3)["test"]
-    tested = {Problem.from_prompt(document["prompt"]).canonical for document in documents}
+    tested = {Puzzle.from_prompt(document["prompt"]).canonical for document in documents}
     assert len(tested) == task.PROBLEMS >= 500
     assert {split_of(canonical + "?") for canonical in tested} == {"test"}
     for name, size, seed in (("countdown", 300, 0), ("countdown", 300, 1), ("countdown4", 10, 0)):
@@ -178,10 +178,10 @@ def test_solutions_of_countdown_are_right_and_spelt_as_the_policy_was_taught() -
             if operator in "+*" and left != previous:
                 assert previous != right and int(left) >= int(right)
             previous = result
-    many = {one_solution(Problem((2, 3, 4), 24), seed) for seed in range(20)}
+    many = {one_solution(Puzzle((2, 3, 4), 24), seed) for seed in range(20)}
     assert many == {"3*2=6;6*4=24", "4*2=8;8*3=24", "4*3=12;12*2=24"}
     with pytest.raises(DataError, match="no solution"):
-        one_solution(Problem((1, 1, 1), 99))
+        one_solution(Puzzle((1, 1, 1), 99))
 
 
 @pytest.mark.parametrize(
@@ -306,5 +306,5 @@ def test_hub_data_without_problems_or_out_of_reach_are_errors(hub: dict) -> None
 def test_a_folder_is_read_by_datasets(hub: dict, tmp_path: Any) -> None:
     hub[str(tmp_path), None, "train"] = [{"question": "p", "answer": "3"}]
     rows = open_rows(str(tmp_path))
-    assert isinstance(rows, sources.Hub)
+    assert isinstance(rows, sources.HubData)
     assert rows.size is None and rows.example(0) == Example("p", None, "3")

@@ -10,7 +10,7 @@ import torch
 
 from nabla_eval.embedded.countdown import verify
 from nabla_eval.training.recipe import GRPO
-from nabla_eval.training.setting import Job, choose, prepare
+from nabla_eval.training.setting import TrainJob, choose, prepare
 from nabla_eval.training.trainers import GroupRelativePolicyOptimisation, save, shared_arguments
 
 TEMPERATURE = 0.7
@@ -22,7 +22,7 @@ RECIPE = GRPO(
 @pytest.fixture
 def trainer(tmp_path: Path) -> Any:
     backend = GroupRelativePolicyOptimisation(RECIPE)
-    setting = prepare(Job(recipe=RECIPE, output=tmp_path / "out", size=8, device="cpu"))
+    setting = prepare(TrainJob(recipe=RECIPE, output=tmp_path / "out", size=8, device="cpu"))
     examples = choose(setting, backend).examples
     model = setting.checkpoint.load(setting.dtype, torch.device("cpu"))
     found = backend.trainer(setting, examples, model, shared_arguments(setting))

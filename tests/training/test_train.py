@@ -19,10 +19,10 @@ from nabla_eval.embedded.countdown import problems, verify
 from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
 from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.training.data import DataFacts
-from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, RECORD, Record
+from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, RECORD, TrainRecord
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 from nabla_eval.training.run import run
-from nabla_eval.training.setting import Job, Prompting, choose, prepare, prompting
+from nabla_eval.training.setting import Prompting, TrainJob, choose, prepare, prompting
 from nabla_eval.training.sources import Example
 from nabla_eval.training.trainers import (
     GroupRelativePolicyOptimisation,
@@ -37,8 +37,8 @@ GRADED = GRPO(
 )
 
 
-def train(recipe: Recipe, output: Path, report: Any = None, **options: Any) -> Record:
-    job = Job(recipe=recipe, output=output, device="cpu", **options)
+def train(recipe: Recipe, output: Path, report: Any = None, **options: Any) -> TrainRecord:
+    job = TrainJob(recipe=recipe, output=output, device="cpu", **options)
     backend: Any = (
         SupervisedFineTuning(recipe)
         if isinstance(recipe, SFT)
@@ -67,7 +67,7 @@ def kill_at(step: int) -> Any:
     return report
 
 
-def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) -> Record:
+def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) -> TrainRecord:
     with pytest.raises(KilledError):
         train(recipe, output, kill_at(at), **options)
     assert not (output / RECORD).exists()
@@ -78,12 +78,12 @@ def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) ->
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+def tuned(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainRecord]:
     output = tmp_path_factory.mktemp("sft") / "out"
     return output, train(FEW, output, policy=str(tiny_policy), size=32)
 
 
-def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, Record]) -> None:
+def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, TrainRecord]) -> None:
     output, record = tuned
     assert record == json.loads((output / RECORD).read_text())
     assert record["last"]["loss"] < 0.9 * record["first"]["loss"]
@@ -97,7 +97,9 @@ def test_sft_learns_and_records_what_it_did(tuned: tuple[Path, Record]) -> None:
     assert not list(output.glob("*.bin"))
 
 
-def test_the_result_is_a_policy_like_any_other(tuned: tuple[Path, Record], tokenizer: Any) -> None:
+def test_the_result_is_a_policy_like_any_other(
+    tuned: tuple[Path, TrainRecord], tokenizer: Any
+) -> None:
     pair = ne.load_pair(policy=tuned[0], device="cpu")
     answer = ne.generate(pair, "20,14,7=42?", method="greedy", max_new_tokens=12)
     assert pair.policy.decode(answer.token_ids, special=True).startswith(answer.text)
@@ -105,7 +107,7 @@ def test_the_result_is_a_policy_like_any_other(tuned: tuple[Path, Record], token
 
 
 def test_a_resumed_sft_ends_with_the_same_bits(
-    tuned: tuple[Path, Record], tiny_policy: Path, tmp_path: Path
+    tuned: tuple[Path, TrainRecord], tiny_policy: Path, tmp_path: Path
 ) -> None:
     record = killed_and_resumed(FEW, tmp_path / "b", at=3, policy=str(tiny_policy), size=32)
     assert record["resumed_from"] == 2 and tuned[1]["resumed_from"] is None
@@ -120,7 +122,7 @@ def test_the_loss_is_that_of_the_solution_and_its_end(
     """TRL's rows are what evaluation shows the policy, and then the solution with one <eos>."""
     rows = {}
     for chat in (False, True):
-        job = Job(recipe=FEW, output=tmp_path, policy=str(tiny_policy), chat=chat, size=16)
+        job = TrainJob(recipe=FEW, output=tmp_path, policy=str(tiny_policy), chat=chat, size=16)
         setting, backend = prepare(job), SupervisedFineTuning(FEW)
         chosen = choose(setting, backend).examples
         model = setting.checkpoint.load(torch.float32, torch.device("cpu"))
@@ -141,7 +143,7 @@ def test_long_examples_are_left_out_and_not_cut(
 ) -> None:
     rows = [{"problem": f"{i}?", "solution": "1+" * (i % 3)} for i in range(30, 48)]
     recipe = SFT(max_length=5, batch_size=2)  # i, ?, 1, +, <eos>
-    job = Job(recipe=recipe, output=tmp_path, policy=str(tiny_policy), data=jsonl(rows),
+    job = TrainJob(recipe=recipe, output=tmp_path, policy=str(tiny_policy), data=jsonl(rows),
               prompt="{problem}")  # fmt: skip
     facts = choose(prepare(job), SupervisedFineTuning(recipe)).facts
     assert facts["problems"] == 6 and facts["too_long"] == 6 and facts["unusable"] == 6
@@ -177,12 +179,12 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def reinforced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+def reinforced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainRecord]:
     output = tmp_path_factory.mktemp("grpo") / "out"
     return output, train(GRADED, output, size=16)
 
 
-def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, Record]) -> None:
+def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, TrainRecord]) -> None:
     output, record = reinforced
     rewards = [entry["reward"] for entry in record["history"]]
     assert len(rewards) == 4 and all(reward * 16 == round(reward * 16) for reward in rewards)
@@ -191,7 +193,7 @@ def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, Record]
 
 
 def test_a_resumed_grpo_ends_with_the_same_bits(
-    reinforced: tuple[Path, Record], tmp_path: Path
+    reinforced: tuple[Path, TrainRecord], tmp_path: Path
 ) -> None:
     record = killed_and_resumed(GRADED, tmp_path / "b", at=3, size=16)
     assert record["resumed_from"] == 2
@@ -243,7 +245,7 @@ def test_bad_input_is_refused_before_any_weight_is_read(
 ) -> None:
     job = {"recipe": FEW, "output": tmp_path / "out", "device": "cpu", "size": 64, **options}
     with pytest.raises(error, match=what):
-        run(Job(**job), SupervisedFineTuning(FEW))
+        run(TrainJob(**job), SupervisedFineTuning(FEW))
     assert not (tmp_path / "out").exists()
 
 
@@ -255,7 +257,7 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_policy: Path, tmp_path: Path
             content = json.loads((policy / name).read_text(encoding="utf-8"))
             content.pop("eos_token", None)
             (policy / name).write_text(json.dumps(content), encoding="utf-8")
-    job = Job(recipe=FEW, output=tmp_path / "out", policy=str(policy), device="cpu", size=64)
+    job = TrainJob(recipe=FEW, output=tmp_path / "out", policy=str(policy), device="cpu", size=64)
     with pytest.raises(ConfigError, match="has no end token, so no answer would end"):
         run(job, SupervisedFineTuning(FEW))
 
@@ -263,7 +265,7 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_policy: Path, tmp_path: Path
 @pytest.mark.usefixtures("no_weights")
 def test_answers_that_no_context_holds_are_refused(tmp_path: Path) -> None:
     recipe = GRPO(max_new_tokens=512)
-    job = Job(recipe=recipe, output=tmp_path / "out", size=16)
+    job = TrainJob(recipe=recipe, output=tmp_path / "out", size=16)
     with pytest.raises(ContextError, match=r"512 new tokens .* of 512.*--max-new-tokens 256"):
         run(job, GroupRelativePolicyOptimisation(recipe))
 
@@ -291,7 +293,7 @@ def test_selected_facts_are_told_before_training(tiny_policy: Path, tmp_path: Pa
         told.append(facts)
         raise KilledError
 
-    job = Job(recipe=FEW, output=tmp_path / "out", policy=str(tiny_policy), size=32)
+    job = TrainJob(recipe=FEW, output=tmp_path / "out", policy=str(tiny_policy), size=32)
     with pytest.raises(KilledError):
         run(job, SupervisedFineTuning(FEW), selected=stop)
     assert told[0]["problems"] == 32 and not job.output.exists()

@@ -22,7 +22,7 @@ from nabla_eval.harness.problems.store import Copy, Entry, row_hashes
 Verdict = Literal["ok", "other wording", "wrong"]
 
 
-class Known(TypedDict):
+class KnownSet(TypedDict):
     """Hashes of the copy of a set that nabla_eval was tested with."""
 
     hash: str  # of all its items in order
@@ -31,7 +31,7 @@ class Known(TypedDict):
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with a copy, a sentence each, and what is merely different."""
+    """The faults of a copy, a sentence each, and mere differences."""
 
     faults: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -44,10 +44,10 @@ class Findings:
 
 
 @cache
-def known() -> Mapping[str, Known]:
+def known() -> Mapping[str, KnownSet]:
     """By name of the set. Hashes only: neither problems nor answers are part of the package."""
     text = files("nabla_eval.harness.problems").joinpath("known.json").read_text("utf-8")
-    entries: dict[str, Known] = json.loads(text)
+    entries: dict[str, KnownSet] = json.loads(text)
     return entries
 
 
@@ -77,7 +77,7 @@ def examine(copy: Copy, fetched: Entry | None = None) -> Findings:
     return Findings(tuple(faults), tuple(notes))
 
 
-def _against(copy: Copy, tested: Known) -> tuple[list[str], list[str], int]:
+def _against(copy: Copy, tested: KnownSet) -> tuple[list[str], list[str], int]:
     """Ids with a wrong answer, ids worded otherwise, and how many known items are missing."""
     left = dict(tested["rows"])
     whole = len(left) >= copy.expected  # else nothing can be said about some of the items
@@ -114,8 +114,8 @@ def _named(ids: Sequence[str], most: int = 8) -> str:
     return ", ".join(ids[:most]) + more
 
 
-def fingerprint(items: Sequence[Item]) -> Known:
-    """What `known.json` holds of a copy; `tests/harness/test_problems.py` compares it."""
+def fingerprint(items: Sequence[Item]) -> KnownSet:
+    """Return what `known.json` holds of a copy; `tests/harness/test_problems.py` compares it."""
     return {
         "hash": items_hash(items),
         "rows": {wording(one): answering(one) for one in items},

@@ -20,7 +20,7 @@ MANIFEST = "nabla_data.json"
 
 
 class Entry(TypedDict):
-    """What the manifest remembers of one file."""
+    """The manifest's entry about one file."""
 
     file: str
     items: int
@@ -40,7 +40,7 @@ class Copy:
 
     @property
     def part(self) -> bool:
-        """Whether it is meant to hold only the first of the set's items."""
+        """Return whether it is meant to hold only the first of the set's items."""
         return self.expected < self.problems.items
 
     @property
@@ -131,7 +131,9 @@ def row_hashes(items: Sequence[Item]) -> list[str]:
 
 
 def manifest(folder: Path) -> dict[str, Entry]:
-    """What was fetched into a folder, by name of set; nothing for one that was filled otherwise."""
+    """Return what was fetched into a folder, by name of set; nothing for one that was filled
+    otherwise.
+    """
     file = folder / MANIFEST
     if not os.path.isfile(file):
         return {}
