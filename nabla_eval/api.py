@@ -16,8 +16,9 @@ from nabla_eval import embedded
 from nabla_eval.dto.objective import row_gradient, widen
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
-from nabla_eval.engine.gradient import gradients, no_gradient
-from nabla_eval.engine.refine import optimise_rows
+from nabla_eval.engine.gradient import Gradients, no_gradient
+from nabla_eval.engine.prefix_cache import PrefixCaches
+from nabla_eval.engine.refine import optimise_rows, start_of
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError, Fault
@@ -27,7 +28,7 @@ from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import DTO, Sampling, flatten
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Differentiate, Outcome, Problem, Refine, Score, Trajectory
+from nabla_eval.requests import Outcome, Problem, Refine, Score, Trajectory
 from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 
@@ -209,28 +210,25 @@ def refine(
     trajectory = replay(pair, problem, response_ids)
     if end_token == "kept":
         trajectory = replace(trajectory, scored=len(trajectory.tokens))
-    hard = trajectory.tokens
-    if anchor == "argmax":
-        hard = hard[:committed] + trajectory.argmax[committed:]
-    ask = Differentiate(problem, trajectory, hard, dto.objective)
-    (gradient,) = gradients(pair, [ask])
-    assert not isinstance(gradient, Fault), "no norm is asked for"
-    rows = range(committed, len(hard))
-    raw = row_gradient(pair, gradient.handle, rows, dto.objective)
-    reward = gradient.handle.value
-    if hard[: trajectory.scored] != trajectory.tokens[: trajectory.scored]:
+    request = Refine(
+        problem, trajectory, committed, (problem.key,), Sampling(), dto, relaxation=temperature
+    )
+    begun, caches, gradients = start_of(request), PrefixCaches(), Gradients()
+    gradients.take(pair, [begun], dto.objective, caches)
+    gradient = gradients.find(begun, dto.objective)
+    assert gradient is not None, "it was taken"
+    raw = row_gradient(pair, gradient, range(committed, len(begun.hard)), dto.objective)
+    reward = gradient.value
+    if begun.hard[: trajectory.scored] != trajectory.shown:
         (judged,) = score(pair.judge, [Score(problem, trajectory)])
         if isinstance(judged, Fault):
             raise judged.error
         reward = judged.reward
-    request = Refine(
-        problem, trajectory, committed, (problem.key,), Sampling(), dto, gradient, temperature
-    )
     with torch.no_grad():
         logits = widen(pair.policy.head(trajectory.states[committed:]))
-        solution = optimise_rows(pair, [request])
+        solution = optimise_rows(pair, [request], caches, gradients)
     if any(solution.broken):
-        raise no_gradient(pair, problem, len(hard))
+        raise no_gradient(pair, problem, len(begun.hard))
     refined = torch.cat([solution.logits, logits[len(solution.logits) :]])
     return Refined(refined, raw, 1 + solution.passes[0], reward)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.prefix import forward
 from nabla_eval.options import Objective
-from nabla_eval.requests import TemplateAffixes
+from nabla_eval.protocol import TemplateAffixes
 
 _ELEMENTS = 2**25  # of rows x V formed at once
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from nabla_eval import extensions
 from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.gradient import affordable, gradients
+from nabla_eval.engine.gradient import Gradients, affordable, gradient_norms
 from nabla_eval.engine.prefix_cache import PrefixCaches
-from nabla_eval.engine.refine import certify, free_rows, refine
+from nabla_eval.engine.refine import free_rows, refine
 from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
@@ -20,7 +20,6 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import keepable
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
-    Certify,
     Compose,
     Differentiate,
     Generate,
@@ -69,6 +68,7 @@ class Executor:
         self.caches = PrefixCaches(
             max_batch_tokens if max_cached_tokens is None else max_cached_tokens
         )
+        self.gradients = Gradients()
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         session = self.session()
@@ -151,20 +151,18 @@ HANDLERS: dict[type, Handler] = {
         lambda executor, batch: score(executor.pair.judge, batch, executor.caches),
         _length, _score_budget,
     ),
-    Certify: Handler(
-        lambda executor, batch: certify(executor.pair, batch),
-        lambda executor, request: 1, _row_budget, lambda request: request.dto,
-    ),
     Differentiate: Handler(
-        lambda executor, batch: gradients(executor.pair, batch, executor.caches),
+        lambda executor, batch: gradient_norms(
+            executor.pair, batch, executor.caches, executor.gradients
+        ),
         _length,
         lambda executor, request: min(executor.max_batch_tokens, affordable(executor.pair)),
-        lambda request: (request.objective, request.norm, request.temperature),
+        lambda request: (request.dto, request.norm, request.temperature),
     ),
     Refine: Handler(
-        lambda executor, batch: refine(executor.pair, batch, executor.caches),
+        lambda executor, batch: refine(executor.pair, batch, executor.caches, executor.gradients),
         lambda executor, request: len(free_rows(request)), _row_budget,
-        lambda request: (request.dto, request.norm, request.relaxation),
+        lambda r: (r.dto, r.norm, r.relaxation, r.certify, r.upto),
     ),
 }  # fmt: skip
 

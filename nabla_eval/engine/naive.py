@@ -21,11 +21,12 @@ from nabla_eval.dto.optimisers import optimiser
 from nabla_eval.engine.gradient import no_gradient
 from nabla_eval.engine.naive_token import distribution, draw, ended
 from nabla_eval.engine.response import no_distribution
-from nabla_eval.methods.nabla import Nabla
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Objective, Sampling, Selection
+from nabla_eval.outcome import Candidate, Draft, Outcome, StopReason, Verdict
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Candidate, Draft, Outcome, Problem, StopReason, Verdict
 
 
 @dataclass

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Problem, StopReason
+from nabla_eval.outcome import StopReason
+from nabla_eval.protocol import Problem
 
 
 def distribution(z: Tensor, sampling: Sampling) -> list[float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +13,23 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.certify import UNDECIDED, certain, logit_reach
 from nabla_eval.dto.loop import descend
-from nabla_eval.dto.objective import differentiate, row_gradients, widen
+from nabla_eval.dto.objective import row_gradients, widen
 from nabla_eval.dto.relaxation import Relaxation, gumbel_offset, soft_backward
-from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.gradient import affordable, no_gradient, pass_cost, site
+from nabla_eval.engine.gradient import (
+    Gradients,
+    Start,
+    backwards,
+    hard_sequence,
+    no_gradient,
+    pass_cost,
+)
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.sampler import Filter, draws
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
-from nabla_eval.options import DTO
+from nabla_eval.options import DTO, Objective
+from nabla_eval.protocol import Refine, Refinement
 from nabla_eval.randomness import uniforms
-from nabla_eval.requests import Certified, Certify, Gradient, Refine, Refinement
 
 _ELEMENTS = 2**25  # of rows x V whose anchors are made at once
 
@@ -38,13 +45,57 @@ def free_rows(request: Refine) -> range:
 @torch.inference_mode(False)
 @torch.no_grad()
 def refine(
-    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches | None = None
+    pair: Pair,
+    requests: Sequence[Refine],
+    caches: PrefixCaches | None = None,
+    gradients: Gradients | None = None,
 ) -> list[Refinement | Fault]:
-    """Refine and draw for requests that share `dto` and `relaxation`.
+    """Refine and draw for requests that share all of their options.
 
     A request of whose refined rows one is no distribution comes back as a `Fault`.
     """
-    solution = optimise_rows(pair, requests, caches)
+    caches, gradients = caches or PrefixCaches(), gradients or Gradients()
+    dto, upto = requests[0].dto, requests[0].upto
+    known: list[tuple[int | None, ...]] = [(None,) * len(r.keys) for r in requests]
+    if requests[0].certify:
+        known = certified(pair, requests)
+    results: list[Any] = []
+    for request, tokens in zip(requests, known, strict=True):
+        ready = not dto.steps or gradients.find(start_of(request), dto.objective) is not None
+        flags = tuple(token is not None for token in tokens)
+        results.append(Refinement(tokens, flags, ready=ready))
+    open_ = [i for i, tokens in enumerate(known) if tokens[0] is None]
+    if not open_ or upto == "certified":
+        return results
+    asked = [requests[i] for i in open_]
+    costs = [Ledger() for _ in asked]
+    if dto.steps:
+        begun = [start_of(request) for request in asked]
+        # One that has to be taken is taken for all positions, whichever come later.
+        starts = [s if gradients.find(s, dto.objective) else replace(s, first=0) for s in begun]
+        costs = gradients.take(pair, starts, dto.objective, caches)
+    drawn: Sequence[Refinement | Fault] = [results[i] for i in open_]
+    if upto == "drawn":
+        drawn = _drawn(pair, asked, caches, gradients)
+    for i, own, cost in zip(open_, drawn, costs, strict=True):
+        flags = results[i].certified
+        results[i] = own
+        if isinstance(own, Refinement):
+            results[i] = replace(own, certified=flags, ready=True, cost=own.cost + cost)
+    return results
+
+
+def start_of(request: Refine) -> Start:
+    """Where the descent of a request begins."""
+    hard = hard_sequence(request.trajectory, request.position, request.dto)
+    return Start(request.problem, request.trajectory, hard, request.position)
+
+
+def _drawn(
+    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches, gradients: Gradients
+) -> list[Refinement | Fault]:
+    """Refine from gradients that were taken, and draw."""
+    solution = optimise_rows(pair, requests, caches, gradients)
     firsts = [sum(solution.sizes[:i]) for i in range(len(requests))]
     before, after = solution.start[firsts], solution.logits[firsts]
     allowed = allowed_tokens(pair, before, [request.min_probability for request in requests])
@@ -58,8 +109,8 @@ def refine(
         if broken
         else Refinement(
             tokens=tuple(own[: len(request.keys)]),
+            certified=(),
             probabilities=tuple(chosen[i][: len(request.keys)]),
-            passes=solution.passes[i],
             flips=solution.flips[i],
             moved=moved[i],
             norm=solution.norms[i],
@@ -71,12 +122,10 @@ def refine(
     ]
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
-def certify(pair: Pair, requests: Sequence[Certify]) -> list[Certified]:
-    """Draws that no refinement can change, for requests that share `dto`; no model is called."""
+def certified(pair: Pair, requests: Sequence[Refine]) -> list[tuple[int | None, ...]]:
+    """Draws that no refinement can change, None for others; no model is called."""
     if math.isinf(logit_reach(requests[0].dto)):
-        return [Certified((None,) * len(request.keys)) for request in requests]
+        return [(None,) * len(request.keys) for request in requests]
     logits = widen(
         pair.policy.head(torch.stack([r.trajectory.states[r.position] for r in requests]))
     )
@@ -93,12 +142,12 @@ def certify(pair: Pair, requests: Sequence[Certify]) -> list[Certified]:
         requests[0].dto,
     ).tolist()
     return [
-        Certified(tuple(None if token == UNDECIDED else token for token in own[: len(r.keys)]))
+        tuple(None if token == UNDECIDED else token for token in own[: len(r.keys)])
         for r, own in zip(requests, drawn, strict=True)
     ]
 
 
-def numbers(requests: Sequence[Refine | Certify], device: torch.device) -> Tensor:
+def numbers(requests: Sequence[Refine], device: torch.device) -> Tensor:
     """One uniform number per key, `[B, S]`; requests with fewer keys are padded."""
     width = max(len(request.keys) for request in requests)
     numbers = iter(uniforms([key for request in requests for key in request.keys], 0, 1)[:, 0])
@@ -130,9 +179,9 @@ class Solution:
 
 
 def optimise_rows(
-    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches | None = None
+    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches, gradients: Gradients
 ) -> Solution:
-    """T steps of Alg. 4 on all free rows, with one gradient cache over the requests."""
+    """T steps of Alg. 4 on all free rows, from gradients that were taken."""
     dto, tau = requests[0].dto, requests[0].relaxation
     rows = [free_rows(request) for request in requests]
     sizes = [len(own) for own in rows]
@@ -145,8 +194,13 @@ def optimise_rows(
     if dto.steps == 0:
         none = [0] * len(requests)
         return Solution(start, start, sizes, none, list(none), [None] * len(requests))
-    parts = [(_gradient(r).handle, own) for r, own in zip(requests, rows, strict=True)]
-    hard = [_gradient(r).hard[own.start : own.stop] for r, own in zip(requests, rows, strict=True)]
+    starts = [start_of(request) for request in requests]
+    parts = []
+    for begun, own in zip(starts, rows, strict=True):
+        backward = gradients.find(begun, dto.objective)
+        assert backward is not None, "taken before"
+        parts.append((backward, own))
+    hard = [begun.hard[own.start : own.stop] for begun, own in zip(starts, rows, strict=True)]
     gradient = row_gradients(pair, parts, dto.objective)
     norms = _norms(requests, logits, gradient, sizes)
     parameters, info = descend(
@@ -157,7 +211,18 @@ def optimise_rows(
         Relaxation(tau, _offsets(pair, requests, rows, logits), head),
         dto,
         lambda stale, tokens: _recompute(
-            pair, requests, rows, stale, tokens, caches or PrefixCaches()
+            pair,
+            [
+                replace(
+                    starts[i],
+                    hard=(*starts[i].hard[: rows[i].start], *own, *starts[i].hard[rows[i].stop :]),
+                    first=rows[i].start,
+                )
+                for i, own in zip(stale, tokens, strict=True)
+            ],
+            [rows[i] for i in stale],
+            dto.objective,
+            caches,
         ),
     )
     refined = parameters if head is None else head(parameters)
@@ -191,11 +256,6 @@ def _norms(
     return norms
 
 
-def _gradient(request: Refine) -> Gradient:
-    assert request.gradient is not None, "DTO needs the gradient at its starting sequence"
-    return request.gradient
-
-
 def _offsets(
     pair: Pair, requests: Sequence[Refine], rows: Sequence[range], logits: Tensor
 ) -> Tensor | None:
@@ -217,30 +277,14 @@ def _offsets(
 
 def _recompute(
     pair: Pair,
-    requests: Sequence[Refine],
+    starts: Sequence[Start],
     rows: Sequence[range],
-    stale: list[int],
-    hard: list[tuple[int, ...]],
+    objective: Objective,
     caches: PrefixCaches,
 ) -> Tensor:
-    """dL/dy of some requests' free rows, at new hard tokens there."""
-    jobs = []
-    for i, tokens in zip(stale, hard, strict=True):
-        request, own = requests[i], rows[i]
-        old = _gradient(request).hard
-        new = old[: own.start] + tokens + old[own.stop :]
-        jobs.append((site(pair, request.problem, request.trajectory, new, caches), own))
-    objective = requests[0].dto.objective
-    backwards = in_batches(
-        lambda batch: differentiate(
-            pair, [own for own, _ in batch], objective, [own.start for _, own in batch]
-        ),
-        jobs,
-        lambda job: sum(map(len, (job[0].prompt, job[0].frame.before, job[0].tokens))),
-        affordable(pair),
-    )
-    parts = [(backward, own) for backward, (_, own) in zip(backwards, jobs, strict=True)]
-    return row_gradients(pair, parts, objective)
+    """dL/dy of free rows at new hard tokens there."""
+    taken = backwards(pair, starts, objective, caches)
+    return row_gradients(pair, list(zip(taken, rows, strict=True)), objective)
 
 
 def allowed_tokens(pair: Pair, logits: Tensor, floors: Sequence[float]) -> Tensor:

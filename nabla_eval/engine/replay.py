@@ -14,7 +14,8 @@ from nabla_eval.engine.reread import Written, reread
 from nabla_eval.errors import ContextError
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Policy
-from nabla_eval.requests import Compose, Problem, Prompt, Replay, StopReason, Trajectory
+from nabla_eval.outcome import StopReason
+from nabla_eval.protocol import Compose, Problem, Prompt, Replay, Trajectory
 from nabla_eval.thought import Messages, Thought, opened
 
 

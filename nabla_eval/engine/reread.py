@@ -13,7 +13,7 @@ from torch import Tensor
 from nabla_eval.engine.batching import left_pad, positions
 from nabla_eval.engine.response import no_distribution, statistics
 from nabla_eval.models.pair import Policy
-from nabla_eval.requests import Problem
+from nabla_eval.protocol import Problem
 
 _ELEMENTS = 2**25  # of positions x V formed at once
 

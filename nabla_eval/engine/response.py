@@ -15,7 +15,9 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import DELIMITERS, Steps
-from nabla_eval.requests import Generate, Problem, StopReason, Thought, Trajectory
+from nabla_eval.outcome import StopReason
+from nabla_eval.protocol import Generate, Problem, Trajectory
+from nabla_eval.thought import Thought
 
 COLUMNS = ("argmax", "entropy", "top_probability", "log_probability", "certainty")
 _RAREST = math.log(torch.finfo(torch.float32).tiny)

@@ -20,8 +20,8 @@ from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
 from nabla_eval.models.batch_probe import RowCache, batching
 from nabla_eval.models.pair import Policy
+from nabla_eval.protocol import Generate, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Trajectory
 
 PATIENCE = 16.0  # steps that judging and refining take the time of, about
 

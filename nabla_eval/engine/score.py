@@ -25,8 +25,8 @@ from nabla_eval.models import prefix
 from nabla_eval.models.batch_probe import cache_name
 from nabla_eval.models.pair import Reward
 from nabla_eval.models.prefix import extend, keepable, padded, position_ids
+from nabla_eval.protocol import RewardScore, Score
 from nabla_eval.randomness import Key
-from nabla_eval.requests import RewardScore, Score
 
 Ids = tuple[int, ...]  # as `embed_reward` takes them
 

@@ -58,7 +58,7 @@ def locate_repair(problem: Problem, config: LocateRepair) -> Method:
     `ModelError` for an outcome reward, which has no prefix scores to find an error by.
     """
     pool = Pool(problem)
-    ended = yield from unless_cut(_draft(pool, config))
+    ended = yield from unless_cut(pool.draft(config.sampling))
     if ended:
         return pool.outcome(0, ended)
     run = _Repair(problem, config, pool.samples[0], pool.judgements[0])
@@ -74,11 +74,6 @@ def locate_repair(problem: Problem, config: LocateRepair) -> Method:
         visited=len(run.choices),
         positions=len(run.current.tokens),
     )
-
-
-def _draft(pool: Pool, config: LocateRepair) -> Part:
-    yield from pool.draw(1, config.sampling)
-    yield from pool.judge()
 
 
 @dataclass

@@ -22,6 +22,7 @@ from nabla_eval.requests import (
     Method,
     Part,
     Problem,
+    Refine,
     Request,
     Trajectory,
 )
@@ -77,6 +78,11 @@ def limited(method: Method, budget: Budget, clock: Callable[[], float] = time.mo
                 spent = "max_item_seconds"
                 break
             batch, tight = _covered(asked, counters)
+            if not batch and isinstance(asked[0], Refine):
+                refined = yield from _in_parts(asked[0], counters)
+                if refined is not None:
+                    done.append(refined)
+                    continue
             results = (yield batch) if batch else []
             for counter in counters:
                 counter.left -= sum(counter.spent(result.cost) for result in results)
@@ -112,6 +118,29 @@ def _covered(
         return [], least.name
     longest = first.given + least.left
     return [replace(first, problem=replace(first.problem, max_new_tokens=longest))], least.name
+
+
+def _in_parts(request: Refine, counters: Sequence[_Counter]) -> Part:
+    """A refinement whose greatest cost is not covered, where the cost as it turns out to be is.
+
+    A certified draw costs nothing, and a gradient that is known is not taken again. None where the
+    budget ends it; what it took until then is spent.
+    """
+    cost, left = Ledger(), next(c for c in counters if c.name == "max_calls")
+    (result,) = yield [replace(request, upto="certified")]
+    if result.tokens[0] is not None:
+        return result
+    if not result.ready:
+        if left.left < 4:
+            return None
+        (result,) = yield [replace(request, upto="gradient")]
+        cost = result.cost
+        left.left -= left.spent(cost)
+    if 4 * (request.dto.steps - 1) > left.left:
+        return None
+    (result,) = yield [request]
+    left.left -= left.spent(result.cost)
+    return replace(result, cost=result.cost + cost)
 
 
 def _written(request: Request) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection, read_by
-from nabla_eval.requests import Candidate
+from nabla_eval.outcome import Candidate
+from nabla_eval.protocol import Trajectory
 from nabla_eval.validation import Count, Finite, Positive
 
 
@@ -47,13 +48,16 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
 
     @cached_property
     def certifies(self) -> bool:
-        """Return whether to ask for draws that are known without their gradients: no gate needs
-        those.
-        """
+        """Ask for draws that are known without their gradients, where no gate needs those."""
         draw = self.drawing
         plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
         needless = self.steps > 0 and self.gradient_threshold == 0
         return self.certify and needless and plain
+
+    def judged(self, trajectory: Trajectory) -> Trajectory:
+        """The response as the reward model is to read it: its end token too, if end_token=kept."""
+        whole = self.end_token == "kept" and trajectory.stop == "eos"
+        return replace(trajectory, scored=len(trajectory.tokens)) if whole else trajectory
 
 
 _PAPER: dict[str, Any] = {
@@ -104,3 +108,17 @@ def lookahead(config: Nabla, judged: Sequence[Candidate]) -> int:
     accepted = sum(candidate.verdict == "accepted" for candidate in judged)
     rate = (accepted + 1) / (len(judged) + 3)
     return 1 + int(math.log(1 / 2) / math.log(1 - rate))
+
+
+def uncertain(trajectory: Trajectory, selection: Selection) -> list[int]:
+    """Positions at which the policy is unsure of the token, in order (the paper's section 3.3).
+
+    Entropy above eps_ent (the paper), or top probability at most a bound (the released code).
+    """
+    if selection.uncertainty == "entropy":
+        threshold = selection.entropy_threshold
+        unsure = [entropy > threshold for entropy in trajectory.entropy]
+    else:
+        bound = selection.top_probability_threshold
+        unsure = [top <= bound for top in trajectory.top_probability]
+    return [i for i in range(len(trajectory.tokens)) if unsure[i]]

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.options import Sampling
-from nabla_eval.requests import (
-    Draft,
-    Generate,
-    Outcome,
-    Part,
-    Problem,
-    Request,
-    RewardScore,
-    Score,
-    Step,
-    Trajectory,
-)
+from nabla_eval.outcome import Draft, Outcome, Step
+from nabla_eval.protocol import Generate, Part, Problem, Request, RewardScore, Score, Trajectory
 
 ONE_SAMPLE = "n=1 is one sample, there is nothing to choose from"
 
@@ -28,6 +19,7 @@ class Pool:
     """Samples in the order they were drawn; the first of them are judged, if any is."""
 
     problem: Problem
+    seen: Callable[[Trajectory], Trajectory] = lambda sample: sample  # as the reward model is to
     samples: list[Trajectory] = field(default_factory=list)
     judgements: list[RewardScore] = field(default_factory=list)
 
@@ -38,13 +30,22 @@ class Pool:
             Generate(self.problem, self.problem.key / "draft" / i, sampling)
             for i in range(start, start + count)
         ]
-        yield from collect(requests, self.samples)
+        drawn: list[Trajectory] = []
+        try:
+            yield from collect(requests, drawn)
+        finally:
+            self.samples += map(self.seen, drawn)
 
     def judge(self) -> Part:
         """Score the samples that are not judged yet."""
         waiting = self.samples[len(self.judgements) :]
         requests: list[Request] = [Score(self.problem, s) for s in waiting]
         yield from collect(requests, self.judgements)
+
+    def draft(self, sampling: Sampling) -> Part:
+        """Draw one sample and score it."""
+        yield from self.draw(1, sampling)
+        yield from self.judge()
 
     @property
     def rewards(self) -> list[float]:

@@ -17,7 +17,8 @@ from nabla_eval.methods.best_of_n import (
 )
 from nabla_eval.methods.greedy import Greedy, greedy
 from nabla_eval.methods.limit import limited
-from nabla_eval.methods.nabla import PRESETS, Nabla, nabla
+from nabla_eval.methods.nabla import nabla
+from nabla_eval.methods.nabla_options import PRESETS, Nabla
 from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.methods.tpo import Tpo, tpo

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.requests import Differentiate, Gradient, Method, Outcome, Refinement, Trajectory
+from nabla_eval.requests import (
+    Differentiate,
+    GradientNorms,
+    Method,
+    Outcome,
+    Refinement,
+    Trajectory,
+)
 from nabla_eval.traces.schema import Profile, Profiles
 
 DIGITS = 4  # significant ones: enough for a colour and a number to read
@@ -46,7 +53,7 @@ class Observed:
         """Keep what a result says about single tokens."""
         if isinstance(result, Trajectory):
             self.entropy[result.tokens] = result.entropy
-        elif isinstance(result, Gradient) and isinstance(request, Differentiate):
+        elif isinstance(result, GradientNorms) and isinstance(request, Differentiate):
             self._keep(request.trajectory, result.norms)
         elif isinstance(result, Refinement) and result.norm is not None:
             self._keep(request.trajectory, {request.position: result.norm})

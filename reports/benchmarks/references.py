@@ -11,8 +11,8 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from nabla_eval.dto.objective import widen
 from nabla_eval.engine.batching import left_pad
 from nabla_eval.engine.execute import Executor
+from nabla_eval.methods.nabla_options import uncertain
 from nabla_eval.methods.registry import configure
-from nabla_eval.methods.select import uncertain
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
 from nabla_eval.requests import Differentiate, Generate, Problem, Refine, Refinement
@@ -84,19 +84,13 @@ class Refining:
 
     def __call__(self) -> None:
         config = self.config
-        gradients = self.executor(
-            [
-                Differentiate(
-                    problem,
-                    draft,
-                    draft.tokens,
-                    config.dto.objective,
-                    rows=tuple(rows),
-                    norm="logits" if self.gated else None,
-                )
-                for problem, draft, rows in self.chosen
-            ]
-        )
+        if self.gated:
+            self.executor(
+                [
+                    Differentiate(problem, draft, rows[0], config.dto, rows=tuple(rows))
+                    for problem, draft, rows in self.chosen
+                ]
+            )
         self.drawn = self.executor(
             [
                 Refine(
@@ -106,12 +100,12 @@ class Refining:
                     keys=(problem.key / "resample",),
                     sampling=config.drawing,
                     dto=config.dto,
-                    gradient=gradient,
                     relaxation=config.relaxation,
                 )
-                for (problem, draft, rows), gradient in zip(self.chosen, gradients, strict=True)
+                for problem, draft, rows in self.chosen
             ]
         )
+        self.executor.gradients.clear()  # what would be taken once only
 
     def bare(self) -> None:
         """The floor: one forward and one backward pass of both models to their embeddings."""

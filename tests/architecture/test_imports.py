@@ -17,10 +17,10 @@ THEORY = ROOT / "theory" / "nabla_theory"
 
 BASE = {"errors", "options", "randomness", "stopping", "validation", "thought"}
 BASE |= {"terminal", "extensions"}
-WORDS = BASE | {"cost", "outcome", "requests"}
+WORDS = BASE | {"cost", "outcome", "protocol", "requests"}
 ENGINE = WORDS | {"models", "dto"}
 
-# Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `requests`, and
+# Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `protocol`, and
 # nothing imports `experimental`, which `extensions` finds by name.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"errors", "randomness", "validation"},
     "cost": {"errors"},
     "outcome": {"cost", "options"},
-    "requests": BASE | {"cost", "outcome"},
+    "protocol": BASE | {"cost", "outcome"},
+    "requests": {"outcome", "protocol", "thought"},
     "grading": BASE,
     "methods": WORDS | {"grading"},
     "embedded": BASE,

@@ -14,7 +14,7 @@ from nabla_eval import embedded
 from nabla_eval.cli import demo
 from nabla_eval.cli.quiet import quiet
 from nabla_eval.errors import DataError
-from nabla_eval.methods.nabla import Nabla
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.options import change
 from nabla_eval.traces import read

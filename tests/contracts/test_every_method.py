@@ -22,7 +22,7 @@ from nabla_eval.methods.registry import (
     start,
 )
 from nabla_eval.options import flatten
-from nabla_eval.requests import Compose, Differentiate, Generate, Refine, Replay, Score
+from nabla_eval.requests import Compose, Generate, Refine, Replay, Score
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore
 from nabla_eval.traces.schema import dumps, loads
@@ -228,13 +228,22 @@ def test_nothing_is_done_twice(lookahead, update):
     assert sum(outcome.ledger.flips for outcome in outcomes) > 0
     asked = [
         sequences(executor, Score, lambda r: r.trajectory.tokens[: r.trajectory.scored]),
-        sequences(executor, Differentiate, lambda r: r.hard),
-        sequences(executor, Refine, lambda r: (r.trajectory.key, r.trajectory.tokens, r.position)),
+        refined(executor),
         sequences(executor, Generate, lambda r: (r.key, given(r))),
     ]
     assert all(set(counts.values()) == {1} for counts in asked)
     tokens = sum(len(t) - kept for t, kept in responses(executor))
     assert tokens == sum(outcome.ledger.generated_tokens for outcome in outcomes)
+
+
+def refined(executor):
+    """Positions of trajectories at which something was refined: certified draws cost nothing."""
+    return Counter(
+        (request.problem.id, request.trajectory.key, request.trajectory.tokens, request.position)
+        for requests, results in zip(executor.rounds, executor.results, strict=True)
+        for request, result in zip(requests, results, strict=True)
+        if isinstance(request, Refine) and result.cost.refinements
+    )
 
 
 def given(request):

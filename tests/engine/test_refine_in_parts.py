@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,11 @@ from live_bytes import peak
 
 from nabla_eval.dto import loop, objective
 from nabla_eval.engine import refine
-from nabla_eval.engine.gradient import gradients
-from nabla_eval.engine.refine import Solution, optimise_rows
+from nabla_eval.engine.gradient import Gradients, gradient_norms
+from nabla_eval.engine.prefix_cache import PrefixCaches
+from nabla_eval.engine.refine import Solution, start_of
 from nabla_eval.engine.replay import forced
-from nabla_eval.methods.select import hard_sequence
+from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Sampling
 from nabla_eval.requests import Differentiate, Refine
@@ -26,12 +28,21 @@ def asks(pair: Pair, dto: DTO, tokens: int, count: int = 3) -> list[Refine]:
     problems = tiny_problems(pair, count, max_new_tokens=tokens)
     rows = [tuple(2 + (i + 3 * j) % 9 for j in range(tokens)) for i in range(count)]
     known = forced(pair.policy, list(zip(problems, rows, strict=True)))
-    found = []
-    for i, (problem, own) in enumerate(zip(problems, known, strict=True)):
-        hard = hard_sequence(own, i, dto)
-        (gradient,) = gradients(pair, [Differentiate(problem, own, hard, dto.objective)])
-        found.append(Refine(problem, own, i, (problem.key,), Sampling(), dto, gradient))
-    return found
+    return [
+        Refine(problem, own, i, (problem.key,), Sampling(), dto)
+        for i, (problem, own) in enumerate(zip(problems, known, strict=True))
+    ]
+
+
+def optimise_rows(pair: Pair, requests: list[Refine], gradients: Gradients) -> Solution:
+    return refine.optimise_rows(pair, requests, PrefixCaches(), gradients)
+
+
+def taken(pair: Pair, requests: list[Refine]) -> Gradients:
+    gradients = Gradients()
+    starts = [start_of(request) for request in requests]
+    gradients.take(pair, starts, requests[0].dto.objective, PrefixCaches())
+    return gradients
 
 
 def in_parts(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
@@ -52,19 +63,21 @@ def test_parts_change_nothing(
         grad_cache=grad_cache,
     )  # fmt: skip
     requests = asks(pair, dto, 7)
-    whole = optimise_rows(pair, requests)
+    gradients = taken(pair, requests)
+    whole = optimise_rows(pair, requests, gradients)
     in_parts(monkeypatch, 2 * pair.policy.vocabulary)
-    parts = optimise_rows(pair, requests)
+    parts = optimise_rows(pair, requests, gradients)
     torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-10)
     assert torch.equal(parts.start, whole.start)
     assert (parts.passes, parts.flips) == (whole.passes, whole.flips)
     assert sum(whole.passes) > 0
 
 
-def taken(pair: Pair, request: Refine) -> float:
+def used(pair: Pair, request: Refine) -> float:
     """Peak bytes over those of one float32 number per free row and token."""
     found: list[Solution] = []
-    most = peak(lambda: found.append(optimise_rows(pair, [request])))
+    gradients = taken(pair, [request])
+    most = peak(lambda: found.append(optimise_rows(pair, [request], gradients)))
     return most / (4 * found[0].logits.numel())
 
 
@@ -75,9 +88,9 @@ def test_memory_is_a_few_numbers_per_row_and_token(monkeypatch: pytest.MonkeyPat
     """
     pair = tiny_pair(vocabulary=2048, dtype=torch.float32)
     request = asks(pair, DTO(steps=4, lr=0.1, update="all", anchor="sampled"), 48, count=1)[0]
-    whole = taken(pair, request)
+    whole = used(pair, request)
     in_parts(monkeypatch, 2 * pair.policy.vocabulary)
-    assert 7 <= taken(pair, request) < 9 < 14 < whole
+    assert 7 <= used(pair, request) < 9 < 14 < whole
 
 
 @pytest.mark.parametrize("norm", ["logits", "onehot"])
@@ -89,18 +102,45 @@ def test_a_refinement_knows_the_norm_that_a_gate_would_have_asked_for(
     dto = DTO(steps=2, anchor="sampled", update=update)
     requests = [replace(ask, norm=norm, relaxation=0.7) for ask in asks(pair, dto, 7)]
     gates = [
-        Differentiate(
-            ask.problem, ask.trajectory, ask.trajectory.tokens, dto.objective,
-            rows=(ask.position,), norm=norm, temperature=0.7,
-        )
+        Differentiate(ask.problem, ask.trajectory, ask.position, dto, norm=norm, temperature=0.7)
         for ask in requests
-    ]  # fmt: skip
-    known = zip(requests, gradients(pair, gates), strict=True)
-    expected = [gradient.norms[ask.position] for ask, gradient in known]
+    ]
+    known = gradient_norms(pair, gates, PrefixCaches(), Gradients())
+    expected = [own.norms[ask.position] for ask, own in zip(requests, known, strict=True)]
     drawn = refine.refine(pair, requests)
     assert min(expected) > 0 and len(set(expected)) == len(expected)
     assert [draw.norm for draw in drawn] == pytest.approx(expected, rel=1e-9)
-    twins = refine.refine(pair, [replace(ask, dto=DTO(steps=0), gradient=None) for ask in requests])
+    twins = refine.refine(pair, [replace(ask, dto=DTO(steps=0)) for ask in requests])
     assert [twin.norm for twin in twins] == [None] * len(requests)
-    (silent,) = gradients(pair, [replace(gates[0], norm=None)])
-    assert silent.norms == {}
+    assert [(own.certified, own.ready) for own in (*drawn, *twins)] == [((False,), True)] * 6
+
+
+def test_a_gradient_is_taken_once_a_trajectory_and_goes_with_it() -> None:
+    """Whoever asks first is charged; argmax anchors give each position a sequence of its own."""
+    pair, gradients, caches = tiny_pair(seed=3), Gradients(), PrefixCaches()
+    (first, *_) = asks(pair, DTO(steps=1, anchor="sampled"), 7)
+    gate = Differentiate(first.problem, first.trajectory, 2, first.dto, rows=(1, 2, 5))
+    (norms,) = gradient_norms(pair, [gate], caches, gradients)
+    assert norms.cost.gradient_passes == 1 and norms.norms.keys() == {1, 2, 5}
+    requests = [replace(first, position=i) for i in (1, 2, 6)]
+    (early,) = refine.refine(pair, [replace(first, upto="certified")], caches, gradients)
+    assert not isinstance(early, Fault) and early.tokens == (None,) and not early.ready
+    drawn = refine.refine(pair, requests, caches, gradients)
+    assert [own.cost.gradient_passes for own in drawn] == [0, 0, 0]
+    (again,) = refine.refine(pair, [replace(first, upto="gradient")], caches, gradients)
+    assert again.cost.gradient_passes == 1 and again.tokens == (None,)  # from position 0 on
+    twins = [replace(first, trajectory=replace(first.trajectory, scored=6)), first]
+    costs = [own.cost.gradient_passes for own in refine.refine(pair, twins, caches, gradients)]
+    assert costs == [1, 0]
+    own = first.trajectory
+    apart = replace(own, argmax=tuple(2 + token % 9 for token in own.tokens))
+    literal = [
+        replace(first, trajectory=apart, position=i, dto=replace(first.dto, anchor="argmax"))
+        for i in (0, 0, 3)
+    ]
+    found = refine.refine(pair, literal, caches, gradients)
+    assert [one.cost.gradient_passes for one in found] == [1, 0, 1]
+    assert len(gradients._taken) == 1
+    del first, gate, requests, twins, own, apart, literal
+    gc.collect()
+    assert len(gradients._taken) == 0

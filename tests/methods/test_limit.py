@@ -17,6 +17,7 @@ from nabla_eval.requests import (
     Outcome,
     Problem,
     Refine,
+    Refinement,
     RewardScore,
     Score,
     TemplateAffixes,
@@ -103,12 +104,35 @@ def test_nothing_is_carried_out_without_calls():
     assert len(heard) == 2 and outcome.ended == "max_calls" and outcome.ledger.scorings == 1
 
 
-def test_a_refinement_is_asked_for_only_where_its_every_step_could_take_a_gradient():
-    refine = Refine(PROBLEM, trajectory(2), 0, KEY, Sampling(), DTO(steps=3))
-    for calls, heard in [(7, 0), (8, 1)]:
-        assert len(run([refine], calls, lambda rs: [RewardScore(0.0) for _ in rs])[1]) == heard
-    twin = replace(refine, dto=DTO(steps=0))
-    assert len(run([twin], 1, lambda rs: [RewardScore(0.0) for _ in rs])[1]) == 1
+@pytest.mark.parametrize(
+    ("calls", "certain", "ready", "asked"),
+    [
+        (12, False, False, ["drawn"]),  # three steps, a pass each
+        (11, True, False, ["certified"]),  # what costs nothing is always carried out
+        (11, False, True, ["certified", "drawn"]),  # the first gradient is known
+        (7, False, True, ["certified"]),
+        (11, False, False, ["certified", "gradient"]),  # 7 are left of 8
+        (3, False, False, ["certified"]),
+    ],
+)
+def test_a_refinement_is_carried_out_as_far_as_its_every_step_is_covered(
+    calls, certain, ready, asked
+):
+    heard = []
+
+    def execute(requests):
+        (request,) = requests
+        heard.append(request.upto)
+        cost = Ledger(gradient_passes=int(request.upto == "gradient"))
+        token = 1 if certain or request.upto == "drawn" else None
+        return [Refinement((token,), (certain,), ready=ready, cost=cost)]
+
+    refine = Refine(PROBLEM, trajectory(2), 0, (KEY,), Sampling(), DTO(steps=3))
+    outcome, results = run([refine], calls, execute)
+    assert heard == asked and (len(results) == 1) == (certain or "drawn" in asked)
+    assert outcome.ledger.gradient_passes == asked.count("gradient")
+    heard.clear()
+    assert len(run([replace(refine, dto=DTO(steps=0))], 1, execute)[1]) == 1 and len(heard) == 1
 
 
 def test_a_method_that_goes_on_after_the_cut_is_a_mistake():

@@ -14,11 +14,9 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
-    Certified,
-    Certify,
     Differentiate,
     Generate,
-    Gradient,
+    GradientNorms,
     Problem,
     Refine,
     Refinement,
@@ -73,15 +71,18 @@ class Script:
                     return RewardScore(self.rewards["wrong"])
                 return RewardScore(self.rewards[request.trajectory.tokens])
             case Differentiate():
-                norms = self.norms or [1.0] * len(request.hard)
-                return Gradient(request.hard, {i: norms[i] for i in request.rows})
-            case Certify():
-                return Certified(tuple(self.certain.get(request.position) for _ in request.keys))
+                norms = self.norms or [1.0] * len(request.trajectory.tokens)
+                return GradientNorms({i: norms[i] for i in request.rows})
             case Refine():
+                certain = self.certain.get(request.position)
+                if request.certify and certain is not None:
+                    count = len(request.keys)
+                    return Refinement((certain,) * count, (True,) * count)
+                self.asked.append("refined")
                 own = request.trajectory.tokens[request.position]
                 draws = self.draws.setdefault(request.position, [])
                 tokens = tuple(draws.pop(0) if draws else own for _ in request.keys)
-                return Refinement(tokens, (1.0,) * len(tokens))
+                return Refinement(tokens, (False,) * len(tokens))
 
 
 def solve(script, **options):
@@ -131,12 +132,11 @@ def test_the_twin_without_a_gradient_gate_takes_no_gradient():
     assert "Differentiate" not in script.asked and outcome.candidates[0].gradient_norm is None
 
 
-def test_one_gradient_a_trajectory():
+def test_the_current_reward_is_never_scored_again():
     rewards = {(5, 6, 7): 0.0, (9, 6, 7): 1.0, (9, 6, 4): 0.0, (5, 3, 7): -1.0}
     script = Script((5, 6, 7), {0: [9], 2: [4]}, rewards)
     solve(script)
-    assert script.asked.count("Differentiate") == 2  # the draft's and the accepted candidate's
-    assert script.asked.count("Score") == 3  # the current reward is never scored again
+    assert script.asked.count("Score") == 3 and "Differentiate" not in script.asked
 
 
 def test_auto_looks_as_far_ahead_as_is_likelier_than_not_to_be_reached():
@@ -167,7 +167,7 @@ def test_lookahead_crosses_sweeps_and_repeats_no_refinement():
         (0, 0, 1), (0, 1, 2), (1, 0, 3), (1, 1, 4),
     ]  # fmt: skip
     assert outcome.tokens == (5, 4) and outcome.visited == outcome.positions == 4
-    assert script.asked == ["Generate", "Score", *["Certify"] * 2, "Differentiate", *["Refine"] * 2,
+    assert script.asked == ["Generate", "Score", *["Refine", "refined"] * 2,
                             *["Generate"] * 4, *["Score"] * 4]  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def test_the_response_s_own_end_token_is_judged_where_it_is_kept(end_token, seen
             return found
 
     rewards = {(5, 6): 1.0, (9, 6): 2.0}
-    outcome = solve(Ending((5, 6), {0: [9]}, rewards), end_token=end_token, certify=False)
+    outcome = solve(Ending((5, 6), {0: [9]}, rewards), end_token=end_token, gradient_threshold=0.5)
     assert outcome.tokens == (9, 6) and outcome.text == "9 6"
     assert {kind for kind, _ in shown} == {"Score", "Differentiate", "Refine"}
     assert {length for _, length in shown} == {seen}
@@ -264,7 +264,7 @@ def iid(index: int, n: int):
                 case Refine():
                     first, execute.next = execute.next, execute.next + len(request.keys)
                     tokens = tuple(range(first, execute.next))
-                    results.append(Refinement(tokens, (1.0,) * len(tokens)))
+                    results.append(Refinement(tokens, (False,) * len(tokens)))
         return results
 
     execute.next = 1
@@ -277,13 +277,12 @@ def test_only_draws_that_depend_on_the_gradient_ask_for_one():
     rewards = {(5, 6, 7): 0.0, (5, 9, 7): 1.0, (5, 9, 8): 2.0}
     certain = Script((5, 6, 7), {2: [8]}, rewards, certain={0: 5, 1: 9})
     outcome = solve(certain)
-    assert certain.asked.count("Certify") == 3
-    assert (certain.asked.count("Differentiate"), certain.asked.count("Refine")) == (1, 1)
+    assert (certain.asked.count("Refine"), certain.asked.count("refined")) == (3, 1)
     assert [(c.position, c.certified) for c in outcome.candidates] == [(1, True), (2, False)]
     assert (outcome.visited, outcome.certified) == (3, 2) and outcome.tokens == (5, 9, 8)
     asked = Script((5, 6, 7), {1: [9], 2: [8]}, rewards)
     assert solve(asked, certify=False).tokens == outcome.tokens
-    assert "Certify" not in asked.asked and asked.asked.count("Differentiate") == 2
+    assert asked.asked.count("Refine") == asked.asked.count("refined") == 3
 
 
 @pytest.mark.parametrize("n", [2, 8])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nabla_eval.errors import ConfigError
-from nabla_eval.methods.nabla import PRESETS, Nabla
+from nabla_eval.methods.nabla_options import PRESETS, Nabla
 from nabla_eval.methods.registry import METHODS, configure, option_names
 from nabla_eval.options import DTO, change, fingerprint, flatten
 

@@ -13,7 +13,6 @@ from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine import naive
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
-from nabla_eval.engine.gradient import gradients
 from nabla_eval.engine.score import score
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models import prefix
@@ -21,8 +20,7 @@ from nabla_eval.models.load import pair_from, policy_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import forward, plain_cache
 from nabla_eval.options import Objective
-from nabla_eval.randomness import Key
-from nabla_eval.requests import Differentiate, Problem, Score, Trajectory
+from nabla_eval.requests import Problem, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -182,13 +180,3 @@ def test_decisions_are_those_of_the_specification() -> None:
         assert [c.tokens for c in outcome.candidates] == [c.tokens for c in slow.candidates]
         assert [c.verdict for c in outcome.candidates] == [c.verdict for c in slow.candidates]
     assert sum(c.flips for outcome in fast for c in outcome.candidates) > 0
-
-
-def test_a_handle_without_named_rows_knows_all_of_them(always: None) -> None:
-    pair = tiny_pair()
-    (problem,) = tiny_problems(pair, 1)
-    tokens = (2, 3, 4, 5)
-    trajectory = Trajectory(tokens, "", 4, "length", tokens, (), (), Key.root(0))
-    ask = Differentiate(problem, trajectory, tokens, Objective(), norm="onehot")
-    (gradient,) = gradients(pair, [ask])
-    assert gradient.handle.first == 0 and gradient.handle.reward.shape[0] == 4

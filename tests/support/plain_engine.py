@@ -19,20 +19,19 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto import certify
 from nabla_eval.engine import naive
+from nabla_eval.engine.gradient import hard_sequence
 from nabla_eval.engine.naive_token import ended
 from nabla_eval.engine.response import no_distribution
 from nabla_eval.errors import RewardError
-from nabla_eval.methods.nabla import Nabla
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import flatten
 from nabla_eval.requests import (
-    Certified,
-    Certify,
     Compose,
     Differentiate,
     Generate,
-    Gradient,
+    GradientNorms,
     Problem,
     Prompt,
     Refine,
@@ -54,6 +53,7 @@ class Plain:
         self.pair, self.keeps = pair, keeps
         self._z: dict[tuple[int, ...], Tensor] = {}
         self._cached: list[tuple[int, ...]] = []  # contexts that rollouts have encoded
+        self._gradients: dict[Any, tuple[Any, Tensor]] = {}  # that were taken
 
     def __call__(self, requests: list[Any]) -> list[Any]:
         self._prompts: set[tuple[int, ...]] = set()  # encoded for this list of requests
@@ -166,16 +166,29 @@ class Plain:
         flops = 2.0 * judge.parameters * len(inputs)
         return RewardScore(scores[-1], own, cost=Ledger(scorings=1, flops=flops))
 
-    def differentiate(self, request: Differentiate) -> Gradient:
-        problem, trajectory = request.problem, request.trajectory
+    def differentiate(self, request: Differentiate) -> GradientNorms:
+        trajectory, dto = request.trajectory, request.dto
+        gradient, cost = self.gradient(request)
+        hard = hard_sequence(trajectory, request.position, dto)
+        same = [i for i in request.rows if hard_sequence(trajectory, i, dto) == hard]
+        norms = {
+            row: norm_of(gradient[row], trajectory.states[row], request.norm, request.temperature)
+            for row in same or [request.position]
+        }
+        return GradientNorms(norms, cost)
+
+    def gradient(self, request: Differentiate | Refine) -> tuple[Tensor, Ledger]:
+        """dL/dy at the hard sequence of a position, which costs a pass once a trajectory."""
+        problem, trajectory, dto = request.problem, request.trajectory, request.dto
+        hard = hard_sequence(trajectory, request.position, dto)
+        place = id(trajectory.states), hard, trajectory.scored, dto.objective
+        if place in self._gradients:
+            return self._gradients[place][1], Ledger()
         gradient = naive.token_gradient(
-            self.pair, problem, list(request.hard), trajectory.scored, request.objective
+            self.pair, problem, list(hard), trajectory.scored, dto.objective
         )
-        norms = {}
-        for row in request.rows if request.norm else ():
-            z = trajectory.states[row]
-            norms[row] = norm_of(gradient[row], z, request.norm, request.temperature)
-        return Gradient(request.hard, norms, gradient, self.pass_cost(problem, trajectory, 1))
+        self._gradients[place] = trajectory.states, gradient
+        return gradient, self.pass_cost(problem, trajectory, 1)
 
     def pass_cost(self, problem: Problem, trajectory: Trajectory, passes: int) -> Ledger:
         policy, judge, frame = self.pair.policy, self.pair.judge, problem.frame
@@ -187,6 +200,20 @@ class Plain:
     def refine(self, request: Refine) -> Refinement:
         problem, trajectory, dto = request.problem, request.trajectory, request.dto
         z = trajectory.states[request.position]
+        nothing: tuple[int | None, ...] = (None,) * len(request.keys)
+        certain = self.certified(request) if request.certify else nothing
+        flags = tuple(token is not None for token in certain)
+        place = id(trajectory.states), hard_sequence(trajectory, request.position, dto)
+        known = (*place, trajectory.scored, dto.objective) in self._gradients
+        ready = not dto.steps or known
+        if certain[0] is not None or request.upto == "certified":
+            return Refinement(certain, flags, ready=ready)
+        norm, cost = None, Ledger()
+        if dto.steps:
+            first, cost = self.gradient(request)
+            norm = norm_of(first[request.position], z, request.norm, request.relaxation)
+        if request.upto == "gradient":
+            return Refinement(certain, flags, ready=True, cost=cost)
         sequence = naive.Sequence(
             list(trajectory.tokens), list(trajectory.states), trajectory.stop, trajectory.key,
             seen=trajectory.scored,
@@ -198,25 +225,21 @@ class Plain:
         passes = flips if dto.grad_cache else max(0, dto.steps - 1)
         config = _options(request)
         drawn = [naive.resample(z, refined, self.pair, config, key) for key in request.keys]
-        cost = self.pass_cost(problem, trajectory, passes) + Ledger(refinements=1, flips=flips)
+        cost += self.pass_cost(problem, trajectory, passes) + Ledger(refinements=1, flips=flips)
         start, _ = naive.refine(
             self.pair, problem, sequence, request.position, request.relaxation,
             replace(dto, steps=0),
         )  # fmt: skip
         moved = float((refined - start).masked_fill(refined == start, 0).abs().max())
-        norm = None
-        if request.gradient is not None:
-            first = request.gradient.handle[request.position]
-            norm = norm_of(first, z, request.norm, request.relaxation)
-        return Refinement(tuple(drawn), (), passes, flips, moved, norm, cost)
+        return Refinement(tuple(drawn), flags, (), flips, moved, norm, True, cost)
 
-    def certify(self, request: Certify) -> Certified:
-        """Whether each draw is that of every distribution in reach, token by token."""
+    def certified(self, request: Refine) -> tuple[int | None, ...]:
+        """Draws that are those of every distribution in reach, token by token."""
         z = request.trajectory.states[request.position]
         sampling, dto = request.sampling, request.dto
         exact = dto.parameterisation == "logits" and dto.logits_dtype == "float32"
         if dto.optimizer != "adamw" or not exact:
-            return Certified((None,) * len(request.keys))
+            return (None,) * len(request.keys)
         config = _options(request)
         masked = naive.masked(z, z, self.pair, config)
         largest = max(abs(value) for value in masked.tolist() if math.isfinite(value))
@@ -233,7 +256,7 @@ class Plain:
             token = next(v for v, upper in enumerate(cumulative[1:]) if upper > u)
             low, high = _moved(cumulative[token], odds), _moved(cumulative[token + 1], -odds)
             tokens.append(token if low + 64 * eps < u < high - 64 * eps else None)
-        return Certified(tuple(tokens))
+        return tuple(tokens)
 
     def compose(self, request: Compose) -> Prompt:
         policy = self.pair.policy
@@ -272,7 +295,7 @@ def _moved(probability: float, odds: float) -> float:
     return 1 / (1 + (1 / probability - 1) * math.exp(-odds))
 
 
-def _options(request: Refine | Certify) -> Nabla:
+def _options(request: Refine) -> Nabla:
     """`naive.resample` reads the method's options: those that this request came from."""
     sampling = request.sampling
     return Nabla(

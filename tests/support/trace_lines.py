@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.methods.nabla import Nabla
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Candidate, Draft, Outcome, Problem, TemplateAffixes
 from nabla_eval.traces import record

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.options import Objective, Sampling
+from nabla_eval.options import DTO, Sampling
 from nabla_eval.randomness import Key
 from nabla_eval.requests import (
     Differentiate,
     Draft,
     Generate,
-    Gradient,
+    GradientNorms,
     Method,
     Outcome,
     Problem,
@@ -45,14 +45,14 @@ def outcome(*tokens: int, first: tuple[int, ...] = (7, 8)) -> Outcome:
 
 def method(answer: Outcome) -> Method:
     (drawn,) = yield [Generate(PROBLEM, KEY, Sampling())]
-    (gradient,) = yield [Differentiate(PROBLEM, drawn, drawn.tokens, Objective())]
+    (gradient,) = yield [Differentiate(PROBLEM, drawn, 1, DTO())]
     assert gradient.norms == {1: 3.0}
     yield [Generate(PROBLEM, KEY, Sampling(), prefix=drawn, keep=1, token=9)]
     return answer
 
 
 RESULTS: list[list[Any]] = [
-    [trajectory(7, 8)], [Gradient((7, 8), {1: 3.0})], [trajectory(7, 9)],
+    [trajectory(7, 8)], [GradientNorms({1: 3.0})], [trajectory(7, 9)],
 ]  # fmt: skip
 
 

@@ -1,16 +1,52 @@
-"""Requests about whole responses: write, judge, differentiate, refine, compose, replay."""
+"""The only words between methods and the engine: requests and their results.
+
+A method is a generator that yields lists of requests and receives their results in order (DESIGN
+4). It sees tokens, text and plain numbers. The policy's last hidden states pass through it as an
+opaque field that only the engine opens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.options import DTO, Objective, Sampling, Steps
-from nabla_eval.outcome import StopReason
+from nabla_eval.options import DTO, Sampling, Steps
+from nabla_eval.outcome import Outcome, StopReason
 from nabla_eval.randomness import Key
-from nabla_eval.requests.problem import Message, Problem
+from nabla_eval.thought import Thought
+
+Message: TypeAlias = tuple[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class TemplateAffixes:
+    """The reward model's token ids before and after the response (its chat template)."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt to answer, and the key of all its randomness."""
+
+    key: Key
+    prompt: tuple[int, ...]  # policy token ids
+    frame: TemplateAffixes
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # strings that end the answer and are cut from it
+    thought: Thought | None = None  # stop strings inside a thought do not count
+    text: str = ""  # the prompt as text
+    id: str = ""  # task/document/repeat, for traces
+    messages: tuple[Message, ...] = ()  # the conversation behind the prompt
+
+    @property
+    def question(self) -> str:
+        """What the user asks: the last message of the conversation's user."""
+        asked = [content for role, content in self.messages if role == "user"]
+        return asked[-1] if asked else self.text
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,11 @@ class Trajectory:
     certainty: tuple[float, ...] = ()  # nats, KL(uniform || policy) at temperature 1
     states: Any = field(repr=False, compare=False, default=None)  # [L, D] last hidden states
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Tokens that the reward model sees."""
+        return self.tokens[: self.scored]
 
 
 @dataclass(frozen=True)
@@ -95,30 +136,28 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Gradient:
-    """Gradient of L at one hard sequence, valid at every position of it (DESIGN 3.6)."""
+class GradientNorms:
+    """Norms of the gradient of L at positions of a trajectory."""
 
-    hard: tuple[int, ...]
-    norms: Mapping[int, float]  # of the rows asked for
-    handle: Any = field(repr=False, compare=False, default=None)
+    norms: Mapping[int, float]
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
 @dataclass(frozen=True)
 class Differentiate:
-    """Gradient of L at `hard`, a sequence as long as the trajectory that gives the logits z.
+    """Norm of the gradient that `Refine` would begin with at `position` (DESIGN 3.4).
 
-    `rows` are the positions that the gradient is wanted at (none: all), and their norms are taken
-    of dL/dz (`norm="logits"`, with p at `temperature`) or of dL/dy (`norm="onehot"`), or not at all
-    (`norm=None`): a norm costs a row of length V.
+    Of dL/dz (`norm="logits"`, with p at `temperature`) or of dL/dy (`norm="onehot"`). Where the
+    gradient was not taken before it takes a pass, and then the norms at those of `rows` for which
+    the same pass holds come with it.
     """
 
     problem: Problem
     trajectory: Trajectory
-    hard: tuple[int, ...]
-    objective: Objective
+    position: int
+    dto: DTO
     rows: tuple[int, ...] = ()
-    norm: Literal["logits", "onehot"] | None = "logits"
+    norm: Literal["logits", "onehot"] = "logits"
     temperature: float = 1.0
 
     @property
@@ -129,14 +168,19 @@ class Differentiate:
 
 @dataclass(frozen=True)
 class Refinement:
-    """Tokens drawn from the refined distribution at one position, and how it came about."""
+    """Tokens drawn from the refined distribution at one position, and how it came about.
 
-    tokens: tuple[int, ...]  # one a key
-    probabilities: tuple[float, ...]  # under the refined, filtered distribution
-    passes: int = 0  # gradient passes beyond the one that was given
+    The first is always drawn. Where it is certified nothing is refined, and others whose draws
+    depend on the gradient are None.
+    """
+
+    tokens: tuple[int | None, ...]  # one a key
+    certified: tuple[bool, ...]  # draws that no gradient could change
+    probabilities: tuple[float, ...] = ()  # under the refined, filtered distribution
     flips: int = 0  # steps after which some hard token had changed
     moved: float = 0.0  # largest |change| of a logit at the position
     norm: float | None = None  # of the gradient that it starts with, at the position
+    ready: bool = False  # the gradient that it starts with is known
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
@@ -145,9 +189,11 @@ class Refine:
     """Refine z by DTO with the tokens before `position` committed, then draw there.
 
     The refined distribution depends on the trajectory and the position alone, so it is made once
-    and drawn from once for each of the `keys`. `gradient` is the one at the starting hard sequence
-    (None exactly when `dto.steps == 0`), whose `norm` at the position is noted. `relaxation` is the
-    temperature of the straight-through softmax (DESIGN 3.2).
+    and drawn from once for each of the `keys`. `relaxation` is the temperature of the
+    straight-through softmax (DESIGN 3.2), and `norm` the one that is noted of the first gradient.
+    With `certify`, draws that are the same for every gradient (`dto.certify`) are made without one;
+    it is for draws without top-p and top-k. `upto` ends it early, for budgets that do not cover the
+    rest: with what is certified, or once the first gradient is taken.
     """
 
     problem: Problem
@@ -156,46 +202,16 @@ class Refine:
     keys: tuple[Key, ...]
     sampling: Sampling
     dto: DTO
-    gradient: Gradient | None = None
     relaxation: float = 1.0
     min_probability: float = 0.0
     norm: Literal["logits", "onehot"] = "logits"
+    certify: bool = False
+    upto: Literal["certified", "gradient", "drawn"] = "drawn"
 
     @property
     def most_calls(self) -> int:
         """The most model calls that it can cost."""
-        # The first gradient is given; each later step takes one more at most.
-        return 4 * max(0, self.dto.steps - 1)
-
-
-@dataclass(frozen=True)
-class Certified:
-    """Draws that no refinement can change: a token a key, None where it depends on the gradient."""
-
-    tokens: tuple[int | None, ...]
-    cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
-
-
-@dataclass(frozen=True)
-class Certify:
-    """The draw of `Refine` with the same fields, where it is the same for every gradient.
-
-    Where the optimiser bounds its steps (`dto.certify`), most draws are known without a pass of
-    the models; elsewhere none is. Only for draws without top-p and top-k.
-    """
-
-    problem: Problem
-    trajectory: Trajectory
-    position: int
-    keys: tuple[Key, ...]
-    sampling: Sampling
-    dto: DTO
-    min_probability: float = 0.0
-
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-        return 0
+        return 4 * self.dto.steps
 
 
 @dataclass(frozen=True)
@@ -241,3 +257,20 @@ class Replay:
     def most_calls(self) -> int:
         """The most model calls that it can cost."""
         return 1
+
+
+@runtime_checkable
+class Request(Protocol):
+    """Anything that a method asks about a problem; the engine has a handler for each kind."""
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that it is about."""
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+
+
+Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
+Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`

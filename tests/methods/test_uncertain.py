@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nabla_eval.methods.select import hard_sequence, uncertain
+from nabla_eval.engine.gradient import hard_sequence
+from nabla_eval.methods.nabla_options import uncertain
 from nabla_eval.options import DTO, Selection
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Trajectory
