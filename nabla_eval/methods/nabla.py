@@ -43,7 +43,7 @@ class Resample(NamedTuple):
 
 
 @dataclass
-class Run:
+class LoopState:
     """The state of the loop for one problem: first, the draft is accepted."""
 
     problem: Problem
@@ -95,7 +95,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     ended = yield from unless_cut(pool.draft(config.sampling))
     if ended:
         return pool.outcome(0, ended)
-    run = Run(problem, config)
+    run = LoopState(problem, config)
     run.accept(pool.samples[0], pool.rewards[0])
     ended = yield from unless_cut(_sweeps(run))
     run.count_waste()
@@ -111,7 +111,7 @@ def nabla(problem: Problem, config: Nabla) -> Method:
     )  # fmt: skip
 
 
-def _sweeps(run: Run) -> Part:
+def _sweeps(run: LoopState) -> Part:
     """Propose, roll out and judge until a budget is used; returns why it ended."""
     while run.ended is None:
         wanted = min(lookahead(run.config, run.candidates), run.config.n - 1 - len(run.candidates))
@@ -137,7 +137,7 @@ def _sweeps(run: Run) -> Part:
     return run.ended
 
 
-def _look_ahead(run: Run, wanted: int) -> Part:
+def _look_ahead(run: LoopState, wanted: int) -> Part:
     """Draws that the loop comes to as long as nothing is accepted, and the place behind them.
 
     They end with the last of `wanted` that propose a token. A sweep that proposes none costs no
@@ -159,7 +159,7 @@ def _look_ahead(run: Run, wanted: int) -> Part:
     return draws, (sweep, position)
 
 
-def _window(run: Run, sweep: int, start: int, size: int) -> Part:
+def _window(run: LoopState, sweep: int, start: int, size: int) -> Part:
     """The next positions that pass both gates of the selection."""
     selection = run.config
     unsure = run.unsure[bisect_left(run.unsure, start) :]
@@ -183,7 +183,7 @@ def _window(run: Run, sweep: int, start: int, size: int) -> Part:
     return window
 
 
-def _draw(run: Run, sweep: int, positions: list[int]) -> Part:
+def _draw(run: LoopState, sweep: int, positions: list[int]) -> Part:
     """Draws of a sweep. A position is refined once, and draws for the sweeps left come with it."""
     config, streams = run.config, run.problem.key / "resample"
     new = [i for i in positions if (sweep, i) not in run.draws]
@@ -207,7 +207,7 @@ def _draw(run: Run, sweep: int, positions: list[int]) -> Part:
     return [run.draws[sweep, i] for i in positions]
 
 
-def _roll_out(run: Run, proposals: list[Resample]) -> Part:
+def _roll_out(run: LoopState, proposals: list[Resample]) -> Part:
     """Roll out and score as one batch, but for what was rolled out or scored before."""
     new = [draw for draw in proposals if draw[:2] not in run.ahead]
     streams = run.problem.key / "rollout"
@@ -232,7 +232,7 @@ def _roll_out(run: Run, proposals: list[Resample]) -> Part:
     return rivals
 
 
-def _candidate(run: Run, draw: Resample, rival: Trajectory) -> Candidate:
+def _candidate(run: LoopState, draw: Resample, rival: Trajectory) -> Candidate:
     """Judge one candidate: accepted iff its reward is strictly higher; ties reject."""
     released = run.config.acceptance == "released"
     compared = run.rewards[run.problem.prompt + run.current.shown] if released else None
