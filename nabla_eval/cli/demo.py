@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from nabla_eval.cli.loading import load
-from nabla_eval.cli.quiet import quiet
-from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import DataError
-from nabla_eval.stopping import stoppable
+from nabla_eval.signals import stoppable
+
+if TYPE_CHECKING:
+    from nabla_eval.analysis.runs import Run
+    from nabla_eval.cli.screen import Screen
+    from nabla_eval.reporting.summary import Summary
+    from nabla_eval.runs.sweep import Sweep
+    from nabla_eval.runs.sweep_file import SweepFile
 
 TASK = "nabla_countdown"
 N = 8
@@ -87,149 +88,73 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     Example: nabla-eval demo --limit 500 --seed 1
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
-    console = Screen()
-    command = ["nabla-eval", "demo", "--limit", limit, "--batch-size", batch_size, "--seed", seed]
-    began = time.perf_counter()
+    from nabla_eval.cli.loading import load
+    from nabla_eval.cli.screen import Screen
+    from nabla_eval.cli.sweep_progress import SweepProgress
+    from nabla_eval.runs.folder import clear
+    from nabla_eval.runs.sweep import Sweep
+
+    console, began = Screen(), time.perf_counter()
+    given = ["--limit", limit, "--batch-size", batch_size, "--seed", seed]
+    command = shlex.join(map(str, ["nabla-eval", "demo", *given]))
+    sweep = Sweep(
+        sweep_of_rows(limit=limit, batch_size=batch_size, device=device, seed=seed), output, command
+    )
+    for row in ROWS:
+        clear(output / row.folder)
+    progress = SweepProgress(console)
+    progress.watch(sweep)
     load()
-    kept = f"the answers so far are in {output}; the same command starts over, to time each method."
-    with stoppable(lambda: kept), quiet(output / "log.txt"):
-        study = _Study(console, output, limit, batch_size, seed, device)
-        runs = study.run()
-        summary = _summarise(runs, shlex.join(map(str, command)), study.facts(runs))
-    _present(console, summary, output, time.perf_counter() - began)
+    with stoppable(lambda: f"{sweep.kept()}; the same command starts over, to time each method."):
+        with progress.show():
+            sweep.run()
+        if sweep.failed:
+            raise DataError(sweep.failed[0].error)
+        runs = read_runs(output)
+        summary = summarise(runs, command, facts_of(sweep, len(runs[GREEDY.folder].answers)))
+    present(console, summary, output, time.perf_counter() - began)
 
 
-class _Study:
-    """The rows' evaluations, on one pair of models that is loaded once."""
+def sweep_of_rows(*, seed: int, **options: Any) -> SweepFile:
+    """Return the demo as a sweep, each row in the folder of its method."""
+    from nabla_eval.runs.sweep_file import sweep_of
 
-    def __init__(
-        self,
-        console: Screen,
-        output: Path,
-        limit: int,
-        batch_size: int,
-        seed: int,
-        device: str | None,
-    ) -> None:
-        from lm_eval.tasks import TaskManager
-
-        from nabla_eval.api import load_pair
-        from nabla_eval.harness.tasks import tasks_path
-
-        console.print("Loading the embedded policy and reward model ...")
-        self.console, self.output, self.limit = console, output, limit
-        self.batch_size, self.seed = batch_size, seed
-        self.pair = load_pair(device=device)
-        # Seconds each: indexing lm-eval's own tasks, and making the problems; so none and once.
-        self.manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
-        self.task = self.manager.load([TASK])["tasks"][TASK]
-
-    def run(self) -> dict[str, Any]:
-        """Evaluate every row; returns the runs by folder name."""
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        runs = {}
-        with Progress(
-            *columns,
-            console=self.console,
-            disable=not self.console.is_terminal,
-            redirect_stdout=False,  # of the logs that are redirected already
-            redirect_stderr=False,
-        ) as progress:
-            for row in ROWS:
-                bar = progress.add_task(row.name, total=self.limit)
-
-                def advance(done: int, total: int, bar: Any = bar) -> None:
-                    progress.update(bar, completed=done, total=total)
-
-                run = runs[row.folder] = self._evaluate(row, advance)
-                if not self.console.is_terminal:
-                    self.console.print(
-                        f"{run.name}: {len(run.answers)} problems, {run.seconds:.1f} s"
-                    )
-        return runs
-
-    def _evaluate(self, row: DemoRow, progress: Callable[[int, int], None]) -> Any:
-        """One row through lm-eval's `simple_evaluate`; its files go to a folder of its own."""
-        from lm_eval import simple_evaluate
-
-        from nabla_eval.analysis.accuracy import scores_of
-        from nabla_eval.analysis.runs import Run
-        from nabla_eval.harness.lm import NablaLM
-        from nabla_eval.harness.lmeval import repeating_nothing
-        from nabla_eval.traces.keep import kept
-
-        folder = self.output / row.folder
-        for old in folder.glob("trace-rank*.jsonl"):  # resuming would make the seconds wrong
-            old.unlink()
-        lm = NablaLM(
-            pair=self.pair,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            trace_dir=str(folder),
-            **row.options,
-        )
-        lm.progress = progress
-        clock = _Timed(lm.generate_until)
-        lm.generate_until = clock  # type: ignore[method-assign]
-        with repeating_nothing():
-            results = simple_evaluate(
-                model=lm, tasks=[self.task], limit=self.limit, task_manager=self.manager
-            )
-        samples = results.pop("samples")[TASK]
-        _save(folder, results, samples)
-        return Run.of(row.name, list(kept(folder)), scores_of(TASK, samples), clock.seconds)
-
-    def facts(self, runs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a reader needs to make the same numbers again."""
-        first = runs[GREEDY.folder]
-        return {
-            "task": TASK,
-            "problems per method": len(first.answers),
-            "seed": self.seed,
-            "batch size": self.batch_size,
-            "device": str(self.pair.policy.device),
-            "models": first.models,
-            "versions": first.versions,
-            "options": {run.name: {"method": run.method, **run.config} for run in runs.values()},
-        }
+    variants = [{"name": row.name, **row.options} for row in ROWS]
+    source = {"name": "demo", "tasks": TASK, "seeds": seed, **options, "variants": variants}
+    read = sweep_of(Path("demo"), source)
+    cells = [replace(cell, folder=row.folder) for row, cell in zip(ROWS, read.cells, strict=True)]
+    return replace(read, cells=tuple(cells))
 
 
-class _Timed:
-    """A function and the seconds that its calls took: lm-eval's own work is not the method's."""
+def read_runs(output: Path) -> dict[str, Run]:
+    """Return the runs that the demo left, by folder name."""
+    from nabla_eval.analysis.folders import read_folder
+    from nabla_eval.analysis.runs import Run
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.seconds = function, 0.0
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return self.function(*args, **options)
-        finally:
-            self.seconds += time.perf_counter() - began
+    runs = {}
+    for row in ROWS:
+        (part,) = read_folder(output / row.folder)
+        runs[row.folder] = Run.of(row.name, part.records, part.scores, part.seconds)
+    return runs
 
 
-def _save(folder: Path, results: Mapping[str, Any], samples: list[Mapping[str, Any]]) -> None:
-    """lm-eval's own results and samples, as `lm_eval --output_path --log_samples` words them."""
-    from lm_eval.utils import handle_non_serializable
+def facts_of(sweep: Sweep, problems: int) -> dict[str, Any]:
+    """Return what a reader needs to make the same numbers again."""
+    manifests = [state.manifest for state in sweep.cells if state.manifest is not None]
+    first, best = manifests[0], manifests[ROWS.index(BEST)]  # greedy asks no reward model
+    return {
+        "task": TASK,
+        "problems per method": problems,
+        "seed": sweep.cells[0].cell.seed,
+        "batch size": first["batch_size"],
+        "device": first["device"],
+        "models": best["models"],
+        "versions": first["versions"],
+        "options": {m["name"]: {"method": m["method"], **m["config"]} for m in manifests},
+    }
 
-    def dumps(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, indent=indent, default=handle_non_serializable) + "\n"
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(dumps(results, indent=2), encoding="utf-8")
-        lines = "".join(map(dumps, samples))
-        (folder / f"samples_{TASK}.jsonl").write_text(lines, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
-
-
-def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) -> Any:
+def summarise(runs: Mapping[str, Run], command: str, facts: Mapping[str, Any]) -> Summary:
     """Tables, and what they say about the questions that the method has to answer."""
     from nabla_eval.reporting import summary
     from nabla_eval.reporting.rows import verdict
@@ -269,8 +194,10 @@ def _summarise(runs: Mapping[str, Any], command: str, facts: Mapping[str, Any]) 
     return summary.Summary(title, command, sentences, tables, facts)
 
 
-def _present(console: Screen, summary: Any, output: Path, seconds: float) -> None:
+def present(console: Screen, summary: Summary, output: Path, seconds: float) -> None:
     """Print the tables and the sentences, write the files, say where they are."""
+    from rich.text import Text
+
     from nabla_eval.reporting.summary import write
     from nabla_eval.reporting.tables import fitting, to_rich
     from nabla_eval.reporting.text import bullet
@@ -290,7 +217,7 @@ def _present(console: Screen, summary: Any, output: Path, seconds: float) -> Non
         Text(
             "  summary.md, summary.json        these tables, unrounded in the JSON\n"
             "  METHOD/trace-rank0.jsonl        every decision and cost of each problem\n"
-            "  METHOD/results.json, samples_*  what lm-eval reports\n"
+            "  METHOD/results_*, samples_*     what lm-eval reports\n"
             "  log.txt                         what lm-eval and its libraries printed"
         )
     )

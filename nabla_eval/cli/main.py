@@ -10,7 +10,7 @@ import click
 from nabla_eval import __version__
 from nabla_eval.cli.streams import sturdy_streams
 from nabla_eval.errors import DataError, NablaError, suggest
-from nabla_eval.stopping import Terminated, status, stoppable
+from nabla_eval.signals import Terminated, status, stoppable
 from nabla_eval.terminal import guard_streams
 
 

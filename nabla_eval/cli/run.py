@@ -11,11 +11,11 @@ import click
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading import GRADERS
-from nabla_eval.stopping import stoppable
+from nabla_eval.signals import stoppable
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.harness.folder import Claim
+    from nabla_eval.runs.folder import Claim
     from nabla_eval.traces.manifest import Manifest
 
 
@@ -105,25 +105,33 @@ def run(
           --set reward=Skywork/Skywork-Reward-V2-Qwen3-4B
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
+    from lm_eval.utils import setup_logging
+
+    from nabla_eval.cli.dry_run import try_first_documents
     from nabla_eval.cli.loading import load
-    from nabla_eval.cli.rehearsal import rehearse
-    from nabla_eval.harness.command import compose
-    from nabla_eval.harness.folder import claim, first_rank, inspect
+    from nabla_eval.harness.arguments import process_number
+    from nabla_eval.runs.command import compose
+    from nabla_eval.runs.evaluate import Evaluator
+    from nabla_eval.runs.folder import claim, inspect
     from nabla_eval.traces.lock import sole_writer
 
-    command = compose(rest, settings=values(settings), **given)
+    first = process_number("RANK", 0) == 0
+    evaluation = compose(rest, settings=values(settings), **given)
+    setup_logging()
     typed = shlex.join(["nabla-eval", "run", *ctx.meta[__name__]])
-    manifest = command.manifest(typed, name or "")
+    manifest = evaluation.manifest(typed, name or "")
     folder = output or default_folder(manifest)
     manifest["name"] = name or folder.name
     if dry_run:
         with stoppable(lambda: "A dry run keeps no answers."):
             load()
-            rehearse(command, manifest, folder)
+            try_first_documents(evaluation, manifest, folder)
         return
-    if not first_rank():
-        if inspect(folder, manifest).state != "done":
-            command.execute(folder, manifest)
+    evaluator = Evaluator(keep=False)
+    if not first:
+        if inspect(folder, manifest).state == "done":
+            return
+        evaluator.evaluate(folder, evaluation, manifest)
         return
     with stoppable(lambda: f"the same command continues from {folder}."):
         with sole_writer(folder):
@@ -131,7 +139,7 @@ def run(
             announce(folder, claimed)
             if claimed.state != "done":
                 load()
-                manifest = command.execute(folder, manifest)
+                manifest = evaluator.evaluate(folder, evaluation, manifest)
         summarise(folder, claimed.before if claimed.state == "done" else manifest)
 
 
@@ -153,7 +161,7 @@ def values(settings: tuple[str, ...]) -> dict[str, Any]:
 
 def default_folder(manifest: Manifest) -> Path:
     """A folder below results/ that runs with other options never share."""
-    from nabla_eval.harness.folder import identity_hash
+    from nabla_eval.runs.folder import identity_hash
 
     what = "-".join([manifest["method"], *manifest["tasks"]])
     return Path("results", f"{what[:80].replace('/', '_')}-{identity_hash(manifest)[:8]}")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nabla_eval.cli.quiet import quiet
 from nabla_eval.cli.removed import removed
 from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show_unchecked
-from nabla_eval.stopping import stoppable
+from nabla_eval.runs.quiet import quiet
+from nabla_eval.signals import stoppable
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from nabla_eval.errors import DependencyError, NablaError
-from nabla_eval.stopping import end_with, shielded
+from nabla_eval.signals import end_with, shielded
 
 START_SECONDS = 600.0
 """Time a worker may take to import SymPy and math-verify (slow network disks, busy machines)."""

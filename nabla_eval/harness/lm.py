@@ -17,20 +17,20 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
+from nabla_eval.harness.answer import Answerer, Work
 from nabla_eval.harness.generation import Reader
-from nabla_eval.harness.heartbeat import Progress
 from nabla_eval.harness.preflight import plain_errors
+from nabla_eval.harness.progress import Progress
 from nabla_eval.harness.ranks import RankedLM
-from nabla_eval.harness.requests import Draw, draws, fit
+from nabla_eval.harness.requests import SampleRequest, fit, samples
 from nabla_eval.harness.response import NablaResponse
-from nabla_eval.harness.run import MethodRun, Work
 from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, has_chat_template, render, to_be_continued
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import flatten
 from nabla_eval.requests import Outcome, Problem
-from nabla_eval.stopping import stoppable
+from nabla_eval.signals import stoppable
 from nabla_eval.terminal import LOGGER
 
 
@@ -42,6 +42,8 @@ class NablaLM(RankedLM):
     `seed`, `trace_dir`, `max_batch_tokens` (padded tokens of a micro-batch),
     `gradient_checkpointing` (backward passes keep less and take longer), and whatever `HFLM` takes.
     `pair` is a loaded pair instead of names; `progress(done, total)` is called after each response.
+    `begin(self, work)` is called before the work is begun, and what it returns is done instead; no
+    answer is kept then (`nabla-eval run --dry-run`).
 
     `batch_size` is the number of problems that are active at once. No token, verdict or accuracy
     depends on it; in float32 recorded rewards and norms differ by up to 8e-5. Without `seed`, draws
@@ -51,15 +53,13 @@ class NablaLM(RankedLM):
     is loaded, and `ModelError` for models that do not fit.
     """
 
-    # Called with the work before it is begun; what it returns is done instead (`--dry-run`).
-    rehearse: Callable[[NablaLM, Sequence[Work]], list[Work]] | None = None
-
     def __init__(
         self,
         pretrained: Any = None,
         *,
         pair: Pair | None = None,
         progress: Callable[[int, int], None] | None = None,
+        begin: Callable[[NablaLM, Sequence[Work]], list[Work]] | None = None,
         **options: Any,
     ) -> None:
         self.arguments = model_args.read(
@@ -67,8 +67,8 @@ class NablaLM(RankedLM):
             paired=pair is not None,
             rewarded=pair is not None and pair.reward is not None,
         )
-        self.arguments = replace(self.arguments, dry=self.rehearse is not None)
-        self.progress = progress
+        self.arguments = replace(self.arguments, dry=begin is not None)
+        self.progress, self.begin = progress, begin
         self._adopted = pair is not None
         self._conversations: dict[str, Messages] = {}
         self._warned = False
@@ -105,7 +105,7 @@ class NablaLM(RankedLM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
     ) -> NablaLM:
-        """Make a model as `create_from_arg_obj` does, from `name=value,name=value`."""
+        """As `create_from_arg_obj`, from `name=value,name=value`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def _load(self) -> Pair:
@@ -204,15 +204,15 @@ class NablaLM(RankedLM):
         Whatever can be refused (`ConfigError`, `ContextError`, `DataError`) is refused before the
         first token is drawn.
         """
-        todo = draws(requests, alike=not self.arguments.spec.samples)
+        todo = samples(requests, alike=not self.arguments.spec.samples)
         self._refuse_cached_repeats(todo)
         seed = self.seed
         began = time.perf_counter()
         meter = Meter.start(devices(self.pair))
-        work = [self._problem(draw, seed) for draw in todo]
-        if self.rehearse is not None:
-            work = self.rehearse(self, work)
-        run = MethodRun(
+        work = [self._problem(sample, seed) for sample in todo]
+        if self.begin is not None:
+            work = self.begin(self, work)
+        answer = Answerer(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
             self.world_size, self._answer,
         )  # fmt: skip
@@ -226,13 +226,13 @@ class NablaLM(RankedLM):
             progress.advance()
 
         with stoppable(lambda: self._how_to_go_on(progress.done, len(todo))), progress:
-            responses = run(work, finished, progress.resumed)
+            responses = answer(work, finished, progress.resumed)
         self.seconds += time.perf_counter() - began
         self.peak_memory = larger(self.peak_memory, meter.read())
         ordered = {
             place: response
-            for draw, response in zip(todo, responses, strict=True)
-            for place in draw.places
+            for sample, response in zip(todo, responses, strict=True)
+            for place in sample.places
         }
         return [ordered[place] for place in range(len(requests))]
 
@@ -252,16 +252,16 @@ class NablaLM(RankedLM):
             rollout=self._remote,
         )
 
-    def _problem(self, draw: Draw, seed: int) -> tuple[Problem, Any]:
-        prompt, options = draw.request.args
+    def _problem(self, sample: SampleRequest, seed: int) -> tuple[Problem, Any]:
+        prompt, options = sample.request.args
         asked = self._read(options)
         problem = self.pair.problem(
             self.tok_encode(prompt) or [self.prefix_token_id],
-            draw.key(seed),
+            sample.key(seed),
             messages=self._messages(prompt),
             max_new_tokens=asked.max_new_tokens or self.max_gen_toks,
             stop=asked.stop,
-            id=draw.id,
+            id=sample.id,
         )
         problem = fit(
             problem,
@@ -293,14 +293,15 @@ class NablaLM(RankedLM):
             )
         return [{"role": "user", "content": text}]
 
-    def _refuse_cached_repeats(self, todo: Sequence[Draw]) -> None:
+    def _refuse_cached_repeats(self, todo: Sequence[SampleRequest]) -> None:
         if self.cache_hook.dbdict is None:
             return
-        for draw in todo:
-            if draw.repeat > 0 and not draw.request.args[1].get("do_sample", False):
+        for sample in todo:
+            if sample.repeat > 0 and not sample.request.args[1].get("do_sample", False):
                 raise ConfigError(
-                    f"--use_cache keeps one answer per prompt, and {draw.request.task_name} draws "
-                    f"{draw.request.repeats}: a second run would read the same one every time. "
+                    f"--use_cache keeps one answer per prompt, and {sample.request.task_name} "
+                    f"draws {sample.request.repeats}: a second run would read the same one every "
+                    "time. "
                     "Leave --use_cache out; trace_dir= continues a stopped run."
                 )
 
@@ -319,7 +320,7 @@ class NablaLM(RankedLM):
         }
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval's results say about the model: hf's facts, the method, the models."""
+        """What lm-eval's results say about the model: hf's facts, the method, the models."""
         spent = {"seconds": self.seconds, "peak_memory": self.peak_memory}
         nabla = {**self._info(), "models": self.models, **spent}
         return {**super().get_model_info(), "nabla": nabla}

@@ -14,7 +14,7 @@ from typing import Any
 
 from nabla_eval.errors import ConfigError, NablaError
 from nabla_eval.harness.register import NAME
-from nabla_eval.stopping import told
+from nabla_eval.signals import told
 from nabla_eval.terminal import guard_streams, say, visible
 
 

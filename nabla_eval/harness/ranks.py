@@ -19,6 +19,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import parse_flag_from_env
 from lm_eval.models.huggingface import HFLM
 
+from nabla_eval.harness.arguments import process_number
 from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import TraceWriter, trace_path
 
@@ -35,6 +36,7 @@ class RankedLM(HFLM):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        process_number("RANK", 0)  # accelerate reads it, too, and says less
         if _world() > 1 and on_cpu() and not options.get("tp_plan"):
             # accelerate forms groups without GPUs only where it is told to, and the first to ask
             # decides for all who ask later, as HFLM does.
@@ -86,8 +88,8 @@ def _part() -> None:
 
 
 def _world() -> int:
-    """Processes that torchrun or `accelerate launch` started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes torchrun or `accelerate launch` started together."""
+    return process_number("WORLD_SIZE", 1)
 
 
 def _warn_of_one_process() -> None:

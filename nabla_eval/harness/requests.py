@@ -1,4 +1,4 @@
-"""From lm-eval's requests to problems: which draw is which, and do they fit the models."""
+"""From lm-eval's requests to problems: which sample is which, and do they fit the models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nabla_eval.requests import Problem
 
 
 @dataclass
-class Draw:
+class SampleRequest:
     """One response to produce, and the places among lm-eval's requests that it answers."""
 
     request: Any  # lm_eval.api.instance.Instance
@@ -27,7 +27,7 @@ class Draw:
         return "/".join(map(str, (*self._document(), self.repeat)))
 
     def key(self, seed: int) -> Key:
-        """The stream of this draw: seed / task / document / repeat (DESIGN 5)."""
+        """The stream of this sample: seed / task / document / repeat (DESIGN 5)."""
         key = Key.root(seed)
         for part in (*self._document(), self.repeat):
             key = key / part
@@ -43,23 +43,23 @@ class Draw:
         return (str(request.task_name), int(request.doc_id), *part)
 
 
-def draws(requests: Sequence[Any], *, alike: bool = False) -> list[Draw]:
-    """The distinct draws that requests ask for, in order of first appearance.
+def samples(requests: Sequence[Any], *, alike: bool = False) -> list[SampleRequest]:
+    """The distinct samples that requests ask for, in order of first appearance.
 
     lm-eval asks for K repeats by handing over the same object K times. With several ranks it pads
     the shorter ones with further copies of the last request: occurrences beyond `repeats` start
-    again at repeat 0, and are answered by the draws that exist. `alike`: the method never samples,
-    so that one draw answers all repeats.
+    again at repeat 0, and are answered by the samples that exist. `alike`: the method draws
+    nothing, so that one sample answers all repeats.
     """
     seen: Counter[int] = Counter()
-    found: dict[tuple[int, int], Draw] = {}
+    found: dict[tuple[int, int], SampleRequest] = {}
     for place, request in enumerate(requests):
         occurrence = seen[id(request)]
         seen[id(request)] += 1
         repeat = occurrence % request.repeats if request.repeats else occurrence
         repeat = 0 if alike else repeat
-        draw = found.setdefault((id(request), repeat), Draw(request, repeat))
-        draw.places.append(place)
+        sample = found.setdefault((id(request), repeat), SampleRequest(request, repeat))
+        sample.places.append(place)
     return list(found.values())
 
 

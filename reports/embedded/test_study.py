@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
 
-from nabla_eval.harness.study import read_study
+from nabla_eval.runs.sweep_file import read_sweep
 
 P = 10  # problems
 GREEDY = {"max_calls": None}
@@ -19,14 +19,17 @@ GREEDY = {"max_calls": None}
 
 @pytest.mark.parametrize("name", ["scaling", "ablations", "search"])
 def test_the_grids_have_four_seeds_and_enough_problems(root: Path, name: str) -> None:
-    study = read_study(root / "reports/embedded" / f"{name}.yaml")
+    study = read_sweep(root / "reports/embedded" / f"{name}.yaml")
     assert {cell.seed for cell in study.cells} == {0, 1, 2, 3}
-    assert study.settings.limit == 500
-    methods = {cell.arguments.method for cell in study.cells}
+    assert {cell.evaluation.options["limit"] for cell in study.cells} == {500}
+    methods = {cell.evaluation.arguments.method for cell in study.cells}
     if name == "search":
         assert {"beam", "tree_of_thought", "rap", "weighted_best_of_n"} <= methods
     if name == "scaling":
-        assert {cell.options.get("preset") for cell in study.cells} >= {"paper", "released"}
+        assert {cell.evaluation.model_args.get("preset") for cell in study.cells} >= {
+            "paper",
+            "released",
+        }
 
 
 def write(folder: Path, name: str, right: int, calls: float, method: str, config: Any) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from nabla_eval.cli.main import main
 from nabla_eval.harness.arguments import COMMON_NAMES
-from nabla_eval.harness.command import Command, compose
 from nabla_eval.methods.registry import METHODS, option_names
 from nabla_eval.options import Budget, Sampling, leaves
+from nabla_eval.runs.command import Evaluation, compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -146,7 +146,7 @@ def commands() -> list[str]:
     return sorted(set(found))
 
 
-def has_models(command: Command) -> None:
+def has_models(command: Evaluation) -> None:
     """The embedded pair plays Countdown: on other tasks a command has to name models."""
     countdown = all(task.startswith("nabla_countdown") for task in command.tasks)
     assert countdown or command.model_args.get("pretrained"), command.tasks

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nabla_eval"
 THEORY = ROOT / "theory" / "nabla_theory"
 
-BASE = {"errors", "options", "randomness", "stopping", "validation", "thought"}
+BASE = {"errors", "options", "randomness", "signals", "validation", "thought"}
 BASE |= {"terminal", "extensions"}
 WORDS = BASE | {"cost", "outcome", "protocol", "requests"}
 ENGINE = WORDS | {"models", "dto"}
@@ -24,7 +24,7 @@ ENGINE = WORDS | {"models", "dto"}
 # nothing imports `experimental`, which `extensions` finds by name.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "stopping": {"terminal"},
+    "signals": {"terminal"},
     "thought": set(),
     "terminal": set(),
     "extensions": set(),
@@ -49,9 +49,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experimental": ENGINE | {"engine", "methods", "traces", "analysis"},
     "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded"},
     "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},
+    "runs": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "harness"},
     "cli": ENGINE
     | {"engine", "methods", "grading", "traces", "analysis", "reporting"}
-    | {"embedded", "training", "api", "harness"},
+    | {"embedded", "training", "api", "harness", "runs"},
 }
 # These must run without a model: in notebooks over traces, and in tests with a scripted executor.
 WITHOUT_TORCH = sorted(WORDS | {"grading", "methods", "traces", "analysis", "reporting"})

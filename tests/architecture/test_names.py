@@ -50,3 +50,8 @@ def test_methods_and_their_words_name_no_cache() -> None:
     assert names
     assert {name for name in names if CACHES & set(name.split("_"))} == set()
     assert CACHES & set(handed_over(ast.parse("class A:\n    past: int\nf(branches=g.cache)")))
+
+
+def test_the_loop_is_one_page_beside_its_specification() -> None:
+    lines = (PACKAGE / "methods" / "nabla.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 250

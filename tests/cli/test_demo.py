@@ -12,11 +12,12 @@ from click.testing import CliRunner
 
 from nabla_eval import embedded
 from nabla_eval.cli import demo
-from nabla_eval.cli.quiet import quiet
 from nabla_eval.errors import DataError
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.options import change
+from nabla_eval.runs.evaluate import Evaluator
+from nabla_eval.runs.quiet import quiet
 from nabla_eval.traces import read
 
 LIMIT = 4
@@ -69,7 +70,7 @@ def run(folder, *options: str):
 def test_the_screen_is_the_demos_own(finished):
     folder, screen = finished
     for row in demo.ROWS:
-        assert f"{row.name}: {LIMIT} problems" in screen
+        assert f"] {row.name}  {demo.TASK}  seed 0: " in screen
     for title in ("Accuracy and cost", "Rejection rate", "nabla against the others"):
         assert title in screen
     assert "66.03 %" in screen and "75.46 %" in screen
@@ -84,7 +85,8 @@ def test_the_numbers_are_lm_evals_own(finished):
         row["run"]: row for row in json.loads((folder / "summary.json").read_text())["accuracy"]
     }
     for row in demo.ROWS:
-        results = json.loads((folder / row.folder / "results.json").read_text())
+        (file,) = (folder / row.folder).glob("results_*.json")
+        results = json.loads(file.read_text())
         metrics = results["results"][demo.TASK]
         ours = rows[row.name]
         assert ours["problems"] == LIMIT == len(read(folder / row.folder))
@@ -92,7 +94,8 @@ def test_the_numbers_are_lm_evals_own(finished):
         error = metrics["exact_match_stderr,none"]  # 0 where all are right, which is not certain
         assert ours["se"] == pytest.approx(error) if error else ours["se"] > 0.01
         assert ours["model_calls"] == pytest.approx(metrics["model_calls,none"])
-        samples = (folder / row.folder / f"samples_{demo.TASK}.jsonl").read_text().splitlines()
+        (file,) = (folder / row.folder).glob(f"samples_{demo.TASK}_*.jsonl")
+        samples = file.read_text().splitlines()
         assert [json.loads(line)["doc_id"] for line in samples] == list(range(LIMIT))
 
 
@@ -106,6 +109,24 @@ def test_the_traces_say_what_was_run(finished):
     assert twin["config"]["steps"] == 0 and twin["ledger"]["gradient_passes"] == 0
     facts = json.loads((folder / "summary.json").read_text())["facts"]
     assert facts["options"]["nabla"]["steps"] > 0 and facts["seed"] == 0
+
+
+def test_stopped_early_it_says_what_is_done_and_that_it_starts_over(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluator, "evaluate", interrupted)
+    result = run(tmp_path / "demo")
+    assert (
+        f"Stopped: 0 of 8 cells are done in {tmp_path / 'demo'}; the same command starts over"
+        in (result.stderr)
+    )
+
+
+def test_a_method_that_fails_ends_the_demo_with_its_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_eval._cli.run.Run._execute", lambda _: 1 / 0)
+    with pytest.raises(DataError, match=r"division by zero.*see the log"):
+        run(tmp_path / "demo")
 
 
 @pytest.mark.slow
@@ -124,7 +145,7 @@ def answers(folder):
 
 def test_an_output_that_cannot_be_written_is_said_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="Choose another --output"):
+    with pytest.raises(DataError, match="Choose another"):
         run(tmp_path / "file" / "demo")
 
 

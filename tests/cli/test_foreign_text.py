@@ -239,10 +239,10 @@ def test_each_string_of_a_stopped_training_run(tmp_path: Path) -> None:
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that are stopped before anything is loaded."""
 
-    def execute(*_: Any) -> None:
+    def execute(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nabla_eval.harness.command.Command.execute", execute)
+    monkeypatch.setattr("nabla_eval.runs.evaluate.Evaluator.evaluate", execute)
 
 
 @pytest.mark.usefixtures("stopped")
@@ -323,5 +323,5 @@ def test_each_string_that_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> N
     LOGGER.removeHandler(handler)
     assert "away or busy" in log.getvalue() and not unseen(log.getvalue())
     for error in refusals:
-        monkeypatch.setattr("nabla_eval.harness.command.compose", Mock(side_effect=error))
+        monkeypatch.setattr("nabla_eval.runs.command.compose", Mock(side_effect=error))
         shown("run", code=1)

@@ -28,8 +28,7 @@ REACHED = 77  # exit status where a command would begin to compute
 SECONDS = 60.0  # of processor time, for one command
 # Where commands begin to compute with models, for minutes: they are tried up to there.
 COMPUTING = (
-    "nabla_eval.harness.command.Command.execute", "nabla_eval.cli.rehearsal.rehearse",
-    "nabla_eval.cli.sweeping.Sweep._run", "nabla_eval.cli.demo._Study",
+    "nabla_eval.runs.evaluate.Evaluator.evaluate", "nabla_eval.runs.sweep.Sweep._run",
     "nabla_eval.training.run.claim", "nabla_theory.report.execute",
     "nabla_eval.harness.problems.hub.from_hub",
 )  # fmt: skip

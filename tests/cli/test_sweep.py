@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from tiny_task import SIZE, TASK
 
 from nabla_eval.cli.main import main
-from nabla_eval.harness.evaluation import Bench
+from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import read_manifest
 
@@ -110,11 +110,11 @@ def test_a_second_sitting_keeps_what_is_done(
     before = {name: (folder / name / "run.json").read_bytes() for name in FOLDERS[:3]}
     ran: list[str] = []
 
-    def evaluate(_: Any, folder: Path, *__: Any) -> None:
+    def evaluate(_: Any, folder: Path, *__: Any, **___: Any) -> None:
         ran.append(folder.name)
         raise RuntimeError("[bold]still[/bold] broken")
 
-    monkeypatch.setattr(Bench, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     result = sweep(study_file, "--output", str(folder))
     assert result.exit_code == 1 and ran == FOLDERS[3:]
     assert result.stdout.count(": kept: ") == 3
@@ -135,7 +135,7 @@ def test_changed_options_are_refused_and_replaced_on_demand(
     shutil.copytree(finished[0], folder)
     changed = study_file.with_name("changed.yaml")
     changed.write_text(study_file.read_text().replace("steps: 2", "steps: 1"))
-    monkeypatch.setattr(Bench, "evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: 1 / 0)
     result = sweep(changed, "--output", str(folder))
     assert "steps: 2 there, 1 here" in result.stdout and "--replace" in result.stdout
     assert read_manifest(folder / FOLDERS[0])["status"] == "done"  # type: ignore[index]
@@ -149,10 +149,10 @@ def test_changed_options_are_refused_and_replaced_on_demand(
 def test_ctrl_c_says_how_to_go_on(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bench, "evaluate", interrupted)
+    monkeypatch.setattr(Evaluator, "evaluate", interrupted)
     result = sweep(study_file, "--output", str(tmp_path / "s"))
     assert result.exit_code == 130
     assert f"Stopped: 0 of 5 cells are done in {tmp_path / 's'}; the same command" in result.stderr

@@ -178,7 +178,7 @@ def test_errors_under_lm_eval_are_visible(way: str) -> None:
 
 
 def test_a_stopped_run_and_progress_are_visible() -> None:
-    from nabla_eval.harness.heartbeat import Heartbeat
+    from nabla_eval.harness.progress import Heartbeat
 
     file = io.StringIO()
     with Heartbeat(2, HOSTILE, stream=file):

@@ -217,7 +217,7 @@ def test_nothing_is_left_when_the_caller_is_stopped_in_the_middle() -> None:
     code = (
         "from nabla_eval.grading import grade_batch\n"
         "from nabla_eval.grading import worker\n"
-        "from nabla_eval.stopping import stoppable\n"
+        "from nabla_eval.signals import stoppable\n"
         "with stoppable(lambda: 'nothing is kept.'):\n"
         f"    grade_batch([('7', {BOMB!r})] * 9, extracted=True, timeout=600)\n"
     )

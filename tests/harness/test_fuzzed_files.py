@@ -23,15 +23,15 @@ from run_folders import record, write_run
 from nabla_eval.analysis.folders import read_folder
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import read_card, render_card, verify_files
-from nabla_eval.harness.command import compose
-from nabla_eval.harness.folder import inspect
 from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.harness.problems import store
 from nabla_eval.harness.problems.sets import SETS
-from nabla_eval.harness.study import read_study
 from nabla_eval.harness.tasks import list_tasks
 from nabla_eval.methods.registry import configure
 from nabla_eval.methods.voices import PLACES
+from nabla_eval.runs.command import compose
+from nabla_eval.runs.folder import inspect
+from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.traces import TraceWriter, read
 from nabla_eval.traces.manifest import FILE, Manifest, read_manifest
 from nabla_eval.training.folder import claim
@@ -107,7 +107,7 @@ SWEEP = {
 def test_sweeps_with_one_thing_wrong_and_their_folders(here: Path, content: Any) -> None:
     file = here / "sweep.yaml"
     file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    found = answered(lambda: read_study(file))
+    found = answered(lambda: read_sweep(file))
     for cell in found.cells if found else ():
         inside = (here / "out" / cell.folder).resolve()
         assert inside.parent == here / "out" and len(os.fsencode(inside.name)) <= 255

@@ -28,10 +28,10 @@ from nabla_eval.errors import NablaError
 from nabla_eval.grading import equal, extract
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.preflight import model_args
-from nabla_eval.harness.study import KEYS, read_study
 from nabla_eval.methods.registry import METHODS, option_names
 from nabla_eval.options import Sampling
 from nabla_eval.requests import Generate
+from nabla_eval.runs.sweep_file import KEYS, read_sweep
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,7 +95,7 @@ def test_sweeps_of_any_structure(tmp_path: Path, content: dict[str, Any]) -> Non
     file = tmp_path / "sweep.yaml"
     sound = {"tasks": "nabla_countdown", "grid": {"method": ["greedy"]}}
     file.write_text(yaml.safe_dump({**sound, **content}, allow_unicode=True), encoding="utf-8")
-    answered(lambda: read_study(file))
+    answered(lambda: read_sweep(file))
 
 
 @settings(in_a_folder, max_examples=200)
@@ -106,7 +106,7 @@ def test_sweeps_of_any_structure(tmp_path: Path, content: dict[str, Any]) -> Non
 def test_sweeps_of_any_bytes(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_bytes(content)
-    answered(lambda: read_study(file))
+    answered(lambda: read_sweep(file))
 
 
 models = json.dumps({"data": [{"id": "served", "max_model_len": 64}]}).encode()
@@ -177,4 +177,4 @@ def test_graded_text(text: str) -> None:
 def test_sweeps_that_mean_harm(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(NablaError):
-        read_study(tmp_path / "sweep.yaml")
+        read_sweep(tmp_path / "sweep.yaml")

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("usual_signals")
 
 HEAD = """
 import os, sys, time
-from nabla_eval import stopping
-from nabla_eval.stopping import shielded, stoppable
+from nabla_eval import signals
+from nabla_eval.signals import shielded, stoppable
 """
 
 
@@ -71,7 +71,7 @@ def test_the_same_signal_twice_in_a_row_is_one() -> None:
 def test_no_clean_up_hangs(second: int | None) -> None:
     """A second signal ends it at once, and without one it has its time."""
     patience = 60 if second else 1
-    code = f"stopping.PATIENCE = {patience}\n{CLEANUP.format(seconds=60)}"
+    code = f"signals.PATIENCE = {patience}\n{CLEANUP.format(seconds=60)}"
     with program(code) as process:
         assert process.stdout is not None
         process.send_signal(signal.SIGTERM)
@@ -85,7 +85,7 @@ def test_no_clean_up_hangs(second: int | None) -> None:
 
 def test_a_stop_that_a_library_swallows_is_heard_all_the_same() -> None:
     code = """
-stopping.PATIENCE = 1
+signals.PATIENCE = 1
 with stoppable(lambda: "one of two."):
     try:
         print("ready", flush=True)
@@ -106,7 +106,7 @@ def test_a_terminal_that_is_gone_changes_no_status() -> None:
 
 def test_a_pipe_that_nobody_reads_keeps_no_process() -> None:
     fill = """
-stopping.PATIENCE = 1
+signals.PATIENCE = 1
 os.set_blocking(2, False)
 try:
     while os.write(2, b"x"):
@@ -123,7 +123,7 @@ except BlockingIOError:
 PARENT = """
 import subprocess
 theirs, ours = os.pipe()
-code = "import os, sys, time; from nabla_eval.stopping import end_with; " + {child!r}
+code = "import os, sys, time; from nabla_eval.signals import end_with; " + {child!r}
 with shielded():
     child = subprocess.Popen([sys.executable, "-c", code, str(theirs)], pass_fds=(theirs,))
 os.close(theirs)

@@ -22,9 +22,6 @@ from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
-from nabla_eval.harness.command import compose
-from nabla_eval.harness.evaluation import Bench, Settings
-from nabla_eval.harness.lmeval import files_of
 from nabla_eval.harness.tasks import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
@@ -32,6 +29,7 @@ from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.options import build
 from nabla_eval.reporting.overview import measure
 from nabla_eval.reporting.sections.compare import compare_report
+from nabla_eval.runs.command import compose
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 LATIN = "é".encode("latin-1")  # no UTF-8
@@ -62,12 +60,6 @@ def test_samples_that_cannot_be_measured(tmp_path: Path, content: bytes, said: s
     file.write_bytes(content)
     with pytest.raises(DataError, match=said):
         measure(tmp_path)
-
-
-def test_lm_eval_may_have_written_no_samples(tmp_path: Path) -> None:
-    (tmp_path / "results_2026.json").write_text("{}")
-    with pytest.raises(DataError, match=r"lm-eval wrote no samples of toy to .* Run again"):
-        files_of(tmp_path, ["toy"])
 
 
 def test_runs_of_different_tasks_cannot_be_compared() -> None:
@@ -126,37 +118,24 @@ def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    from nabla_eval.cli.demo import _save
     from nabla_eval.cli.report_output import write
 
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(DataError, match=r"Cannot write .*/file/page: .* Choose another --output"):
         write(file / "page", "")
-    with pytest.raises(DataError, match=r"Cannot write to .*/file/run: .* Choose another --output"):
-        _save(file / "run", {}, [])
 
 
 def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path: Path) -> None:
-    from rich.console import Console
-
-    from nabla_eval.cli.sweeping import FILE, Sweep
-    from nabla_eval.harness.study import read_study
+    from nabla_eval.runs.sweep import FILE, Sweep
+    from nabla_eval.runs.sweep_file import read_sweep
 
     file = tmp_path / "sweep.yaml"
     file.write_text("tasks: nabla_countdown\ngrid: {method: [greedy]}\n")
     (tmp_path / "out" / FILE / "inside").mkdir(parents=True)
-    sweep = Sweep(Console(quiet=True), read_study(file), tmp_path / "out", "nabla-eval sweep")
+    sweep = Sweep(read_sweep(file), tmp_path / "out", "nabla-eval sweep")
     with pytest.raises(DataError, match=r"Cannot write .*study\.json: .* Choose another --output"):
-        sweep._save()
-
-
-def test_a_run_without_traces_is_not_done(tmp_path: Path) -> None:
-    from nabla_eval.harness.folder import close
-
-    (tmp_path / "results_2026.json").write_text('{"config": {}}')
-    with pytest.raises(DataError, match=r"has no trace-rank\*\.jsonl: no response .* Run again"):
-        close(tmp_path, {}, device="cpu", wall_seconds=1.0)  # type: ignore[typeddict-item]
+        sweep.save()
 
 
 # --- options and models -------------------------------------------------------------------------
@@ -186,16 +165,6 @@ def test_a_model_that_is_a_file(tmp_path: Path) -> None:
 def test_a_check_of_the_theory_that_there_is_not() -> None:
     result = CliRunner().invoke(main, ["theory", "--check", "none"])
     assert result.exit_code != 0 and "none" in result.output
-
-
-def test_a_task_that_lm_eval_does_not_know() -> None:
-    def load(names: list[str]) -> None:
-        raise KeyError(names[0])
-
-    manager = SimpleNamespace(load=load, all_tasks=["nabla_countdown"])  # lm-eval's takes 15 s
-    bench = Bench(Settings(), ["nabla_countdwn"], _manager=manager)
-    with pytest.raises(DataError, match=r"There is no task 'nabla_countdwn'. Did you mean"):
-        bench._task("nabla_countdwn")
 
 
 # --- what models and servers say ----------------------------------------------------------------

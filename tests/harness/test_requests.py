@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from nabla_eval.errors import ConfigError, ContextError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.generation import LENGTHS, Reader
-from nabla_eval.harness.requests import draws, fit
+from nabla_eval.harness.requests import fit, samples
 from nabla_eval.randomness import Key
 from nabla_eval.requests import Problem, TemplateAffixes
 
@@ -24,42 +24,42 @@ def instance(doc: int | None, repeats: int | None = 1, idx: int = 0, prompt: str
 
 def test_the_same_object_k_times_is_k_repeats() -> None:
     one, two = instance(0, 2), instance(1, 2)
-    found = draws([one, one, two, two])
-    assert [draw.id for draw in found] == ["task/0/0", "task/0/1", "task/1/0", "task/1/1"]
+    found = samples([one, one, two, two])
+    assert [sample.id for sample in found] == ["task/0/0", "task/0/1", "task/1/0", "task/1/1"]
     assert found[1].key(3) == Key.root(3) / "task" / 0 / 1
-    assert len({draw.key(3).digest for draw in found}) == 4
+    assert len({sample.key(3).digest for sample in found}) == 4
 
 
 def test_padding_copies_are_no_new_repeats() -> None:
     one, two = instance(0, 2), instance(1, 2)
-    found = draws([one, one, two, two, two, two])  # as evaluate() pads a short rank
-    assert [draw.places for draw in found] == [[0], [1], [2, 4], [3, 5]]
+    found = samples([one, one, two, two, two, two])  # as evaluate() pads a short rank
+    assert [sample.places for sample in found] == [[0], [1], [2, 4], [3, 5]]
 
 
 def test_a_method_that_never_samples_answers_all_repeats_at_once() -> None:
     one, two = instance(0, 2), instance(1, 2)
-    found = draws([one, one, two, two], alike=True)
-    assert [(draw.id, draw.places) for draw in found] == [
+    found = samples([one, one, two, two], alike=True)
+    assert [(sample.id, sample.places) for sample in found] == [
         ("task/0/0", [0, 1]), ("task/1/0", [2, 3]),
     ]  # fmt: skip
 
 
 def test_equal_requests_that_are_different_objects_are_not_repeats() -> None:
-    found = draws([instance(0), instance(0)])
-    assert [draw.repeat for draw in found] == [0, 0]
+    found = samples([instance(0), instance(0)])
+    assert [sample.repeat for sample in found] == [0, 0]
 
 
 def test_several_requests_of_a_document_have_streams_of_their_own() -> None:
-    found = draws([instance(0, idx=0), instance(0, idx=1)])
+    found = samples([instance(0, idx=0), instance(0, idx=1)])
     assert found[0].key(0) != found[1].key(0)
-    assert found[0].key(0) == draws([instance(0)])[0].key(0)
+    assert found[0].key(0) == samples([instance(0)])[0].key(0)
 
 
 def test_requests_without_a_task_are_known_by_their_prompt() -> None:
     loose = instance(None, None, prompt="a")
-    found = draws([loose, loose, instance(None, None, prompt="b")])
-    assert len({draw.key(0).digest for draw in found}) == 3
-    assert found[0].key(0) == draws([instance(None, None, prompt="a")])[0].key(0)
+    found = samples([loose, loose, instance(None, None, prompt="b")])
+    assert len({sample.key(0).digest for sample in found}) == 3
+    assert found[0].key(0) == samples([instance(None, None, prompt="a")])[0].key(0)
 
 
 def problem(prompt: int = 10, framed: int = 4, wanted: int = 50) -> Problem:
@@ -220,6 +220,6 @@ def test_greedy_stays_greedy_and_says_so_once(caplog: pytest.LogCaptureFixture) 
 
 def test_the_order_of_problems_changes_no_key() -> None:
     forward = [instance(i) for i in range(5)]
-    keys = {draw.id: draw.key(1) for draw in draws(forward)}
-    assert {draw.id: draw.key(1) for draw in draws(forward[::-1])} == keys
+    keys = {sample.id: sample.key(1) for sample in samples(forward)}
+    assert {sample.id: sample.key(1) for sample in samples(forward[::-1])} == keys
     assert replace(problem(), key=keys["task/0/0"]).key != keys["task/1/0"]

@@ -11,10 +11,10 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from nabla_eval import stopping
-from nabla_eval.harness import heartbeat
-from nabla_eval.harness.heartbeat import Heartbeat, Progress
-from nabla_eval.stopping import Terminated, stoppable, told
+from nabla_eval import signals
+from nabla_eval.harness import progress as heartbeat
+from nabla_eval.harness.progress import Heartbeat, Progress
+from nabla_eval.signals import Terminated, stoppable, told
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -160,4 +160,4 @@ def test_progress_is_a_bar_on_terminals_lines_elsewhere_and_nothing_where_quiet(
 
 def test_terminated_is_no_ordinary_exception() -> None:
     """`except Exception` on the way, as lm-eval and the grader have it, must not swallow it."""
-    assert not issubclass(stopping.Terminated, Exception)
+    assert not issubclass(signals.Terminated, Exception)

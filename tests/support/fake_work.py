@@ -6,10 +6,10 @@ import os
 import time
 from typing import Any
 
-from nabla_eval.harness.workers import Event
+from nabla_eval.runs.workers import Event
 
 
-def work(line: Any, settings: Any, tasks: Any, log: Any) -> None:
+def work(line: Any, log: Any) -> None:
     """Do what each job's options say, until the line is closed."""
     while True:
         try:
@@ -17,7 +17,7 @@ def work(line: Any, settings: Any, tasks: Any, log: Any) -> None:
         except EOFError:
             return
         line.send(Event("started", place))
-        if "die" in job.options:
-            os._exit(job.options["die"])
-        time.sleep(job.options.get("sleep", 0))
+        if "die" in job.evaluation.model_args:
+            os._exit(job.evaluation.model_args["die"])
+        time.sleep(job.evaluation.model_args.get("sleep", 0))
         line.send(Event("done", place, manifest={**job.manifest, "device": str(os.getpid())}))

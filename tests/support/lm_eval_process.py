@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -134,28 +135,28 @@ def run_lm_eval(*arguments: str) -> None:
 
         main(list(arguments[1:]))
         return
+    import lm_eval.tasks
     import torch.utils.collect_env
     from lm_eval.__main__ import cli_evaluate
 
-    from nabla_eval.harness.lmeval import indexing_only
-
     torch.utils.collect_env.get_pretty_env_info = lambda: ""
+    lm_eval.tasks.TaskManager = partial(  # type: ignore[misc]
+        lm_eval.tasks.TaskManager, include_defaults=False
+    )
     sys.argv = ["lm_eval", *arguments]
-    task, folder = (arguments[arguments.index(o) + 1] for o in ("--tasks", "--include_path"))
-    with indexing_only((task,), [folder]):
-        cli_evaluate()
+    cli_evaluate()
 
 
 def _serve() -> None:
     import torch
 
+    import nabla_eval
     from nabla_eval.harness import countdown
-    from nabla_eval.models.load import load_pair
 
     for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter"):
         import_module(name)  # for the children
     countdown.dataset()  # draws the problems, which are kept
-    load_pair(device="cpu")  # imports the classes of its models
+    nabla_eval.load_pair(device="cpu")  # imports the classes of its models
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():

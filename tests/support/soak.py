@@ -95,18 +95,14 @@ def drawn(seed: int) -> None:
 def evaluated(number: int) -> None:
     """A small lm_eval run into a folder of its own, by one method after another."""
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
-    from nabla_eval.harness.lmeval import indexing_only
     from nabla_eval.harness.tasks import tasks_path
 
     method = ("nabla", "best_of_n", "greedy", "self_consistency")[number % 4]
     quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet[0], quiet[1]:
-        own = [str(tasks_path())]
-        with indexing_only(("nabla_countdown",), own):
-            from lm_eval.tasks import TaskManager
-
-            manager = TaskManager(include_path=own, include_defaults=False)
+        manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
         simple_evaluate(
             model="nabla",
             model_args={"method": method, "seed": number, "trace_dir": folder},

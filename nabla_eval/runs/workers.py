@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nabla_eval.errors import DataError, NablaError
-from nabla_eval.harness.evaluation import Bench, Settings
-from nabla_eval.harness.folder import fail
-from nabla_eval.stopping import end_with_parent, shielded
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.evaluate import Evaluator
+from nabla_eval.runs.folder import fail
+from nabla_eval.signals import end_with_parent, shielded
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest
 
@@ -30,12 +31,17 @@ class Job:
 
     folder: Path
     manifest: Manifest
-    options: dict[str, Any]
+    evaluation: Evaluation
+
+    def run(self, evaluator: Evaluator, **hooks: Any) -> Manifest:
+        """Evaluate; raises `DataError` where another process took the folder meanwhile."""
+        with sole_writer(self.folder):
+            return evaluator.evaluate(self.folder, self.evaluation, self.manifest, **hooks)
 
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a job, by its place in the list of jobs."""
+    """What happened to a job, by its place in the list of jobs."""
 
     kind: Literal["started", "progress", "done", "failed"]
     job: int
@@ -48,65 +54,69 @@ class Event:
 Report = Callable[[Event], None]
 
 
-def run_here(jobs: Sequence[Job], bench: Bench, report: Report) -> None:
+def run_here(jobs: Sequence[Job], report: Report) -> None:
     """Run jobs one after another in this process."""
+    evaluator = Evaluator()
     for place, job in enumerate(jobs):
-        _run(place, job, bench, report)
+        _run(place, job, evaluator, report)
 
 
-def _run(place: int, job: Job, bench: Bench, report: Report) -> None:
+def _run(place: int, job: Job, evaluator: Evaluator, report: Report) -> None:
     report(Event("started", place))
 
     def progress(done: int, total: int) -> None:
         report(Event("progress", place, done, total))
 
     try:
-        manifest = bench.evaluate(job.folder, job.manifest, job.options, progress)
+        manifest = job.run(evaluator, progress=progress)
+    except NablaError as error:
+        report(Event("failed", place, error=str(error)))
     except Exception as error:
-        if not isinstance(error, NablaError):
-            traceback.print_exc()  # into the log
-        known = isinstance(error, NablaError)
-        report(Event("failed", place, error=str(error) if known else f"{error!r} (see the log)"))
+        traceback.print_exc()  # into the log
+        report(Event("failed", place, error=f"{error!r} (see the log)"))
     else:
         report(Event("done", place, manifest=manifest))
 
 
 def run_in_processes(
-    jobs: Sequence[Job], settings: Settings, tasks: Sequence[str], count: int, log: Path,
-    report: Report, target: Callable[..., None] | None = None,
-) -> None:  # fmt: skip
-    """Run jobs in `count` processes of one torch thread each, that load models and tasks once.
+    jobs: Sequence[Job],
+    count: int,
+    log: Path,
+    report: Report,
+    target: Callable[[Connection, Path], None] | None = None,
+) -> None:
+    """Run jobs in `count` processes of one torch thread each, which load models and tasks once.
 
     What they print goes to files named after `log`. A process that dies costs the job it was at.
     Leaving early, by an exception such as Ctrl-C, ends the processes. `target` is what a process
     runs, by default `work`.
     """
-    crew = Crew(target or work, (settings, tuple(tasks)), log)
+    pool = WorkerPool(target or work, log)
     waiting = deque(enumerate(jobs))
     try:
         for _ in range(min(count, len(jobs))):
-            crew.hire()
-        while waiting or crew.busy:
-            for worker in crew.idle:
+            pool.start_one()
+        while waiting or pool.busy:
+            for worker in pool.idle:
                 if waiting:
                     worker.assign(*waiting.popleft())
-            for worker in crew.ready():
+            for worker in pool.ready():
                 event = worker.receive()
                 if event is None:
-                    place = crew.bury(worker)
+                    place = pool.remove(worker)
                     error = f"Its process ended with exit code {worker.process.exitcode}."
                     with suppress(DataError), sole_writer(jobs[place].folder):  # or who took it
                         fail(jobs[place].folder, jobs[place].manifest, RuntimeError(error))
                     event = Event("failed", place, error=error)
                     if waiting:
-                        crew.hire()
+                        pool.start_one()
                 report(event)
     finally:
-        crew.dismiss()
+        pool.close()
 
 
-class Worker:
-    """A process that runs one job at a time, and the line to it."""
+class SweepWorker:
+    """A process that runs one job at a time, and the connection to it."""
 
     def __init__(self, process: Any, line: Connection) -> None:
         self.process, self.line = process, line
@@ -118,7 +128,7 @@ class Worker:
             self.line.send((place, job))
 
     def receive(self) -> Event | None:
-        """Return what it says next; None where it has died."""
+        """Return its next message; None where it has died."""
         try:
             event: Event = self.line.recv()
         except (EOFError, OSError):
@@ -128,41 +138,39 @@ class Worker:
         return event
 
 
-class Crew:
-    """The processes at work."""
+class WorkerPool:
+    """The worker processes of a sweep."""
 
-    def __init__(self, target: Callable[..., None], given: tuple[Any, ...], log: Path) -> None:
+    def __init__(self, target: Callable[[Connection, Path], None], log: Path) -> None:
         self.context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-        self.target, self.given, self.log = target, given, log
-        self.workers: list[Worker] = []
-        self.hired = 0
+        self.target, self.log = target, log
+        self.workers: list[SweepWorker] = []
+        self.started = 0
 
     @property
-    def idle(self) -> list[Worker]:
+    def idle(self) -> list[SweepWorker]:
         return [worker for worker in self.workers if worker.place is None]
 
     @property
-    def busy(self) -> list[Worker]:
+    def busy(self) -> list[SweepWorker]:
         return [worker for worker in self.workers if worker.place is not None]
 
-    def hire(self) -> None:
-        self.hired += 1
+    def start_one(self) -> None:
+        self.started += 1
         ours, theirs = self.context.Pipe()
-        log = self.log.with_stem(f"{self.log.stem}-{self.hired}")
-        process = self.context.Process(
-            target=self.target, args=(theirs, *self.given, log), daemon=True
-        )
-        self.workers.append(Worker(process, ours))  # first: a stop in between must find it
+        log = self.log.with_stem(f"{self.log.stem}-{self.started}")
+        process = self.context.Process(target=self.target, args=(theirs, log), daemon=True)
+        self.workers.append(SweepWorker(process, ours))  # first: a stop in between must find it
         with shielded():
             process.start()
         theirs.close()  # or its end would not be noticed here
 
-    def ready(self) -> list[Worker]:
-        """Busy workers that have something to say, or have died."""
+    def ready(self) -> list[SweepWorker]:
+        """Wait for busy workers that have sent a message or died."""
         lines = {worker.line: worker for worker in self.busy}
         return [lines[line] for line in wait(list(lines))]  # type: ignore[index]
 
-    def bury(self, worker: Worker) -> int:
+    def remove(self, worker: SweepWorker) -> int:
         """Remove a dead worker; returns the job that it was at."""
         worker.process.join()
         worker.line.close()
@@ -170,7 +178,7 @@ class Crew:
         assert worker.place is not None
         return worker.place
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         """End all processes: the idle ones by closing their line, those at work at once."""
         for worker in self.workers:
             worker.line.close()
@@ -184,8 +192,8 @@ class Crew:
                 worker.process.join()
 
 
-def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) -> None:
-    """Return what a worker process does until its line is closed."""
+def work(line: Connection, log: Path) -> None:
+    """Run jobs in a worker process until its line is closed."""
     end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # torch is not loaded yet
     with log.open("a", encoding="utf-8") as file:
@@ -194,7 +202,7 @@ def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) 
     import torch
 
     torch.set_num_threads(1)
-    bench = Bench(settings, tasks)
+    evaluator = Evaluator()
 
     def report(event: Event) -> None:
         try:
@@ -207,4 +215,4 @@ def work(line: Connection, settings: Settings, tasks: Sequence[str], log: Path) 
             place, job = line.recv()
         except (EOFError, OSError):
             return
-        _run(place, job, bench, report)
+        _run(place, job, evaluator, report)

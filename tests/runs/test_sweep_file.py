@@ -8,18 +8,24 @@ from typing import Any
 import pytest
 
 from nabla_eval.errors import ConfigError, DataError
-from nabla_eval.harness.study import Study, read_study
+from nabla_eval.runs.command import compose
+from nabla_eval.runs.sweep_file import SweepFile, read_sweep
 
 
-def study(tmp_path: Path, text: str) -> Study:
+def study(tmp_path: Path, text: str) -> SweepFile:
     file = tmp_path / "study.yaml"
     file.write_text(text)
-    return read_study(file)
+    return read_sweep(file)
 
 
-def rows(found: Study) -> list[tuple[str, str, int, dict[str, Any]]]:
+def rows(found: SweepFile) -> list[tuple[str, str, int, dict[str, Any]]]:
     return [
-        (cell.name, cell.task, cell.seed, {k: v for k, v in cell.options.items() if k != "seed"})
+        (
+            cell.name,
+            cell.task,
+            cell.seed,
+            {k: v for k, v in cell.evaluation.model_args.items() if k != "seed"},
+        )
         for cell in found.cells
     ]
 
@@ -45,7 +51,10 @@ def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path: Path) -> None:
     assert rows(found)[-1] == ("twin", "b", 7, {"n": 3, "lr": 0.1, "steps": 0})
     assert len({cell.folder for cell in found.cells}) == len(found.cells)
     assert found.cells[0].folder == "nabla_n2-a-s0"
-    assert found.cells[0].arguments.config.n == 2 and found.cells[1].arguments.seed == 7
+    assert (
+        found.cells[0].evaluation.arguments.config.n == 2
+        and found.cells[1].evaluation.arguments.seed == 7
+    )
 
 
 def test_a_grid_alone_names_its_cells_by_method(tmp_path: Path) -> None:
@@ -84,7 +93,7 @@ def test_null_takes_an_argument_out(tmp_path: Path) -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path: Path) -> None:
     (cell,) = study(tmp_path, "tasks: a\ngrid: {lr: 1e-3, min_lr: 1e-4}").cells
-    assert cell.arguments.config.lr == 0.001
+    assert cell.evaluation.arguments.config.lr == 0.001
 
 
 def test_settings_are_lm_evals(tmp_path: Path) -> None:
@@ -102,30 +111,29 @@ def test_settings_are_lm_evals(tmp_path: Path) -> None:
         include_path: elsewhere
         """,
     )
-    settings = found.settings
-    assert (found.name, settings.limit, settings.batch_size) == ("mine", 8, 64)
-    assert settings.options == {
+    evaluation = found.cells[0].evaluation
+    assert (found.name, evaluation.options["include_path"]) == ("mine", ["elsewhere"])
+    manifest = evaluation.manifest("c", "n")
+    assert (manifest["limit"], manifest["batch_size"], manifest["tasks"]) == (8, 64, ["a"])
+    assert manifest["options"] == {
         "num_fewshot": 2, "gen_kwargs": {"max_gen_toks": 12}, "apply_chat_template": True,
     }  # fmt: skip
-    assert settings.folders[-1] == "elsewhere"
-    manifest = found.cells[0].manifest(settings, "c")
-    assert (manifest["limit"], manifest["tasks"], manifest["options"]) == (
-        8, ["a"], settings.options,
-    )  # fmt: skip
 
 
-def test_the_grader_of_a_sweep_is_that_of_a_run(tmp_path: Path) -> None:
-    from nabla_eval.harness.command import compose
+def test_a_cell_is_the_evaluation_that_a_run_makes(tmp_path: Path) -> None:
+    found = study(tmp_path, "tasks: nabla_amc\ngrader: math_verify\nlimit: 4\ngrid: {n: 2}")
+    alone = compose([], tasks=("nabla_amc",), grader="math_verify", limit=4, n=2)
+    one, other = found.cells[0].evaluation.manifest("c", "n"), alone.manifest("c", "n")
+    assert {**one, "started": ""} == {**other, "started": ""}
 
-    found = study(tmp_path, "tasks: nabla_amc\ngrader: math_verify")
-    alone = compose([], tasks=("nabla_amc",), grader="math_verify")
-    assert found.settings.metadata == {"grader": "math_verify"}
-    assert (
-        found.cells[0].manifest(found.settings, "c")["options"]
-        == (alone.manifest("c", "n")["options"])
-    )
-    with pytest.raises(ConfigError, match="grader is 'me': it takes nabla_eval or math_verify"):
-        study(tmp_path, "tasks: nabla_amc\ngrader: me")
+
+@pytest.mark.parametrize(("given", "kept"), [("true", None), ("false", False)])
+def test_multiturn_without_a_chat_template_says_nothing(
+    tmp_path: Path, given: str, kept: bool | None
+) -> None:
+    """lm-eval would refuse it as true."""
+    found = study(tmp_path, f"tasks: a\nfewshot_as_multiturn: {given}")
+    assert found.cells[0].evaluation.options["fewshot_as_multiturn"] is kept
 
 
 def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path: Path) -> None:
@@ -153,12 +161,13 @@ def test_long_and_odd_names_make_safe_folders(tmp_path: Path) -> None:
         ("grid: {n: 2}", ["tasks", "Try"]),
         ("tasks: a\nseeds: []", ["seeds", "Try"]),
         ("tasks: a\nseeds: [1.5]", ["seeds", "1.5", "integer"]),
-        ("tasks: [1]", ["tasks", "name"]),
+        ("tasks: [1]", ["tasks[0]", "1", "string"]),
         ("tasks: a\nlimit: many", ["limit", "'many'"]),
         ("tasks: a\nlimit: 0", ["limit", "0"]),
         ("tasks: a\nlimit: true", ["limit", "True"]),
         ("tasks: a\nbatch_size: 0", ["batch_size", "0"]),
-        ("tasks: a\ngrid: [1]", ["grid", "[1]"]),
+        ("tasks: a\ngrader: me", ["grader must be nabla_eval or math_verify, got 'me'"]),
+        ("tasks: a\ngrid: [1]", ["grid", "mapping"]),
         ("tasks: a\ngrid: {n: {x: 1}}", ["grid.n", "list of values"]),
         ("tasks: a\ngrid: {n: []}", ["grid.n", "[]"]),
         ("tasks: a\ngrid: {seed: 3}", ["seed=3", "seeds"]),
@@ -198,4 +207,4 @@ def test_what_is_no_study_is_refused_and_nothing_is_run(
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no file"):
-        read_study(tmp_path / "none.yaml")
+        read_sweep(tmp_path / "none.yaml")

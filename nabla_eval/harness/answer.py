@@ -1,4 +1,4 @@
-"""Answering problems: drive the method, write the trace, pick up what a stopped run left."""
+"""Answer problems: drive the method, write the trace, pick up what a stopped run left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval.engine.drive import Execute, drive
-from nabla_eval.errors import DataError, Fault
+from nabla_eval.errors import DataError, Fault, ItemError
 from nabla_eval.harness.arguments import Arguments
-from nabla_eval.harness.faults import Faults
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
@@ -21,11 +20,12 @@ from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike
 from nabla_eval.traces.observe import Observed
 
+SHOWN = 5  # failed items that the closing message names
 Work = tuple[Problem, Any]  # a problem and its method's options
 
 
 @dataclass(frozen=True)
-class MethodRun:
+class Answerer:
     """Everything that the answers to a list of problems depend on, and how they are reported."""
 
     arguments: Arguments
@@ -139,12 +139,13 @@ class MethodRun:
 
 def _warn_of_whole_responses(config: Any, stops: set[str]) -> None:
     """A search whose steps never ended at a delimiter has only compared whole responses."""
-    if isinstance(config, Steps) and stops and "step" not in stops:
+    steps = getattr(config, "steps", None)
+    if isinstance(steps, Steps) and stops and "step" not in stops:
         LOGGER.warning(
             "No response held a step delimiter (step=%s): each was one step, so the search chose "
             "between whole responses. Another step=, such as semicolon or newline, may fit the "
             "task.",
-            config.step,
+            steps.step,
         )
 
 
@@ -152,3 +153,57 @@ def _timed(method: Method, began: dict[int, float], index: int) -> Method:
     """The same method, noting when it is admitted."""
     began[index] = time.perf_counter()
     return (yield from method)
+
+
+class Faults:
+    """The failed items of one run."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.errors: dict[str, Exception] = {}
+
+    def add(self, item: str, error: Exception, answered: int) -> None:
+        """Note that an item failed.
+
+        Raises `ItemError` where more have than `max_errors`: what is wrong with them is likely
+        wrong with the rest.
+        """
+        self.errors[item] = error
+        LOGGER.error("%s failed and is left out: %s: %s", item, type(error).__name__, error)
+        if len(self.errors) > self.arguments.max_errors:
+            raise ItemError(
+                f"Stopped early: {self._words(answered)} More than max_errors="
+                f"{self.arguments.max_errors} are a sign that the rest would fail too. "
+                f"{self._advice()}"
+            ) from error
+
+    def close(self, answered: int) -> None:
+        """Say what failed, in the end. Raises `ItemError` unless `allow_errors` is set."""
+        if not self.errors:
+            return
+        if not self.arguments.allow_errors:
+            raise ItemError(
+                f"{self._words(answered)} {self._advice()} With allow_errors=true the run ends "
+                "without them: they have no score, and `failed` counts them."
+            ) from next(iter(self.errors.values()))
+        LOGGER.warning(
+            "%s They have no score in nabla_eval's tasks, where `failed` counts them; tasks of "
+            "others grade them as empty answers.",
+            self._words(answered),
+        )
+
+    def _words(self, answered: int) -> str:
+        shown = list(self.errors.items())[:SHOWN]
+        first = "; ".join(f"{item}: {type(e).__name__}: {e}" for item, e in shown)
+        count = f"{len(self.errors)} of {answered} items failed"
+        if len(self.errors) > SHOWN:
+            return f"{count} (the first {SHOWN}: {first})."
+        return f"{count}: {first}"
+
+    def _advice(self) -> str:
+        folder = self.arguments.trace_dir
+        if self.arguments.dry:
+            return "A dry run keeps no answers."
+        if folder is None:
+            return "Name a trace_dir=, and a second attempt need not answer the others again."
+        return f"The others are in {folder}: the same command tries only these again."

@@ -14,9 +14,10 @@ import pytest
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.evaluation import Bench, Settings
-from nabla_eval.harness.folder import claim, manifest_of
-from nabla_eval.harness.workers import Event, Job, Report, run_in_processes
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.evaluate import Evaluator
+from nabla_eval.runs.folder import claim
+from nabla_eval.runs.workers import Event, Job, Report, run_in_processes
 from nabla_eval.traces import lock
 from nabla_eval.traces.manifest import read_manifest
 
@@ -24,14 +25,15 @@ from nabla_eval.traces.manifest import read_manifest
 def jobs(tmp_path: Path, *options: dict[str, Any]) -> list[Job]:
     found = []
     for place, values in enumerate(options):
-        job = Job(tmp_path / str(place), manifest_of(read({}), {}, ["t"], command="c"), values)
+        evaluation = Evaluation(("t",), values, read({}), {"device": "cpu"})
+        job = Job(tmp_path / str(place), evaluation.manifest("c", ""), evaluation)
         claim(job.folder, job.manifest)
         found.append(job)
     return found
 
 
 def run(work: list[Job], count: int, tmp_path: Path, report: Report) -> None:
-    run_in_processes(work, Settings(), ["t"], count, tmp_path / "log.txt", report, fake_work.work)
+    run_in_processes(work, count, tmp_path / "log.txt", report, fake_work.work)
 
 
 def test_a_process_that_dies_costs_the_job_it_was_at(tmp_path: Path) -> None:
@@ -78,14 +80,16 @@ def test_leaving_early_ends_the_processes_at_once(tmp_path: Path) -> None:
 MUTE = """
 import multiprocessing, threading
 from pathlib import Path
-from nabla_eval.harness import workers
+from nabla_eval.runs import workers
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.evaluation import Bench, Settings
-from nabla_eval.harness.folder import claim, manifest_of
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.evaluate import Evaluator
+from nabla_eval.runs.folder import claim
 
 folder = Path("cell")
-job = workers.Job(folder, manifest_of(read({}), {}, [], command="c"), {})
+evaluation = Evaluation((), {}, read({}), {"device": "cpu"})
+job = workers.Job(folder, evaluation.manifest("c", ""), evaluation)
 claim(folder, job.manifest)
 ours, theirs = multiprocessing.Pipe()
 ours.send((0, job))
@@ -96,13 +100,13 @@ def die():
     ours.close()
     heard.set()
 
-def answer(self, options, folder, progress):
+def evaluate(self, folder, evaluation, manifest, progress):
     heard.wait()
     progress(1, 2)
 
-Bench._model = answer
+Evaluator.evaluate = evaluate
 threading.Thread(target=die).start()
-workers.work(theirs, Settings(), [], Path("log.txt"))
+workers.work(theirs, Path("log.txt"))
 """
 
 
@@ -119,18 +123,17 @@ def test_who_took_a_folder_meanwhile_keeps_its_run_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
-    monkeypatch.setattr(Bench, "_model", lambda *_: 1 / 0)
+    monkeypatch.setattr("lm_eval._cli.run.Run._execute", lambda _: 1 / 0)
     (job, other) = jobs(tmp_path, {"die": 3}, {})
-    job.manifest["tasks"] = []
     with lock.sole_writer(job.folder):
         before = read_manifest(job.folder)
         with pytest.raises(DataError, match="Another process is writing"):
-            Bench(Settings(), []).evaluate(job.folder, job.manifest, {})
+            job.run(Evaluator())
         events: list[Event] = []
         run([job, other], 2, tmp_path, events.append)
         assert sorted(e.job for e in events if e.kind == "failed") == [0]
         assert read_manifest(job.folder) == before
     with pytest.raises(ZeroDivisionError):
-        Bench(Settings(), []).evaluate(job.folder, job.manifest, {})
+        job.run(Evaluator())
     now = read_manifest(job.folder)
     assert now is not None and now["status"] == "failed"

@@ -7,7 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from nabla_eval.cli.board import Board, Line
+from nabla_eval.cli.sweep_progress import SweepProgress
+from nabla_eval.runs.sweep import CellState
+from nabla_eval.runs.sweep_file import Cell
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -15,10 +17,14 @@ from nabla_eval.cli.board import Board, Line
 def test_states_and_numbers_are_whole_and_names_keep_their_ends(width, tasks):
     console = Console(file=io.StringIO(), width=width, height=30)
     name = "nabla with a rather long name that says what it does n="
-    lines = [Line(f"{name}{n}", task, seed=1) for n in (4, 16) for task in tasks]
-    lines[0].set("running")
-    lines[1].set("failed")
-    console.print(Board(console, lines).render())
+    progress = SweepProgress(console)
+    progress.cells = [
+        CellState(Cell(f"{name}{n}", str(n), task, 1, evaluation=None))  # type: ignore[arg-type]
+        for n in (4, 16)
+        for task in tasks
+    ]
+    progress.cells[0].state, progress.cells[1].state = "running", "failed"
+    console.print(progress.render())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [line for line in shown.splitlines() if line.startswith("nabla")]
     assert max(map(len, shown.splitlines())) <= width

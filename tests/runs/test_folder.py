@@ -1,7 +1,8 @@
-"""A run folder is taken by one run only, and continued by that run."""
+"""A run folder is claimed by one run only, continued by that run, and done when all is there."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.folder import claim, clear, close, fail, identity_hash, manifest_of
+from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash, manifest_of
 from nabla_eval.traces.manifest import Manifest, read_manifest, write_manifest
 
 
@@ -17,25 +18,27 @@ def manifest(limit: float | None = None, **options: Any) -> Manifest:
     return manifest_of(read(options), options, ["t"], command="c", limit=limit)
 
 
+def stored(folder: Path) -> Manifest:
+    found = read_manifest(folder)
+    assert found is not None
+    return found
+
+
 def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert claim(folder, manifest(n=4)).state == "new"
-    first = read_manifest(folder)
-    assert first is not None and (first["status"], first["continued"]) == ("running", 0)
-    assert first["config"]["n"] == 4 and first["config_hash"] == read({"n": 4}).fingerprint
+    assert (stored(folder)["status"], stored(folder)["continued"]) == ("running", 0)
+    assert stored(folder)["config"]["n"] == 4
+    assert stored(folder)["config_hash"] == read({"n": 4}).fingerprint
     second = manifest(n=4)
     assert claim(folder, second).state == "unfinished" and second["continued"] == 1
     fail(folder, second, BrokenPipeError("of what the run was printed to"))
-    still = read_manifest(folder)
-    assert still is not None and still["status"] == "running"
+    assert stored(folder)["status"] == "running"
     fail(folder, second, RuntimeError("no memory"))
-    failed = read_manifest(folder)
-    assert failed is not None and (failed["status"], failed["error"]) == ("failed", "no memory")
+    assert (stored(folder)["status"], stored(folder)["error"]) == ("failed", "no memory")
     assert claim(folder, manifest(n=4)).state == "unfinished"
     write_manifest(folder, {**second, "status": "done"})
-    assert claim(folder, manifest(n=4)).state == "done"
-    done = read_manifest(folder)
-    assert done is not None and done["status"] == "done"
+    assert claim(folder, manifest(n=4)).state == "done" == stored(folder)["status"]
 
 
 def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -78,7 +81,35 @@ def test_other_versions_are_noticed(tmp_path: Path) -> None:
     assert list(changed) == ["torch"] and changed["torch"][0] == "1.0"
 
 
-def test_a_run_without_lm_evals_files_is_not_done(tmp_path: Path) -> None:
-    claim(tmp_path, manifest())
-    with pytest.raises(DataError, match="wrote no results"):
-        close(tmp_path, manifest(), device="cpu", wall_seconds=1.0)
+RESULTS = {"config": {"nabla": {"seconds": 2.5}}, "configs": {"t": {}}}
+WHOLE = {
+    "results_2026.json": json.dumps(RESULTS),
+    "samples_t_2026.jsonl": "{}\n",
+    "trace-rank0.jsonl": "{}\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("results_2026.json", None, "lm-eval wrote no results to .* Is the disk full"),
+        ("results_2026.json", "", r"no whole results to .*2026\.json .* the answers are kept"),
+        ("results_2026.json", '{"config": {"nab', "no whole results .* the disk some room"),
+        ("results_2026.json", '{"configs": {}}', "no whole results .* a name that this locale"),
+        ("samples_t_2026.jsonl", None, "lm-eval wrote no samples of t to .* Run again"),
+        ("trace-rank0.jsonl", None, r"has no trace-rank\*\.jsonl: no response .* Run again"),
+    ],
+)
+def test_a_run_is_done_when_all_its_files_are_there(
+    tmp_path: Path, name: str, content: str | None, said: str
+) -> None:
+    """lm-eval only warns where it cannot write its files."""
+    for file, text in {**WHOLE, name: content}.items():
+        if text is not None:
+            (tmp_path / file).write_text(text)
+    claimed = manifest()
+    with pytest.raises(DataError, match=said):
+        complete(tmp_path, claimed, device="cpu", wall_seconds=1.0)
+    (tmp_path / name).write_text(WHOLE[name])
+    done = complete(tmp_path, claimed, device="cpu", wall_seconds=1.0)
+    assert (done["status"], done["seconds"]) == ("done", 2.5) and stored(tmp_path) == done

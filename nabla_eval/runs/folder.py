@@ -1,9 +1,8 @@
-"""Run folders: whose results a folder holds, and how a run takes it, continues it and closes it."""
+"""Run folders: `run.json`, and how a run claims its folder, continues it and completes it."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,7 +11,6 @@ from typing import Any, Literal
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import NEUTRAL, Arguments
-from nabla_eval.harness.lmeval import files_of
 from nabla_eval.methods.registry import option_names
 from nabla_eval.options import fingerprint, flatten
 from nabla_eval.traces.manifest import (
@@ -31,14 +29,14 @@ OUTPUTS = ("trace-rank*.jsonl", "results_*.json", "samples_*.jsonl")
 
 @dataclass(frozen=True)
 class Claim:
-    """The finding about a folder that a run asks for."""
+    """What a folder held when a run asked for it."""
 
     state: Literal["new", "unfinished", "done"]
-    before: Manifest | None = None  # of the sitting before
+    before: Manifest | None = None  # of the previous sitting
 
     @property
     def other_versions(self) -> dict[str, tuple[str | None, str | None]]:
-        """Libraries whose version has changed since, with both versions."""
+        """Libraries whose version has changed since then, with both versions."""
         old, new = ({} if self.before is None else self.before["versions"]), versions()
         return {n: (old[n], new.get(n)) for n in old if old[n] != new.get(n)}
 
@@ -56,15 +54,15 @@ def manifest_of(
     device: str | None = None,
     batch_size: int | str | None = None,
 ) -> Manifest:
-    """The `run.json` of a run about to start.
+    """Return the `run.json` of a run that is about to start.
 
-    `arguments` are what `model_args` were read as; `options` those of lm-eval that change answers.
+    `arguments` are the parsed `model_args`; `options` are lm-eval's options that change answers.
     """
     own = {*option_names(arguments.method), *NEUTRAL}
     others = {name: value for name, value in model_args.items() if name not in own}
     if limit is not None and limit == int(limit):
         limit = int(limit)
-    manifest: Manifest = {
+    return {
         "schema": MANIFEST_SCHEMA,
         "name": name,
         "command": command,
@@ -89,23 +87,34 @@ def manifest_of(
         "continued": 0,
         "error": None,
     }
-    return manifest
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON reads them back, without nulls."""
+    given = {name: value for name, value in values.items() if value is not None}
+    plain: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return plain
 
 
 def identity_hash(manifest: Manifest) -> str:
-    """Short hash of what makes a run this run: equal for runs that may share a folder."""
+    """Return a short hash that is equal for runs that may share a folder."""
     return fingerprint({name: manifest[name] for name in IDENTITY})  # type: ignore[literal-required]
 
 
 def inspect(folder: Path, manifest: Manifest) -> Claim:
     """Find out what a folder holds for a run; touches nothing.
 
-    Raises `DataError` where it holds another run (saying the differences) or results that no
-    `run.json` explains.
+    Raises `DataError` where it holds another run (naming the differences) or results without a
+    `run.json`.
     """
     before = read_manifest(folder)
     if before is None:
-        _refuse_strays(folder)
+        strays = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
+        if strays:
+            raise DataError(
+                f"{folder} holds {strays[0].name} and no {FILE} that says of which run. Choose "
+                "another --output, or remove that folder."
+            )
         return Claim("new")
     if unlike := differences(before, manifest):
         raise DataError(
@@ -116,7 +125,7 @@ def inspect(folder: Path, manifest: Manifest) -> Claim:
 
 
 def claim(folder: Path, manifest: Manifest) -> Claim:
-    """`inspect` a folder, and take it: write `run.json` into it, unless the run is done there."""
+    """`inspect` a folder and take it: write `run.json` into it, unless the run is done there."""
     claimed = inspect(folder, manifest)
     if claimed.before is not None:
         manifest["continued"] = claimed.before["continued"] + 1
@@ -132,28 +141,28 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def _refuse_strays(folder: Path) -> None:
-    strays = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
-    if strays:
-        raise DataError(
-            f"{folder} holds {strays[0].name} and no {FILE} that says of which run. Choose another "
-            "--output, or remove that folder."
-        )
+def complete(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float) -> Manifest:
+    """Write the `run.json` of a run that lm-eval has finished, and return it.
 
-
-def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float) -> Manifest:
-    """Complete `run.json` of a run that lm-eval has finished.
-
-    Raises `DataError` where lm-eval's files or the traces are missing.
+    Raises `DataError` where lm-eval's results, its samples or the traces are missing: lm-eval only
+    warns when it cannot write.
     """
-    results, _ = files_of(folder, ())
-    try:
-        about = json.loads(results.read_text(encoding="utf-8"))["config"].get("nabla", {})
-    except (ValueError, LookupError) as error:  # lm-eval warns where it cannot write, and goes on
+    found = sorted(folder.glob("results_*.json"), key=lambda path: path.name)
+    if not found:
         raise DataError(
-            f"lm-eval wrote no whole results to {results} ({error}). Give --output a name that "
+            f"lm-eval wrote no results to {folder}. Is the disk full or the folder read-only?"
+        )
+    try:
+        results = json.loads(found[-1].read_text(encoding="utf-8"))
+        about, tasks = results["config"].get("nabla", {}), results["configs"]
+    except (ValueError, LookupError) as error:
+        raise DataError(
+            f"lm-eval wrote no whole results to {found[-1]} ({error}). Give --output a name that "
             "this locale can write, and the disk some room; then run again: the answers are kept."
         ) from error
+    for task in tasks:
+        if not any(folder.glob(f"samples_{task}_[0-9]*.jsonl")):
+            raise DataError(f"lm-eval wrote no samples of {task} to {folder}. Run again.")
     if not any(folder.glob(OUTPUTS[0])):
         raise DataError(f"{folder} has no trace-rank*.jsonl: no response was generated. Run again.")
     done: Manifest = {
@@ -170,36 +179,11 @@ def close(folder: Path, manifest: Manifest, *, device: str, wall_seconds: float)
 
 
 def fail(folder: Path, manifest: Manifest, error: BaseException) -> None:
-    """Say in `run.json` why a run ended early; a later one continues it all the same.
+    """Note in `run.json` why a run ended early; a later sitting continues it all the same.
 
-    A reader that has gone, of a pipe that the run printed to, is no failure of the run.
+    A closed pipe that the run printed to is no failure of the run.
     """
     if isinstance(error, BrokenPipeError):
         return
     text = str(error) or type(error).__name__
     write_manifest(folder, {**manifest, "status": "failed", "error": text})
-
-
-def first_rank() -> bool:
-    """Return whether this process is the one that writes `run.json` (of several under
-    `accelerate`).
-    """
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def device_name(device: str | None) -> str:
-    """Return what a device is: `cpu`, or `cuda:0 (NVIDIA H100)`. Needs torch loaded already."""
-    import torch
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return device
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as JSON reads them back, without those that say nothing."""
-    given = {name: value for name, value in values.items() if value is not None}
-    plain: dict[str, Any] = json.loads(json.dumps(given, default=str))
-    return plain

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from nabla_eval.errors import ModelError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.harness.command import Command
-    from nabla_eval.harness.run import Work
+    from nabla_eval.harness.answer import Work
+    from nabla_eval.runs.command import Evaluation
     from nabla_eval.traces import Record
     from nabla_eval.traces.manifest import Manifest
 
@@ -28,8 +27,8 @@ SECONDS = 60.0  # after which it begins nothing more of an item
 
 
 @dataclass(frozen=True)
-class TaskEstimate:
-    """The time and tokens of one task, extrapolated from its first document. Means are per item."""
+class Estimate:
+    """What one task will take, from what its first document took. Means are per item."""
 
     task: str
     items: int
@@ -47,10 +46,10 @@ class TaskEstimate:
 
 
 @dataclass
-class Rehearsal:
+class DryRun:
     """One dry run: `begin` is called with what was loaded and is to be answered first."""
 
-    command: Command
+    evaluation: Evaluation
     folder: Path
     out: TextIO
     documents: dict[str, int] = field(default_factory=dict)  # of each task, in the run itself
@@ -63,10 +62,8 @@ class Rehearsal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Learn of the tasks when lm-eval has them, and of the models before they answer."""
+        """Learn of the tasks when lm-eval has them."""
         import lm_eval.evaluator
-
-        from nabla_eval.harness.lm import NablaLM
 
         evaluate = lm_eval.evaluator.evaluate
 
@@ -74,22 +71,17 @@ class Rehearsal:
             self.learn(options["task_dict"]["tasks"])
             return evaluate(*args, **options)
 
-        with (
-            patch.object(lm_eval.evaluator, "evaluate", noting),
-            patch.object(NablaLM, "rehearse", self.begin),
-        ):
+        with patch.object(lm_eval.evaluator, "evaluate", noting):
             yield
 
     def learn(self, tasks: dict[str, Any]) -> None:
         """Count the documents of tasks, and how often each is answered."""
-        from nabla_eval.harness.command import chosen_documents
-
-        chosen, limit = chosen_documents(self.command.namespace), self.command.namespace.limit
+        chosen, limit = self.evaluation.documents(), self.evaluation.options.get("limit")
         for name, task in tasks.items():
             own = len((chosen or {}).get(name, ()))
             self.documents[name] = own or _documents(len(task.eval_docs), limit)
             repeats = max(1, int(task.config.repeats or 1))
-            self.samples[name] = repeats if self.command.arguments.spec.samples else 1
+            self.samples[name] = repeats if self.evaluation.arguments.spec.samples else 1
 
     def begin(self, lm: Any, work: Sequence[Work]) -> list[Work]:
         """Say what loading alone tells; returns the first documents' work, cut short."""
@@ -110,7 +102,7 @@ class Rehearsal:
         return shortened
 
     def _say(self, models: dict[str, Any], prompts: dict[str, int]) -> None:
-        from nabla_eval.harness.folder import device_name
+        from nabla_eval.runs.evaluate import device_name
 
         rows = [
             (task, f"{self.documents.get(task, 1):,}", f"{self.samples.get(task, 1):,}",
@@ -119,11 +111,11 @@ class Rehearsal:
         ]  # fmt: skip
         columns = ("task", "documents", "samples", "first prompt", "response at most")
         table(self.out, "What would be run; lengths in tokens", columns, rows)
-        space = self.command.namespace
-        lines = [f"Device: {device_name(space.device)}. Batch size: {space.batch_size}."]
+        options = self.evaluation.options
+        lines = [f"Device: {device_name(options['device'])}. Batch size: {options['batch_size']}."]
         lines += [f"{role.capitalize()}: {models.get(role)}" for role in ("policy", "reward")]
         longest = max(prompts[task] + self.longest[task] for task in prompts)
-        lines += memory(self.command, models, longest)
+        lines += memory(self.evaluation, models, longest)
         lines.append(f"Disk: {free_space(self.folder) / 2**30:,.1f} GiB are free.")
         lines.append(
             f"Trying one document of each task: at most {TOKENS} tokens a response, and "
@@ -132,25 +124,27 @@ class Rehearsal:
         say("\n".join(lines), file=self.out)
 
 
-def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
+def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path) -> None:
     """Print the plan of a run, then what it will take; nothing is written into its folder.
 
     Raises what the run itself would raise before and at its first item.
     """
     from nabla_eval.cost.peak import describe
-    from nabla_eval.harness.folder import inspect
+    from nabla_eval.runs.evaluate import Evaluator
+    from nabla_eval.runs.folder import inspect
 
     state = inspect(folder, manifest).state
-    rehearsal = Rehearsal(command, folder, sys.stdout)
-    # What lm-eval prints of one document is no result: it goes where the logs go.
+    dry = DryRun(evaluation, folder, sys.stdout)
+    # lm-eval's own table is of one document, and no result: it goes where the logs go.
     with (
         TemporaryDirectory(prefix="nabla-eval-dry-run-") as place,
         redirect_stdout(sys.stderr),
-        rehearsal.listening(),
+        dry.listening(),
     ):
-        brief = replace(command, namespace=_first_documents(command.namespace))
-        done = brief.execute(Path(place), manifest)
-        estimates = estimate(Path(place), rehearsal)
+        brief = replace(evaluation, options=_first_documents(evaluation))
+        evaluator = Evaluator(keep=False)
+        done = evaluator.evaluate(Path(place), brief, manifest, begin=dry.begin)
+        estimates = estimate(Path(place), dry)
     rows = [
         (item.task, f"{item.items:,}", f"{item.calls:,.0f}", f"{item.tokens:,.0f}",
          f"{item.items * item.calls:,.0f}", f"{item.hours:,.2g}")
@@ -166,25 +160,23 @@ def rehearse(command: Command, manifest: Manifest, folder: Path) -> None:
     say(f"Nothing was kept. {folder} {word[state]}.")
 
 
-def _first_documents(namespace: Namespace) -> Namespace:
-    """The same options with one document of each task; lm-eval refuses --samples with --limit."""
-    from nabla_eval.harness.command import chosen_documents
-
-    chosen = chosen_documents(namespace)
-    if chosen is not None:
-        first = {task: places[:1] for task, places in chosen.items()}
-        return Namespace(**{**vars(namespace), "samples": first})
-    return Namespace(**{**vars(namespace), "limit": 1})
+def _first_documents(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the options with one document of each task; lm-eval refuses --samples with --limit."""
+    chosen = evaluation.documents()
+    if chosen is None:
+        return {**evaluation.options, "limit": 1}
+    first = {task: places[:1] for task, places in chosen.items()}
+    return {**evaluation.options, "samples": first}
 
 
-def estimate(folder: Path, rehearsal: Rehearsal) -> list[TaskEstimate]:
+def estimate(folder: Path, dry: DryRun) -> list[Estimate]:
     """From the trace of a run over the first document of each task."""
     from nabla_eval.traces import read
 
     sizes = [file.stat().st_size for file in folder.glob("trace-*")]
     records = read(folder)
     found = []
-    for task, most in rehearsal.longest.items():
+    for task, most in dry.longest.items():
         own = [record for record in records if record["id"].split("/")[0] == task]
         scaled = most > TOKENS and any(_cut(record) for record in own)
         scale = most / TOKENS if scaled else 1.0
@@ -193,9 +185,9 @@ def estimate(folder: Path, rehearsal: Rehearsal) -> list[TaskEstimate]:
             return scale * sum(values) / max(1, len(values))
 
         found.append(
-            TaskEstimate(
+            Estimate(
                 task,
-                rehearsal.items(task),
+                dry.items(task),
                 mean([record["ledger"]["model_calls"] for record in own]),
                 mean([record["ledger"]["generated_tokens"] for record in own]),
                 mean([record["seconds"] for record in own]),
@@ -208,11 +200,11 @@ def estimate(folder: Path, rehearsal: Rehearsal) -> list[TaskEstimate]:
 
 
 def _cut(record: Record) -> bool:
-    """Return whether a response ended because there was no room for more."""
+    """Whether a response ended because there was no room for more."""
     return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
 
 
-def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
+def remarks(estimates: Sequence[Estimate]) -> list[str]:
     """How far the figures of a dry run can be trusted."""
     lines = [
         "One document says little about the mean, and items in batches take less than one by one:"
@@ -252,8 +244,8 @@ def table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequen
     Screen(out).print(shown)
 
 
-def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
-    """Compare the memory of both models for whole batches (`models.memory`) with what is free.
+def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[str]:
+    """What both models need for batches of whole sequences, by `models.memory`, and what there is.
 
     Raises `ModelError` where one sequence alone does not fit.
     """
@@ -261,20 +253,20 @@ def memory(command: Command, models: dict[str, Any], tokens: int) -> list[str]:
 
     if models.get("reward") is None:
         return []
-    size = str(command.namespace.batch_size)
+    size = str(evaluation.options["batch_size"])
     batch = int(size) if size.isdecimal() else 1
-    batch = max(1, min(batch, command.arguments.max_batch_tokens // tokens))
+    batch = max(1, min(batch, evaluation.arguments.max_batch_tokens // tokens))
     needed = {
         count: check_pair(
             models["policy"], models["reward"],
             PairUse(
                 length=tokens, batch=count, vocab="force", dtype=models["dtype"],
-                reward_dtype=command.arguments.dtype_of_reward,
+                reward_dtype=evaluation.arguments.dtype_of_reward,
             ),
         ).bytes
         for count in {1, batch}
     }  # fmt: skip
-    there = device_memory(command.namespace.device)
+    there = device_memory(evaluation.options["device"])
     words = f"{tokens:,} tokens and {models['dtype']} weights"
     if needed[1] > there:
         raise ModelError(
@@ -308,7 +300,7 @@ def free_space(folder: Path) -> int:
 
 
 def disk(folder: Path, needed: float) -> str:
-    """Return whether the traces will fit."""
+    """Whether the traces will fit."""
     free = free_space(folder)
     words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / 2**30:,.1f} GiB are free"
     return f"{words}." if needed < free / 2 else f"{words}: too little. Choose another --output."

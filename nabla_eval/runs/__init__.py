@@ -1,0 +1,1 @@
+"""Run folders: what an evaluation is, how it runs into a folder, and sweeps of many."""

@@ -1,0 +1,188 @@
+"""`nabla-eval run`'s command line, read into one evaluation for lm-eval."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+from unittest.mock import patch
+
+import yaml
+
+from nabla_eval.errors import ConfigError
+from nabla_eval.harness import arguments as model_args
+from nabla_eval.harness.arguments import Arguments
+from nabla_eval.harness.preflight import as_dict
+from nabla_eval.harness.register import NAME
+from nabla_eval.runs.folder import manifest_of
+from nabla_eval.traces.manifest import Manifest
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
+
+TASK = "nabla_countdown"
+COUNTED = (TASK, "nabla_countdown4")  # whose answers are checked by arithmetic
+BATCH_SIZE = 32
+# lm-eval's options that answers or scores depend on, besides those with a field in `run.json`.
+OPTIONS = (
+    "num_fewshot", "gen_kwargs", "apply_chat_template", "system_instruction", "samples",
+    "predict_only", "metadata",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation with `--model nabla`, checked, without its output folder."""
+
+    tasks: tuple[str, ...]
+    model_args: Mapping[str, Any]
+    arguments: Arguments  # the parsed `model_args`
+    options: Mapping[str, Any]  # the rest of lm-eval's options, by the names of its command line
+
+    def manifest(self, command: str, name: str) -> Manifest:
+        """Return the `run.json` of this evaluation."""
+        given = self.options.get
+        options = {
+            name: value
+            for name in OPTIONS
+            if (value := given(name)) is not None and value is not False and value != {}
+        }
+        if given("fewshot_as_multiturn") is False:  # true is lm-eval's default
+            options["fewshot_as_multiturn"] = False
+        seeds = given("seed")
+        return manifest_of(
+            self.arguments,
+            self.model_args,
+            self.tasks,
+            command=command,
+            name=name,
+            seed=seeds[2] if seeds else None,
+            limit=given("limit"),
+            options=options,
+            device=given("device"),
+            batch_size=given("batch_size"),
+        )
+
+    def documents(self) -> dict[str, list[int]] | None:
+        """Return the documents that `--samples` names: JSON, or a file of it, as lm-eval reads it.
+
+        Raises `ConfigError` for anything else.
+        """
+        chosen = self.options.get("samples")
+        try:
+            if isinstance(chosen, str):
+                chosen = json.loads(text_of(chosen))
+            wrong = mismatch(chosen, dict[str, list[int]] | None, "--samples")
+        except UNREADABLE as error:
+            wrong = f"--samples {chosen!r} is neither JSON nor a file of it ({error})"
+        if wrong:
+            raise ConfigError(f"{wrong}. Try --samples '{{\"nabla_countdown\": [0, 1]}}'.")
+        return cast("dict[str, list[int]] | None", chosen)
+
+
+class _ConfigFile(TypedDict, total=False):
+    """What is read of lm-eval's `--config` file; lm-eval reads the rest itself."""
+
+    model: str
+    model_args: dict[str, Any] | str | None
+    tasks: list[Any] | str | None
+    limit: float | None
+    device: str | None
+    batch_size: int | str | None
+
+
+def compose(rest: Sequence[str], **given: Any) -> Evaluation:
+    """Read lm-eval's own options (`rest`) and those of `nabla-eval run` (`given`), which win.
+
+    `given`: method, preset, n, tasks, seed, limit, settings (name -> value), batch_size, device,
+    grader (passed to tasks on problem sets in lm-eval's metadata).
+    Raises `ConfigError` for model arguments that cannot work; lm-eval's parser exits on its own.
+    """
+    options = _parsed(rest)
+    stored = _config_file(options.get("config"))
+    _refuse(options, stored)
+    arguments = {**as_dict(stored.get("model_args")), **(options["model_args"] or {})}
+    arguments |= {n: given[n] for n in ("method", "preset", "n") if given.get(n) is not None}
+    arguments |= given.get("settings") or {}
+    _seed(options, arguments, given.get("seed"))
+    for name in ("limit", "device"):
+        if given.get(name) is not None:
+            options[name] = given[name]
+        elif options.get(name) is None:
+            options[name] = stored.get(name)
+    if "batch_size" not in options:
+        chosen = given.get("batch_size") or stored.get("batch_size") or BATCH_SIZE
+        options["batch_size"] = arguments.pop("batch_size", chosen)
+    if given.get("grader") is not None:
+        options["metadata"] = {**(options["metadata"] or {}), "grader": given["grader"]}
+    named = options["tasks"] or stored.get("tasks") or ()
+    named = named.split(",") if isinstance(named, str) else named
+    tasks = [*given.get("tasks", ()), *(n for n in named if isinstance(n, str))] or [TASK]
+    _check_grader(options["metadata"], tasks)
+    read = model_args.read(arguments)
+    if read.trace_dir is not None:
+        raise ConfigError(
+            f"trace_dir={read.trace_dir}: a run keeps its traces in its own folder. Leave "
+            "trace_dir out, and choose the folder with --output."
+        )
+    made = Evaluation(tuple(dict.fromkeys(tasks)), arguments, read, options)
+    made.documents()
+    return made
+
+
+def _parsed(rest: Sequence[str]) -> dict[str, Any]:
+    """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones."""
+    from lm_eval._cli import HarnessCLI
+
+    with patch.object(sys, "argv", ["lm_eval", "run", "--model", NAME, *rest]):
+        namespace: Namespace = HarnessCLI().parse_args()
+    return {n: value for n, value in vars(namespace).items() if n not in ("command", "func")}
+
+
+def _config_file(path: str | None) -> dict[str, Any]:
+    """Read lm-eval's `--config` file."""
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(text_of(path))
+    except (*UNREADABLE, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}. Try a YAML file.") from error
+    if wrong := mismatch(content, _ConfigFile):
+        raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
+    return dict(content)
+
+
+def _refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for another model, and for an output path."""
+    models = {options["model"], stored.get("model", NAME)}
+    if models != {NAME}:
+        other = next(iter(models - {NAME}))
+        raise ConfigError(
+            f"--model {other}: this command runs --model {NAME}. Leave --model out, or try "
+            f"`lm_eval --model {other} ...`."
+        )
+    if options.get("output_path") is not None or stored.get("output_path") is not None:
+        raise ConfigError("--output_path is filled in. Choose the folder with --output.")
+
+
+def _seed(options: dict[str, Any], arguments: dict[str, Any], seed: str | None) -> None:
+    """One integer is the seed of the draws; four, as lm-eval takes them, are left to lm-eval."""
+    if seed is None:
+        if not options["seed"]:
+            arguments.setdefault("seed", 0)
+        return
+    try:
+        arguments["seed"] = int(seed)
+    except ValueError:
+        options["seed"] = _parsed(["--seed", seed])["seed"]
+
+
+def _check_grader(metadata: Mapping[str, Any] | None, tasks: Sequence[str]) -> None:
+    """Raise `ConfigError` where a grader is named and no task has final answers to grade."""
+    named = (metadata or {}).get("grader")
+    if named is not None and all(name in COUNTED for name in tasks):
+        raise ConfigError(
+            f"grader={named}: the answers of {', '.join(tasks)} are checked by arithmetic. Leave "
+            "it out, or choose a task on a problem set, such as nabla_math500."
+        )

@@ -1,0 +1,224 @@
+"""The one way to run an evaluation: lm-eval's own `lm_eval run`, in this process, into a folder.
+
+`nabla-eval run`, `sweep` and `demo` all go through `Evaluator.evaluate`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from nabla_eval.errors import DataError, suggest
+from nabla_eval.harness import arguments as model_args
+from nabla_eval.harness.arguments import process_number
+from nabla_eval.harness.register import NAME, register
+from nabla_eval.harness.tasks import list_tasks, tasks_path
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.folder import complete, fail
+from nabla_eval.traces.manifest import Manifest
+
+RESULTS = "results.json"  # lm-eval inserts the date; samples are written beside it
+
+
+@dataclass
+class Evaluator:
+    """Runs evaluations one after another.
+
+    `keep` the models and tasks of one for the next: models until other ones are asked for, so that
+    an evaluation may hold more than it needs. Without it, memory holds what `lm_eval` would.
+    """
+
+    keep: bool = True
+    _pair: tuple[str, Any] | None = field(default=None, repr=False)
+    _managers: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def evaluate(
+        self, folder: Path, evaluation: Evaluation, manifest: Manifest, **hooks: Any
+    ) -> Manifest:
+        """Evaluate into a run folder that was claimed; returns its completed `run.json`.
+
+        `hooks` are `NablaLM`'s `progress` and `begin`. A folder that holds a part of the traces is
+        continued. What goes wrong is noted in `run.json` and raised. Of several ranks
+        (`accelerate launch`) the first one writes `run.json`.
+        """
+        from lm_eval._cli.run import Run
+
+        asked = Namespace(**evaluation.options)
+        asked.model, asked.tasks = NAME, list(evaluation.tasks)
+        asked.model_args = {**evaluation.model_args, "trace_dir": str(folder)}
+        asked.output_path, asked.log_samples = str(folder / RESULTS), True
+        asked.include_path = _folders(evaluation)
+        first = process_number("RANK", 0) == 0
+        began = time.perf_counter()
+        try:
+            with self._kept(evaluation, manifest["model_args"], hooks):
+                Run._execute(asked)
+            if not first:
+                return manifest
+            wall, device = time.perf_counter() - began, device_name(evaluation.options["device"])
+            return complete(folder, manifest, device=device, wall_seconds=wall)
+        except Exception as error:
+            named = _named(error)
+            if first:
+                fail(folder, manifest, named)
+            raise named from error
+
+    @contextmanager
+    def _kept(
+        self, evaluation: Evaluation, described: Mapping[str, Any], hooks: Mapping[str, Any]
+    ) -> Iterator[None]:
+        """Have lm-eval use what is kept, and do once what it repeats.
+
+        It lists the installed packages for every evaluation (seconds of subprocesses), and compiles
+        a task's templates for every document (a millisecond, three times). No result changes.
+        """
+        import lm_eval.evaluator
+        import lm_eval.tasks
+        import lm_eval.utils
+
+        from nabla_eval.harness.lm import NablaLM
+
+        register()
+        compiled = functools.lru_cache(maxsize=256)(lm_eval.utils.env.from_string)
+
+        def model(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
+            return self._model({**further, **arguments}, hooks)
+
+        def manager(**_: Any) -> Any:
+            told = {**described, **(evaluation.options.get("metadata") or {})}
+            return self._manager(evaluation.tasks, _folders(evaluation), told)
+
+        with (
+            patch.object(NablaLM, "create_from_arg_obj", model),
+            patch.object(lm_eval.evaluator, "add_env_info", _environment_once()),
+            patch.object(lm_eval.utils.env, "from_string", compiled),
+            patch.object(lm_eval.tasks, "TaskManager", manager),
+        ):
+            yield
+
+    def _model(self, arguments: Mapping[str, Any], hooks: Mapping[str, Any]) -> Any:
+        """Return lm-eval's model for these arguments, on the kept pair where it is the same."""
+        from nabla_eval.harness.lm import NablaLM
+
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if not self.keep:
+            return NablaLM(**arguments, **hooks)
+        loading = model_args.loading(arguments)
+        own = {name: value for name, value in arguments.items() if name not in loading}
+        return NablaLM(pair=self._load(loading, arguments["batch_size"]), **own, **hooks)
+
+    def _load(self, loading: Mapping[str, Any], batch_size: Any) -> Any:
+        """Return the pair that the loading arguments name, through `HFLM`'s own loader."""
+        from nabla_eval.harness.lm import NablaLM
+
+        name = json.dumps(loading, sort_keys=True, default=str)
+        if self._pair is None or self._pair[0] != name:
+            self._pair = None  # free the memory first
+            alone = loading.get("pretrained") is not None and loading.get("reward") is None
+            method = "greedy" if alone else "best_of_n"
+            self._pair = (name, NablaLM(method=method, batch_size=batch_size, **loading).pair)
+        return self._pair[1]
+
+    def _manager(self, names: Sequence[str], folders: list[str], metadata: dict[str, Any]) -> Any:
+        """Return the cheapest `TaskManager` that knows all names; the tasks that it makes are kept.
+
+        One that indexes all of lm-eval's own tasks takes 10 to 20 s.
+        """
+        from lm_eval.tasks.manager import TaskManager
+
+        own = all(knows(self._index(folders), name) for name in names)
+        key = json.dumps([own, folders, metadata], sort_keys=True, default=str)
+        if key not in self._managers:
+            made = TaskManager(include_path=list(folders), include_defaults=not own,
+                               metadata=metadata)  # fmt: skip
+            self._managers[key] = _keeping(made)
+        return self._managers[key]
+
+    def _index(self, folders: list[str]) -> Any:
+        """Return a `TaskManager` of these folders alone, to look names up."""
+        from lm_eval.tasks.manager import TaskManager
+
+        key = json.dumps(folders)
+        if key not in self._managers:
+            self._managers[key] = TaskManager(include_path=list(folders), include_defaults=False)
+        return self._managers[key]
+
+
+def _folders(evaluation: Evaluation) -> list[str]:
+    """Return the folders of task files: ours, and those asked for."""
+    own = evaluation.options.get("include_path") or []
+    return [str(tasks_path()), *([own] if isinstance(own, str) else own)]
+
+
+def knows(manager: Any, name: str) -> bool:
+    """Return whether a manager has a task, or a group with all of its members."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return False
+    config = entry.cfg or {}
+    if "group" not in config:
+        return True
+    parts = config.get("task") or []
+    members = [part.get("task") if isinstance(part, dict) else part for part in parts]
+    return all(isinstance(member, str) and knows(manager, member) for member in members)
+
+
+def _keeping(manager: Any) -> Any:
+    """Have a `TaskManager` make each task once, with its problems."""
+    load, known = manager.load, {}
+
+    def kept(names: Any) -> dict[str, Any]:
+        if str(names) not in known:
+            known[str(names)] = load(names)
+        return {kind: dict(entries) for kind, entries in known[str(names)].items()}
+
+    manager.load = kept
+    return manager
+
+
+_ENVIRONMENT: dict[str, Any] = {}
+
+
+def _environment_once() -> Callable[[dict[str, Any]], None]:
+    """Return lm-eval's `add_env_info`, which describes this environment once per process."""
+    import lm_eval.evaluator
+
+    describe = lm_eval.evaluator.add_env_info
+
+    def add(storage: dict[str, Any]) -> None:
+        if not _ENVIRONMENT:
+            describe(_ENVIRONMENT)
+        storage.update(_ENVIRONMENT)
+
+    return add
+
+
+def _named(error: Exception) -> Exception:
+    """Return lm-eval's error for an unknown task with the closest of our names."""
+    text = str(error)
+    if not isinstance(error, ValueError) or not text.startswith("Tasks not found:"):
+        return error
+    missing = text.removeprefix("Tasks not found:").strip()
+    return DataError(
+        f"There is no task {missing!r}. {suggest(missing, [task.name for task in list_tasks()])} "
+        "`lm_eval ls tasks` lists lm-eval's own; --include_path adds a folder."
+    )
+
+
+def device_name(device: str | None) -> str:
+    """Return what a device is: `cpu`, or `cuda:0 (NVIDIA H100)`. Imports torch."""
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return device

@@ -1,0 +1,175 @@
+"""One sitting of a sweep: claim the cells' folders, run what is not done, keep `study.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from nabla_eval.errors import DataError, NablaError
+from nabla_eval.runs.folder import claim, clear, inspect
+from nabla_eval.runs.quiet import quiet
+from nabla_eval.runs.sweep_file import Cell, SweepFile
+from nabla_eval.runs.workers import Event, Job, run_here, run_in_processes
+from nabla_eval.traces.lock import sole_writer
+from nabla_eval.traces.manifest import Manifest
+from nabla_eval.traces.write import versions
+
+FILE = "study.json"
+STUDY_SCHEMA = 1
+LOG = "log.txt"
+
+
+@dataclass
+class CellState:
+    """How far a cell is in this sitting."""
+
+    cell: Cell
+    state: Literal["waiting", "running", "done", "kept", "failed"] = "waiting"
+    done: int = 0  # responses
+    total: int = 0
+    manifest: Manifest | None = None  # of a cell that is done or kept
+    error: str = ""  # of one that failed
+    changed: float = field(default_factory=time.monotonic)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("done", "kept", "failed")
+
+
+class Sweep:
+    """One sitting of a sweep; `ended` is called with each cell that is done, kept or failed.
+
+    `replace`: cells whose folder holds another run are cleared and run anew.
+    """
+
+    def __init__(
+        self,
+        file: SweepFile,
+        folder: Path,
+        command: str,
+        *,
+        replace: bool = False,
+        ended: Callable[[CellState], None] = lambda state: None,
+    ) -> None:
+        self.file, self.folder, self.command, self.replace = file, folder, command, replace
+        self.ended = ended
+        self.cells = [CellState(cell) for cell in file.cells]
+        self.began = time.monotonic()
+        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    def run(self, jobs: int = 1) -> int:
+        """Run what is not done, in `jobs` processes; returns how many cells failed."""
+        with sole_writer(self.folder, "study"):
+            self.save()
+            try:
+                self._run(*self._claim(), jobs)
+            finally:
+                self.save()
+        return len(self.failed)
+
+    @property
+    def failed(self) -> list[CellState]:
+        return [state for state in self.cells if state.state == "failed"]
+
+    def kept(self) -> str:
+        """Return how many cells are done, and where, in words."""
+        done = sum(state.state in ("done", "kept") for state in self.cells)
+        return f"{done} of {len(self.cells)} cells are done in {self.folder}"
+
+    def _claim(self) -> tuple[list[CellState], list[Job]]:
+        """Take the cells' folders; what is done in them is read, what is wrong is noted."""
+        states, jobs = [], []
+        for state in self.cells:
+            folder, evaluation = self.folder / state.cell.folder, state.cell.evaluation
+            manifest = evaluation.manifest(self.command, state.cell.name)
+            try:
+                with sole_writer(folder):
+                    if self.replace and _changed(folder, manifest):
+                        clear(folder)
+                    claimed = claim(folder, manifest)
+                if claimed.state == "done":
+                    self._end(state, "kept", claimed.before)
+                    continue
+            except NablaError as error:
+                hint = "" if self.replace else " --replace runs such cells anew."
+                self._end(state, "failed", error=f"{error}{hint}")
+                continue
+            states.append(state)
+            jobs.append(Job(folder, manifest, evaluation))
+        return states, jobs
+
+    def _run(self, states: list[CellState], work: list[Job], jobs: int) -> None:
+        def report(event: Event) -> None:
+            state = states[event.job]
+            if event.kind == "started":
+                state.state, state.changed = "running", time.monotonic()
+            elif event.kind == "progress":
+                state.done, state.total = event.done, event.total
+            else:
+                self._end(state, event.kind, event.manifest, event.error)
+
+        if jobs > 1 and len(work) > 1:
+            run_in_processes(work, jobs, self.folder / LOG, report)
+        elif work:
+            with quiet(self.folder / LOG):
+                run_here(work, report)
+
+    def _end(
+        self,
+        state: CellState,
+        how: Literal["done", "kept", "failed"],
+        manifest: Manifest | None = None,
+        error: str = "",
+    ) -> None:
+        state.state, state.changed = how, time.monotonic()
+        state.manifest, state.error = manifest, error
+        self.ended(state)
+
+    def save(self) -> None:
+        """Write `study.json`: the file as it was read, the versions, and the state of each cell."""
+        cells = [
+            {
+                "folder": state.cell.folder,
+                "name": state.cell.name,
+                "task": state.cell.task,
+                "seed": state.cell.seed,
+                "config_hash": state.cell.evaluation.arguments.fingerprint,
+                "state": "done" if state.state == "kept" else state.state,
+                **({"error": state.error} if state.error else {}),
+            }
+            for state in self.cells
+        ]
+        content: dict[str, Any] = {
+            "schema": STUDY_SCHEMA,
+            "name": self.file.name,
+            "file": str(self.file.file),
+            "command": self.command,
+            "started": self.started,
+            "seconds": time.monotonic() - self.began,
+            "versions": dict(versions()),
+            "source": self.file.source,
+            "cells": cells,
+        }
+        path = self.folder / FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".json.part")
+            partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error
+
+
+def _changed(folder: Path, manifest: Manifest) -> bool:
+    """Return whether a folder holds another run, or results of no known run."""
+    try:
+        inspect(folder, manifest)
+    except DataError:
+        return True
+    return False

@@ -1,0 +1,279 @@
+"""The file of a sweep: a grid of methods and options, read into the cells that are to be run.
+
+    tasks: [nabla_countdown]        # one or several
+    seeds: [0, 1, 2, 3]
+    limit: 500
+    batch_size: 256
+    grid:                           # model arguments; lists multiply
+      n: [4, 8]
+    variants:                       # each a name and further model arguments; lists multiply
+      - {name: nabla, method: nabla}
+      - {name: twin, method: nabla, steps: 0}
+      - {name: best-of-n, method: best_of_n}
+
+A variant's own arguments replace those of the grid, and null takes one out. An argument of the grid
+that a variant's method does not have is left out of it, and a method that draws nothing needs one
+seed, so `greedy` is run once and not per n and seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import yaml
+
+from nabla_eval.errors import ConfigError, DataError, suggest
+from nabla_eval.grading import GRADERS
+from nabla_eval.harness.arguments import COMMON_NAMES, read
+from nabla_eval.methods.registry import METHODS, option_names
+from nabla_eval.options import fingerprint
+from nabla_eval.runs.command import BATCH_SIZE, Evaluation
+from nabla_eval.validation import UNREADABLE, mismatch, text_of
+
+# What every cell gets from elsewhere in the file.
+TAKEN = {"seed": "seeds", "trace_dir": None, "batch_size": "batch_size", "device": "device"}
+LONGEST = 100  # characters of a folder's name
+
+
+class _Content(TypedDict, total=False):
+    """The file's keys. Those of lm-eval have the names and values of its command line."""
+
+    name: Any
+    tasks: str | list[str] | None
+    grader: str | None
+    seeds: int | list[int]
+    limit: float | None
+    batch_size: int | None
+    device: str | None
+    num_fewshot: int | None
+    gen_kwargs: dict[str, Any] | None
+    apply_chat_template: bool | str | None
+    fewshot_as_multiturn: bool | None
+    system_instruction: str | None
+    include_path: str | list[str] | None
+    grid: dict[str, Any] | None
+    variants: list[dict[str, Any]] | None
+
+
+KEYS = tuple(_Content.__annotations__)
+SHARED = (
+    "limit", "device", "num_fewshot", "gen_kwargs", "apply_chat_template", "fewshot_as_multiturn",
+    "system_instruction",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation of a sweep, and the run folder that it goes to."""
+
+    name: str  # as tables call it: the variant and what varies; the same for all seeds and tasks
+    folder: str
+    task: str
+    seed: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A sweep's file, read and checked."""
+
+    name: str
+    file: Path
+    source: Mapping[str, Any]  # the file's content
+    cells: tuple[Cell, ...]
+
+
+def read_sweep(path: str | Path) -> SweepFile:
+    """Read a sweep's file and check every cell of it. Loads no model.
+
+    Raises `DataError` where it is no such file, and `ConfigError` (naming the file, the key, what
+    it got and what to try) where it asks for something that cannot work.
+    """
+    return sweep_of(Path(path), _load(Path(path)))
+
+
+def sweep_of(file: Path, source: Mapping[str, Any]) -> SweepFile:
+    """Return the sweep that a file's content asks for."""
+    _check(file, source)
+    tasks, seeds = _listed(source.get("tasks")), _listed(source.get("seeds", 0))
+    points = list(_points(file, source))
+    _refuse_duplicates(file, points)
+    options = _options(source)
+    cells = [
+        _cell(file, label, arguments, task, seed, options)
+        for label, arguments in points
+        for task in tasks
+        for seed in (seeds if _draws(arguments) else seeds[:1])
+    ]
+    return SweepFile(str(source.get("name") or file.stem), file, source, tuple(cells))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                line = node.value[at][0].start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(text_of(file), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise DataError(f"There is no file {file}. Give the YAML file of a sweep.") from None
+    except (*UNREADABLE, yaml.YAMLError) as error:
+        raise DataError(f"{file} is not readable YAML: {error}. Mend it there.") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file} holds {type(content).__name__} and not keys with values. Try:\n"
+            "tasks: nabla_countdown\ngrid: {method: [nabla, best_of_n], n: [4, 8]}"
+        )
+    return content
+
+
+def _check(file: Path, source: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for keys that there are not, and for values that cannot work."""
+    for key in source:
+        if key not in KEYS:
+            own = {name for method in METHODS for name in option_names(method)} | COMMON_NAMES
+            hint = "It is a model argument: write it below `grid:` or in one of the `variants:`."
+            hint = hint if key in own else suggest(str(key), KEYS)
+            raise ConfigError(f"{file}: unknown key {key!r}. {hint}")
+    if wrong := mismatch(source, _Content):
+        raise ConfigError(f"{file}: {wrong}.")
+    for key, example in (("tasks", "nabla_countdown"), ("seeds", "[0, 1]")):
+        if not _listed(source.get(key, 0 if key == "seeds" else None)):
+            raise ConfigError(f"{file}: {key} is missing or empty. Try `{key}: {example}`.")
+    limit, batch, grader = (source.get(key) for key in ("limit", "batch_size", "grader"))
+    if limit is not None and limit <= 0:
+        raise _wrong(file, "limit", limit, "a number of problems, or a share below 1")
+    if batch is not None and batch < 1:
+        raise _wrong(file, "batch_size", batch, "an integer >= 1")
+    if grader is not None and grader not in GRADERS:
+        raise _wrong(file, "grader", grader, " or ".join(GRADERS))
+    if source.get("variants", [{}]) == []:
+        raise _wrong(file, "variants", [], "a list, each item as {name: twin, steps: 0}")
+
+
+def _options(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lm-eval's options that all cells share, by the names of its command line."""
+    options = {name: source.get(name) for name in SHARED}
+    options["batch_size"] = source.get("batch_size") or BATCH_SIZE
+    options["include_path"] = _listed(source.get("include_path"))
+    options["metadata"] = {"grader": source["grader"]} if source.get("grader") else None
+    if options["fewshot_as_multiturn"] and not options["apply_chat_template"]:
+        options["fewshot_as_multiturn"] = None  # it says nothing there, and lm-eval refuses it
+    return options
+
+
+def _points(file: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the model arguments of every variant at every point of its grid."""
+    for place, variant in enumerate(source.get("variants") or [{}]):
+        where = f"variants[{place}]" if source.get("variants") else "grid"
+        own = dict(variant)
+        name = own.pop("name", None)
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise _wrong(file, f"{where}.name", name, "a text")
+        yield from _product(file, where, name, source.get("grid") or {}, own)
+
+
+def _product(
+    file: Path, where: str, name: str | None, grid: Mapping[str, Any], own: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the combinations of all lists, each with a name that tells it from the others."""
+    merged = {**grid, **own}
+    for key, values in merged.items():
+        if key in TAKEN:
+            instead = f"Write it at the top, as {TAKEN[key]}:." if TAKEN[key] else "Leave it out."
+            raise ConfigError(f"{file}: {where} sets {key}={values!r}. {instead}")
+        parts = values if isinstance(values, list) else [values]
+        if not parts or any(isinstance(part, (list, dict)) for part in parts):
+            raise _wrong(file, f"{where}.{key}", values, "a value or a list of values")
+    axes = [key for key, values in merged.items() if isinstance(values, list)]
+    choices = (v if isinstance(v, list) else [v] for v in merged.values())
+    seen: list[dict[str, Any]] = []
+    for chosen in itertools.product(*choices):
+        options = {k: v for k, v in zip(merged, chosen, strict=True) if v is not None}
+        method = str(options.get("method", "nabla"))
+        options = {
+            key: value
+            for key, value in options.items()
+            if key in own or not _of_another_method(key, method)
+        }
+        if options not in seen:
+            seen.append(options)
+            yield _label(name, method, options, axes), options
+
+
+def _draws(options: Mapping[str, Any]) -> bool:
+    """Return whether a method draws anything that depends on a seed."""
+    method = str(options.get("method", "nabla"))
+    return method not in METHODS or METHODS[method].samples
+
+
+def _of_another_method(key: str, method: str) -> bool:
+    """Return whether an argument is an option of methods, and not of this one."""
+    if method not in METHODS or key in COMMON_NAMES or key in option_names(method):
+        return False
+    return any(key in option_names(other) for other in METHODS)
+
+
+def _label(name: str | None, method: str, options: Mapping[str, Any], axes: Iterable[str]) -> str:
+    parts = [name or method]
+    for key in axes:
+        if key in options and not (key == "method" and name is None):
+            parts.append(str(options[key]) if key == "method" else f"{key}={options[key]}")
+    return " ".join(parts)
+
+
+def _cell(
+    file: Path,
+    label: str,
+    arguments: Mapping[str, Any],
+    task: str,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Cell:
+    complete = {**arguments, "seed": seed}
+    try:
+        evaluation = Evaluation((task,), complete, read(complete), options)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {label}: {error}") from error
+    return Cell(label, _folder(label, task, seed), task, seed, evaluation)
+
+
+def _folder(label: str, task: str, seed: int) -> str:
+    """Return a folder name that stays when other variants, tasks or seeds are added."""
+    text = f"{label}-{task}-s{seed}"
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "_", text.replace("=", "")).strip("._")
+    if len(safe) <= LONGEST:
+        return safe
+    return f"{safe[: LONGEST - 9]}-{fingerprint({'': text})[:8]}"
+
+
+def _refuse_duplicates(file: Path, points: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    labels = [_folder(label, "", 0) for label, _ in points]
+    for place, label in enumerate(labels):
+        if label in labels[:place]:
+            raise ConfigError(
+                f"{file}: two variants are called {points[place][0]!r}. Give one another name."
+            )
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a value or a list of values as a list, without repeats and empty names."""
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(v for v in values if v != ""))
+
+
+def _wrong(file: Path, key: str, got: Any, wanted: str) -> ConfigError:
+    return ConfigError(f"{file}: {key} must be {wanted}, got {got!r}.")

@@ -1,0 +1,106 @@
+"""One evaluation into a run folder, and several of them on models and tasks that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness.lm import NablaLM
+from nabla_eval.harness.tasks import tasks_path
+from nabla_eval.runs.command import compose
+from nabla_eval.runs.evaluate import Evaluator, knows
+from nabla_eval.traces.manifest import read_manifest
+
+STEPS = {"step": "semicolon"}
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return Evaluator()
+
+
+@pytest.mark.parametrize(
+    ("options", "rewarded"),
+    [
+        ({"method": "beam", "evaluator": "likelihood", **STEPS}, False),
+        ({"method": "beam", "evaluator": "self_certainty", **STEPS}, False),
+        ({"method": "beam", "evaluator": "auto", **STEPS}, True),
+        ({"method": "best_of_n", "evaluator": "majority"}, False),
+        ({"method": "best_of_n", "evaluator": "self_certainty"}, False),
+        ({"method": "best_of_n"}, True),
+        ({"method": "weighted_best_of_n", "evaluator": "self_certainty"}, False),
+        ({"method": "rap", "evaluator": "likelihood", **STEPS}, False),
+        ({"method": "rap", "evaluator": "weighted", "reward_weight": 0, **STEPS}, False),
+        ({"method": "greedy"}, False),
+        ({"method": "self_consistency"}, False),
+        ({"method": "nabla", "n": 2, "steps": 0}, True),
+    ],
+)
+def test_a_sweep_that_keeps_its_models_asks_them_what_a_run_asks(
+    evaluator: Evaluator, tmp_path: Path, options: dict[str, Any], rewarded: bool
+) -> None:
+    options = {"seed": 0, "device": "cpu", "batch_size": 32, "trace_dir": str(tmp_path), **options}
+    kept, alone = evaluator._model(options, {}), Evaluator(keep=False)._model(options, {})
+    assert kept.models == alone.models
+    assert ("reward" in alone.models) == rewarded == (kept.pair.reward is not None)
+    arguments = ("5,3,2,1=11?", {"max_gen_toks": 24})
+    request = Instance("generate_until", {}, arguments, 0, metadata=("task", 0, 1))
+    first = kept.generate_until([request], disable_tqdm=True)
+    assert alone.generate_until([request], disable_tqdm=True) == first  # of the same trace
+    (trace,) = tmp_path.glob("trace-*")
+    assert len(trace.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_only_our_folder_is_indexed_where_it_has_all_names(tmp_path: Path) -> None:
+    evaluator = Evaluator()
+    manager = evaluator._index([str(tasks_path())])
+    assert manager.all_tasks and all(name.startswith(("nabla", "aime", "amc", "math"))
+                                     for name in manager.all_tasks)  # fmt: skip
+    assert knows(manager, "nabla_countdown") and not knows(manager, "hellaswag")
+    (tmp_path / "group.yaml").write_text("group: mixed\ntask: [nabla_countdown, hellaswag]\n")
+    (tmp_path / "own.yaml").write_text("group: ours\ntask: [nabla_countdown]\n")
+    both = evaluator._index([str(tasks_path()), str(tmp_path)])
+    assert knows(both, "ours") and not knows(both, "mixed")
+
+
+def test_tasks_are_kept_while_what_they_are_told_is_the_same() -> None:
+    evaluator, folders = Evaluator(), [str(tasks_path())]
+    names = ["nabla_countdown"]
+    first = evaluator._manager(names, folders, {"grader": "nabla_eval"})
+    assert evaluator._manager(names, folders, {"grader": "nabla_eval"}) is first
+    assert evaluator._manager(names, folders, {"grader": "math_verify"}) is not first
+    task = first.load(names)["tasks"]["nabla_countdown"]
+    assert first.load(names)["tasks"]["nabla_countdown"] is task
+
+
+def test_an_unknown_task_is_answered_with_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = compose([], tasks=("nabla_countdwn",))
+
+    def not_found(_: Any) -> None:  # lm-eval searches for 15 s
+        raise ValueError("Tasks not found: nabla_countdwn")
+
+    monkeypatch.setattr("lm_eval._cli.run.Run._execute", not_found)
+    with pytest.raises(DataError, match=r"no task 'nabla_countdwn'\. Did you mean nabla_c"):
+        Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None and "Did you mean" in str(manifest["error"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "-1"), ("RANK", "")])
+def test_a_rank_that_is_no_number_is_said(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    said = f"{name} in the environment must be an integer >= 0, got '{value}'. Unset it"
+    with pytest.raises(ConfigError, match=said):
+        NablaLM(method="greedy", device="cpu")
+    if name == "RANK":
+        made = compose([], method="greedy")
+        with pytest.raises(ConfigError, match=said):
+            Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
