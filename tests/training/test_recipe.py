@@ -63,7 +63,7 @@ def test_adapters_learn_faster_unless_told() -> None:
     ],
 )
 def test_values_out_of_range_are_named(kind: type[Recipe], options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"{list(options)[-1]}=.*it takes"):
+    with pytest.raises(ConfigError, match=f"{list(options)[-1]} must be .*, got "):
         kind(**options)
-    with pytest.raises(ConfigError, match="lora_rank=0"):
+    with pytest.raises(ConfigError, match="lora_rank must be an integer >= 1, got 0"):
         LoRA(rank=0)
