@@ -11,7 +11,8 @@
 # One evaluation on a cluster whose compute nodes have no internet.
 #   sbatch examples/slurm.sh results/aime24 --tasks nabla_aime24 --preset paper \
 #       --set pretrained=/models/Qwen2.5-7B-Instruct --set reward=/models/Skywork-Reward-V2-Qwen3-4B
-# On the login node, once: `nabla-eval data fetch` keeps the problem sets, and `huggingface-cli download` the models.
+# On the login node, once: `nabla-eval data fetch problems` stores the problem sets (then export NABLA_DATA=$PWD/problems),
+# and `hf download MODEL --local-dir /models/NAME` each model.
 # Two minutes before its time is up, the run is stopped, keeps its answers, and the job is queued again.
 set -euo pipefail
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false

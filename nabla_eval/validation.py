@@ -49,7 +49,7 @@ def mismatch(value: Any, kind: Any, place: str = "it") -> str | None:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         return in_words(error, place, value)
-    except RecursionError as error:
+    except (RecursionError, UnicodeEncodeError) as error:  # lone surrogates are no text
         return f"{place} cannot be read ({error})"
     return None
 

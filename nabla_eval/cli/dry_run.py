@@ -27,7 +27,7 @@ SECONDS = 60.0  # after which it begins nothing more of an item
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TaskEstimate:
     """What one task will take, from what its first document took. Means are per item."""
 
     task: str
@@ -169,7 +169,7 @@ def _first_documents(evaluation: Evaluation) -> dict[str, Any]:
     return {**evaluation.options, "samples": first}
 
 
-def estimate(folder: Path, dry: DryRun) -> list[Estimate]:
+def estimate(folder: Path, dry: DryRun) -> list[TaskEstimate]:
     """From the trace of a run over the first document of each task."""
     from nabla_eval.traces import read
 
@@ -185,7 +185,7 @@ def estimate(folder: Path, dry: DryRun) -> list[Estimate]:
             return scale * sum(values) / max(1, len(values))
 
         found.append(
-            Estimate(
+            TaskEstimate(
                 task,
                 dry.items(task),
                 mean([record["ledger"]["model_calls"] for record in own]),
@@ -204,7 +204,7 @@ def _cut(record: Record) -> bool:
     return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
 
 
-def remarks(estimates: Sequence[Estimate]) -> list[str]:
+def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
     """How far the figures of a dry run can be trusted."""
     lines = [
         "One document says little about the mean, and items in batches take less than one by one:"
@@ -275,7 +275,7 @@ def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[
             "max_gen_toks, or smaller models."
         )
     line = (
-        f"Estimate: {needed[batch] / 2**30:,.2f} GiB of {there / 2**30:,.1f} for gradients of "
+        f"TaskEstimate: {needed[batch] / 2**30:,.2f} GiB of {there / 2**30:,.1f} for gradients of "
         f"{batch} × {words}, with the cache of as many rollouts."
     )
     if needed[batch] > there:

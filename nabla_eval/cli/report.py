@@ -101,7 +101,7 @@ for _name in _PLAIN:
               help="Run to compare with: its name or its folder's.  "
                    "[default: the one with most neighbours]")  # fmt: skip
 def ablation(folders: tuple[Path, ...], base: str | None, **options: Any) -> None:
-    """Return what each changed option contributes, each run beside its own twin.
+    """The contribution of each changed option, each run beside its own twin.
 
     Example: nabla-eval report ablation results/study --base "nabla n=8"
     """

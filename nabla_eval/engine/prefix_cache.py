@@ -119,13 +119,23 @@ class PrefixCaches:
 
     def __init__(self, budget: int = 0) -> None:
         self.policy, self.reward = PrefixCache(budget), PrefixCache(budget // 2)
+        self._scores: dict[Key, dict[tuple[int, ...], list[float]]] = {}
+
+    def alike(self, problem: Key, row: tuple[int, ...], scores: list[float]) -> list[float]:
+        """The scores that this row had first: equal rows tie to the last digit.
+
+        In another batch, or after another cached prefix, sums are taken in another order.
+        """
+        return self._scores.setdefault(problem, {}).setdefault(row, scores)
 
     def forget(self, problem: Key) -> None:
         """Drop what is held for a problem."""
         self.policy.forget(problem)
         self.reward.forget(problem)
+        self._scores.pop(problem, None)
 
     def clear(self) -> None:
         """Drop everything."""
         self.policy.clear()
         self.reward.clear()
+        self._scores.clear()

@@ -53,15 +53,18 @@ def score(
     """
     sites = [site_of(request) for request in requests]
     rows = reward_rows(reward, sites)
-    encoder = RewardEncoder(reward, (caches or PrefixCaches()).reward)
+    caches = caches or PrefixCaches()
+    encoder = RewardEncoder(reward, caches.reward)
+    keys = [request.problem.key for request in requests]
     if encoder.caches:
-        keys, keep = [request.problem.key for request in requests], encoder.prefixes.budget > 0
+        keep = encoder.prefixes.budget > 0
         found = [list(own.scores) for own in encoder.encode(keys, rows, keep=keep)]
     else:
         embed = partial(embed_reward, reward)
         states = extend(reward.base, embed, rows, reward.device, False, None).states
         every = widen(reward.head(states)).tolist()
         found = [own[-len(row) :] for own, row in zip(every, rows, strict=True)]
+    found = [caches.alike(*one) for one in zip(keys, map(tuple, rows), found, strict=True)]
     return [
         RewardScore(
             reward=own[-1],

@@ -139,13 +139,12 @@ class Answerer:
 
 def _warn_of_whole_responses(config: Any, stops: set[str]) -> None:
     """A search whose steps never ended at a delimiter has only compared whole responses."""
-    steps = getattr(config, "steps", None)
-    if isinstance(steps, Steps) and stops and "step" not in stops:
+    if isinstance(config, Steps) and stops and "step" not in stops:
         LOGGER.warning(
             "No response held a step delimiter (step=%s): each was one step, so the search chose "
             "between whole responses. Another step=, such as semicolon or newline, may fit the "
             "task.",
-            steps.step,
+            config.step,
         )
 
 

@@ -179,7 +179,7 @@ def test_a_dry_run_writes_little_and_scales_what_it_cut(
 
 
 def test_a_dry_run_says_where_it_gave_up() -> None:
-    item = dry_run.Estimate("t", 2, 1.0, 1.0, 3600.0, 1.0, scaled=False, stopped=True)
+    item = dry_run.TaskEstimate("t", 2, 1.0, 1.0, 3600.0, 1.0, scaled=False, stopped=True)
     assert item.hours == 2
     assert "t took more than 60 s an item and was stopped" in dry_run.remarks([item])[-1]
 

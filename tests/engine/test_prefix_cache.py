@@ -410,3 +410,11 @@ def test_out_of_memory_drops_what_is_cached_and_changes_nothing() -> None:
         others, _, more = run(pair, 10**6)
     handle.remove()
     assert others == tokens and more > encoded
+
+
+def test_equal_rows_tie_whatever_they_were_batched_with() -> None:
+    caches, key = PrefixCaches(), tiny_problems(tiny_pair(), 1)[0].key
+    assert caches.alike(key, (1, 2), [0.5]) == [0.5]
+    assert caches.alike(key, (1, 2), [0.5000000001]) == [0.5]
+    caches.forget(key)
+    assert caches.alike(key, (1, 2), [0.25]) == [0.25]

@@ -150,13 +150,11 @@ def run_lm_eval(*arguments: str) -> None:
 def _serve() -> None:
     import torch
 
-    import nabla_eval
     from nabla_eval.harness import countdown
 
     for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter"):
         import_module(name)  # for the children
     countdown.dataset()  # draws the problems, which are kept
-    nabla_eval.load_pair(device="cpu")  # imports the classes of its models
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():
