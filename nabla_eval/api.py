@@ -27,8 +27,9 @@ from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import DTO, Sampling, flatten
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Problem, Refine, Score, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Outcome, Problem, Refine, Score, Trajectory
 from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 

@@ -25,8 +25,8 @@ from transformers import (
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
+from nabla_eval.protocol import Problem, Request
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem, Request
 
 
 def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:

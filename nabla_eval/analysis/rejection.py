@@ -18,7 +18,7 @@ import numpy as np
 from nabla_eval.analysis.intervals import LEVEL, Estimate, rate_difference, share, unknown
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import ConfigError, DataError
-from nabla_eval.requests import Verdict
+from nabla_eval.outcome import Verdict
 
 Verdicts: TypeAlias = Iterable[tuple[str, Sequence[Verdict]]]  # (problem, one run's verdicts)
 Rewards: TypeAlias = Iterable[tuple[str, Sequence[float]]]  # (problem, one run's draft rewards)

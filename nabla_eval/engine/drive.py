@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import Fault
-from nabla_eval.requests import Generate, Method, Outcome, Request
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Generate, Method, Request
 
 Execute = Callable[[list[Request]], list[Any]]
 

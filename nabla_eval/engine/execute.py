@@ -18,8 +18,7 @@ from nabla_eval.engine.score import score
 from nabla_eval.errors import Fault, ServerError
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import keepable
-from nabla_eval.randomness import Key
-from nabla_eval.requests import (
+from nabla_eval.protocol import (
     Compose,
     Differentiate,
     Generate,
@@ -30,6 +29,7 @@ from nabla_eval.requests import (
     Score,
     Trajectory,
 )
+from nabla_eval.randomness import Key
 
 Rollout = Callable[[list[Generate]], list[Trajectory | Fault]]
 Place = tuple[int, int]  # ticket, and place in its list

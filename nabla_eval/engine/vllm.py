@@ -21,8 +21,8 @@ from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate, Problem, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, Trajectory
 
 # Where a step may end; what else ends one (regular expressions) is cut here.
 _DELIMITERS = {"newline": "\n", "blank_line": "\n\n", "semicolon": ";"}

@@ -15,15 +15,8 @@ from typing import Any
 from nabla_eval.experimental.requests import Ranking
 from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.options import Sampling
-from nabla_eval.requests import (
-    Choice,
-    Generate,
-    Method,
-    Outcome,
-    Part,
-    Problem,
-    Trajectory,
-)
+from nabla_eval.outcome import Choice, Outcome
+from nabla_eval.protocol import Generate, Method, Part, Problem, Trajectory
 
 GREEDY = Sampling(temperature=0.0)
 

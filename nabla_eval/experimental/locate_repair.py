@@ -13,18 +13,8 @@ from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
 from nabla_eval.options import Budget, Sampling
-from nabla_eval.requests import (
-    Candidate,
-    Choice,
-    Generate,
-    Method,
-    Part,
-    Problem,
-    RewardScore,
-    Score,
-    Trajectory,
-    Verdict,
-)
+from nabla_eval.outcome import Candidate, Choice, Verdict
+from nabla_eval.protocol import Generate, Method, Part, Problem, RewardScore, Score, Trajectory
 from nabla_eval.validation import Count, Finite, Share
 
 

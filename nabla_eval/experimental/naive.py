@@ -16,7 +16,8 @@ from nabla_eval.engine.naive_token import answer_start, ended
 from nabla_eval.experimental.locate_repair import LocateRepair
 from nabla_eval.experimental.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Candidate, Choice, Outcome, Problem, Verdict
+from nabla_eval.outcome import Candidate, Choice, Outcome, Verdict
+from nabla_eval.protocol import Problem
 
 Guided = PrefixGradient | SequentialVerify | ExactTopK
 

@@ -8,7 +8,7 @@ from typing import Literal
 from nabla_eval.experimental.guided import Known, Writing, guided, log_sigmoid, own_of
 from nabla_eval.experimental.requests import Linearisation, Ranking, Tilt, Weigh
 from nabla_eval.options import Budget
-from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, Finite, Probability, Share
 
 _IDLE = "{} is greedy decoding at a higher cost"

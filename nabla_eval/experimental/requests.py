@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.requests import Problem, Trajectory
+from nabla_eval.protocol import Problem, Trajectory
 
 # Where s is linearised: at the policy's mean embedding, or at its most likely token's.
 Linearisation: TypeAlias = Literal["soft", "hard"]

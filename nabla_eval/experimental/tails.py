@@ -13,7 +13,7 @@ from nabla_eval.dto.objective import embed_reward
 from nabla_eval.engine.score import Encoded, Ids, RewardEncoder, filled
 from nabla_eval.models.pair import Policy, Reward
 from nabla_eval.models.prefix import Pass, Prefixes, extend, joined
-from nabla_eval.requests import Problem
+from nabla_eval.protocol import Problem
 from nabla_eval.thought import Thought
 
 

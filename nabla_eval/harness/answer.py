@@ -15,7 +15,8 @@ from nabla_eval.harness.response import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import Steps
-from nabla_eval.requests import Method, Outcome, Problem
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Method, Problem
 from nabla_eval.terminal import LOGGER
 from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike
 from nabla_eval.traces.observe import Observed

@@ -29,7 +29,8 @@ from nabla_eval.models.chat import check_asked, has_chat_template, render, to_be
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.options import flatten
-from nabla_eval.requests import Outcome, Problem
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Problem
 from nabla_eval.signals import stoppable
 from nabla_eval.terminal import LOGGER
 

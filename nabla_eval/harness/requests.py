@@ -9,8 +9,8 @@ from typing import Any
 
 from nabla_eval.errors import ContextError
 from nabla_eval.models.pair import Pair
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Literal
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree, certainty, log_likelihood
 from nabla_eval.options import Budget, Sampling, Steps
-from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count
 
 Evaluate = Callable[[list[Node]], Part]

@@ -11,7 +11,7 @@ from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import ONE_SAMPLE, Pool, self_certainty
 from nabla_eval.options import Budget, Sampling, require
-from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, Finite, NotNegative, Positive
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import Pool
 from nabla_eval.options import Budget, Sampling
-from nabla_eval.requests import Method, Problem
+from nabla_eval.protocol import Method, Problem
 
 
 @dataclass(frozen=True, kw_only=True)

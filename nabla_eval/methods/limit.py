@@ -17,15 +17,7 @@ from typing import Any
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.options import Budget
-from nabla_eval.requests import (
-    Generate,
-    Method,
-    Part,
-    Problem,
-    Refine,
-    Request,
-    Trajectory,
-)
+from nabla_eval.protocol import Generate, Method, Part, Problem, Refine, Request, Trajectory
 
 
 @dataclass

@@ -14,7 +14,7 @@ from nabla_eval.methods.pool import answer
 from nabla_eval.methods.steps import Node, Tree, log_likelihood
 from nabla_eval.methods.voices import Prompts, prefer
 from nabla_eval.options import Budget, Sampling, Steps, require
-from nabla_eval.requests import Method, Part, Problem
+from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, NotNegative, Positive
 
 

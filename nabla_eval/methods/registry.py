@@ -24,7 +24,7 @@ from nabla_eval.methods.self_consistency import SelfConsistency, self_consistenc
 from nabla_eval.methods.tpo import Tpo, tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
 from nabla_eval.options import REMOVED, Budget, build, change, leaves
-from nabla_eval.requests import Method, Problem
+from nabla_eval.protocol import Method, Problem
 
 
 @dataclass(frozen=True)

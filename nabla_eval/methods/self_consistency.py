@@ -8,7 +8,7 @@ from nabla_eval.methods.answers import majority
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.pool import ONE_SAMPLE, Pool
 from nabla_eval.options import Budget, Sampling
-from nabla_eval.requests import Method, Problem
+from nabla_eval.protocol import Method, Problem
 from nabla_eval.validation import Count
 
 

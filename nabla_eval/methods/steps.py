@@ -10,19 +10,8 @@ from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.methods.pool import rounded
 from nabla_eval.options import Sampling, Steps
-from nabla_eval.requests import (
-    CUT_OFF,
-    Draft,
-    Generate,
-    Outcome,
-    Part,
-    Problem,
-    Request,
-    RewardScore,
-    Score,
-    Step,
-    Trajectory,
-)
+from nabla_eval.outcome import CUT_OFF, Draft, Outcome, Step
+from nabla_eval.protocol import Generate, Part, Problem, Request, RewardScore, Score, Trajectory
 
 
 @dataclass(eq=False)

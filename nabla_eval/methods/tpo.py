@@ -8,7 +8,8 @@ from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.methods.pool import Pool
 from nabla_eval.methods.voices import Prompts, ask, flaw, reply_length, spoken
 from nabla_eval.options import Budget, Sampling
-from nabla_eval.requests import Compose, Generate, Method, Part, Problem, Request, Step, Trajectory
+from nabla_eval.outcome import Step
+from nabla_eval.protocol import Compose, Generate, Method, Part, Problem, Request, Trajectory
 from nabla_eval.validation import Count, Index
 
 

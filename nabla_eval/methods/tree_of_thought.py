@@ -11,7 +11,7 @@ from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.steps import Node, Tree
 from nabla_eval.methods.voices import Prompts, ask, flaw, reply_length, spoken
 from nabla_eval.options import DELIMITERS, Budget, Sampling, Steps, require
-from nabla_eval.requests import Method, Part, Problem, Replay, Trajectory
+from nabla_eval.protocol import Method, Part, Problem, Replay, Trajectory
 from nabla_eval.validation import Count
 
 # Yao et al.'s values of the words, in their code for the game of 24.

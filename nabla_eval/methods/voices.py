@@ -12,8 +12,8 @@ from pathlib import Path
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.answers import sigmoid
 from nabla_eval.options import Options, Sampling, require
+from nabla_eval.protocol import Compose, Generate, Part, Problem, Replay, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Compose, Generate, Part, Problem, Replay, Trajectory
 from nabla_eval.thought import spoken as after_thoughts
 from nabla_eval.validation import UNREADABLE, text_of
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import jinja2
 
 from nabla_eval.errors import ModelError
-from nabla_eval.requests import Message, TemplateAffixes
+from nabla_eval.protocol import Message, TemplateAffixes
 
 Messages = Sequence[Mapping[str, str]]
 

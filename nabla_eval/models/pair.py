@@ -18,8 +18,8 @@ from torch import Tensor
 from nabla_eval.errors import ModelError
 from nabla_eval.models import chat, tokenizers
 from nabla_eval.models.step_ends import StepEnds
+from nabla_eval.protocol import Problem, TemplateAffixes
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem, TemplateAffixes
 from nabla_eval.thought import Thought
 
 Messages = Sequence[dict[str, str]]

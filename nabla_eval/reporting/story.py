@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from nabla_eval.outcome import Verdict
 from nabla_eval.reporting.search_tree import Move, tree_of
-from nabla_eval.requests import Verdict
 from nabla_eval.thought import answered
 from nabla_eval.traces.schema import CandidateRecord, ChoiceRecord, Profile, Record, document
 

@@ -10,14 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nabla_eval.requests import (
-    Differentiate,
-    GradientNorms,
-    Method,
-    Outcome,
-    Refinement,
-    Trajectory,
-)
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Differentiate, GradientNorms, Method, Refinement, Trajectory
 from nabla_eval.traces.schema import Profile, Profiles
 
 DIGITS = 4  # significant ones: enough for a colour and a number to read

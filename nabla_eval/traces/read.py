@@ -13,7 +13,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint, flatten
-from nabla_eval.requests import Candidate, Choice, Draft, Outcome, Problem, Step
+from nabla_eval.outcome import Candidate, Choice, Draft, Outcome, Step
+from nabla_eval.protocol import Problem
 from nabla_eval.traces.schema import (
     READABLE,
     LedgerRecord,

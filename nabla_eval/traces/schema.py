@@ -15,7 +15,8 @@ from collections.abc import MutableMapping
 from typing import Any, TypedDict
 
 from nabla_eval.options import REMOVED, fingerprint
-from nabla_eval.requests import Problem, StopReason, Verdict
+from nabla_eval.outcome import StopReason, Verdict
+from nabla_eval.protocol import Problem
 
 SCHEMA = 2  # since which each line has a checksum
 READABLE = (1, SCHEMA)

@@ -20,7 +20,8 @@ from typing import Any, cast
 import nabla_eval
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint, flatten
-from nabla_eval.requests import Candidate, Choice, Outcome, Problem
+from nabla_eval.outcome import Candidate, Choice, Outcome
+from nabla_eval.protocol import Problem
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed
 from nabla_eval.traces.read import intact

@@ -20,8 +20,9 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Outcome, Problem
 
 Value = TypeVar("Value")
 

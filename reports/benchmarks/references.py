@@ -15,7 +15,7 @@ from nabla_eval.methods.nabla_options import uncertain
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Differentiate, Generate, Problem, Refine, Refinement
+from nabla_eval.protocol import Differentiate, Generate, Problem, Refine, Refinement
 
 
 class Lengths(StoppingCriteria):

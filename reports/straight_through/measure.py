@@ -24,8 +24,8 @@ from nabla_eval.embedded.countdown import problems
 from nabla_eval.engine import naive
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Objective, Sampling
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem
 
 Table = dict[str, dict[str, Estimate]]  # loss -> what `compare` says
 

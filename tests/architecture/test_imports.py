@@ -16,7 +16,7 @@ THEORY = ROOT / "theory" / "nabla_theory"
 
 BASE = {"errors", "options", "randomness", "signals", "validation", "thought"}
 BASE |= {"terminal", "extensions"}
-WORDS = BASE | {"cost", "outcome", "protocol", "requests"}
+WORDS = BASE | {"cost", "outcome", "protocol"}
 ENGINE = WORDS | {"models", "dto"}
 
 # Unit of nabla_eval -> the units it may import. `engine` and `methods` meet only in `protocol`, and
@@ -33,7 +33,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": {"errors"},
     "outcome": {"cost", "options"},
     "protocol": BASE | {"cost", "outcome"},
-    "requests": {"outcome", "protocol", "thought"},
     "grading": BASE,
     "methods": WORDS | {"grading"},
     "embedded": BASE,
@@ -187,7 +186,7 @@ def test_no_file_imports_itself_by_way_of_others(folder: Path) -> None:
         ("nabla_eval.methods.x", "def f():\n    import nabla_eval.models.pair", {"models"}),
         ("nabla_eval.dto.x", "from nabla_eval import engine", {"engine"}),
         ("nabla_eval.engine.x", "from nabla_eval import generate", {"api"}),
-        ("nabla_eval.methods.x", "from nabla_eval.requests import Score", set()),
+        ("nabla_eval.methods.x", "from nabla_eval.protocol import Score", set()),
         ("nabla_eval.methods.x", "from .select import next_position", set()),
         ("nabla_eval.errors", "from nabla_eval.options import require", {"options"}),
     ],

@@ -22,7 +22,7 @@ from nabla_eval.methods.registry import (
     start,
 )
 from nabla_eval.options import flatten
-from nabla_eval.requests import Compose, Generate, Refine, Replay, Score
+from nabla_eval.protocol import Compose, Generate, Refine, Replay, Score
 from nabla_eval.testing import CountingExecutor, tiny_pair, tiny_problems
 from nabla_eval.traces.read import restore
 from nabla_eval.traces.schema import dumps, loads

@@ -13,8 +13,8 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import flatten
-from nabla_eval.requests import Thought
 from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.thought import Thought
 
 PAIRS = {process: tiny_pair(seed=3, process=process) for process in (False, True)}
 

@@ -36,7 +36,7 @@ from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import change
-from nabla_eval.requests import Candidate, Outcome
+from nabla_eval.outcome import Candidate, Outcome
 
 ROUNDS = {"process": 7, "outcome": 7, "gaps": 7, "chat": 4}  # 1,000 programs
 

@@ -16,7 +16,8 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import WORTH
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Outcome, RewardScore, Score
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import RewardScore, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -199,7 +200,7 @@ def test_scores_are_those_of_each_response_alone():
     pair = tiny_pair()
     executor = Executor(pair)
     problems = tiny_problems(pair, 6, max_new_tokens=12)
-    from nabla_eval.requests import Generate
+    from nabla_eval.protocol import Generate
 
     drafts = executor([Generate(p, p.key, Sampling(temperature=1.3)) for p in problems])
     together = executor([Score(p, d) for p, d in zip(problems, drafts, strict=True)])

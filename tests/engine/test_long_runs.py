@@ -11,7 +11,7 @@ import pytest
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.requests import Method
+from nabla_eval.protocol import Method
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

@@ -23,8 +23,9 @@ from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Generate, Replay, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Outcome, Replay, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 GREEDY = Sampling(temperature=0)

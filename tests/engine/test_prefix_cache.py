@@ -25,8 +25,8 @@ from nabla_eval.models.load import policy_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import keepable
 from nabla_eval.options import Objective, Sampling
+from nabla_eval.protocol import Generate, Problem, RewardScore, Score, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, RewardScore, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 PAIR = tiny_pair(seed=4)

@@ -20,7 +20,7 @@ from nabla_eval.engine.replay import forced
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Sampling
-from nabla_eval.requests import Differentiate, Refine
+from nabla_eval.protocol import Differentiate, Refine
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

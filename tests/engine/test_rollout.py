@@ -10,7 +10,7 @@ import torch
 from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Generate
+from nabla_eval.protocol import Generate
 from nabla_eval.testing import letter, tiny_pair, tiny_problems
 
 PAIR = tiny_pair(seed=4)

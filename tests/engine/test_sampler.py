@@ -15,8 +15,8 @@ from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key, uniforms
-from nabla_eval.requests import Generate
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ConfigError, ContextError, ModelError
 from nabla_eval.options import Sampling, Steps
+from nabla_eval.protocol import Compose, Generate, Replay
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Compose, Generate, Replay
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 PAIR = tiny_pair(seed=4)

@@ -18,8 +18,9 @@ from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling, Steps
+from nabla_eval.protocol import Generate, Problem, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, Thought, Trajectory
+from nabla_eval.thought import Thought
 
 GREEDY = Sampling(temperature=0)
 PROMPT = "1+2="

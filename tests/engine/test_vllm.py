@@ -21,9 +21,10 @@ from nabla_eval.errors import ContextError, ModelError, ServerError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.options import Sampling, Steps
+from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Thought
 from nabla_eval.testing import letter, tiny_pair, tiny_problems
+from nabla_eval.thought import Thought
 
 GREEDY = Sampling(temperature=0)
 

@@ -13,8 +13,8 @@ from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.experimental.guided import log_sigmoid
 from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.protocol import Generate, Problem, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, TemplateAffixes, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)

@@ -18,8 +18,9 @@ from nabla_eval.experimental.handlers import tilt, weigh
 from nabla_eval.experimental.requests import Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import TemplateAffixes, Thought
+from nabla_eval.protocol import TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.thought import Thought
 
 
 def lacking(pair: Pair, tokens: tuple[int, ...]) -> Pair:

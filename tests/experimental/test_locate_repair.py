@@ -12,15 +12,9 @@ from nabla_eval.errors import ModelError
 from nabla_eval.experimental.locate_repair import first_error
 from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import (
-    Generate,
-    Outcome,
-    Problem,
-    RewardScore,
-    TemplateAffixes,
-    Trajectory,
-)
 
 PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=3)
 # At every position: the policy's ranking, exact scores and gradients of the tokens.

@@ -14,7 +14,7 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault, PolicyError, RewardError
 from nabla_eval.experimental import naive
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.requests import Outcome
+from nabla_eval.outcome import Outcome
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

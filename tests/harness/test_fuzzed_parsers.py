@@ -30,7 +30,7 @@ from nabla_eval.harness.arguments import read
 from nabla_eval.harness.preflight import model_args
 from nabla_eval.methods.registry import METHODS, option_names
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Generate
+from nabla_eval.protocol import Generate
 from nabla_eval.runs.sweep_file import KEYS, read_sweep
 from nabla_eval.testing import tiny_pair, tiny_problems
 

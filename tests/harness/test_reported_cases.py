@@ -30,8 +30,8 @@ from nabla_eval.harness.generation import Reader
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models.chat import Framer, Template, render
 from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "reported_inputs.jsonl"
 ROWS = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()] if DATA.exists() else []

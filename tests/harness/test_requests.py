@@ -13,8 +13,8 @@ from nabla_eval.errors import ConfigError, ContextError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.generation import LENGTHS, Reader
 from nabla_eval.harness.requests import fit, samples
+from nabla_eval.protocol import Problem, TemplateAffixes
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem, TemplateAffixes
 
 
 def instance(doc: int | None, repeats: int | None = 1, idx: int = 0, prompt: str = "p") -> Instance:

@@ -18,10 +18,10 @@ from nabla_eval.harness.math_task import grade_batch
 from nabla_eval.harness.thinking import Thinking, opening
 from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.models.chat import render
+from nabla_eval.protocol import Problem, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem, TemplateAffixes, Thought, Trajectory
 from nabla_eval.thought import TAGS as TAGS_OF_ALL
-from nabla_eval.thought import spoken
+from nabla_eval.thought import Thought, spoken
 from nabla_eval.traces.schema import problem_hash
 
 TAGS = Thought("</think>", "<think>")

@@ -18,8 +18,8 @@ from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.best_of_n import WeightedBestOfN
 from nabla_eval.methods.pool import Pool, self_certainty
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.protocol import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
 
 PROBLEM = Problem(Key.root(0) / "p", (1,), TemplateAffixes((), ()), 4, id="p")
 

@@ -15,8 +15,8 @@ from nabla_eval.methods.beam import aggregated
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.methods.steps import Node, partial_reward
 from nabla_eval.methods.tree_of_thought import choice, thoughts, word
+from nabla_eval.protocol import RewardScore
 from nabla_eval.randomness import Key
-from nabla_eval.requests import RewardScore
 
 
 def solve(method, script, **options):

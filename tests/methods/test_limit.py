@@ -11,10 +11,9 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import OutOfCalls
 from nabla_eval.methods.limit import limited, unless_cut, whole
 from nabla_eval.options import DTO, Budget, Sampling
-from nabla_eval.randomness import Key
-from nabla_eval.requests import (
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import (
     Generate,
-    Outcome,
     Problem,
     Refine,
     Refinement,
@@ -23,6 +22,7 @@ from nabla_eval.requests import (
     TemplateAffixes,
     Trajectory,
 )
+from nabla_eval.randomness import Key
 
 KEY = Key.root(0)
 PROBLEM = Problem(KEY, (1,), TemplateAffixes((), ()), 10)

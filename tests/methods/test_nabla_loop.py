@@ -12,8 +12,7 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.nabla_options import lookahead
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import Sampling
-from nabla_eval.randomness import Key
-from nabla_eval.requests import (
+from nabla_eval.protocol import (
     Differentiate,
     Generate,
     GradientNorms,
@@ -25,6 +24,7 @@ from nabla_eval.requests import (
     TemplateAffixes,
     Trajectory,
 )
+from nabla_eval.randomness import Key
 
 FRAME = TemplateAffixes((), ())
 

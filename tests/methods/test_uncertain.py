@@ -5,8 +5,8 @@ from __future__ import annotations
 from nabla_eval.engine.gradient import hard_sequence
 from nabla_eval.methods.nabla_options import uncertain
 from nabla_eval.options import DTO, Selection
+from nabla_eval.protocol import Trajectory
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Trajectory
 
 
 def test_a_position_needs_more_entropy_than_the_threshold_or_at_most_the_probability() -> None:

@@ -26,7 +26,7 @@ from nabla_eval.models.check import PairUse, check_pair
 from nabla_eval.models.memory import Shape
 from nabla_eval.models.prefix import plain_cache
 from nabla_eval.options import Objective, Sampling
-from nabla_eval.requests import Generate, Problem, TemplateAffixes
+from nabla_eval.protocol import Generate, Problem, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
@@ -241,7 +241,7 @@ def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
 
     from nabla_eval.engine.score import score
     from nabla_eval.models.load import reward_from
-    from nabla_eval.requests import Score
+    from nabla_eval.protocol import Score
 
     pair = pair_of("qwen2", F64)
     config = build.tiny("process", WORDS).config

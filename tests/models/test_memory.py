@@ -14,7 +14,7 @@ from nabla_eval.models import memory, prefix
 from nabla_eval.models.gradient_checkpointing import _recompute
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.memory import Shape, Use
-from nabla_eval.requests import TemplateAffixes
+from nabla_eval.protocol import TemplateAffixes
 from nabla_eval.testing import tiny_tokenizer
 
 TOKENS = 24

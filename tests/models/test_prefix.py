@@ -20,7 +20,7 @@ from nabla_eval.models.load import pair_from, policy_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import forward, plain_cache
 from nabla_eval.options import Objective
-from nabla_eval.requests import Problem, Score, Trajectory
+from nabla_eval.protocol import Problem, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

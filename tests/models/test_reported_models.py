@@ -20,7 +20,7 @@ from nabla_eval.engine.score import score
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
-from nabla_eval.requests import Generate, Score
+from nabla_eval.protocol import Generate, Score
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "reported_inputs.jsonl"

@@ -8,8 +8,8 @@ import torch
 from scripted_policy import logits_of, scripted_pair, tokenizer_with
 
 from nabla_eval.models.pair import Pair
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem
 
 
 def spoilt(value: float, position: int = 8, whole: bool = False) -> Pair:

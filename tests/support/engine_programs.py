@@ -19,8 +19,8 @@ from nabla_eval.harness.requests import fit
 from nabla_eval.methods.registry import METHODS, configure, needs_chat
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
+from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Problem
 from nabla_eval.testing import chat_tokenizer, tiny_tokenizer
 
 CONTEXT = 24

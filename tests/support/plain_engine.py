@@ -27,7 +27,7 @@ from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import flatten
-from nabla_eval.requests import (
+from nabla_eval.protocol import (
     Compose,
     Differentiate,
     Generate,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Problem
+from nabla_eval.protocol import Problem
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 
 from nabla_eval.analysis.runs import Run
 from nabla_eval.options import fingerprint
-from nabla_eval.requests import Verdict
+from nabla_eval.outcome import Verdict
 from nabla_eval.traces.schema import Record, document, dumps
 
 VERSIONS = {"nabla_eval": "0.1.0", "python": "3.11.7", "torch": "2.13.0"}

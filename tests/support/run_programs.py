@@ -19,7 +19,8 @@ from nabla_eval.engine.record import Row, TokenRecord
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Pair
-from nabla_eval.requests import Method, Outcome, Trajectory
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Method, Trajectory
 
 SIZE = 40
 UNBOUNDED = 10**9

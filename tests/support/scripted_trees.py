@@ -6,8 +6,7 @@ from collections import Counter
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.options import Steps
-from nabla_eval.randomness import Key
-from nabla_eval.requests import (
+from nabla_eval.protocol import (
     Compose,
     Generate,
     Problem,
@@ -18,6 +17,7 @@ from nabla_eval.requests import (
     TemplateAffixes,
     Trajectory,
 )
+from nabla_eval.randomness import Key
 
 KEY = Key.root(0)
 SEMICOLON = {"step": "semicolon"}

@@ -6,8 +6,9 @@ import dataclasses
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.outcome import Candidate, Draft, Outcome
+from nabla_eval.protocol import Problem, TemplateAffixes
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Candidate, Draft, Outcome, Problem, TemplateAffixes
 from nabla_eval.traces import record
 
 CONFIG = Nabla(n=4)

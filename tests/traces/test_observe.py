@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 
 from nabla_eval.options import DTO, Sampling
-from nabla_eval.randomness import Key
-from nabla_eval.requests import (
+from nabla_eval.outcome import Draft, Outcome
+from nabla_eval.protocol import (
     Differentiate,
-    Draft,
     Generate,
     GradientNorms,
     Method,
-    Outcome,
     Problem,
     TemplateAffixes,
     Trajectory,
 )
+from nabla_eval.randomness import Key
 from nabla_eval.traces.observe import Observed
 
 KEY = Key.root(0)

@@ -13,7 +13,7 @@ from trace_lines import CONFIG, MODELS, OUTCOME, candidate, line, problem
 
 from nabla_eval.errors import DataError
 from nabla_eval.options import change, fingerprint, flatten
-from nabla_eval.requests import TemplateAffixes
+from nabla_eval.protocol import TemplateAffixes
 from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unlike
 from nabla_eval.traces.schema import SCHEMA, document, dumps, loads, seal
 

@@ -25,8 +25,8 @@ from nabla_eval.errors import ConfigError, ModelError, ServerError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate, Problem
 from nabla_eval.randomness import Key
-from nabla_eval.requests import Generate, Problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
