@@ -20,8 +20,7 @@ from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 if TYPE_CHECKING:
     from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
-    from nabla_eval.training.run import Backend
-    from nabla_eval.training.trainers import Report
+    from nabla_eval.training.run import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -137,10 +136,7 @@ def sft(**chosen: Any) -> None:
     Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
     --exclude problems/math500.jsonl --lora --output results/sft
     """
-    from nabla_eval.training.trainers import SupervisedFineTuning
-
-    recipe = SFT(max_length=chosen.pop("max_length"), **_recipe(chosen))
-    _train(recipe, SupervisedFineTuning(recipe), chosen)
+    _train(SFT(max_length=chosen.pop("max_length"), **_recipe(chosen)), chosen)
 
 
 @train.command()
@@ -177,16 +173,14 @@ def grpo(**chosen: Any) -> None:
     Example: nabla-eval train grpo --policy Qwen/Qwen2.5-7B --data numinamath-35k
     --exclude problems/math500.jsonl --lora --output results/grpo
     """
-    from nabla_eval.training.sources import COUNTDOWN
-    from nabla_eval.training.trainers import GroupRelativePolicyOptimisation
+    from nabla_eval.training.data import COUNTDOWN
 
     tokens = chosen.pop("max_new_tokens")
     if tokens is None:
         tokens = 24 if chosen["data"] in COUNTDOWN else GRPO().max_new_tokens
     names = ("generations", "temperature", "beta", "clip", "scale", "loss")
     own = {name: chosen.pop(name) for name in names}
-    recipe = GRPO(max_new_tokens=tokens, **own, **_recipe(chosen))
-    _train(recipe, GroupRelativePolicyOptimisation(recipe), chosen)
+    _train(GRPO(max_new_tokens=tokens, **own, **_recipe(chosen)), chosen)
 
 
 def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -197,21 +191,20 @@ def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
     return {"lora": lora, **{name: chosen.pop(name) for name in names}}
 
 
-def _train(recipe: Recipe, backend: Backend, chosen: dict[str, Any]) -> None:
+def _train(recipe: Recipe, chosen: dict[str, Any]) -> None:
     from nabla_eval.models.checkpoint import Trust
-    from nabla_eval.training.run import run
-    from nabla_eval.training.setting import TrainJob
+    from nabla_eval.training.run import TrainJob, run
 
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
     job = TrainJob(recipe=recipe, trust=trust, **chosen)
-    with _screen(job.output, backend.method) as (console, report):
+    with _screen(job.output, recipe.method) as (console, report):
 
         def selected(facts: DataFacts) -> None:
             show_data(console, facts)
             if not job.exclude:
                 show_unchecked(console, facts)
 
-        record = run(job, backend, report, selected)
+        record = run(job, report, selected)
     show_result(console, record, job.output)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
     from nabla_eval.training.folder import TrainRecord
-    from nabla_eval.training.trainers import Report
+    from nabla_eval.training.run import Report
 
 # What the screen shows of each method's figures: TRL's name, ours, decimals.
 SHOWN = {

@@ -41,7 +41,7 @@ class TrainRecord(TypedDict):
 
 
 def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | None:
-    """Make the folder this run's own; returns the checkpoint to go on from, if there is one.
+    """Make the folder this run's own; return the checkpoint to go on from, if there is one.
 
     Raises `DataError` where the folder holds a finished run, another run, or one that was not
     asked to be resumed.
@@ -53,13 +53,20 @@ def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | N
     stored = _stored(folder)
     if resume and stored is None:
         raise DataError(f"There is nothing to resume in {folder}. Leave out --resume.")
+    if stored is not None and not resume:
+        raise DataError(
+            f"{folder} holds an unfinished training run. Go on with --resume, or choose "
+            "another --output."
+        )
     if stored is not None:
-        if not resume:
+        now = json.loads(json.dumps(options))
+        odd = sorted(key for key in stored.keys() | now.keys() if stored.get(key) != now.get(key))
+        if odd:
+            first = f"{odd[0]}={stored.get(odd[0])!r} there, {now.get(odd[0])!r} here"
             raise DataError(
-                f"{folder} holds an unfinished training run. Go on with --resume, or choose "
-                "another --output."
+                f"{folder} holds a run with other options: {', '.join(odd)} (first: {first}). "
+                "Resume with the same, or choose another --output."
             )
-        _same(folder, stored, options)
     elif folder.exists() and any(path.name != LOG for path in folder.iterdir()):
         raise DataError(
             f"{folder} is not empty and holds no training run. Choose another --output."
@@ -69,7 +76,7 @@ def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | N
         _write(folder / OPTIONS, options)
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
-    return _latest(folder / CHECKPOINTS)
+    return _newest(folder / CHECKPOINTS)
 
 
 def finish(folder: Path, record: TrainRecord) -> None:
@@ -83,12 +90,13 @@ def kept(folder: Path) -> str:
         return f"the finished run is in {folder}."
     if not (folder / OPTIONS).exists():
         return "nothing was trained; the same command starts over."
-    newest = _latest(folder / CHECKPOINTS)
+    newest = _newest(folder / CHECKPOINTS)
     where = "the start" if newest is None else newest.name
     return f"the same command with --resume goes on from {where} in {folder}."
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
+    """Read the options of the run that the folder holds, if any."""
     path = folder / OPTIONS
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file. Choose another --output.")
@@ -104,26 +112,14 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     return dict(options)
 
 
-def _same(folder: Path, stored: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(options))
-    odd = sorted(name for name in stored.keys() | now.keys() if stored.get(name) != now.get(name))
-    if odd:
-        name = odd[0]
-        raise DataError(
-            f"{folder} holds a run with other options: {', '.join(odd)} (first: {name}="
-            f"{stored.get(name)!r} there, {now.get(name)!r} here). Resume with the same, or "
-            "choose another --output."
-        )
-
-
-def _latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None."""
-    found = {
-        int(path.name.partition("-")[2]): path
+def _newest(folder: Path) -> Path | None:
+    """Return the checkpoint of the latest step that was written to its end, or None."""
+    steps = {
+        int(step): path
         for path in folder.glob("checkpoint-*")
-        if path.name.partition("-")[2].isdigit() and _complete(path)
+        if (step := path.name.partition("-")[2]).isdigit() and _complete(path)
     }
-    return found[max(found)] if found else None
+    return steps[max(steps)] if steps else None
 
 
 def _complete(checkpoint: Path) -> bool:
@@ -136,7 +132,7 @@ def _complete(checkpoint: Path) -> bool:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all: a killed run leaves no half file."""
+    """Write the file whole or not at all: a killed run leaves no half file."""
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)

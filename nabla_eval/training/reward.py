@@ -19,8 +19,7 @@ from nabla_eval.models.chat import render
 from nabla_eval.models.tokenizers import own_thought, shown
 from nabla_eval.thought import opened
 
-GRADERS = 2
-"""Worker processes that compare answers at once."""
+GRADERS = 2  # worker processes that compare answers at once
 
 _LAYOUT = re.compile(
     r"\s+|\$+|\\[()\[\]]|\\[,;:!> ]|\\q?quad(?![a-z])|\\(?:left|right|displaystyle)(?![a-z])|~"
@@ -33,7 +32,7 @@ class Verifier(Protocol):
     prompt: str  # how a policy is asked, with {problem} in it
 
     def identity(self, problem: str) -> str:
-        """The same text for every spelling of the same problem; `DataError` where it is none."""
+        """Return one text for every spelling of a problem; `DataError` where it is none."""
         ...
 
     def trainable(self, problem: str) -> bool:
@@ -43,7 +42,7 @@ class Verifier(Protocol):
     def rewards(
         self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
     ) -> list[float]:
-        """1 for each right response, else 0."""
+        """Return 1 for each right response, else 0."""
         ...
 
 
@@ -54,7 +53,7 @@ class Maths:
     prompt = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
     def identity(self, problem: str) -> str:
-        r"""The text without case, white space, dollar signs and LaTeX that only moves things.
+        r"""Return the text without case, white space, dollar signs and LaTeX of mere layout.
 
         Nothing that can carry meaning is dropped: `3+4` and `3-4` remain two problems. Overlaps of
         n-grams are not looked for: competition problems share long phrases ("where m and n are
@@ -69,13 +68,11 @@ class Maths:
         return text
 
     def trainable(self, problem: str) -> bool:
-        """Always: which problems are held out, only evaluation sets can say (`--exclude`)."""
-        return True
+        return True  # which problems are held out, only evaluation sets can say (`--exclude`)
 
     def rewards(
         self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
     ) -> list[float]:
-        """1 where the extracted answer equals the gold within the grader's deadline."""
         pairs = [(gold or "", text) for gold, text in zip(golds, responses, strict=True)]
         return [float(grade.equal) for grade in grade_batch(pairs, workers=GRADERS)]
 
@@ -86,71 +83,55 @@ class Countdown:
     prompt = "{problem}"
 
     def identity(self, problem: str) -> str:
-        """Sorted numbers and target: their order in the prompt does not make another problem."""
-        return _countdown(problem).canonical
+        """Return sorted numbers and target: their order in the prompt makes no other problem."""
+        try:
+            return Puzzle.from_prompt(problem.strip()).canonical
+        except ConfigError as error:
+            raise DataError(str(error)) from None
 
     def trainable(self, problem: str) -> bool:
-        """Return whether the hash of the canonical problem puts it into the training split."""
-        return split_of(_countdown(problem)) == "train"
+        return split_of(problem.strip()) == "train"
 
     def rewards(
         self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
     ) -> list[float]:
-        """1 where every step is true and legal and the target is hit; golds are not needed.
-
-        Read up to the first line break, as the task `nabla_countdown` reads it.
-        """
+        # Up to the first line break, as the task `nabla_countdown` reads a response.
         return [
             float(verify(problem.strip(), response.strip().partition("\n")[0]))
             for problem, response in zip(problems, responses, strict=True)
         ]
 
 
-def _countdown(problem: str) -> Puzzle:
-    try:
-        return Puzzle.from_prompt(problem.strip())
-    except ConfigError as error:
-        raise DataError(str(error)) from None
-
-
 VERIFIERS: Mapping[str, Verifier] = {"maths": Maths(), "countdown": Countdown()}
 
 
-def reward_function(verifier: Verifier, tokenizer: Any = None) -> Callable[..., Any]:
-    """The verifier as a reward function of TRL's GRPOTrainer; the data set has the columns
-    `problem` and `answer`, which TRL passes on, one entry per completion.
+def reward_function(verifier: Verifier, tokenizer: Any) -> Callable[..., Any]:
+    """Make the verifier a reward function of TRL's GRPOTrainer.
 
-    With the policy's tokenizer only what stands after a thought is graded, as in an evaluation: one
-    that the prompt opened and that was cut off is no answer.
+    TRL passes on the data set's columns `problem` and `answer`, one entry per completion. Only what
+    stands after a thought is graded, as in an evaluation: a thought that the prompt opened and that
+    was cut off is no answer.
     """
-    own = None if tokenizer is None else own_thought(tokenizer)
+    own = own_thought(tokenizer)
 
-    def said(prompt: Any, completion: Any, ids: Sequence[int]) -> str:
+    def answer_of(prompt: Any, completion: Any, ids: Sequence[int]) -> str:
         chat = None if isinstance(prompt, str) else prompt
-        text = prompt if chat is None else render(tokenizer, chat)
-        thought = opened(text, chat) or own
-        if thought is None:
-            return _text(completion)
-        return thought.answer(shown(tokenizer, ids, thought))
+        thought = opened(prompt if chat is None else render(tokenizer, chat), chat) or own
+        if thought is not None:
+            return thought.answer(shown(tokenizer, ids, thought))
+        if isinstance(completion, str):
+            return completion
+        return "".join(str(message.get("content") or "") for message in completion)
 
     def correct(
+        prompts: Sequence[Any],
         completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
         problem: Sequence[str],
         answer: Sequence[str | None],
-        prompts: Sequence[Any] = (),
-        completion_ids: Sequence[Sequence[int]] = (),
         **_: Any,
     ) -> list[float]:
-        if tokenizer is None:
-            return verifier.rewards(problem, answer, [_text(own) for own in completions])
         rows = zip(prompts, completions, completion_ids, strict=True)
-        return verifier.rewards(problem, answer, [said(*row) for row in rows])
+        return verifier.rewards(problem, answer, [answer_of(*row) for row in rows])
 
     return correct
-
-
-def _text(completion: Any) -> str:
-    """A completion's text: TRL gives a string, or messages where the prompt was messages."""
-    if isinstance(completion, str):
-        return completion
-    return "".join(str(message.get("content") or "") for message in completion)

@@ -34,8 +34,8 @@ from nabla_eval.runs.folder import inspect
 from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.traces import TraceWriter, read
 from nabla_eval.traces.manifest import FILE, Manifest, read_manifest
+from nabla_eval.training.data import open_rows
 from nabla_eval.training.folder import claim
-from nabla_eval.training.sources import open_rows
 
 in_a_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nabla_eval.cli.main import main
-from nabla_eval.training import run, trainers
+from nabla_eval.models.checkpoint import Trust
+from nabla_eval.training import run
 from nabla_eval.training.recipe import GRPO, SFT, LoRA
-from nabla_eval.training.setting import TrainJob
+from nabla_eval.training.run import TrainJob
 
 
 def call(*arguments: str) -> Result:
@@ -83,23 +84,19 @@ def test_every_option_arrives(job: list[TrainJob], tmp_path: Path) -> None:
         generations=4, temperature=0.5, max_new_tokens=8, beta=0.01, clip=0.1, loss="grpo", **shared
     )
     for one in job:
-        assert (one.policy, one.data, one.size, one.data_split) == ("p", "d.jsonl", 3, "s")
-        assert (tuple(one.exclude), one.exclude_split) == (("a", "b"), "t")
-        assert (one.output, one.resume, one.verifier) == (tmp_path, True, "countdown")
-        assert (one.prompt, one.chat, one.device, one.dtype) == (
-            "{problem}",
-            True,
-            "cpu",
-            "float64",
-        )
-        assert one.trust.trust_remote_code and one.trust.allow_pickle
+        assert one == TrainJob(
+            recipe=one.recipe, policy="p", data="d.jsonl", size=3, data_split="s",
+            exclude=("a", "b"), exclude_split="t", output=tmp_path, resume=True,
+            verifier="countdown", prompt="{problem}", chat=True, device="cpu", dtype="float64",
+            trust=Trust(trust_remote_code=True, allow_pickle=True),
+        )  # fmt: skip
 
 
 def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(package: str) -> str:
         raise ModuleNotFoundError(package)
 
-    monkeypatch.setattr(trainers, "version", missing)
+    monkeypatch.setattr(run, "version", missing)
     result = call("sft", "--output", str(tmp_path / "out"))
     assert result.exit_code == 1
     assert "Training needs trl" in result.stderr
@@ -109,7 +106,7 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [
-        (["--lr", "-1"], 1, "lr must be a number > 0, got -1.0"),
+        (["--lr", "-1"], 1, "lr must be a number > 0 or none, got -1.0"),
         (["--size", "0"], 2, "--size"),
         (["--verifier", "taste"], 2, "taste"),
         (["--data", "[bold]x[/bold].jsonl"], 1, "Cannot read [bold]x[/bold].jsonl"),

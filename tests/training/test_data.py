@@ -13,22 +13,31 @@ from hypothesis import strategies as st
 from nabla_eval.embedded.countdown import Puzzle, problems, split_of, verify
 from nabla_eval.errors import DataError
 from nabla_eval.harness import countdown as task
-from nabla_eval.training import sources
-from nabla_eval.training.data import identities, rank, select
+from nabla_eval.training.data import (
+    COUNTDOWN,
+    SUBSETS,
+    Example,
+    HubRows,
+    Rows,
+    identities,
+    one_solution,
+    open_rows,
+    rank,
+    select,
+)  # fmt: skip
 from nabla_eval.training.reward import VERIFIERS
-from nabla_eval.training.sources import COUNTDOWN, SUBSETS, Example, Listed, one_solution, open_rows
 
 MATHS, DOWN = VERIFIERS["maths"], VERIFIERS["countdown"]
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=1, max_size=30, unique=True)
 
 
-def listed(problems: list[str]) -> Listed:
-    return Listed("rows", [Example(problem, "s", "a") for problem in problems])
+def listed(problems: list[str]) -> Rows:
+    return Rows("rows", [Example(problem, "s", "a") for problem in problems])
 
 
 def chosen(texts: list[str], **options: Any) -> list[str]:
-    selection = select(listed(texts), MATHS, need="solution", **options)
-    return [example.problem for example in selection.examples]
+    examples, _ = select(listed(texts), MATHS, need="solution", **options)
+    return [example.problem for example in examples]
 
 
 # --- subsampling ----------------------------------------------------------------------------------
@@ -70,11 +79,11 @@ def test_seeds_choose_differently_and_evenly() -> None:
 
 
 def test_what_is_left_out_is_counted_and_the_next_one_is_taken() -> None:
-    rows = Listed(
+    rows = Rows(
         "rows",
         [Example(f"p{i}", None if i % 3 == 0 else "s" * i, "a") for i in range(30)] * 2,
     )
-    selection = select(
+    examples, facts = select(
         rows,
         MATHS,
         need="solution",
@@ -82,12 +91,11 @@ def test_what_is_left_out_is_counted_and_the_next_one_is_taken() -> None:
         evaluated=frozenset({"p1", "p2"}),
         fits=lambda example: len(example.solution or "") < 25,
     )
-    facts = selection.facts
-    assert len(selection.examples) == facts["problems"] == 10
+    assert len(examples) == facts["problems"] == 10
     assert (facts["read"], facts["duplicates"], facts["evaluated"]) == (60, 28, 4)
     order = [place for place in rank([f"p{i}" for i in range(30)], 0) if place not in ("p1", "p2")]
     good = [p for p in order if int(p[1:]) % 3 and int(p[1:]) < 25]
-    assert [example.problem for example in selection.examples] == good[:10]
+    assert [example.problem for example in examples] == good[:10]
     seen = order[: order.index(good[9])]
     assert facts["unusable"] == sum(int(p[1:]) % 3 == 0 for p in seen)
     assert facts["unusable"] + facts["too_long"] == len(seen) - 9
@@ -141,8 +149,10 @@ def test_countdown_trains_on_no_problem_of_the_task() -> None:
     assert {split_of(canonical + "?") for canonical in tested} == {"test"}
     for name, size, seed in (("countdown", 300, 0), ("countdown", 300, 1), ("countdown4", 10, 0)):
         assert COUNTDOWN[name] == len(open_rows(name, size=1).example(0).problem.split(","))
-        selection = select(open_rows(name, size=size, seed=seed), DOWN, need="solution", seed=seed)
-        trained = {DOWN.identity(example.problem) for example in selection.examples}
+        examples, _ = select(
+            open_rows(name, size=size, seed=seed), DOWN, need="solution", seed=seed
+        )
+        trained = {DOWN.identity(example.problem) for example in examples}
         assert len(trained) == size and trained.isdisjoint(tested)
         assert {split_of(canonical + "?") for canonical in trained} == {"train"}
 
@@ -150,9 +160,9 @@ def test_countdown_trains_on_no_problem_of_the_task() -> None:
 def test_held_out_countdown_problems_of_a_file_are_left_out(jsonl: Any) -> None:
     held_out = problems(5, "test") + problems(5, "validation")
     rows = [{"prompt": p.prompt, "answer": p.target} for p in [*problems(5, "train"), *held_out]]
-    selection = select(open_rows(jsonl(rows)), DOWN, need="answer")
-    assert selection.facts["held_out"] == 10
-    assert all(split_of(example.problem) == "train" for example in selection.examples)
+    examples, facts = select(open_rows(jsonl(rows)), DOWN, need="answer")
+    assert facts["held_out"] == 10
+    assert all(split_of(example.problem) == "train" for example in examples)
     with pytest.raises(DataError, match="10 are held out"):
         select(open_rows(jsonl(rows[5:])), DOWN, need="answer")
 
@@ -245,26 +255,20 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str | None, str], li
 
 
 def thoughts(count: int) -> list[dict]:
-    """Rows with the columns of OpenThoughts-114k's configuration `metadata`."""
+    """Rows with the columns of OpenThoughts-114k's configuration `metadata` that are read."""
     return [
         {
             "problem": f"problem {i}",
             "deepseek_reasoning": f"thinking {i}",
             "deepseek_solution": f"It is \\boxed{{{i}}}.",
-            "ground_truth_solution": None,
             "domain": "math" if i % 2 else "code",
-            "source": "numina_math",
-            "test_cases": None,
-            "starter_code": None,
         }
         for i in range(count)
     ]
 
 
 def test_the_papers_subsets_have_its_sizes() -> None:
-    assert SUBSETS["open-thoughts-10k"].size == 10_000
-    assert SUBSETS["open-thoughts-10k-solutions"].size == 10_000
-    assert SUBSETS["numinamath-35k"].size == 35_000
+    assert [subset.size for subset in SUBSETS.values()] == [10_000, 10_000, 35_000]
 
 
 def test_open_thoughts_is_its_mathematics_with_or_without_the_thought(hub: dict) -> None:
@@ -273,8 +277,8 @@ def test_open_thoughts_is_its_mathematics_with_or_without_the_thought(hub: dict)
         select(open_rows(f"open-thoughts-10k{end}"), MATHS, need="solution", size=6)
         for end in ("", "-solutions")
     )
-    assert long.facts["read"] == 10 and long.facts["fingerprint"] == short.facts["fingerprint"]
-    for with_thought, without in zip(long.examples, short.examples, strict=True):
+    assert long[1]["read"] == 10 and long[1]["fingerprint"] == short[1]["fingerprint"]
+    for with_thought, without in zip(long[0], short[0], strict=True):
         number = with_thought.problem.removeprefix("problem ")
         assert int(number) % 2
         assert without == Example(f"problem {number}", f"It is \\boxed{{{number}}}.", number)
@@ -291,8 +295,8 @@ def test_numinamath_takes_answers_out_of_its_solutions(hub: dict) -> None:
         {"source": "s", "problem": "a", "solution": "Thus \\boxed{5}.", "messages": []},
         {"source": "s", "problem": "b", "solution": "Which was to be shown.", "messages": []},
     ]
-    selection = select(open_rows("numinamath-35k"), MATHS, need="answer", size=1)
-    assert selection.examples == (Example("a", "Thus \\boxed{5}.", "5"),)
+    examples, _ = select(open_rows("numinamath-35k"), MATHS, need="answer", size=1)
+    assert examples == [Example("a", "Thus \\boxed{5}.", "5")]
 
 
 def test_hub_data_without_problems_or_out_of_reach_are_errors(hub: dict) -> None:
@@ -306,5 +310,5 @@ def test_hub_data_without_problems_or_out_of_reach_are_errors(hub: dict) -> None
 def test_a_folder_is_read_by_datasets(hub: dict, tmp_path: Any) -> None:
     hub[str(tmp_path), None, "train"] = [{"question": "p", "answer": "3"}]
     rows = open_rows(str(tmp_path))
-    assert isinstance(rows, sources.HubData)
+    assert isinstance(rows, HubRows)
     assert rows.size is None and rows.example(0) == Example("p", None, "3")

@@ -10,8 +10,7 @@ import torch
 
 from nabla_eval.embedded.countdown import verify
 from nabla_eval.training.recipe import GRPO
-from nabla_eval.training.setting import TrainJob, choose, prepare
-from nabla_eval.training.trainers import GroupRelativePolicyOptimisation, save, shared_arguments
+from nabla_eval.training.run import TrainJob, choose, make_trainer, prepare, save
 
 TEMPERATURE = 0.7
 RECIPE = GRPO(
@@ -21,11 +20,9 @@ RECIPE = GRPO(
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Any:
-    backend = GroupRelativePolicyOptimisation(RECIPE)
     setting = prepare(TrainJob(recipe=RECIPE, output=tmp_path / "out", size=8, device="cpu"))
-    examples = choose(setting, backend).examples
     model = setting.checkpoint.load(setting.dtype, torch.device("cpu"))
-    found = backend.trainer(setting, examples, model, shared_arguments(setting))
+    found = make_trainer(setting, choose(setting)[0], model)
     found.model.train()
     found.current_gradient_accumulation_steps = 1
     return found

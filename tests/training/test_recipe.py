@@ -18,21 +18,22 @@ def default(config: type, name: str) -> Any:
 def test_defaults_are_trls_own() -> None:
     from trl import GRPOConfig, ModelConfig, SFTConfig
 
-    for recipe, config in ((SFT(), SFTConfig), (GRPO(), GRPOConfig)):
-        assert recipe.learning_rate == default(config, "learning_rate")
-        assert recipe.weight_decay == default(config, "weight_decay")
-        assert recipe.schedule == default(config, "lr_scheduler_type")
-        assert recipe.accumulate == default(config, "gradient_accumulation_steps")
-    assert SFT().epochs == default(SFTConfig, "num_train_epochs")
-    assert SFT().batch_size == default(SFTConfig, "per_device_train_batch_size")
-    grpo = GRPO()
-    assert grpo.generations == default(GRPOConfig, "num_generations")
-    assert grpo.temperature == default(GRPOConfig, "temperature")
-    assert grpo.beta == default(GRPOConfig, "beta")
-    assert grpo.clip == default(GRPOConfig, "epsilon")
-    assert grpo.loss == default(GRPOConfig, "loss_type")
-    assert LoRA().rank == default(ModelConfig, "lora_r")
-    assert LoRA().alpha == default(ModelConfig, "lora_alpha")
+    shared = {
+        "learning_rate": "learning_rate", "weight_decay": "weight_decay",
+        "schedule": "lr_scheduler_type", "accumulate": "gradient_accumulation_steps",
+    }  # fmt: skip
+    sft = {"epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size"}
+    grpo = {
+        "generations": "num_generations", "temperature": "temperature", "beta": "beta",
+        "clip": "epsilon", "loss": "loss_type",
+    }  # fmt: skip
+    for options, config, names in (
+        (SFT(), SFTConfig, shared | sft),
+        (GRPO(), GRPOConfig, shared | grpo),
+        (LoRA(), ModelConfig, {"rank": "lora_r", "alpha": "lora_alpha"}),
+    ):
+        for ours, theirs in names.items():
+            assert getattr(options, ours) == default(config, theirs), ours
 
 
 def test_adapters_learn_faster_unless_told() -> None:
@@ -65,5 +66,5 @@ def test_adapters_learn_faster_unless_told() -> None:
 def test_values_out_of_range_are_named(kind: type[Recipe], options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{list(options)[-1]} must be .*, got "):
         kind(**options)
-    with pytest.raises(ConfigError, match="lora_rank must be an integer >= 1, got 0"):
+    with pytest.raises(ConfigError, match="rank must be an integer >= 1, got 0"):
         LoRA(rank=0)

@@ -28,27 +28,19 @@ COUNTDOWN = [
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_rewards_are_the_verdicts_whatever_the_form(chat: bool) -> None:
-    def form(text: str) -> object:
-        return [{"role": "assistant", "content": text}] if chat else text
-
-    correct = reward_function(VERIFIERS["maths"])
-    golds, responses, expected = zip(*MATHS, strict=True)
-    found = correct(
-        prompts=["?"] * len(golds),
-        completions=[form(text) for text in responses],
-        completion_ids=[[0]] * len(golds),
-        problem=["?"] * len(golds),
-        answer=list(golds),
-    )
-    assert found == list(expected)
-
-    correct = reward_function(VERIFIERS["countdown"])
-    problems, responses, expected = zip(*COUNTDOWN, strict=True)
-    found = correct(
-        completions=[form(text) for text in responses],
-        problem=list(problems),
-        answer=[None] * len(problems),
+@pytest.mark.parametrize(("name", "cases"), [("maths", MATHS), ("countdown", COUNTDOWN)])
+def test_rewards_are_the_verdicts_whatever_the_form(
+    name: str, cases: list[tuple[str, str, float]], chat: bool
+) -> None:
+    asked, responses, expected = zip(*cases, strict=True)
+    found = reward_function(VERIFIERS[name], build.word_tokenizer())(
+        prompts=["?"] * len(cases),
+        completions=[
+            [{"role": "assistant", "content": text}] if chat else text for text in responses
+        ],
+        completion_ids=[[0]] * len(cases),
+        problem=asked,
+        answer=asked,
     )
     assert found == list(expected)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,11 @@ from safetensors.torch import load_file
 import nabla_eval as ne
 from nabla_eval.embedded.countdown import problems, verify
 from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
-from nabla_eval.models.checkpoint import Checkpoint
+from nabla_eval.models import checkpoint
 from nabla_eval.training.data import DataFacts
 from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, RECORD, TrainRecord
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
-from nabla_eval.training.run import run
-from nabla_eval.training.setting import Prompting, TrainJob, choose, prepare, prompting
-from nabla_eval.training.sources import Example
-from nabla_eval.training.trainers import (
-    GroupRelativePolicyOptimisation,
-    SupervisedFineTuning,
-    shared_arguments,
-)
+from nabla_eval.training.run import TrainJob, choose, make_trainer, prepare, run
 
 FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
 # The shipped policy, since a random one is never right and has nothing to reinforce.
@@ -37,14 +28,8 @@ GRADED = GRPO(
 )
 
 
-def train(recipe: Recipe, output: Path, report: Any = None, **options: Any) -> TrainRecord:
-    job = TrainJob(recipe=recipe, output=output, device="cpu", **options)
-    backend: Any = (
-        SupervisedFineTuning(recipe)
-        if isinstance(recipe, SFT)
-        else GroupRelativePolicyOptimisation(recipe)  # type: ignore[arg-type]
-    )
-    return run(job, backend, report or (lambda step, steps, figures: None))
+def train(recipe: Recipe, output: Path, report: Any = lambda *_: None, **job: Any) -> TrainRecord:
+    return run(TrainJob(recipe=recipe, output=output, device="cpu", **job), report)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -59,19 +44,19 @@ class KilledError(Exception):
     """Stands for a signal."""
 
 
-def kill_at(step: int) -> Any:
-    def report(done: int, steps: int, figures: Mapping[str, float]) -> None:
-        if done >= step and figures:
+def killed_and_resumed(recipe: Recipe, output: Path, **job: Any) -> TrainRecord:
+    """Kill a run after its third step, and go on from the checkpoint of the second."""
+
+    def kill(done: int, steps: int, figures: Mapping[str, float]) -> None:
+        if done >= 3 and figures:
             raise KilledError
 
-    return report
-
-
-def killed_and_resumed(recipe: Recipe, output: Path, at: int, **options: Any) -> TrainRecord:
     with pytest.raises(KilledError):
-        train(recipe, output, kill_at(at), **options)
+        train(recipe, output, kill, **job)
     assert not (output / RECORD).exists()
-    return train(recipe, output, resume=True, **options)
+    record = train(recipe, output, resume=True, **job)
+    assert record["resumed_from"] == 2
+    return record
 
 
 # --- SFT ------------------------------------------------------------------------------------------
@@ -109,8 +94,8 @@ def test_the_result_is_a_policy_like_any_other(
 def test_a_resumed_sft_ends_with_the_same_bits(
     tuned: tuple[Path, TrainRecord], tiny_policy: Path, tmp_path: Path
 ) -> None:
-    record = killed_and_resumed(FEW, tmp_path / "b", at=3, policy=str(tiny_policy), size=32)
-    assert record["resumed_from"] == 2 and tuned[1]["resumed_from"] is None
+    record = killed_and_resumed(FEW, tmp_path / "b", policy=str(tiny_policy), size=32)
+    assert tuned[1]["resumed_from"] is None
     assert same(weights(tmp_path / "b"), weights(tuned[0]))
     losses = [[entry["loss"] for entry in r["history"]] for r in (record, tuned[1])]
     assert losses[0] == losses[1]
@@ -123,10 +108,10 @@ def test_the_loss_is_that_of_the_solution_and_its_end(
     rows = {}
     for chat in (False, True):
         job = TrainJob(recipe=FEW, output=tmp_path, policy=str(tiny_policy), chat=chat, size=16)
-        setting, backend = prepare(job), SupervisedFineTuning(FEW)
-        chosen = choose(setting, backend).examples
+        setting = prepare(job)
+        chosen, _ = choose(setting)
         model = setting.checkpoint.load(torch.float32, torch.device("cpu"))
-        trainer = backend.trainer(setting, chosen, model, shared_arguments(setting))
+        trainer = make_trainer(setting, chosen, model)
         # Older TRL makes the labels when it makes batches.
         batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
         rows[chat] = [(b["input_ids"][0].tolist(), b["labels"][0].tolist()) for b in batches]
@@ -134,7 +119,7 @@ def test_the_loss_is_that_of_the_solution_and_its_end(
             prompt = tokenizer(example.problem)["input_ids"]
             answer = [*tokenizer(example.solution)["input_ids"], tokenizer.eos_token_id]
             assert ids == prompt + answer and labels == [-100] * len(prompt) + answer
-            assert setting.prompting.tokens(tokenizer, example, solution=True) == len(ids)
+            assert setting.tokens(example.problem, example.solution) == len(ids)
     assert rows[False] == rows[True]  # the embedded template adds nothing
 
 
@@ -145,18 +130,15 @@ def test_long_examples_are_left_out_and_not_cut(
     recipe = SFT(max_length=5, batch_size=2)  # i, ?, 1, +, <eos>
     job = TrainJob(recipe=recipe, output=tmp_path, policy=str(tiny_policy), data=jsonl(rows),
               prompt="{problem}")  # fmt: skip
-    facts = choose(prepare(job), SupervisedFineTuning(recipe)).facts
+    _, facts = choose(prepare(job))
     assert facts["problems"] == 6 and facts["too_long"] == 6 and facts["unusable"] == 6
-
-
-# --- LoRA -----------------------------------------------------------------------------------------
 
 
 def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    output = tmp_path / "lora"
+    output, again = tmp_path / "lora", tmp_path / "again"
     recipe = SFT(steps=4, batch_size=8, save_every=2, lora=LoRA(rank=4, alpha=8), lr=1e-2)
     record = train(recipe, output, policy=str(tiny_policy), size=16)
     assert 0 < record["parameters"]["trained"] < record["parameters"]["total"]
@@ -169,8 +151,7 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
     torch.testing.assert_close(after, adapted, atol=1e-5, rtol=1e-5)
     assert (after - before).abs().max() > 1e-2
 
-    again = tmp_path / "again"
-    assert killed_and_resumed(recipe, again, at=3, policy=str(tiny_policy), size=16)
+    killed_and_resumed(recipe, again, policy=str(tiny_policy), size=16)
     if MAJOR >= 5:  # before, transformers resumes adapters to other weights
         assert same(weights(again), weights(output))
 
@@ -178,26 +159,14 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
 # --- GRPO -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reinforced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainRecord]:
-    output = tmp_path_factory.mktemp("grpo") / "out"
-    return output, train(GRADED, output, size=16)
-
-
-def test_grpo_records_the_share_of_right_answers(reinforced: tuple[Path, TrainRecord]) -> None:
-    output, record = reinforced
-    rewards = [entry["reward"] for entry in record["history"]]
+def test_a_resumed_grpo_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, again = tmp_path / "a", tmp_path / "b"
+    rewards = [entry["reward"] for entry in train(GRADED, whole, size=16)["history"]]
     assert len(rewards) == 4 and all(reward * 16 == round(reward * 16) for reward in rewards)
     assert 0 < sum(rewards) < 4  # the shipped policy is right about half the time
-    assert not same(weights(output), weights(Path(ne.embedded.paths()[0])))
-
-
-def test_a_resumed_grpo_ends_with_the_same_bits(
-    reinforced: tuple[Path, TrainRecord], tmp_path: Path
-) -> None:
-    record = killed_and_resumed(GRADED, tmp_path / "b", at=3, size=16)
-    assert record["resumed_from"] == 2
-    assert same(weights(tmp_path / "b"), weights(reinforced[0]))
+    assert not same(weights(whole), weights(Path(ne.embedded.paths()[0])))
+    killed_and_resumed(GRADED, again, size=16)
+    assert same(weights(again), weights(whole))
 
 
 def test_grpo_raises_the_reward_of_problems_that_it_repeats(tmp_path: Path) -> None:
@@ -205,12 +174,7 @@ def test_grpo_raises_the_reward_of_problems_that_it_repeats(tmp_path: Path) -> N
     recipe = GRPO(
         epochs=16, lr=3e-4, schedule="constant", batch_size=4, generations=16, max_new_tokens=12
     )
-    record = train(
-        recipe,
-        tmp_path / "out",
-        size=4,
-    )
-    rewards = [entry["reward"] for entry in record["history"]]
+    rewards = [entry["reward"] for entry in train(recipe, tmp_path / "out", size=4)["history"]]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
 
 
@@ -219,10 +183,7 @@ def test_grpo_raises_the_reward_of_problems_that_it_repeats(tmp_path: Path) -> N
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(self: Checkpoint, *arguments: Any) -> None:
-        pytest.fail("weights were read")
-
-    monkeypatch.setattr(Checkpoint, "load", load)
+    monkeypatch.setattr(checkpoint.Checkpoint, "load", lambda *_: pytest.fail("weights were read"))
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -238,6 +199,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"dtype": "int8"}, ConfigError, "int8"),
         ({"policy": "./absent"}, ModelError, "absent"),
         ({"policy": str(ne.embedded.paths()[1])}, ModelError, "reward model"),
+        ({"recipe": GRPO(max_new_tokens=512)}, ContextError, "512 new .*--max-new-tokens 256"),
     ],
 )
 def test_bad_input_is_refused_before_any_weight_is_read(
@@ -245,45 +207,32 @@ def test_bad_input_is_refused_before_any_weight_is_read(
 ) -> None:
     job = {"recipe": FEW, "output": tmp_path / "out", "device": "cpu", "size": 64, **options}
     with pytest.raises(error, match=what):
-        run(TrainJob(**job), SupervisedFineTuning(FEW))
+        run(TrainJob(**job))
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("no_weights")
-def test_a_tokenizer_without_an_end_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
-    policy = Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (policy / name).is_file():
-            content = json.loads((policy / name).read_text(encoding="utf-8"))
-            content.pop("eos_token", None)
-            (policy / name).write_text(json.dumps(content), encoding="utf-8")
-    job = TrainJob(recipe=FEW, output=tmp_path / "out", policy=str(policy), device="cpu", size=64)
-    with pytest.raises(ConfigError, match="has no end token, so no answer would end"):
-        run(job, SupervisedFineTuning(FEW))
+def test_prompts_with_and_without_a_template(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(chat: bool | None) -> Any:
+        policy = str(tiny_policy)
+        return prepare(
+            TrainJob(recipe=FEW, output=tmp_path, policy=policy, prompt="{problem}!", chat=chat)
+        )
 
-
-@pytest.mark.usefixtures("no_weights")
-def test_answers_that_no_context_holds_are_refused(tmp_path: Path) -> None:
-    recipe = GRPO(max_new_tokens=512)
-    job = TrainJob(recipe=recipe, output=tmp_path / "out", size=16)
-    with pytest.raises(ContextError, match=r"512 new tokens .* of 512.*--max-new-tokens 256"):
-        run(job, GroupRelativePolicyOptimisation(recipe))
-
-
-def test_prompts_with_and_without_a_template(tokenizer: Any) -> None:
-    tokenizer = copy.deepcopy(tokenizer)
-    assert prompting("{problem}!", tokenizer, None).prompt("{x}") == [
-        {"role": "user", "content": "{x}!"}
-    ]
-    plain = prompting("{problem}!", tokenizer, False)
+    assert asked(None).prompt("{x}") == [{"role": "user", "content": "{x}!"}]
+    plain = asked(False)
     assert plain.prompt("p") == "p!" and plain.completion("s") == "s"
-    example = Example("20,14", "1+1")
-    assert plain.tokens(tokenizer, example, solution=False) == 4
-    assert plain.tokens(tokenizer, example, solution=True) == 8
-    tokenizer.chat_template = None
-    assert prompting("{problem}", tokenizer, None) == Prompting("{problem}", False)
+    assert plain.tokens("20,14") == 4 and plain.tokens("20,14", "1+1") == 8
+    bare = plain.checkpoint.tokenizer
+    bare.chat_template = None
+    monkeypatch.setattr(checkpoint, "open_tokenizer", lambda source: bare)
+    assert not asked(None).chat
     with pytest.raises(ConfigError, match="no chat template"):
-        prompting("{problem}", tokenizer, True)
+        asked(True)
+    bare.eos_token = None
+    with pytest.raises(ConfigError, match="has no end token, so no answer would end"):
+        asked(None)
 
 
 def test_selected_facts_are_told_before_training(tiny_policy: Path, tmp_path: Path) -> None:
@@ -295,9 +244,9 @@ def test_selected_facts_are_told_before_training(tiny_policy: Path, tmp_path: Pa
 
     job = TrainJob(recipe=FEW, output=tmp_path / "out", policy=str(tiny_policy), size=32)
     with pytest.raises(KilledError):
-        run(job, SupervisedFineTuning(FEW), selected=stop)
+        run(job, selected=stop)
     assert told[0]["problems"] == 32 and not job.output.exists()
-    trained = choose(prepare(job), SupervisedFineTuning(FEW))
-    assert trained.facts == told[0]
-    assert {e.problem for e in trained.examples} == {p.prompt for p in problems(32, "train")}
-    assert all(verify(e.problem, e.solution or "") for e in trained.examples)
+    examples, facts = choose(prepare(job))
+    assert facts == told[0]
+    assert {e.problem for e in examples} == {p.prompt for p in problems(32, "train")}
+    assert all(verify(e.problem, e.solution or "") for e in examples)
