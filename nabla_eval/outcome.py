@@ -1,72 +1,99 @@
-"""The outcome of a method, and the trace of how it came to that."""
+"""What happened on one problem: what methods return, traces store and analyses read.
+
+Field names are the keys of JSON. Each class reads as a mapping too: `candidate["verdict"]`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
+from nabla_eval.validation import Index
 
 # "step": only a part of the response was asked for (`Generate.until`), and it ended there.
 StopReason: TypeAlias = Literal["eos", "stop", "length", "step"]
 Verdict: TypeAlias = Literal["accepted", "rejected", "tie"]
 
 
+class JsonObject(Mapping[str, Any]):
+    """A dataclass that also reads as the mapping that JSON makes of it."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (each.name for each in fields(self))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(fields(self))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Draft:
+class Draft(JsonObject):
     """Trace of one complete response drawn from the prompt."""
 
-    index: int
-    tokens: tuple[int, ...]
+    index: Index
+    tokens: tuple[Index, ...]
     text: str
     stop: StopReason
     reward: float | None = None  # None where no reward was asked for
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(JsonObject):
     """Trace of one judged revision: a draw that differed from the token it would replace."""
 
-    index: int  # 0-based, in the order judged
-    sweep: int
-    position: int
+    index: Index  # 0-based, in the order judged
+    sweep: Index
+    position: Index
     entropy: float  # nats, of the policy at the position
     top_probability: float
     gradient_norm: float | None  # None where no gradient was taken
-    old_token: int
-    new_token: int
+    old_token: Index
+    new_token: Index
     old_reward: float  # of the response it was compared with
     new_reward: float
     verdict: Verdict
-    tokens: tuple[int, ...]  # the whole candidate response
+    tokens: tuple[Index, ...]  # the whole candidate response
     text: str
     stop: StopReason
-    flips: int = 0
+    flips: Index = 0
     moved: float = 0.0
     certified: bool = False  # no gradient could change the draw (`dto.certify`)
     compared_reward: float | None = None  # where acceptance=released compared with another number
+    # Of the tokens and of what stands before them; traces alone have them.
+    old_text: str = field(default="", compare=False)
+    new_text: str = field(default="", compare=False)
+    context: str = field(default="", compare=False)  # of at most `CONTEXT_TOKENS` tokens
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(JsonObject):
     """Trace of one token that was chosen with the reward model's help while a response was written.
 
     Unknown numbers are None: a score where none was asked for, G where no gradient was taken.
     """
 
-    index: int  # 0-based, in the order made
-    position: int
+    index: Index  # 0-based, in the order made
+    position: Index
     by: str  # what chose: "score" (of single tokens) or "gradient"
     top_probability: float
-    old_token: int  # the policy's own
-    new_token: int
+    old_token: Index  # the policy's own
+    new_token: Index
     old_log_probability: float  # nats, under the policy
     new_log_probability: float
     old_gradient: float | None = None  # G, nats
     new_gradient: float | None = None
     old_score: float | None = None  # s of the prefix that ends with the token
     new_score: float | None = None
-    scored: int = 0  # tokens whose scores were asked for
+    scored: Index = 0  # tokens whose scores were asked for
+    old_text: str = field(default="", compare=False)  # traces alone have the texts
+    new_text: str = field(default="", compare=False)
 
 
 CUT_OFF = "cut off"  # the note of a step that a budget cut short
@@ -74,43 +101,47 @@ BUDGETS = ("max_calls", "max_item_tokens", "max_item_seconds")  # what may cut a
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(JsonObject):
     """Trace of one move of a search: a step of a response, a critique, a revision."""
 
-    index: int
-    parent: int | None  # the move that it goes on from; None: the problem
+    index: Index
+    parent: Index | None  # the move that it goes on from; None: the problem
     kind: str  # "step", "value", "critique", ...: what the method calls it
-    tokens: tuple[int, ...]  # of this move alone
+    tokens: tuple[Index, ...]  # of this move alone
     text: str
     stop: StopReason
     value: float | None = None  # what the method thinks of it, where it asked
-    visits: int = 0
+    visits: Index = 0
     note: str = ""  # what was wrong with it
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of a method on one problem."""
+class Answer(JsonObject):
+    """The response that a method returns, and how the method ended."""
 
     text: str
-    tokens: tuple[int, ...]
+    tokens: tuple[Index, ...]
     stop: StopReason
     reward: float | None = None  # of the returned response, where it was scored
+    ended: str = "done"  # why the method stopped: done, budget, reward, malformed, one of BUDGETS
+    visited: Index = 0  # positions at which a refined distribution was drawn from
+    certified: Index = 0  # of those: draws that no gradient could change
+    positions: Index = 0  # positions passed in all sweeps, refined or skipped
+
+
+@dataclass(frozen=True)
+class Outcome(Answer):
+    """What a method returns for one problem."""
+
     drafts: tuple[Draft, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    visited: int = 0  # positions at which a refined distribution was drawn from
-    certified: int = 0  # of those: draws that no gradient could change
-    positions: int = 0  # positions passed in all sweeps, refined or skipped
-    ended: str = (
-        "done"  # why the method stopped: done, budget, reward, malformed, or one of BUDGETS
-    )
     steps: tuple[Step, ...] = ()
     choices: tuple[Choice, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
 
     @property
     def malformed(self) -> int | None:
-        """How often the policy wrote what the method could not use; None where nothing is kept.
+        """Count what the policy wrote and the method could not use; None where nothing is kept.
 
         Responses that ran on to their greatest length, steps without an end, critiques and
         valuations that say nothing. What a budget cut short is no fault of the policy's.
@@ -124,7 +155,7 @@ class Outcome:
         return drafts + sum(note != CUT_OFF for note in notes)
 
     def stats(self) -> dict[str, Any]:
-        """The ledger and the counts of verdicts, ready for JSON.
+        """Return the ledger and the counts of verdicts, ready for JSON.
 
         `rejection_rate` is rejected / judged, ties rejected (DESIGN 8); None without candidates.
         """

@@ -314,8 +314,8 @@ def nabla(pair: Pair, problem: Problem, config: Nabla) -> Outcome:
             break
     draft = Draft(0, tuple(first.y), first.text, first.stop, first_reward)
     return Outcome(
-        current.text, tuple(current.y), current.stop, reward, (draft,), tuple(candidates),
-        ledger=ledger,
+        current.text, tuple(current.y), current.stop, reward, drafts=(draft,),
+        candidates=tuple(candidates), ledger=ledger,
     )  # fmt: skip
 
 

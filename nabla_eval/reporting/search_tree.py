@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nabla_eval.traces.schema import StepRecord
+from nabla_eval.outcome import Step
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Move:
     chosen: bool  # on the path to the returned response
 
 
-def tree_of(steps: Sequence[StepRecord], answer: Sequence[int]) -> tuple[Move, ...]:
+def tree_of(steps: Sequence[Step], answer: Sequence[int]) -> tuple[Move, ...]:
     """Every move below the one that it goes on from, in the order in which they were made.
 
     `answer`: tokens of the returned response. Its path is that of the last move whose own tokens
@@ -31,7 +31,7 @@ def tree_of(steps: Sequence[StepRecord], answer: Sequence[int]) -> tuple[Move, .
     marked where no move has them.
     """
     known = {step["index"]: step for step in steps}
-    children: dict[int | None, list[StepRecord]] = {}
+    children: dict[int | None, list[Step]] = {}
     for step in steps:
         parent = step["parent"] if step["parent"] in known else None
         children.setdefault(parent, []).append(step)
@@ -50,7 +50,7 @@ def tree_of(steps: Sequence[StepRecord], answer: Sequence[int]) -> tuple[Move, .
     return tuple(moves)
 
 
-def _path(known: Mapping[int, StepRecord], answer: list[int]) -> set[int]:
+def _path(known: Mapping[int, Step], answer: list[int]) -> set[int]:
     """The moves that lead to the answer, the last one included."""
     for last in reversed(list(known.values())):
         path = _to_root(known, last)
@@ -60,7 +60,7 @@ def _path(known: Mapping[int, StepRecord], answer: list[int]) -> set[int]:
     return set()
 
 
-def _to_root(known: Mapping[int, StepRecord], step: StepRecord) -> list[StepRecord]:
+def _to_root(known: Mapping[int, Step], step: Step) -> list[Step]:
     path = [step]
     while (parent := path[-1]["parent"]) in known and parent is not None and parent < step["index"]:
         path.append(known[parent])

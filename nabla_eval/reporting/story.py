@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from nabla_eval.outcome import Verdict
+from nabla_eval.outcome import Candidate, Choice, Verdict
 from nabla_eval.reporting.search_tree import Move, tree_of
 from nabla_eval.thought import answered
-from nabla_eval.traces.schema import CandidateRecord, ChoiceRecord, Profile, Record, document
+from nabla_eval.traces.schema import Profile, Record, document
 
 # (lm-eval's doc and target, response) -> is it right?
 Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
@@ -247,7 +247,7 @@ def _replay(
     return tuple(steps), owners, tuple(piece for piece in pieces if piece.text)
 
 
-def _step(candidate: CandidateRecord, current: str, at: int) -> StoryStep:
+def _step(candidate: Candidate, current: str, at: int) -> StoryStep:
     text = candidate["text"]
     old = _matching(candidate["old_text"], current[at:])
     new = _matching(candidate["new_text"], text[at:])
@@ -269,7 +269,7 @@ def _step(candidate: CandidateRecord, current: str, at: int) -> StoryStep:
     )
 
 
-def _chosen(choice: ChoiceRecord) -> Chosen:
+def _chosen(choice: Choice) -> Chosen:
     return Chosen(
         choice["position"],
         choice["by"],
@@ -283,7 +283,7 @@ def _chosen(choice: ChoiceRecord) -> Chosen:
     )
 
 
-def _split(candidate: CandidateRecord, current: str) -> int:
+def _split(candidate: Candidate, current: str) -> int:
     """Where in the text the revised position is: after what the trace kept of the text before it.
 
     The common beginning of both texts may be longer than that (12 and 13 share a 1), not shorter.

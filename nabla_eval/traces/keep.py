@@ -43,7 +43,7 @@ def placed(path: str | Path) -> Iterator[Record]:
 
 def place_of(record: Record) -> tuple[str, Place]:
     """The id in the trace, which pooling changes, and the place of a record of this module."""
-    return cast("tuple[str, Place]", record["place"])  # type: ignore[typeddict-item]
+    return cast("tuple[str, Place]", record["place"])
 
 
 def whole(record: Record) -> Record:
@@ -66,7 +66,7 @@ def _shortened(line: bytes, file: Path, number: int) -> dict[str, Any]:
     record: dict[str, Any] = {**parse(line, file, number)}
     for name in _TEXTS:
         record[name] = sys.intern(record[name])
-    outcome = dict(record["outcome"])
+    outcome: dict[str, Any] = dict(record["outcome"])
     outcome["length"] = len(outcome.pop("tokens"))
     record["outcome"], record["ledger"] = _named(outcome), _named(record["ledger"])
     record["drafts"] = [_part(draft, _DRAFT) for draft in record["drafts"]]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
+from nabla_eval.options import fingerprint
 from nabla_eval.traces.schema import complete
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
@@ -68,7 +69,9 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     content.setdefault("peak_memory", None)  # which early runs did not note
     if wrong := mismatch(content, Manifest):
         raise DataError(f"{path}: {wrong}. Remove it, run again.")
-    complete(content)
+    options = complete(content["method"], content["config"], content["config_hash"])
+    if options is not content["config"]:
+        content |= {"config": options, "config_hash": fingerprint(options)}
     return content  # type: ignore[return-value]
 
 

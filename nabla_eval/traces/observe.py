@@ -12,7 +12,7 @@ from typing import Any
 
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Differentiate, GradientNorms, Method, Refinement, Trajectory
-from nabla_eval.traces.schema import Profile, Profiles
+from nabla_eval.traces.schema import Profile
 
 DIGITS = 4  # significant ones: enough for a colour and a number to read
 
@@ -55,9 +55,9 @@ class Observed:
     def _keep(self, trajectory: Trajectory, norms: Mapping[int, float]) -> None:
         self.norms.setdefault(trajectory.tokens, {}).update(norms)
 
-    def profiles(self, outcome: Outcome, token_text: Callable[[int], str]) -> Profiles:
+    def profiles(self, outcome: Outcome, token_text: Callable[[int], str]) -> dict[str, Profile]:
         """The first draft and, where it is another, the returned response, token by token."""
-        found: Profiles = {}
+        found: dict[str, Profile] = {}
         first = outcome.drafts[0].tokens if outcome.drafts else outcome.tokens
         if first in self.entropy:
             found["first"] = self._profile(first, token_text)

@@ -1,4 +1,4 @@
-"""Read traces back line by line: records, what of a run is done, and the outcomes it came to."""
+"""Read traces back line by line: records, the finished problems of a run, and their outcomes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+import msgspec
+
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.errors import DataError
-from nabla_eval.options import fingerprint, flatten
-from nabla_eval.outcome import Candidate, Choice, Draft, Outcome, Step
-from nabla_eval.protocol import Problem
+from nabla_eval.options import fingerprint
+from nabla_eval.outcome import Outcome
 from nabla_eval.traces.schema import (
+    COUNTS,
     READABLE,
-    LedgerRecord,
     Record,
+    as_record,
     complete,
+    decode,
     identifier,
-    problem_hash,
     unseal,
 )
-from nabla_eval.validation import mismatch
+from nabla_eval.validation import in_words, shown
 
 T = TypeVar("T")
 LARGEST = 1e100  # of a ledger's counts, whose squares and sums must be finite
@@ -108,58 +110,19 @@ def fetch(name: str, place: Place) -> Record:
     return record
 
 
-def unlike(
-    record: Record,
-    problem: Problem,
-    method: str,
-    config: Any,
-    models: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Return in words how a record differs from what is asked: `n: 8 there, 4 here`, or "".
-
-    Compared are the problem, the method and its options, the seed and the models.
-    """
-    options = flatten(config)
-    there = {"method": record["method"], **record["config"], **_named(record["models"])}
-    here = {"method": method, **options, **_named(models or {})}
-    found = [
-        f"{name}: {there.get(name, 'not set')} there, {here.get(name, 'not set')} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    ]
-    if not found and record["config_hash"] != fingerprint(options):
-        found.append("the options")  # of a type that JSON does not tell apart
-    if record["id"] != problem.id or record["problem_hash"] != problem_hash(problem):
-        found.append("the problem: its prompt, reward frame, length limit or stop strings")
-    if record["key"] != problem.key.digest.hex():
-        found.append("the seed")
-    return found
-
-
-def _named(models: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"models' {name}": value for name, value in models.items()}
-
-
-def restore(record: Record) -> Outcome:
-    """The outcome that a record was made from."""
+def restore(stored: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that a record was made from."""
+    record = as_record(stored)
     known = {field.name for field in dataclasses.fields(Ledger)}
-    ledger = {name: value for name, value in record["ledger"].items() if name in known}
-    values: dict[str, Any] = dict(record["outcome"])
+    ledger: dict[str, Any] = {k: v for k, v in record.ledger.items() if k in known}
     return Outcome(
-        **{**values, "tokens": tuple(values["tokens"])},
-        drafts=tuple(_make(Draft, draft) for draft in record["drafts"]),
-        candidates=tuple(_make(Candidate, candidate) for candidate in record["candidates"]),
-        steps=tuple(_make(Step, step) for step in record.get("steps", [])),
-        choices=tuple(_make(Choice, choice) for choice in record.get("choices", [])),
-        ledger=Ledger(**ledger),  # type: ignore[arg-type]
+        **record.outcome,
+        drafts=record.drafts,
+        candidates=record.candidates,
+        steps=record.steps,
+        choices=record.choices,
+        ledger=Ledger(**ledger),
     )
-
-
-def _make(kind: type[T], stored: Mapping[str, Any]) -> T:
-    """A flat dataclass from its JSON, ignoring what the record adds to it."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    values = {name: stored[name] for name in names if name in stored}
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
 def scan(
@@ -224,42 +187,55 @@ def _identifier(line: bytes, file: Path, number: int) -> str:
 
 
 def parse(line: bytes, file: Path, number: int) -> Record:
-    """The record in one line of a trace.
+    """Return the record in one line of a trace.
 
     Raises `DataError` for what is none that this version reads, ValueError for what is not JSON.
     """
-    record = unseal(line)
-    if not isinstance(record, dict) or "schema" not in record:
+    try:
+        record = decode(line)
+    except ValueError:
+        record = _looked_at(line, file, number)
+    if wrong := _impossible(record):
+        raise DataError(f"{file}:{number}: {wrong}. Run again.")
+    options = complete(record.method, record.config, record.config_hash)
+    if options is record.config:
+        return record
+    return dataclasses.replace(record, config=options, config_hash=fingerprint(options))
+
+
+def _looked_at(line: bytes, file: Path, number: int) -> Record:
+    """Return the record in a line by Python's own JSON; says what is wrong where there is none."""
+    stored = unseal(line)
+    if not isinstance(stored, dict) or "schema" not in stored:
         raise DataError(
             f"{file}:{number} is not a trace record: it has no schema. "
             "Point to a trace-rank*.jsonl that nabla_eval wrote with trace_dir=."
         )
-    if record["schema"] not in READABLE:
+    if stored["schema"] not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise DataError(
-            f"{file}:{number} has schema {record['schema']!r}; this version reads {known}. "
+            f"{file}:{number} has schema {shown(stored['schema'])}; this version reads {known}. "
             "Read it with the version of nabla_eval that wrote it, or run again."
         )
-    ledger = record.get("ledger")
-    wrong = mismatch(record, Record, "the record") or mismatch(ledger, LedgerRecord, "its ledger")
-    if wrong:
-        raise DataError(f"{file}:{number}: {wrong}. Run again.")
-    if wrong := _impossible(record):
-        raise DataError(f"{file}:{number}: {wrong}. Run again.")
-    complete(record)
-    return record  # type: ignore[return-value]
+    try:
+        return as_record(stored)
+    except msgspec.ValidationError as error:
+        wrong = in_words(error, "the record", stored)
+    except (RecursionError, SystemError):  # SystemError: huge integers, until msgspec 0.22
+        wrong = "the record is too deep, or holds a huge integer"
+    raise DataError(f"{file}:{number}: {wrong}. Run again.")
 
 
-def _impossible(record: Mapping[str, Any]) -> str:
-    """Return what is of the right type in a record and cannot be all the same; "" where nothing
-    is.
-    """
-    for name in LedgerRecord.__annotations__:
-        count = record["ledger"][name]
+def _impossible(record: Record) -> str:
+    """Say what is of the right type in a record and cannot be all the same; "" for nothing."""
+    if absent := [name for name in COUNTS if name not in record.ledger]:
+        return f"the record's ledger lacks {', '.join(absent)}"
+    for name in COUNTS:
+        count = record.ledger[name]
         unknown = name == "flops" and count == math.inf
-        if count < 0 or (count > LARGEST and not unknown):
-            return f"{name} of the ledger is {count}"
-    for name, profile in record.get("profiles", {}).items():
+        if not 0 <= count <= LARGEST and not unknown:
+            return f"{name} of the ledger is {shown(count)}"
+    for name, profile in record.profiles.items():
         texts, entropies = len(profile["tokens"]), len(profile["entropy"])
         if texts != entropies:
             return f"the profile of {name} has {texts} tokens and {entropies} entropies"

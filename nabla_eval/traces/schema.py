@@ -11,11 +11,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+import msgspec
+
 from nabla_eval.options import REMOVED, fingerprint
-from nabla_eval.outcome import StopReason, Verdict
+from nabla_eval.outcome import Answer, Candidate, Choice, Draft, JsonObject, Step
 from nabla_eval.protocol import Problem
 
 SCHEMA = 2  # since which each line has a checksum
@@ -31,108 +34,6 @@ _LATER: dict[str, Any] = {
 _FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
 
-class DraftRecord(TypedDict):
-    """One complete response drawn from the prompt."""
-
-    index: int
-    tokens: list[int]
-    text: str
-    stop: StopReason
-    reward: float | None
-
-
-class _Candidate(TypedDict):
-    index: int
-    sweep: int
-    position: int
-    entropy: float
-    top_probability: float
-    gradient_norm: float | None
-    old_token: int
-    new_token: int
-    old_text: str  # the old token as text
-    new_text: str
-    context: str  # text of the (at most `CONTEXT_TOKENS`) tokens before the position
-    old_reward: float
-    new_reward: float
-    verdict: Verdict
-    tokens: list[int]
-    text: str
-    stop: StopReason
-    flips: int
-    moved: float
-    compared_reward: float | None
-
-
-class CandidateRecord(_Candidate, total=False):
-    """One judged revision: `requests.Candidate` and the texts around it."""
-
-    certified: bool  # older records have none
-
-
-class StepRecord(TypedDict):
-    """One move of a search: a step of a response, a critique, a revision."""
-
-    index: int
-    parent: int | None
-    kind: str
-    tokens: list[int]
-    text: str
-    stop: StopReason
-    value: float | None
-    visits: int
-    note: str
-
-
-class ChoiceRecord(TypedDict):
-    """One token chosen with the reward model's help, with the texts of old and new token."""
-
-    index: int
-    position: int
-    by: str
-    top_probability: float
-    old_token: int
-    new_token: int
-    old_log_probability: float
-    new_log_probability: float
-    old_gradient: float | None
-    new_gradient: float | None
-    old_score: float | None
-    new_score: float | None
-    scored: int
-    old_text: str
-    new_text: str
-
-
-class _Outcome(TypedDict):
-    text: str
-    tokens: list[int]
-    stop: StopReason
-    reward: float | None
-    ended: str
-    visited: int
-    positions: int
-
-
-class OutcomeRecord(_Outcome, total=False):
-    """The outcome that the method returned."""
-
-    certified: int  # older records have none
-
-
-class LedgerRecord(TypedDict):
-    """The counts of `cost.Ledger` that reports read; others came later, or are not read."""
-
-    model_calls: float
-    generated_tokens: float
-    gradient_passes: float
-    scorings: float
-    speculative_tokens: float
-    speculative_scorings: float
-    speculative_passes: float
-    flops: float
-
-
 class Profile(TypedDict):
     """One response token by token."""
 
@@ -141,15 +42,11 @@ class Profile(TypedDict):
     gradient_norms: dict[str, float]  # by position, where a gradient was looked at
 
 
-class Profiles(TypedDict, total=False):
-    """The first draft and, if it is another, the returned response."""
+@dataclass(frozen=True, kw_only=True)
+class Record(JsonObject):
+    """One line of a trace: one problem, answered by one method. It reads as a mapping too."""
 
-    first: Profile
-    final: Profile
-
-
-class _Required(TypedDict):
-    schema: int
+    schema: int = SCHEMA
     id: str  # task/document/repeat
     problem_hash: str  # of prompt ids, reward frame, length limit and stop strings
     key: str  # of the problem's randomness, hexadecimal: it depends on the seed
@@ -158,39 +55,63 @@ class _Required(TypedDict):
     config: dict[str, Any]  # flat options, defaults included
     config_hash: str
     models: dict[str, Any]  # names and fingerprints of policy and reward model
-    drafts: list[DraftRecord]
-    candidates: list[CandidateRecord]
-    outcome: OutcomeRecord
-    ledger: dict[str, float]
+    drafts: tuple[Draft, ...]
+    candidates: tuple[Candidate, ...]
+    steps: tuple[Step, ...] = ()  # of search methods
+    outcome: Answer
+    ledger: dict[str, int | float]  # of `cost.Ledger`, with at least the names of `COUNTS`
     seconds: float
     versions: dict[str, str | None]
+    choices: tuple[Choice, ...] = ()  # of guided methods
+    profiles: dict[str, Profile] = field(default_factory=dict)  # "first" draft, "final" response
 
 
-class Record(_Required, total=False):
-    """One line of a trace: one problem, answered by one method."""
+# Counts that every ledger has; the others came later.
+COUNTS = (
+    "model_calls", "generated_tokens", "gradient_passes", "scorings", "speculative_tokens",
+    "speculative_scorings", "speculative_passes", "flops",
+)  # fmt: skip
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
-    steps: list[StepRecord]  # of search methods; records of before they existed have none
-    choices: list[ChoiceRecord]  # of guided methods; other records have none
-    profiles: Profiles  # token by token, for the viewer; older records have none
 
+def decode(line: bytes) -> Record:
+    """Return the record in a line. Raises ValueError where a slower look has to say what is wrong.
 
-def complete(stored: MutableMapping[str, Any]) -> None:
-    """Give a record or manifest of an older version the options of this one.
-
-    Those that it could not name are added, and those that did nothing in it and are no more are
-    left out. Its runs are then those of this version with the same options: they continue and are
-    pooled. A record of a removed option that did something keeps it.
+    Not every sound line is decoded here: infinities and half characters take the slower look too.
     """
-    options = stored["config"]
-    if stored["method"] != "nabla" or stored["config_hash"] != fingerprint(options):
-        return
+    if _FLOAT.encode() in line:
+        raise ValueError("numbers that JSON does not know")
+    try:
+        record = _DECODER.decode(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if record.schema != SCHEMA or not _sealed(line):
+        raise ValueError("no line of this version")
+    return record
+
+
+def as_record(stored: Any) -> Record:
+    """Return a mapping as the record that it is. Raises `msgspec.ValidationError`."""
+    return stored if isinstance(stored, Record) else msgspec.convert(stored, Record)
+
+
+def complete(method: str, options: dict[str, Any], stored_hash: str) -> dict[str, Any]:
+    """Return the options of a record or manifest as this version would name them.
+
+    Those that an older version could not name are added, and those that did nothing in it and are
+    no more are left out. Its runs are then those of this version with the same options: they
+    continue and are pooled. A record of a removed option that did something keeps it.
+    """
+    if method != "nabla" or not (options.keys() & REMOVED or _LATER.keys() - options.keys()):
+        return options
+    if stored_hash != fingerprint(options):
+        return options
     gone = {name for name in options if name in REMOVED}
     if any(REMOVED[name][0] not in (..., options[name]) for name in gone):
         gone = set()
-    if gone or _LATER.keys() - options.keys():
-        kept = {name: value for name, value in options.items() if name not in gone}
-        stored["config"] = {**_LATER, **kept}
-        stored["config_hash"] = fingerprint(stored["config"])
+    if not gone and not _LATER.keys() - options.keys():
+        return options
+    return {**_LATER, **{name: value for name, value in options.items() if name not in gone}}
 
 
 def problem_hash(problem: Problem) -> str:
@@ -214,12 +135,18 @@ def document(identifier: str) -> str:
 
 
 def dumps(value: Any) -> str:
-    """One line of standard ASCII JSON; infinities and NaN survive as tagged objects."""
-    return json.dumps(_tag(value), allow_nan=False, separators=(",", ":"))
+    """Return one line of standard ASCII JSON; infinities and NaN survive as tagged objects."""
+    if isinstance(value, Record):
+        value = {k: v for k, v in value.items() if v or k not in ("choices", "profiles")}
+    plain = msgspec.to_builtins(value)
+    try:
+        return json.dumps(plain, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_tag(plain), allow_nan=False, separators=(",", ":"))
 
 
-def seal(record: Record) -> bytes:
-    """A record as one line of a trace, newline included."""
+def seal(record: Mapping[str, Any]) -> bytes:
+    """Return a record as one line of a trace, newline included."""
     body = dumps(record).encode()
     return body[:-1] + b',"check":"' + _checksum(body).encode() + b'"}\n'
 

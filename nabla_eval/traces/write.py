@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import importlib.metadata
@@ -12,29 +11,21 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import nabla_eval
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint, flatten
-from nabla_eval.outcome import Candidate, Choice, Outcome
+from nabla_eval.outcome import Answer, Candidate, Outcome
 from nabla_eval.protocol import Problem
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed
 from nabla_eval.traces.read import intact
-from nabla_eval.traces.schema import (
-    SCHEMA,
-    CandidateRecord,
-    ChoiceRecord,
-    DraftRecord,
-    Record,
-    StepRecord,
-    problem_hash,
-    seal,
-)
+from nabla_eval.traces.schema import Record, problem_hash, seal
 
 CONTEXT_TOKENS = 32  # kept before a revised token: enough to read, and it does not grow with L
 SYNC_SECONDS = 5.0  # between calls of fsync, which costs milliseconds on a disk that is shared
@@ -152,66 +143,45 @@ def record(
     `observed` holds the numbers of single tokens.
     """
     options = flatten(config)
-    line: Record = {
-        "schema": SCHEMA,
-        "id": problem.id,
-        "problem_hash": problem_hash(problem),
-        "key": problem.key.digest.hex(),
-        "prompt": problem.text,
-        "method": method,
-        "config": options,
-        "config_hash": fingerprint(options),
-        "models": dict(models or {}),
-        "drafts": [cast(DraftRecord, _fields(draft)) for draft in outcome.drafts],
-        "candidates": [_candidate(c, token_text, decode) for c in outcome.candidates],
-        "steps": [cast(StepRecord, _fields(step)) for step in outcome.steps],
-        "outcome": {
-            "text": outcome.text,
-            "tokens": list(outcome.tokens),
-            "stop": outcome.stop,
-            "reward": outcome.reward,
-            "ended": outcome.ended,
-            "visited": outcome.visited,
-            "certified": outcome.certified,
-            "positions": outcome.positions,
-        },
-        "ledger": outcome.ledger.as_dict(),
-        "seconds": seconds,
-        "versions": dict(versions()),
-    }
-    if outcome.choices:
-        line["choices"] = [_choice(choice, token_text) for choice in outcome.choices]
-    if observed is not None and (profiles := observed.profiles(outcome, token_text)):
-        line["profiles"] = profiles
-    return line
+    answer = Answer(**{each.name: getattr(outcome, each.name) for each in fields(Answer)})
+    return Record(
+        id=problem.id,
+        problem_hash=problem_hash(problem),
+        key=problem.key.digest.hex(),
+        prompt=problem.text,
+        method=method,
+        config=options,
+        config_hash=fingerprint(options),
+        models=dict(models or {}),
+        drafts=outcome.drafts,
+        candidates=tuple(_with_texts(each, token_text, decode) for each in outcome.candidates),
+        steps=outcome.steps,
+        outcome=answer,
+        ledger=outcome.ledger.as_dict(),
+        seconds=seconds,
+        versions=dict(versions()),
+        choices=tuple(
+            replace(
+                choice, old_text=token_text(choice.old_token), new_text=token_text(choice.new_token)
+            )
+            for choice in outcome.choices
+        ),
+        profiles={} if observed is None else observed.profiles(outcome, token_text),
+    )
 
 
-def _candidate(
+def _with_texts(
     candidate: Candidate,
     token_text: Callable[[int], str],
     decode: Callable[[Sequence[int]], str],
-) -> CandidateRecord:
+) -> Candidate:
     start = max(0, candidate.position - CONTEXT_TOKENS)
-    texts = {
-        "old_text": token_text(candidate.old_token),
-        "new_text": token_text(candidate.new_token),
-        "context": decode(candidate.tokens[start : candidate.position]),
-    }
-    return cast(CandidateRecord, {**_fields(candidate), **texts})
-
-
-def _choice(choice: Choice, token_text: Callable[[int], str]) -> ChoiceRecord:
-    texts = {
-        "old_text": token_text(choice.old_token),
-        "new_text": token_text(choice.new_token),
-    }
-    return cast(ChoiceRecord, {**_fields(choice), **texts})
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """Fields of a flat dataclass, tuples as the lists that JSON will make of them."""
-    pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return {name: list(item) if isinstance(item, tuple) else item for name, item in pairs}
+    return replace(
+        candidate,
+        old_text=token_text(candidate.old_token),
+        new_text=token_text(candidate.new_token),
+        context=decode(candidate.tokens[start : candidate.position]),
+    )
 
 
 @functools.cache

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "randomness": {"errors"},
     "options": {"errors", "randomness", "validation"},
     "cost": {"errors"},
-    "outcome": {"cost", "options"},
+    "outcome": {"cost", "validation"},
     "protocol": BASE | {"cost", "outcome"},
     "grading": BASE,
     "methods": WORDS | {"grading"},

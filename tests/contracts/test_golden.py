@@ -7,6 +7,7 @@ as a script: it writes the trace again, but for those.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def alike(ours: Any, theirs: Any, at: str) -> None:
     """Equal, and floats to the last few digits, which depend on the machine."""
     if isinstance(ours, float) and isinstance(theirs, float):
         assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-8), at
-    elif isinstance(ours, dict):
+    elif isinstance(ours, Mapping):
         assert ours.keys() == theirs.keys(), at
         for key, value in ours.items():
             alike(value, theirs[key], f"{at} {key}")
@@ -138,7 +139,7 @@ def test_tokens_candidates_verdicts_and_rewards_are_those_of_the_golden_run(name
 def test_traces_of_then_are_read_and_restored() -> None:
     for stored in golden().values():
         outcome = restore(stored)
-        assert list(outcome.tokens) == stored["outcome"]["tokens"]
+        assert outcome.tokens == stored["outcome"]["tokens"]
         assert len(outcome.candidates) == len(stored["candidates"])
         assert outcome.ledger.as_dict() == stored["ledger"]
 
