@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,18 +26,8 @@ GRADERS = ("nabla_eval", "math_verify")
 _MARKED = re.compile(r"\\boxed|\$|\\\(|\\\[")  # text that says where its mathematics is
 _CACHE_SIZE = 4096
 _pool = GradingPool()
-# Verdicts with the deadline they were given.
+# Verdicts with the deadline they were given, the last used one last.
 _cache: OrderedDict[tuple[str, str, str], tuple[Verdict, float]] = OrderedDict()
-_cache_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child: another thread of the parent may have held the lock."""
-    global _cache_lock
-    _cache_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True)
@@ -106,12 +94,9 @@ def _marked(answer: str) -> str:
 
 
 def _graded(verdict: Verdict, answer: str | None) -> Grade:
-    if verdict.error is None:
-        return Grade(verdict.equal, answer)
-    reason = {"timeout": "grader_timeout", "too_long": "too_long"}.get(
-        verdict.error, f"grader_error: {verdict.error}"
-    )
-    return Grade(False, answer, timed_out=verdict.timed_out, reason=reason)
+    names = {None: "", "timeout": "grader_timeout", "too_long": "too_long"}
+    reason = names.get(verdict.error, f"grader_error: {verdict.error}")
+    return Grade(verdict.equal and not reason, answer, verdict.timed_out, reason)
 
 
 def grade_batch(
@@ -144,25 +129,19 @@ def cluster(answers: Sequence[str | None], *, timeout: float = TIMEOUT) -> list[
     (10 inches, 10, 10 feet) nor always symmetric, so groups are the connected components of "one of
     the two equals the other": which answers share a group does not depend on their order.
     """
-    present = [answer for answer in answers if answer is not None and answer.strip()]
-    spelt: dict[str, str] = {}  # normal form -> the spelling that is compared
-    for answer in sorted(set(present)):
-        spelt.setdefault(_form(answer), answer)
-    components: list[list[str]] = []
-    for form, answer in spelt.items():
-        joined = [
-            component
-            for component in components
-            if any(_alike(answer, spelt[other], timeout) for other in component)
-        ]
-        merged = [form, *(other for component in joined for other in component)]
-        components = [component for component in components if component not in joined]
-        components.append(merged)
-    home = {form: number for number, component in enumerate(components) for form in component}
-    seen = {number: at for at, number in enumerate(dict.fromkeys(home[_form(a)] for a in present))}
+    present = {text: _form(text) for text in answers if text and text.strip()}
+    # Normal form -> the spelling that is compared: the first one in order of letters.
+    spelt = {form: text for text, form in sorted(present.items(), reverse=True)}
+    groups: list[set[str]] = []
+    for form, text in spelt.items():
+        alike = [group for group in groups if any(_alike(text, spelt[f], timeout) for f in group)]
+        groups = [group for group in groups if group not in alike]
+        groups.append({form}.union(*alike))
+    home = {form: number for number, group in enumerate(groups) for form in group}
+    seen: dict[int, int] = {}
     return [
-        seen[home[_form(answer)]] if answer is not None and answer.strip() else -1
-        for answer in answers
+        seen.setdefault(home[present[text]], len(seen)) if text in present else -1
+        for text in answers
     ]
 
 
@@ -200,22 +179,17 @@ def _verdict(gold: str, answer: str | None, timeout: float) -> Verdict:
     if not a or not b:
         return Verdict(False)
     decided = same(a, b, lambda *_: None)
-    if decided is not None:
-        return Verdict(decided)
-    return _ask_worker(a, b, timeout)
+    return _ask_worker(a, b, timeout) if decided is None else Verdict(decided)
 
 
 def _ask_worker(gold: str, answer: str, timeout: float, grader: str = GRADERS[0]) -> Verdict:
+    # Each call on the dictionary is atomic, so that threads need no lock.
     key = (gold, answer, grader)
-    with _cache_lock:
-        verdict, seconds = _cache.get(key, (None, 0.0))
-        # A longer deadline may still decide what was cut off.
-        if verdict is not None and not (verdict.timed_out and timeout > seconds):
-            _cache.move_to_end(key)
-            return verdict
-    verdict = _pool.ask(gold, answer, timeout, grader)
-    with _cache_lock:
-        _cache[key] = (verdict, timeout)
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
+    verdict, seconds = _cache.pop(key, (None, 0.0))
+    # A longer deadline may still decide what was cut off.
+    if verdict is None or (verdict.timed_out and timeout > seconds):
+        verdict, seconds = _pool.ask(gold, answer, timeout, grader), timeout
+    _cache[key] = verdict, seconds
+    while len(_cache) > _CACHE_SIZE:
+        _cache.popitem(last=False)
     return verdict

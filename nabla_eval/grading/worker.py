@@ -4,12 +4,11 @@ A worker is a fresh interpreter rather than a fork, so that the caller may hold 
 accelerators. It is started when first needed, reused, and killed at a deadline. Importing this
 module starts nothing.
 
-Protocol on its stdin and stdout: a message is its length in bytes (4 bytes, big-endian) and that
-many bytes of JSON. The worker says {"ready": true} once, then answers every {"gold", "answer",
+Messages are JSON. The worker says {"ready": true} once, then answers every {"gold", "answer",
 "seconds", "grader"} with {"equal", "error"}, and with the "answer" that math-verify found where it
-grades. It ends when stdin closes. The deadline is processor time, so that a verdict does not depend
-on what else the machine does: the kernel ends the process by SIGPROF, even inside long integer
-arithmetic, and whether or not the parent still lives.
+grades. The deadline is processor time, so that a verdict does not depend on what else the machine
+does: the kernel ends the process by SIGPROF, even inside long integer arithmetic, and whether or
+not the parent still lives.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ import contextlib
 import json
 import os
 import resource
-import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from dataclasses import dataclass
-from typing import IO, Any
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
 
 from nabla_eval.errors import DependencyError, NablaError
 from nabla_eval.signals import end_with, shielded
@@ -77,16 +74,23 @@ class GradingWorker:
     def __init__(self) -> None:
         # The worker sees exactly the modules that the caller sees, wherever it was started.
         path = [os.path.abspath(entry) for entry in sys.path]
-        theirs, ours = os.pipe()
-        self.lifeline = os.fdopen(ours, "wb", 0)
-        with shielded(), os.fdopen(theirs, "rb", 0):
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOTSTRAP, f"{MEGABYTES},{theirs}", *path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs,),
-            )
+        self.pipe, theirs = Pipe()
+        # Nothing is written to the lifeline: the worker ends when nobody holds this end of it.
+        lifeline, self.lifeline = os.pipe()
+        held = (theirs.fileno(), lifeline)
+        arguments = ",".join(map(str, (MEGABYTES, *held)))
+        try:
+            with shielded():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", _BOOTSTRAP, arguments, *path],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=held,
+                )
+        finally:
+            theirs.close()
+            os.close(lifeline)
         self.requests = 0
         self.ready = False
 
@@ -97,8 +101,8 @@ class GradingWorker:
         self.requests += 1
         request = {"gold": gold, "answer": answer, "seconds": seconds, "grader": grader}
         try:
-            self._send(request)
-            reply = self._receive(time.monotonic() + PATIENCE * seconds)
+            self.pipe.send_bytes(json.dumps(request).encode())
+            reply = self._receive(PATIENCE * seconds)
         except TimeoutError:
             self.kill()
             return Verdict(False, "timeout")
@@ -112,7 +116,7 @@ class GradingWorker:
 
     def _await_ready(self) -> None:
         try:
-            reply = self._receive(time.monotonic() + START_SECONDS)
+            reply = self._receive(START_SECONDS)
         except (TimeoutError, EOFError, OSError) as error:
             self.kill()
             raise GradingError(
@@ -127,30 +131,11 @@ class GradingWorker:
             )
         self.ready = True
 
-    def _send(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        write_message(self.process.stdin, message)
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        (length,) = struct.unpack(">I", self._read(4, deadline))
-        reply: dict[str, Any] = json.loads(self._read(length, deadline))
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        if not self.pipe.poll(seconds):
+            raise TimeoutError
+        reply: dict[str, Any] = json.loads(self.pipe.recv_bytes())
         return reply
-
-    def _read(self, count: int, deadline: float) -> bytes:
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        received = b""
-        while len(received) < count:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise TimeoutError
-            chunk = os.read(descriptor, count - len(received))
-            if not chunk:
-                raise EOFError
-            received += chunk
-        return received
 
     @property
     def alive(self) -> bool:
@@ -164,13 +149,9 @@ class GradingWorker:
 
     def close_pipes(self) -> None:
         """Close this process's ends; the worker ends by itself when nobody holds the lifeline."""
-        for stream in (self.process.stdin, self.process.stdout, self.lifeline):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:
-                    # Unsent bytes of a request to a dead worker; there is nobody to read them.
-                    continue
+        if not self.pipe.closed:
+            self.pipe.close()
+            os.close(self.lifeline)
 
 
 class GradingPool:
@@ -178,7 +159,6 @@ class GradingPool:
 
     def __init__(self, size: int = 4) -> None:
         self.size = size
-        self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(size)
         self._idle: list[GradingWorker] = []
         _pools.add(self)
@@ -190,36 +170,34 @@ class GradingPool:
         nor waiting for a free one counts.
         """
         with self._free:
-            return self._ask(gold, answer, seconds, grader)
-
-    def _ask(self, gold: str, answer: str, seconds: float, grader: str) -> Verdict:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        if worker is not None and not worker.alive:
-            worker.kill()
-            worker = None
-        worker = worker or GradingWorker()
-        try:
-            verdict = worker.ask(gold, answer, seconds, grader)
-        except BaseException:
-            # KeyboardInterrupt included: a reply still to come must not answer the next request.
-            worker.kill()
-            raise
-        if worker.alive:
-            with self._lock:
+            worker = self._take() or GradingWorker()
+            try:
+                verdict = worker.ask(gold, answer, seconds, grader)
+            except BaseException:
+                # KeyboardInterrupt included: a reply to come must not answer the next request.
+                worker.kill()
+                raise
+            if worker.alive:
                 self._idle.append(worker)
-        return verdict
+            return verdict
+
+    def _take(self) -> GradingWorker | None:
+        """Return an idle worker that lives; `list.pop` is atomic, so that no lock is needed."""
+        with contextlib.suppress(IndexError):
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
+            worker.kill()
+        return None
 
     def close(self) -> None:
         """End all idle workers; the next request starts a new one."""
-        with self._lock:
-            workers, self._idle = self._idle, []
+        workers, self._idle = self._idle, []
         for worker in workers:
             worker.kill()
 
     def forget(self) -> None:
         """In a forked child: the workers belong to the parent, so only let go of the pipes."""
-        self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(self.size)
         workers, self._idle = self._idle, []
         for worker in workers:
@@ -243,21 +221,6 @@ os.register_at_fork(after_in_child=lambda: _each("forget"))
 # In the worker process:
 
 
-def read_message(stream: IO[bytes]) -> Any | None:
-    """The next message; None at the end of the stream."""
-    header = stream.read(4)
-    if len(header) < 4:
-        return None
-    return json.loads(stream.read(struct.unpack(">I", header)[0]))
-
-
-def write_message(stream: IO[bytes], message: Any) -> None:
-    """Send ``message`` (anything that JSON can say) at once."""
-    body = json.dumps(message).encode()
-    stream.write(struct.pack(">I", len(body)) + body)
-    stream.flush()
-
-
 def _limit_memory(megabytes: int) -> None:
     limit = megabytes * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -266,18 +229,15 @@ def _limit_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _verdict(request: dict[str, Any]) -> dict[str, Any]:
+def _reply(gold: str, answer: str, grader: str) -> dict[str, Any]:
     from nabla_eval.grading.algebra import published_verdict, same_expression
     from nabla_eval.grading.compare import same
 
-    gold, answer = request["gold"], request["answer"]
     try:
-        if request["grader"] == "math_verify":
+        if grader == "math_verify":
             equal, found = published_verdict(gold, answer)
             return {"equal": equal, "error": None, "answer": found}
         return {"equal": same(gold, answer, same_expression), "error": None}
-    except (MemoryError, RecursionError) as error:
-        return {"equal": False, "error": type(error).__name__}
     except Exception as error:
         # Computer algebra fails in as many ways as there are expressions; none of them is a match.
         return {"equal": False, "error": type(error).__name__}
@@ -297,25 +257,28 @@ def _warm_up() -> None:
     same_expression(r"[0,1)\cup (2,\infty)", r"(2,3)\cup [0,1)")
 
 
-def main(megabytes: int, lifeline: int | None = None) -> None:
-    """Serve requests until stdin closes, or at once end with who holds the pipe `lifeline`."""
-    if lifeline is not None:
-        end_with(lifeline)
-    # Keep the protocol's stream to ourselves: a library that prints must not corrupt it.
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+def main(megabytes: int, pipe: int, lifeline: int) -> None:
+    """Serve requests until the pipe closes, or at once end with who holds the lifeline."""
+    end_with(lifeline)
+    caller = Connection(pipe)
+
+    def send(reply: dict[str, Any]) -> None:
+        caller.send_bytes(json.dumps(reply).encode())
+
     try:
         _warm_up()
     except ImportError as error:
-        write_message(replies, {"ready": False, "error": str(error)})
+        send({"ready": False, "error": str(error)})
         return
     _limit_memory(megabytes)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    write_message(replies, {"ready": True})
-    while (request := read_message(sys.stdin.buffer)) is not None:
-        signal.setitimer(signal.ITIMER_PROF, request["seconds"])
-        reply = _verdict(request)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        write_message(replies, reply)
-        if reply["error"] == "MemoryError":
-            return
+    send({"ready": True})
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        while True:
+            request = json.loads(caller.recv_bytes())
+            signal.setitimer(signal.ITIMER_PROF, request.pop("seconds"))
+            reply = _reply(**request)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            send(reply)
+            if reply["error"] == "MemoryError":
+                return

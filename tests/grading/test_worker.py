@@ -246,7 +246,7 @@ def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         GradingPool().ask("x+1", "1+x", 5)
     broken = (
         "import sys; sys.path[:] = sys.argv[2:]; sys.modules['math_verify'] = None\n"
-        "from nabla_eval.grading.worker import main; main(300)"
+        "from nabla_eval.grading.worker import main; main(*map(int, sys.argv[1].split(',')))"
     )
     monkeypatch.setattr(worker, "_BOOTSTRAP", broken)
     with pytest.raises(DependencyError, match=r"needs math-verify.* Try: pip install"):
