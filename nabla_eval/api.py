@@ -22,7 +22,7 @@ from nabla_eval.engine.refine import optimise_rows, start_of
 from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
 from nabla_eval.errors import ConfigError, ContextError, Fault
-from nabla_eval.methods.registry import configure, needs_chat, settle, start
+from nabla_eval.methods.registry import configure, settle, start
 from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
@@ -100,7 +100,7 @@ def generate(
     for a problem that does not fit.
     """
     config = settle(configure(method, options, preset), rewarded=pair.reward is not None)
-    if needs_chat(config):
+    if config.needs_chat:
         check_asked(pair.policy.tokenizer)
     if why := config.idle:
         LOGGER.warning("method=%s: %s.", method, why)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from msgspec import ValidationError
 
@@ -80,6 +80,16 @@ class Options:
     def idle(self) -> str | None:
         """Which options leave nothing of the method, and what is left; None if none do."""
         return None
+
+    @property
+    def needs_reward(self) -> bool:
+        """Return whether the method asks for rewards."""
+        return True
+
+    @property
+    def needs_chat(self) -> bool:
+        """Return whether the method asks the policy in words."""
+        return False
 
     def part(self, block: type[Block]) -> Block:
         """Return the options of one block alone, as requests carry them."""
@@ -313,6 +323,19 @@ class Budget(Options):
     def counts(self) -> bool:
         """Return whether what is done too early may be missing later."""
         return self.max_calls is not None or self.max_item_tokens is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Options):
+    """What judges responses. `auto` is the reward model, and `FALLBACK` where there is none."""
+
+    evaluator: str = "auto"
+
+    FALLBACK: ClassVar[str]
+
+    @property
+    def needs_reward(self) -> bool:
+        return self.evaluator in ("auto", "reward")
 
 
 def leaves(options: type) -> dict[str, dataclasses.Field]:

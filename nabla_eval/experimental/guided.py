@@ -54,7 +54,7 @@ class Writing:
                         confidence=self.confidence,
                     )
                 ],
-                found,
+                found.extend,
             )  # fmt: skip
         finally:
             if found:

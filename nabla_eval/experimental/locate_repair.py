@@ -11,7 +11,7 @@ from nabla_eval.experimental.guided import Known
 from nabla_eval.experimental.prefix_gradient import tilted
 from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
-from nabla_eval.methods.pool import Pool
+from nabla_eval.methods.samples import Pool
 from nabla_eval.options import Budget, Sampling
 from nabla_eval.outcome import Candidate, Choice, Verdict
 from nabla_eval.protocol import Generate, Method, Part, Problem, RewardScore, Score, Trajectory
@@ -51,7 +51,7 @@ def locate_repair(problem: Problem, config: LocateRepair) -> Method:
     ended = yield from unless_cut(pool.draft(config.sampling))
     if ended:
         return pool.outcome(0, ended)
-    run = _Repair(problem, config, pool.samples[0], pool.judgements[0])
+    run = _Repair(problem, config, pool.samples[0], pool.scores[0])
     ended = yield from unless_cut(_repairs(run))
     return replace(
         pool.outcome(0, ended),

@@ -19,8 +19,6 @@ from nabla_eval.methods.registry import (
     METHODS,
     MethodSpec,
     configure,
-    needs_chat,
-    needs_reward,
     option_names,
     refuse_removed,
     settle,
@@ -105,12 +103,12 @@ class Arguments:
     @property
     def needs_reward(self) -> bool:
         """Return whether the method, with these options, scores responses."""
-        return needs_reward(self.config)
+        return bool(self.config.needs_reward)
 
     @property
     def needs_chat(self) -> bool:
         """Return whether the method, with these options, asks the policy in words."""
-        return needs_chat(self.config)
+        return bool(self.config.needs_chat)
 
     @property
     def fingerprint(self) -> str:
@@ -220,7 +218,7 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
         free = [
             name
             for name, entry in METHODS.items()
-            if not entry.needs_reward or hasattr(entry.config, "FALLBACK")
+            if not settle(entry.config(), rewarded=False).needs_reward
         ]
         raise ConfigError(
             f"method={arguments.method} needs a reward model, and got pretrained="

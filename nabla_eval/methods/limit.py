@@ -31,14 +31,19 @@ class _Counter:
 
 
 def _counters(budget: Budget) -> list[_Counter]:
-    found = []
-    if budget.max_calls is not None:
-        calls = budget.max_calls
-        found.append(_Counter("max_calls", calls, lambda r: r.most_calls, lambda c: c.model_calls))
-    if budget.max_item_tokens is not None:
-        tokens = budget.max_item_tokens
-        found.append(_Counter("max_item_tokens", tokens, _written, lambda c: c.generated_tokens))
-    return found
+    kinds: list[tuple[str, Callable[[Request], int], Callable[[Ledger], int]]] = [
+        ("max_calls", lambda request: request.most_calls, lambda cost: cost.model_calls),
+        ("max_item_tokens", _longest, lambda cost: cost.generated_tokens),
+    ]
+    return [
+        _Counter(name, getattr(budget, name), most, spent)
+        for name, most, spent in kinds
+        if getattr(budget, name) is not None
+    ]
+
+
+def _longest(request: Request) -> int:
+    return request.longest if isinstance(request, Generate) else 0
 
 
 def limited(method: Method, budget: Budget, clock: Callable[[], float] = time.monotonic) -> Method:
@@ -49,7 +54,7 @@ def limited(method: Method, budget: Budget, clock: Callable[[], float] = time.mo
     requests, so that a response which is being written is finished, and the first one always is.
     The method then gets `OutOfCalls`, and returns its best answer so far.
     """
-    counters, began = _counters(budget), clock()
+    counters, began, seconds = _counters(budget), clock(), budget.max_item_seconds
     done: list[Any] | None = None
     spent: str | None = None
     while True:
@@ -60,28 +65,30 @@ def limited(method: Method, budget: Budget, clock: Callable[[], float] = time.mo
             requests = next(method) if done is None else method.send(done)
         except StopIteration as stop:
             return stop.value
-        begun, done = done is not None, []
+        first, done = done is None, []
         while len(done) < len(requests) and spent is None:
-            asked = requests[len(done) :]
-            late = budget.max_item_seconds is not None and (
-                clock() - began >= budget.max_item_seconds
-            )
-            if late and (begun or done):
+            late = seconds is not None and clock() - began >= seconds
+            if late and not (first and not done):
                 spent = "max_item_seconds"
-                break
-            batch, tight = _covered(asked, counters)
-            if not batch and isinstance(asked[0], Refine):
-                refined = yield from _in_parts(asked[0], counters)
-                if refined is not None:
-                    done.append(refined)
-                    continue
-            results = (yield batch) if batch else []
-            for counter in counters:
-                counter.left -= sum(counter.spent(result.cost) for result in results)
-            done += results
-            shortened = bool(batch) and batch[-1] is not asked[len(batch) - 1]
-            if not batch or (shortened and results[-1].stop == "length"):
-                spent = tight
+            else:
+                spent = yield from _carry_out(requests[len(done) :], done, counters)
+
+
+def _carry_out(requests: list[Request], done: list[Any], counters: Sequence[_Counter]) -> Part:
+    """Carry out the next requests that are covered; returns the name of a budget that ends it."""
+    batch, tight = _covered(requests, counters)
+    if not batch and isinstance(requests[0], Refine):
+        refined = yield from _in_parts(requests[0], counters)
+        done += [] if refined is None else [refined]
+        return tight if refined is None else None
+    if not batch:
+        return tight
+    results = yield batch
+    done += results
+    for counter in counters:
+        counter.left -= sum(counter.spent(result.cost) for result in results)
+    shortened = batch[-1] is not requests[len(batch) - 1]
+    return tight if shortened and results[-1].stop == "length" else None
 
 
 def _covered(
@@ -93,15 +100,15 @@ def _covered(
     budgets go.
     """
     batch: list[Request] = []
-    spare = [counter.left for counter in counters]
+    spare = {counter.name: counter.left for counter in counters}
+    tight = None
     for request in requests:
-        spare = [left - c.most(request) for left, c in zip(spare, counters, strict=True)]
-        tight = next((c.name for left, c in zip(spare, counters, strict=True) if left < 0), None)
+        for counter in counters:
+            spare[counter.name] -= counter.most(request)
+        tight = next((name for name, left in spare.items() if left < 0), None)
         if tight is not None:
             break
         batch.append(request)
-    else:
-        return batch, None
     first = requests[0]
     if batch or not isinstance(first, Generate):
         return batch, tight
@@ -118,26 +125,22 @@ def _in_parts(request: Refine, counters: Sequence[_Counter]) -> Part:
     A certified draw costs nothing, and a gradient that is known is not taken again. None where the
     budget ends it; what it took until then is spent.
     """
-    cost, left = Ledger(), next(c for c in counters if c.name == "max_calls")
+    calls = next(counter for counter in counters if counter.name == "max_calls")
+    cost = Ledger()
     (result,) = yield [replace(request, upto="certified")]
     if result.tokens[0] is not None:
         return result
     if not result.ready:
-        if left.left < 4:
+        if calls.left < 4:
             return None
         (result,) = yield [replace(request, upto="gradient")]
         cost = result.cost
-        left.left -= left.spent(cost)
-    if 4 * (request.dto.steps - 1) > left.left:
+        calls.left -= calls.spent(cost)
+    if 4 * (request.dto.steps - 1) > calls.left:
         return None
     (result,) = yield [request]
-    left.left -= left.spent(result.cost)
+    calls.left -= calls.spent(result.cost)
     return replace(result, cost=result.cost + cost)
-
-
-def _written(request: Request) -> int:
-    """The most tokens that a request can write."""
-    return request.longest if isinstance(request, Generate) else 0
 
 
 def whole(problem: Problem, trajectory: Trajectory) -> bool:
@@ -145,15 +148,14 @@ def whole(problem: Problem, trajectory: Trajectory) -> bool:
     return trajectory.stop in ("eos", "stop") or len(trajectory.tokens) >= problem.max_new_tokens
 
 
-def collect(requests: list[Request], found: list[Any]) -> Part:
-    """Yield requests and append their results, also those that came before the calls ran out."""
+def collect(requests: Sequence[Request], keep: Callable[[Sequence[Any]], object]) -> Part:
+    """Ask, and hand over the results: also those that came before a budget was used up."""
     try:
-        results = yield requests
+        results = yield list(requests)
     except OutOfCalls as cut:
-        found += cut.results
+        keep(cut.results)
         raise
-    found += results
-    return results
+    keep(results)
 
 
 def unless_cut(part: Part) -> Part:

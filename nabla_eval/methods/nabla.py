@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.nabla_options import Nabla, lookahead, uncertain
-from nabla_eval.methods.pool import Pool
+from nabla_eval.methods.samples import Pool
 from nabla_eval.outcome import Candidate, Verdict
 from nabla_eval.protocol import (
     Differentiate,

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nabla_eval.methods.answers import agreement, sigmoid
 from nabla_eval.methods.limit import unless_cut
-from nabla_eval.methods.pool import answer
-from nabla_eval.methods.steps import Node, Tree, log_likelihood
-from nabla_eval.methods.voices import Prompts, prefer
-from nabla_eval.options import Budget, Sampling, Steps, require
+from nabla_eval.methods.questions import Prompts, prefer
+from nabla_eval.methods.samples import agreement, answer, mean, sigmoid
+from nabla_eval.methods.search import Node, Tree
+from nabla_eval.options import Budget, Judged, Sampling, Steps, require
 from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rap(Steps, Sampling, Prompts, Budget):
+class Rap(Judged, Steps, Sampling, Prompts, Budget):
     """Options of RAP; the defaults are those of its authors' code for GSM8K, but for sampling.
 
     10 iterations, 4 actions a state, at most 5 steps, exploration weight 1, the reward of a path
@@ -62,21 +61,16 @@ class Rap(Steps, Sampling, Prompts, Budget):
     def weights(self) -> dict[str, float]:
         """The weight of each part of a step's reward."""
         if self.evaluator == "weighted":
-            return {
-                "reward": self.reward_weight,
-                "likelihood": self.likelihood_weight,
-                "self": self.self_weight,
-            }
+            weights = (self.reward_weight, self.likelihood_weight, self.self_weight)
+            return dict(zip(("reward", "likelihood", "self"), weights, strict=True))
         return {"reward" if self.evaluator == "auto" else self.evaluator: 1.0}
 
     @property
     def needs_reward(self) -> bool:
-        """Return whether responses are scored."""
         return self.weights.get("reward", 0.0) > 0
 
     @property
     def needs_chat(self) -> bool:
-        """Return whether the policy is asked in words."""
         return self.weights.get("self", 0.0) > 0
 
 
@@ -137,10 +131,8 @@ class Search:
 
     def value(self, node: Node) -> float:
         """Q of a step: the greatest or the mean reward of the paths through it."""
-        seen = self.returns[node]
-        if not seen:
-            return reward(node)
-        return max(seen) if self.config.backup == "max" else sum(seen) / len(seen)
+        seen = self.returns[node] or [reward(node)]
+        return max(seen) if self.config.backup == "max" else mean(seen)
 
     def back_up(self, path: list[Node]) -> None:
         """Each step of a path receives the reward of the path from itself on."""
@@ -149,81 +141,69 @@ class Search:
             if node is not self.tree.root:
                 self.returns[node].append(self.path_reward(path[i:]))
 
-    def path_reward(self, path: list[Node]) -> float:
-        """One reward of successive steps, the root not among them."""
-        rewards = [reward(node) for node in path if node is not self.tree.root]
+    def path_reward(self, path: Sequence[Node]) -> float:
+        """One reward of successive steps."""
+        rewards = [reward(node) for node in path]
         if self.config.path_reward == "last":
             return rewards[-1]
-        total = sum(rewards)
-        return total if self.config.path_reward == "sum" else total / max(1, len(rewards))
+        return sum(rewards) if self.config.path_reward == "sum" else mean(rewards)
 
     def expand(self, node: Node) -> Part:
         """Sample the next steps and judge them; malformed ones get no reward."""
         new = yield from self.tree.grow([node], self.config.branching)
+        sound = [child for child in new if not child.note]
         for child in new:
             child.value = 0.0 if child.note else None
-        yield from self.judge([child for child in new if not child.note])
+        if sound:
+            yield from self.judge(sound)
 
     def judge(self, nodes: list[Node]) -> Part:
-        """The weighted geometric mean of the parts of each step's reward."""
-        chances: dict[Node, float] = {}
-        try:
-            if self.config.needs_reward and nodes:
-                yield from self.tree.judge(nodes)
-            if self.config.needs_chat and nodes:
-                shares = yield from prefer(self.problem, self._questions(nodes), ("Yes", "No"))
-                chances.update(zip(nodes, shares, strict=True))
-        finally:  # of what was judged before the calls ran out, too
+        """Ask for the parts of each step's reward that weigh something."""
+        if self.config.needs_reward:
+            yield from self.tree.judge(nodes, self.step_reward)
+        else:
             for node in nodes:
-                if node.reward is not None or not self.config.needs_reward:
-                    node.value = self._reward(node, chances.get(node, 0.5))
+                node.value = self.step_reward(node)
+        if self.config.needs_chat:
+            questions = [
+                self.config.fill(
+                    "rap_step", self.problem, response=node.before, step=node.text.strip()
+                )
+                for node in nodes
+            ]
+            chances = yield from prefer(self.problem, questions, ("Yes", "No"))
+            for node, chance in zip(nodes, chances, strict=True):
+                node.value = self.step_reward(node, chance)
 
-    def _reward(self, node: Node, chance: float) -> float:
+    def step_reward(self, node: Node, chance: float = 0.5) -> float:
+        """The weighted geometric mean of the parts; `chance` is the policy's own P(Yes)."""
         parts = {
             "reward": sigmoid((node.reward or 0.0) / self.config.reward_scale),
-            "likelihood": math.exp(log_likelihood(node)),
+            "likelihood": math.exp(node.log_likelihood),
             "self": chance,
         }
-        return geometric([(parts[n], weight) for n, weight in self.config.weights.items()])
-
-    def _questions(self, nodes: list[Node]) -> list[str]:
-        def before(node: Node) -> str:
-            parent = node.parent
-            return "" if parent is None or parent.trajectory is None else parent.trajectory.text
-
-        return [
-            self.config.fill(
-                "rap_step",
-                question=self.problem.question,
-                response=before(node),
-                step=node.text.strip(),
-            )
-            for node in nodes
-        ]
+        return geometric(parts, self.config.weights)
 
     def chosen(self) -> Node:
         """The end of the answer's path."""
         leaves = [node for node in self.tree.nodes if node.finished and node.value is not None]
         if self.config.commit:
-            leaves = [node for node in leaves if self.root in lineage(node)] or leaves
+            leaves = [node for node in leaves if self.root in node.path] or leaves
         if not leaves:
             return self.tree.best()
         if self.config.answer == "vote":
             leaves = self._winners(leaves)
-        return max(leaves, key=self._rank)
-
-    def _rank(self, node: Node) -> tuple[float, int]:
-        return self.path_reward([*reversed(list(lineage(node)))]), -node.index
+        return max(leaves, key=lambda node: (self.path_reward(node.path), -node.index))
 
     def _winners(self, leaves: list[Node]) -> list[Node]:
         """RAP-Aggregation (their section 3.4): each step of the tree adds its reward once to every
         answer that paths through it reach."""
-        groups = agreement([answer(self.problem, n.trajectory) for n in leaves if n.trajectory])
+        groups = agreement([answer(self.problem, node.trajectory) for node in leaves])
         if not groups:
             return leaves
         paths: dict[int, set[Node]] = defaultdict(set)
         for i, group in groups.items():
-            paths[group].update(lineage(leaves[i]))
+            paths[group].update(leaves[i].path)
         winner = max(paths, key=lambda group: sum(map(reward, paths[group])))
         return [leaves[i] for i, group in groups.items() if group == winner]
 
@@ -233,18 +213,10 @@ def reward(node: Node) -> float:
     return node.value or 0.0
 
 
-def lineage(node: Node) -> Iterator[Node]:
-    """A step and those before it, last first, without the root."""
-    at: Node | None = node
-    while at is not None and at.trajectory is not None:
-        yield at
-        at = at.parent
-
-
-def geometric(parts: list[tuple[float, float]]) -> float:
-    """Weighted geometric mean of (value, weight) pairs, values in [0, 1]; 0 where one is 0."""
-    parts = [(value, weight) for value, weight in parts if weight > 0]
-    if min(value for value, _ in parts) <= 0:
+def geometric(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Weighted geometric mean of values in [0, 1]; 0 where one that weighs something is 0."""
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    if min(values[name] for name in weights) <= 0:
         return 0.0
-    total = sum(weight for _, weight in parts)
-    return math.exp(sum(weight * math.log(value) for value, weight in parts) / total)
+    total = sum(weight * math.log(values[name]) for name, weight in weights.items())
+    return math.exp(total / sum(weights.values()))

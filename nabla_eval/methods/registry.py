@@ -4,37 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from nabla_eval import extensions
 from nabla_eval.errors import ConfigError, suggest
-from nabla_eval.methods.beam import Beam, beam
-from nabla_eval.methods.best_of_n import (
+from nabla_eval.methods.baselines import (
     BestOfN,
+    Greedy,
+    SelfConsistency,
     WeightedBestOfN,
     best_of_n,
+    greedy,
+    self_consistency,
     weighted_best_of_n,
 )
-from nabla_eval.methods.greedy import Greedy, greedy
+from nabla_eval.methods.beam import Beam, beam
 from nabla_eval.methods.limit import limited
 from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import PRESETS, Nabla
 from nabla_eval.methods.rap import Rap, rap
-from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
 from nabla_eval.methods.tpo import Tpo, tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
-from nabla_eval.options import REMOVED, Budget, build, change, leaves
+from nabla_eval.options import REMOVED, Budget, Judged, Options, build, change, leaves
 from nabla_eval.protocol import Method, Problem
+
+Own = TypeVar("Own", bound=Options)
 
 
 @dataclass(frozen=True)
 class MethodSpec:
     """A method as the harness sees it."""
 
-    config: type  # dataclass of its options
+    config: type[Options]
     run: Callable[[Problem, Any], Method]
     summary: str
-    needs_reward: bool = True  # options that need none say so themselves (`needs_reward` below)
     samples: bool = True  # draws tokens at random: a task's `do_sample: false` is not for it
     baseline: bool = False  # neither revises nor searches: no claim is made of it, it is a control
     best: bool = True  # its answer is that of its drafts with the highest reward
@@ -65,12 +68,12 @@ METHODS: dict[str, MethodSpec] = {
         trial={**_WARM, "passes": 3, "lr": 0.3, "steps": 5}, presets=PRESETS,
     ),
     "greedy": MethodSpec(
-        Greedy, greedy, "the most likely token, always", needs_reward=False, samples=False,
-        baseline=True, presets={name: {} for name in PRESETS},
+        Greedy, greedy, "the most likely token, always", samples=False, baseline=True,
+        presets={name: {} for name in PRESETS},
     ),
     "self_consistency": MethodSpec(
-        SelfConsistency, self_consistency, "majority over n sampled answers", needs_reward=False,
-        baseline=True, best=False, trial=_WARM, presets=SAMPLING_PRESETS,
+        SelfConsistency, self_consistency, "majority over n sampled answers", baseline=True,
+        best=False, trial=_WARM, presets=SAMPLING_PRESETS,
     ),
     "best_of_n": MethodSpec(
         BestOfN, best_of_n, "the best of n samples under the reward model", baseline=True,
@@ -143,9 +146,8 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
         if name not in known_names:
             if method == "nabla":
                 refuse_removed(name)
-            raise ConfigError(
-                f"Method {method} has no option {name!r}. {suggest(name, known_names)}"
-            )
+            known = suggest(name, known_names)
+            raise ConfigError(f"Method {method} has no option {name!r}. {known}")
     return build(entry.config, {**values, **options})
 
 
@@ -157,38 +159,23 @@ def refuse_removed(name: str) -> None:
         )
 
 
-def settle(config: Any, rewarded: bool) -> Any:
+def settle(config: Own, rewarded: bool) -> Own:
     """The options with `evaluator=auto` decided by whether there is a reward model."""
-    if getattr(config, "evaluator", None) != "auto":
+    if not isinstance(config, Judged) or config.evaluator != "auto":
         return config
     return change(config, evaluator="reward" if rewarded else config.FALLBACK)
 
 
-def needs_reward(config: Any) -> bool:
-    """Return whether a method with these options asks for rewards."""
-    return bool(getattr(config, "needs_reward", _entry(config).needs_reward))
-
-
-def needs_chat(config: Any) -> bool:
-    """Return whether a method with these options asks the policy in words."""
-    return bool(getattr(config, "needs_chat", False))
-
-
 def start(problem: Problem, config: Any) -> Method:
     """The generator of the method whose options `config` is, cut off at its budgets."""
-    method = _entry(config).run(problem, config)
-    budget: Budget = config.budget
-    return method if budget == Budget() else limited(method, budget)
-
-
-def _entry(config: Any) -> MethodSpec:
-    for entry in METHODS.values():
-        if type(config) is entry.config:
-            return entry
-    raise ConfigError(
-        f"{type(config).__name__} is not the options class of a registered method. Use "
-        "configure(method, options)."
-    )
+    run = next((entry.run for entry in METHODS.values() if type(config) is entry.config), None)
+    if run is None:
+        raise ConfigError(
+            f"{type(config).__name__} is not the options class of a registered method. Use "
+            "configure(method, options)."
+        )
+    method = run(problem, config)
+    return method if config.budget == Budget() else limited(method, config.budget)
 
 
 extensions.load("methods")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nabla_eval.methods.limit import collect, unless_cut
-from nabla_eval.methods.pool import Pool
-from nabla_eval.methods.voices import Prompts, ask, flaw, reply_length, spoken
+from nabla_eval.methods.questions import Prompts, ask, flaw, spoken
+from nabla_eval.methods.samples import Pool
 from nabla_eval.options import Budget, Sampling
 from nabla_eval.outcome import Step
-from nabla_eval.protocol import Compose, Generate, Method, Part, Problem, Request, Trajectory
+from nabla_eval.protocol import Compose, Generate, Method, Part, Problem, Trajectory
 from nabla_eval.validation import Count, Index
 
 
@@ -26,6 +27,8 @@ class Tpo(Sampling, Prompts, Budget):
     # The longest critique or list of instructions; None: as long as a response, 2048 at most.
     reply_tokens: Count | None = None
 
+    needs_chat = True
+
     @property
     def idle(self) -> str | None:
         if self.samples == 1:
@@ -33,11 +36,6 @@ class Tpo(Sampling, Prompts, Budget):
         if self.iterations == 0:
             return "iterations=0 revises nothing: it is best-of-N with n=samples"
         return super().idle
-
-    @property
-    def needs_chat(self) -> bool:
-        """Return whether the policy is asked in words."""
-        return True
 
 
 def tpo(problem: Problem, config: Tpo) -> Method:
@@ -47,83 +45,76 @@ def tpo(problem: Problem, config: Tpo) -> Method:
     worst (the textual loss), turns that into instructions (the textual gradient), and revises the
     best one by them, N times. An empty or endless critique ends it.
     """
-    run = _Run(problem, config)
-    ended = yield from unless_cut(run())
-    return run.pool.outcome(run.pool.best(), ended, tuple(run.steps))
+    revision = _Revision(problem, config)
+    ended = yield from unless_cut(revision.run())
+    return revision.pool.outcome(revision.pool.best(), ended, revision.steps)
 
 
-class _Run:
+class _Revision:
+    """The responses to one problem, and what the policy said of them."""
+
     def __init__(self, problem: Problem, config: Tpo) -> None:
         self.problem, self.config = problem, config
         self.pool = Pool(problem)
         self.steps: list[Step] = []
 
-    def __call__(self) -> Part:
-        yield from self.pool.draw(self.config.samples, self.config.sampling)
-        yield from self.pool.judge()
-        for round in range(self.config.iterations):
-            best = self.pool.best()
-            worst = min(range(len(self.pool.samples)), key=self.pool.rewards.__getitem__)
-            chosen, rejected = self.pool.texts[best], self.pool.texts[worst]
+    def run(self) -> Part:
+        """Draw, then criticise and revise; returns why it ended."""
+        pool = self.pool
+        yield from pool.draw(self.config.samples, self.config.sampling)
+        yield from pool.judge()
+        for turn in range(self.config.iterations):
+            worst = min(range(len(pool.samples)), key=pool.rewards.__getitem__)
+            chosen, rejected = pool.texts[pool.best()], pool.texts[worst]
             if chosen == rejected:
                 return "done"  # nothing to compare
-            critique = yield from self._say(
-                round, "critique", "tpo_loss", chosen=chosen, rejected=rejected
-            )
-            if critique is None:
+            critique = yield from self._say(turn, "critique", "loss", chosen, rejected=rejected)
+            if flaw(critique):
                 return "malformed"
-            gradient = yield from self._say(
-                round, "gradient", "tpo_gradient", chosen=chosen, critique=critique
-            )
-            if gradient is None:
+            said = spoken(critique)
+            gradient = yield from self._say(turn, "gradient", "gradient", chosen, critique=said)
+            if flaw(gradient):
                 return "malformed"
-            if not (yield from self._revise(round, chosen, gradient)):
+            if not (yield from self._revise(turn, chosen, spoken(gradient))):
                 return "malformed"
         return "budget"
 
-    def _say(self, round: int, kind: str, prompt: str, **values: str) -> Part:
-        """Return what the policy says to a prompt; None, and a note in the trace, where it is no
-        use.
-        """
-        question = self.config.fill(prompt, question=self.problem.question, **values)
-        key = self.problem.key / kind / round
-        longest = reply_length(self.problem, self.config.reply_tokens, 2048)
-        (reply,) = yield from ask(self.problem, [question], [key], self.config.sampling, longest)
-        self._note(kind, reply, flaw(reply))
-        return None if flaw(reply) else spoken(reply)
-
-    def _revise(self, round: int, chosen: str, gradient: str) -> Part:
-        """Sample and judge revisions; False where the prompt leaves no room for one."""
-        text = self.config.fill(
-            "tpo_update", question=self.problem.question, chosen=chosen, gradient=gradient
+    def _say(self, turn: int, kind: str, prompt: str, chosen: str, **values: str) -> Part:
+        """Return what the policy replies to a prompt."""
+        config = self.config
+        question = config.fill(f"tpo_{prompt}", self.problem, chosen=chosen, **values)
+        keys = [self.problem.key / kind / turn]
+        (reply,) = yield from ask(
+            self.problem, [question], keys, config.sampling, config.reply_tokens, 2048
         )
+        self._note(kind, len(self.steps) - 1, reply, flaw(reply))
+        return reply
+
+    def _revise(self, turn: int, chosen: str, gradient: str) -> Part:
+        """Sample and judge revisions; False where the prompt leaves no room for one."""
+        text = self.config.fill("tpo_update", self.problem, chosen=chosen, gradient=gradient)
         longest, stop = self.problem.max_new_tokens, self.problem.stop
         (prompt,) = yield [Compose(self.problem, (("user", text),), longest, stop)]
-        room: Problem = prompt.problem
-        if room.max_new_tokens < 1:
-            self._note("revision", None, flaw(None))
+        parent = len(self.steps) - 1
+        if prompt.problem.max_new_tokens < 1:
+            self._note("revision", parent, None, flaw(None))
             return False
-        requests: list[Request] = [
-            Generate(room, self.problem.key / "revision" / round / i, self.config.sampling)
-            for i in range(self.config.samples)
-        ]
-        start = len(self.pool.samples)
-        try:
-            yield from collect(requests, self.pool.samples)
-        finally:
-            for sample in self.pool.samples[start:]:
-                self._note("revision", sample, "runaway length" * (sample.stop == "length"))
+
+        def keep(revisions: Sequence[Trajectory]) -> None:
+            self.pool.samples += revisions
+            for own in revisions:
+                self._note("revision", parent, own, "runaway length" * (own.stop == "length"))
+
+        stream = self.problem.key / "revision" / turn
+        draws = range(self.config.samples)
+        requests = [Generate(prompt.problem, stream / i, self.config.sampling) for i in draws]
+        yield from collect(requests, keep)
         yield from self.pool.judge()
         return True
 
-    def _note(self, kind: str, reply: Trajectory | None, note: str) -> None:
-        index = len(self.steps)
-        parent = index - 1 if index else None
-        if kind == "revision":
-            parent = max(
-                (step.index for step in self.steps if step.kind == "gradient"), default=None
-            )
-        blank = Step(index, parent, kind, (), "", "length", note=note)
+    def _note(self, kind: str, parent: int, reply: Trajectory | None, note: str) -> None:
+        before = parent if parent >= 0 else None
+        step = Step(len(self.steps), before, kind, (), "", "length", note=note)
         if reply is not None:
-            blank = replace(blank, tokens=reply.tokens, text=reply.text, stop=reply.stop)
-        self.steps.append(blank)
+            step = replace(step, tokens=reply.tokens, text=reply.text, stop=reply.stop)
+        self.steps.append(step)

@@ -14,8 +14,6 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.registry import (
     METHODS,
     configure,
-    needs_chat,
-    needs_reward,
     option_names,
     settle,
     spec,
@@ -36,7 +34,7 @@ UNREWARDED = (Generate, Compose, Replay)  # every other request is about the rew
 
 
 def pair_of(name):
-    return CHAT if needs_chat(configure(name, METHODS[name].trial)) else PAIR
+    return CHAT if configure(name, METHODS[name].trial).needs_chat else PAIR
 
 
 def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **options):
@@ -113,7 +111,7 @@ def about_the_reward(executor):
 def test_methods_without_a_reward_never_ask_for_one(name):
     executor = CountingExecutor(Executor(pair_of(name)))
     run(name, execute=executor)
-    assert about_the_reward(executor) == spec(name).needs_reward
+    assert about_the_reward(executor) == configure(name, {}).needs_reward
 
 
 FREE = [name for name in NAMES if hasattr(spec(name).config, "FALLBACK")]
@@ -122,10 +120,10 @@ FREE = [name for name in NAMES if hasattr(spec(name).config, "FALLBACK")]
 @pytest.mark.parametrize("name", FREE)
 def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
     config = configure(name, METHODS[name].trial)
-    assert needs_reward(config) and needs_reward(settle(config, rewarded=True))
+    assert config.needs_reward and settle(config, rewarded=True).needs_reward
     bare = settle(config, rewarded=False)
-    pair = CHAT if needs_chat(bare) else PAIR
-    assert not needs_reward(bare) and bare != config
+    pair = CHAT if bare.needs_chat else PAIR
+    assert not bare.needs_reward and bare != config
     executor = CountingExecutor(Executor(pair))
     problems = tiny_problems(pair, 3)
     drive_all([start(problem, bare) for problem in problems], executor)

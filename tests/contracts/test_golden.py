@@ -16,7 +16,7 @@ import pytest
 
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
-from nabla_eval.methods.registry import METHODS, configure, needs_chat, start
+from nabla_eval.methods.registry import METHODS, configure, start
 from nabla_eval.options import REMOVED
 from nabla_eval.testing import tiny_pair, tiny_problems
 from nabla_eval.traces.read import read, restore
@@ -82,7 +82,7 @@ def answered(name: str) -> list[dict[str, Any]]:
     """Records of a case's problems."""
     method, preset, options = CASES[name]
     config = configure(method, options, preset)
-    chat = needs_chat(config) or name.startswith("asked")
+    chat = config.needs_chat or name.startswith("asked")
     pair = pair_of("chat" if chat else "outcome" if name.startswith("outcome") else "process")
     problems = tiny_problems(pair, PROBLEMS, seed=1)
     outcomes = drive_all([start(problem, config) for problem in problems], Executor(pair))

@@ -27,8 +27,8 @@ from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.harness.problems import store
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.methods.questions import PLACES
 from nabla_eval.methods.registry import configure
-from nabla_eval.methods.voices import PLACES
 from nabla_eval.runs.command import compose
 from nabla_eval.runs.folder import inspect
 from nabla_eval.runs.sweep_file import read_sweep

@@ -155,7 +155,7 @@ def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.Mon
 
 def test_the_answer_of_a_vote_does_not_depend_on_the_order() -> None:
     """Self-consistency returns the most frequent spelling of the most frequent answer."""
-    from nabla_eval.methods.answers import majority as chosen
+    from nabla_eval.methods.samples import majority as chosen
 
     texts = [rf"\boxed{{{a}}}" for a in (r"10 \text{ inches}", "10", "10", "4", "4")]
     answers = {extract(order[chosen(order)]) for order in permutations(texts)}

@@ -16,7 +16,7 @@ from nabla_eval.harness import arguments, loading
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.math_task import grade_batch
 from nabla_eval.harness.thinking import Thinking, opening
-from nabla_eval.methods.self_consistency import SelfConsistency, self_consistency
+from nabla_eval.methods.baselines import SelfConsistency, self_consistency
 from nabla_eval.models.chat import render
 from nabla_eval.protocol import Problem, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key

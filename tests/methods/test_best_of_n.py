@@ -14,10 +14,9 @@ import pytest
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError
-from nabla_eval.methods.answers import majority, sigmoid, vote
-from nabla_eval.methods.best_of_n import WeightedBestOfN
-from nabla_eval.methods.pool import Pool, self_certainty
+from nabla_eval.methods.baselines import WeightedBestOfN
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.methods.samples import Pool, majority, self_certainty, sigmoid, vote
 from nabla_eval.protocol import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
 
@@ -199,7 +198,7 @@ def test_a_sample_that_a_budget_cut_has_no_answer_to_read_and_a_long_one_has() -
 def test_only_samples_that_are_not_judged_yet_are_judged() -> None:
     samples, pool = Samples("12", [1.0, 2.0]), Pool(PROBLEM)
     pool.samples = [sample(i, "", ()) for i in range(2)]
-    pool.judgements = [RewardScore(5.0)]
+    pool.scores = [RewardScore(5.0)]
     asked = next(pool.judge())
     assert [request.trajectory.tokens[0] for request in asked] == [1]
     assert samples.asked == [] and pool.best() == 0

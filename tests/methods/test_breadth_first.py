@@ -13,7 +13,7 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError
 from nabla_eval.methods.beam import aggregated
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.methods.steps import Node, partial_reward
+from nabla_eval.methods.search import partial_reward
 from nabla_eval.methods.tree_of_thought import choice, thoughts, word
 from nabla_eval.protocol import RewardScore
 from nabla_eval.randomness import Key
@@ -166,9 +166,9 @@ def test_without_a_reward_steps_are_judged_by_their_own_tokens(evaluator, best):
 
 def test_a_process_rewards_last_prefix_score_is_a_steps_and_the_reward_a_responses():
     judged = RewardScore(5.0, (1.0, 2.0, 3.0))
-    step = Node(0, trajectory=trajectory("ab;", "step"))
+    step = trajectory("ab;", "step")
     assert partial_reward(step, judged) == 3.0
-    assert partial_reward(Node(0, trajectory=trajectory("ab.")), judged) == 5.0
+    assert partial_reward(trajectory("ab."), judged) == 5.0
     assert partial_reward(step, RewardScore(5.0)) == 5.0
 
 

@@ -10,7 +10,7 @@ from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.rap import Rap, Search, geometric
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.methods.steps import Node
+from nabla_eval.methods.search import Node
 from nabla_eval.randomness import Key
 
 
@@ -147,7 +147,7 @@ def test_the_parts_of_a_reward_are_weighted_in_the_exponent():
     expected = (0.5**2 * 0.75 * math.exp(-1)) ** 0.25  # P(Yes) = 3/4, e^-1 a token
     assert outcome.steps[0].value == pytest.approx(expected)
     assert script.asked.count("Replay") == 2 and "What?" in script.questions[0]
-    assert geometric([(0.0, 1.0), (0.5, 1.0)]) == 0.0
+    assert geometric({"reward": 0.0, "self": 0.5}, {"reward": 1.0, "self": 1.0}) == 0.0
 
 
 def test_the_vote_adds_each_step_once_to_every_answer_behind_it():

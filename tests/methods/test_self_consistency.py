@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nabla_eval.methods.self_consistency import majority
+from nabla_eval.methods.samples import majority
 
 
 def test_majority_ignores_samples_without_an_answer_and_prefers_the_first_seen():

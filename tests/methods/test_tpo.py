@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from scripted_trees import PROBLEM, ScriptedTree, trajectory
@@ -10,8 +11,8 @@ from scripted_trees import PROBLEM, ScriptedTree, trajectory
 from nabla_eval import generate, load_pair
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.methods.questions import PLACES, Prompts
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.methods.voices import PLACES, Prompts
 from nabla_eval.testing import tiny_pair
 
 DRAFTS = ["bad", "good"]
@@ -60,14 +61,14 @@ def test_the_transcript_equals_the_script():
         ("critique", "critique 2", 3), ("gradient", "do 2", 4),
         ("revision", "worst", 5), ("revision", "best", 5),
     ]  # fmt: skip
-    fill, ask = Prompts().fill, {"question": "What?"}
+    fill = partial(Prompts().fill, problem=PROBLEM)
     assert script.questions == [
-        fill("tpo_loss", **ask, chosen="good", rejected="bad"),
-        fill("tpo_gradient", **ask, chosen="good", critique="critique 1"),
-        fill("tpo_update", **ask, chosen="good", gradient="do 1"),
-        fill("tpo_loss", **ask, chosen="better", rejected="bad"),
-        fill("tpo_gradient", **ask, chosen="better", critique="critique 2"),
-        fill("tpo_update", **ask, chosen="better", gradient="do 2"),
+        fill("tpo_loss", chosen="good", rejected="bad"),
+        fill("tpo_gradient", chosen="good", critique="critique 1"),
+        fill("tpo_update", chosen="good", gradient="do 1"),
+        fill("tpo_loss", chosen="better", rejected="bad"),
+        fill("tpo_gradient", chosen="better", critique="critique 2"),
+        fill("tpo_update", chosen="better", gradient="do 2"),
     ]
 
 
@@ -143,8 +144,8 @@ def test_a_policy_that_cannot_be_asked_is_refused_before_it_writes():
 def test_prompts_are_files_that_users_replace(tmp_path):
     (tmp_path / "tpo_loss.txt").write_text("Two responses to {question}: {chosen}, {rejected}.")
     prompts = Prompts(prompts=str(tmp_path))
-    assert prompts.fill("tpo_loss", question="{chosen}", chosen="a", rejected="{question}") == (
-        "Two responses to {chosen}: a, {question}."
+    assert prompts.fill("tpo_loss", PROBLEM, chosen="{chosen}", rejected="{question}") == (
+        "Two responses to What?: {chosen}, {question}."
     )  # what is filled in is not looked into
     assert prompts.text("tpo_update") == Prompts().text("tpo_update")
     script = scripted()

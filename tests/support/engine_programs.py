@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nabla_eval.harness.requests import fit
-from nabla_eval.methods.registry import METHODS, configure, needs_chat
+from nabla_eval.methods.registry import METHODS, configure
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.protocol import Problem
@@ -129,7 +129,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 def methods(kind: str) -> list[str]:
     """Names of the core's methods that a pair of this kind can run."""
     core = [name for name in METHODS if "experimental" not in METHODS[name].run.__module__]
-    return sorted(n for n in core if kind == "chat" or not needs_chat(configure(n, {})))
+    return sorted(n for n in core if kind == "chat" or not configure(n, {}).needs_chat)
 
 
 def drawn_of(method: str) -> dict[str, st.SearchStrategy[Any]]:

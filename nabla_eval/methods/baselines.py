@@ -1,4 +1,4 @@
-"""Best-of-N: the best of n samples, or the answer with the most weight among them."""
+"""Methods that neither revise nor search: one greedy response, or a choice among n samples."""
 
 from __future__ import annotations
 
@@ -7,19 +7,69 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nabla_eval.methods.answers import majority, sigmoid, vote
 from nabla_eval.methods.limit import unless_cut
-from nabla_eval.methods.pool import ONE_SAMPLE, Pool, self_certainty
-from nabla_eval.options import Budget, Sampling, require
+from nabla_eval.methods.samples import (
+    Pool,
+    first_best,
+    majority,
+    self_certainty,
+    sigmoid,
+    vote,
+)
+from nabla_eval.options import Budget, Judged, Sampling, require
 from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, Finite, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOfN(Sampling, Budget):
-    """Options of best-of-N; with `stop_reward`, samples are drawn singly until one reaches it."""
+class Greedy(Budget):
+    """Options of greedy decoding: what it may spend."""
+
+    needs_reward = False
+
+
+def greedy(problem: Problem, config: Greedy) -> Method:
+    """One response at temperature 0: the most likely token at every position."""
+    pool = Pool(problem)
+    ended = yield from unless_cut(pool.draw(1, Sampling(temperature=0.0)))
+    return pool.outcome(0, ended or "done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCount(Sampling, Budget):
+    """How many samples are drawn, of which one is the answer."""
 
     n: Count = 8
+
+    @property
+    def idle(self) -> str | None:
+        if self.n == 1:
+            return "n=1 is one sample, there is nothing to choose from"
+        return super().idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfConsistency(SampleCount):
+    """Options of self-consistency."""
+
+    needs_reward = False
+
+
+def self_consistency(problem: Problem, config: SelfConsistency) -> Method:
+    """A sample of the largest group of equivalent answers (Wang et al. 2023).
+
+    The first in the group's usual spelling. Samples without an answer do not vote; among groups of
+    one size the one seen first wins.
+    """
+    pool = Pool(problem)
+    ended = yield from unless_cut(pool.draw(config.n, config.sampling))
+    return pool.outcome(majority(pool.texts), ended or "done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Judged, SampleCount):
+    """Options of best-of-N; with `stop_reward`, samples are drawn singly until one reaches it."""
+
     # auto: the reward model, and self-certainty where there is none.
     evaluator: Literal["auto", "reward", "self_certainty", "majority"] = "auto"
     stop_reward: Finite | None = None
@@ -28,27 +78,8 @@ class BestOfN(Sampling, Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.stop_reward is None or self.needs_reward,
-            "stop_reward",
-            self.stop_reward,
-            "nothing where there is no reward model",
-        )
-
-    @property
-    def idle(self) -> str | None:
-        return ONE_SAMPLE if self.n == 1 else super().idle
-
-    @property
-    def needs_reward(self) -> bool:
-        """Return whether responses are scored."""
-        return self.evaluator in ("auto", "reward")
-
-    @property
-    def batch(self) -> int:
-        """Samples drawn side by side: where it may end early, each is judged before the next."""
-        singly = self.stop_reward is not None or self.counts
-        return 1 if singly and self.needs_reward else self.n
+        good = self.stop_reward is None or self.needs_reward
+        require(good, "stop_reward", self.stop_reward, "nothing where there is no reward model")
 
 
 def best_of_n(problem: Problem, config: BestOfN) -> Method:
@@ -60,33 +91,14 @@ def best_of_n(problem: Problem, config: BestOfN) -> Method:
     first one of the majority.
     """
     pool = Pool(problem)
-    ended = yield from unless_cut(_sample(pool, config))
-    if config.needs_reward:
-        chosen = pool.best()
-    elif config.evaluator == "majority":
-        chosen = majority(pool.texts)
-    else:
-        chosen = most_certain(pool)
-    return pool.outcome(chosen, ended)
-
-
-def _sample(pool: Pool, config: BestOfN) -> Part:
-    while len(pool.samples) < config.n:
-        yield from pool.draw(config.batch, config.sampling)
-        if config.needs_reward:
-            yield from pool.judge()
-            if config.stop_reward is not None and pool.rewards[-1] >= config.stop_reward:
-                return "budget" if len(pool.samples) == config.n else "reward"
-    return "budget"
-
-
-def most_certain(pool: Pool) -> int:
-    """Index of the first sample with the highest self-certainty."""
-    return max(range(len(pool.samples)), key=lambda i: self_certainty(pool.samples[i]))
+    ended = yield from unless_cut(_sample(pool, config, config.stop_reward))
+    if config.evaluator == "majority":
+        return pool.outcome(majority(pool.texts), ended)
+    return pool.outcome(first_best(_values(pool, config)), ended)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedBestOfN(Sampling, Budget):
+class WeightedBestOfN(Judged, SampleCount):
     """Options of weighted best-of-N.
 
     `weighting`, of scores r: "sigmoid" 1 / (1 + exp(-r / reward_scale)), for rewards that are
@@ -94,7 +106,6 @@ class WeightedBestOfN(Sampling, Budget):
     (n - rank) ** borda_power with the best at rank 0, which needs no scale.
     """
 
-    n: Count = 8
     # auto: the reward model, and self-certainty by Borda's count where there is none.
     evaluator: Literal["auto", "reward", "self_certainty"] = "auto"
     weighting: Literal["sigmoid", "softmax", "borda"] = "sigmoid"
@@ -103,19 +114,8 @@ class WeightedBestOfN(Sampling, Budget):
 
     FALLBACK = "self_certainty"
 
-    @property
-    def idle(self) -> str | None:
-        return ONE_SAMPLE if self.n == 1 else super().idle
-
-    @property
-    def needs_reward(self) -> bool:
-        """Return whether responses are scored."""
-        return self.evaluator != "self_certainty"
-
     def weights(self, scores: Sequence[float]) -> list[float]:
-        """Return what each sample's vote weighs, given all scores; certainties count by their
-        rank.
-        """
+        """Weigh each sample's vote, given all scores; certainties count by their rank."""
         if self.weighting == "borda" or not self.needs_reward:
             order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
             places = {i: rank for rank, i in enumerate(order)}
@@ -134,20 +134,26 @@ def weighted_best_of_n(problem: Problem, config: WeightedBestOfN) -> Method:
     self-certainties (Kang et al. 2025).
     """
     pool = Pool(problem)
-    ended = yield from unless_cut(_weigh(pool, config))
-    scores = pool.rewards
-    if not config.needs_reward:
-        scores = [self_certainty(sample) for sample in pool.samples]
+    ended = yield from unless_cut(_sample(pool, config))
+    scores = _values(pool, config)
     if not scores:
         return pool.outcome(0, ended)
     winners = vote(pool.texts[: len(scores)], config.weights(scores))
     return pool.outcome(max(winners, key=scores.__getitem__), ended)
 
 
-def _weigh(pool: Pool, config: WeightedBestOfN) -> Part:
-    singly = config.needs_reward and config.counts
+def _sample(pool: Pool, config: BestOfN | WeightedBestOfN, stop: float | None = None) -> Part:
+    """Draw n samples and score them: one by one where a reward or a budget may end it early."""
+    singly = config.needs_reward and (stop is not None or config.counts)
     while len(pool.samples) < config.n:
         yield from pool.draw(1 if singly else config.n, config.sampling)
         if config.needs_reward:
             yield from pool.judge()
+        if stop is not None and pool.rewards[-1] >= stop:
+            return "budget" if len(pool.samples) == config.n else "reward"
     return "budget"
+
+
+def _values(pool: Pool, config: BestOfN | WeightedBestOfN) -> list[float]:
+    """Return the samples' rewards, or their self-certainties."""
+    return pool.rewards if config.needs_reward else [self_certainty(s) for s in pool.samples]

@@ -1,18 +1,19 @@
-"""Questions to the policy in words: prompts as files, and questions made of them."""
+"""Questions to the policy in words: prompts as files, and the replies to them."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from nabla_eval.errors import ConfigError, suggest
-from nabla_eval.methods.answers import sigmoid
+from nabla_eval.methods.samples import sigmoid
 from nabla_eval.options import Options, Sampling, require
-from nabla_eval.protocol import Compose, Generate, Part, Problem, Replay, Trajectory
+from nabla_eval.protocol import Compose, Generate, Part, Problem, Replay, Request, Trajectory
 from nabla_eval.randomness import Key
 from nabla_eval.thought import spoken as after_thoughts
 from nabla_eval.validation import UNREADABLE, text_of
@@ -57,48 +58,52 @@ class Prompts(Options):
             )
         return text
 
-    def fill(self, name: str, **values: str) -> str:
-        """The prompt with its places filled in; what is filled in is not looked into."""
+    def fill(self, name: str, problem: Problem, **values: str) -> str:
+        """The prompt about a problem, filled in; what is filled in is not looked into."""
+        values["question"] = problem.question
         pattern = "|".join(re.escape(f"{{{place}}}") for place in values)
         return re.sub(pattern, lambda match: values[match[0][1:-1]], self.text(name))
 
 
 @cache
 def _read(name: str, folder: str | None) -> str:
-    if folder is not None and (Path(folder) / f"{name}.txt").is_file():
-        file = Path(folder) / f"{name}.txt"
+    if folder is not None and (file := Path(folder) / f"{name}.txt").is_file():
         try:
             return text_of(file).strip()
         except UNREADABLE as error:
-            raise ConfigError(
-                f"prompts: {file} cannot be read: {error}. Save it as UTF-8."
-            ) from error
+            said = f"prompts: {file} cannot be read: {error}. Save it as UTF-8."
+            raise ConfigError(said) from error
     source = files("nabla_eval.methods") / "prompts" / f"{name}.txt"
     return source.read_text(encoding="utf-8").strip()
 
 
-def reply_length(problem: Problem, reply_tokens: int | None, most: int) -> int:
-    """Tokens of the longest reply: what was asked for, else those of a response, `most` at most."""
-    return min(most, problem.max_new_tokens) if reply_tokens is None else reply_tokens
-
-
 def ask(
-    problem: Problem, questions: list[str], keys: list[Key], sampling: Sampling, longest: int
+    problem: Problem,
+    questions: Sequence[str],
+    keys: Sequence[Key],
+    sampling: Sampling,
+    reply_tokens: int | None,
+    most: int,
 ) -> Part:
-    """Put questions to the policy, each on its own; returns one reply each."""
+    """Put questions to the policy, each on its own; returns one reply each.
+
+    A reply has at most `reply_tokens` tokens: None allows those of a response, `most` at most.
+    None in place of a reply says that its question leaves no room for one in the context.
+    """
+    longest = min(most, problem.max_new_tokens) if reply_tokens is None else reply_tokens
     prompts = yield [Compose(problem, (("user", text),), longest) for text in questions]
-    rooms = [prompt.problem for prompt in prompts]
-    fitting = [i for i, room in enumerate(rooms) if room.max_new_tokens > 0]
-    replies = []
-    if fitting:
-        replies = yield [Generate(rooms[i], keys[i], sampling) for i in fitting]
-    found: list[Trajectory | None] = [None] * len(questions)
-    for i, reply in zip(fitting, replies, strict=True):
-        found[i] = reply
-    return found
+    fits = [prompt.problem.max_new_tokens > 0 for prompt in prompts]
+    asked: list[Request] = [
+        Generate(prompt.problem, key, sampling)
+        for prompt, key, fit in zip(prompts, keys, fits, strict=True)
+        if fit
+    ]
+    replies = (yield asked) if asked else []
+    following = iter(replies)
+    return [next(following) if fit else None for fit in fits]
 
 
-def prefer(problem: Problem, questions: list[str], answers: tuple[str, str]) -> Part:
+def prefer(problem: Problem, questions: Sequence[str], answers: tuple[str, str]) -> Part:
     """The policy's probability of the first of two answers to each question, given one of them.
 
     1/2 where a question does not fit the context. Two scorings a question.
@@ -106,10 +111,10 @@ def prefer(problem: Problem, questions: list[str], answers: tuple[str, str]) -> 
     prompts = yield [Compose(problem, (("user", text),), 8) for text in questions]
     rooms = [prompt.problem for prompt in prompts]
     asked = [i for i, room in enumerate(rooms) if room.max_new_tokens == 8]
-    shares = [0.5] * len(questions)
+    shares = [0.5] * len(rooms)
     if asked:
-        replayed = yield [Replay(rooms[i], answer) for i in asked for answer in answers]
-        sums = [sum(trajectory.log_probability) for trajectory in replayed]
+        written = yield [Replay(rooms[i], answer) for i in asked for answer in answers]
+        sums = [sum(trajectory.log_probability) for trajectory in written]
         for i, one, other in zip(asked, sums[::2], sums[1::2], strict=True):
             shares[i] = sigmoid(one - other)
     return shares
@@ -124,6 +129,6 @@ def flaw(reply: Trajectory | None) -> str:
     return "" if spoken(reply) else "empty"
 
 
-def spoken(reply: Trajectory) -> str:
+def spoken(reply: Trajectory | None) -> str:
     """Return what a reply says after its thoughts."""
-    return after_thoughts(reply.text).strip()
+    return "" if reply is None else after_thoughts(reply.text).strip()

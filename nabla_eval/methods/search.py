@@ -1,0 +1,230 @@
+"""Search over the steps of a response: the tree that is grown and judged, and breadth-first search.
+
+Beam search, tree of thought and RAP say which steps are grown, what a step is worth, and what is
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nabla_eval.methods.limit import collect, whole
+from nabla_eval.methods.samples import mean, self_certainty
+from nabla_eval.options import Sampling, Steps
+from nabla_eval.outcome import CUT_OFF, Draft, Outcome, Step
+from nabla_eval.protocol import Generate, Part, Problem, RewardScore, Score, Trajectory
+
+
+@dataclass(eq=False)
+class Node:
+    """One step after those of its parents; the root, which has no parent, is the prompt."""
+
+    index: int  # in order of creation; the root's is -1
+    parent: Node | None = field(repr=False)
+    trajectory: Trajectory  # the response up to the end of this step
+    value: float | None = None  # what the method thinks of it
+    reward: float | None = None  # the reward model's, where it was asked about this text
+    visits: int = 0
+    note: str = ""  # what is wrong with it, so that nothing may follow
+    remarks: list[str] = field(default_factory=list)  # what else went wrong about it
+    drawn: int = 0  # steps that were sampled after it
+    children: list[Node] = field(default_factory=list, repr=False)
+
+    @property
+    def path(self) -> list[Node]:
+        """The steps of the response up to and with this one."""
+        steps, node = [], self
+        while node.parent is not None:
+            steps.append(node)
+            node = node.parent
+        return steps[::-1]
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the response is complete."""
+        return self.trajectory.stop in ("eos", "stop")
+
+    @property
+    def open(self) -> bool:
+        """Return whether a step may follow."""
+        return not self.note and self.trajectory.stop == "step"
+
+    @property
+    def given(self) -> int:
+        """Tokens of the response before this step."""
+        return 0 if self.parent is None else len(self.parent.trajectory.tokens)
+
+    @property
+    def before(self) -> str:
+        """The text of the response before this step."""
+        return "" if self.parent is None else self.parent.trajectory.text
+
+    @property
+    def text(self) -> str:
+        """The text of this step alone."""
+        return self.trajectory.text.removeprefix(self.before)
+
+    @property
+    def prefix(self) -> Trajectory | None:
+        """What the engine goes on from; None at the root, where that is the prompt."""
+        return None if self.parent is None else self.trajectory
+
+    @property
+    def certainty(self) -> float:
+        """Mean self-certainty over the step's own tokens, nats (Kang et al. 2025)."""
+        return self_certainty(self.trajectory, self.given)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Mean log-probability of the step's own tokens, nats."""
+        return mean(self.trajectory.log_probability[self.given :])
+
+    def trace(self) -> Step:
+        """The step as traces store it."""
+        assert self.parent is not None, "the root is no step"
+        return Step(
+            self.index,
+            None if self.parent.index < 0 else self.parent.index,
+            "step",
+            self.trajectory.tokens[self.given :],
+            self.text,
+            self.trajectory.stop,
+            self.value,
+            self.visits,
+            note="; ".join(filter(None, (self.note, *self.remarks))),
+        )
+
+
+class Tree:
+    """The steps of one problem's responses. At depth `depth` a step is all the rest."""
+
+    def __init__(self, problem: Problem, steps: Steps, sampling: Sampling, depth: int) -> None:
+        self.problem, self.steps, self.sampling, self.depth = problem, steps, sampling, depth
+        self.root = Node(-1, None, Trajectory((), "", 0, "step", (), (), (), problem.key))
+        self.nodes: list[Node] = []
+
+    def last(self, parent: Node) -> bool:
+        """Return whether what follows a step is all the rest of the response."""
+        return len(parent.path) + 1 >= self.depth
+
+    def grow(self, parents: Sequence[Node], width: int, rest: bool = False) -> Part:
+        """Sample `width` next steps after each parent, all as one batch; returns the new nodes.
+
+        With `rest`, each is all the rest of its response, as it always is at the greatest depth.
+        Equal steps after one parent are one node. What was written when the calls run out is kept.
+        """
+        places = [parent for parent in parents for _ in range(width)]
+        new: list[Node] = []
+        yield from collect(
+            [self._next(parent, rest) for parent in places],
+            lambda written: new.extend(self.attach(places, written)),
+        )
+        return new
+
+    def _next(self, parent: Node, rest: bool) -> Generate:
+        key = self.problem.key / "step" / parent.index / parent.drawn
+        parent.drawn += 1
+        until = None if rest or self.last(parent) else self.steps
+        keep = len(parent.trajectory.tokens)
+        return Generate(self.problem, key, self.sampling, parent.prefix, keep, until=until)
+
+    def attach(self, places: Sequence[Node], written: Sequence[Trajectory]) -> list[Node]:
+        """New nodes of the steps that were written, one after each place."""
+        new = []
+        for parent, trajectory in zip(places, written, strict=False):
+            known = [(child.trajectory.tokens, child.trajectory.stop) for child in parent.children]
+            if (trajectory.tokens, trajectory.stop) in known:
+                continue
+            node = Node(len(self.nodes), parent, trajectory)
+            node.note = self._malformed(node)
+            self.nodes.append(node)
+            parent.children.append(node)
+            new.append(node)
+        return new
+
+    def _malformed(self, node: Node) -> str:
+        stop = node.trajectory.stop
+        if stop == "length":
+            ran_on = whole(self.problem, node.trajectory)
+            return "cut off: max_new_tokens" if ran_on else CUT_OFF
+        if stop == "step" and self.steps.step != "tokens" and not self.steps.complete(node.text):
+            return f"no step ended within {self.steps.step_tokens} tokens"
+        return ""
+
+    def judge(self, nodes: Sequence[Node], value: Callable[[Node], float | None]) -> Part:
+        """Ask the reward model about responses up to the ends of these steps, and value them.
+
+        Those that were judged before the calls ran out have their values then, too.
+        """
+
+        def keep(scores: Sequence[RewardScore]) -> None:
+            for node, score in zip(nodes, scores, strict=False):
+                node.reward = partial_reward(node.trajectory, score)
+                node.value = value(node)
+
+        yield from collect([Score(self.problem, node.trajectory) for node in nodes], keep)
+
+    def best(self) -> Node:
+        """The node to answer with: complete before partial, judged before not, then by value."""
+        return max(
+            self.nodes,
+            key=lambda node: (
+                node.finished,
+                node.value is not None,
+                node.value or 0.0,
+                -node.index,
+            ),
+        )
+
+    def outcome(self, chosen: Node, ended: str) -> Outcome:
+        """The response that ends with a step, and the tree as its trace."""
+        own = chosen.trajectory
+        leaves = [(node.trajectory, node.reward) for node in self.nodes if node.finished]
+        return Outcome(
+            own.text,
+            own.tokens,
+            own.stop,
+            reward=chosen.reward,
+            drafts=tuple(
+                Draft(i, end.tokens, end.text, end.stop, reward)
+                for i, (end, reward) in enumerate(leaves)
+            ),
+            steps=tuple(node.trace() for node in self.nodes),
+            ended="malformed" if ended == "done" and not chosen.finished else ended,
+        )
+
+
+def partial_reward(response: Trajectory, score: RewardScore) -> float:
+    """r of a response up to the end of a step.
+
+    A process reward's score where the step ends; an outcome reward's of the text as it stands.
+    """
+    if response.stop == "step" and score.prefix_scores:
+        return score.prefix_scores[-1]
+    return score.reward
+
+
+def breadth_first(
+    tree: Tree,
+    keep: int,
+    width: int,
+    evaluate: Callable[[list[Node]], Part],
+    first: int | None = None,
+    grow: Callable[[list[Node], int], Part] | None = None,
+) -> Part:
+    """Level by level: `width` steps (`first` at first) after each of the `keep` best nodes.
+
+    `evaluate` gives nodes their values; malformed ones get none and are not kept. Complete ones
+    stay, and are not judged again. Returns "done" when nothing kept can go on.
+    """
+    kept = [tree.root]
+    while going := [node for node in kept if node.open]:
+        count = width if first is None or tree.nodes else first
+        new = yield from (grow or tree.grow)(going, count)
+        sound = [node for node in new if not node.note]
+        if sound:
+            yield from evaluate(sound)
+        rivals = [node for node in kept if node.finished] + sound
+        kept = sorted(rivals, key=lambda node: -(node.value or 0.0))[:keep]
+    return "done"
