@@ -19,8 +19,8 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import Gradients, no_gradient
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import optimise_rows, start_of
-from nabla_eval.engine.replay import forced
 from nabla_eval.engine.score import score
+from nabla_eval.engine.teacher_force import teacher_force
 from nabla_eval.errors import ConfigError, ContextError, Fault
 from nabla_eval.methods.registry import configure, settle, start
 from nabla_eval.models import load
@@ -239,5 +239,5 @@ def replay(pair: Pair, problem: Problem, response_ids: Sequence[int]) -> Traject
 
     Raises `ContextError` for an empty response, or one that is too long.
     """
-    (trajectory,) = forced(pair.policy, [(problem, tuple(response_ids))])
+    (trajectory,) = teacher_force(pair.policy, [(problem, tuple(response_ids))])
     return trajectory

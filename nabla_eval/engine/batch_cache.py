@@ -2,7 +2,9 @@
 
 A `PaddedCache` takes rows in at any time. It needs layers of plain full attention, where a token's
 keys and values depend on the tokens before it and on nothing else. Any other cache (sliding
-windows, linear attention, quantised) serves a batch from its beginning to its end.
+windows, linear attention, quantised) is the model's own `RowCache`, which serves a batch from its
+beginning to its end, and `NoCache` serves models without one. All three have the same
+`encode(ids, mask, positions)`, `select(order, unused)` and `width`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nabla_eval.engine.batching import positions
-from nabla_eval.models.batch_probe import RowCache, cache_name, is_plain
+from nabla_eval.models.batch_probe import cache_name, is_plain
+from nabla_eval.models.prefix import position_ids
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
 
@@ -62,10 +64,10 @@ class _Layer(DynamicLayer):
 class PaddedCache:
     """Cache of a running batch: every row's tokens end at the same column, padded on the left."""
 
-    def __init__(self, kv: Tensor, width: int) -> None:
-        self.width = width  # columns in use
+    def __init__(self, base: torch.nn.Module, kv: Tensor, width: int) -> None:
+        self.base, self.width = base, width  # columns in use
         self._columns = _Columns(kv)
-        self.cache = Cache(layers=[_Layer(self._columns, i, width) for i in range(len(kv))])
+        self._cache = Cache(layers=[_Layer(self._columns, i, width) for i in range(len(kv))])
 
     @property
     def kv(self) -> Tensor:
@@ -74,9 +76,13 @@ class PaddedCache:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Tensor], running: PaddedCache | None = None, spare: int = _SPARE
+        cls,
+        base: torch.nn.Module,
+        rows: Sequence[Tensor],
+        running: PaddedCache | None = None,
+        spare: int = _SPARE,
     ) -> PaddedCache:
-        """Rows `[layers, 2, H, T, D]` of any T after those of a batch that is running.
+        """Join rows `[layers, 2, H, T, D]` of any T to those of a batch that is running.
 
         With memory for `spare` more columns.
         """
@@ -88,30 +94,32 @@ class PaddedCache:
             _fill(kv[:, :, :count], running.kv, width)
         for i, row in enumerate(rows, start=count):
             _fill(kv[:, :, i], row, width)
-        return cls(kv, width)
+        return cls(base, kv, width)
 
-    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-        """Last hidden states `[B, T, D]` of new ids, one row of them after each row."""
-        output = base(
-            input_ids=ids,
+    def forward(self, mask: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
+        """Return last hidden states `[B, T, D]` of inputs that join each row.
+
+        `mask` covers what is held too.
+        """
+        states: Tensor = self.base(
+            **inputs,
             attention_mask=mask,
-            position_ids=places,
-            **{cache_name(base): self.cache},
+            position_ids=positions,
+            **{cache_name(self.base): self._cache},
             use_cache=True,
-        )
-        self.advance(ids.shape[1])
-        states: Tensor = output.last_hidden_state
+        ).last_hidden_state
+        self.width += positions.shape[1]
         return states
 
-    def advance(self, columns: int) -> None:
-        """Count the columns that a forward pass has written."""
-        self.width += columns
+    def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Return last hidden states of new ids `[B, T]`."""
+        return self.forward(mask, positions, input_ids=ids)
 
     def select(self, order: Sequence[int], unused: int) -> PaddedCache:
-        """The rows in an order that moves few of them, without the first `unused` columns.
+        """Keep rows in an order that moves few of them, without the first `unused` columns.
 
         Rows that are gone leave holes, which are filled in place, so that a step in which few rows
-        finish copies few. The memory is given back when half of it is idle. This batch is no more.
+        finish copies few. Memory is given back when half of it is idle. Consumes this batch.
         """
         kv, count, width = self._columns.kv, len(order), self.width - unused
         holes = [i for i, row in enumerate(order) if row != i]
@@ -121,18 +129,14 @@ class PaddedCache:
             used[:, :, torch.tensor(holes, device=kv.device)] = used[:, :, moved]
         needed = kv[:, :, :count, :, : width + _SPARE].numel() * kv.element_size()
         if 2 * needed >= kv.untyped_storage().nbytes():
-            return PaddedCache(kv[:, :, :count, :, unused:], width)
+            return PaddedCache(self.base, kv[:, :, :count, :, unused:], width)
         kept = kv.new_empty((*kv.shape[:2], count, kv.shape[3], width + _SPARE, kv.shape[-1]))
         kept[..., :width, :] = used[:, :, :count]
-        return PaddedCache(kept, width)
-
-    def view(self, index: int, tokens: int) -> Tensor:
-        """A row's last tokens, `[layers, 2, H, T, D]`."""
-        return self.kv[:, :, index, :, self.width - tokens :]
+        return PaddedCache(self.base, kept, width)
 
     def row(self, index: int, tokens: int) -> Tensor:
-        """A copy of a row's last tokens."""
-        return self.view(index, tokens).clone()
+        """View a row's last tokens, `[layers, 2, H, T, D]`."""
+        return self.kv[:, :, index, :, self.width - tokens :]
 
 
 def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
@@ -142,53 +146,35 @@ def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
     kv[..., begin:width, :] = tokens
 
 
-class ModelCache:
-    """A model's own cache of any kind: rows can leave it, and none can enter."""
-
-    def __init__(self, own: RowCache) -> None:
-        self.own = own
-
-    @property
-    def width(self) -> int:
-        """Columns in use."""
-        return self.own.width
-
-    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-        """Last hidden states `[B, T, D]` of new ids."""
-        return self.own.encode(ids, mask, places)
-
-    def select(self, order: Sequence[int], unused: int) -> ModelCache:
-        """Some of the rows, with all columns."""
-        self.own.select(order)
-        return self
-
-
 class NoCache:
     """No cache: all tokens `[B, width]` of the rows, encoded again with those that are new."""
 
-    def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
+    def __init__(self, base: torch.nn.Module, ids: Tensor) -> None:
+        self.base, self.ids = base, ids
 
     @property
     def width(self) -> int:
         """Columns in use."""
         return self.ids.shape[1]
 
-    def encode(self, base: torch.nn.Module, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-        """Last hidden states `[B, width, D]` of all ids, the new ones last."""
+    def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Return last hidden states `[B, width, D]` of all ids, the new ones last."""
         self.ids = torch.cat([self.ids, ids], 1)
-        states: Tensor = base(
-            input_ids=self.ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        states: Tensor = self.base(
+            input_ids=self.ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask),
+            use_cache=False,
         ).last_hidden_state
         return states
 
     def select(self, order: Sequence[int], unused: int) -> NoCache:
-        """Some of the rows, without the first `unused` columns."""
-        return NoCache(self.ids[list(order), unused:])
+        """Keep some of the rows, without the first `unused` columns."""
+        return NoCache(self.base, self.ids[list(order), unused:])
 
 
 def rows_of(cache: Any, lengths: Sequence[int]) -> list[Tensor] | None:
-    """Each row's last tokens in a model's cache, as views; None where it is not a plain one."""
+    """View each row's last tokens in a model's cache; None where it is not a plain one."""
     if not is_plain(cache):
         return None
     halves: list[Tensor] = [half for layer in cache.layers for half in (layer.keys, layer.values)]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from nabla_eval.errors import Fault, NablaError
 from nabla_eval.models.prefix import WORTH
@@ -26,12 +25,12 @@ def in_batches(
     budget: int,
     relieve: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """Apply `run` to items in micro-batches; results in the order of `items`.
+    """Apply `run` to items in micro-batches; return the results in the order of `items`.
 
     A micro-batch holds at most `budget` padded tokens (and at least one item), and is cut in two
-    where that spares more padding than a call costs. Out of memory, `relieve` is called, and a
-    batch is run again as two halves. So it is where a batch fails with another of `FAULTS`, which
-    finds out the items that are to blame. A single item that fails comes back as a `Fault`.
+    where that spares more padding than a call costs. A batch that runs out of memory, or fails with
+    another of `FAULTS`, is run again as two halves, which finds the items that are to blame; out of
+    memory, `relieve` is called before. A single item that fails comes back as a `Fault`.
     """
     order = sorted(range(len(items)), key=lambda i: length(items[i]), reverse=True)
     results: dict[int, Result] = {}
@@ -45,7 +44,7 @@ def in_batches(
 
 
 def _cut(lengths: Sequence[int]) -> int:
-    """How many of the longest items go first, of lengths that fall."""
+    """Return how many of the longest items go first, of lengths that fall."""
     count = len(lengths)
     while count > 1:
         # Those from i on are padded to the longest of them and not to the longest of all.
@@ -61,41 +60,21 @@ def _halving(
 ) -> list[Result]:
     try:
         return run(items)
-    except torch.OutOfMemoryError as error:
+    except FAULTS as error:  # torch.OutOfMemoryError is a RuntimeError
         if len(items) == 1:
-            return [_fault(error)]
-    except FAULTS as error:
-        if len(items) == 1:
-            return [_fault(error)]
-        half = len(items) // 2
-        return _halving(run, items[:half], relieve) + _halving(run, items[half:], relieve)
+            # Its frames would keep the batch's tensors alive.
+            fault: Any = Fault(error.with_traceback(None))
+            return [fault]
+        exhausted = isinstance(error, torch.OutOfMemoryError)
     # Outside the handler, so that the failed attempt's tensors are no longer held by it.
-    relieve()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    warnings.warn(
-        f"Out of memory with a micro-batch of {len(items)}: trying again with two halves. "
-        "A smaller max_batch_tokens avoids the failed attempts.",
-        stacklevel=2,
-    )
+    if exhausted:
+        relieve()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"Out of memory with a micro-batch of {len(items)}: trying again with two halves. "
+            "A smaller max_batch_tokens avoids the failed attempts.",
+            stacklevel=2,
+        )
     half = len(items) // 2
     return _halving(run, items[:half], relieve) + _halving(run, items[half:], relieve)
-
-
-def _fault(error: Exception) -> Any:
-    return Fault(error.with_traceback(None))  # whose frames would keep the batch's tensors alive
-
-
-def left_pad(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Ids `[B, L]` padded on the left, and the mask `[B, L]` (1 = a token, 0 = padding); L >= 1."""
-    width = max(1, *map(len, rows))
-    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids `[B, L]` that count tokens and not padding."""
-    return (mask.cumsum(-1) - 1).clamp_(min=0)

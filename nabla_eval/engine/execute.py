@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nabla_eval import extensions
@@ -12,17 +12,19 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import Gradients, affordable, gradient_norms
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import free_rows, refine
-from nabla_eval.engine.replay import compose, replay
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
+from nabla_eval.engine.teacher_force import replay
 from nabla_eval.errors import Fault, ServerError
-from nabla_eval.models.pair import Pair
+from nabla_eval.models.chat import compose as rendered
+from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.models.prefix import keepable
 from nabla_eval.protocol import (
     Compose,
     Differentiate,
     Generate,
     Problem,
+    Prompt,
     Refine,
     Replay,
     Request,
@@ -30,6 +32,7 @@ from nabla_eval.protocol import (
     Trajectory,
 )
 from nabla_eval.randomness import Key
+from nabla_eval.thought import Messages, Thought, opened
 
 Rollout = Callable[[list[Generate]], list[Trajectory | Fault]]
 Place = tuple[int, int]  # ticket, and place in its list
@@ -112,6 +115,40 @@ class Handler:
     length: Callable[[Executor, Any], int]
     budget: Callable[[Executor, Any], int] = lambda executor, request: executor.max_batch_tokens
     group: Callable[[Any], Hashable] = lambda request: None
+
+
+def compose(
+    policy: Policy, requests: Sequence[Compose], options: Mapping[str, Any]
+) -> list[Prompt]:
+    """Return prompts of conversations; `options` are the chat template's own.
+
+    Raises `ModelError` for a policy that has no chat template, or cannot read the messages.
+    """
+    prompts = []
+    for request in requests:
+        text = rendered(policy.tokenizer, request.messages, **options)
+        ids = policy.encode(text, special=False)
+        messages = [{"role": role, "content": content} for role, content in request.messages]
+        problem = replace(
+            request.problem,
+            prompt=ids,
+            thought=_thought(policy, request.problem.thought, text, messages),
+            text=text,
+            messages=request.messages,
+            stop=request.stop,
+            max_new_tokens=max(0, min(request.max_new_tokens, policy.context - len(ids))),
+        )
+        prompts.append(Prompt(problem))
+    return prompts
+
+
+def _thought(
+    policy: Policy, known: Thought | None, prompt: str, messages: Messages
+) -> Thought | None:
+    """Return that of a prompt of its own, with the tags of the problem's where it has some."""
+    if known is None or not known.start:
+        return opened(prompt, messages) or known or policy.thought
+    return replace(known, opened=known.opened_by(prompt, messages))
 
 
 def _frame_length(problem: Problem) -> int:

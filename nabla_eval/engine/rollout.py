@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.engine.batch_cache import ModelCache, NoCache, PaddedCache, rows_of
-from nabla_eval.engine.batching import left_pad, positions
+from nabla_eval.cost.flops import forward_flops
+from nabla_eval.cost.ledger import Ledger
+from nabla_eval.engine.batch_cache import NoCache, PaddedCache, rows_of
 from nabla_eval.engine.prefix_cache import PrefixCache
-from nabla_eval.engine.record import Row, TokenRecord
-from nabla_eval.engine.response import NOTHING, Response, statistics, trajectories
+from nabla_eval.engine.response import COLUMNS, NOTHING, Known, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
 from nabla_eval.models.batch_probe import RowCache, batching
 from nabla_eval.models.pair import Policy
+from nabla_eval.models.prefix import padded, position_ids
 from nabla_eval.protocol import Generate, Trajectory
-from nabla_eval.randomness import Key
+from nabla_eval.randomness import Key, uniforms
 
-PATIENCE = 16.0  # steps that judging and refining take the time of, about
+PATIENCE = 16.0  # scoring and refining cost about this many decode steps
+_BLOCK = 64  # steps whose records and random numbers are allocated together
 
 
 def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
@@ -42,12 +44,114 @@ def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
     return [results[i] for i in range(len(requests))]
 
 
+class TokenRecord:
+    """Random numbers, statistics and states of running responses, on the device until they finish.
+
+    Each response has one place; C steps are allocated.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.clear()
+
+    def clear(self) -> None:
+        """Free everything."""
+        device = self.policy.device
+        self._free: list[int] = []
+        self._most = 0  # no response has written more steps
+        self._at = torch.zeros(0, dtype=torch.long, device=device)  # [places] steps written
+        self._numbers = torch.zeros((0, _BLOCK), dtype=torch.float64, device=device)
+        self._values = torch.zeros((0, _BLOCK, len(COLUMNS)), dtype=torch.float64, device=device)
+        self._states = self.policy.embedding.new_zeros((0, _BLOCK, 0))
+
+    def enter(self, rows: Sequence[Response]) -> None:
+        """Give places to responses."""
+        missing = len(rows) - len(self._free)
+        if missing > 0:
+            self._free += range(len(self._at), len(self._at) + missing)
+            self._at = _longer(self._at, 0, missing)
+            self._numbers = _longer(self._numbers, 0, missing)
+            self._values = _longer(self._values, 0, missing)
+            self._states = _longer(self._states, 0, missing)
+        for row in rows:
+            row.place = self._free.pop()
+        places = self.places(rows)
+        self._at[places] = 0
+        self._numbers[places] = self._draw(rows, 0, self._numbers.shape[1])
+
+    def places(self, rows: Sequence[Response]) -> Tensor:
+        """`[B]`."""
+        return torch.tensor([row.place for row in rows], device=self.policy.device)
+
+    def numbers(self, rows: Sequence[Response], places: Tensor) -> Tensor:
+        """Return the number `[B]` that each response draws its next token with."""
+        steps = self._numbers.shape[1]
+        if self._most >= steps:
+            self._most = max(row.steps for row in rows)
+        if self._most >= steps:
+            more = max(1, steps // 4 // _BLOCK) * _BLOCK
+            self._numbers = _longer(self._numbers, 1, more)
+            self._values = _longer(self._values, 1, more)
+            self._states = _longer(self._states, 1, more)
+            self._numbers[places, steps:] = self._draw(rows, steps, more)
+        return self._numbers[places, self._at[places]]
+
+    def _draw(self, rows: Sequence[Response], first: int, count: int) -> Tensor:
+        starts = [row.given + first for row in rows]
+        numbers = uniforms([row.request.key for row in rows], starts, count)
+        return torch.from_numpy(numbers).to(self.policy.device)
+
+    def write(self, places: Tensor, states: Tensor, values: dict[str, Tensor]) -> None:
+        """Note a step: last hidden states `[B, D]` and statistics `[B]` each."""
+        if self._states.shape[-1] == 0:
+            self._states = states.new_zeros((*self._states.shape[:2], states.shape[-1]))
+        at = self._at[places]
+        self._states[places, at] = states
+        # float64 holds what any of them is, token ids too.
+        self._values[places, at] = torch.stack([values[name].double() for name in COLUMNS], -1)
+        self._at[places] = at + 1
+        self._most += 1
+
+    def leave(self, rows: Sequence[Response]) -> list[Known]:
+        """Return everything known of the new tokens; the places become free."""
+        known: dict[Response, Known] = {}
+        placed = [row for row in rows if row.place is not None and row.steps]
+        if placed:
+            longest = max(row.steps for row in placed)
+            values = self._values[self.places(placed), :longest].transpose(1, 2).tolist()
+            for row, own in zip(placed, values, strict=True):
+                columns = {
+                    name: column[: row.steps] for name, column in zip(COLUMNS, own, strict=True)
+                }
+                columns["argmax"] = [int(token) for token in columns["argmax"]]
+                # Not a view, which would keep the whole batch alive.
+                known[row] = columns, self._states[row.place, : row.steps].clone()
+        self.free(rows)
+        return [known.get(row, ({}, None)) for row in rows]
+
+    def free(self, rows: Sequence[Response]) -> None:
+        """Take the places of responses back."""
+        for row in rows:
+            if row.place is not None:
+                self._free.append(row.place)
+                row.place = None
+
+
+def _longer(tensor: Tensor, dim: int, count: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[dim] = count
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim)
+
+
+BatchCache = PaddedCache | RowCache | NoCache
+
+
 @dataclass
 class _Batch:
-    """The rows that run, B of them, and what the next forward pass takes."""
+    """The responses that run, B of them, and what the next forward pass takes."""
 
-    rows: list[Row]
-    cache: PaddedCache | ModelCache | NoCache
+    rows: list[Response]
+    cache: BatchCache
     pending: Tensor  # [B] the last token of each row, not in the cache yet
     length: Tensor  # [B] tokens before it
     places: Tensor  # [B] in the record
@@ -62,15 +166,15 @@ class _Batch:
     @cached_property
     def doubts(self) -> bool:
         """Return whether some row ends where the policy is unsure, which the host must hear of."""
-        return any(row.response.request.confidence is not None for row in self.rows)
+        return any(row.request.confidence is not None for row in self.rows)
 
     def select(self, kept: list[int]) -> _Batch:
-        """Some of the rows; those behind their number take the places of those that are gone."""
+        """Keep some of the rows; the last of them take the places of those that are gone."""
         count, gone = len(kept), set(range(len(kept))).difference(kept)
         behind = iter([i for i in kept if i >= count])
         kept = [next(behind) if i in gone else i for i in range(count)]
         rows = [self.rows[i] for i in kept]
-        unused = self.cache.width - max(row.response.length - 1 for row in rows)
+        unused = self.cache.width - max(row.length - 1 for row in rows)
         index = torch.tensor(kept, device=self.length.device)
         return _Batch(
             rows,
@@ -94,9 +198,9 @@ class Decoder:
     a whole batch: then it pays to admit what they lead to. Short responses run to their end.
 
     `budget` bounds the padded tokens that the batch may come to hold (one row is always admitted).
-    Out of memory, the rows go back into the queue with the tokens that they have, and the budget
-    becomes half of what the batch would have held; a single row raises the original error. What
-    is cached is dropped then, and `relieve` called, which may drop more.
+    Out of memory, the rows begin again, and the budget becomes half of what the batch would have
+    held; a single row raises the original error. What is cached is dropped then, and `relieve`
+    called, which may drop more.
     """
 
     def __init__(
@@ -110,16 +214,16 @@ class Decoder:
         self.policy, self.budget, self.patience = policy, budget, patience
         self.prefixes = PrefixCache(0) if prefixes is None else prefixes
         self._relieve = relieve
-        self._queue: list[Row] = []
+        self._queue: list[Response] = []
         self._batch: _Batch | None = None
         self._record = TokenRecord(policy)
-        self._finished: list[Row] = []
+        self._finished: list[Response] = []
 
     def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
         """Queue requests, each with a ticket that its trajectory will bear."""
         for ticket, request in requests:
-            row = Row(ticket, Response.of(request, self.policy))
-            (self._finished if row.response.over else self._queue).append(row)
+            row = Response.of(request, self.policy, ticket)
+            (self._finished if row.over else self._queue).append(row)
         self._sort()
 
     @property
@@ -130,16 +234,21 @@ class Decoder:
     @torch.inference_mode(False)
     @torch.no_grad()
     def run(self) -> list[tuple[Any, Trajectory | Fault]]:
-        """Decode until some rows have finished; their tickets and trajectories.
+        """Decode until some rows have finished; return their tickets and trajectories.
 
         A row whose logits are not finite leaves the batch, and comes back as a `Fault`.
         """
         while not self._attempt():
             pass
-        return self._fetch()
+        rows, self._finished = self._finished, []
+        known = self._record.leave(rows)
+        if self._batch is None:
+            self._record.clear()
+        found = trajectories(self.policy, rows, known)
+        return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
 
     def _attempt(self) -> bool:
-        """Decode for a while; whether the memory sufficed."""
+        """Decode for a while; return whether the memory sufficed."""
         new = self._next()
         try:
             if new:
@@ -154,45 +263,47 @@ class Decoder:
             return True
         except torch.OutOfMemoryError:
             rows = [*(self._batch.rows if self._batch else []), *new]
-            rows = [row for row in dict.fromkeys(rows) if not row.response.over]
+            rows = [row for row in dict.fromkeys(rows) if not row.over]
             if len(rows) <= 1:
                 raise
         # Outside the handler, so that the failed attempt's tensors are no longer held by it.
         self._shrink(rows)
         return False
 
-    def _shrink(self, rows: list[Row]) -> None:
+    def _shrink(self, rows: list[Response]) -> None:
         """Put rows back into the queue, and hold half as much from now on."""
         self._batch = None
-        self._record.leave(rows)
+        self._record.free(rows)
         self.prefixes.clear()
         self._relieve()
+        for row in rows:
+            row.restart()
         self._queue += rows
         self._sort()
-        self.budget = len(rows) * max(row.response.longest for row in rows) // 2
+        self.budget = len(rows) * max(row.longest for row in rows) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(
-            f"Out of memory with {len(rows)} responses in the decode batch: going on with batches "
-            f"half as large, of at most {self.budget} tokens. "
+            f"Out of memory with {len(rows)} responses in the decode batch: beginning again with "
+            f"batches half as large, of at most {self.budget} tokens. "
             "A smaller max_batch_tokens avoids the failed attempts.",
             stacklevel=4,
         )
 
     def _sort(self) -> None:
         # Long ones first, so that a batch is little padded; a prompt's rows stay together.
-        self._queue.sort(key=lambda row: row.response.longest, reverse=True)
+        self._queue.sort(key=lambda row: row.longest, reverse=True)
 
-    def _next(self) -> list[Row]:
+    def _next(self) -> list[Response]:
         """Take what fits beside the running rows out of the queue."""
         running = self._batch.rows if self._batch else []
         if self._batch and not isinstance(self._batch.cache, PaddedCache):
             return []
-        longest = max((row.response.longest for row in running), default=0)
-        new: list[Row] = []
-        left: list[Row] = []
+        longest = max((row.longest for row in running), default=0)
+        new: list[Response] = []
+        left: list[Response] = []
         for row in self._queue:
-            count, width = len(running) + len(new), max(longest, row.response.longest)
+            count, width = len(running) + len(new), max(longest, row.longest)
             if count and ((count + 1) * width > self.budget or not self._alike(row, new)):
                 left.append(row)
             else:
@@ -201,53 +312,51 @@ class Decoder:
         self._queue = left
         return new
 
-    def _alike(self, row: Row, new: Sequence[Row]) -> bool:
+    def _alike(self, row: Response, new: Sequence[Response]) -> bool:
         """Return whether a row may share a batch with new ones: its cache may take no padding."""
         can = batching(self.policy.base)
         if can.rows == "padded" or can.select is None:
             return True
-        return can.rows == "equal" and row.response.length == new[0].response.length
+        return can.rows == "equal" and row.length == new[0].length
 
-    def _admit(self, new: list[Row]) -> None:
+    def _admit(self, new: list[Response]) -> None:
         """Join rows to the running batch."""
-        known = {row: kv for row in new if (kv := self._known(row.response)) is not None}
-        first, whole = self._prefill([row for row in new if row not in known], known)
+        known = {row: kv for row in new if (kv := self._known(row)) is not None}
+        first, cache = self._prefill([row for row in new if row not in known], known)
         running = self._batch
         rows = [*(running.rows if running else []), *new]
-        cache: PaddedCache | ModelCache | NoCache | None = whole
         if cache is None:
             joined = running.cache if running else None
             assert joined is None or isinstance(joined, PaddedCache)
-            cache = PaddedCache.of([known[row] for row in new], joined)
+            cache = PaddedCache.of(self.policy.base, [known[row] for row in new], joined)
         for row in new:
-            tokens = row.response.length if row in first else 1
-            row.response.encoded(self.policy, tokens, prefill=row in first)
+            row.charge(self.policy, row.length if row in first else 1, prefill=row in first)
         self._record.enter(new)
         device = self.policy.device
         self._batch = _Batch(
             rows,
             cache,
-            torch.tensor([row.response.context[-1] for row in rows], device=device),
-            torch.tensor([row.response.length - 1 for row in rows], device=device),
+            torch.tensor([row.context[-1] for row in rows], device=device),
+            torch.tensor([row.length - 1 for row in rows], device=device),
             self._record.places(rows),
-            Filter([row.response.request.sampling for row in rows], device),
+            Filter([row.request.sampling for row in rows], device),
         )
 
-    def _known(self, response: Response) -> Tensor | None:
-        """Keys and values of the context but its last token, where they are cached.
+    def _known(self, row: Response) -> Tensor | None:
+        """Return keys and values of the context but its last token, where they are cached.
 
         Of responses that go on from others: a draft is charged its prompt, whatever was drafted
         before, unless they are admitted together.
         """
-        request, context = response.request, response.context[:-1]
-        if request.prefix is None or len(response.tokens) > response.given:
+        if row.request.prefix is None:
             return None
-        found = self.prefixes.find(request.problem.key, context)
+        context = row.context[:-1]
+        found = self.prefixes.find(row.request.problem.key, context)
         return found.kv if found is not None and found.tokens == len(context) else None
 
     def _prefill(
-        self, rows: list[Row], known: dict[Row, Tensor]
-    ) -> tuple[set[Row], ModelCache | NoCache | None]:
+        self, rows: list[Response], known: dict[Response, Tensor]
+    ) -> tuple[set[Response], BatchCache | None]:
         """Encode contexts but their last tokens, once for all rows of a problem that share one.
 
         Adds to what is `known` of rows, or returns a cache that rows cannot leave singly; and the
@@ -258,29 +367,27 @@ class Decoder:
         places: dict[tuple[Key, tuple[int, ...]], int] = {}
         index = []
         for row in rows:
-            context = row.response.request.problem.key, tuple(row.response.context[:-1])
+            context = row.request.problem.key, tuple(row.context[:-1])
             index.append(places.setdefault(context, len(places)))
-        ids, mask = left_pad(
-            [tokens for _, tokens in places], self.policy.pad_id, self.policy.device
-        )
+        base, contexts = self.policy.base, [tokens for _, tokens in places]
+        ids, mask = padded(contexts, self.policy.device)
         first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
-        own, lengths = RowCache(self.policy.base), [len(tokens) for _, tokens in places]
+        own, lengths = RowCache(base), [*map(len, contexts)]
         if own.can.select is None:
-            return set(rows), NoCache(ids[index])
+            return set(rows), NoCache(base, ids[index])
         # Where rows take no padding, all of them have as many tokens, and may have none.
         if own.can.rows == "padded" or any(lengths):
-            own.encode(ids, mask, positions(mask))
+            own.encode(ids, mask, position_ids(mask))
         found = rows_of(own.held, lengths) if own.can.joins else None
         if found is None:
-            own.select(index)
-            return first, ModelCache(own)
+            return first, own.select(index)
         known.update((row, found[i]) for row, i in zip(rows, index, strict=True))
         return first, None
 
     def _step(self, batch: _Batch) -> None:
-        hidden = batch.cache.encode(
-            self.policy.base, batch.pending[:, None], batch.mask, batch.length[:, None]
-        )[:, -1]
+        hidden = batch.cache.encode(batch.pending[:, None], batch.mask, batch.length[:, None])[
+            :, -1
+        ]
         logits = self.policy.head(hidden)
         numbers = self._record.numbers(batch.rows, batch.places)
         drawn = draw(batch.filters.distribution(logits), numbers)
@@ -293,35 +400,27 @@ class Decoder:
             tops = known["top_probability"].tolist()
         kept = []
         for i, (row, token) in enumerate(zip(batch.rows, told.tolist(), strict=True)):
-            if row.response.add(token, self.policy, tops[i]):
+            if row.add(token, self.policy, tops[i]):
                 kept.append(i)
             else:
                 self._finished.append(row)
         batch.pending, batch.length = drawn, batch.length + 1
         if isinstance(batch.cache, NoCache):
             for row in batch.rows:
-                if row.steps > 1:
-                    row.response.encoded_again(self.policy)
-        if len(kept) == len(batch.rows):
-            return
-        self._cache(batch)
-        self._batch = batch.select(kept) if kept else None
+                if row.steps > 1:  # all but the last token was fed again
+                    flops = forward_flops(self.policy.parameters, row.length - 2)
+                    row.cost.add(Ledger(flops=flops))
+        if len(kept) < len(batch.rows):
+            self._keep_prefixes(batch)
+            self._batch = batch.select(kept) if kept else None
 
-    def _cache(self, batch: _Batch) -> None:
+    def _keep_prefixes(self, batch: _Batch) -> None:
         """Cache what finished rows have encoded."""
         if not isinstance(batch.cache, PaddedCache) or not self.prefixes.budget:
             return
         for i, row in enumerate(batch.rows):
-            response = row.response
-            if response.stop is not None:
-                context = response.context[:-1]
-                kv = batch.cache.row(i, len(context))
-                self.prefixes.add(response.request.problem.key, context, kv)
-
-    def _fetch(self) -> list[tuple[Any, Trajectory | Fault]]:
-        rows, self._finished = self._finished, []
-        known = self._record.leave(rows)
-        if self._batch is None:
-            self._record.clear()
-        found = trajectories(self.policy, [row.response for row in rows], known)
-        return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
+            if row.stop is not None:
+                context = row.context[:-1]
+                # Copied: a view would keep the whole batch alive.
+                kv = batch.cache.row(i, len(context)).clone()
+                self.prefixes.add(row.request.problem.key, context, kv)

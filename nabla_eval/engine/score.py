@@ -185,34 +185,32 @@ class RewardEncoder:
         self, parts: Sequence[Ids], before: Sequence[Tensor | None], keep: bool
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
         """States of each row's new ids, and the keys and values of the row where they are kept."""
+        base, counts = self.reward.base, [len(part) for part in parts]
         ids, mask = padded(parts, self.reward.device)
-        width = mask.shape[1]
-        cache = None
+        embeds, width = embed_reward(self.reward, ids), mask.shape[1]
         lengths = [0 if kv is None else kv.shape[-2] for kv in before]
+        new: list[Tensor] | None
         if any(lengths):
-            cache = PaddedCache.of(filled(before), spare=width)
+            cache = PaddedCache.of(base, filled(before), spare=width)
             columns = torch.arange(cache.width, device=mask.device)
             starts = cache.width - torch.tensor(lengths, device=mask.device)
             mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
-        name = cache_name(self.reward.base)
-        output = self.reward.base(
-            inputs_embeds=embed_reward(self.reward, ids),
-            attention_mask=mask,
-            position_ids=position_ids(mask)[:, -width:],
-            **{name: None if cache is None else cache.cache},
-            use_cache=keep or cache is not None,
-        )
-        hidden = output.last_hidden_state
-        states = [hidden[i, width - len(part) :] for i, part in enumerate(parts)]
+            hidden = cache.forward(mask, position_ids(mask)[:, -width:], inputs_embeds=embeds)
+            new = [cache.row(i, count) for i, count in enumerate(counts)]
+        else:
+            output = base(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=position_ids(mask),
+                use_cache=keep,
+            )
+            hidden = output.last_hidden_state
+            new = rows_of(getattr(output, cache_name(base)), counts) if keep else None
+        states = [hidden[i, width - count :] for i, count in enumerate(counts)]
         if not keep:
             return states, [None] * len(parts)
+        assert new is not None, "`keepable` promises plain layers on one device"
         # Copies: a view would keep the whole batch alive.
-        if cache is None:
-            found = rows_of(getattr(output, name), [len(part) for part in parts])
-            assert found is not None, "`keepable` promises plain layers on one device"
-            return states, [kv.clone() for kv in found]
-        cache.advance(width)
-        new = [cache.view(i, len(part)) for i, part in enumerate(parts)]
         return states, [
             kv.clone() if old is None else torch.cat([old, kv], -2)
             for old, kv in zip(before, new, strict=True)

@@ -16,8 +16,8 @@ from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.completions import Completion, Server
-from nabla_eval.engine.reread import Written, reread
 from nabla_eval.engine.response import Known, Response, trajectories
+from nabla_eval.engine.teacher_force import Written, read
 from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import Sampling
@@ -63,12 +63,12 @@ class VLLMRollout:
             for i in asked.intersection(unfinished):
                 extra[i].add(self._prefill(rows[i].length))
             for i in set(unfinished).difference(asked):
-                rows[i].encoded(self.policy, rows[i].length, prefill=True)
+                rows[i].charge(self.policy, rows[i].length, prefill=True)
             bodies = [self._body(rows[i]) for i in unfinished]
             for i, completion in zip(unfinished, self.server.complete_all(bodies), strict=True):
                 extra[i].generated_tokens += self._continue(rows[i], completion)
             asked.update(unfinished)
-        fresh = [i for i, row in enumerate(rows) if len(row.tokens) > row.given]
+        fresh = [i for i, row in enumerate(rows) if row.steps]
         known: dict[int, Any] = dict(
             zip(fresh, self._reread([rows[i] for i in fresh]), strict=True)
         )
@@ -160,12 +160,9 @@ class VLLMRollout:
             )
 
     def _reread(self, rows: Sequence[Response]) -> list[Known | Fault]:
-        written = [
-            Written(tuple(row.context), len(row.tokens) - row.given, row.request.problem)
-            for row in rows
-        ]
+        written = [Written(tuple(row.context), row.steps, row.request.problem) for row in rows]
         return in_batches(
-            lambda batch: [*reread(self.policy, batch)],
+            lambda batch: [*read(self.policy, batch)],
             written,
             lambda row: len(row.tokens),
             self.max_batch_tokens,
@@ -201,14 +198,14 @@ def _room(row: Response) -> int:
     room, until = row.request.problem.max_new_tokens - len(row.tokens), row.request.until
     if until is None:
         return room
-    return min(room, until.step_tokens - (len(row.tokens) - row.given))
+    return min(room, until.step_tokens - row.steps)
 
 
 def _mean_gap(policy: Policy, row: Written) -> float:
     """Mean difference of the largest logit and that of the token written, over the new tokens."""
     if any(not 0 <= token < policy.vocabulary for token in row.tokens):
         return float("inf")
-    ((_, states),) = reread(policy, [row])
+    ((_, states),) = read(policy, [row])
     logits = policy.head(states).double()
     own = logits.new_tensor(row.tokens[-row.count :]).long()
     best = logits.max(-1).values

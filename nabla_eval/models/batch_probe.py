@@ -111,11 +111,12 @@ class RowCache:
         states: Tensor = output.last_hidden_state
         return states
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows in this order; a row may be repeated."""
+    def select(self, rows: Sequence[int], unused: int = 0) -> RowCache:
+        """Keep these rows in this order; a row may be repeated. Unused columns stay too."""
         if self.held is not None and self.can.select is not None:
             device = next(self.base.parameters()).device
             getattr(self.held, self.can.select)(torch.tensor(rows, device=device))
+        return self
 
 
 def is_plain(cache: Any) -> bool:

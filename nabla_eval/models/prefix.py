@@ -254,11 +254,11 @@ def extend(
 
 
 def padded(
-    rows: Sequence[tuple[int, ...]], device: torch.device
+    rows: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Ids padded on the left with 0, and the mask: 1 at tokens."""
-    width = max(map(len, rows))
-    ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows], device=device)
+    """Ids padded on the left with 0, and the mask: 1 at tokens; T >= 1."""
+    width = max(1, *map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + [*row] for row in rows], device=device)
     starts = width - torch.tensor([len(row) for row in rows], device=device)
     columns = torch.arange(width, device=device)
     return ids, (columns >= starts[:, None]).long()

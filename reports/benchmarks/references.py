@@ -9,11 +9,11 @@ from transformers import GenerationConfig
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 from nabla_eval.dto.objective import widen
-from nabla_eval.engine.batching import left_pad
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.nabla_options import uncertain
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.pair import Pair
+from nabla_eval.models.prefix import padded
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import Differentiate, Generate, Problem, Refine, Refinement
 
@@ -38,7 +38,7 @@ def written_by_transformers(
     pair: Pair, model: Any, problems: list[Problem], lengths: list[int] | None
 ) -> int:
     """Tokens that `model.generate` writes, padding not counted."""
-    ids, mask = left_pad([p.prompt for p in problems], pair.policy.pad_id, pair.policy.device)
+    ids, mask = padded([p.prompt for p in problems], pair.policy.device)
     options: dict[str, Any] = {}
     if lengths is not None:
         ends = Lengths(ids.shape[1], lengths, ids.device)
@@ -111,7 +111,7 @@ class Refining:
         """The floor: one forward and one backward pass of both models to their embeddings."""
         policy, reward = self.pair.policy, self.pair.judge
         rows = [(*problem.prompt, *draft.tokens) for problem, draft, _ in self.chosen]
-        ids, mask = left_pad(rows, 0, policy.device)
+        ids, mask = padded(rows, policy.device)
         longest = max(len(draft.tokens) for _, draft, _ in self.chosen)
         places = (mask.cumsum(-1) - 1).clamp_(min=0)
         embeds = policy.embedding[ids].detach().requires_grad_()

@@ -10,7 +10,7 @@ import pytest
 from clock import Clock, seconds, solve
 from random_pairs import random_pair, random_problems
 
-from nabla_eval.engine.batching import left_pad
+from nabla_eval.models.prefix import padded
 
 pytestmark = pytest.mark.benchmark(group="scaling")
 
@@ -49,7 +49,7 @@ def test_length(clock: Clock, method: str) -> None:
     def run(length: int) -> None:
         problems = random_problems(pair, [length] * clock.of(8, 1))
         if method == "generate":
-            ids, mask = left_pad([problem.prompt for problem in problems], 0, pair.policy.device)
+            ids, mask = padded([problem.prompt for problem in problems], pair.policy.device)
             model.generate(
                 ids,
                 attention_mask=mask,

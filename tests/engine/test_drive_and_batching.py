@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.engine.batching import in_batches, left_pad, positions
+from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault, ModelError, RewardError
@@ -162,12 +162,6 @@ def test_a_run_out_of_memory_gives_the_same_result(name):
         assert [c.verdict for c in ours.candidates] == [c.verdict for c in theirs.candidates]
         assert ours.ledger.model_calls == theirs.ledger.model_calls
         assert ours.ledger.generated_tokens == theirs.ledger.generated_tokens
-
-
-def test_left_padding():
-    ids, mask = left_pad([[5], [1, 2, 3]], 9, torch.device("cpu"))
-    assert ids.tolist() == [[9, 9, 5], [1, 2, 3]] and mask.tolist() == [[0, 0, 1], [1, 1, 1]]
-    assert positions(mask).tolist() == [[0, 0, 0], [0, 1, 2]]
 
 
 def test_a_reward_that_is_not_a_number_is_an_error_and_not_a_score():

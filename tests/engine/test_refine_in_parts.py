@@ -16,7 +16,7 @@ from nabla_eval.engine import refine
 from nabla_eval.engine.gradient import Gradients, gradient_norms
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import Solution, start_of
-from nabla_eval.engine.replay import forced
+from nabla_eval.engine.teacher_force import teacher_force
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Sampling
@@ -27,7 +27,7 @@ from nabla_eval.testing import tiny_pair, tiny_problems
 def asks(pair: Pair, dto: DTO, tokens: int, count: int = 3) -> list[Refine]:
     problems = tiny_problems(pair, count, max_new_tokens=tokens)
     rows = [tuple(2 + (i + 3 * j) % 9 for j in range(tokens)) for i in range(count)]
-    known = forced(pair.policy, list(zip(problems, rows, strict=True)))
+    known = teacher_force(pair.policy, list(zip(problems, rows, strict=True)))
     return [
         Refine(problem, own, i, (problem.key,), Sampling(), dto)
         for i, (problem, own) in enumerate(zip(problems, known, strict=True))

@@ -13,7 +13,7 @@ from scripted_server import Script, serving
 
 from nabla_eval.engine import naive
 from nabla_eval.engine.completions import Server, ServerOptions
-from nabla_eval.engine.naive_token import ended
+from nabla_eval.engine.naive import ended
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.models.pair import Pair

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.prefix_cache import PrefixCaches
-from nabla_eval.engine.replay import forced
+from nabla_eval.engine.teacher_force import teacher_force
 from nabla_eval.experimental import naive
 from nabla_eval.experimental.handlers import tilt, weigh
 from nabla_eval.experimental.requests import Tilt, Weigh
@@ -163,7 +163,7 @@ def test_g_is_the_derivative_along_each_embedding(kind, linearisation):
     """Central differences of log sigmoid(s) in e along every e_v: error h^2/6 |f'''|, h = 1e-4."""
     pair = PAIRS[kind]
     (problem,) = tiny_problems(pair, 1)
-    (trajectory,) = forced(pair.policy, [(problem, (5, 6, 7, 8))])
+    (trajectory,) = teacher_force(pair.policy, [(problem, (5, 6, 7, 8))])
     for position in (0, 2, 3):
         request = Tilt(problem, trajectory, position, 3.0, linearisation)
         (ranking,) = tilt(pair, [request], PrefixCaches(10**6))
@@ -226,7 +226,7 @@ def test_the_reward_model_reads_what_the_ledger_says(name, kind, past):
 def test_a_token_that_was_scored_and_then_written_is_not_read_again():
     pair = PAIRS["process"]
     (problem,) = tiny_problems(pair, 1)
-    (trajectory,) = forced(pair.policy, [(problem, (5, 6, 7, 8))])
+    (trajectory,) = teacher_force(pair.policy, [(problem, (5, 6, 7, 8))])
     caches, read = PrefixCaches(10**6), []
     for position in range(4):
         order = pair.policy.head(trajectory.states[position]).sort(descending=True).indices.tolist()

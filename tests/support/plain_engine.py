@@ -20,7 +20,7 @@ from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto import certify
 from nabla_eval.engine import naive
 from nabla_eval.engine.gradient import hard_sequence
-from nabla_eval.engine.naive_token import ended
+from nabla_eval.engine.naive import ended
 from nabla_eval.engine.response import no_distribution
 from nabla_eval.errors import RewardError
 from nabla_eval.methods.nabla_options import Nabla

@@ -11,13 +11,14 @@ from engine_programs import Program
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from nabla_eval.engine.batch_cache import ModelCache, PaddedCache
+from nabla_eval.engine.batch_cache import PaddedCache
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor, Session
 from nabla_eval.engine.prefix_cache import CachedPrefix
-from nabla_eval.engine.record import Row, TokenRecord
-from nabla_eval.engine.rollout import Decoder
+from nabla_eval.engine.response import Response
+from nabla_eval.engine.rollout import Decoder, TokenRecord
 from nabla_eval.methods.registry import start
+from nabla_eval.models.batch_probe import RowCache
 from nabla_eval.models.pair import Pair
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Method, Trajectory
@@ -28,10 +29,10 @@ ENGINE = (
     Session,
     Decoder,
     PaddedCache,
-    ModelCache,
+    RowCache,
     CachedPrefix,
     TokenRecord,
-    Row,
+    Response,
     Trajectory,
     torch.Tensor,
 )

@@ -31,16 +31,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from nabla_eval.engine.batch_cache import ModelCache, PaddedCache
+from nabla_eval.engine.batch_cache import PaddedCache
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.prefix_cache import CachedPrefix
-from nabla_eval.engine.record import Row
+from nabla_eval.engine.response import Response
 from nabla_eval.methods.registry import start
+from nabla_eval.models.batch_probe import RowCache
 
 GROWTH = 1.05
 BATCH, RUN_EVERY = 20, 10  # programs side by side; batches of them from one lm_eval run to the next
-KEPT = (CachedPrefix, PaddedCache, ModelCache, Row)
+KEPT = (CachedPrefix, PaddedCache, RowCache, Response)
 
 
 @dataclass(frozen=True)
