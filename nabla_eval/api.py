@@ -215,9 +215,7 @@ def refine(
         problem, trajectory, committed, (problem.key,), Sampling(), dto, relaxation=temperature
     )
     begun, caches, gradients = start_of(request), PrefixCaches(), Gradients()
-    gradients.take(pair, [begun], dto.objective, caches)
-    gradient = gradients.find(begun, dto.objective)
-    assert gradient is not None, "it was taken"
+    (gradient,), _ = gradients.take(pair, [begun], dto.objective, caches)
     raw = row_gradient(pair, gradient, range(committed, len(begun.hard)), dto.objective)
     reward = gradient.value
     if begun.hard[: trajectory.scored] != trajectory.shown:

@@ -47,7 +47,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Backward:
+class EmbeddingGradients:
     """The result of one pass through both models for the last K tokens of a sequence."""
 
     first: int  # position of the first of them
@@ -84,7 +84,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 def differentiate(
     pair: Pair, sites: Sequence[Site], objective: Objective, firsts: Sequence[int] | None = None
-) -> list[Backward]:
+) -> list[EmbeddingGradients]:
     """Gradient of L at several sequences, as one batch per model.
 
     `firsts` are the first positions whose gradient is wanted, 0 by default: nothing that belongs to
@@ -94,7 +94,7 @@ def differentiate(
     with torch.inference_mode(False), torch.enable_grad():
         policy = _policy_pass(pair.policy, sites, starts, objective.nll_weight)
         reward = _reward_pass(pair.judge, sites, starts, objective)
-    return [Backward(*own) for own in zip(starts, *policy, *reward, strict=True)]
+    return [EmbeddingGradients(*own) for own in zip(starts, *policy, *reward, strict=True)]
 
 
 def _policy_pass(
@@ -215,7 +215,7 @@ def step_ends(reward: Reward, site: Site) -> list[float]:
 
 
 def row_gradient(
-    pair: Pair, backward: Backward, rows: Sequence[int], objective: Objective
+    pair: Pair, backward: EmbeddingGradients, rows: Sequence[int], objective: Objective
 ) -> Float[Tensor, "R V"]:
     """dL/dy at some positions of one sequence (Prop. C.1): the three terms, summed."""
     return row_gradients(pair, [(backward, rows)], objective)
@@ -223,7 +223,7 @@ def row_gradient(
 
 @torch.no_grad()
 def row_gradients(
-    pair: Pair, parts: Sequence[tuple[Backward, Sequence[int]]], objective: Objective
+    pair: Pair, parts: Sequence[tuple[EmbeddingGradients, Sequence[int]]], objective: Objective
 ) -> Float[Tensor, "R V"]:
     """dL/dy at some positions of several sequences, one sequence after another."""
     policy, reward = pair.policy, pair.judge

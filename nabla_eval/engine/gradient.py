@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from itertools import groupby
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nabla_eval.cost.flops import gradient_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import (
-    Backward,
+    EmbeddingGradients,
     Site,
     differentiate,
     reward_rows,
@@ -42,7 +43,7 @@ Hard: TypeAlias = tuple[int, ...]
 
 
 def hard_sequence(trajectory: Trajectory, committed: int, dto: DTO) -> Hard:
-    """The one-hot sequence at which L is differentiated when `committed` tokens are fixed.
+    """Return the one-hot sequence at which L is differentiated when `committed` tokens are fixed.
 
     anchor=sampled: the trajectory itself. anchor=argmax: Alg. 2 read literally, the committed
     tokens and then the argmax of each z_i, which need not be the tokens that were sampled.
@@ -61,6 +62,11 @@ class Start:
     hard: Hard
     first: int = 0
 
+    def with_tokens(self, rows: range, tokens: Sequence[int]) -> Start:
+        """Put other hard tokens into some rows, from which the gradient is wanted."""
+        hard = (*self.hard[: rows.start], *tokens, *self.hard[rows.stop :])
+        return replace(self, hard=hard, first=rows.start)
+
 
 class Gradients:
     """Gradients that were taken, each as long as the trajectory is there that it was taken for.
@@ -77,15 +83,16 @@ class Gradients:
         """Drop all."""
         self._taken.clear()
 
-    def find(self, start: Start, objective: Objective) -> Backward | None:
-        """The gradient at a hard sequence, if it was taken from that position on."""
+    def find(self, start: Start, objective: Objective) -> EmbeddingGradients | None:
+        """Return the gradient at a hard sequence, if it was taken from that position on."""
         held = self._taken.get(start.trajectory.states, {})
-        found: Backward | None = held.get((start.hard, start.trajectory.scored, objective))
+        found: EmbeddingGradients | None
+        found = held.get((start.hard, start.trajectory.scored, objective))
         return found if found is None or found.first <= start.first else None
 
     def take(
         self, pair: Pair, starts: Sequence[Start], objective: Objective, caches: PrefixCaches
-    ) -> list[Ledger]:
+    ) -> tuple[list[EmbeddingGradients], list[Ledger]]:
         """Take those that are not known; what each start is charged, the first of equal ones."""
         new: dict[tuple[int, Hard, int], int] = {}
         for i, start in enumerate(starts):
@@ -94,18 +101,19 @@ class Gradients:
                 new.setdefault(place, i)
         costs = [Ledger() for _ in starts]
         missing = [starts[i] for i in new.values()]
-        taken = backwards(pair, missing, objective, caches)
+        taken = take_passes(pair, missing, objective, caches)
         for i, start, own in zip(new.values(), missing, taken, strict=True):
             held = self._taken.setdefault(start.trajectory.states, {})
             held[start.hard, start.trajectory.scored, objective] = own
             costs[i] = pass_cost(pair, start.problem, start.trajectory)
-        return costs
+        found = [self.find(start, objective) for start in starts]
+        return [own for own in found if own is not None], costs
 
 
-def backwards(
+def take_passes(
     pair: Pair, starts: Sequence[Start], objective: Objective, caches: PrefixCaches
-) -> list[Backward]:
-    """One pass of both models at each hard sequence, in batches that fit in memory."""
+) -> list[EmbeddingGradients]:
+    """Take one pass of both models at each hard sequence, in batches that fit in memory."""
     found = in_batches(
         lambda batch: differentiate(
             pair, [_site(pair, s, caches) for s in batch], objective, [s.first for s in batch]
@@ -122,7 +130,7 @@ def backwards(
 
 
 def _site(pair: Pair, start: Start, caches: PrefixCaches) -> Site:
-    """A hard sequence in the trajectory's place, the same tokens of it scored.
+    """Put a hard sequence in the trajectory's place, the same tokens of it scored.
 
     With what is cached of it, as far as it agrees with the trajectory, whose states it takes.
     """
@@ -140,7 +148,7 @@ def _site(pair: Pair, start: Start, caches: PrefixCaches) -> Site:
 
 
 def affordable(pair: Pair) -> int:
-    """Padded tokens of one batch of gradients that fit in what is free on the models' GPUs.
+    """Return the padded tokens of a batch of gradients that fit in what the models' GPUs have free.
 
     By the arithmetic of `models.memory`, in which the two models take turns. On the CPU, where an
     operating system has other means, `MOST`.
@@ -157,7 +165,7 @@ def affordable(pair: Pair) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that a GPU can still give, also what torch has set aside; None for other devices."""
+    """Return memory that a GPU can still give, with what torch has set aside; None elsewhere."""
     if device.type != "cuda":
         return None
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -167,38 +175,64 @@ def free_bytes(device: torch.device) -> int | None:
 def gradient_norms(
     pair: Pair, requests: Sequence[Differentiate], caches: PrefixCaches, gradients: Gradients
 ) -> list[GradientNorms | Fault]:
-    """Norms of requests that share DTO's options, norm and temperature, as one batch.
+    """Return norms of requests that share DTO's options, norm and temperature, as one batch.
 
     One with a norm that is not finite comes back as a `Fault`.
     """
     dto = requests[0].dto
-    starts, rows, seen = [], [], set[tuple[int, Hard]]()
-    for r in requests:
-        hard, own = hard_sequence(r.trajectory, r.position, dto), [r.position]
+    starts, wanted, seen = [], list[tuple[int, int]](), set[tuple[int, Hard]]()
+    for i, r in enumerate(requests):
+        hard, rows = hard_sequence(r.trajectory, r.position, dto), [r.position]
         if (id(r.trajectory), hard) not in seen:
-            own = [i for i in r.rows if hard_sequence(r.trajectory, i, dto) == hard] or own
+            rows = [j for j in r.rows if hard_sequence(r.trajectory, j, dto) == hard] or rows
         seen.add((id(r.trajectory), hard))
-        rows.append(own)
-        starts.append(Start(r.problem, r.trajectory, hard, min(own)))
-    costs = gradients.take(pair, starts, dto.objective, caches)
-    found = [gradients.find(start, dto.objective) for start in starts]
-    asked = [
-        (request, backward, own)
-        for request, backward, own in zip(requests, found, rows, strict=True)
-        if backward is not None
-    ]
+        wanted += [(i, row) for row in rows]
+        starts.append(Start(r.problem, r.trajectory, hard, min(rows)))
+    taken, costs = gradients.take(pair, starts, dto.objective, caches)
+    norms: list[dict[int, float]] = [{} for _ in requests]
+    size = max(1, _ELEMENTS // pair.policy.vocabulary)
+    for begin in range(0, len(wanted), size):
+        part = wanted[begin : begin + size]
+        for (i, row), value in zip(part, _norms(pair, requests, taken, part), strict=True):
+            norms[i][row] = value
     return [
         GradientNorms(own, cost)
         if all(map(math.isfinite, own.values()))
         else Fault(no_gradient(pair, request.problem, len(request.trajectory.tokens)))
-        for request, own, cost in zip(requests, _norms(pair, asked), costs, strict=True)
+        for request, own, cost in zip(requests, norms, costs, strict=True)
     ]
 
 
+@torch.no_grad()
+def _norms(
+    pair: Pair,
+    requests: Sequence[Differentiate],
+    taken: Sequence[EmbeddingGradients],
+    wanted: Sequence[tuple[int, int]],
+) -> list[float]:
+    """Return the norms at some rows (request, position), of one request after another."""
+    first = requests[0]
+    parts = [(i, [row for _, row in own]) for i, own in groupby(wanted, lambda place: place[0])]
+    gradient = row_gradients(pair, [(taken[i], rows) for i, rows in parts], first.dto.objective)
+    logits = gradient
+    if first.norm == "logits":
+        states = [requests[i].trajectory.states[span] for i, rows in parts for span in spans(rows)]
+        logits = widen(pair.policy.head(torch.cat(states)))
+    return row_norms(logits, gradient, first.norm, first.temperature)
+
+
+def row_norms(
+    logits: Tensor, gradient: Tensor, norm: Literal["logits", "onehot"], temperature: float
+) -> list[float]:
+    """Return the Euclidean norm of dL/dz or dL/dy (V-vectors both) of each row of dL/dy."""
+    if norm == "logits":
+        gradient = soft_backward(logits, gradient, temperature)
+    found: list[float] = gradient.norm(dim=-1).tolist()
+    return found
+
+
 def no_gradient(pair: Pair, problem: Problem, tokens: int) -> PolicyError:
-    """Return what a problem fails with where L has no finite gradient at a response of so many
-    tokens.
-    """
+    """Return the error for a gradient that is not finite at a response of so many tokens."""
     policy, judge = pair.policy, pair.judge
     return PolicyError(
         f"The gradient through the policy {policy.name} in {policy.dtype} and the reward model "
@@ -208,44 +242,11 @@ def no_gradient(pair: Pair, problem: Problem, tokens: int) -> PolicyError:
     )
 
 
-@torch.no_grad()
-def _norms(
-    pair: Pair, asked: Sequence[tuple[Differentiate, Backward, list[int]]]
-) -> list[dict[int, float]]:
-    """Euclidean norms of dL/dz or dL/dy (both V-vectors) at each request's rows."""
-    wanted = [(i, row) for i, (_, _, rows) in enumerate(asked) for row in rows]
-    found: list[dict[int, float]] = [{} for _ in asked]
-    chunk = max(1, _ELEMENTS // pair.policy.vocabulary)
-    for start in range(0, len(wanted), chunk):
-        part: dict[int, list[int]] = {}
-        for i, row in wanted[start : start + chunk]:
-            part.setdefault(i, []).append(row)
-        parts = [(*asked[i][:2], rows) for i, rows in part.items()]
-        values = _norms_of(pair, parts).tolist()
-        for (i, row), value in zip(wanted[start : start + chunk], values, strict=True):
-            found[i][row] = value
-    return found
-
-
-def _norms_of(pair: Pair, parts: Sequence[tuple[Differentiate, Backward, list[int]]]) -> Tensor:
-    first = parts[0][0]
-    gradient = row_gradients(pair, [(b, rows) for _, b, rows in parts], first.dto.objective)
-    if first.norm == "logits":
-        states = torch.cat(
-            [r.trajectory.states[span] for r, _, rows in parts for span in spans(rows)]
-        )
-        logits = widen(pair.policy.head(states))
-        gradient = soft_backward(logits, gradient, first.temperature)
-    return gradient.norm(dim=-1)
-
-
-def pass_cost(pair: Pair, problem: Problem, trajectory: Trajectory) -> Ledger:
-    """One gradient pass through both models."""
+def pass_cost(pair: Pair, problem: Problem, trajectory: Trajectory, passes: int = 1) -> Ledger:
+    """Return the cost of gradient passes through both models."""
     frame = problem.frame
     reward_tokens = len(frame.before) + trajectory.scored + len(frame.after)
     policy_tokens = len(problem.prompt) + len(trajectory.tokens) - 1
-    return Ledger(
-        gradient_passes=1,
-        flops=gradient_flops(pair.policy.parameters, policy_tokens)
-        + gradient_flops(pair.judge.parameters, reward_tokens),
-    )
+    one = gradient_flops(pair.policy.parameters, policy_tokens)
+    one += gradient_flops(pair.judge.parameters, reward_tokens)
+    return Ledger(gradient_passes=passes, flops=passes * one)

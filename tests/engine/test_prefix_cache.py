@@ -15,7 +15,7 @@ from transformers import Qwen2ForCausalLM
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
-from nabla_eval.engine.gradient import Start, backwards
+from nabla_eval.engine.gradient import Start, take_passes
 from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches
 from nabla_eval.engine.rollout import Decoder, rollout
 from nabla_eval.engine.score import score
@@ -330,7 +330,7 @@ def test_a_gradient_goes_on_from_rollouts_and_scores(weight: float) -> None:
     results = []
     for cached in (caches, PrefixCaches()):
         with forwarded(PAIR.policy.base) as policy, forwarded(PAIR.judge.base) as reward:
-            results.append(backwards(PAIR, starts, Objective(nll_weight=weight), cached))
+            results.append(take_passes(PAIR, starts, Objective(nll_weight=weight), cached))
         spent += [sum(policy), sum(reward)]
     for one, other in zip(*results, strict=True):
         for name in ("hidden", "policy", "reward"):
@@ -347,8 +347,8 @@ def test_a_hard_sequence_that_differs_early_is_encoded_whole() -> None:
     score(pair.judge, [request], caches)
     starts = [Start(problem, request.trajectory, (2, 9, *WHOLE[2:]), 4)]
     with forwarded(pair.judge.base) as passes:
-        (ours,) = backwards(pair, starts, Objective(), caches)
-    (alone,) = backwards(pair, starts, Objective(), PrefixCaches())
+        (ours,) = take_passes(pair, starts, Objective(), caches)
+    (alone,) = take_passes(pair, starts, Objective(), PrefixCaches())
     assert sum(passes) == len(WHOLE) + len(problem.frame.before) + len(problem.frame.after)
     torch.testing.assert_close(ours.reward, alone.reward, **EXACT)
 
