@@ -5,12 +5,30 @@ Units are names here, not sizes: metre and centimetre differ, and nothing is con
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from nabla_eval.grading.numbers import parse_number
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    text = files("nabla_eval.grading").joinpath("tables.json").read_text("utf-8")
+    tables: dict[str, Any] = json.loads(text)
+    return tables
+
+
+def table(name: str) -> Any:
+    """Return one table of `tables.json`: a dictionary, or a list of words."""
+    found = _tables()[name]
+    return " ".join(found).split() if isinstance(found, list) else found
+
 
 DOLLAR = "\ue000"
 """Stands for an escaped dollar sign, so that it is not taken for a mathematics delimiter."""
@@ -21,48 +39,10 @@ CURRENCY = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "¥", "₹": "
 Powers = frozenset[tuple[str, int]]
 """Base units with their powers: metre per second is {("metre", 1), ("second", -1)}."""
 
-_BASES = {
-    "kilometre": "km kilometer kilometre kilómetro kilomètre километр км 千米 公里 킬로미터",
-    "metre": "m meter metre metro mètre метр метров м 米 メートル 미터",
-    "decimetre": "dm decimeter decimetre 分米",
-    "centimetre": "cm centimeter centimetre centímetro centimètre zentimeter см 厘米 公分 "
-    "センチ 센티미터",
-    "millimetre": "mm millimeter millimetre мм 毫米", "micrometre": "μm micrometer micrometre",
-    "nanometre": "nm nanometer nanometre", "inch": "in inch inches", "foot": "ft foot feet",
-    "yard": "yd yard", "mile": "mi mile", "kilogram": "kg kilogram kilogramme кг 千克 公斤",
-    "gram": "g gram gramme gramo г 克", "milligram": "mg milligram 毫克",
-    "pound": "lb lbs pound GBP",
-    "ounce": "oz ounce", "tonne": "t ton tonne т 吨", "litre": "l L liter litre litro л 升",
-    "millilitre": "ml mL milliliter millilitre мл 毫升", "gallon": "gal gallon",
-    "second": "s sec second segundo seconde sekunde сек 秒",
-    "millisecond": "ms millisecond", "minute": "min minute minuto мин 分钟 分鐘",
-    "hour": "h hr hour hora heure stunde stunden час часа часов ч 小时 小時 時間 시간",
-    "day": "day día jour tag tage дней дня 天 日", "week": "week 周 星期", "month": "month 个月 月",
-    "year": "yr year año ans jahr jahre год года лет 年 岁 歲 歳 살",
-    "degree": "degree deg grad градус градусов 度 도", "radian": "rad radian", "unit": "unit",
-    "dollar": "dollar USD usd buck 美元", "cent": "cent ¢", "euro": "euro EUR eur",
-    "yuan": "yuan RMB CNY 元 块 人民币", "yen": "yen JPY 円",
-    "won": "won KRW 원", "rupee": "rupee Rs INR", "ruble": "ruble рублей рубля рубль руб",
-    "newton": "N newton", "joule": "J joule", "kilojoule": "kJ kilojoule", "watt": "W watt",
-    "kilowatt": "kW kilowatt", "volt": "V volt", "ampere": "A amp ampere", "ohm": "Ω ohm",
-    "kelvin": "K kelvin", "coulomb": "C coulomb", "tesla": "T tesla", "farad": "F farad",
-    "hertz": "Hz hertz", "kilohertz": "kHz", "megahertz": "MHz", "pascal": "Pa pascal",
-    "kilopascal": "kPa", "mole": "mol mole", "electronvolt": "eV", "calorie": "cal calorie",
-    "celsius": "celsius", "fahrenheit": "fahrenheit", "hectare": "ha hectare", "acre": "acre",
-}  # fmt: skip
+_BASES = table("units")
 _COMPOUND: dict[str, Powers] = {
-    "mph": frozenset({("mile", 1), ("hour", -1)}),
-    "kph": frozenset({("kilometre", 1), ("hour", -1)}),
-    "kmh": frozenset({("kilometre", 1), ("hour", -1)}),
-    **{
-        prefix + name: frozenset({(unit, power)})
-        for prefix, power in (("平方", 2), ("立方", 3))
-        for name, unit in (
-            ("米", "metre"), ("厘米", "centimetre"), ("分米", "decimetre"), ("毫米", "millimetre"),
-            ("千米", "kilometre"), ("公里", "kilometre"),
-        )
-    },
-}  # fmt: skip
+    word: frozenset(powers.items()) for word, powers in table("compound units").items()
+}
 _SPELLINGS = {spelling: unit for unit, words in _BASES.items() for spelling in words.split()}
 SPELLINGS = frozenset(_SPELLINGS).union(_COMPOUND)
 NAMES = frozenset(_BASES)
@@ -104,25 +84,11 @@ def written_out(upright: str) -> str | None:
     return f"{number} {spelt}"
 
 
-# Words that change the value, so that no number may shed them.
-_MEANINGFUL_WORDS = """
-    is are was wrong incorrect false impossible invalid too cannot never above below
-    halves thirds quarters fourths fifths sixths eighths tenths hundredths thousandths
-    and or not no minus plus times over divided half third quarter score pair factorial choose mod
-    modulo base to between from more less than least most about approximately around infinity
-    infinite undefined percent pct percentage power root if when where for except unless pi sqrt
-    negative am pm y o ou et und oder и или e mil millones millón más menos medio media mille
-    millions milliard milliards moins plus demi tausend millionen milliarde milliarden mehr weniger
-    mindestens halb milhões milhão mais mila milioni тысяч тысячи тысяча миллион миллиона миллионов
-    миллиард миллиардов более менее больше меньше половиной 이상 이하 미만 초과 만 억 천 백
-"""
-_SCALES = {
-    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百": 2, "千": 3,
-    "万": 4, "萬": 4, "亿": 8, "億": 8,
-}  # fmt: skip
+_SCALES = table("scales")
 SCALE_WORDS = frozenset(_SCALES).union({"dozen"})
-_MEANINGFUL = frozenset(_MEANINGFUL_WORDS.split()).union(SCALE_WORDS)
-_MEANINGFUL_SIGNS = frozenset("万萬亿億百千以至约或和不無无非分余餘左未超多半几幾")
+# Words that change the value, so that no number may shed them.
+_MEANINGFUL = frozenset(table("words that change a value")).union(SCALE_WORDS)
+_MEANINGFUL_SIGNS = frozenset("".join(table("signs that change a value")))
 _POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 MODIFIERS = frozenset(_POWERS_BEFORE).union(_POWERS_AFTER, {"per"})
