@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from nabla_eval.cli.options import FOLDER, as_json, option
+from nabla_eval.cli.screen import Screen, table
 from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
@@ -16,11 +18,6 @@ if TYPE_CHECKING:
     from nabla_eval.harness.problems.store import Copy
 
 STYLES = {"ok": "green", "other wording": "yellow", "wrong": "bold red"}
-FOLDER = click.Path(file_okay=False, path_type=Path)
-ONLY = click.option(
-    "--only", "names", multiple=True, metavar="NAME",
-    help="One set, such as aime24; may be repeated.  [default: all]",
-)  # fmt: skip
 
 
 class Checked(NamedTuple):
@@ -30,6 +27,16 @@ class Checked(NamedTuple):
     file: Path
     copy: Copy | None
     findings: Findings
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.findings.faults)
+
+
+def only() -> Any:
+    """Return `--only`."""
+    told = "One set, such as aime24; may be repeated.  [default: all]"
+    return option("--only", told, "names", multiple=True, metavar="NAME")
 
 
 @click.group()
@@ -42,8 +49,8 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", type=FOLDER)
-@ONLY
-@click.option("--force", is_flag=True, help="Also fetch what is there already, and right.")
+@only()
+@option("--force", "Also fetch what is there already, and right.", is_flag=True)
 @click.pass_context
 def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool) -> None:
     """Store problem sets from the hub as JSONL files in FOLDER.
@@ -54,7 +61,6 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
     """
     from rich.progress import Progress
 
-    from nabla_eval.cli.screen import Screen
     from nabla_eval.harness.problems import hub, store
     from nabla_eval.models.hub import hub_answers
 
@@ -62,7 +68,7 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
     with Progress(console=Screen(), transient=True) as bar:
         for problems in bar.track(chosen(names), description="Fetching"):
             here = None if force else check_one(folder, problems)
-            if here is None or here.findings.faults or here.file.name != problems.file:
+            if here is None or here.wrong or here.file.name != problems.file:
                 try:
                     store.write(folder, store.counted(hub.from_hub(problems)))
                 except DataError as error:
@@ -74,13 +80,13 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
             if here is not None:
                 checked.append(here)
     show(folder, checked, failures)
-    ctx.exit(1 if failures or any(one.findings.faults for one in checked) else 0)
+    ctx.exit(1 if failures or any(one.wrong for one in checked) else 0)
 
 
 @data.command()
 @click.argument("folder", type=FOLDER)
-@ONLY
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@only()
+@as_json()
 @click.pass_context
 def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Verify the counts, answers and hashes of the problem sets in FOLDER.
@@ -110,11 +116,11 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
         say(json_text(as_dict(folder, checked, missing)), end="")
     else:
         show(folder, checked, missing)
-    ctx.exit(1 if missing or any(one.findings.faults for one in checked) else 0)
+    ctx.exit(1 if missing or any(one.wrong for one in checked) else 0)
 
 
 def chosen(names: tuple[str, ...]) -> list[ProblemSet]:
-    """The sets of these names, all without any."""
+    """Return the sets of these names, all without any."""
     from nabla_eval.harness.problems.sets import SETS, problem_set
 
     return [problem_set(name) for name in names] or list(SETS.values())
@@ -139,10 +145,10 @@ def check_one(folder: Path, problems: ProblemSet) -> Checked | None:
 
 
 def as_dict(folder: Path, checked: list[Checked], missing: list[str]) -> dict[str, Any]:
-    """The findings as plain data."""
+    """Return the findings as plain data."""
     return {
         "folder": str(folder),
-        "ok": not missing and not any(one.findings.faults for one in checked),
+        "ok": not missing and not any(one.wrong for one in checked),
         "missing": missing,
         "sets": {
             problems.name: {
@@ -160,28 +166,22 @@ def as_dict(folder: Path, checked: list[Checked], missing: list[str]) -> dict[st
 
 
 def show(folder: Path, checked: list[Checked], failures: list[str]) -> None:
-    """A table of the sets, then a sentence for everything that is wrong or different."""
-    from rich.table import Table
+    """Print a table of the sets, then a sentence for everything that is wrong or different."""
     from rich.text import Text
 
-    from nabla_eval.cli.screen import Screen
-
-    console = Screen()
-    table = Table(title=f"Problems in {folder}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("set", "file", "items", "hash", ""):
-        table.add_column(heading, justify="right" if heading == "items" else "left")
-    remarks = []
+    console, rows, remarks = Screen(), [], []
     for problems, file, copy, findings in checked:
         count = f"{len(copy.items) if copy else '?'} of {problems.items}"
         part = " (part)" if file.name in problems.parts else ""
         verdict = Text(findings.verdict + part, STYLES[findings.verdict])
-        table.add_row(problems.name, file.name, count, copy.hash if copy else "", verdict)
+        rows.append((problems.name, file.name, count, copy.hash if copy else "", verdict))
         found = (*findings.faults, *findings.notes)
         remarks += [f"{file.name}: {remark.rstrip('.')}." for remark in found]
-    console.print(table)
+    columns = ("set", "file", "items", "hash", "")
+    settings = {"title": f"Problems in {folder}", "box": None, "pad_edge": False}
+    console.print(table(columns, rows, right=["items"], **settings))
     for remark in [*remarks, *failures]:
-        console.print(Text(remark), soft_wrap=not console.is_terminal)
-    if checked and not failures and not any(one.findings.faults for one in checked):
-        console.print(
-            Text(f"\nUse them with NABLA_DATA={folder.resolve()} lm_eval ..."), soft_wrap=True
-        )
+        console.paragraph(remark)
+    if checked and not failures and not any(one.wrong for one in checked):
+        where = f"\nUse them with NABLA_DATA={folder.resolve()} lm_eval ..."
+        console.print(where, soft_wrap=True)

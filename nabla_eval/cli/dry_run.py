@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TextIO
-from unittest.mock import patch
+from typing import TYPE_CHECKING, Any
 
+from nabla_eval.cli.screen import Screen, table
 from nabla_eval.errors import ModelError
 from nabla_eval.terminal import say
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TOKENS = 32  # of a response, at most, that a dry run writes
 SECONDS = 60.0  # after which it begins nothing more of an item
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -51,77 +53,45 @@ class DryRun:
 
     evaluation: Evaluation
     folder: Path
-    out: TextIO
-    documents: dict[str, int] = field(default_factory=dict)  # of each task, in the run itself
-    samples: dict[str, int] = field(default_factory=dict)  # responses to a document
-    longest: dict[str, int] = field(default_factory=dict)  # tokens of a response, at most
-
-    def items(self, task: str) -> int:
-        """Responses of a task in the run itself."""
-        return self.documents[task] * self.samples[task]
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Learn of the tasks when lm-eval has them."""
-        import lm_eval.evaluator
-
-        evaluate = lm_eval.evaluator.evaluate
-
-        def noting(*args: Any, **options: Any) -> Any:
-            self.learn(options["task_dict"]["tasks"])
-            return evaluate(*args, **options)
-
-        with patch.object(lm_eval.evaluator, "evaluate", noting):
-            yield
-
-    def learn(self, tasks: dict[str, Any]) -> None:
-        """Count the documents of tasks, and how often each is answered."""
-        chosen, limit = self.evaluation.documents(), self.evaluation.options.get("limit")
-        for name, task in tasks.items():
-            own = len((chosen or {}).get(name, ()))
-            self.documents[name] = own or _documents(len(task.eval_docs), limit)
-            repeats = max(1, int(task.config.repeats or 1))
-            self.samples[name] = repeats if self.evaluation.arguments.spec.samples else 1
+    screen: Screen
+    longest: dict[str, int] = field(default_factory=dict)  # tokens of a task's response, at most
 
     def begin(self, lm: Any, work: Sequence[Work]) -> list[Work]:
         """Say what loading alone tells; returns the first documents' work, cut short."""
         from nabla_eval.options import change
 
         prompts: dict[str, int] = {}
-        for problem, _ in work:
+        shortened = []
+        for problem, config in work:
             task = problem.id.split("/")[0]
             self.longest[task] = max(self.longest.get(task, 0), problem.max_new_tokens)
             prompts[task] = max(prompts.get(task, 0), len(problem.prompt))
-        if lm.rank == 0:
-            self._say(lm.models, prompts)
-        shortened = []
-        for problem, config in work:
             seconds = min(SECONDS, config.max_item_seconds or SECONDS)
             brief = replace(problem, max_new_tokens=min(TOKENS, problem.max_new_tokens))
             shortened.append((brief, change(config, max_item_seconds=seconds)))
+        if lm.rank == 0:
+            self._say(lm.models, prompts)
         return shortened
 
     def _say(self, models: dict[str, Any], prompts: dict[str, int]) -> None:
         from nabla_eval.runs.evaluate import device_name
 
-        rows = [
-            (task, f"{self.documents.get(task, 1):,}", f"{self.samples.get(task, 1):,}",
-             f"{prompts[task]:,}", f"{most:,}")
-            for task, most in self.longest.items()
-        ]  # fmt: skip
-        columns = ("task", "documents", "samples", "first prompt", "response at most")
-        table(self.out, "What would be run; lengths in tokens", columns, rows)
+        rows = [(t, f"{prompts[t]:,}", f"{most:,}") for t, most in self.longest.items()]
+        columns = ("task", "first prompt", "response at most")
+        title = "What would be run; lengths in tokens"
+        self.screen.print(table(columns, rows, right=columns[1:], title=title))
         options = self.evaluation.options
-        lines = [f"Device: {device_name(options['device'])}. Batch size: {options['batch_size']}."]
-        lines += [f"{role.capitalize()}: {models.get(role)}" for role in ("policy", "reward")]
-        longest = max(prompts[task] + self.longest[task] for task in prompts)
-        lines += memory(self.evaluation, models, longest)
-        lines.append(f"Disk: {free_space(self.folder) / 2**30:,.1f} GiB are free.")
-        lines.append(
+        longest = max(prompts[task] + most for task, most in self.longest.items())
+        lines = [
+            f"Device: {device_name(options['device'])}. Batch size: {options['batch_size']}.",
+            f"Policy: {models.get('policy')}",
+            f"Reward: {models.get('reward')}",
+            *memory(self.evaluation, models, longest),
+            f"Disk: {free_space(self.folder) / GIB:,.1f} GiB are free.",
             f"Trying one document of each task: at most {TOKENS} tokens a response, and "
-            f"{SECONDS:.0f} s an item."
-        )
-        say("\n".join(lines), file=self.out)
+            f"{SECONDS:.0f} s an item.",
+        ]
+        self.screen.print("\n".join(lines), soft_wrap=True)
 
 
 def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path) -> None:
@@ -130,28 +100,36 @@ def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path
     Raises what the run itself would raise before and at its first item.
     """
     from nabla_eval.cost.peak import describe
+    from nabla_eval.harness.arguments import process_number
     from nabla_eval.runs.evaluate import Evaluator
     from nabla_eval.runs.folder import inspect
 
     state = inspect(folder, manifest).state
-    dry = DryRun(evaluation, folder, sys.stdout)
+    dry = DryRun(evaluation, folder, Screen())
+    chosen = evaluation.documents()
+    first = {"samples": {task: places[:1] for task, places in (chosen or {}).items()}}
+    brief = replace(
+        evaluation, options={**evaluation.options, **(first if chosen else {"limit": 1})}
+    )
     # lm-eval's own table is of one document, and no result: it goes where the logs go.
     with (
         TemporaryDirectory(prefix="nabla-eval-dry-run-") as place,
         redirect_stdout(sys.stderr),
-        dry.listening(),
     ):
-        brief = replace(evaluation, options=_first_documents(evaluation))
         evaluator = Evaluator(keep=False)
         done = evaluator.evaluate(Path(place), brief, manifest, begin=dry.begin)
-        estimates = estimate(Path(place), dry)
+        if process_number("RANK", 0) > 0:
+            return
+        documents = documents_of(Path(place), evaluation)
+        estimates = estimate(Path(place), documents, dry.longest)
     rows = [
         (item.task, f"{item.items:,}", f"{item.calls:,.0f}", f"{item.tokens:,.0f}",
          f"{item.items * item.calls:,.0f}", f"{item.hours:,.2g}")
         for item in estimates
     ]  # fmt: skip
     columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
-    table(sys.stdout, "What the run would take, from one document of each task", columns, rows)
+    title = "What the run would take, from one document of each task"
+    dry.screen.print(table(columns, rows, right=columns[1:], title=title))
     say("\n".join(remarks(estimates)))
     if done["peak_memory"] is not None:
         say(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
@@ -160,52 +138,58 @@ def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path
     say(f"Nothing was kept. {folder} {word[state]}.")
 
 
-def _first_documents(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the options with one document of each task; lm-eval refuses --samples with --limit."""
-    chosen = evaluation.documents()
-    if chosen is None:
-        return {**evaluation.options, "limit": 1}
-    first = {task: places[:1] for task, places in chosen.items()}
-    return {**evaluation.options, "samples": first}
+def documents_of(folder: Path, evaluation: Evaluation) -> dict[str, int]:
+    """Return how many documents of each task the run will answer, by lm-eval's own count.
+
+    `--limit` is a count, or below 1 a share.
+    """
+    (results,) = folder.glob("results_*.json")
+    counts = json.loads(results.read_text(encoding="utf-8"))["n-samples"]
+    chosen, limit = evaluation.documents() or {}, evaluation.options.get("limit")
+    found = {}
+    for task, count in counts.items():
+        there = len(chosen.get(task, ())) or count["original"]
+        most = there if limit is None or task in chosen else limit
+        found[task] = min(there, math.ceil(there * most) if most < 1 else int(most))
+    return found
 
 
-def estimate(folder: Path, dry: DryRun) -> list[TaskEstimate]:
-    """From the trace of a run over the first document of each task."""
+def estimate(
+    folder: Path, documents: Mapping[str, int], longest: Mapping[str, int]
+) -> list[TaskEstimate]:
+    """Return what each task will take, from the traces of its first document."""
     from nabla_eval.traces import read
 
     sizes = [file.stat().st_size for file in folder.glob("trace-*")]
     records = read(folder)
     found = []
-    for task, most in dry.longest.items():
+    for task, most in longest.items():
         own = [record for record in records if record["id"].split("/")[0] == task]
         scaled = most > TOKENS and any(_cut(record) for record in own)
         scale = most / TOKENS if scaled else 1.0
-
-        def mean(values: list[float], scale: float = scale) -> float:
-            return scale * sum(values) / max(1, len(values))
-
+        mean = scale / max(1, len(own))
         found.append(
             TaskEstimate(
-                task,
-                dry.items(task),
-                mean([record["ledger"]["model_calls"] for record in own]),
-                mean([record["ledger"]["generated_tokens"] for record in own]),
-                mean([record["seconds"] for record in own]),
-                scale * sum(sizes) / max(1, len(records)),
-                scaled,
-                any(record["outcome"]["ended"] == "max_item_seconds" for record in own),
+                task=task,
+                items=documents[task] * len(own),  # the document is answered `repeats` times
+                calls=mean * sum(record["ledger"]["model_calls"] for record in own),
+                tokens=mean * sum(record["ledger"]["generated_tokens"] for record in own),
+                seconds=mean * sum(record["seconds"] for record in own),
+                bytes=scale * sum(sizes) / max(1, len(records)),
+                scaled=scaled,
+                stopped=any(record["outcome"]["ended"] == "max_item_seconds" for record in own),
             )
         )
     return found
 
 
 def _cut(record: Record) -> bool:
-    """Whether a response ended because there was no room for more."""
+    """Return whether a response ended because there was no room for more."""
     return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
 
 
 def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
-    """How far the figures of a dry run can be trusted."""
+    """Return how far the figures of a dry run can be trusted."""
     lines = [
         "One document says little about the mean, and items in batches take less than one by one:"
         " the hours are an upper bound."
@@ -223,29 +207,8 @@ def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
     return lines
 
 
-def _documents(original: int, limit: float | None) -> int:
-    """Documents that lm-eval's --limit leaves: a count, or below 1 a share."""
-    if limit is None:
-        return original
-    return min(original, math.ceil(original * limit) if limit < 1 else int(limit))
-
-
-def table(out: TextIO, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """One row per task."""
-    from rich.table import Table
-
-    from nabla_eval.cli.screen import Screen
-
-    shown = Table(title=title)
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "task" else "right")
-    for row in rows:
-        shown.add_row(*row)
-    Screen(out).print(shown)
-
-
 def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[str]:
-    """What both models need for batches of whole sequences, by `models.memory`, and what there is.
+    """Return what both models need for batches of whole sequences, and what there is.
 
     Raises `ModelError` where one sequence alone does not fit.
     """
@@ -256,35 +219,34 @@ def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[
     size = str(evaluation.options["batch_size"])
     batch = int(size) if size.isdecimal() else 1
     batch = max(1, min(batch, evaluation.arguments.max_batch_tokens // tokens))
-    needed = {
-        count: check_pair(
-            models["policy"], models["reward"],
-            PairUse(
-                length=tokens, batch=count, vocab="force", dtype=models["dtype"],
-                reward_dtype=evaluation.arguments.dtype_of_reward,
-            ),
-        ).bytes
-        for count in {1, batch}
-    }  # fmt: skip
+
+    def needed(batch: int) -> int:
+        use = PairUse(
+            length=tokens, batch=batch, vocab="force", dtype=models["dtype"],
+            reward_dtype=evaluation.arguments.dtype_of_reward,
+        )  # fmt: skip
+        return check_pair(models["policy"], models["reward"], use).bytes
+
+    one, all_ = needed(1), needed(batch)
     there = device_memory(evaluation.options["device"])
     words = f"{tokens:,} tokens and {models['dtype']} weights"
-    if needed[1] > there:
+    if one > there:
         raise ModelError(
-            f"One response needs about {needed[1] / 2**30:,.1f} GiB ({words}), and the device has "
-            f"{there / 2**30:,.1f}. Use a smaller dtype, gradient_checkpointing=true, a smaller "
+            f"One response needs about {one / GIB:,.1f} GiB ({words}), and the device has "
+            f"{there / GIB:,.1f}. Use a smaller dtype, gradient_checkpointing=true, a smaller "
             "max_gen_toks, or smaller models."
         )
     line = (
-        f"TaskEstimate: {needed[batch] / 2**30:,.2f} GiB of {there / 2**30:,.1f} for gradients of "
+        f"Memory: about {all_ / GIB:,.2f} GiB of {there / GIB:,.1f} for gradients of "
         f"{batch} × {words}, with the cache of as many rollouts."
     )
-    if needed[batch] > there:
+    if all_ > there:
         line += " Too much: batches will be halved; a smaller batch_size avoids it."
     return [line]
 
 
 def device_memory(device: str | None) -> int:
-    """Bytes of a GPU, or of the machine where the models are on its CPU."""
+    """Return the bytes of a GPU, or of the machine where the models are on its CPU."""
     import psutil
     import torch
 
@@ -294,13 +256,13 @@ def device_memory(device: str | None) -> int:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that are free where a folder is, or would be made."""
+    """Return the bytes that are free where a folder is, or would be made."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(place).free
 
 
 def disk(folder: Path, needed: float) -> str:
-    """Whether the traces will fit."""
+    """Say whether the traces will fit."""
     free = free_space(folder)
-    words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / 2**30:,.1f} GiB are free"
+    words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / GIB:,.1f} GiB are free"
     return f"{words}." if needed < free / 2 else f"{words}: too little. Choose another --output."

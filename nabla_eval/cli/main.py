@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -34,8 +35,8 @@ COMMANDS = {
     "run": Lazy("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
     "sweep": Lazy("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
     "trace": Lazy("nabla_eval.cli.trace:trace", "Look at single problems of a run."),
-    "embedded": Lazy("nabla_eval.cli.embedded:embedded", "The pair that ships: card, training."),
-    "tasks": Lazy("nabla_eval.cli.tasks:tasks", "Where the lm-eval tasks are, and which."),
+    "embedded": Lazy("nabla_eval.cli.included:embedded", "The pair that ships: card, training."),
+    "tasks": Lazy("nabla_eval.cli.included:tasks", "Where the lm-eval tasks are, and which."),
     "data": Lazy("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),
     "check-pair": Lazy(
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
@@ -99,9 +100,7 @@ class LazyGroup(click.Group):
 
 
 def refused(error: OSError) -> DataError:
-    """Return what the operating system did not let us do: a folder that cannot be read, a full
-    disk.
-    """
+    """Return an error for what the operating system refused: an unreadable folder, a full disk."""
     return DataError(f"{error}. Check that place, or give another; --traceback shows more.")
 
 
@@ -111,9 +110,7 @@ def show(error: NablaError) -> None:
 
     from nabla_eval.cli.screen import Screen
 
-    console = Screen(err=True)
-    message = Text.assemble(("Error: ", "bold red"), str(error))
-    console.print(message, soft_wrap=not console.is_terminal)  # logs wrap for themselves
+    Screen(err=True).paragraph(Text.assemble(("Error: ", "bold red"), str(error)))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -130,6 +127,7 @@ def main(traceback: bool) -> None:
 
     Example: nabla-eval demo
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
 
 
 if __name__ == "__main__":

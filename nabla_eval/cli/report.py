@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nabla_eval.cli.removed import removed
+from nabla_eval.cli.options import removed
 from nabla_eval.cli.report_output import present, stages, told_warnings, tracked
 
 if TYPE_CHECKING:

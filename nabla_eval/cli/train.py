@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from nabla_eval.cli.removed import removed
-from nabla_eval.cli.train_view import progress_bar, show_data, show_result, show_unchecked
+from nabla_eval.cli.options import COUNT, FOLDER, Decorator, device, option, options, removed, trust
+from nabla_eval.cli.screen import Screen
 from nabla_eval.runs.quiet import quiet
 from nabla_eval.signals import stoppable
 from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
 
 if TYPE_CHECKING:
-    from nabla_eval.cli.screen import Screen
     from nabla_eval.training.data import DataFacts
+    from nabla_eval.training.folder import TrainRecord
     from nabla_eval.training.run import Report
 
-F = TypeVar("F", bound=Callable[..., Any])
+# What the screen shows of each method's figures: TRL's name, ours, decimals.
+SHOWN = {"sft": ("loss", "loss", 3), "grpo": ("reward", "share right", 3)}
+# The options of the recipes, each with the default of its field.
+HELP = {
+    "seed": "Of data, adapters, order and draws.",
+    "epochs": "Passes over the data.",
+    "steps": "Optimiser steps, in place of epochs.",
+    "lr": "Learning rate.  [default: {base_lr:g}; tenfold with --lora]",
+    "schedule": "Of the learning rate.",
+    "warmup": "Share of the steps.",
+    "weight_decay": "AdamW's.",
+    "batch_size": "Problems per optimiser step and device.",
+    "accumulate": "Parts a batch goes through in, to save memory.",
+    "lora": "Train low-rank adapters, merged in the end.",
+    "save_every": "Steps between checkpoints.",
+    "keep": "Checkpoints that stay.",
+    "max_length": "Tokens of problem and solution; longer examples are left out.",
+    "generations": "Answers per problem.",
+    "temperature": "Of their sampling.",
+    "max_new_tokens": "Of an answer.  [default: {max_new_tokens}; 24 on Countdown]",
+    "beta": "Weight of the divergence from the start.",
+    "clip": "Epsilon of the clipped ratio.",
+    "scale": "Standard deviation that advantages are divided by.",
+    "loss": "How tokens are averaged.",
+}
 
 
 @click.group()
@@ -35,136 +60,76 @@ def train() -> None:
     """
 
 
-def _option(name: str, help: str, **settings: Any) -> Callable[[F], F]:
-    if "default" in settings or settings.get("multiple") or settings.get("required"):
-        settings.setdefault("show_default", "default" in settings)
-    return click.option(name, help=help, **settings)
-
-
-OUTCOME = (
-    _option(
-        "--output",
-        "Folder for the checkpoint and its record.",
-        required=True,
-        type=click.Path(file_okay=False, path_type=Path),
-    ),
-    _option("--resume", "Go on from OUTPUT's newest checkpoint.", is_flag=True),
-)
-PLACE = (
-    _option("--device", "cpu, cuda, cuda:1, ...  [default: CUDA if there is]"),
-    _option("--dtype", "Of the weights.  [default: float32; bfloat16 under LoRA on CUDA]"),
-    _option("--trust-remote-code", "Run code that comes with a checkpoint.", is_flag=True),
-    _option("--allow-pickle", "Take weights that are not safetensors.", is_flag=True),
-)
-WHAT = (
-    _option("--policy", "Hub id or folder.  [default: the embedded policy]"),
-    _option(
-        "--data",
-        "JSON Lines file with problem and solution or answer; hub id; open-thoughts-10k, "
-        "open-thoughts-10k-solutions, numinamath-35k; countdown, countdown4.",
-        default="countdown",
-    ),
-    _option("--size", "Problems to train on, chosen by the seed.", type=click.IntRange(min=1)),
-    _option("--data-split", "Split of a hub data set.", default="train"),
-    _option(
-        "--exclude",
-        "File or hub id of problems that are evaluated, and not trained on. Repeatable.",
-        multiple=True,
-    ),
-    _option("--exclude-split", "Split of those on the hub.", default="test"),
-    *OUTCOME,
-    _option(
-        "--verifier",
-        "What is right.  [default: countdown for Countdown, else maths]",
-        type=click.Choice(["maths", "countdown"]),
-    ),
-    _option("--prompt", "How to ask, with {problem} in it.  [default: the verifier's]"),
-    _option("--chat/--no-chat", "Chat template.  [default: if there is one]", default=None,
-            show_default=False),
-    *PLACE,
-)  # fmt: skip
-
-
-def _recipe_options(recipe: Recipe) -> tuple[Callable[[F], F], ...]:
-    """Options of every recipe, with this one's defaults."""
-    return (
-        _option("--seed", "Of data, adapters, order and draws.", default=recipe.seed, type=int),
-        _option("--epochs", "Passes over the data.", default=recipe.epochs),
-        _option("--steps", "Optimiser steps, in place of epochs.", type=int),
-        _option(
-            "--lr", f"Learning rate.  [default: {recipe.base_lr:g}; tenfold with --lora]",
-            type=float,
+def _job_options() -> Decorator:
+    """Return the options of `TrainJob`: model, data, folder, device."""
+    return options(
+        option("--policy", "Hub id or folder.  [default: the embedded policy]"),
+        option(
+            "--data",
+            "JSON Lines file with problem and solution or answer; hub id; open-thoughts-10k, "
+            "open-thoughts-10k-solutions, numinamath-35k; countdown, countdown4.",
+            default="countdown",
         ),
-        _option("--schedule", "Of the learning rate.", default=recipe.schedule,
-                type=click.Choice(["linear", "cosine", "constant"])),
-        _option("--warmup", "Share of the steps.", default=recipe.warmup),
-        _option("--weight-decay", "AdamW's.", default=recipe.weight_decay),
-        _option("--batch-size", "Problems per optimiser step and device.",
-                default=recipe.batch_size),
-        _option("--accumulate", "Parts a batch goes through in, to save memory.",
-                default=recipe.accumulate),
-        _option("--lora", "Train low-rank adapters, merged in the end.", is_flag=True),
-        _option("--lora-rank", "Their rank.", default=LoRA().rank),
-        _option("--lora-alpha", "Their scale is alpha / rank.", default=LoRA().alpha),
-        _option("--save-every", "Steps between checkpoints.", default=recipe.save_every),
-        _option("--keep", "Checkpoints that stay.", default=recipe.keep),
-    )  # fmt: skip
+        option("--size", "Problems to train on, chosen by the seed.", type=COUNT),
+        option("--data-split", "Split of a hub data set.", default="train"),
+        option(
+            "--exclude",
+            "File or hub id of problems that are evaluated, and not trained on. Repeatable.",
+            multiple=True,
+        ),
+        option("--exclude-split", "Split of those on the hub.", default="test"),
+        option("--output", "Folder for the checkpoint and its record.", required=True, type=FOLDER),
+        option("--resume", "Go on from OUTPUT's newest checkpoint.", is_flag=True),
+        option(
+            "--verifier",
+            "What is right.  [default: countdown for Countdown, else maths]",
+            type=click.Choice(["maths", "countdown"]),
+        ),
+        option("--prompt", "How to ask, with {problem} in it.  [default: the verifier's]"),
+        option("--chat/--no-chat", "Chat template.  [default: if there is one]", default=None),
+        device(),
+        option("--dtype", "Of the weights.  [default: float32; bfloat16 under LoRA on CUDA]"),
+        trust(),
+    )
 
 
-def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+def _recipe_options(recipe: Recipe) -> Decorator:
+    """Return an option for each field of a recipe."""
+    made: list[Decorator] = []
+    for field, hint in get_type_hints(type(recipe)).items():
+        if field == "lora":
+            made += [
+                option("--lora", HELP[field], is_flag=True),
+                option("--lora-rank", "Their rank.", default=LoRA().rank),
+                option("--lora-alpha", "Their scale is alpha / rank.", default=LoRA().alpha),
+            ]
+            continue
+        default = getattr(recipe, field)
+        told = HELP[field].format(base_lr=recipe.base_lr, max_new_tokens=default)
+        kind = (*get_args(hint), hint)[0]  # of `int | None`, int
+        if get_origin(hint) is Literal:
+            kind = click.Choice(get_args(hint))
+        if field == "max_new_tokens":
+            default = None  # it depends on the data
+        made.append(option(f"--{field.replace('_', '-')}", told, type=kind, default=default))
+    return options(*made)
 
 
 @train.command()
-@_with(
-    *WHAT,
-    *_recipe_options(SFT()),
-    _option(
-        "--max-length",
-        "Tokens of problem and solution; longer examples are left out.",
-        default=SFT().max_length,
-    ),
-)
+@_job_options()
+@_recipe_options(SFT())
 def sft(**chosen: Any) -> None:
     """Fine-tune on solutions: cross-entropy of their tokens.
 
     Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
     --exclude problems/math500.jsonl --lora --output results/sft
     """
-    _train(SFT(max_length=chosen.pop("max_length"), **_recipe(chosen)), chosen)
+    _train(SFT(**_taken(SFT, chosen)), chosen)
 
 
 @train.command()
-@_with(
-    *WHAT,
-    *_recipe_options(GRPO()),
-    _option("--generations", "Answers per problem.", default=GRPO().generations),
-    _option("--temperature", "Of their sampling.", default=GRPO().temperature),
-    _option(
-        "--max-new-tokens",
-        f"Of an answer.  [default: {GRPO().max_new_tokens}; 24 on Countdown]",
-        type=int,
-    ),
-    _option("--beta", "Weight of the divergence from the start.", default=GRPO().beta),
-    _option("--clip", "Epsilon of the clipped ratio.", default=GRPO().clip),
-    _option(
-        "--scale",
-        "Standard deviation that advantages are divided by.",
-        default=GRPO().scale,
-        type=click.Choice(["group", "batch", "none"]),
-    ),
-    _option(
-        "--loss",
-        "How tokens are averaged.",
-        default=GRPO().loss,
-        type=click.Choice(["grpo", "dapo", "dr_grpo", "bnpo"]),
-    ),
-)
+@_job_options()
+@_recipe_options(GRPO())
 def grpo(**chosen: Any) -> None:
     """Reinforce answers that are graded right, relative to others to the same problem.
 
@@ -175,54 +140,100 @@ def grpo(**chosen: Any) -> None:
     """
     from nabla_eval.training.data import COUNTDOWN
 
-    tokens = chosen.pop("max_new_tokens")
-    if tokens is None:
-        tokens = 24 if chosen["data"] in COUNTDOWN else GRPO().max_new_tokens
-    names = ("generations", "temperature", "beta", "clip", "scale", "loss")
-    own = {name: chosen.pop(name) for name in names}
-    _train(GRPO(max_new_tokens=tokens, **own, **_recipe(chosen)), chosen)
+    if chosen["max_new_tokens"] is None:
+        short = chosen["data"] in COUNTDOWN
+        chosen["max_new_tokens"] = 24 if short else GRPO().max_new_tokens
+    _train(GRPO(**_taken(GRPO, chosen)), chosen)
 
 
-def _recipe(chosen: dict[str, Any]) -> dict[str, Any]:
+def _taken(recipe: type[Recipe], chosen: dict[str, Any]) -> dict[str, Any]:
     """Take the options of a recipe out of the chosen ones."""
-    rank, alpha = chosen.pop("lora_rank"), chosen.pop("lora_alpha")
-    lora = LoRA(rank=rank, alpha=alpha) if chosen.pop("lora") else None
-    names = [field.name for field in fields(Recipe) if field.name != "lora"]
-    return {"lora": lora, **{name: chosen.pop(name) for name in names}}
+    adapters = LoRA(rank=chosen.pop("lora_rank"), alpha=chosen.pop("lora_alpha"))
+    chosen["lora"] = adapters if chosen["lora"] else None
+    return {field.name: chosen.pop(field.name) for field in fields(recipe)}
 
 
 def _train(recipe: Recipe, chosen: dict[str, Any]) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
     from nabla_eval.models.checkpoint import Trust
+    from nabla_eval.training.folder import LOG, kept
     from nabla_eval.training.run import TrainJob, run
 
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
     job = TrainJob(recipe=recipe, trust=trust, **chosen)
-    with _screen(job.output, recipe.method) as (console, report):
-
-        def selected(facts: DataFacts) -> None:
-            show_data(console, facts)
-            if not job.exclude:
-                show_unchecked(console, facts)
-
-        record = run(job, report, selected)
+    console = Screen()
+    with (
+        stoppable(lambda: kept(job.output)),
+        quiet(job.output / LOG),
+        progress_bar(console, recipe.method) as report,
+    ):
+        record = run(job, report, lambda facts: show_data(console, facts, job.exclude))
     show_result(console, record, job.output)
 
 
 @contextmanager
-def _screen(output: Path, method: str) -> Iterator[tuple[Screen, Report]]:
-    """The console and the progress of a run whose libraries write to a file."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on few cores, waiting threads must yield
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
-    from nabla_eval.cli.screen import Screen
-    from nabla_eval.training.folder import LOG, kept
+def progress_bar(console: Screen, method: str) -> Iterator[Report]:
+    """Show one bar over the optimiser steps, with a smoothed figure; gone when the run is over."""
+    from rich import progress as rich_progress
 
-    console = Screen()
-    with (
-        stoppable(lambda: kept(output)),
-        quiet(output / LOG),
-        progress_bar(console, method) as report,
-    ):
-        yield console, report
+    name, label, decimals = SHOWN[method]
+    columns = (
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[figure]}", markup=False),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    smoothed: list[float] = []
+    with rich_progress.Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading data", total=None, figure="")
+
+        def report(step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if name in figures:
+                before = smoothed[-1] if smoothed else figures[name]
+                smoothed.append(0.9 * before + 0.1 * figures[name])
+            figure = f"{label} {smoothed[-1]:.{decimals}f}" if smoothed else ""
+            progress.update(task, description=method, total=steps, completed=step, figure=figure)
+
+        yield report
+
+
+def show_data(console: Screen, facts: DataFacts, excluded: Sequence[str]) -> None:
+    """Print what is trained on, and what was left out."""
+    reasons = {
+        "held out": facts["held_out"],
+        "evaluated": facts["evaluated"],
+        "duplicates": facts["duplicates"],
+        "unusable": facts["unusable"],
+        "too long": facts["too_long"],
+    }
+    left = ", ".join(f"{count:,} {why}" for why, count in reasons.items() if count)
+    without = f" (left out: {left})" if left else ""
+    console.print(
+        f"{facts['problems']:,} problems of {facts['name']}, seed {facts['seed']}{without}"
+    )
+    if not excluded and facts["name"] not in ("countdown", "countdown4"):
+        console.print(
+            "No evaluation set was named with --exclude: its problems may be among these.",
+            style="yellow",
+        )
+
+
+def show_result(console: Screen, record: TrainRecord, output: Path) -> None:
+    """Print how it went, where things are, and how to evaluate them."""
+    name, label, decimals = SHOWN[record["method"]]
+    change = ""
+    if name in record["first"] and name in record["last"]:
+        first, last = (f"{record[part][name]:.{decimals}f}" for part in ("first", "last"))
+        change = f": {label} {first} → {last} (first and last tenth)"
+    minutes, place = record["seconds"] / 60, shlex.quote(str(output))
+    lines = (
+        f"{record['method'].upper()}, {record['steps']:,} steps in {minutes:.1f} min{change}",
+        f"  {place}  the checkpoint, for --model_args pretrained={place},method=greedy",
+        f"  {place}/training.json  options, data, every step",
+    )
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 train.add_command(

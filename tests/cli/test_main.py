@@ -1,78 +1,127 @@
-"""The group: every command is there, explains itself, and fails in one paragraph."""
+"""The group: each command explains itself, loads what it needs, and fails in one paragraph."""
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from transformers import __version__ as transformers_version
 
 import nabla_eval
+from nabla_eval.cli import screen
 from nabla_eval.cli.main import COMMANDS, Lazy, main
-from nabla_eval.errors import ConfigError
+from nabla_eval.cli.reference import BEGIN, commands, example, reference, renewed, summary
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness import arguments
+from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.methods.registry import configure
+from nabla_eval.options import REMOVED
+
+MODELS = {"torch", "transformers", "lm_eval.tasks", "datasets"}
+OTHERS = {"evaluate", "matplotlib", "math_verify", "nltk", "sklearn", "trl", "nabla_theory"}
 
 
-def load(name: str) -> click.Command:
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
-    return command
-
-
-def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    """A command and, in a group, everything below it, each with its full name."""
+def groups(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and, in a group, everything below it that is shown, each with its full name."""
     yield name, command
-    if isinstance(command, click.Group):
-        for below, child in command.commands.items():
-            if not child.hidden:
-                yield from leaves(f"{name} {below}", child)
+    for below, child in getattr(command, "commands", {}).items():
+        if not child.hidden:
+            yield from groups(f"{name} {below}", child)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(name: str) -> None:
-    for full_name, command in leaves(name, load(name)):
-        assert command.help, full_name
-        assert "Example" in command.help, full_name
-        example = command.help.split("Example", 1)[1]
-        assert f"nabla-eval {name}" in example, full_name
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    for full_name, command in groups(name, found):
+        shown = CliRunner().invoke(main, [*full_name.split(), "--help"])
+        assert shown.exit_code == 0 and f"nabla-eval {name}" in shown.output.split("Example", 1)[1]
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert parameter.help, f"{full_name} {parameter.name} has no help"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_runs(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--help"])
-    assert result.exit_code == 0, result.output
-    assert "Example" in result.output
-
-
-def test_the_list_shows_every_command() -> None:
+def test_the_list_shows_every_command_and_the_version() -> None:
     output = CliRunner().invoke(main, ["--help"]).output
     assert all(name in output and entry.summary in output for name, entry in COMMANDS.items())
-
-
-def test_version() -> None:
     output = CliRunner().invoke(main, ["--version"]).output
     assert output == f"nabla-eval, version {nabla_eval.__version__}\n"
 
 
-def test_the_list_imports_no_command_and_nothing_heavy() -> None:
-    modules = sorted({entry.target.split(":")[0] for entry in COMMANDS.values()})
-    script = f"""
-import sys
-from nabla_eval.cli.main import main
-main(["--help"], standalone_mode=False)
-unwanted = {{"torch", "lm_eval", "transformers", "numpy", "rich", *{modules!r}}}
-print("LOADED", *sorted(unwanted & sys.modules.keys()))
-"""
+def test_the_reference_is_the_commands_own_help(root: Path) -> None:
+    page = (root / "docs/commands.md").read_text(encoding="utf-8")
+    assert renewed(page) == page, "run `python -m nabla_eval.cli.reference`"
+    assert renewed(page.replace("| `theory` |", "| `theories` |")) == page
+    with pytest.raises(DataError, match="Put them where"):
+        renewed(page.replace(BEGIN, ""))
+    assert {name.split()[0] for name, _ in commands()} == set(COMMANDS)
+    for name, command in commands():
+        assert f"| `{name}` |" in reference() and summary(command), name
+        assert example(command).startswith(("nabla-eval ", "lm_eval ")), name
+
+
+@pytest.mark.parametrize(("typed", "expected"), [("swe", "sweep"), ("trace sh", "show")])
+def test_shell_completion_as_the_pages_have_it(root: Path, typed: str, expected: str) -> None:
+    page = (root / "docs/installation.md").read_text(encoding="utf-8")
+    assert "_NABLA_EVAL_COMPLETE=bash_source nabla-eval" in page
+    words = f"nabla-eval {typed}"
+    script = "from nabla_eval.cli.main import main; main(prog_name='nabla-eval')"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "LOADED"
+        [sys.executable, "-c", script],
+        env={**os.environ, "_NABLA_EVAL_COMPLETE": "bash_complete", "COMP_WORDS": words,
+             "COMP_CWORD": str(len(words.split()) - 1)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [f"plain,{expected}"]
+
+
+def test_tasks_are_listed_and_their_folder_is_printed_alone(root: Path) -> None:
+    result = CliRunner().invoke(main, ["tasks", "path"])
+    assert Path(result.stdout.removesuffix("\n")) == root / "tasks"
+    listed = CliRunner().invoke(main, ["tasks", "list"], env={"COLUMNS": "200"}).stdout
+    names = [task.name for task in list_tasks()]
+    assert "nabla_countdown" in names and all(name in listed for name in names)
+
+
+# --- what is loaded ---
+
+HELP = """
+import sys
+from click.testing import CliRunner
+from nabla_eval.cli.main import COMMANDS, main
+
+targets = {entry.target.partition(":")[0] for entry in COMMANDS.values()}
+unwanted = {*sys.argv[1:], "rich", *targets}
+for words in ("--help", "run --help", "demo --help", "sweep --help", "tasks list"):
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 0, result.output
+    assert not unwanted & set(sys.modules), (words, unwanted & set(sys.modules))
+    unwanted = set(sys.argv[1:])  # a command may import itself
+"""
+LOADED = """
+import atexit, sys
+from nabla_eval.cli.main import main
+atexit.register(lambda: print("LOADED", *sys.modules))
+main()
+"""
+
+
+def python(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_help_and_lists_load_neither_models_nor_tables_of_numbers() -> None:
+    python(HELP, *MODELS, *OTHERS, "numpy")
 
 
 def test_the_list_appears_at_once() -> None:
@@ -88,11 +137,41 @@ def test_the_list_appears_at_once() -> None:
     assert best < 0.3
 
 
-def test_an_unknown_command_is_answered_with_a_near_one() -> None:
-    result = CliRunner().invoke(main, ["tsks"])
-    assert result.exit_code == 2
-    assert "tsks" in result.output
-    assert "Did you mean tasks?" in result.output
+def loaded(*words: str) -> set[str]:
+    done = python(LOADED, *words)
+    assert "Loading the engine" not in done.stderr  # a pipe is no terminal
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_a_run_loads_the_models_and_nothing_of_other_commands(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    command = ("run", "--method", "greedy", "--limit", "1", "--output", folder)
+    first = loaded(*command)
+    assert set(screen.EVALUATION.values()) <= first
+    # transformers 4 imports scikit-learn by itself, where it is installed.
+    assert not (OTHERS if transformers_version >= "5" else OTHERS - {"sklearn"}) & first
+    for light in (command, ("trace", "show", folder, "0"), ("report", "accuracy", folder)):
+        assert not (MODELS | OTHERS) & loaded(*light), light
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_is_told_what_loads(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screen, "EVALUATION", {"a small library": "this"})
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    screen.load()
+    out, err = capsys.readouterr()
+    assert ("Loading a small library ..." in err) == ("this" in sys.modules) == terminal
+    assert terminal or (out, err) == ("", "")
+
+
+# --- what is refused ---
 
 
 @click.command()
@@ -100,23 +179,49 @@ def failing() -> None:
     raise ConfigError("lr must be a number > 0, got [bold]-1[/bold].")
 
 
-@pytest.fixture
-def with_failing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_errors_are_one_paragraph_on_stderr_and_a_traceback_on_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = type(sys)("nabla_eval.cli.failing")
     vars(module)["failing"] = failing
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(COMMANDS, "failing", Lazy("nabla_eval.cli.failing:failing", "Fails."))
-
-
-@pytest.mark.usefixtures("with_failing")
-def test_our_errors_are_one_paragraph_on_stderr_and_exit_code_1() -> None:
     result = CliRunner().invoke(main, ["failing"])
-    assert result.exit_code == 1
-    assert result.stdout == ""
+    assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: lr must be a number > 0, got [bold]-1[/bold].\n"
+    traced = CliRunner().invoke(main, ["--traceback", "failing"])
+    assert isinstance(traced.exception, ConfigError)
 
 
-@pytest.mark.usefixtures("with_failing")
-def test_the_traceback_is_there_when_asked_for() -> None:
-    result = CliRunner().invoke(main, ["--traceback", "failing"])
-    assert isinstance(result.exception, ConfigError)
+def test_an_unknown_command_is_answered_with_a_near_one() -> None:
+    result = CliRunner().invoke(main, ["tsks"])
+    assert result.exit_code == 2 and "tsks" in result.output
+    assert "Did you mean tasks?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("train align-reward --data pairs.jsonl --output out", "TRL's RewardTrainer"),
+        ("report paper printed.yaml --format markdown", "python reports/paper/audit.py"),
+        ("embedded compare one two", "embedded card FOLDER"),
+        ("embedded train --output pair --minutes 4", "python reports/embedded/train.py"),
+    ],
+)
+def test_removed_commands_say_what_to_do_instead(command: str, instead: str) -> None:
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 1
+    assert "was removed: " in result.stderr and instead in result.stderr
+    group, name, *_ = command.split()
+    assert f"  {name} " not in CliRunner().invoke(main, [group, "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_removed_options_of_the_method_say_why_they_went(name: str) -> None:
+    for read_options in (
+        lambda: configure("nabla", {name: 1}),
+        lambda: arguments.read({"method": "nabla", name: 1}),
+        lambda: arguments.read({name: "1"}),
+    ):
+        with pytest.raises(ConfigError, match=f"option '{name}' was removed: .* Leave it out"):
+            read_options()

@@ -5,16 +5,28 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from lm_eval_process import Launcher, launcher
 from run_folders import record, write_run
 from sittings import Sitting
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+SMALL = ("--batch-size", "4", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """A process that has imported what commands need, and forks them."""
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    modules = ("trl", "nabla_eval.training.run", "nabla_eval.reporting.overview")
+    with launcher(log, *modules) as made:
+        yield made
 
 
 def stopped(sitting: Sitting, number: int) -> str:
@@ -29,18 +41,43 @@ def stopped(sitting: Sitting, number: int) -> str:
     return said.partition("Stopped: ")[2].strip()
 
 
-def lines(folder: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in folder.rglob("trace-*.jsonl"))
+def answers(folder: Path) -> bool:
+    """Return whether some answers are there."""
+    return sum(file.read_bytes().count(b"\n") for file in folder.rglob("trace-*.jsonl")) > 3
 
 
-@pytest.mark.slow
+def checkpoints(folder: Path) -> bool:
+    """Return whether a checkpoint is there."""
+    return any(folder.glob("checkpoints/checkpoint-*/trainer_state.json"))
+
+
+# A command, what its folder holds when the signal comes, and what it then says.
+COMMANDS: dict[str, tuple[str, Callable[[Path], bool], str]] = {
+    "run": (
+        "run --n 4 --limit 400",
+        answers,
+        " of 400 answers are in {folder}; the same command goes on from there.",
+    ),
+    "demo": ("demo", answers, " of 8 cells are done in {folder}; the same command"),
+    "train": (
+        "train sft --size 64 --epochs 99 --save-every 2",
+        checkpoints,
+        "the same command with --resume goes on from checkpoint-",
+    ),
+}
+
+
 @SIGNALS
-def test_run(number: int, tmp_path: Path) -> None:
-    folder, options = tmp_path / "run", ["--n", "4", "--batch-size", "4", "--limit", "400"]
-    sitting = Sitting(tmp_path / "log", "run", *options, "--device", "cpu", "--output", str(folder))
-    sitting.until(lambda: lines(folder) > 3)
-    answers = f" of 400 answers are in {folder}; the same command goes on from there."
-    assert stopped(sitting, number).endswith(answers)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_what_is_kept(
+    name: str, number: int, forks: Launcher, tmp_path: Path
+) -> None:
+    command, reached, words = COMMANDS[name]
+    folder = tmp_path / name
+    options = [*command.split(), *SMALL, "--output", str(folder)]
+    sitting = Sitting(tmp_path / "log", *options, launcher=forks)
+    sitting.until(lambda: reached(folder))
+    assert words.format(folder=folder) in stopped(sitting, number)
 
 
 @SIGNALS
@@ -51,35 +88,13 @@ def test_run_while_it_loads(number: int, tmp_path: Path) -> None:
     assert stopped(sitting, number) == f"the same command continues from {folder}."
 
 
-@pytest.mark.slow
-@SIGNALS
-def test_demo(number: int, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    sitting = Sitting(tmp_path / "log", "demo", "--device", "cpu", "--output", str(folder))
-    sitting.until(lambda: lines(folder) > 3)
-    assert f" of 8 cells are done in {folder}; the same command" in stopped(sitting, number)
-
-
-@pytest.mark.slow
-@SIGNALS
-def test_train(number: int, tmp_path: Path) -> None:
-    folder = tmp_path / "sft"
-    sitting = Sitting(
-        tmp_path / "log", "train", "sft", "--size", "64", "--batch-size", "4", "--epochs", "99",
-        "--save-every", "2", "--device", "cpu", "--output", str(folder),
-    )  # fmt: skip
-    sitting.until(lambda: any(folder.glob("checkpoints/checkpoint-*/trainer_state.json")))
-    said = stopped(sitting, number)
-    assert said.startswith("the same command with --resume goes on from checkpoint-")
-
-
-def reading(tmp_path: Path) -> Sitting:
+def reading(tmp_path: Path, forks: Launcher | None = None) -> Sitting:
     """`report accuracy` while it reads a trace that takes it many seconds."""
     folder = tmp_path / "run"
     write_run(folder, [record(0, method="best_of_n", config={"n": 4})], [1.0])
     (file,) = folder.glob("trace-rank*.jsonl")
     file.write_bytes(file.read_bytes() * 100_000)
-    sitting = Sitting(tmp_path / "log", "report", "accuracy", str(folder))
+    sitting = Sitting(tmp_path / "log", "report", "accuracy", str(folder), launcher=forks)
     opened = psutil.Process(sitting.process.pid).open_files
     sitting.until(lambda: any(each.path == str(file) for each in opened()))
     assert sitting.process.poll() is None, sitting.log.read_text()
@@ -87,8 +102,8 @@ def reading(tmp_path: Path) -> Sitting:
 
 
 @SIGNALS
-def test_report(number: int, tmp_path: Path) -> None:
-    said = stopped(reading(tmp_path), number)
+def test_report(number: int, forks: Launcher, tmp_path: Path) -> None:
+    said = stopped(reading(tmp_path, forks), number)
     assert said.startswith("the run folders are as they were; the same")
 
 
@@ -103,14 +118,16 @@ def test_nohup_stays_in_force(number: int, tmp_path: Path) -> None:
     sitting.process.send_signal(number)
     with pytest.raises(subprocess.TimeoutExpired):
         sitting.wait(1)
-    sitting.process.kill()
+    sitting.process.send_signal(signal.SIGKILL)
     sitting.wait()
     assert "Stopped" not in sitting.log.read_text()
 
 
 @SIGNALS
-def test_ctrl_c_after_a_signal_and_a_signal_after_ctrl_c(number: int, tmp_path: Path) -> None:
-    sitting = reading(tmp_path)
+def test_ctrl_c_after_a_signal_and_a_signal_after_ctrl_c(
+    number: int, forks: Launcher, tmp_path: Path
+) -> None:
+    sitting = reading(tmp_path, forks)
     sitting.process.send_signal(signal.SIGINT)
     sitting.process.send_signal(number)
     assert sitting.wait() in (130, 128 + number)

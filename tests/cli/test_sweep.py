@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from tiny_task import SIZE, TASK
 
 from nabla_eval.cli.main import main
+from nabla_eval.cli.sweep import SweepProgress
 from nabla_eval.runs.evaluate import Evaluator
+from nabla_eval.runs.sweep import CellState
+from nabla_eval.runs.sweep_file import Cell
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import read_manifest
 
@@ -173,3 +178,25 @@ def test_processes_give_the_same_answers(
     for name in FOLDERS[:2]:
         assert plain(tmp_path / "out" / name) == plain(finished[0] / name)
     assert (tmp_path / "out" / "log-1.txt").is_file()
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("tasks", [("toy",), ("toy", "nabla_countdown")])
+def test_states_and_numbers_are_whole_and_names_keep_their_ends(width, tasks):
+    console = Console(file=io.StringIO(), width=width, height=30)
+    name = "nabla with a rather long name that says what it does n="
+    cells = [
+        CellState(Cell(f"{name}{n}", str(n), task, 1, evaluation=None))  # type: ignore[arg-type]
+        for n in (4, 16)
+        for task in tasks
+    ]
+    cells[0].state, cells[1].state = "running", "failed"
+    console.print(SweepProgress(console, cells, Path()).render())  # type: ignore[arg-type]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line for line in shown.splitlines() if line.startswith("nabla")]
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(word in shown for word in ("Accuracy ± se", "Calls", "Rejected", "Seconds", "Seed"))
+    assert "running" in rows[0] and "failed" in rows[1]
+    assert all(f"n={n}" in row for n, row in zip((4,) * len(tasks), rows, strict=False))
+    assert "n=16" in rows[-1]
+    assert ("nabla_countdown" in shown) == (len(tasks) > 1 and width > 80)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import nabla_eval as ne
 from nabla_eval.analysis.calibration import auc
-from nabla_eval.cli.embedded import embedded
+from nabla_eval.cli.included import embedded
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import CARD, README, read_card, render_card, verify_files
 from nabla_eval.embedded.countdown import problems, split_of, verify

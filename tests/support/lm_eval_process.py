@@ -5,8 +5,8 @@ forks a child that runs lm-eval's own main function.
 
 `python lm_eval_process.py ARGUMENTS` runs lm-eval once, for torchrun.
 
-A line on its stdin, a JSON list [limit of file sizes, number of ranks, arguments], is answered by
-the pids of the ranks. A second line, "reap", is answered by their exit statuses.
+A line on its stdin, a JSON list [limit of file sizes, number of ranks, log, arguments], is answered
+by the pids of the ranks. A second line, "reap", is answered by their exit statuses.
 """
 
 from __future__ import annotations
@@ -28,31 +28,30 @@ from typing import Any
 
 import psutil
 
-GRACE = 5.0
+GRACE, SERVE = 5.0, "--serve"
 
 
 class Launcher:
     """Talks to the process that forks."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *modules: str) -> None:
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, __file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+                [sys.executable, __file__, SERVE, *modules],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
         assert self._line() == "ready", log.read_text()
 
-    def start(self, *arguments: str, ranks: int = 1, largest_file: int = -1) -> list[int]:
+    def start(
+        self, *arguments: str, ranks: int = 1, largest_file: int = -1, log: Path | None = None
+    ) -> list[int]:
         """Begin `lm_eval ARGUMENTS` in one process a rank, as torchrun would; returns the pids.
 
-        Arguments that begin with `nabla-eval` are a command of ours instead.
-        No file may grow beyond `largest_file`.
+        Arguments that begin with `nabla-eval` are a command of ours instead. No file may grow
+        beyond `largest_file`. With a `log` the processes are a session and write there.
         """
-        return self._ask(json.dumps([largest_file, ranks, arguments]))
+        return self._ask(json.dumps([largest_file, ranks, log and str(log), arguments]))
 
     def wait(self) -> int:
         """Exit status of what was started: of the first rank that did not end well.
@@ -74,13 +73,9 @@ class Launcher:
         return self.wait()
 
     def interrupted(
-        self,
-        number: int,
-        after: float,
-        reached: Callable[[], bool],
-        *arguments: str,
+        self, number: int, after: float, reached: Callable[[], bool], *arguments: str,
         ranks: int = 1,
-    ) -> int:
+    ) -> int:  # fmt: skip
         """Start, send a signal when something is reached or after some seconds, and wait.
 
         Several ranks that do not end by it within `GRACE` seconds are killed, as schedulers do it:
@@ -94,7 +89,7 @@ class Launcher:
         _send(pids, number)
         if ranks > 1 and number != signal.SIGKILL:
             end = time.monotonic() + GRACE
-            while time.monotonic() < end and not all(map(_ended, pids)):
+            while time.monotonic() < end and not all(map(ended, pids)):
                 time.sleep(0.01)
             _send(pids, signal.SIGKILL)
         return self.wait()
@@ -109,14 +104,15 @@ def _send(pids: Sequence[int], number: int) -> None:
         os.kill(pid, number)
 
 
-def _ended(pid: int) -> bool:
+def ended(pid: int) -> bool:
+    """Return whether a process of a launcher has ended, and waits to be reaped."""
     return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @contextmanager
-def launcher(log: Path) -> Iterator[Launcher]:
-    """A launcher that ends with the block."""
-    made = Launcher(log)
+def launcher(log: Path, *modules: str) -> Iterator[Launcher]:
+    """A launcher that ends with the block, and has imported these modules too."""
+    made = Launcher(log, *modules)
     with made.process:
         try:
             yield made
@@ -147,18 +143,18 @@ def run_lm_eval(*arguments: str) -> None:
     cli_evaluate()
 
 
-def _serve() -> None:
+def _serve(modules: Sequence[str]) -> None:
     import torch
 
     from nabla_eval.harness import countdown
 
-    for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter"):
+    for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter", *modules):
         import_module(name)  # for the children
     countdown.dataset()  # draws the problems, which are kept
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():
-        largest_file, ranks, arguments = json.loads(line)
+        largest_file, ranks, log, arguments = json.loads(line)
         port = _free_port()
         pids = []
         for rank in range(ranks):
@@ -170,6 +166,9 @@ def _serve() -> None:
                 os.environ.update(_environment(rank, ranks, port))
             code = 1
             try:
+                if log is not None:
+                    os.setsid()
+                    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
                 os.dup2(2, 1)
                 if largest_file >= 0:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -198,19 +197,16 @@ def _free_port() -> int:
 def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What torchrun tells a process on one machine without GPUs."""
     return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        run_lm_eval(*sys.argv[1:])
-    else:
+    if sys.argv[1] == SERVE:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _serve()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        _serve(sys.argv[2:])
+    else:
+        run_lm_eval(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`nabla-eval embedded`: the pair that ships with the package and its card."""
+"""`nabla-eval tasks`, `nabla-eval embedded`: the tasks and the pair that come with the package."""
 
 from __future__ import annotations
 
@@ -6,10 +6,46 @@ from pathlib import Path
 
 import click
 
-from nabla_eval.cli.removed import removed
+from nabla_eval.cli.options import FOLDER, as_json, removed
 from nabla_eval.terminal import say
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+@click.group()
+def tasks() -> None:
+    """The lm-eval tasks that come with nabla_eval.
+
+    Example: nabla-eval tasks list
+    """
+
+
+@tasks.command()
+def path() -> None:
+    """Print the folder of the task files, for lm-eval's --include_path.
+
+    \b
+    Example:
+      lm_eval --model nabla --tasks nabla_countdown --include_path "$(nabla-eval tasks path)"
+    """
+    from nabla_eval.harness.tasks import tasks_path
+
+    say(tasks_path())
+
+
+@tasks.command("list")
+def list_() -> None:
+    """List the tasks and groups, with the data set of each.
+
+    Example: nabla-eval tasks list
+    """
+    from nabla_eval.cli.screen import Screen, table
+    from nabla_eval.harness.tasks import list_tasks, tasks_path
+
+    folder = tasks_path()
+    rows = [
+        (t.name, t.kind, str(t.file.relative_to(folder)), t.dataset) for t in list_tasks(folder)
+    ]
+    columns = ("name", "kind", "file", "data set")
+    Screen().print(table(columns, rows, title=f"lm-eval tasks in {folder}"))
 
 
 @click.group()
@@ -22,7 +58,7 @@ def embedded() -> None:
 
 @embedded.command()
 @click.argument("folder", type=FOLDER, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print card.json itself.")
+@as_json("card.json itself")
 def card(folder: Path | None, as_json: bool) -> None:
     """Print the model card of the shipped pair, or of the pair in FOLDER.
 
@@ -65,17 +101,11 @@ def verify(folder: Path | None) -> None:
     say(f"{folder}: {len(files)} files, {size:,} bytes, all as the card says.")
 
 
-embedded.add_command(
-    removed(
-        "embedded train",
-        "the recipe is a study now. In a clone of the repository, `python "
-        "reports/embedded/train.py` takes the same options and gives the same bytes.",
-    )
-)
-embedded.add_command(
-    removed(
-        "embedded compare",
-        "it measured reward models with aligned gradients, which are no more. `nabla-eval embedded "
-        "card FOLDER` shows what each pair measures.",
-    )
-)
+GONE = {
+    "embedded train": "the recipe is a study now. In a clone of the repository, `python "
+    "reports/embedded/train.py` takes the same options and gives the same bytes.",
+    "embedded compare": "it measured reward models with aligned gradients, which are no more. "
+    "`nabla-eval embedded card FOLDER` shows what each pair measures.",
+}
+for _name, _why in GONE.items():
+    embedded.add_command(removed(_name, _why))
