@@ -1,15 +1,31 @@
-"""Formulas of the theory, each broken in one place: what the checks must notice."""
+"""Formulas of the theory, each broken in one place, with the claim that must notice."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import sympy
 import torch
 from scipy import linalg, sparse
 
-from nabla_theory import fokker_planck, gradients, langevin
+from nabla_theory import (
+    discrete,
+    fokker_planck,
+    free_energy,
+    gaussian,
+    gradients,
+    langevin,
+    output_law,
+    proofs,
+    reach,
+    simplex,
+    tilting,
+)
+from nabla_theory.claims import laws, token_rl
+from nabla_theory.gradients import Pair
 from nabla_theory.targets import Target
 
 GENERATOR = fokker_planck.generator  # as it is before a test replaces it
@@ -83,3 +99,150 @@ def explicit(A: Any, rho: Any, dt: float) -> Any:
     while True:
         rho = rho + dt * (A @ rho)
         yield rho
+
+
+TRANSITION, GIBBS, FRONTIER = output_law.transition, discrete.gibbs, discrete.frontier
+BEST_OF_N, SWEEP = discrete.best_of_n, laws.sweep
+LAWS = output_law.output_laws
+
+
+def always_accepts(responses: Any, at: int, law: Any) -> Any:
+    ranked = np.arange(len(responses.reward), dtype=float)
+    return TRANSITION(replace(responses, reward=ranked), at, law)
+
+
+def no_rejection(responses: Any, at: int, law: Any) -> Any:
+    """A rejected candidate vanishes instead of leaving y."""
+    stay, move = TRANSITION(responses, at, law)
+    return stay, move - np.diag(np.diag(move))
+
+
+def returns_gibbs(responses: Any, lams: Any = laws.LAMS) -> Any:
+    """An Algorithm 1 that samples from rho* itself."""
+    pi = np.exp(responses.log_policy)
+    return {
+        key: [pi] + [GIBBS(responses, key[0] or 1.0)[0]] * (laws.ROLLOUTS - 1)
+        for key in SWEEP(responses, lams)
+    }
+
+
+def far_from_the_twin(responses: Any, at: int, **options: Any) -> Any:
+    law = np.zeros((len(responses.reward), responses.conditionals.shape[-1]))
+    law[:, -1 if options["steps"] == 20 and options["lr"] == 0.01 else 0] = 1.0
+    return law
+
+
+def free_energy_without_entropy(p: Any, responses: Any, lam: float) -> float:
+    return float(-p @ (responses.log_policy + lam * responses.reward))
+
+
+def without_the_past(responses: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Every position reads the logits of the first sequence: no token sees its prefix."""
+    rows = torch.log_softmax(logits[0], dim=-1)
+    tokens = torch.from_numpy(responses.tokens)
+    return rows.expand(len(tokens), -1, -1).gather(2, tokens[:, :, None])[:, :, 0].sum(1)
+
+
+FLOWS = proofs.printed_flows
+RATE, RESIDUAL, ENERGY = proofs.energy_rate, proofs.general_residual, free_energy.on_grid
+
+
+def forward_in_time(rho: Any, log_pi: Any, r: Any, x: Any) -> dict[str, Any]:
+    return {key: -flow for key, flow in FLOWS(rho, log_pi, r, x).items()}
+
+
+def with_the_factor(rho: Any, log_pi: Any, r: Any, x: Any) -> dict[str, Any]:
+    flows = FLOWS(rho, log_pi, r, x)
+    return {**flows, "21": flows["20"]}
+
+
+def middle_for_22(rho: Any, log_pi: Any, r: Any, x: Any) -> dict[str, Any]:
+    flows = FLOWS(rho, log_pi, r, x)
+    return {**flows, "22": flows["22"] + 2 * sum(sympy.diff(rho, xi, 2) for xi in x)}
+
+
+LOSS, DRIFT = Pair.loss, Target.drift
+EVOLVE, ON_LOGIT = fokker_planck.evolve, simplex.on_logit
+
+
+def confined(pair: Pair, y: torch.Tensor) -> torch.Tensor:
+    """L with a quadratic confinement: it does have a minimum."""
+    return LOSS(pair, y) + 0.5 * y.square().sum()
+
+
+def wrong_determinant(tokens: int) -> sympy.Expr:
+    return sympy.Symbol("p1") ** tokens
+
+
+# What is broken, the owner of its name, the name, the broken one, the claim that must notice.
+MUTATIONS: list[tuple[str, Any, str, Any, str]] = [
+    ("acceptance by rank in the alphabet", output_law, "transition", always_accepts, "output_law"),
+    ("rejected candidates vanish", output_law, "transition", no_rejection, "output_law"),
+    ("Algorithm 1 samples rho*", laws, "sweep", returns_gibbs, "output_law"),
+    ("a refinement beyond Adam's reach", output_law, "refined", far_from_the_twin, "output_law"),
+    ("one rollout more than paid for", output_law, "output_laws",
+     lambda responses, draws, n: LAWS(responses, draws, n + 1)[1:], "output_law"),
+    ("no entropy in L_PPO", discrete, "free_energy", free_energy_without_entropy, "output_law"),
+    ("a frontier one per cent too low", discrete, "frontier",
+     lambda responses, kl: FRONTIER(responses, kl) - 0.01 * kl, "frontier"),
+    ("a tilt with half of lambda", discrete, "gibbs",
+     lambda responses, lam: GIBBS(responses, lam / 2), "frontier"),
+    ("best of 2N", discrete, "best_of_n", lambda responses, n: BEST_OF_N(responses, 2 * n),
+     "frontier"),
+    ("a tilt with half of lambda", discrete, "gibbs",
+     lambda responses, lam: GIBBS(responses, lam / 2), "discrete_rl"),
+    ("the best value for the soft one", token_rl, "soft_values",
+     lambda responses, lam: GIBBS(responses, 10 * lam)[0], "discrete_rl"),
+    ("a policy without memory", token_rl, "token_law", without_the_past, "discrete_rl"),
+    ("REINFORCE with half of the cost", token_rl, "score_function",
+     lambda responses, lam, context: (np.ones(3), 2 * np.ones(3)), "discrete_rl"),
+    ("Eq. 16-22 forward in time", proofs, "printed_flows", forward_in_time, "printed_flow"),
+    ("Eq. 21 with its factor", proofs, "printed_flows", with_the_factor, "printed_flow"),
+    ("Eq. 23's middle member for Eq. 22", proofs, "printed_flows", middle_for_22, "printed_flow"),
+    ("a reversed flow that runs forward", fokker_planck, "generator",
+     lambda target, grid: -GENERATOR(target, grid), "reversed_flow"),
+    ("free energy with its sign turned", free_energy, "on_grid",
+     lambda rho, target, grid: -ENERGY(rho, target, grid), "reversed_flow"),
+    ("total variation for KL", free_energy, "kl",
+     lambda p, q, volume: float(abs(p - q).sum() * volume), "reversed_flow"),
+    ("a variance that does not move", gaussian, "ou_covariance", lambda K, start, t: start,
+     "reversed_flow"),
+    ("free energy the other way", proofs, "energy_rate",
+     lambda flow, rho, potential, x, sign: RATE(flow, rho, potential, x, -sign), "printed_flow"),
+    ("Eq. 23's middle member mended", proofs, "general_residual",
+     lambda dim, sign=1: RESIDUAL(dim), "printed_flow"),
+    ("Eq. 11 mended", gradients, "printed_reward", lambda terms: terms.total, "printed_gradients"),
+    ("Eq. 11 without the minus of -log π", gradients, "printed_reward",
+     lambda terms: -terms.prefix - terms.postfix + terms.reward, "printed_gradients"),
+    ("Eq. 14 mended", gradients, "printed_entries", gradients.postfix_term, "printed_gradients"),
+    ("Eq. 5 mended", gradients, "bare_postfix", gradients.postfix_term, "printed_gradients"),
+    ("an L that is confined", Pair, "loss", confined, "no_optimum"),
+    ("a normaliser that does not grow", simplex, "box_log_normaliser",
+     lambda slopes, half_width: 1.0, "no_optimum"),
+    ("a drift halved", Target, "drift", lambda target, x: 0.5 * DRIFT(target, x), "restricted"),
+    ("a confinement twice as wide", simplex, "confined_log_normaliser",
+     lambda slopes, strength: float(slopes.square().sum() / strength), "restricted"),
+    ("another determinant", simplex, "determinant", wrong_determinant, "logit_langevin"),
+    ("no Jacobian", simplex, "log_jacobian", lambda z: torch.zeros_like(z[..., 0]),
+     "logit_langevin"),
+    ("a drift without 1 - Vp", simplex, "logit_drift",
+     lambda p, g: -reach.softmax_backward(p, g, 1.0), "logit_langevin"),
+    ("time a hundred times slower", fokker_planck, "evolve",
+     lambda A, rho, dt: EVOLVE(A, rho, dt / 100), "restricted"),
+    ("the Jacobian always there", simplex, "on_logit",
+     lambda pair, y, tokens, jacobian=True: ON_LOGIT(pair, y, tokens), "logit_langevin"),
+    ("a tilt without β", tilting, "tilt",
+     lambda log_policy, gains, beta: torch.softmax(log_policy + gains, dim=-1), "tilting_optimum"),
+    ("a rule without π", tilting, "rule", lambda log_policy, gains, beta: int(gains.argmax()),
+     "tilting_optimum"),
+    ("a tangent without its slope", tilting, "tangent",
+     lambda choice, point: choice.gain(point).expand(len(choice.embeddings)),
+     "linearisation_error"),
+    ("Taylor's remainder without 1 - t", tilting, "taylor_remainder",
+     lambda along, times, weights: (along * weights).sum(-1), "linearisation_error"),
+    ("H/8 for H/2", tilting, "remainder_bound", lambda along: along.abs().amax(-1) / 8,
+     "linearisation_error"),
+    ("Hoeffding's lemma with 1/80", tilting, "lost_objective_bound",
+     lambda beta, remainder: beta * (remainder.max() - remainder.min()) ** 2 / 80,
+     "linearisation_error"),
+]  # fmt: skip

@@ -79,7 +79,7 @@ class World:
             self.root / "problems/aime24.jsonl", "".join(f"{json.dumps(p)}\n" for p in problems)
         )
         entry = {"file": "aime24.jsonl", "items": 3, "hash": "h", "dataset": "d", "rows": ["r"]}
-        self.put(self.root / "problems/problems.json", json.dumps({"aime24": entry}))
+        self.put(self.root / "problems/nabla_data.json", json.dumps({"aime24": entry}))
         shutil.copytree(embedded.WEIGHTS, self.root / "pair")
 
     def put(self, path: Path, text: str) -> None:
