@@ -96,22 +96,23 @@ def _job_options() -> Decorator:
 def _recipe_options(recipe: Recipe) -> Decorator:
     """Return an option for each field of a recipe."""
     made: list[Decorator] = []
-    for field, hint in get_type_hints(type(recipe)).items():
-        if field == "lora":
+    hints = get_type_hints(type(recipe))
+    for name in (field.name for field in fields(recipe)):
+        if name == "lora":
             made += [
-                option("--lora", HELP[field], is_flag=True),
+                option("--lora", HELP[name], is_flag=True),
                 option("--lora-rank", "Their rank.", default=LoRA().rank),
                 option("--lora-alpha", "Their scale is alpha / rank.", default=LoRA().alpha),
             ]
             continue
-        default = getattr(recipe, field)
-        told = HELP[field].format(base_lr=recipe.base_lr, max_new_tokens=default)
+        default, hint = getattr(recipe, name), hints[name]
+        told = HELP[name].format(base_lr=recipe.base_lr, max_new_tokens=default)
         kind = (*get_args(hint), hint)[0]  # of `int | None`, int
         if get_origin(hint) is Literal:
             kind = click.Choice(get_args(hint))
-        if field == "max_new_tokens":
+        if name == "max_new_tokens":
             default = None  # it depends on the data
-        made.append(option(f"--{field.replace('_', '-')}", told, type=kind, default=default))
+        made.append(option(f"--{name.replace('_', '-')}", told, type=kind, default=default))
     return options(*made)
 
 
