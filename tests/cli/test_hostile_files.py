@@ -19,7 +19,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from hostile_world import TEXTS, World, attack
+from hostile import TEXTS, World, attack
 
 from nabla_eval.cli.main import COMMANDS, main
 

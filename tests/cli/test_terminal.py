@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from foreign import HOSTILE, OWN, STYLE, unseen
+from hostile import HOSTILE, OWN, STYLE, unseen
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.markdown import Markdown

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hostile_world import MANIFEST
+from hostile import MANIFEST
 from run_folders import candidate, record, write_run
 
 from nabla_eval.cli.main import main
