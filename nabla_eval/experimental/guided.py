@@ -1,140 +1,236 @@
-"""Responses written greedily, with the reward model's help where the policy is unsure.
+"""Prefix-gradient guidance and its two gradient-free controls (DESIGN 3.8).
 
-One pass from left to right and no rollout is thrown away: the policy writes up to the first token
-that it gives no more than `confidence`, a chooser keeps or replaces that token, and the policy goes
-on. Each method of this kind is a chooser.
+Responses are written greedily in one pass, and no rollout is thrown away: the policy writes up to
+the first token that it gives no more than `confidence`, that token is kept or replaced with the
+reward model's help, and the policy goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from nabla_eval.experimental.requests import Ranking
+from nabla_eval.experimental.requests import Known, Linearisation, Ranking, Tilt, Weigh
 from nabla_eval.methods.limit import collect, unless_cut
-from nabla_eval.options import Sampling
+from nabla_eval.options import Budget, Sampling
 from nabla_eval.outcome import Choice, Outcome
 from nabla_eval.protocol import Generate, Method, Part, Problem, Trajectory
+from nabla_eval.validation import Count, Finite, Probability, Share
 
-GREEDY = Sampling(temperature=0.0)
+# What a method knows of the last token of a response: the policy's own, the one that is to stand
+# there, and the number of tokens that were scored.
+Chosen = tuple[Known, Known, int]
+_IDLE = "{} is greedy decoding at a higher cost"
 
 
-@dataclass
-class Writing:
-    """A response under way."""
+@dataclass(frozen=True, kw_only=True)
+class Guidance(Budget):
+    """Where the reward model is asked, and about which tokens."""
 
-    problem: Problem
-    confidence: float
-    response: Trajectory | None = None
-    choices: list[Choice] = field(default_factory=list)
+    confidence: Probability = 0.97  # where the policy gives its own token more, nothing is asked
+    min_probability: Share = 0.01  # tokens that the policy gives less are not considered
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixGradient(Guidance):
+    """Options of prefix-gradient guidance.
+
+    beta = 0 is greedy decoding, and beta < 0 the causal control: what the reward model likes least.
+    """
+
+    guidance: Literal["eager", "lazy"] = "eager"
+    beta: Finite = 3.0
+    linearisation: Linearisation = "soft"
+    lazy_threshold: Finite = 1.0  # of guidance=lazy: the own token stays if its score is above
 
     @property
-    def written(self) -> Trajectory:
-        assert self.response is not None, "the first request is always covered"
-        return self.response
+    def idle(self) -> str | None:
+        return None if self.beta else _IDLE.format("beta=0")
 
-    @property
-    def position(self) -> int:
-        """Return the position of the last token."""
-        return len(self.written.tokens) - 1
 
-    def go_on(self, token: int | None = None) -> Part:
-        """Write up to the next doubt, with the last token replaced by another one."""
-        begun = self.response
-        keep = 0 if begun is None else len(begun.tokens) - (token is not None)
-        key = self.problem.key / "guided"
-        found: list[Trajectory] = []
-        try:
-            yield from collect(
-                [
-                    Generate(
-                        self.problem, key, GREEDY, begun, keep, token,
-                        confidence=self.confidence,
-                    )
-                ],
-                found.extend,
-            )  # fmt: skip
-        finally:
-            if found:
-                self.response = found[0]
+def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
+    """Where the policy is unsure, the token argmax_v log pi(v) + beta G_v.
 
-    def ask(self, request: Any) -> Part:
-        """One request about the last token; returns the ranking."""
-        (ranking,) = yield [request]
-        return ranking
+    G_v = <grad_e log sigmoid(s(y_<t, e)), e_v> at the policy's mean embedding: the tokens' order
+    under the optimum pi(v) exp(beta G_v) / Z of E[G] - KL(. || pi) / beta. Lazily, the policy's own
+    token is scored first, and the gradient taken only where that score is low.
+    """
 
-    def note(self, by: str, new: Known, old: Known, scored: int) -> None:
-        """Add a choice to the trace."""
-        self.choices.append(
-            Choice(
-                len(self.choices),
-                self.position,
-                by,
-                self.written.top_probability[self.position],
-                old.token,
-                new.token,
-                old.log_probability,
-                new.log_probability,
-                old.gradient,
-                new.gradient,
-                old.score,
-                new.score,
-                scored,
+    def choose(response: Trajectory, position: int) -> Part:
+        lazy = config.guidance == "lazy"
+        score = None
+        if lazy:
+            (ranking,) = yield [Weigh(problem, response, position)]
+            own = ranking.own
+            score = next(
+                (first.score for first in ranking.tokens if first.token == own.token), None
             )
-        )
+            if score is not None and score > config.lazy_threshold:
+                kept = replace(own, score=score)
+                return kept, kept, 1
+        (ranking,) = yield [
+            Tilt(
+                problem, response, position, config.beta, config.linearisation,
+                min_probability=config.min_probability,
+            )
+        ]  # fmt: skip
+        old = replace(ranking.own, score=score)
+        new = next((first for first in ranking.tokens if first.token != old.token), old)
+        return old, new, int(lazy)
+
+    return (yield from guided(problem, config, choose))
 
 
-@dataclass(frozen=True)
-class Known:
-    """A token and what is known of it."""
+@dataclass(frozen=True, kw_only=True)
+class SequentialVerify(Guidance):
+    """Options of sequential verification."""
 
-    token: int
-    log_probability: float
-    score: float | None = None
-    gradient: float | None = None
+    good_score: Finite = 1.0  # a token whose prefix score is above is taken
+    tries: Count = 8  # tokens scored at a position, at most
 
-
-def own_of(
-    writing: Writing, ranking: Ranking, score: float | None = None, gradient: bool = False
-) -> Known:
-    """The policy's own last token."""
-    log_probability, g = ranking.own
-    return Known(writing.written.tokens[-1], log_probability, score, g if gradient else None)
+    @property
+    def idle(self) -> str | None:
+        return None if self.tries > 1 else _IDLE.format("tries=1")
 
 
-def guided(problem: Problem, confidence: float, choose: Callable[[Writing], Part]) -> Method:
-    """Write a response; `choose`, a part of a method, returns the token that is to stand last."""
-    writing = Writing(problem, confidence)
-    ended = yield from unless_cut(_write(writing, choose))
-    response = writing.written
+def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
+    """Where the policy is unsure, its tokens are scored by falling probability until one is good.
+
+    The first whose prefix score is above `good_score`, else the best that was seen. What the
+    gradient replaces: one call a token, and no gradient.
+    """
+
+    def choose(response: Trajectory, position: int) -> Part:
+        seen: list[Known] = []
+        for rank in range(config.tries):
+            (ranking,) = yield [
+                Weigh(
+                    problem, response, position, config.tries, rank, rank + 1,
+                    config.min_probability,
+                )
+            ]  # fmt: skip
+            seen += ranking.tokens[rank : rank + 1]
+            if len(seen) <= rank or score_of(seen[-1]) > config.good_score:
+                break
+        return _best_scored(seen, ranking, score_of)
+
+    return (yield from guided(problem, config, choose))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactTopK(Guidance):
+    """Options of exact scoring of the policy's most likely tokens; `beta` as in prefix_gradient."""
+
+    candidates: Count = 8  # tokens scored at a position, at most
+    beta: Finite = 3.0
+
+    @property
+    def idle(self) -> str | None:
+        if self.beta and self.candidates > 1:
+            return None
+        return _IDLE.format("candidates=1" if self.beta else "beta=0")
+
+
+def exact_top_k(problem: Problem, config: ExactTopK) -> Method:
+    """Where the policy is unsure, argmax_v log pi(v) + beta log sigmoid(s(y_<t, v)) of k tokens.
+
+    What `prefix_gradient` linearises, without the linearisation, at a call for each token.
+    """
+
+    def choose(response: Trajectory, position: int) -> Part:
+        k = config.candidates
+        (ranking,) = yield [Weigh(problem, response, position, k, 0, k, config.min_probability)]
+        return _best_scored(ranking.tokens, ranking, lambda known: tilted(known, config.beta))
+
+    return (yield from guided(problem, config, choose))
+
+
+def _best_scored(
+    seen: Sequence[Known], ranking: Ranking, value: Callable[[Known], float]
+) -> Chosen:
+    """The best of the tokens that were scored; the policy's own where none could be."""
+    own = ranking.own
+    old = next((known for known in seen if known.token == own.token), own)
+    return old, max(seen, key=value, default=old), len(seen)
+
+
+def guided(problem: Problem, config: Guidance, choose: Callable[[Trajectory, int], Part]) -> Method:
+    """Write a response; `choose`, a part of a method, returns what is `Chosen` at its end."""
+    written: list[Trajectory] = []  # the last is the response at hand
+    choices: list[Choice] = []
+    ended = yield from unless_cut(_write(problem, config, choose, written, choices))
+    response = written[-1]  # the first request is always covered
     return Outcome(
         response.text,
         response.tokens,
         response.stop,
-        visited=len(writing.choices),
+        visited=len(choices),
         positions=len(response.tokens),
         ended=ended,
-        choices=tuple(writing.choices),
+        choices=tuple(choices),
     )
 
 
-def _write(writing: Writing, choose: Callable[[Writing], Part]) -> Part:
-    yield from writing.go_on()
+def _write(
+    problem: Problem,
+    config: Guidance,
+    choose: Callable[[Trajectory, int], Part],
+    written: list[Trajectory],
+    choices: list[Choice],
+) -> Part:
+    start = Generate(
+        problem, problem.key / "guided", Sampling(temperature=0.0), confidence=config.confidence
+    )
+    yield from collect([start], written.extend)
     looked_at = -1
     while True:
-        response, position = writing.written, writing.position
-        if position <= looked_at or response.top_probability[position] > writing.confidence:
+        response, position = written[-1], len(written[-1].tokens) - 1
+        if position <= looked_at or response.top_probability[position] > config.confidence:
             return "done"
         looked_at = position
-        token = yield from choose(writing)
-        if token != response.tokens[position]:
-            yield from writing.go_on(token)
+        old, new, scored = yield from choose(response, position)
+        choices.append(choice_of(len(choices), response, position, old, new, scored))
+        if new.token != response.tokens[position]:
+            going_on = replace(start, prefix=response, keep=position, token=new.token)
         elif response.stop == "step":
-            yield from writing.go_on()
+            going_on = replace(start, prefix=response, keep=position + 1)
         else:
             return "done"
+        yield from collect([going_on], written.extend)
+
+
+def choice_of(
+    index: int, response: Trajectory, position: int, old: Known, new: Known, scored: int
+) -> Choice:
+    """Return the trace of one token that was chosen."""
+    return Choice(
+        index=index,
+        position=position,
+        by="score" if new.gradient is None else "gradient",
+        top_probability=response.top_probability[position],
+        old_token=response.tokens[position],
+        new_token=new.token,
+        old_log_probability=old.log_probability,
+        new_log_probability=new.log_probability,
+        old_gradient=old.gradient,
+        new_gradient=new.gradient,
+        old_score=old.score,
+        new_score=new.score,
+        scored=scored,
+    )
+
+
+def score_of(known: Known) -> float:
+    """Return the score of a token that was scored."""
+    assert known.score is not None, "asked of scored tokens only"
+    return known.score
+
+
+def tilted(known: Known, beta: float) -> float:
+    """log pi + beta log sigmoid(s)."""
+    return known.log_probability + beta * log_sigmoid(score_of(known))
 
 
 def log_sigmoid(score: float) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -11,82 +12,100 @@ from torch import Tensor
 
 from nabla_eval.cost.flops import forward_flops, gradient_flops, table_flops
 from nabla_eval.cost.ledger import Ledger
-from nabla_eval.dto.objective import widen
+from nabla_eval.dto.objective import embed_reward, widen
 from nabla_eval.engine.execute import HANDLERS, Executor, Handler
 from nabla_eval.engine.prefix_cache import PrefixCaches
-from nabla_eval.engine.score import Encoded, Ids, RewardEncoder
+from nabla_eval.engine.score import Encoded, Ids, RewardEncoder, filled
 from nabla_eval.errors import Fault, RewardError
-from nabla_eval.experimental.requests import Ranking, Tilt, Weigh
-from nabla_eval.experimental.tails import after, ends_of, shorter
-from nabla_eval.models.pair import Pair, Reward
+from nabla_eval.experimental.requests import Known, Ranking, Tilt, Weigh
+from nabla_eval.models.pair import Pair, Policy, Reward
+from nabla_eval.models.prefix import Pass, Prefixes, extend, joined
+from nabla_eval.protocol import Problem
 
 _ELEMENTS = 2**25  # of rows x V formed at once
 
 
-def _row(reward: Reward, request: Weigh | Tilt) -> Ids:
-    """The frame's beginning and the response up to the position."""
-    words = reward.embedding.shape[0]
-    before = tuple(words + token for token in request.problem.frame.before)
-    return before + request.trajectory.tokens[: request.position]
+class _Positions:
+    """The positions of B requests: what stands before them, what may stand there, and what ends."""
+
+    def __init__(self, pair: Pair, requests: Sequence[Weigh | Tilt], caches: PrefixCaches) -> None:
+        policy, reward = pair.policy, pair.judge
+        self.requests, self.reward, self.policy = requests, reward, policy
+        # What earlier requests of these kinds encoded is found, and each is charged its own tokens.
+        # A `Score` is charged whole responses; what it encoded is left alone, or the ledger of
+        # these would depend on whether it is still cached.
+        self.encoder = RewardEncoder(reward, caches.reward, "next token")
+        self.keys = [request.problem.key for request in requests]
+        words = reward.embedding.shape[0]
+        written = [request.trajectory.tokens[: request.position] for request in requests]
+        frames = [request.problem.frame for request in requests]
+        # Rows of ids as `embed_reward` takes them: the template's tokens stand behind the words.
+        self.before: list[Ids] = [
+            tuple(words + token for token in frame.before) + tokens
+            for frame, tokens in zip(frames, written, strict=True)
+        ]
+        self.after: list[Ids] = [tuple(words + token for token in frame.after) for frame in frames]
+        self.ends = [
+            ends_of(policy, request.problem, tokens)
+            for request, tokens in zip(requests, written, strict=True)
+        ]
+        states = torch.stack([r.trajectory.states[r.position] for r in requests])
+        self.log_p: Float[Tensor, "B V"] = widen(policy.head(states)).log_softmax(-1)
+        # -inf for tokens that the reward model cannot be shown.
+        self.known = self.log_p.masked_fill(~self._readable(), -torch.inf)
+
+    def _readable(self) -> Tensor:
+        """Tokens `[B, V]` that the reward model knows, and those that a template's end shows."""
+        known = self.reward.known
+        if known is None:
+            return torch.ones_like(self.log_p, dtype=torch.bool)
+        allowed = known.to(self.policy.device).repeat(len(self.requests), 1)
+        for row, own, end in zip(allowed, self.ends, self.after, strict=True):
+            if end:
+                row[[token for token in own if token < self.policy.vocabulary]] = True
+        return allowed
+
+    def best(self, values: Float[Tensor, "B V"]) -> list[list[int]]:
+        """Each request's first tokens by falling value, ties by id, above its floor on pi."""
+        floors = [request.min_probability for request in self.requests]
+        if any(floors):
+            known = self.known
+            floor = torch.tensor(floors, dtype=known.dtype, device=known.device)[:, None].log()
+            likely = (known >= floor).scatter(-1, known.argmax(-1, keepdim=True), True)
+            values = values.masked_fill(~likely, -torch.inf)
+        ordered, order = values.sort(stable=True, dim=-1, descending=True)
+        most = max(request.keep for request in self.requests)
+        finite = (ordered[:, :most] > -torch.inf).sum(-1).tolist()
+        return [
+            row[: min(count, request.keep)]
+            for row, count, request in zip(
+                order[:, :most].tolist(), finite, self.requests, strict=True
+            )
+        ]
+
+    def fault(self, i: int) -> Fault:
+        """In place of a ranking with a number that is none."""
+        request = self.requests[i]
+        return Fault(
+            RewardError(
+                f"The reward model {self.reward.name} gave a score or a gradient that is no number "
+                f"after {request.position} tokens of a response (problem "
+                f"{request.problem.id or '?'}). Try dtype=float32, or another reward model."
+            )
+        )
 
 
-def _end(reward: Reward, request: Weigh | Tilt) -> Ids:
-    """The frame's end."""
-    words = reward.embedding.shape[0]
-    return tuple(words + token for token in request.problem.frame.after)
+def ends_of(policy: Policy, problem: Problem, tokens: Sequence[int]) -> tuple[int, ...]:
+    """Tokens that end a response wherever they follow: the policy's, and one-token stop strings.
 
-
-def _encoder(reward: Reward, caches: PrefixCaches) -> RewardEncoder:
-    """Finds what earlier requests of these kinds encoded, of which each is charged its own tokens.
-
-    A `Score` is charged whole responses; what it encoded is left alone, or the ledger of these
-    would depend on whether it is still cached.
+    Stop strings do not count in a thought, which the `tokens` so far may have left open.
     """
-    return RewardEncoder(reward, caches.reward, "next token")
-
-
-def _ends(pair: Pair, request: Weigh | Tilt) -> tuple[int, ...]:
-    """Tokens that end the response if they stand at the position."""
-    tokens = request.trajectory.tokens[: request.position]
-    return ends_of(pair.policy, request.problem, tokens)
-
-
-def _log_policy(pair: Pair, requests: Sequence[Weigh | Tilt]) -> Float[Tensor, "B V"]:
-    states = torch.stack([r.trajectory.states[r.position] for r in requests])
-    return widen(pair.policy.head(states)).log_softmax(-1)
-
-
-def _readable(pair: Pair, ends: Sequence[tuple[int, ...]], framed: Sequence[bool]) -> Tensor:
-    """Tokens `[B, V]` that the reward model knows; `framed` rows also their `ends`."""
-    policy, known = pair.policy, pair.judge.known
-    if known is None:
-        return torch.ones(len(framed), policy.vocabulary, dtype=torch.bool, device=policy.device)
-    allowed = known.to(policy.device).repeat(len(framed), 1)
-    for row, own, shown in zip(allowed, ends, framed, strict=True):
-        if shown:
-            row[[token for token in own if token < policy.vocabulary]] = True
-    return allowed
-
-
-def _best(values: Float[Tensor, "B V"], counts: Sequence[int]) -> list[list[int]]:
-    """Each row's first tokens by falling value, ties by id, without those at -inf."""
-    ordered, order = values.sort(stable=True, dim=-1, descending=True)
-    most = max(counts)
-    finite = (ordered[:, :most] > -torch.inf).sum(-1).tolist()
-    rows = order[:, :most].tolist()
-    return [row[: min(n, k)] for row, n, k in zip(rows, finite, counts, strict=True)]
-
-
-def _likely(
-    values: Float[Tensor, "B V"], log_p: Float[Tensor, "B V"], requests: Sequence[Weigh | Tilt]
-) -> Float[Tensor, "B V"]:
-    """Values of the tokens above each request's floor on pi; -inf for the others."""
-    floors = [r.min_probability for r in requests]
-    if not any(floors):
-        return values
-    floor = torch.tensor(floors, dtype=log_p.dtype, device=log_p.device)[:, None].log()
-    likely = (log_p >= floor).scatter(-1, log_p.argmax(-1, keepdim=True), True)
-    return values.masked_fill(~likely, -torch.inf)
+    stops, thought = problem.stop, problem.thought
+    if stops and thought is not None:
+        answering = thought.answer_at(policy.decode(tokens, special=True)) is not None
+        stops = stops if answering else ()
+    own = (policy.token_of(stop) for stop in stops)
+    return tuple(dict.fromkeys((*policy.end_ids, *(token for token in own if token is not None))))
 
 
 @torch.inference_mode(False)
@@ -97,84 +116,106 @@ def weigh(pair: Pair, requests: Sequence[Weigh], caches: PrefixCaches) -> list[R
     A single token of a process reward is read as if it were written, and what was read is kept: if
     it is, nothing of it is read again. A score that is not a number comes back as a `Fault`.
     """
-    reward = pair.judge
-    encoder = _encoder(reward, caches)
-    rows = [_row(reward, request) for request in requests]
-    log_p = _log_policy(pair, requests)
-    ends = [_ends(pair, request) for request in requests]
-    allowed = _readable(
-        pair, ends, [bool(row or _end(reward, r)) for row, r in zip(rows, requests, strict=True)]
-    )
-    known = log_p.masked_fill(~allowed, -torch.inf)
-    ranked = _best(_likely(known, known, requests), [r.keep for r in requests])
+    at = _Positions(pair, requests, caches)
+    ranked = at.best(at.known)
     asked = [tokens[r.first : r.stop] for tokens, r in zip(ranked, requests, strict=True)]
-    alone = [
-        encoder.caches and reward.process and len(tokens) == 1 and tokens[0] not in own
-        for tokens, own in zip(asked, ends, strict=True)
-    ]
-    busy = [i for i, own in enumerate(asked) if own]
-    found = encoder.encode(
-        [requests[i].problem.key for i in busy],
-        [rows[i] + (asked[i][0],) if alone[i] else rows[i] for i in busy],
-        [alone[i] for i in busy],
-    )
-    prefixes = dict(zip(busy, found, strict=True))
-    scores = [[prefixes[i].scores[-1]] if alone[i] else [] for i in range(len(requests))]
-    tokens_read = [prefixes[i].new if i in prefixes else 0 for i in range(len(requests))]
-    several = [(i, token) for i in busy if not alone[i] for token in asked[i]]
-    if several:
-        _probe(encoder, requests, ends, prefixes, several, scores, tokens_read)
-    values = log_p.tolist() if pair.policy.vocabulary < 2**10 else log_p
-    return [
-        _fault(reward, request)
-        if any(math.isnan(score) for score in scores[i])
-        else Ranking(
-            tokens=tuple(ranked[i]),
-            log_probability=tuple(float(values[i][token]) for token in ranked[i]),
-            values=tuple(scores[i]),
-            own=(float(values[i][request.trajectory.tokens[request.position]]), 0.0),
-            cost=Ledger(
-                prefix_scorings=len(asked[i]),
-                reward_tokens=tokens_read[i],
-                flops=forward_flops(reward.parameters, tokens_read[i]),
-            ),
+    scores, read = _scores(at, asked)
+    values = at.log_p.tolist() if pair.policy.vocabulary < 2**10 else at.log_p
+    results: list[Ranking | Fault] = []
+    for i, request in enumerate(requests):
+        own = request.trajectory.tokens[request.position]
+        scored = dict(zip(asked[i], scores[i], strict=True))
+        if any(math.isnan(score) for score in scores[i]):
+            results.append(at.fault(i))
+            continue
+        cost = Ledger(
+            prefix_scorings=len(scored),
+            reward_tokens=read[i],
+            flops=forward_flops(at.reward.parameters, read[i]),
         )
-        for i, request in enumerate(requests)
+        found = (Known(v, float(values[i][v]), scored.get(v)) for v in ranked[i])
+        results.append(Ranking(tuple(found), Known(own, float(values[i][own])), cost=cost))
+    return results
+
+
+def _scores(at: _Positions, asked: Sequence[list[int]]) -> tuple[list[list[float]], list[int]]:
+    """Exact scores of each request's tokens, and how many tokens were read for them."""
+    encoder, process = at.encoder, at.reward.process
+    alone = [
+        encoder.caches and process and len(tokens) == 1 and tokens[0] not in ends
+        for tokens, ends in zip(asked, at.ends, strict=True)
     ]
-
-
-def _probe(
-    encoder: RewardEncoder,
-    requests: Sequence[Weigh],
-    ends: Sequence[tuple[int, ...]],
-    encoded: dict[int, Encoded],
-    several: Sequence[tuple[int, int]],
-    scores: list[list[float]],
-    tokens_read: list[int],
-) -> None:
-    """Score tokens (request, token) that are not to be kept, and add up what that takes."""
-    reward = encoder.reward
+    busy = [i for i, tokens in enumerate(asked) if tokens]
+    rows = [at.before[i] + (asked[i][0],) if alone[i] else at.before[i] for i in busy]
+    found = encoder.encode([at.keys[i] for i in busy], rows, [alone[i] for i in busy])
+    scores: list[list[float]] = [[] for _ in asked]
+    read = [0] * len(asked)
     prefixes: list[Encoded] = []
-    owner: list[int] = []
-    places: dict[tuple[int, int], int] = {}  # of a request's row, whole or shortened
-    tails: list[Ids] = []
-    for i, token in several:
-        end, prefix = _end(reward, requests[i]), encoded[i]
-        if token not in ends[i]:
-            tails.append((token,) if reward.process else (token, *end))
-        elif end:
-            tails.append(end)
-        else:  # where nothing marks the end, the last token's own score is that of the response
-            tails.append(prefix.ids[-1:])
-            prefix = shorter(prefix)
-        place = places.setdefault((i, len(prefix.ids)), len(prefixes))
-        if place == len(prefixes):
-            prefixes.append(prefix)
-        owner.append(place)
-        tokens_read[i] += len(tails[-1]) + (0 if encoder.caches else len(prefix.ids))
-    run = after(encoder, prefixes, owner, tails)
-    for (i, _), score in zip(several, widen(reward.head(run.states[:, -1])).tolist(), strict=True):
-        scores[i].append(score)
+    owner: list[int] = []  # of each tail: its prefix
+    tails: list[tuple[int, Ids]] = []  # of what is not kept: the request and the ids
+    for i, prefix in zip(busy, found, strict=True):
+        read[i] = prefix.new
+        if alone[i]:
+            scores[i] = [prefix.scores[-1]]
+            continue
+        ending = [token for token in asked[i] if token in at.ends[i]]
+        prefixes.append(prefix)
+        if ending and not at.after[i]:
+            prefixes.append(_shorter(prefix))
+        for token in asked[i]:
+            end, place = at.after[i], len(prefixes) - 1
+            tail = end
+            if token not in ending:
+                tail = (token,) if process else (token, *end)
+                place -= bool(ending and not end)
+            elif not end:  # nothing marks the end: the last token's score is the response's
+                tail = prefix.ids[-1:]
+            owner.append(place)
+            tails.append((i, tail))
+            read[i] += len(tail) + (0 if encoder.caches else len(prefixes[place].ids))
+    if tails:
+        run = _after(encoder, prefixes, owner, [tail for _, tail in tails])
+        late = widen(at.reward.head(run.states[:, -1])).tolist()
+        for (i, _), score in zip(tails, late, strict=True):
+            scores[i].append(score)
+    return scores, read
+
+
+def _shorter(prefix: Encoded) -> Encoded:
+    """Without the last id."""
+    return Encoded(prefix.ids[:-1], None if prefix.kv is None else prefix.kv[..., :-1, :])
+
+
+def _after(
+    encoder: RewardEncoder,
+    prefixes: Sequence[Encoded],
+    owner: Iterable[int],
+    tails: Sequence[Ids],
+    soft: Float[Tensor, "B Dr"] | None = None,
+) -> Pass:
+    """Forward tails, each after the row of its owner; nothing of them is kept.
+
+    With `soft`, these embeddings stand in place of each tail's first id, and the pass's
+    embeddings are the leaf to differentiate to.
+    """
+    reward, owners, parts = encoder.reward, list(owner), list(tails)
+    if not encoder.caches:
+        parts = [prefixes[i].ids + tail for i, tail in zip(owners, tails, strict=True)]
+    embed = partial(embed_reward, reward)
+    if soft is not None:
+        embed = partial(_softened, reward, soft, [len(tail) for tail in tails])
+    known, kvs = None, [prefix.kv for prefix in prefixes]
+    if any(kv is not None and kv.shape[-2] for kv in kvs):
+        known = Prefixes(*joined(filled(kvs)), None, owners)
+    return extend(reward.base, embed, parts, reward.device, soft is not None, known)
+
+
+def _softened(reward: Reward, soft: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
+    """Embeddings of ids, with `soft` in the first of each row's last `count` columns."""
+    embeds = embed_reward(reward, ids).clone()
+    columns = ids.shape[1] - torch.tensor(counts, device=ids.device)
+    embeds[torch.arange(len(ids), device=ids.device), columns] = soft.to(embeds.dtype)
+    return embeds
 
 
 @torch.inference_mode(False)
@@ -186,57 +227,39 @@ def tilt(pair: Pair, requests: Sequence[Tilt], caches: PrefixCaches) -> list[Ran
     an outcome reward), with the keys and values of its prefix as constants. A gradient that is not
     finite comes back as a `Fault`.
     """
-    reward, kind = pair.judge, requests[0].linearisation
-    encoder = _encoder(reward, caches)
-    rows = [_row(reward, request) for request in requests]
-    ends = [_ends(pair, request) for request in requests]
-    frames = [_end(reward, request) for request in requests]
-    table = _Table(pair, ends, frames)
-    log_p = _log_policy(pair, requests)
-    known = log_p.masked_fill(~_readable(pair, ends, [*map(bool, frames)]), -torch.inf)
-    keys = [request.problem.key for request in requests]
-    prefixes = encoder.encode(keys, rows, [False] * len(requests))
-    if kind == "soft":
-        weights = known.softmax(-1)
-    else:
-        weights = torch.zeros_like(known).scatter_(-1, known.argmax(-1, keepdim=True), 1.0)
-    tails = [(0,) if reward.process else (0, *end) for end in frames]
+    at = _Positions(pair, requests, caches)
+    reward, soft = at.reward, requests[0].linearisation == "soft"
+    table = _Table(at)
+    prefixes = at.encoder.encode(at.keys, at.before, [False] * len(requests))
+    weights = at.known.softmax(-1)
+    if not soft:
+        weights = torch.zeros_like(weights).scatter_(-1, at.known.argmax(-1, keepdim=True), 1.0)
+    tails: list[Ids] = [(0,) if reward.process else (0, *end) for end in at.after]
     with torch.enable_grad():
-        run = after(encoder, prefixes, range(len(requests)), tails, table.mean(weights))
+        run = _after(at.encoder, prefixes, range(len(requests)), tails, table.mean(weights))
         score = widen(reward.head(run.states[:, -1]))
         loss = torch.nn.functional.logsigmoid(score).sum()
         (gradient,) = torch.autograd.grad(loss, run.embeds)
-    columns = [gradient.shape[1] - len(tail) for tail in tails]
-    own = torch.stack([gradient[i, column] for i, column in enumerate(columns)])
-    g = table.onto(own).masked_fill(known == -torch.inf, -torch.inf)
+    own = torch.stack([gradient[i, -len(tail)] for i, tail in enumerate(tails)])
+    lacking = at.known == -torch.inf
+    g = table.onto(own).masked_fill(lacking, -torch.inf)
     betas = torch.tensor([r.beta for r in requests], dtype=g.dtype, device=g.device)[:, None]
-    tilted = torch.where(known > -torch.inf, known + betas * g, -torch.inf)
-    best = _best(_likely(tilted, known, requests), [r.keep for r in requests])
+    best = at.best((at.known + betas * g).masked_fill(lacking, -torch.inf))
     finite = own.isfinite().all(-1).tolist()
-    tables = table_flops(*reward.embedding.shape) * (2 if kind == "soft" else 1)
+    tables = table_flops(*reward.embedding.shape) * (2 if soft else 1)
     results: list[Ranking | Fault] = []
     for i, request in enumerate(requests):
         if not finite[i]:
-            results.append(_fault(reward, request))
+            results.append(at.fault(i))
             continue
-        token, length = request.trajectory.tokens[request.position], len(tails[i])
-        before = prefixes[i].new if encoder.caches else len(rows[i])
-        results.append(
-            Ranking(
-                tokens=tuple(best[i]),
-                log_probability=tuple(log_p[i, best[i]].tolist()),
-                values=tuple(g[i, best[i]].tolist()),
-                own=(float(log_p[i, token]), float(g[i, token])),
-                handle=g[i],
-                cost=Ledger(
-                    prefix_gradients=1,
-                    reward_tokens=before + length,
-                    flops=forward_flops(reward.parameters, before)
-                    + gradient_flops(reward.parameters, length)
-                    + tables,
-                ),
-            )
-        )
+        before = prefixes[i].new if at.encoder.caches else len(at.before[i])
+        flops = forward_flops(reward.parameters, before) + tables
+        flops += gradient_flops(reward.parameters, len(tails[i]))
+        cost = Ledger(prefix_gradients=1, reward_tokens=before + len(tails[i]), flops=flops)
+        tokens = [request.trajectory.tokens[request.position], *best[i]]
+        numbers = zip(tokens, at.log_p[i, tokens].tolist(), g[i, tokens].tolist(), strict=True)
+        ours, *found = (Known(v, log_p, gradient=slope) for v, log_p, slope in numbers)
+        results.append(Ranking(tuple(found), ours, g[i], cost))
     return results
 
 
@@ -246,20 +269,25 @@ class _Table:
     A token that ends the response has that of the template's end, of which it is the first.
     """
 
-    def __init__(self, pair: Pair, ends: Sequence[tuple[int, ...]], frames: Sequence[Ids]) -> None:
-        reward = pair.judge
-        self.embedding, self.device = reward.embedding, pair.policy.device
+    def __init__(self, at: _Positions) -> None:
+        reward = at.reward
+        self.embedding, self.device = reward.embedding, at.policy.device
         words = reward.embedding.shape[0]
-        stops = sorted({token for own in ends for token in own if token < words})
+        stops = sorted({token for own in at.ends for token in own if token < words})
         self.stops = torch.tensor(stops, dtype=torch.long, device=self.device)
         # [B, S] rows in which each of them stands for the template's end
         self.framed = torch.tensor(
-            [[bool(f) and s in own for s in stops] for own, f in zip(ends, frames, strict=True)],
+            [
+                [bool(f) and s in own for s in stops]
+                for own, f in zip(at.ends, at.after, strict=True)
+            ],
             dtype=torch.bool,
             device=self.device,
         )
-        first = torch.tensor([end[0] - words if end else 0 for end in frames], device=reward.device)
-        self.end = widen(reward.table[first])  # [B, Dr]
+        first = [end[0] - words if end else 0 for end in at.after]
+        self.end = widen(reward.table[torch.tensor(first, device=reward.device)])  # [B, Dr]
+        size = max(1, _ELEMENTS // reward.embedding.shape[1])
+        self.parts = reward.embedding.split(size)
 
     def mean(self, weights: Float[Tensor, "B V"]) -> Float[Tensor, "B Dr"]:
         """sum_v weights_v e_v, in at least float32."""
@@ -267,33 +295,20 @@ class _Table:
         rest = weights.clone()
         rest[:, self.stops] -= ending
         rest, ending = rest.to(self.end.device), ending.to(self.end.device)
-        size = max(1, _ELEMENTS // self.embedding.shape[1])
-        parts = zip(rest.split(size, -1), self.embedding.split(size), strict=True)
         total = ending.sum(-1, keepdim=True) * self.end
-        for part, rows in parts:
+        for part, rows in zip(rest.split(len(self.parts[0]), -1), self.parts, strict=True):
             total = total + part.to(total.dtype) @ widen(rows).to(total.dtype)
         return total
 
     def onto(self, gradient: Float[Tensor, "B Dr"]) -> Float[Tensor, "B V"]:
         """<gradient, e_v> for all tokens, on the policy's device."""
         wide = widen(gradient)
-        size = max(1, _ELEMENTS // self.embedding.shape[1])
-        rows = [wide @ widen(part).T.to(wide.dtype) for part in self.embedding.split(size)]
-        found = torch.cat(rows, -1).to(self.device)
+        found = torch.cat([wide @ widen(part).T.to(wide.dtype) for part in self.parts], -1)
+        found = found.to(self.device)
         ending = (wide * self.end.to(wide.dtype)).sum(-1, keepdim=True).to(self.device)
         if len(self.stops):
             found[:, self.stops] = torch.where(self.framed, ending, found[:, self.stops])
         return found
-
-
-def _fault(reward: Reward, request: Weigh | Tilt) -> Fault:
-    return Fault(
-        RewardError(
-            f"The reward model {reward.name} gave a score or a gradient that is no number after "
-            f"{request.position} tokens of a response (problem {request.problem.id or '?'}). "
-            "Try dtype=float32, or another reward model."
-        )
-    )
 
 
 def _length(executor: Executor, request: Weigh | Tilt) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from nabla_eval.errors import ModelError
-from nabla_eval.experimental.guided import Known
-from nabla_eval.experimental.prefix_gradient import tilted
-from nabla_eval.experimental.requests import Linearisation, Tilt, Weigh
+from nabla_eval.experimental.guided import choice_of, tilted
+from nabla_eval.experimental.requests import Known, Linearisation, Tilt, Weigh
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.samples import Pool
 from nabla_eval.options import Budget, Sampling
@@ -37,7 +36,6 @@ class LocateRepair(Sampling, Budget):
 
     @property
     def idle(self) -> str | None:
-        """Which option leaves nothing of the method."""
         return "n=1 is the draft alone, nothing is repaired" if self.n == 1 else None
 
 
@@ -51,18 +49,18 @@ def locate_repair(problem: Problem, config: LocateRepair) -> Method:
     ended = yield from unless_cut(pool.draft(config.sampling))
     if ended:
         return pool.outcome(0, ended)
-    run = _Repair(problem, config, pool.samples[0], pool.scores[0])
-    ended = yield from unless_cut(_repairs(run))
+    repair = _Repair(problem, config, pool.samples[0], pool.scores[0])
+    ended = yield from unless_cut(repair.run())
     return replace(
         pool.outcome(0, ended),
-        text=run.current.text,
-        tokens=run.current.tokens,
-        stop=run.current.stop,
-        reward=run.judged.reward,
-        candidates=tuple(run.candidates),
-        choices=tuple(run.choices),
-        visited=len(run.choices),
-        positions=len(run.current.tokens),
+        text=repair.current.text,
+        tokens=repair.current.tokens,
+        stop=repair.current.stop,
+        reward=repair.score.reward,
+        candidates=tuple(repair.candidates),
+        choices=tuple(repair.choices),
+        visited=len(repair.choices),
+        positions=len(repair.current.tokens),
     )
 
 
@@ -73,34 +71,95 @@ class _Repair:
     problem: Problem
     config: LocateRepair
     current: Trajectory
-    judged: RewardScore
+    score: RewardScore
     candidates: list[Candidate] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
-    left: dict[tuple[int, ...], Iterator[Known]] = field(default_factory=dict)  # by prefix
-    own: dict[tuple[int, ...], Known] = field(default_factory=dict)  # the token first found there
+    # By prefix: the token that was found there first, and those that are left to try.
+    ranked: dict[tuple[int, ...], tuple[Known, Iterator[Known]]] = field(default_factory=dict)
 
-    @property
-    def rollouts(self) -> int:
-        return 1 + len(self.candidates)
-
-    @property
-    def ended(self) -> str | None:
+    def run(self) -> Part:
+        """Repair until a budget is used or nothing is left to try; returns why it ended."""
         stop = self.config.stop_reward
-        if stop is not None and self.judged.reward >= stop:
-            return "reward"
-        return "budget" if self.rollouts >= self.config.n else None
+        while stop is None or self.score.reward < stop:
+            if 1 + len(self.candidates) >= self.config.n:
+                return "budget"
+            position = first_error(self.current, self.score, self.config.error_below)
+            token = None if position is None else (yield from self._choose(position))
+            if position is None or token is None:
+                return "done"
+            yield from self._try(position, token)
+        return "reward"
 
-    def located(self) -> int | None:
-        """The first position whose prefix score is bad; the end's score is the reward."""
-        return first_error(self.current, self.judged, self.config.error_below)
+    def _choose(self, position: int) -> Part:
+        """The best token that was not tried after this prefix; None where there is none left."""
+        current, prefix = self.current, self.current.tokens[:position]
+        if prefix not in self.ranked:
+            self.ranked[prefix] = yield from self._rank(position)
+        first, left = self.ranked[prefix]
+        new = next(left, None)
+        if new is None:
+            return None
+        scores = self.score.prefix_scores
+        own = current.tokens[position]
+        old = Known(
+            own,
+            current.log_probability[position],
+            scores[position] if position < len(scores) else self.score.reward,
+            first.gradient if first.token == own else None,
+        )
+        scored = self.config.candidates if self.config.chooser == "exact_top_k" else 0
+        self.choices.append(choice_of(len(self.choices), current, position, old, new, scored))
+        return new.token
+
+    def _rank(self, position: int) -> Part:
+        """The token at a position, and those that may take its place, best first."""
+        config, k = self.config, self.config.candidates
+        exact = config.chooser == "exact_top_k"
+        # The token at hand may be among them.
+        request: Weigh | Tilt = Weigh(
+            self.problem, self.current, position, k if exact else k + 1, 0, k if exact else 0,
+            config.min_probability,
+        )  # fmt: skip
+        if config.chooser == "prefix_gradient":
+            request = Tilt(
+                self.problem, self.current, position, config.beta, config.linearisation, k + 1,
+                config.min_probability,
+            )  # fmt: skip
+        (ranking,) = yield [request]
+        found = list(ranking.tokens)
+        if exact:
+            found.sort(key=lambda known: tilted(known, config.beta), reverse=True)
+        others = [known for known in found if known.token != ranking.own.token]
+        return ranking.own, iter(others[:k])
+
+    def _try(self, position: int, token: int) -> Part:
+        """Roll out with the new token, judge, and keep what has more reward."""
+        old, bar = self.current, self.score.reward
+        key = self.problem.key / "repair" / (1 + len(self.candidates))
+        sampling = self.config.sampling
+        (rival,) = yield [Generate(self.problem, key, sampling, old, position, token)]
+        (score,) = yield [Score(self.problem, rival)]
+        reward = score.reward
+        verdict: Verdict = "accepted" if reward > bar else "tie" if reward == bar else "rejected"
+        self.candidates.append(
+            Candidate(
+                index=len(self.candidates), sweep=0, position=position,
+                entropy=old.entropy[position], top_probability=old.top_probability[position],
+                gradient_norm=None, old_token=old.tokens[position], new_token=token,
+                old_reward=bar, new_reward=reward, verdict=verdict,
+                tokens=rival.tokens, text=rival.text, stop=rival.stop,
+            )
+        )  # fmt: skip
+        if verdict == "accepted":
+            self.current, self.score = rival, score
 
 
-def first_error(response: Trajectory, judged: RewardScore, below: float) -> int | None:
+def first_error(response: Trajectory, score: RewardScore, below: float) -> int | None:
     """The first position whose prefix score is below a bound; the end's score is the reward.
 
     None without one. Raises `ModelError` where the reward model gives no prefix scores.
     """
-    scores = judged.prefix_scores
+    scores = score.prefix_scores
     if response.scored and not scores:
         raise ModelError(
             "method=locate_repair finds errors by the scores of prefixes, and this reward model is "
@@ -108,125 +167,5 @@ def first_error(response: Trajectory, judged: RewardScore, below: float) -> int 
             "or try method=prefix_gradient, which asks about single prefixes."
         )
     if response.scored < len(response.tokens):
-        scores = (*scores, judged.reward)
-    return next((i for i, score in enumerate(scores) if score < below), None)
-
-
-def _repairs(run: _Repair) -> Part:
-    while run.ended is None:
-        position = run.located()
-        if position is None:
-            return "done"
-        token = yield from _choose(run, position)
-        if token is None:
-            return "done"
-        yield from _try(run, position, token)
-    return run.ended
-
-
-def _choose(run: _Repair, position: int) -> Part:
-    """The best token that was not tried after this prefix; None where there is none left."""
-    prefix = run.current.tokens[:position]
-    if prefix not in run.left:
-        yield from _rank(run, position)
-    new = next(run.left[prefix], None)
-    if new is None:
-        return None
-    scores = run.judged.prefix_scores
-    old = run.own[prefix]
-    run.choices.append(
-        Choice(
-            index=len(run.choices),
-            position=position,
-            by="gradient" if run.config.chooser == "prefix_gradient" else "score",
-            top_probability=run.current.top_probability[position],
-            old_token=run.current.tokens[position],
-            new_token=new.token,
-            old_log_probability=run.current.log_probability[position],
-            new_log_probability=new.log_probability,
-            old_gradient=old.gradient if old.token == run.current.tokens[position] else None,
-            new_gradient=new.gradient,
-            old_score=scores[position] if position < len(scores) else run.judged.reward,
-            new_score=new.score,
-            scored=run.config.candidates if run.config.chooser == "exact_top_k" else 0,
-        )
-    )
-    return new.token
-
-
-def _rank(run: _Repair, position: int) -> Part:
-    """Rank the tokens that may stand after a prefix, once."""
-    config, current, prefix = run.config, run.current, run.current.tokens[:position]
-    token, k = current.tokens[position], config.candidates
-    by_gradient, exact = config.chooser == "prefix_gradient", config.chooser == "exact_top_k"
-    request: Any = Weigh(
-        run.problem,
-        current,
-        position,
-        keep=k if exact else k + 1,  # the token at hand may be among them
-        stop=k if exact else 0,
-        min_probability=config.min_probability,
-    )
-    if by_gradient:
-        request = Tilt(
-            run.problem,
-            current,
-            position,
-            config.beta,
-            config.linearisation,
-            keep=k + 1,
-            min_probability=config.min_probability,
-        )
-    (ranking,) = yield [request]
-    values = [*ranking.values, *[None] * (len(ranking.tokens) - len(ranking.values))]
-    found = [
-        Known(
-            v,
-            log_p,
-            score=value if exact else None,
-            gradient=value if by_gradient else None,
-        )
-        for v, log_p, value in zip(ranking.tokens, ranking.log_probability, values, strict=True)
-    ]
-    if exact:
-        found.sort(key=lambda known: tilted(known, config.beta), reverse=True)
-    log_p, g = ranking.own
-    run.own[prefix] = Known(token, log_p, gradient=g if by_gradient else None)
-    run.left[prefix] = iter([known for known in found if known.token != token][:k])
-
-
-def _try(run: _Repair, position: int, token: int) -> Part:
-    """Roll out with the new token, judge, and keep what has more reward."""
-    config, old = run.config, run.current
-    (rival,) = yield [
-        Generate(
-            run.problem,
-            run.problem.key / "repair" / run.rollouts,
-            config.sampling,
-            old,
-            position,
-            token,
-        )
-    ]
-    (judged,) = yield [Score(run.problem, rival)]
-    verdict: Verdict = "accepted" if judged.reward > run.judged.reward else "rejected"
-    run.candidates.append(
-        Candidate(
-            index=len(run.candidates),
-            sweep=0,
-            position=position,
-            entropy=old.entropy[position],
-            top_probability=old.top_probability[position],
-            gradient_norm=None,
-            old_token=old.tokens[position],
-            new_token=token,
-            old_reward=run.judged.reward,
-            new_reward=judged.reward,
-            verdict="tie" if judged.reward == run.judged.reward else verdict,
-            tokens=rival.tokens,
-            text=rival.text,
-            stop=rival.stop,
-        )
-    )
-    if verdict == "accepted":
-        run.current, run.judged = rival, judged
+        scores = (*scores, score.reward)
+    return next((i for i, own in enumerate(scores) if own < below), None)

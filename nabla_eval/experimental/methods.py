@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nabla_eval.experimental.locate_repair import LocateRepair, locate_repair
-from nabla_eval.experimental.prefix_gradient import (
+from nabla_eval.experimental.guided import (
     ExactTopK,
     PrefixGradient,
     SequentialVerify,
@@ -11,6 +10,7 @@ from nabla_eval.experimental.prefix_gradient import (
     prefix_gradient,
     sequential_verify,
 )
+from nabla_eval.experimental.locate_repair import LocateRepair, locate_repair
 from nabla_eval.methods.registry import METHODS, SAMPLING_PRESETS, MethodSpec
 
 METHODS.update({

@@ -13,8 +13,8 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine import naive
 from nabla_eval.engine.naive import answer_start, ended
+from nabla_eval.experimental.guided import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.experimental.locate_repair import LocateRepair
-from nabla_eval.experimental.prefix_gradient import ExactTopK, PrefixGradient, SequentialVerify
 from nabla_eval.models.pair import Pair
 from nabla_eval.outcome import Candidate, Choice, Outcome, Verdict
 from nabla_eval.protocol import Problem

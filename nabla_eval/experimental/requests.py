@@ -9,7 +9,7 @@ that end, as it is when whole responses are scored: s is then the reward r of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.protocol import Problem, Trajectory
@@ -19,14 +19,22 @@ Linearisation: TypeAlias = Literal["soft", "hard"]
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Tokens that may stand at a position, best first, and what the reward model says of them."""
+class Known:
+    """A token that may stand at a position, and what is known of it there."""
 
-    tokens: tuple[int, ...]
-    log_probability: tuple[float, ...]  # nats, under the policy, at temperature 1
-    values: tuple[float, ...]  # of `Weigh`: scores of the ranks asked for; of `Tilt`: G (nats)
-    own: tuple[float, float] = (0.0, 0.0)  # of the trajectory's token: log-probability, and G
-    handle: Any = field(repr=False, compare=False, default=None)  # of `Tilt`: G, `[V]`
+    token: int
+    log_probability: float  # nats, under the policy, at temperature 1
+    score: float | None = None  # s of the prefix that ends with it, where it was asked for
+    gradient: float | None = None  # G (nats), where it was taken
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Tokens that may stand at a position, best first."""
+
+    tokens: tuple[Known, ...]
+    own: Known  # the trajectory's token; its score is not asked for
+    gradient: Any = field(repr=False, compare=False, default=None)  # of `Tilt`: all of G, `[V]`
     cost: Ledger = field(repr=False, compare=False, default_factory=Ledger)
 
 
@@ -36,9 +44,8 @@ class Weigh:
 
     Scored are those of ranks first..stop-1, each by one token through the reward model, after
     `trajectory.tokens[:position]`, of which what is not known from earlier requests is encoded
-    first. No rank have tokens that the
-    reward model lacks, and those that the policy gives less than `min_probability` (its first
-    choice among the others always has one).
+    first. Tokens that the reward model lacks have no rank, nor have those that the policy gives
+    less than `min_probability` (its first choice among the others always has one).
     """
 
     problem: Problem
@@ -62,8 +69,8 @@ class Tilt:
     G_v = <grad_e log sigmoid(s(y_<t, e)), e_v>, with the gradient taken at one embedding e: the
     policy's mean, sum_v pi(v) e_v ("soft"), or its most likely token's ("hard"). The tokens are the
     order of pi(v) exp(beta G_v): one step of KL-regularised tilting, exact for a linearised reward.
-    Tokens that the reward model lacks are never among them, and count nothing in the mean; those
-    that the policy gives less than `min_probability` are not among them either, as in `Weigh`.
+    Tokens without a rank in `Weigh` have none here, and those that the reward model lacks count
+    nothing in the mean.
     """
 
     problem: Problem
@@ -74,7 +81,4 @@ class Tilt:
     keep: int = 1
     min_probability: float = 0.0
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost: a forward and a backward pass."""
-        return 2
+    most_calls: ClassVar[int] = 2  # a forward and a backward pass

@@ -180,13 +180,13 @@ def test_g_is_the_derivative_along_each_embedding(kind, linearisation):
 
         for token in range(len(p)):
             if not mask[token]:
-                assert ranking.handle[token] == -torch.inf
-                assert token not in ranking.tokens
+                assert ranking.gradient[token] == -torch.inf
+                assert token not in [known.token for known in ranking.tokens]
                 continue
             step = torch.zeros_like(w)
             step[token] = 1e-4
             slope = (value(w + step) - value(w - step)) / 2e-4
-            assert float(ranking.handle[token]) == pytest.approx(slope, rel=1e-5, abs=1e-6)
+            assert float(ranking.gradient[token]) == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
 class Counter:

@@ -34,6 +34,9 @@ def trajectory(length, stop="eos"):
                       cost=Ledger(generated_tokens=length))  # fmt: skip
 
 
+SCORE = Score(PROBLEM, trajectory(1))
+
+
 class Writes:
     """Each response wants to be so long; what was asked for is noted round by round."""
 
@@ -45,8 +48,8 @@ class Writes:
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
-        if isinstance(request, Score):
-            return RewardScore(0.0, cost=Ledger(scorings=1))
+        if not isinstance(request, Generate):
+            return RewardScore(0.0, cost=Ledger(scorings=isinstance(request, Score)))
         wants, room = self.lengths.pop(0), request.longest
         return trajectory(wants) if wants < room else trajectory(room, "length")
 
@@ -66,42 +69,65 @@ def asker(requests, heard):
     return Outcome("", (), "eos", ended=ended)
 
 
-def run(requests, calls, script):
+def patient(count=3):
+    """A method that asks for one response after another; `visited` are those it has heard."""
     heard = []
-    (outcome,) = drive_all([limited(asker(requests, heard), Budget(max_calls=calls))], script)
+
+    def part():
+        for request in draws(count):
+            heard.extend((yield [request]))
+
+    ended = yield from unless_cut(part())
+    return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
+
+
+def run(requests, script, *, clock=None, **budget):
+    heard = []
+    ticks = {} if clock is None else {"clock": iter(range(99)).__next__}
+    method = limited(asker(requests, heard), Budget(**budget), **ticks)
+    (outcome,) = drive_all([method], script)
     return outcome, heard
 
 
-def test_what_surely_fits_is_asked_for_at_once():
-    script = Writes(3, 4)
-    outcome, heard = run(draws(2), 20, script)
-    assert script.rounds == [["Generate", "Generate"]] and outcome.ended == "done"
-    assert [len(t.tokens) for t in heard] == [3, 4]
-
-
-def test_what_one_response_leaves_is_there_for_the_next():
-    script = Writes(3, 4, 5)
-    outcome, heard = run(draws(3), 19, script)
-    assert script.rounds == [["Generate"], ["Generate"], ["Generate"]]
-    assert outcome.ended == "done" and outcome.ledger.model_calls == 12 and len(heard) == 3
-
-
-@pytest.mark.parametrize(("calls", "last", "ended"), [(6, 3, "max_calls"), (8, 4, "done")])
-def test_the_response_at_the_limit_is_written_as_far_as_the_calls_go(calls, last, ended):
-    outcome, heard = run(draws(2), calls, Writes(3, 4))
-    assert [len(t.tokens) for t in heard] == [3, last]
-    assert outcome.ended == ended and outcome.ledger.model_calls == 3 + last <= calls
-
-
-def test_a_response_that_ends_with_the_last_call_is_told_from_a_cut_one_only_by_its_stop():
-    outcome, heard = run(draws(2), 7, Writes(3, 4))
-    assert outcome.ended == "max_calls" and heard[-1].stop == "length"
+@pytest.mark.parametrize(
+    ("budget", "lengths", "rounds", "written", "ended"),
+    [
+        ({"max_calls": 20}, (3, 4), [2], [3, 4], "done"),  # what surely fits is asked for at once
+        ({"max_calls": 19}, (3, 4, 5), [1, 1, 1], [3, 4, 5], "done"),  # what one leaves is there
+        ({"max_calls": 6}, (3, 4), [1, 1], [3, 3], "max_calls"),  # as far as the calls go
+        ({"max_calls": 8}, (3, 4), [1, 1], [3, 4], "done"),
+        # It ends with the last call: only its stop tells it from a cut one.
+        ({"max_calls": 7}, (3, 4), [1, 1], [3, 4], "max_calls"),
+        ({"max_calls": 9, "max_item_tokens": 4}, (3, 9), [1, 1], [3, 1], "max_item_tokens"),
+        ({"max_calls": 4, "max_item_tokens": 9}, (3, 9), [1, 1], [3, 1], "max_calls"),
+        ({"max_calls": 19, "max_item_seconds": 0.5}, (3, 4, 5), [1], [3], "max_item_seconds"),
+    ],
+)
+def test_responses_are_carried_out_as_far_as_the_budget_that_is_used_up_first_goes(
+    budget, lengths, rounds, written, ended
+):
+    script = Writes(*lengths)
+    outcome, heard = run(draws(len(lengths)), script, clock=1, **budget)
+    assert [len(names) for names in script.rounds] == rounds and outcome.ended == ended
+    assert [len(t.tokens) for t in heard] == written
+    assert outcome.ledger.model_calls == sum(written)
+    assert heard[-1].stop == ("length" if ended in ("max_calls", "max_item_tokens") else "eos")
 
 
 def test_nothing_is_carried_out_without_calls():
-    requests = [*draws(1), Score(PROBLEM, trajectory(1)), Score(PROBLEM, trajectory(2))]
-    outcome, heard = run(requests, 10, Writes(9))
+    requests = [*draws(1), SCORE, Score(PROBLEM, trajectory(2))]
+    outcome, heard = run(requests, Writes(9), max_calls=10)
     assert len(heard) == 2 and outcome.ended == "max_calls" and outcome.ledger.scorings == 1
+    script = Writes(9)  # the score takes the last call: the response after it is not even begun
+    outcome, heard = run([SCORE, *draws(1)], script, max_calls=1)
+    assert script.rounds == [["Score"]] and len(heard) == 1 and outcome.ended == "max_calls"
+
+
+def test_tokens_count_responses_and_nothing_else():
+    outcome, heard = run([*draws(1), SCORE, *draws(2)], Writes(3, 9, 9), max_item_tokens=5)
+    assert outcome.ended == "max_item_tokens"
+    assert [type(result) for result in heard] == [Trajectory, RewardScore, Trajectory]
+    assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
 
 
 @pytest.mark.parametrize(
@@ -128,79 +154,37 @@ def test_a_refinement_is_carried_out_as_far_as_its_every_step_is_covered(
         return [Refinement((token,), (certain,), ready=ready, cost=cost)]
 
     refine = Refine(PROBLEM, trajectory(2), 0, (KEY,), Sampling(), DTO(steps=3))
-    outcome, results = run([refine], calls, execute)
+    outcome, results = run([refine], execute, max_calls=calls)
     assert heard == asked and (len(results) == 1) == (certain or "drawn" in asked)
     assert outcome.ledger.gradient_passes == asked.count("gradient")
     heard.clear()
-    assert len(run([replace(refine, dto=DTO(steps=0))], 1, execute)[1]) == 1 and len(heard) == 1
+    none = replace(refine, dto=DTO(steps=0))
+    assert len(run([none], execute, max_calls=1)[1]) == 1 and len(heard) == 1
 
 
-def test_a_method_that_goes_on_after_the_cut_is_a_mistake():
+def test_a_method_that_asks_after_the_cut_or_does_not_know_of_it_is_a_mistake():
     def stubborn():
-        yield from unless_cut(part())
+        yield from unless_cut(unaware())
         yield draws(1)
 
-    def part():
-        yield draws(2)
-
-    with pytest.raises(RuntimeError, match="max_calls"):
-        drive_all([limited(stubborn(), Budget(max_calls=2))], Writes(9, 9, 9))
-
-
-def test_a_method_that_does_not_know_of_the_cut_says_what_it_should_do():
     def unaware():
         yield draws(2)
         return Outcome("", (), "eos")
 
-    with pytest.raises(OutOfCalls, match="return an Outcome"):
-        drive_all([limited(unaware(), Budget(max_calls=2))], Writes(9, 9))
+    for method, error in [(stubborn(), RuntimeError), (unaware(), OutOfCalls)]:
+        with pytest.raises(error, match="max_calls"):
+            drive_all([limited(method, Budget(max_calls=2))], Writes(9, 9, 9))
 
 
-def test_tokens_count_responses_and_nothing_else():
-    heard = []
-    requests = [*draws(1), Score(PROBLEM, trajectory(1)), *draws(2)]
-    method = limited(asker(requests, heard), Budget(max_item_tokens=5))
-    (outcome,) = drive_all([method], Writes(3, 9, 9))
-    assert outcome.ended == "max_item_tokens"
-    assert [type(result).__name__ for result in heard] == [
-        "Trajectory",
-        "RewardScore",
-        "Trajectory",
-    ]
-    assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
-
-
-def test_the_budget_that_is_used_up_first_is_named():
-    for budget, ended in [
-        (Budget(max_calls=9, max_item_tokens=4), "max_item_tokens"),
-        (Budget(max_calls=4, max_item_tokens=9), "max_calls"),
-    ]:
-        (outcome,) = drive_all([limited(asker(draws(2), []), budget)], Writes(3, 9))
-        assert (outcome.ended, outcome.ledger.model_calls) == (ended, 4)
-
-
-def test_time_is_looked_at_between_requests_and_the_first_response_is_always_written():
-    def patient():
-        heard = []
-        ended = yield from unless_cut(asks(heard))
-        return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
-
-    def asks(heard):
-        for request in draws(3):
-            heard += yield [request]
-
-    for seconds, written in [(0.5, 1), (2.5, 2), (3.5, 3), (9.0, 3)]:
-        method = limited(patient(), Budget(max_item_seconds=seconds), iter(range(99)).__next__)
-        (outcome,) = drive_all([method], Writes(2, 2, 2))
-        assert outcome.visited == written
-        assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
-
-
-def test_a_token_is_not_written_with_no_calls_left():
-    """The score takes the last call: the response after it is not even begun."""
-    script = Writes(9)
-    outcome, heard = run([Score(PROBLEM, trajectory(1)), *draws(1)], 1, script)
-    assert script.rounds == [["Score"]] and len(heard) == 1 and outcome.ended == "max_calls"
+@pytest.mark.parametrize(("seconds", "written"), [(0.5, 1), (2.0, 1), (2.5, 2), (3.5, 3), (9.0, 3)])
+def test_time_is_looked_at_between_requests_and_the_first_response_is_always_written(
+    seconds, written
+):
+    """A budget is used up when it has passed to the instant."""
+    method = limited(patient(), Budget(max_item_seconds=seconds), iter(range(99)).__next__)
+    (outcome,) = drive_all([method], Writes(2, 2, 2))
+    assert outcome.visited == written
+    assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
 
 
 def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
@@ -211,7 +195,7 @@ def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
         return [trajectory(3 + request.longest, "length") for request in requests]
 
     again = Generate(PROBLEM, KEY, Sampling(), prefix=trajectory(5), keep=3)
-    outcome, _ = run([again], 4, execute)
+    outcome, _ = run([again], execute, max_calls=4)
     assert [request.longest for request in asked] == [4] and outcome.ended == "max_calls"
 
 
@@ -226,39 +210,8 @@ class Question:
 @pytest.mark.parametrize("most", [0, 2, 3])
 def test_a_question_is_asked_where_the_calls_that_it_names_are_left(most):
     for calls in range(1, 5):
-        requests = [Score(PROBLEM, trajectory(1)), Question(PROBLEM, most)]
-        _, heard = run(requests, calls, ScoresAlone())
+        _, heard = run([SCORE, Question(PROBLEM, most)], Writes(), max_calls=calls)
         assert len(heard) == 1 + (most <= calls - 1), calls
-
-
-class ScoresAlone:
-    """Only a `Score` costs anything here."""
-
-    def __call__(self, requests):
-        return [RewardScore(0.0, cost=Ledger(scorings=isinstance(r, Score))) for r in requests]
-
-
-def test_a_budget_of_time_is_used_up_when_it_has_passed_to_the_instant():
-    def patient():
-        heard = []
-        ended = yield from unless_cut(one_by_one(heard))
-        return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
-
-    def one_by_one(heard):
-        for request in draws(3):
-            heard += yield [request]
-
-    method = limited(patient(), Budget(max_item_seconds=2.0), iter(range(99)).__next__)
-    (outcome,) = drive_all([method], Writes(2, 2, 2))
-    assert (outcome.visited, outcome.ended) == (1, "max_item_seconds")
-
-
-def test_time_is_looked_at_between_what_calls_let_through_one_by_one():
-    heard = []
-    budget = Budget(max_calls=19, max_item_seconds=0.5)
-    method = limited(asker(draws(3), heard), budget, iter(range(99)).__next__)
-    (outcome,) = drive_all([method], Writes(3, 4, 5))
-    assert (len(heard), outcome.ended) == (1, "max_item_seconds")
 
 
 def test_a_response_is_whole_if_it_ended_or_is_as_long_as_it_may_be():

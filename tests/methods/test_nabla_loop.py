@@ -9,9 +9,10 @@ import pytest
 
 from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
 from nabla_eval.engine.drive import drive_all
-from nabla_eval.methods.nabla_options import lookahead
+from nabla_eval.engine.gradient import hard_sequence
+from nabla_eval.methods.nabla_options import lookahead, uncertain
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.options import Sampling
+from nabla_eval.options import DTO, Selection
 from nabla_eval.protocol import (
     Differentiate,
     Generate,
@@ -300,34 +301,17 @@ def test_the_twin_with_iid_draws_rejects_at_the_harmonic_rate(n):
     assert with_first.high - with_first.low < 0.1
 
 
-def test_best_of_n_takes_the_first_maximum_and_stops_early():
-    rewards = [0.0, 2.0, 2.0, 5.0]
-
-    def execute(requests):
-        results = []
-        for request in requests:
-            if isinstance(request, Generate):
-                results.append(trajectory((execute.drawn,), request.key))
-                execute.drawn += 1
-            else:
-                results.append(RewardScore(rewards[request.trajectory.tokens[0]]))
-        return results
-
-    for options, chosen, drawn in [
-        ({"n": 3}, 1, 3),
-        ({"n": 4, "stop_reward": 1.5}, 1, 2),
-        ({"n": 4}, 3, 4),
-    ]:
-        execute.drawn = 0
-        (outcome,) = drive_all([start(problem(), configure("best_of_n", options))], execute)
-        assert outcome.tokens == (chosen,) and len(outcome.drafts) == drawn
+EDGE = Trajectory((5, 6, 7), "", 3, "eos", (1, 2, 3), (0.25, 0.26, 0.2), (0.97, 0.98, 0.9), KEY)
 
 
-def test_drafts_are_the_same_draws_for_every_method():
-    """Common random numbers: ∇-Reasoner's draft is best-of-N's first, so comparisons are paired."""
-    keys = {}
-    for name in ("nabla", "best_of_n", "self_consistency", "greedy"):
-        first = next(start(problem(), configure(name, {})))[0]
-        assert first.sampling == (Sampling(temperature=0.0) if name == "greedy" else Sampling())
-        keys[name] = first.key
-    assert len(set(keys.values())) == 1
+def test_a_position_needs_more_entropy_than_the_threshold_or_at_most_the_probability():
+    """The paper's gate is H > eps_ent, the released max p <= 0.97: equals are told apart."""
+    assert uncertain(EDGE, Selection(entropy_threshold=0.25)) == [1]
+    by_probability = Selection(uncertainty="top_probability", top_probability_threshold=0.97)
+    assert uncertain(EDGE, by_probability) == [0, 2]
+
+
+def test_committed_tokens_stand_and_the_rest_is_the_argmax():
+    assert hard_sequence(EDGE, 1, DTO(anchor="argmax")) == (5, 2, 3)
+    assert hard_sequence(EDGE, 3, DTO(anchor="argmax")) == (5, 6, 7)
+    assert hard_sequence(EDGE, 1, DTO(anchor="sampled")) == (5, 6, 7)

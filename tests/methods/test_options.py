@@ -1,13 +1,19 @@
-"""Options: validated on construction, flat on the command line, refused with a suggestion."""
+"""Options: validated when made, flat on the command line, and said where they leave nothing."""
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+from nabla_eval import generate
 from nabla_eval.errors import ConfigError
-from nabla_eval.methods.nabla_options import PRESETS, Nabla
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.generation import Reader
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import METHODS, configure, option_names
 from nabla_eval.options import DTO, change, fingerprint, flatten
+from nabla_eval.testing import tiny_pair
 
 
 @pytest.mark.parametrize(
@@ -75,12 +81,15 @@ def test_presets_hold_the_values_of_the_paper_and_of_the_released_code():
     assert released.update == "first" and released.nll_weight == 1e-3
     assert released.uncertainty == "top_probability"
     assert released.top_probability_threshold == 0.97
-    assert released.gradient_norm == "onehot"
-    assert released.drawing.temperature == 0.5
+    assert released.gradient_norm == "onehot" and released.drawing.temperature == 0.5
+    assert configure("nabla", {"lr": 0.1}, preset="paper").lr == 0.1  # over the preset's
 
 
-def test_an_option_overrides_its_preset():
-    assert configure("nabla", {"lr": 0.1}, preset="paper").lr == 0.1
+@pytest.mark.parametrize("method", ["tree_of_thought", "rap"])
+def test_presets_of_searches_hold_their_authors_values_and_the_papers_sampling(method):
+    default, paper = configure(method, {}), configure(method, {}, preset="paper")
+    changed = flatten(paper).items() - flatten(default).items()
+    assert dict(changed) == {"temperature": 0.5, "top_p": 0.95}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -94,25 +103,82 @@ def test_flat_options_round_trip_and_have_unique_names(method):
 def test_changing_one_option_changes_the_fingerprint_and_nothing_else():
     config = configure("nabla", {})
     other = change(config, lr=0.25)
-    assert other.dto == DTO(**{**flatten(config.dto), "lr": 0.25})
+    assert other.dto == DTO(**{**flatten(config.dto), "lr": 0.25}) and isinstance(other, Nabla)
     assert fingerprint(flatten(other)) != fingerprint(flatten(config))
-    assert isinstance(other, Nabla) and "released" in PRESETS
 
 
-@pytest.mark.parametrize("method", ["tree_of_thought", "rap"])
-def test_presets_of_searches_hold_their_authors_values_and_the_papers_sampling(method):
-    changed = {
-        name
-        for name, value in flatten(configure(method, {}, preset="paper")).items()
-        if value != flatten(configure(method, {}))[name]
-    }
-    assert changed <= {"temperature", "top_p"} and "temperature" in changed
-    paper = configure(method, {}, preset="paper").sampling
-    assert (paper.temperature, paper.top_p) == (0.5, 0.95)
+@pytest.mark.parametrize(
+    ("resample", "own", "tau"), [(0.5, None, 0.5), (0.0, None, 1.0), (0.5, 2.0, 2.0)]
+)
+def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own(resample, own, tau):
+    options = {"resample_temperature": resample, "relaxation_temperature": own}
+    config = configure("nabla", options)
+    assert (config.relaxation, config.drawing.temperature) == (tau, resample)
 
 
-def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own():
-    assert configure("nabla", {"resample_temperature": 0.5}).relaxation == 0.5
-    assert configure("nabla", {"resample_temperature": 0.0}).relaxation == 1.0
-    own = configure("nabla", {"resample_temperature": 0.5, "relaxation_temperature": 2.0})
-    assert own.relaxation == 2.0 and own.drawing.temperature == 0.5
+ALIKE = "makes all samples alike"
+# method, options, what is said, the method that it comes down to
+IDLE = [
+    ("nabla", {"n": 1}, "n=1 is the draft alone", "draft"),
+    ("nabla", {"lam": 0, "nll_weight": 0, "n": 3}, "it is the twin", "twin"),
+    ("best_of_n", {"n": 1}, "n=1 is one sample", "draft"),
+    ("best_of_n", {"n": 4, "temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("best_of_n", {"n": 4, "top_k": 1}, f"top_k=1 {ALIKE}", "greedy"),
+    ("weighted_best_of_n", {"n": 1}, "n=1 is one sample", "draft"),
+    ("weighted_best_of_n", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("self_consistency", {"n": 1}, "n=1 is one sample", "draft"),
+    ("self_consistency", {"top_k": 1}, f"top_k=1 {ALIKE}", "greedy"),
+    ("beam", {"beams": 1, "width": 1, "temperature": 0}, "beams=1 with width=1", "greedy"),
+    ("beam", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("tree_of_thought", {"proposals": 1, "temperature": 0}, "proposals=1", "greedy"),
+    ("tree_of_thought", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("rap", {"branching": 1, "temperature": 0}, "branching=1", "greedy"),
+    ("rap", {"top_k": 1}, f"top_k=1 {ALIKE}", "greedy"),
+    ("tpo", {"samples": 1}, "samples=1 is one response", None),  # a tiny policy cannot be asked
+    ("tpo", {"iterations": 0}, "it is best-of-N with n=samples", None),
+    ("tpo", {"temperature": 0}, f"temperature=0 {ALIKE}", None),
+]
+LEFT = {"draft": ("best_of_n", {"n": 1}), "twin": ("nabla", {"n": 3, "steps": 0}),
+        "greedy": ("greedy", {})}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "options", "said", "left"), IDLE)
+def test_options_that_leave_nothing_of_a_method_are_said_and_leave_nothing(
+    method, options, said, left, caplog
+):
+    assert said in (configure(method, options).idle or "")
+    if left is None:
+        return
+    pair, (other, own) = tiny_pair(process=False), LEFT[left]
+    if method in ("beam", "tree_of_thought", "rap"):
+        options = {**options, "step": "tokens", "step_tokens": 3}
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        for problem in ("ab", "cab"):
+            ours = generate(pair, problem, method, max_new_tokens=8, **options)
+            theirs = generate(pair, problem, other, max_new_tokens=8, **own)
+            assert ours.token_ids == theirs.token_ids
+    assert f"method={method}: " in caplog.text and said in caplog.text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_presets_and_controls_are_not_idle(method):
+    for preset in (None, *METHODS[method].presets):
+        assert configure(method, {}, preset).idle is None
+    proposed = {"generation": "propose", "temperature": 0, "step": "newline"}
+    controls = {"nabla": [{"steps": 0}, {"lam": 0}, {"lam": -1}], "tpo": [{"samples": 2}],
+                "tree_of_thought": [proposed]}  # fmt: skip
+    for options in controls.get(method, []):
+        assert configure(method, options).idle is None
+
+
+def test_a_run_says_it_once_also_where_the_task_asks_for_it(caplog):
+    reader = Reader(read({"method": "best_of_n"}))
+    with caplog.at_level(logging.WARNING, logger="nabla_eval"):
+        reader({"max_gen_toks": 3})
+        assert not caplog.records
+        reader({"top_k": 1})
+        reader({"top_k": 1, "max_gen_toks": 3})
+    (entry,) = caplog.records
+    assert entry.getMessage() == (
+        f"method=best_of_n: top_k=1 {ALIKE}, there is nothing to choose from."
+    )

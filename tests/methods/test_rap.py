@@ -181,12 +181,3 @@ def test_the_root_moves_to_the_most_visited_child_and_to_the_better_of_two():
         with pytest.raises(StopIteration):
             next(search.run())
         assert search.root is children[chosen]
-
-
-def test_without_delimiters_the_search_stops_and_says_so():
-    script = ScriptedTree(None, lambda text: 0.0)
-    script.write = lambda request: trajectory("abc", "step")
-    outcome = solve(script, step_tokens=3, iterations=3)
-    assert outcome.ended == "malformed" and outcome.text == "abc"
-    assert "no step ended" in outcome.steps[0].note and not script.scored
-    assert outcome.malformed == len(outcome.steps)

@@ -1,0 +1,350 @@
+"""The prefix-guided methods on scripted scores: what is chosen, tried, kept and refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nabla_eval import generate
+from nabla_eval.engine.drive import drive_all
+from nabla_eval.engine.execute import Executor
+from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.experimental.guided import log_sigmoid
+from nabla_eval.experimental.locate_repair import first_error
+from nabla_eval.experimental.requests import Known, Ranking, Tilt, Weigh
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Generate, Problem, RewardScore, TemplateAffixes, Trajectory
+from nabla_eval.randomness import Key
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)
+# At every position: the policy's ranking, exact scores and gradients of the tokens.
+RANKS = {3: -0.5, 4: -1.5, 5: -2.0, 6: -3.0}
+SCORES = {3: -2.0, 4: 0.5, 5: 3.0, 6: 0.7}
+GRADIENT = {3: -0.3, 4: 0.0, 5: 0.4, 6: 0.9}
+DRAFT = (3, 3, 3)
+BAD_AT_1 = (1.0, -1.0, 2.0)
+
+
+def rank(request: Any, lacks: int = 0) -> Ranking:
+    """Answer `Weigh` or `Tilt` from the tables, where the reward model lacks a token."""
+    order, values = [v for v in RANKS if v != lacks], SCORES
+    token = request.trajectory.tokens[request.position]
+    own = Known(token, RANKS[token])
+    if isinstance(request, Tilt):
+        order.sort(key=lambda v: -(RANKS[v] + request.beta * GRADIENT[v]))
+        values, own = GRADIENT, replace(own, gradient=GRADIENT[token])
+        found = [Known(v, RANKS[v], gradient=values[v]) for v in order]
+    else:
+        asked = order[: request.keep][request.first : request.stop]
+        found = [Known(v, RANKS[v], values[v] if v in asked else None) for v in order]
+    return Ranking(tuple(found[: request.keep]), own)
+
+
+def response(tokens: tuple[int, ...], stop: Any, scored: int, top: float = 0.6) -> Trajectory:
+    numbers = tuple(0.1 * (i + 1) for i in range(len(tokens)))
+    return Trajectory(
+        tokens, "".join(map(str, tokens)), scored, stop, (3,) * len(tokens),
+        (1.0,) * len(tokens), (top,) * len(tokens), Key.root(0), log_probability=numbers,
+    )  # fmt: skip
+
+
+def unsure(requests: Sequence[Any], top: float = 0.6, lacks: int = 0) -> list[Any]:
+    """A policy that is unsure everywhere, and a reward model that knows tokens alone."""
+    results: list[Any] = []
+    for request in requests:
+        if not isinstance(request, Generate):
+            results.append(rank(request, lacks))
+            continue
+        given = () if request.prefix is None else request.prefix.tokens[: request.keep]
+        tokens = (*given, *(() if request.token is None else (request.token,)))
+        grown = tokens if len(tokens) == 4 else (*tokens, 3)
+        results.append(response(grown, "length" if len(grown) == 4 else "step", len(grown), top))
+    return results
+
+
+def guide(name: str, execute: Any = unsure, **options: Any) -> Outcome:
+    (outcome,) = drive_all([start(PROBLEM, configure(name, options))], execute)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "token"),
+    [
+        # -0.5 - 0.9, -1.5, -2 + 1.2, -3 + 2.7: the last wins; with beta = 1 the first stays.
+        ("prefix_gradient", {}, 6),
+        ("prefix_gradient", {"beta": 1}, 3),
+        ("prefix_gradient", {"beta": -3}, 3),
+        ("prefix_gradient", {"guidance": "lazy"}, 6),
+        ("prefix_gradient", {"guidance": "lazy", "lazy_threshold": -2.5}, 3),
+        ("prefix_gradient", {"guidance": "lazy", "lazy_threshold": -2.0}, 6),  # no more than it
+        ("sequential_verify", {"good_score": 0.5}, 5),  # a score has to be above
+        ("sequential_verify", {}, 5),
+        ("sequential_verify", {"good_score": 0.4}, 4),
+        ("sequential_verify", {"tries": 2}, 4),  # none is good: the best seen
+        ("sequential_verify", {"tries": 1}, 3),
+        ("exact_top_k", {"candidates": 4}, 5),
+        ("exact_top_k", {"candidates": 2}, 4),
+        ("exact_top_k", {"beta": 0}, 3),
+    ],
+)
+def test_the_token_that_is_chosen(name: str, options: dict[str, Any], token: int) -> None:
+    outcome = guide(name, **options)
+    assert outcome.tokens == (token,) * 4
+    assert [choice.position for choice in outcome.choices] == [0, 1, 2, 3]
+    assert {(choice.old_token, choice.new_token) for choice in outcome.choices} == {(3, token)}
+
+
+@pytest.mark.parametrize(("top", "asked"), [(0.98, 0), (0.97, 4)])
+def test_nothing_is_asked_where_the_policy_is_surer_than_the_confidence(
+    top: float, asked: int
+) -> None:
+    outcome = guide("exact_top_k", lambda requests: unsure(requests, top), confidence=0.97)
+    assert len(outcome.choices) == asked and (asked or outcome.tokens[:1] == (3,))
+
+
+def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks() -> None:
+    """Lazily: the first rank is 4 where the reward model has no 3, and its 0.5 is not the 3's."""
+    outcome = guide(
+        "prefix_gradient", lambda requests: unsure(requests, lacks=3), guidance="lazy",
+        lazy_threshold=0.0,
+    )  # fmt: skip
+    assert outcome.tokens == (6,) * 4
+    assert {choice.old_score for choice in outcome.choices} == {None}
+
+
+def test_choices_say_what_was_known() -> None:
+    (first, *_) = guide("sequential_verify").choices
+    assert (first.old_score, first.new_score, first.scored) == (-2.0, 3.0, 3)
+    assert (first.old_log_probability, first.new_log_probability) == (-0.5, -2.0)
+    assert first.old_gradient is None and first.by == "score"
+    (first, *_) = guide("prefix_gradient", guidance="lazy").choices
+    assert (first.old_gradient, first.new_gradient, first.old_score) == (-0.3, 0.9, -2.0)
+    assert first.by == "gradient" and first.new_score is None
+
+
+@pytest.mark.parametrize("score", [-800.0, -1.0, 0.0, 2.5, 800.0])
+def test_log_sigmoid(score: float) -> None:
+    exact = score if score < -700 else -math.log1p(math.exp(-score))
+    assert log_sigmoid(score) == pytest.approx(exact, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("prefix_gradient", "confidence", 0.0),
+        ("prefix_gradient", "beta", "nan"),
+        ("prefix_gradient", "lazy_threshold", "inf"),
+        ("sequential_verify", "tries", 0),
+        ("exact_top_k", "candidates", 0),
+        ("locate_repair", "n", 0),
+        ("locate_repair", "error_below", "inf"),
+    ],
+)
+def test_options_out_of_range_are_refused(name: str, option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=option):
+        configure(name, {option: value})
+
+
+GREEDY: tuple[str, dict[str, Any]] = ("greedy", {})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said", "other"),
+    [
+        ("locate_repair", {"n": 1}, "n=1 is the draft alone", ("best_of_n", {"n": 1})),
+        ("prefix_gradient", {"beta": 0}, "beta=0 is greedy decoding", GREEDY),
+        ("exact_top_k", {"beta": 0}, "beta=0 is greedy decoding", GREEDY),
+        ("exact_top_k", {"candidates": 1}, "candidates=1 is greedy decoding", GREEDY),
+        ("sequential_verify", {"tries": 1}, "tries=1 is greedy decoding", GREEDY),
+    ],
+)
+def test_options_that_leave_nothing_are_said_and_leave_nothing(
+    method: str, options: dict[str, Any], said: str, other: tuple[str, dict[str, Any]]
+) -> None:
+    assert said in (configure(method, options).idle or "")
+    pair = tiny_pair(process=True)
+    for problem in ("ab", "cab"):
+        ours = generate(pair, problem, method, max_new_tokens=8, **options)
+        theirs = generate(pair, problem, other[0], max_new_tokens=8, **other[1])
+        assert ours.token_ids == theirs.token_ids
+
+
+def test_a_flipped_sign_is_a_control_and_not_idle() -> None:
+    assert configure("prefix_gradient", {"beta": -3}).idle is None
+
+
+def test_a_server_cannot_be_asked_about_every_token() -> None:
+    from nabla_eval.engine.vllm import VLLMRollout
+
+    pair = tiny_pair(seed=3)
+    rollout = VLLMRollout.__new__(VLLMRollout)
+    rollout.policy, rollout.server = pair.policy, SimpleNamespace(context=None)  # type: ignore[assignment]
+    method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {}))
+    with pytest.raises(ConfigError, match="rollout=vllm"):
+        rollout(next(method))
+
+
+@pytest.mark.parametrize(
+    ("keep", "first", "stop", "most"),
+    [(3, 1, 9, 2), (9, 1, 4, 3), (1, 1, 0, 0)],  # no rank is past the last
+)
+def test_a_question_about_a_prefix_says_what_it_costs_at_most(
+    keep: int, first: int, stop: int, most: int
+) -> None:
+    own = response((3,), "eos", 1)
+    assert Weigh(PROBLEM, own, 0, keep, first, stop).most_calls == most
+    assert Tilt(PROBLEM, own, 0, beta=1.0).most_calls == 2
+
+
+Table = Mapping[tuple[int, ...], tuple[float, Sequence[float]]]  # tokens: reward, prefix scores
+HOPELESS: Table = {DRAFT: (0.0, BAD_AT_1)}
+
+
+@dataclass
+class Repairs:
+    """Judges responses by a table (others: reward -9, bad at position 1); notes what is asked."""
+
+    table: Table
+    scored: int = 3
+    draft: tuple[int, ...] = DRAFT
+    asked: list[Any] = field(default_factory=list)
+
+    def __call__(self, requests: Sequence[Any]) -> list[Any]:
+        self.asked += requests
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Any) -> Any:
+        if isinstance(request, Weigh | Tilt):
+            return rank(request)
+        if isinstance(request, Generate):
+            tokens = self.draft
+            if request.prefix is not None:
+                kept = request.prefix.tokens[: request.keep]
+                tokens = (*kept, request.token or 0, *DRAFT)[:3]
+            return response(tokens, "eos", self.scored)
+        reward, scores = self.table.get(request.trajectory.tokens, (-9.0, BAD_AT_1))
+        return RewardScore(reward, tuple(scores)[: self.scored])
+
+
+def repair(script: Repairs, **options: Any) -> Outcome:
+    (outcome,) = drive_all([start(PROBLEM, configure("locate_repair", options))], script)
+    return outcome
+
+
+def tried(outcome: Outcome) -> list[int]:
+    return [candidate.new_token for candidate in outcome.candidates]
+
+
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        ({"chooser": "policy"}, [4, 5, 6]),
+        ({"chooser": "policy", "candidates": 2}, [4, 5]),  # so many besides the token at hand
+        ({"chooser": "policy", "candidates": 1}, [4]),
+        # log pi + 3 log sigmoid(s): -2.92, -2.15 and -4.21
+        ({"chooser": "exact_top_k"}, [5, 4, 6]),
+        ({"chooser": "exact_top_k", "candidates": 3}, [5, 4]),  # 3, 4 and 5 are scored
+        ({"chooser": "exact_top_k", "beta": 0.0}, [4, 5, 6]),
+        # log pi + 3 G: -1.5, -0.8 and -0.3
+        ({"chooser": "prefix_gradient"}, [6, 5, 4]),
+        ({"chooser": "prefix_gradient", "candidates": 2}, [6, 5]),
+        ({"chooser": "prefix_gradient", "beta": 0.0}, [4, 5, 6]),
+    ],
+)
+def test_tokens_are_tried_once_each_in_the_choosers_order(
+    options: dict[str, Any], order: list[int]
+) -> None:
+    """Nothing is better, so the draft stays as bad as it was: every token is tried there."""
+    script = Repairs(HOPELESS)
+    outcome = repair(script, **options)
+    assert tried(outcome) == order and outcome.ended == "done" and outcome.tokens == DRAFT
+    assert {candidate.position for candidate in outcome.candidates} == {1}
+    assert {candidate.verdict for candidate in outcome.candidates} == {"rejected"}
+    assert sum(isinstance(request, Weigh | Tilt) for request in script.asked) == 1
+
+
+@pytest.mark.parametrize("chooser", ["policy", "prefix_gradient"])
+def test_as_many_tokens_are_tried_where_the_one_at_hand_is_not_among_the_best(chooser: str) -> None:
+    script = Repairs({(3, 6, 3): (0.0, BAD_AT_1)}, draft=(3, 6, 3))
+    assert tried(repair(script, chooser=chooser, candidates=2, beta=0.0)) == [3, 4]
+
+
+def test_what_is_better_is_kept_and_its_own_first_error_is_next() -> None:
+    """A tie is not kept, even where nothing is bad in it; a score at the bound is no error."""
+    script = Repairs({
+        DRAFT: (0.0, BAD_AT_1),
+        (3, 4, 3): (0.0, (1.0, 1.0, 1.0)),
+        (3, 5, 3): (1.0, (1.0, 1.0, -1.0)),
+        (3, 5, 4): (2.0, (1.0, 1.0, 0.0)),
+    })  # fmt: skip
+    outcome = repair(script, chooser="policy")
+    assert [(c.position, c.new_token, c.verdict) for c in outcome.candidates] == [
+        (1, 4, "tie"), (1, 5, "accepted"), (2, 4, "accepted"),
+    ]  # fmt: skip
+    assert [c.old_reward for c in outcome.candidates] == [0.0, 0.0, 1.0]
+    assert (outcome.tokens, outcome.reward, outcome.ended) == ((3, 5, 4), 2.0, "done")
+
+
+def test_the_draft_is_one_of_n_rollouts() -> None:
+    script = Repairs(HOPELESS)
+    outcome = repair(script, chooser="policy", n=3)
+    assert tried(outcome) == [4, 5] and outcome.ended == "budget"
+    rollouts = [request for request in script.asked if isinstance(request, Generate)]
+    assert len({request.key for request in rollouts}) == 3
+    alone = repair(Repairs(HOPELESS), n=1)
+    assert alone.candidates == () and alone.ended == "budget"
+
+
+@pytest.mark.parametrize(("stop", "tokens"), [(1.5, [4]), (0.0, [])])
+def test_a_reward_that_equals_stop_reward_ends_it(stop: float, tokens: list[int]) -> None:
+    script = Repairs({DRAFT: (0.0, BAD_AT_1), (3, 4, 3): (1.5, BAD_AT_1)})
+    outcome = repair(script, chooser="policy", stop_reward=stop)
+    assert tried(outcome) == tokens and outcome.ended == "reward"
+
+
+def test_repairs_say_what_was_known_of_both_tokens() -> None:
+    (choice, *_) = repair(Repairs(HOPELESS), chooser="exact_top_k").choices
+    assert (choice.old_token, choice.new_token, choice.by, choice.scored) == (3, 5, "score", 8)
+    assert (choice.old_score, choice.new_score) == (-1.0, 3.0)
+    assert (choice.old_log_probability, choice.new_log_probability) == (0.2, -2.0)
+    (choice, *_) = repair(Repairs(HOPELESS)).choices
+    assert (choice.by, choice.scored, choice.new_score) == ("gradient", 0, None)
+    assert (choice.old_gradient, choice.new_gradient) == (-0.3, 0.9)
+    # The reward model sees two of three tokens; the third's own score is that of the whole.
+    script = Repairs({DRAFT: (-0.5, (1.0, 1.0))}, scored=2)
+    (choice,) = repair(script, chooser="policy", n=2).choices
+    assert (choice.position, choice.old_score) == (2, -0.5)
+
+
+@pytest.mark.parametrize(
+    ("scored", "reward", "scores", "below", "error"),
+    [
+        (5, -2.0, (1.0, 0.5, 2.0, 3.0, -2.0), 0.0, 4),
+        (5, 9.0, (1.0, 0.5, 2.0, 3.0, 9.0), 0.0, None),
+        (5, -2.0, (1.0, 0.5, 2.0, 3.0, 4.0), 0.0, None),  # the reward is no sixth score
+        (4, -2.0, (1.0, 0.5, -1.0, 3.0), -1.0, 4),  # -1 is not below -1, the end's -2 is
+        (4, -2.0, (1.0, 0.5, -1.0, 3.0), -2.0, None),
+        (0, -1.0, (), 0.0, 0),  # an end token alone
+    ],
+)
+def test_the_first_error_of_a_response(
+    scored: int, reward: float, scores: tuple[float, ...], below: float, error: int | None
+) -> None:
+    own = response((5, 6, 7, 8, 0)[: max(1, len(scores) + (scored < 5))], "eos", scored)
+    assert first_error(own, RewardScore(reward, scores), below) == error
+
+
+def test_an_outcome_reward_has_no_error_to_locate() -> None:
+    pair = tiny_pair(seed=3, process=False)
+    method = start(tiny_problems(pair, 1)[0], configure("locate_repair", {}))
+    with pytest.raises(ModelError) as raised:
+        drive_all([method], Executor(pair))
+    assert str(raised.value).startswith("method=locate_repair finds errors by the scores of prefix")
+    assert "one score a response. Give a process reward" in str(raised.value)
