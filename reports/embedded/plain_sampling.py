@@ -5,7 +5,7 @@ The engine has its own keyed sampler; the shipped weights' bytes depend on the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,33 +72,31 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[PAD_ID] * (width - len(row))] for row in rows])
 
 
-@torch.inference_mode()
 def token_logits(
     model: Any, problems: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> list[Tensor]:
     """For each response, the policy's logits [tokens, V] that each of its tokens was drawn from."""
-    found: list[Tensor] = []
-    for start in range(0, len(problems), _ROWS):
-        part = slice(start, start + _ROWS)
-        prompts = [encode_prompt(problem) for problem in problems[part]]
-        rows = [prompt + row for prompt, row in zip(prompts, responses[part], strict=True)]
-        logits = model(input_ids=padded(rows), use_cache=False).logits
-        for prompt, row, values in zip(prompts, rows, logits, strict=True):
-            found.append(values[len(prompt) - 1 : len(row) - 1].clone())
-    return found
+    read = _outputs(model, problems, responses, use_cache=False)
+    return [logits[start - 1 : stop - 1].clone() for logits, start, stop in read]
 
 
-@torch.inference_mode()
 def prefix_scores(
     reward: Any, problems: Sequence[Puzzle], responses: Sequence[list[int]]
 ) -> list[Tensor]:
     """For each response, the reward model's score [tokens] of every prefix; the last is final."""
-    found: list[Tensor] = []
-    for start in range(0, len(problems), _ROWS):
-        part = slice(start, start + _ROWS)
+    read = _outputs(reward, problems, responses)
+    return [scores[start:stop, 0].clone() for scores, start, stop in read]
+
+
+def _outputs(
+    model: Any, problems: Sequence[Puzzle], responses: Sequence[list[int]], **options: Any
+) -> Iterator[tuple[Tensor, int, int]]:
+    """A model's outputs [L, ...] on every prompt and response, and where the response lies."""
+    for first in range(0, len(problems), _ROWS):
+        part = slice(first, first + _ROWS)
         prompts = [encode_prompt(problem) for problem in problems[part]]
         rows = [prompt + row for prompt, row in zip(prompts, responses[part], strict=True)]
-        scores = reward(input_ids=padded(rows)).logits[..., 0]
-        for prompt, row, values in zip(prompts, rows, scores, strict=True):
-            found.append(values[len(prompt) : len(row)].clone())
-    return found
+        with torch.inference_mode():
+            outputs = model(input_ids=padded(rows), **options).logits
+        for prompt, row, values in zip(prompts, rows, outputs, strict=True):
+            yield values, len(prompt), len(row)

@@ -96,14 +96,12 @@ def train_policy(recipe: PolicyRecipe, report: Report | None = None) -> tuple[An
         rng=np.random.default_rng([recipe.seed, recipe.numbers]),
     )
     model = build_policy(recipe).train()
-    optimizer, schedule = adamw(model, recipe)
-    losses: list[float] = []
-    for step in range(recipe.steps):
+
+    def loss() -> Tensor:
         ids, labels = (torch.from_numpy(part) for part in rows.batch(recipe.batch))
-        loss = _response_loss(model, ids, labels)
-        losses.append(update(model, optimizer, schedule, loss))
-        if report is not None:
-            report(step + 1, losses[-1])
+        return _response_loss(model, ids, labels)
+
+    losses = fit(model, recipe, loss, report)
     facts = {"training_problems": rows.problems, "training_rows": recipe.steps * recipe.batch}
     return as_llama(model).eval(), {**facts, "losses": losses}
 
@@ -145,8 +143,13 @@ def _response_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, start:].flatten())
 
 
-def adamw(model: Any, recipe: Any) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW with a short linear warm-up and a cosine to zero."""
+def fit(
+    model: Any, recipe: Any, loss_of_batch: Callable[[], Tensor], report: Report | None
+) -> list[float]:
+    """Take `recipe.steps` clipped steps of AdamW, each on a batch of its own; return the losses.
+
+    The learning rate has a short linear warm-up and falls along a cosine to zero.
+    """
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -158,17 +161,19 @@ def adamw(model: Any, recipe: Any) -> tuple[torch.optim.Optimizer, Any]:
         rise = min(1.0, (step + 1) / max(recipe.warmup, 1))
         return rise * 0.5 * (1.0 + float(np.cos(np.pi * step / recipe.steps)))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def update(model: Any, optimizer: torch.optim.Optimizer, schedule: Any, loss: Tensor) -> float:
-    """One clipped optimiser step; returns the loss before it."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-    return loss.item()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    losses: list[float] = []
+    for step in range(recipe.steps):
+        loss = loss_of_batch()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if report is not None:
+            report(step + 1, losses[-1])
+    return losses
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from plain_sampling import padded, sample, token_logits
 from prefix_oracle import prefix_labels
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from train_policy import Report, adamw, seeded, update
+from train_policy import Report, fit, seeded
 
 from nabla_eval.embedded.countdown import Puzzle, problems
 
@@ -77,14 +77,13 @@ def train_reward(
     """
     graded = grade(collect(policy, recipe), recipe)
     model = build_reward(policy, recipe).train()
-    optimizer, schedule = adamw(model, recipe)
     rng = np.random.default_rng([recipe.seed, 1])
-    losses: list[float] = []
-    for step in range(recipe.steps):
+
+    def loss() -> Tensor:
         drawn = torch.from_numpy(rng.integers(len(graded.ids), size=recipe.batch))
-        losses.append(update(model, optimizer, schedule, reward_loss(model, graded, drawn)))
-        if report is not None:
-            report(step + 1, losses[-1])
+        return reward_loss(model, graded, drawn)
+
+    losses = fit(model, recipe, loss, report)
     right = graded.alive.gather(1, graded.last[:, None]).mean().item()
     facts = {"graded_responses": len(graded.ids), "share_right": right, "losses": losses}
     return model.eval(), facts
