@@ -41,6 +41,8 @@ class RankedLM(HFLM):
             # accelerate forms groups without GPUs only where it is told to, and the first to ask
             # decides for all who ask later, as HFLM does.
             Accelerator(cpu=True, kwargs_handlers=[_PATIENT])
+            # HFLM would name a rank's device "cpu:0", which transformers 4 cannot load onto.
+            options.setdefault("device_map", "cpu")
         super().__init__(*args, **options)
 
     def join(self, trace_dir: Path | None) -> None:
