@@ -28,7 +28,6 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory
-from nabla_eval.models.gradient_checkpointing import recomputes
 from nabla_eval.models.memory import Shape, Use
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Objective
@@ -157,7 +156,7 @@ def affordable(pair: Pair) -> int:
     for model, table in ((pair.policy, pair.policy.embedding), (pair.judge, pair.judge.table)):
         free, config = free_bytes(table.device), getattr(model.base, "config", None)
         if free is not None and config is not None:
-            checkpointing = recomputes(model.base)
+            checkpointing = memory.recomputes(model.base)
             use = Use(_TYPICAL, 2, table.dtype.itemsize, checkpointing=checkpointing)
             token = memory.kept(Shape.of(config), use) / use.count
             tokens = min(tokens, int(_SHARE * free / token))

@@ -315,7 +315,7 @@ class Decoder:
     def _alike(self, row: Response, new: Sequence[Response]) -> bool:
         """Return whether a row may share a batch with new ones: its cache may take no padding."""
         can = batching(self.policy.base)
-        if can.rows == "padded" or can.select is None:
+        if can.rows == "padded" or not can.cached:
             return True
         return can.rows == "equal" and row.length == new[0].length
 
@@ -373,7 +373,7 @@ class Decoder:
         ids, mask = padded(contexts, self.policy.device)
         first = set(dict(zip(reversed(index), reversed(rows), strict=True)).values())
         own, lengths = RowCache(base), [*map(len, contexts)]
-        if own.can.select is None:
+        if not own.can.cached:
             return set(rows), NoCache(base, ids[index])
         # Where rows take no padding, all of them have as many tokens, and may have none.
         if own.can.rows == "padded" or any(lengths):

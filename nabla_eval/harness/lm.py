@@ -25,9 +25,10 @@ from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.harness.requests import SampleRequest, fit, samples
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.harness.thinking import Thinking
-from nabla_eval.models.chat import check_asked, has_chat_template, render, to_be_continued
+from nabla_eval.models.chat import check_asked, has_chat_template, render
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
+from nabla_eval.models.tokenizers import to_be_continued
 from nabla_eval.options import flatten
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Problem

@@ -18,7 +18,7 @@ from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
 from nabla_eval.models.checkpoint import (
     Source,
-    check_architecture,
+    Trust,
     check_weights,
     examine,
     open_config,
@@ -48,7 +48,7 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     plain = not any(options.get(n) for n in ("subfolder", "gguf_file", "autogptq", "gptqmodel"))
     if isinstance(options["pretrained"], str) and plain:
         source = _source(arguments, options["pretrained"], "policy", options.get("revision"))
-        check_architecture(source, open_config(source))
+        open_config(source)
         check_weights(source)
         if not {"tokenizer", "use_fast_tokenizer", "add_bos_token"} & options.keys():
             options["tokenizer"] = open_tokenizer(source)  # which keeps a checkpoint's own rules
@@ -61,7 +61,7 @@ def check_reward(arguments: Arguments) -> None:
     """Raise `ModelError` where the checkpoint is no reward model, before any weights are read."""
     source = _reward_source(arguments)
     if source is not None:
-        check_architecture(source, open_config(source))
+        open_config(source)
         check_weights(source)
 
 
@@ -109,14 +109,12 @@ def _reward_source(arguments: Arguments) -> Source | None:
 
 
 def _source(arguments: Arguments, name: str, role: Any, revision: Any) -> Source:
-    return Source(
-        name=name,
-        role=role,
-        revision=None if revision is None else str(revision),
-        trust_remote_code=bool(arguments.hf.get("trust_remote_code", False)),
-        allow_pickle=arguments.allow_pickle,
-        local_files_only=bool(arguments.hf.get("local_files_only", False)),
+    trust = Trust(
+        bool(arguments.hf.get("trust_remote_code", False)),
+        arguments.allow_pickle,
+        bool(arguments.hf.get("local_files_only", False)),
     )
+    return Source(name, role, None if revision is None else str(revision), trust)
 
 
 def server(arguments: Arguments) -> Server | None:

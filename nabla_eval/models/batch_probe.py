@@ -29,50 +29,35 @@ from nabla_eval.terminal import LOGGER
 # the median counts. Far below what a token more or less in the context does.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 _NARROW = 0.1
-_SELECTORS = ("reorder_cache", "batch_select_indices")  # how caches of transformers keep some rows
 
 Rows = Literal["padded", "equal", "alone"]
+_APART: dict[Rows, str] = {
+    "padded": "",
+    "equal": "rows of different lengths run apart, because padding changes results",
+    "alone": "rows run one by one, because other rows change results",
+}
 
 
 @dataclass(frozen=True)
 class Batching:
-    """The ways in which rows may share a batch without changing each other's results.
+    """The ways in which rows may share a batch without changing each other's results."""
 
-    rows: "padded" may differ in length, "equal" may not, "alone" share no batch.
-    select: the cache's method that keeps some of its rows; None: the cache is not used.
-    plain: its layers hold keys and values of all tokens, and nothing else.
-    """
-
-    rows: Rows = "padded"
-    select: str | None = _SELECTORS[0]
-    plain: bool = True
-
-    @property
-    def joins(self) -> bool:
-        """Return whether keys and values of rows of any lengths may be put together."""
-        return self.rows == "padded" and self.select is not None and self.plain
+    rows: Rows = "padded"  # may differ in length; "equal" may not, "alone" share no batch
+    cached: bool = True  # whether the model's cache can keep some of its rows, and is used
+    joins: bool = True  # whether keys and values of rows of any lengths may be put together
 
     def describe(self) -> str:
         """Return what is slower than it might be; empty where nothing is."""
-        apart = {
-            "padded": "",
-            "equal": "rows of different lengths run apart, because padding changes results",
-            "alone": "rows run one by one, because other rows change results",
-        }[self.rows]
-        whole = ""
-        if self.select is None:
-            whole = "each step encodes its context again, because rows cannot leave its cache"
-        return "; ".join(filter(None, (apart, whole)))
+        again = "each step encodes its context again, because rows cannot leave its cache"
+        return "; ".join(filter(None, (_APART[self.rows], "" if self.cached else again)))
 
 
 _FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
 
 
 def batching(base: torch.nn.Module) -> Batching:
-    """Return what was found out about a model; of one that was never tried, that everything
-    works.
-    """
-    return _FOUND.get(base, Batching())
+    """Return what the probe found of a model; if it was never tried, what its config says."""
+    return _FOUND.get(base) or Batching(joins=joinable(base))
 
 
 def cache_name(model: torch.nn.Module) -> str:
@@ -93,7 +78,7 @@ class RowCache:
         self.width = 0  # columns that were encoded
 
     def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states `[B, T, D]` of ids `[B, T]`, which join what is held.
+        """Return last hidden states `[B, T, D]` of ids `[B, T]`, which join what is held.
 
         `mask` covers what is held too.
         """
@@ -113,18 +98,37 @@ class RowCache:
 
     def select(self, rows: Sequence[int], unused: int = 0) -> RowCache:
         """Keep these rows in this order; a row may be repeated. Unused columns stay too."""
-        if self.held is not None and self.can.select is not None:
+        if self.held is not None:
             device = next(self.base.parameters()).device
-            getattr(self.held, self.can.select)(torch.tensor(rows, device=device))
+            self.held.reorder_cache(torch.tensor(rows, device=device))
         return self
 
 
 def is_plain(cache: Any) -> bool:
-    """Return whether a cache holds keys and values of all tokens in every layer, and nothing
-    else.
-    """
+    """Return whether every layer holds keys and values of all tokens, and nothing else."""
     return type(cache) is DynamicCache and all(
         type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+    )
+
+
+def joinable(base: torch.nn.Module) -> bool:
+    """Return whether a prefix's keys and values are the same whatever follows, by the config.
+
+    Every layer sees all tokens, and positions are rotated alike at every length.
+    """
+    config: Any = getattr(base, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return False
+    text = config.get_text_config()
+    layers = DynamicCache(config=text).layers
+    rotation = str(getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None))
+    return (
+        getattr(text, "is_causal", True)
+        and len(layers) == text.num_hidden_layers
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+        # Whose angles depend on how long the whole sequence is.
+        and not any(kind in rotation for kind in ("dynamic", "longrope"))
     )
 
 
@@ -143,16 +147,15 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
     short, own = [rows[0][:3], rows[1]], [wanted[0][:3], wanted[1]]  # causal: a prefix's are known
     can = Batching(rows="alone")
     if _agrees(lambda: _whole(base, short), own):
-        can, rows, wanted = replace(can, rows="padded"), short, own
+        can, rows, wanted = Batching(), short, own
     elif _agrees(lambda: _whole(base, rows), wanted):
-        can = replace(can, rows="equal")
+        can = Batching(rows="equal")
     else:
         rows, wanted = rows[:1], wanted[:1]
-    for select in (*_SELECTORS, None):
-        cache = RowCache(base, can := replace(can, select=select))
-        if select is None or _agrees(functools.partial(_decoded, cache, rows), _left(wanted)):
-            can = replace(can, plain=is_plain(cache.held))
-            break
+    cache = RowCache(base, can)
+    works = _agrees(lambda: _decoded(cache, rows), _left(wanted))
+    plain = is_plain(cache.held) and joinable(base)
+    can = replace(can, cached=works, joins=plain and works and can.rows == "padded")
     if can.rows != "padded":
         _separate(base, can.rows)
     _FOUND[base] = can
@@ -162,7 +165,6 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
 
 
 def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bool:
-    """Return whether states `[T, D]` of rows are those wanted; an error of the model's says no."""
     try:
         found = run()
     except Exception:  # whatever the code of a model raises where it is asked for too much
@@ -176,7 +178,7 @@ def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bo
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]` of rows on the right, with a token as padding that is not all 0."""
+    """Return ids and mask `[B, T]` of rows on the right, padded with a token that is not all 0."""
     width = max(map(len, rows))
     ids = torch.stack([torch.cat([row[:1].expand(width - len(row)), row]) for row in rows])
     columns = torch.arange(width, device=ids.device)
@@ -184,7 +186,6 @@ def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _whole(base: torch.nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
-    """States of each row's tokens, of one batch without a cache."""
     ids, mask = _padded(rows)
     states = base(
         input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False
@@ -193,7 +194,7 @@ def _whole(base: torch.nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _decoded(cache: RowCache, rows: Sequence[Tensor]) -> list[Tensor]:
-    """States of rows' last tokens by decoding: rows swap and one is repeated, then some leave."""
+    """Decode rows' last tokens: rows swap and one is repeated, then some leave."""
     ids, mask = _padded(rows)
     order = torch.arange(len(rows), device=ids.device)
     states, width = [], ids.shape[1]
@@ -207,12 +208,10 @@ def _decoded(cache: RowCache, rows: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _orders(count: int) -> list[list[int]]:
-    """Rows that are kept before each of two steps."""
     return [[1, 0, 1], [2, 1]] if count == 2 else [[0], [0]]
 
 
 def _left(wanted: Sequence[Tensor]) -> list[Tensor]:
-    """States that `_decoded` should come to."""
     first, second = _orders(len(wanted))
     return [wanted[i][-2:-1] for i in first] + [wanted[first[i]][-1:] for i in second]
 
@@ -241,7 +240,7 @@ def _separate(base: torch.nn.Module, rows: Rows) -> None:
 def _in_groups(
     own: Callable[..., Any], mask: Tensor, inputs: dict[str, Any], rows: Rows
 ) -> BaseModelOutputWithPast:
-    """A left-padded batch as several without padding; states of padding are 0."""
+    """Run a left-padded batch as several without padding; states of padding are 0."""
     width = mask.shape[1]
     groups: dict[tuple[int, int], list[int]] = {}
     for row, length in enumerate(mask.sum(-1).tolist()):

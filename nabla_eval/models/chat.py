@@ -1,4 +1,4 @@
-"""Chat framing: the tokens that stand around a response in each model's input (DESIGN 6).
+"""Chat templates: the policy's prompts, and the tokens around a response (DESIGN 6).
 
 The reward model reads its own chat template around the conversation and the response. Rollouts are
 token ids and the gradient must land on exactly these ids, so a response is never re-tokenised:
@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 
 from nabla_eval.errors import ModelError
+from nabla_eval.models.tokenizers import bos_ids, decode, encode, special_ids
 from nabla_eval.protocol import Message, TemplateAffixes
 
 Messages = Sequence[Mapping[str, str]]
@@ -27,6 +28,104 @@ DAY = date(2024, 7, 26)
 PLAIN = "plain"
 _MARKER = "Nablaresponse"
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+
+
+# --- rendering ----------------------------------------------------------------------------------
+
+
+def render(
+    tokenizer: Any,
+    messages: Messages,
+    *,
+    generate: bool = True,
+    day: date = DAY,
+    chat_template: str | None = None,
+    **options: Any,
+) -> str:
+    """Return a conversation as a tokenizer's chat template writes it, with the date pinned.
+
+    `generate` opens the assistant's turn. `options` are the template's own, such as
+    `enable_thinking`. A template that refuses system messages gets them in front of the first user
+    message. Raises `ModelError` where there is no template or it refuses the conversation.
+    """
+    if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
+        raise ModelError(
+            f"The tokenizer of {name} has no chat template. Use a chat model, or prompts without "
+            "apply_chat_template."
+        )
+    source = tokenizer.get_chat_template(chat_template)
+    pinned = _CLOCK.sub(lambda call: json.dumps(day.strftime(call["format"])), source)
+    options = {"date_string": f"{day:%d %b %Y}", **options}
+    chat = [dict(message) for message in messages]
+    for attempt in (chat, _merge_system(chat)):
+        try:
+            text: str = tokenizer.apply_chat_template(
+                attempt,
+                tokenize=False,
+                add_generation_prompt=generate,
+                chat_template=pinned,
+                **options,
+            )
+            return text
+        except jinja2.TemplateError as error:
+            refusal = error
+    roles = ", ".join(message["role"] for message in chat)
+    raise ModelError(
+        f"The chat template refuses a conversation with the roles {roles}: {refusal}. Use a "
+        "template that takes it (reward_chat_template=...), or other few-shot settings "
+        "(fewshot_as_multiturn=False)."
+    ) from refusal
+
+
+def _merge_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    system = [message["content"] for message in chat if message["role"] == "system"]
+    rest = [dict(message) for message in chat if message["role"] != "system"]
+    first = next((message for message in rest if message["role"] == "user"), None)
+    if first is not None:
+        first["content"] = "\n\n".join([*system, first["content"]])
+    return rest
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Return whether the tokenizer has a chat template that adds anything to a user's message."""
+    try:
+        return render(tokenizer, [{"role": "user", "content": "a"}]) != "a"
+    except ModelError:
+        return False
+
+
+def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
+    """Return a conversation that is put to the policy itself, as its chat template writes it.
+
+    Raises `ModelError` where there is no chat template, or the tokenizer has no tokens for most of
+    the words: a model of another language than the question's cannot be asked.
+    """
+    chat = [{"role": role, "content": content} for role, content in messages]
+    text = render(tokenizer, chat, **options)
+    ids = encode(tokenizer, text)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and 2 * ids.count(unknown) > len(ids):
+        name = getattr(tokenizer, "name_or_path", "") or "this model"
+        raise ModelError(
+            f"The tokenizer of {name} has no tokens for {_excerpt(text)}: it cannot be asked in "
+            "words. Use a chat model; tree_of_thought and rap can let the reward model judge "
+            "instead (evaluator=reward, generation=sample)."
+        )
+    return text
+
+
+def check_asked(tokenizer: Any) -> None:
+    """Raise `ModelError` for a policy that cannot be asked in words, before anything is decoded."""
+    compose(tokenizer, (("user", "Is this step right? Answer Yes or No."),))
+
+
+def _excerpt(text: str, length: int = 200) -> str:
+    half = length // 2
+    return repr(text if len(text) <= length else f"{text[:half]} ... {text[-half:]}")
+
+
+# --- the tokens around a response ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +181,33 @@ class Framer:
             return frame
         return TemplateAffixes(frame.before, encode(self.tokenizer, self.template.delimiter))
 
+    def render(self, messages: Messages, response: str) -> str:
+        """Return the reward model's whole input as text, response included."""
+        template, chat = self.template, [dict(message) for message in messages]
+        if template.system and not any(message["role"] == "system" for message in chat):
+            chat.insert(0, {"role": "system", "content": template.system})
+        opening = ""
+        if chat and chat[-1]["role"] == "assistant":  # lm-eval's gen_prefix
+            opening = chat.pop()["content"]
+        if self.plain:
+            return "\n\n".join(message["content"] for message in chat) + opening + response
+        chat.append({"role": "assistant", "content": opening + response})
+        own = template.chat_template
+        return render(self.tokenizer, chat, generate=False, day=template.day, chat_template=own)
+
+    def _plain_frame(self, messages: Messages) -> TemplateAffixes:
+        before = bos_ids(self.tokenizer) + encode(self.tokenizer, self.render(messages, ""))
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if bos is not None and before[:2] == (bos, bos):
+            before = before[1:]
+        return TemplateAffixes(before=before, after=() if eos is None else (eos,))
+
     def _template_frame(self, messages: Messages) -> TemplateAffixes:
-        marker = self._marker(messages)
+        marker = _MARKER
+        while any(marker in message["content"] for message in messages):
+            marker += "x"
+        if self.template.thinking:
+            marker = f"<think>\n{marker}\n</think>\n\n{marker}"
         text = self.render(messages, marker)
         if text.count(marker) != 1:
             raise ModelError(
@@ -93,153 +217,11 @@ class Framer:
             )
         start = text.index(marker)
         continued = bool(messages) and messages[-1]["role"] == "assistant"
-        return split(self.tokenizer, text, start, start + len(marker), glue=not continued)
-
-    def render(self, messages: Messages, response: str) -> str:
-        """The reward model's whole input as text, response included."""
-        chat = self._with_system(messages)
-        opening = ""
-        if chat and chat[-1]["role"] == "assistant":  # lm-eval's gen_prefix
-            opening = chat.pop()["content"]
-        chat.append({"role": "assistant", "content": opening + response})
-        if self.plain:
-            return "\n\n".join(message["content"] for message in chat[:-1]) + chat[-1]["content"]
-        return render(
-            self.tokenizer,
-            chat,
-            generate=False,
-            day=self.template.day,
-            chat_template=self.template.chat_template,
-        )
-
-    def _marker(self, messages: Messages) -> str:
-        marker = _MARKER
-        while any(marker in message["content"] for message in messages):
-            marker += "x"
-        return f"<think>\n{marker}\n</think>\n\n{marker}" if self.template.thinking else marker
-
-    def _with_system(self, messages: Messages) -> list[dict[str, str]]:
-        chat = [dict(message) for message in messages]
-        if self.template.system and not any(m["role"] == "system" for m in chat):
-            chat.insert(0, {"role": "system", "content": self.template.system})
-        return chat
-
-    def _plain_frame(self, messages: Messages) -> TemplateAffixes:
-        text = self.render(messages, "")
-        before = bos_ids(self.tokenizer) + encode(self.tokenizer, text)
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if bos is not None and before[:2] == (bos, bos):
-            before = before[1:]
-        return TemplateAffixes(before=before, after=() if eos is None else (eos,))
+        return _split(self.tokenizer, text, start, start + len(marker), glue=not continued)
 
 
-def render(
-    tokenizer: Any,
-    messages: Messages,
-    *,
-    generate: bool = True,
-    day: date = DAY,
-    chat_template: str | None = None,
-    **options: Any,
-) -> str:
-    """A conversation as a tokenizer's chat template writes it, with the date pinned.
-
-    `generate` opens the assistant's turn. `options` are the template's own, such as
-    `enable_thinking`. A template that refuses system messages gets them in front of the first user
-    message. Raises `ModelError` where there is no template or it refuses the conversation.
-    """
-    chat = [dict(message) for message in messages]
-    try:
-        return _apply(tokenizer, chat, generate, day, chat_template, options)
-    except jinja2.TemplateError as error:
-        merged = _merge_system(chat)
-        if merged == chat:
-            raise _refused(chat, error) from error
-    try:
-        return _apply(tokenizer, merged, generate, day, chat_template, options)
-    except jinja2.TemplateError as error:
-        raise _refused(chat, error) from error
-
-
-def compose(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
-    """A conversation that is put to the policy itself, as its chat template writes it.
-
-    Raises `ModelError` where there is no chat template, or the tokenizer has no tokens for most of
-    the words: a model of another language than the question's cannot be asked.
-    """
-    chat = [{"role": role, "content": content} for role, content in messages]
-    text = render(tokenizer, chat, **options)
-    ids = encode(tokenizer, text)
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and 2 * ids.count(unknown) > len(ids):
-        name = getattr(tokenizer, "name_or_path", "") or "this model"
-        raise ModelError(
-            f"The tokenizer of {name} has no tokens for {_excerpt(text)}: it cannot be asked in "
-            "words. Use a chat model; tree_of_thought and rap can let the reward model judge "
-            "instead (evaluator=reward, generation=sample)."
-        )
-    return text
-
-
-def check_asked(tokenizer: Any) -> None:
-    """Raise `ModelError` for a policy that cannot be asked in words, before anything is decoded."""
-    compose(tokenizer, (("user", "Is this step right? Answer Yes or No."),))
-
-
-def _apply(
-    tokenizer: Any,
-    chat: list[dict[str, str]],
-    generate: bool,
-    day: date,
-    chat_template: str | None,
-    options: Mapping[str, Any],
-) -> str:
-    if chat_template is None and getattr(tokenizer, "chat_template", None) is None:
-        name = getattr(tokenizer, "name_or_path", "") or "this model"
-        raise ModelError(
-            f"The tokenizer of {name} has no chat template. Use a chat model, or prompts without "
-            "apply_chat_template."
-        )
-    text = tokenizer.apply_chat_template(
-        chat,
-        tokenize=False,
-        add_generation_prompt=generate,
-        chat_template=_pinned(tokenizer.get_chat_template(chat_template), day),
-        **{"date_string": f"{day:%d %b %Y}", **options},
-    )
-    return cast(str, text)
-
-
-def _pinned(source: str, day: date) -> str:
-    """A template whose calls of the clock are replaced by what they say on that day."""
-
-    def on_the_day(call: re.Match[str]) -> str:
-        return json.dumps(day.strftime(call["format"]))
-
-    return _CLOCK.sub(on_the_day, source)
-
-
-def _merge_system(chat: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    system = [message["content"] for message in chat if message["role"] == "system"]
-    rest = [dict(message) for message in chat if message["role"] != "system"]
-    for message in rest:
-        if system and message["role"] == "user":
-            message["content"] = "\n\n".join([*system, message["content"]])
-            break
-    return rest
-
-
-def _refused(chat: Messages, error: Exception) -> ModelError:
-    roles = ", ".join(message["role"] for message in chat)
-    return ModelError(
-        f"The chat template refuses a conversation with the roles {roles}: {error}. Use a template "
-        "that takes it (reward_chat_template=...), or other few-shot settings "
-        "(fewshot_as_multiturn=False)."
-    )
-
-
-def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -> TemplateAffixes:
-    """Token ids before and after `text[start:stop]`, which stands for the response.
+def _split(tokenizer: Any, text: str, start: int, stop: int, glue: bool) -> TemplateAffixes:
+    """Return token ids before and after `text[start:stop]`, which stands for the response.
 
     With `glue`, white space of the template that the tokenizer joins to the response's first token
     belongs to the response: a policy of the same family writes it there. Other tokens that reach
@@ -259,41 +241,8 @@ def split(tokenizer: Any, text: str, start: int, stop: int, glue: bool = True) -
     return TemplateAffixes(before, after)
 
 
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a text, with nothing added."""
-    try:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
-    except Exception as error:  # a tokenizer's own: half a character, a vocabulary without <unk>
-        raise ModelError(
-            f"The tokenizer {tokenizer.name_or_path} cannot read {text[:40]!r}: {error}. Mend the "
-            "text, or tokenizer.json."
-        ) from error
-
-
-def bos_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The BOS that the tokenizer itself puts in front of a plain text, if it does."""
-    bos = tokenizer.bos_token_id
-    ids = tokenizer("a")["input_ids"]
-    return (bos,) if bos is not None and ids and ids[0] == bos else ()
-
-
-def to_be_continued(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
-    """The ids of a prompt without those that its tokenizer appends to every text.
-
-    An EOS there (T5, `LlamaTokenizer(add_eos_token=True)`, a template `[BOS] $A [EOS]`) would have
-    the policy begin another text. The last tokens of the text itself stay, whatever they are.
-    """
-    if len(ids) <= len(encode(tokenizer, text)):  # nothing was added
-        return tuple(ids)
-    full, plain = tuple(tokenizer("a")["input_ids"]), encode(tokenizer, "a")
-    starts = range(len(full) - len(plain) + 1)
-    start = next((i for i in reversed(starts) if full[i : i + len(plain)] == plain), None)
-    appended = 0 if start is None else len(full) - start - len(plain)
-    return tuple(ids[: len(ids) - appended])
-
-
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The special token with which the chat template closes an assistant's turn, if it has one."""
+    """Return the special token with which the chat template closes an assistant's turn, if any."""
     if getattr(tokenizer, "chat_template", None) is None:
         return None
     try:
@@ -301,25 +250,6 @@ def end_of_turn(tokenizer: Any) -> int | None:
     except ModelError:
         return None
     return after[0] if after and after[0] in special_ids(tokenizer) else None
-
-
-def has_chat_template(tokenizer: Any) -> bool:
-    """Return whether the tokenizer has a chat template that adds anything to a user's message."""
-    try:
-        return render(tokenizer, [{"role": "user", "content": "a"}]) != "a"
-    except ModelError:
-        return False
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that are no text: the named ones and the special added ones."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-
-
-def _excerpt(text: str, length: int = 200) -> str:
-    half = length // 2
-    return repr(text if len(text) <= length else f"{text[:half]} ... {text[-half:]}")
 
 
 # --- is the framed response what the reward model would read? -----------------------------------
@@ -339,27 +269,40 @@ class RoundTrip:
     """The comparison of a framed response with the reward model's rendered input."""
 
     response: str
-    exact: bool
-    reason: str = ""  # why it does not
+    reason: str  # why they differ; empty where they do not
+
+    @property
+    def exact(self) -> bool:
+        return not self.reason
 
 
 def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> RoundTrip:
     """Compare the frame with the ids of the whole rendered conversation."""
     framer = replace(framer, template=replace(framer.template, delimiter=None))
-    frame = framer(messages)
-    text = framer.render(messages, response)
+    frame, text = framer(messages), framer.render(messages, response)
     whole = encode(framer.tokenizer, text)
     if framer.plain:
         bos = bos_ids(framer.tokenizer)
-        whole = whole if whole[: len(bos)] == bos else bos + whole
-        whole += frame.after
-    if _spans(framer, frame, whole, response):
-        return RoundTrip(response, exact=True)
-    return RoundTrip(response, exact=False, reason=_difference(framer, messages, text, response))
+        whole = (whole if whole[: len(bos)] == bos else bos + whole) + frame.after
+    start, stop = len(frame.before), len(whole) - len(frame.after)
+    shown = decode(framer.tokenizer, whole[start:stop], special=True)
+    # SentencePiece glues the blank before a word to the word.
+    same = response in (shown, shown.lstrip(" "))
+    if same and whole[:start] == frame.before and whole[stop:] == frame.after:
+        return RoundTrip(response, "")
+    bare = response.strip()
+    if bare != response and framer.render(messages, bare) == text:
+        return RoundTrip(response, "white space at its ends is trimmed; the frame keeps it")
+    if "<think>" in response and not framer.plain:
+        reason = "thinking blocks are added, moved or dropped (see the option thinking)"
+        return RoundTrip(response, reason)
+    if response in text:
+        return RoundTrip(response, "tokens merge across its border; the frame keeps them apart")
+    return RoundTrip(response, "words are changed")
 
 
 def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
-    """Round trips of probe responses, ordinary ones first.
+    """Return round trips of probe responses, ordinary ones first.
 
     Raises `ModelError` where an ordinary response is not framed exactly.
     """
@@ -376,41 +319,16 @@ def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
 
 
 def probes(tokenizer: Any) -> list[str]:
-    """Texts of plain text that the tokenizer can write, made of its own words if need be."""
+    """Return plain texts that the tokenizer can write, made of its own words if need be."""
     found = [response for response in ORDINARY if _encodable(tokenizer, response)]
     if found:
         return found
     special = special_ids(tokenizer)
     ids = [index for index in sorted(tokenizer.get_vocab().values()) if index not in special]
     drawn = (ids[start :: max(1, len(ids) // 5)][:5] for start in range(min(len(ids), 20)))
-    texts = (tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in drawn)
+    texts = (decode(tokenizer, row, special=True) for row in drawn)
     return [text for text in texts if text.strip() == text and _encodable(tokenizer, text)][:2]
 
 
 def _encodable(tokenizer: Any, text: str) -> bool:
-    return bool(text) and _decoded(tokenizer, encode(tokenizer, text)) == text
-
-
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-    return text
-
-
-def _spans(framer: Framer, frame: TemplateAffixes, whole: tuple[int, ...], response: str) -> bool:
-    start, stop = len(frame.before), len(whole) - len(frame.after)
-    if whole[:start] != frame.before or whole[stop:] != frame.after:
-        return False
-    shown = _decoded(framer.tokenizer, whole[start:stop])
-    # SentencePiece glues the blank before a word to the word.
-    return shown == response or shown.lstrip(" ") == response
-
-
-def _difference(framer: Framer, messages: Messages, text: str, response: str) -> str:
-    bare = response.strip()
-    if bare != response and framer.render(messages, bare) == text:
-        return "white space at its ends is trimmed; the frame keeps it"
-    if "<think>" in response and not framer.plain:
-        return "thinking blocks are added, moved or dropped (see the option thinking)"
-    if response in text:
-        return "tokens merge across its border; the frame keeps them apart"
-    return "words are changed"
+    return bool(text) and decode(tokenizer, encode(tokenizer, text), special=True) == text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nabla_eval.errors import ModelError, NablaError
 from nabla_eval.models import chat, memory, vocabulary
@@ -21,16 +21,22 @@ from nabla_eval.models.checkpoint import (
     auto_class,
     check_weights,
     examine,
-    has_weights,
     parse_device,
     parse_dtype,
+    weight_files,
 )
 from nabla_eval.models.heads import check_labels, context_length
-from nabla_eval.models.load import end_ids_of, pair_from, policy_from
+from nabla_eval.models.load import end_ids, policy_from, with_reward
 from nabla_eval.models.step_ends import checked_steps
+from nabla_eval.models.tokenizers import encode
 from nabla_eval.models.vocabulary import Mode, Overlap
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
+_KINDS = {
+    "causal": "language model",
+    "outcome": "outcome reward, one score per response",
+    "process": "process reward, one score per token",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,103 +94,84 @@ class PairReport:
 def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairReport:
     """Look at a pair, and read its weights only with `asked.load`. Faults become findings."""
     findings: list[Finding] = []
-    actor = _open(policy, "policy", asked, findings)
-    judge = _open(reward, "reward", asked, findings)
+
+    def look(name: str, found: Iterable[Finding]) -> None:
+        try:
+            findings.extend(found)
+        except NablaError as error:
+            findings.append(Finding(name, "failed", str(error)))
+
+    opened: dict[Role, Checkpoint] = {}
+    names: dict[Role, str] = {"policy": policy, "reward": reward}
+    for role, name in names.items():
+        source = asked.trust.source(name, role)
+        try:
+            opened[role] = examine(source, weights=False)
+        except ModelError as error:
+            findings.append(Finding(source.who, "failed", str(error)))
+            continue
+        findings.append(Finding(source.who, "ok", _describe(opened[role])))
+        look(f"weights of the {source.who}", _weights(opened[role]))
+    actor, judge = opened.get("policy"), opened.get("reward")
     overlap = None
     if actor is not None and judge is not None:
         overlap = vocabulary.compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab())
-        findings += _vocabulary(actor, judge, overlap, asked)
+        look("vocabulary", _vocabulary(actor, judge, overlap, asked))
     if judge is not None:
-        findings += _reward(judge, asked)
-        findings += _template(judge, asked)
+        look("score", _score(judge, asked))
+        look("template", _template(judge, asked))
     if actor is not None:
-        findings += _policy(actor, asked)
-    opened = [c for c in (actor, judge) if c is not None]
-    findings += [finding for c in opened for finding in _context(c, asked.length)]
+        look("end of response", _ends(actor))
+        if asked.step_delimiter is not None:
+            look("steps", _steps(actor, asked.step_delimiter))
+    findings += [_context(found, asked.length) for found in opened.values()]
     copied = overlap is not None and overlap.moved > 0
-    sizes = tuple((c.source.who, _memory(c, asked, copied)) for c in opened)
+    sizes = tuple((found.source.who, _memory(found, asked, copied)) for found in opened.values())
     if asked.load and actor is not None and judge is not None:
-        findings += _load(actor, judge, asked)
+        look("loading", _load(actor, judge, asked))
     return PairReport(policy, reward, tuple(findings), overlap, sizes)
 
 
-def _open(name: str, role: Role, asked: PairUse, findings: list[Finding]) -> Checkpoint | None:
-    source = asked.trust.source(name, role, None, {})
-    try:
-        found = examine(source, weights=False)
-        findings.append(Finding(source.who, "ok", _describe(found)))
-        findings.append(_weights(found))
-        return found
-    except ModelError as error:
-        findings.append(Finding(source.who, "failed", str(error)))
-        return None
-
-
 def _describe(found: Checkpoint) -> str:
-    kinds = {
-        "causal": "language model",
-        "outcome": "outcome reward, one score per response",
-        "process": "process reward, one score per token",
-    }
     shape = memory.Shape.of(found.config)
     return (
-        f"{found.config.architectures[0]} ({kinds[found.kind]}), {shape.layers} layers, hidden "
+        f"{found.config.architectures[0]} ({_KINDS[found.kind]}), {shape.layers} layers, hidden "
         f"size {shape.hidden:,}, {len(found.tokenizer):,} tokens in {shape.rows:,} rows"
     )
 
 
-def _weights(found: Checkpoint) -> Finding:
-    name = f"weights of the {found.source.who}"
-    if has_weights(found.source) is False:
-        return Finding(name, "skipped", "none in this folder: only config and tokenizer were read")
-    try:
-        check_weights(found.source)
-    except ModelError as error:
-        return Finding(name, "failed", str(error))
-    return Finding(name, "ok", "safetensors" if has_weights(found.source) else "on the hub")
+def _weights(found: Checkpoint) -> Iterator[Finding]:
+    name, files = f"weights of the {found.source.who}", weight_files(found.source)
+    if files == []:
+        text = "none in this folder: only config and tokenizer were read"
+        yield Finding(name, "skipped", text)
+        return
+    check_weights(found.source)
+    yield Finding(name, "ok", "safetensors" if files else "on the hub")
 
 
 def _vocabulary(
     actor: Checkpoint, judge: Checkpoint, overlap: Overlap, asked: PairUse
 ) -> Iterator[Finding]:
-    try:
-        vocabulary.check_overlap(overlap, asked.vocab)
-    except NablaError as error:
-        yield Finding("vocabulary", "failed", str(error))
-        return
+    vocabulary.check_overlap(overlap, asked.vocab)
     worst: Verdict = "warning" if overlap.share < vocabulary.LEAST_OVERLAP else "ok"
     table = "re-indexed copy" if overlap.moved else "shared table, no copy"
     yield Finding("vocabulary", worst, f"{overlap.describe()} ({table})")
-    different = [
-        text
-        for text in chat.probes(actor.tokenizer)
-        if _strings(actor.tokenizer, text) != _strings(judge.tokenizer, text)
-    ]
-    if different:
-        yield Finding(
-            "tokenisation",
-            "warning",
-            f"the reward model would split {different[0]!r} otherwise than the policy writes it: "
-            f"{_strings(judge.tokenizer, different[0])} instead of "
-            f"{_strings(actor.tokenizer, different[0])}",
+    for text in chat.probes(actor.tokenizer):
+        ours, theirs = (
+            found.tokenizer.convert_ids_to_tokens(list(encode(found.tokenizer, text)))
+            for found in (actor, judge)
         )
-    else:
-        yield Finding("tokenisation", "ok", "both split probe texts alike")
+        if ours != theirs:
+            told = f"the reward model would split {text!r} otherwise than the policy writes it: "
+            yield Finding("tokenisation", "warning", f"{told}{theirs} instead of {ours}")
+            return
+    yield Finding("tokenisation", "ok", "both split probe texts alike")
 
 
-def _strings(tokenizer: Any, text: str) -> list[str]:
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(list(chat.encode(tokenizer, text)))
-    return tokens
-
-
-def _reward(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
-    process = judge.kind == "process"
-    labels = int(judge.config.num_labels)
-    try:
-        check_labels(judge.source.name, labels, process)
-    except ModelError as error:
-        yield Finding("score", "failed", str(error))
-        return
+def _score(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
+    process, labels = judge.kind == "process", int(judge.config.num_labels)
+    check_labels(judge.source.name, labels, process)
     where = "every token" if process else "the last token"
     if asked.step_delimiter is not None and process:
         where = f"the ends of steps ({asked.step_delimiter!r})"
@@ -200,12 +187,8 @@ def _reward(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
 
 def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     framer = Framer(judge.tokenizer, asked.template)
-    try:
-        trips = chat.check_frame(framer)
-        frame = framer(chat.QUESTION)
-    except ModelError as error:
-        yield Finding("template", "failed", str(error))
-        return
+    trips = chat.check_frame(framer)
+    frame = framer(chat.QUESTION)
     shown = "plain text, no chat template" if framer.plain else "its own chat template"
     if asked.template.chat_template is not None and not framer.plain:
         shown = "the chat template that was given"
@@ -220,60 +203,50 @@ def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
             yield Finding("template", "warning", f"{trip.response!r}: {trip.reason}")
 
 
-def _policy(actor: Checkpoint, asked: PairUse) -> Iterator[Finding]:
-    tokenizer = actor.tokenizer
-    ends = end_ids_of(actor.generation_config(), actor.config, tokenizer)
+def _ends(actor: Checkpoint) -> Iterator[Finding]:
+    ends = end_ids(actor.generation_config(), actor.config, actor.tokenizer)
     if not ends:
-        yield Finding("end of response", "failed", "no end-of-text token: no response would end")
-    else:
-        tokens = ", ".join(f"{tokenizer.convert_ids_to_tokens(i)} {i}" for i in ends)
-        yield Finding("end of response", "ok", tokens)
-    if asked.step_delimiter is not None:
-        try:
-            checked_steps(tokenizer, asked.step_delimiter)
-            yield Finding("steps", "ok", f"the policy can write {asked.step_delimiter!r}")
-        except NablaError as error:
-            yield Finding("steps", "failed", str(error))
+        raise ModelError("no end-of-text token: no response would end")
+    tokens = (f"{actor.tokenizer.convert_ids_to_tokens(i)} {i}" for i in ends)
+    yield Finding("end of response", "ok", ", ".join(tokens))
 
 
-def _context(found: Checkpoint, length: int) -> Iterator[Finding]:
+def _steps(actor: Checkpoint, delimiter: str) -> Iterator[Finding]:
+    checked_steps(actor.tokenizer, delimiter)
+    yield Finding("steps", "ok", f"the policy can write {delimiter!r}")
+
+
+def _context(found: Checkpoint, length: int) -> Finding:
     context = context_length(found.config.get_text_config())
-    name = f"context of the {found.source.who}"
+    name, text = f"context of the {found.source.who}", f"{context:,} tokens, {length:,} asked for"
     if length > context:
-        yield Finding(
-            name, "failed", f"{context:,} tokens, {length:,} asked for: use a shorter length"
-        )
-    else:
-        yield Finding(name, "ok", f"{context:,} tokens, {length:,} asked for")
+        return Finding(name, "failed", f"{text}: use a shorter length")
+    return Finding(name, "ok", text)
 
 
 def _memory(found: Checkpoint, asked: PairUse, copied: bool) -> memory.Memory:
     shape = memory.Shape.of(found.config)
     parameters = memory.parameter_count(found.config, auto_class(found.kind))
-    itemsize = found.dtype(asked.dtype_of(found)).itemsize
-    use = memory.Use(asked.length, asked.batch, itemsize)
+    use = memory.Use(asked.length, asked.batch, found.dtype(asked.dtype_of(found)).itemsize)
     if found.source.role == "policy":
         return memory.of_policy(shape, parameters, use)
     return memory.of_reward(shape, parameters, use, copied)
 
 
-def _load(actor: Checkpoint, judge: Checkpoint, asked: PairUse) -> Iterable[Finding]:
+def _load(actor: Checkpoint, judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     device = parse_device(None)
-    try:
-        pair = pair_from(
-            policy_from(actor.load(parse_dtype(asked.dtype), device), actor.tokenizer),
-            judge.load(parse_dtype(asked.dtype_of(judge)), device),
-            judge.tokenizer,
-            vocab=asked.vocab,
-            step_delimiter=asked.step_delimiter,
-            template=asked.template,
-        )
-    except NablaError as error:
-        return [Finding("loading", "failed", str(error))]
-    findings = [Finding("loading", "ok", "base and head add up to each model on a few tokens")]
+    pair = with_reward(
+        policy_from(actor.load(parse_dtype(asked.dtype), device), actor.tokenizer),
+        judge,
+        parse_dtype(asked.dtype_of(judge)),
+        device,
+        vocab=asked.vocab,
+        step_delimiter=asked.step_delimiter,
+        template=asked.template,
+    )
+    yield Finding("loading", "ok", "base and head add up to each model on a few tokens")
     for found, base in ((actor, pair.policy.base), (judge, pair.judge.base)):
         slower = batching(base).describe()
         text = slower or "rows of a padded batch give what each gives alone"
         name = f"batches of the {found.source.who}"
-        findings.append(Finding(name, "warning" if slower else "ok", text))
-    return findings
+        yield Finding(name, "warning" if slower else "ok", text)

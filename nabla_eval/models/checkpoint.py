@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
+from transformers.utils import logging
 
 from nabla_eval.errors import ConfigError, ModelError, NablaError
 from nabla_eval.models.hub import hub_answers
@@ -32,33 +34,6 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 _SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where one model comes from and how much it is trusted."""
-
-    name: str  # hub id or folder
-    role: Role
-    revision: str | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    local_files_only: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)  # from_pretrained's: device_map, ...
-
-    @property
-    def who(self) -> str:
-        """Return what messages call it."""
-        return "policy" if self.role == "policy" else "reward model"
-
-    @property
-    def hub(self) -> dict[str, Any]:
-        """The arguments that every `from_pretrained` takes."""
-        return {
-            "revision": self.revision,
-            "trust_remote_code": self.trust_remote_code,
-            "local_files_only": self.local_files_only,
-        }
-
-
 @dataclass(frozen=True)
 class Trust:
     """Permissions for getting at checkpoints."""
@@ -68,19 +43,51 @@ class Trust:
     local_files_only: bool = False
 
     def source(
-        self, name: str | Path, role: Role, revision: str | None, options: Mapping[str, Any]
+        self,
+        name: str | Path,
+        role: Role,
+        revision: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Source:
-        """A checkpoint by hub id or folder, in which ~ is the home folder."""
+        """Return a checkpoint by hub id or folder, in which ~ is the home folder."""
         text = str(name)
-        return Source(
-            name=str(Path(text).expanduser()) if text.startswith("~") else text,
-            role=role,
-            revision=revision,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
-            local_files_only=self.local_files_only,
-            options=options,
-        )
+        text = str(Path(text).expanduser()) if text.startswith("~") else text
+        return Source(text, role, revision, self, options or {})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one model comes from and how much it is trusted."""
+
+    name: str  # hub id or folder
+    role: Role
+    revision: str | None = None
+    trust: Trust = field(default_factory=Trust)
+    options: Mapping[str, Any] = field(default_factory=dict)  # from_pretrained's: device_map, ...
+
+    @property
+    def who(self) -> str:
+        """Return what messages call it."""
+        return "policy" if self.role == "policy" else "reward model"
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder that it is in; None for a hub id."""
+        return Path(self.name) if os.path.isdir(self.name) else None
+
+    def hub(self, code: bool = True) -> dict[str, Any]:
+        """Return the arguments that every `from_pretrained` takes; some run no code."""
+        own = {"revision": self.revision, "local_files_only": self.trust.local_files_only}
+        return own | ({"trust_remote_code": self.trust.trust_remote_code} if code else {})
+
+    def reachable(self) -> Source:
+        """Return the source, from the local cache only where the hub is out of reach.
+
+        The hub's own client repeats each request for half a minute before it gives up.
+        """
+        if self.trust.local_files_only or os.path.exists(self.name) or hub_answers():
+            return self
+        return replace(self, trust=replace(self.trust, local_files_only=True))
 
 
 @dataclass(frozen=True)
@@ -99,21 +106,46 @@ class Checkpoint:
             parsed = getattr(self.config, "dtype", None) or torch.float32
         return parsed
 
-    def load(self, dtype: Dtype, device: torch.device) -> Any:
-        """The model, on the device unless `device_map` says where."""
-        model = open_model(self.source, self.config, dtype)
-        return model if self.source.options.get("device_map") is not None else model.to(device)
-
     def generation_config(self) -> Any:
-        """The checkpoint's generation config, None where it has none. Raises `ModelError`."""
-        from transformers import GenerationConfig
-
+        """Return the generation config, None where there is none. Raises `ModelError`."""
         source = self.source
-        with explained(source.who, source.name, part="generation config"):
+        with explained(source, "generation config"):
             try:
-                return GenerationConfig.from_pretrained(source.name, **_without_code(source))
+                return transformers.GenerationConfig.from_pretrained(
+                    source.name, **source.hub(code=False)
+                )
             except OSError:
                 return None
+
+    def load(self, dtype: Dtype, device: torch.device) -> Any:
+        """Return the model, on the device unless `device_map` says where. Raises `ModelError`.
+
+        Weights that the checkpoint lacks would be drawn at random: that is refused.
+        """
+        source = self.source
+        check_weights(source)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of missing weights becomes an error below
+        try:
+            with explained(source, "weights"):
+                model, info = auto_class(self.kind).from_pretrained(
+                    source.name,
+                    config=self.config,
+                    dtype=dtype,
+                    use_safetensors=None if source.trust.allow_pickle else True,
+                    output_loading_info=True,
+                    **source.hub(),
+                    **source.options,
+                )
+        finally:
+            logging.set_verbosity(verbosity)
+        if missing := info["missing_keys"]:
+            trained = ", one that was trained as a reward model" if source.role == "reward" else ""
+            raise ModelError(
+                f"The {source.who} {source.name} lacks {len(missing)} of its weights (first: "
+                f"{min(missing)}), which would be random. Use a complete checkpoint{trained}."
+            )
+        return model if source.options.get("device_map") is not None else model.to(device)
 
 
 def examine(source: Source, weights: bool = True) -> Checkpoint:
@@ -121,42 +153,31 @@ def examine(source: Source, weights: bool = True) -> Checkpoint:
 
     `weights=False` does without files of weights. Raises `ModelError`.
     """
-    source = reachable(source)
-    config = open_config(source)
-    kind = check_architecture(source, config)
+    source = source.reachable()
+    config, kind = open_config(source)
     if weights:
         check_weights(source)
     return Checkpoint(source, config, open_tokenizer(source), kind)
 
 
-def reachable(source: Source) -> Source:
-    """The source, from the local cache only where the hub is out of reach.
+def open_config(source: Source) -> tuple[Any, Kind]:
+    """Return a checkpoint's config, and what it is.
 
-    The hub's own client repeats each request for half a minute before it gives up.
+    Raises `ModelError` where it is missing, out of reach, or no checkpoint for its role.
     """
-    if source.local_files_only or os.path.exists(source.name) or hub_answers():
-        return source
-    return replace(source, local_files_only=True)
-
-
-def open_config(source: Source) -> Any:
-    """The checkpoint's config. Raises `ModelError` where it is missing or out of reach."""
-    from transformers import AutoConfig
-
     _check_folder(source)
-    source = reachable(source)
-    with explained(source.who, source.name, part="config"):
-        return AutoConfig.from_pretrained(source.name, **source.hub)
+    source = source.reachable()
+    with explained(source, "config"):
+        config = transformers.AutoConfig.from_pretrained(source.name, **source.hub())
+    return config, _kind(source, config)
 
 
 def open_tokenizer(source: Source) -> Any:
-    """The checkpoint's tokenizer. Raises `ModelError` where it has none."""
-    from transformers import AutoTokenizer
-
-    source = reachable(source)
-    with explained(source.who, source.name, part="tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source.name, **source.hub)
-        tokenizer = faithful(tokenizer, **_without_code(source))
+    """Return the checkpoint's tokenizer. Raises `ModelError` where it has none."""
+    source = source.reachable()
+    with explained(source, "tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.name, **source.hub())
+        tokenizer = faithful(tokenizer, **source.hub(code=False))
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise ModelError(
             f"The {source.who} {source.name} comes without a tokenizer: it would have "
@@ -165,63 +186,45 @@ def open_tokenizer(source: Source) -> Any:
     return tokenizer
 
 
-def open_model(source: Source, config: Any, dtype: Dtype) -> Any:
-    """The checkpoint's model for its role. Raises `ModelError`.
-
-    Weights that the checkpoint lacks would be drawn at random: that is refused.
-    """
-    auto = auto_class(check_architecture(source, config))
-    check_weights(source)
-    source = reachable(source)
-    with explained(source.who, source.name, part="weights"), _no_reports():
-        model, info = auto.from_pretrained(
-            source.name,
-            config=config,
-            dtype=dtype,
-            use_safetensors=None if source.allow_pickle else True,
-            output_loading_info=True,
-            **source.hub,
-            **source.options,
-        )
-    if info["missing_keys"]:
-        trained = ", one that was trained as a reward model" if source.role == "reward" else ""
-        raise ModelError(
-            f"The {source.who} {source.name} lacks {len(info['missing_keys'])} of its weights "
-            f"(first: {min(info['missing_keys'])}), which would be random. Use a complete "
-            f"checkpoint{trained}."
-        )
-    return model
+def auto_class(kind: Kind) -> Any:
+    """Return the transformers class that loads such a checkpoint."""
+    return {
+        "causal": transformers.AutoModelForCausalLM,
+        "outcome": transformers.AutoModelForSequenceClassification,
+        "process": transformers.AutoModelForTokenClassification,
+    }[kind]
 
 
-def has_weights(source: Source) -> bool | None:
-    """Return whether a folder holds files of weights, of any kind; None for a hub id."""
-    path = Path(source.name)
-    if not os.path.isdir(path):
-        return None
-    return any(file.suffix in WEIGHTS for file in path.iterdir())
+def parse_dtype(dtype: str | torch.dtype | None) -> Dtype:
+    """Return a dtype by its name; by default "auto", lm-eval's word for the checkpoint's own."""
+    if dtype in (None, "auto"):
+        return "auto"
+    name = _SHORT.get(str(dtype), str(dtype)).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}. Try float32.")
+    parsed = getattr(torch, name)
+    assert isinstance(parsed, torch.dtype)
+    return parsed
 
 
-def _without_code(source: Source) -> dict[str, Any]:
-    return {name: value for name, value in source.hub.items() if name != "trust_remote_code"}
-
-
-@contextmanager
-def _no_reports() -> Iterator[None]:
-    """Keep transformers' tables of missing weights back: what they say becomes an error."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
+def parse_device(device: str | int | torch.device | None) -> torch.device:
+    """Return a device by its name; by default CUDA where there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        yield
-    finally:
-        logging.set_verbosity(level)
+        parsed = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device={device!r} is no device. Try cpu, cuda or cuda:1.") from None
+    if parsed.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r} is not there: torch sees no GPU. Try device=cpu.")
+    return parsed
 
 
-def check_architecture(source: Source, config: Any) -> Kind:
-    """Return what the checkpoint is, by `config.architectures`; `ModelError` if its role needs
-    another.
-    """
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def _kind(source: Source, config: Any) -> Kind:
+    """Return what the checkpoint is, by `config.architectures`."""
     names = list(getattr(config, "architectures", None) or [])
     found = ", ".join(names) or f"no architecture (model type {config.model_type})"
     kind: Kind = "causal"
@@ -237,91 +240,56 @@ def check_architecture(source: Source, config: Any) -> Kind:
         return kind
     decoder = not getattr(config, "is_encoder_decoder", False)
     if not decoder or not any(name.endswith(CAUSAL) for name in names):
-        hint = " It is a reward model: give it as reward=..." if kind != "causal" else ""
+        hint = "Give one, such as Qwen/Qwen2.5-7B-Instruct."
+        if kind != "causal":
+            hint = "It is a reward model: give it as reward=..."
         raise ModelError(
             f"The {source.who} {source.name} is {found}; a decoder-only language model "
-            f"(...ForCausalLM) is needed.{hint or ' Give one, such as Qwen/Qwen2.5-7B-Instruct.'}"
+            f"(...ForCausalLM) is needed. {hint}"
         )
     return "causal"
 
 
-def parse_dtype(dtype: str | torch.dtype | None) -> Dtype:
-    """A dtype or its name; by default "auto", lm-eval's word for the checkpoint's own."""
-    if dtype in (None, "auto"):
-        return "auto"
-    name = _SHORT.get(str(dtype), str(dtype)).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}. Try float32.")
-    parsed = getattr(torch, name)
-    assert isinstance(parsed, torch.dtype)
-    return parsed
-
-
-def parse_device(device: str | int | torch.device | None) -> torch.device:
-    """A device; by default CUDA where there is one, else the CPU."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        parsed = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"device={device!r} is no device. Try cpu, cuda or cuda:1.") from None
-    if parsed.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r} is not there: torch sees no GPU. Try device=cpu.")
-    return parsed
-
-
-def auto_class(kind: Kind) -> Any:
-    """The transformers class that loads such a checkpoint."""
-    import transformers
-
-    return {
-        "causal": transformers.AutoModelForCausalLM,
-        "outcome": transformers.AutoModelForSequenceClassification,
-        "process": transformers.AutoModelForTokenClassification,
-    }[kind]
-
-
-def looks_local(name: str) -> bool:
-    """Return whether a name can only be a folder: hub ids are `name` or `owner/name`."""
-    return name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or "\\" in name
-
-
 def _check_folder(source: Source) -> None:
-    path = Path(source.name)
-    if os.path.isdir(path):  # os.path: a name that no path can be is just not there
-        if not (path / "config.json").is_file():
+    name, instead = source.name, "or a hub id such as Qwen/Qwen2.5-7B-Instruct."
+    if source.folder is not None:
+        if not (source.folder / "config.json").is_file():
             raise ModelError(
-                f"The {source.who} folder {path} has no config.json. Give a folder that "
-                "save_pretrained wrote, or a hub id such as Qwen/Qwen2.5-7B-Instruct."
+                f"The {source.who} folder {name} has no config.json. Give a folder that "
+                f"save_pretrained wrote, {instead}"
             )
-    elif os.path.exists(path):
-        raise ModelError(f"The {source.who} {path} is a file. Give the folder that holds it.")
-    elif looks_local(source.name):
+    elif os.path.exists(name):
+        raise ModelError(f"The {source.who} {name} is a file. Give the folder that holds it.")
+    # Hub ids are `name` or `owner/name`.
+    elif name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
         raise ModelError(
-            f"The {source.who} folder {source.name} does not exist. Check the path, or give a hub "
-            "id such as Qwen/Qwen2.5-7B-Instruct."
+            f"The {source.who} folder {name} does not exist. Check the path, {instead}"
         )
+
+
+def weight_files(source: Source) -> list[str] | None:
+    """Return the names of a folder's files of weights, of any kind; None for a hub id."""
+    if source.folder is None:
+        return None
+    return sorted(file.name for file in source.folder.iterdir() if file.suffix in WEIGHTS)
 
 
 def check_weights(source: Source) -> None:
     """Raise `ModelError` where a folder holds no weights that may be read."""
-    path = Path(source.name)
-    if not os.path.isdir(path) or source.allow_pickle or any(path.glob("*.safetensors")):
+    found = weight_files(source)
+    if found is None or source.trust.allow_pickle:
         return
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHTS)
-    if not pickles:
+    if not found:
         raise ModelError(
-            f"The {source.who} folder {path} holds no weights (*.safetensors). Download them, or "
-            "save the model there with save_pretrained."
+            f"The {source.who} folder {source.name} holds no weights (*.safetensors). Download "
+            "them, or save the model there with save_pretrained."
         )
-    raise ModelError(pickle_only(source.who, source.name, pickles[0]))
-
-
-# --- what goes wrong when a checkpoint is read --------------------------------------------------
+    if not any(name.endswith(".safetensors") for name in found):
+        raise ModelError(f"The {source.who} {source.name}{_PICKLED.format(found[0])}")
 
 
 @contextmanager
-def explained(who: str, name: str, part: str) -> Iterator[None]:
+def explained(source: Source, part: str) -> Iterator[None]:
     """Turn what `from_pretrained` raises into one paragraph: what, got, try."""
     try:
         yield
@@ -329,45 +297,43 @@ def explained(who: str, name: str, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the readers of a dozen formats make of foreign bytes
         text = " ".join(f"{error} {error.__cause__ or ''}".split())
-        raise ModelError(_explain(who, name, part, type(error).__name__, text)) from error
+        raise ModelError(_explain(source, part, type(error).__name__, text)) from error
 
 
-def _explain(who: str, name: str, part: str, kind: str, text: str) -> str:
-    what = f"The {who}'s {part} ({name}) cannot be read"
-    if re.search(r"trust_remote_code|custom code", text):
-        return (
-            f"The {who} {name} comes with its own Python code, which is not run. "
-            "Read that code, then pass trust_remote_code=True if you trust it."
-        )
-    if re.search(r"gated|401|403|[Aa]uthoriz|restricted", text):
-        return (
-            f"{what}: the hub wants a permission. Accept the model's licence on its hub page and "
-            "log in (`hf auth login`, or HF_TOKEN), or give a folder with the checkpoint."
-        )
-    if part == "weights" and re.search(r"no file named .*(safetensors|\.bin)", text):
-        return pickle_only(who, name, "no *.safetensors")
-    if re.search(r"404|not a valid model identifier|RepositoryNotFound|Repo id must", text):
-        return (
-            f"{what}: there is no such folder or hub model. Check the name and revision; a private "
-            "model also needs a login (`hf auth login`, or HF_TOKEN)."
-        )
-    if re.search(r"connect|offline|[Nn]etwork|[Tt]imed? ?out|retries|cache", text):
-        return (
-            f"{what}: it is neither a folder nor in the local cache, and the hub is out of reach. "
-            "Check the name and the network, or give a folder with the checkpoint."
-        )
-    if re.search(r"mismatched_sizes|size mismatch", text):
-        return f"{what}: their shapes are not those of config.json. Use the config they came with."
+_PICKLED = (
+    " has only pickled weights ({}), which can run any code when read. Convert them to "
+    "safetensors, or pass allow_pickle=True if you trust the source."
+)
+# Patterns of messages, and what is said in their place: of the checkpoint, then of its part.
+_OF_CHECKPOINT = {
+    r"trust_remote_code|custom code": " comes with its own Python code, which is not run. "
+    "Read that code, then pass trust_remote_code=True if you trust it.",
+    r"no file named .*(safetensors|\.bin)": _PICKLED.format("no *.safetensors"),
+}
+_OF_PART = {
+    r"gated|401|403|[Aa]uthoriz|restricted": "the hub wants a permission. Accept the model's "
+    "licence on its hub page and log in (`hf auth login`, or HF_TOKEN), or give a folder with the "
+    "checkpoint.",
+    r"404|not a valid model identifier|RepositoryNotFound|Repo id must": "there is no such folder "
+    "or hub model. Check the name and revision; a private model also needs a login "
+    "(`hf auth login`, or HF_TOKEN).",
+    r"connect|offline|[Nn]etwork|[Tt]imed? ?out|retries|cache": "it is neither a folder nor in the "
+    "local cache, and the hub is out of reach. Check the name and the network, or give a folder "
+    "with the checkpoint.",
+    r"mismatched_sizes|size mismatch": "their shapes are not those of config.json. Use the config "
+    "they came with.",
+}
+
+
+def _explain(source: Source, part: str, kind: str, text: str) -> str:
+    for pattern, words in _OF_CHECKPOINT.items():
+        if re.search(pattern, text):
+            return f"The {source.who} {source.name}{words}"
+    what = f"The {source.who}'s {part} ({source.name}) cannot be read"
+    for pattern, words in _OF_PART.items():
+        if re.search(pattern, text):
+            return f"{what}: {words}"
     if kind == "SafetensorError":
         return f"{what}: a file is damaged ({text}). Download or save it again."
     advice = "Install what it needs, or choose otherwise" if kind == "ImportError" else "Mend it"
     return f"{what}: {kind}: {text[:300].rstrip('. ')}. {advice}, or use another checkpoint."
-
-
-def pickle_only(who: str, name: str, found: str) -> str:
-    """Message for a checkpoint without safetensors."""
-    return (
-        f"The {who} {name} has only pickled weights ({found}), which can run any "
-        "code when read. Convert them to safetensors, or pass allow_pickle=True if you trust the "
-        "source."
-    )

@@ -21,25 +21,10 @@ from nabla_eval.models.batch_probe import probe
 # Relative error allowed between a model and its two halves: both run the same kernels on the same
 # input, so only the reward head's float32 (against the model's own dtype) makes a difference.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+_AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
 # Soft caps of logits: Gemma 2, RecurrentGemma, xLSTM.
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-_AHEAD = 1e-5  # of scores with and without a later token: some attentions take float32 softmaxes
-
-
-# How families write the gain: Llama and Qwen use the weight, Gemma one plus it.
-_GAINS = (lambda weight: weight, lambda weight: 1.0 + weight)
-_NO_GAIN = (lambda weight: 1.0,)  # Falcon Mamba's weight is a placeholder, of another width
-
-
-@dataclass(frozen=True)
-class Halves:
-    """A model as base and head, with its input embedding table."""
-
-    base: torch.nn.Module  # -> .last_hidden_state [B, L, D]
-    head: LogitHead | ScoreHead
-    embedding: Tensor  # [own vocabulary, D], what the base takes as inputs_embeds
-    context: int
-    parameters: int  # used per token: all but the lookup table
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -81,14 +66,104 @@ class ScoreHead:
         return log_odds if self.contrast == "logit" else torch.sigmoid(log_odds)
 
     def labels(self, states: Tensor) -> Tensor:
-        """One number per label, [..., 1 or 2]."""
+        """Return one number per label, [..., 1 or 2]."""
         weight, bias = self.linear.weight, self.linear.bias
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        states = states.to(weight.device, dtype)
         scores = torch.nn.functional.linear(
-            states, weight.to(dtype), None if bias is None else bias.to(dtype)
+            states.to(weight.device, dtype),
+            weight.to(dtype),
+            None if bias is None else bias.to(dtype),
         )
         return scores.to(self.device)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A model as base and head, with its input embedding table."""
+
+    base: torch.nn.Module  # -> .last_hidden_state [B, L, D]
+    head: LogitHead | ScoreHead
+    embedding: Tensor  # [own vocabulary, D], what the base takes as inputs_embeds
+    context: int
+    parameters: int  # used per token: all but the lookup table
+
+    def states(self, ids: Tensor) -> Tensor:
+        """Return last hidden states [B, L, D] of ids [B, L]."""
+        output = self.base(inputs_embeds=self.embedding[ids], use_cache=False)
+        states: Tensor = output.last_hidden_state
+        return states
+
+
+@torch.no_grad()
+def split_policy(model: Any, name: str) -> Halves:
+    """Return a causal language model's halves. Raises `ModelError` if they do not add up to it."""
+    base, table = _prepare(model, name)
+    linear = model.get_output_embeddings()
+    if linear is None:
+        raise _unknown(model, name, "has no output embeddings")
+    config = model.config.get_text_config()
+    scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))  # Granite
+    scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    cap = next((cap for name in _CAPS if (cap := getattr(config, name, None))), None)
+    head = LogitHead(linear, table.device, scale, cap)
+    tied = linear.weight is model.get_input_embeddings().weight
+    halves = Halves(base, head, table, context_length(config), _parameters(model, tied))
+    ids, rows = _few_tokens(model), table.shape[0]
+    whole = model(input_ids=ids, use_cache=False).logits
+    if whole.shape[-1] != rows:
+        raise _unknown(model, name, f"has {rows} input and {whole.shape[-1]} output tokens")
+    _compare(model, name, head(halves.states(ids)), whole, "logits")
+    probe(base, rows, name)
+    return halves
+
+
+@torch.no_grad()
+def split_reward(
+    model: Any, name: str, score: Literal["logit", "probability"] = "logit"
+) -> tuple[Halves, bool]:
+    """Return a reward model's halves, and whether it is a process (token) one.
+
+    Raises `ModelError` for a wrong number of labels, for a model that looks ahead, and where the
+    halves do not add up to the model.
+    """
+    process = type(model).__name__.endswith("ForTokenClassification")
+    base, table = _prepare(model, name)
+    linear = getattr(model, "score", None) or getattr(model, "classifier", None)
+    if not isinstance(linear, torch.nn.Linear):
+        raise _unknown(model, name, "has no linear `score` head")
+    check_labels(name, linear.out_features, process)
+    head = ScoreHead(linear, table.device, score if linear.out_features == 2 else None)
+    context = context_length(model.config.get_text_config())
+    halves = Halves(base, head, table, context, _parameters(model, tied=False))
+    ids = _few_tokens(model)
+    whole = model(input_ids=ids).logits
+    states = halves.states(ids)
+    ours = head.labels(states)
+    _compare(model, name, ours if process else ours[:, -1], whole, "scores")
+    earlier = head.labels(halves.states(ids[:, :-1]))
+    if not _close(earlier, ours[:, :-1], states.dtype, at_least=_AHEAD):
+        raise ModelError(
+            f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score "
+            "depends on later tokens. Use one with a decoder-only (causal) body."
+        )
+    probe(base, table.shape[0], name)
+    return halves, process
+
+
+def check_labels(name: str, labels: int, process: bool) -> None:
+    """Raise `ModelError` for a classifier whose labels are no reward."""
+    if labels not in ((1, 2) if process else (1,)):
+        wanted = "1 (a score) or 2 (wrong, right)" if process else "1"
+        raise ModelError(
+            f"The reward model {name} has {labels} labels; {wanted} is needed. A classifier of "
+            "another kind is no reward model: give one that was trained to score responses."
+        )
+
+
+def context_length(config: Any) -> int:
+    """Return the longest input a config allows, in tokens."""
+    lengths = (getattr(config, name, None) for name in _LENGTHS)
+    return next((int(length) for length in lengths if length), 2048)
 
 
 @contextmanager
@@ -105,56 +180,6 @@ def faults_explained(model: Any, name: str) -> Iterator[None]:
             f"{name} ({type(model).__name__}) fails on a few tokens in {dtype}: {what}. Try "
             "another dtype or attn_implementation (float32 and sdpa suit most), or another model."
         ) from error
-
-
-def split_policy(model: Any, name: str) -> Halves:
-    """Halves of a causal language model. Raises `ModelError` where they do not add up to it."""
-    base, table = _prepare(model, name)
-    linear = model.get_output_embeddings()
-    if linear is None:
-        raise _unknown(model, name, "has no output embeddings")
-    config = model.config.get_text_config()
-    scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))  # Granite
-    scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
-    cap = next((cap for name in _CAPS if (cap := getattr(config, name, None))), None)
-    head = LogitHead(linear, table.device, scale, cap)
-    tied = linear.weight is model.get_input_embeddings().weight
-    halves = Halves(base, head, table, context_length(config), _parameters(model, tied))
-    _verify_policy(model, halves, name)
-    probe(base, table.shape[0], name)
-    return halves
-
-
-def split_reward(
-    model: Any, name: str, score: Literal["logit", "probability"] = "logit"
-) -> tuple[Halves, bool]:
-    """Halves of a reward model, and whether it is a process (token) one.
-
-    Raises `ModelError` for a wrong number of labels, for a model that looks ahead, and where the
-    halves do not add up to the model.
-    """
-    process = type(model).__name__.endswith("ForTokenClassification")
-    base, table = _prepare(model, name)
-    linear = getattr(model, "score", None) or getattr(model, "classifier", None)
-    if not isinstance(linear, torch.nn.Linear):
-        raise _unknown(model, name, "has no linear `score` head")
-    check_labels(name, linear.out_features, process)
-    head = ScoreHead(linear, table.device, score if linear.out_features == 2 else None)
-    config = model.config.get_text_config()
-    halves = Halves(base, head, table, context_length(config), _parameters(model, tied=False))
-    _verify_reward(model, halves, name, process)
-    probe(base, table.shape[0], name)
-    return halves, process
-
-
-def check_labels(name: str, labels: int, process: bool) -> None:
-    """Raise `ModelError` for a classifier whose labels are no reward."""
-    if labels not in ((1, 2) if process else (1,)):
-        wanted = "1 (a score) or 2 (wrong, right)" if process else "1"
-        raise ModelError(
-            f"The reward model {name} has {labels} labels; {wanted} is needed. A classifier of "
-            "another kind is no reward model: give one that was trained to score responses."
-        )
 
 
 def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
@@ -174,55 +199,17 @@ def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
     return base, table.detach()
 
 
-def context_length(config: Any) -> int:
-    """Longest input a config allows, in tokens."""
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    lengths = [getattr(config, name, None) for name in names]
-    return next((int(length) for length in lengths if length), 2048)
-
-
 def _parameters(model: Any, tied: bool) -> int:
     total = sum(parameter.numel() for parameter in model.parameters())
     return total if tied else total - int(model.get_input_embeddings().weight.numel())
 
 
-def _probe(model: Any, rows: int) -> Tensor:
-    """A few different token ids, none of them padding: classifiers pool the last other token."""
+def _few_tokens(model: Any) -> Tensor:
+    """Return different token ids, none of them padding: classifiers pool the last other token."""
+    table = model.get_input_embeddings().weight
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
-    ids = [index for index in range(min(rows, 12)) if index != pad][:8]
-    return torch.tensor([ids], device=model.get_input_embeddings().weight.device)
-
-
-@torch.no_grad()
-def _verify_policy(model: Any, halves: Halves, name: str) -> None:
-    ids = _probe(model, halves.embedding.shape[0])
-    whole = model(input_ids=ids, use_cache=False).logits
-    states = _states(halves, ids)
-    ours = halves.head(states)
-    rows = halves.embedding.shape[0]
-    if whole.shape[-1] != rows:
-        raise _unknown(model, name, f"has {rows} input and {whole.shape[-1]} output tokens")
-    _compare(model, name, ours, whole, "logits")
-
-
-@torch.no_grad()
-def _verify_reward(model: Any, halves: Halves, name: str, process: bool) -> None:
-    assert isinstance(halves.head, ScoreHead)
-    ids = _probe(model, halves.embedding.shape[0])
-    whole = model(input_ids=ids).logits
-    states = _states(halves, ids)
-    ours = halves.head.labels(states)
-    _compare(model, name, ours if process else ours[:, -1], whole, "scores")
-    earlier = halves.head.labels(_states(halves, ids[:, :-1]))
-    if not _close(earlier, ours[:, :-1], states.dtype, at_least=_AHEAD):
-        raise ModelError(
-            f"The reward model {name} ({type(model).__name__}) looks ahead: a token's score "
-            "depends on later tokens. Use one with a decoder-only (causal) body."
-        )
-
-
-def _states(halves: Halves, ids: Tensor) -> Tensor:
-    return halves.base(inputs_embeds=halves.embedding[ids], use_cache=False).last_hidden_state
+    ids = [index for index in range(min(len(table), 12)) if index != pad][:8]
+    return torch.tensor([ids], device=table.device)
 
 
 def _compare(model: Any, name: str, ours: Tensor, whole: Tensor, what: str) -> None:
@@ -254,37 +241,37 @@ def _unknown(model: Any, name: str, fault: str) -> ModelError:
 # --- float64 all the way through ----------------------------------------------------------------
 
 
-def widen_norms(model: torch.nn.Module) -> int:
-    """Let every RMSNorm of a float64 model compute in float64; return how many were found.
+@torch.no_grad()
+def widen_norms(model: torch.nn.Module) -> None:
+    """Let every RMSNorm of a float64 model compute in float64.
 
     transformers' computes in float32 whatever its input: right for bfloat16, where it widens, but
     in a float64 model results then carry 1e-7 of noise that depends on the batch, and finite
     differences do not converge. A module is replaced only where the formula reproduces it to
     float32 accuracy.
     """
-    return sum(_widen(module) for module in model.modules() if _is_rms_norm(module))
+    for norm in model.modules():
+        weight = getattr(norm, "weight", None)
+        epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+        named = type(norm).__name__.endswith("RMSNorm")
+        if not named or epsilon is None or weight is None or weight.dtype != torch.float64:
+            continue
+        few = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)[None]
+        expected = norm(few)
+        # Llama and Qwen use the weight, Gemma one plus it; Falcon Mamba's is a placeholder, of
+        # another width.
+        own = isinstance(weight, torch.nn.Parameter)
+        for gain in (weight, 1.0 + weight) if own else (torch.ones_like(weight[:1]),):
+            forward = _RMSNorm(gain, epsilon)
+            if torch.allclose(forward(few), expected, rtol=1e-5, atol=1e-6):
+                norm.forward = forward
+                break
 
 
-def _is_rms_norm(module: torch.nn.Module) -> bool:
-    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight")
+@dataclass(frozen=True)
+class _RMSNorm:
+    gain: Tensor
+    epsilon: float
 
-
-@torch.no_grad()
-def _widen(module: Any) -> bool:
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    weight = module.weight
-    if epsilon is None or weight.dtype != torch.float64:
-        return False
-    probe = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)[None]
-    expected = module(probe)
-    for gain in _GAINS if isinstance(module.weight, torch.nn.Parameter) else _NO_GAIN:
-
-        def forward(x: Tensor, gain: Any = gain) -> Tensor:
-            return (
-                gain(module.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-            )
-
-        if torch.allclose(forward(probe), expected, rtol=1e-5, atol=1e-6):
-            module.forward = forward
-            return True
-    return False
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)

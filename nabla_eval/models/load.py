@@ -19,7 +19,7 @@ from nabla_eval.models.checkpoint import (
     parse_device,
     parse_dtype,
 )
-from nabla_eval.models.gradient_checkpointing import checkpoint_gradients
+from nabla_eval.models.memory import checkpoint_gradients
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
 from nabla_eval.models.tokenizers import check_tokenizer
@@ -66,11 +66,8 @@ def load_pair(
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     trust = Trust(trust_remote_code, allow_pickle, local_files_only)
     spread = device_map if device_map is not None else ("auto" if parallelize else None)
-    actor = examine(
-        trust.source(policy, "policy", revision, {"device_map": spread, **attention}),
-    )
-    where = parse_device(device)
-    kind = parse_dtype(dtype)
+    actor = examine(trust.source(policy, "policy", revision, {"device_map": spread, **attention}))
+    where, kind = parse_device(device), parse_dtype(dtype)
     judge = None
     if reward is not None:
         if reward_device_map is None and reward_device is None and isinstance(spread, str):
@@ -124,7 +121,7 @@ def with_reward(
 
 
 def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Policy:
-    """A `Policy` of a loaded transformers causal language model (also with LoRA adapters).
+    """Return the `Policy` of a loaded transformers causal language model (also with LoRA adapters).
 
     The weights are frozen in place. Raises `ModelError` where base and head do not add up to the
     model.
@@ -135,7 +132,7 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
     check_tokenizer(tokenizer)
     with heads.faults_explained(model, name):
         halves = heads.split_policy(model, name)
-    ends = end_ids(model, tokenizer)
+    ends = end_ids(getattr(model, "generation_config", None), model.config, tokenizer)
     if not ends:
         raise ModelError(
             f"The policy {name} has no end-of-text token: neither its tokenizer nor its generation "
@@ -147,7 +144,7 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
         embedding=halves.embedding,
         tokenizer=tokenizer,
         end_ids=ends,
-        pad_id=pad_id(model, tokenizer, ends),
+        pad_id=_pad_id(model, tokenizer, ends),
         context=context or halves.context,
         parameters=halves.parameters,
         name=name,
@@ -165,7 +162,7 @@ def reward_from(
     template: Template | None = None,
     context: int | None = None,
 ) -> Reward:
-    """A `Reward` of a loaded sequence classifier (outcome) or token classifier (process).
+    """Return the `Reward` of a loaded sequence (outcome) or token classifier (process).
 
     `vocab`: "align" re-indexes by token string, "same" refuses to, "force" takes any overlap.
     `step_delimiter`: what ends a step, by the names of the search methods (`Steps.parse`) or as the
@@ -178,14 +175,9 @@ def reward_from(
     check_tokenizer(tokenizer)
     with heads.faults_explained(model, name):
         halves, process = heads.split_reward(model, name, process_score)
-    table = _grow(model, halves.embedding, policy.vocabulary)
-    aligned = align(
-        table,
-        policy.tokenizer.get_vocab(),
-        tokenizer.get_vocab(),
-        policy.vocabulary,
-        vocab,
-    )
+    table, rows = _grow(model, halves.embedding, policy.vocabulary), policy.vocabulary
+    own, other = policy.tokenizer.get_vocab(), tokenizer.get_vocab()
+    embedding, known = align(table, own, other, rows, vocab)
     if step_delimiter is not None and not process:
         raise ConfigError(
             f"step_delimiter={step_delimiter!r} needs a process reward (a token classifier), and "
@@ -202,31 +194,19 @@ def reward_from(
         base=halves.base,
         head=halves.head,
         table=table[: halves.embedding.shape[0]],
-        embedding=aligned.embedding,
+        embedding=embedding,
         frame=framer,
         context=context or halves.context,
         parameters=halves.parameters,
-        known=aligned.known,
+        known=known,
         process=process,
         ends=None if steps is None else StepEnds(steps, policy.decode),
         name=name,
     )
 
 
-def pair_from(policy: Policy, model: Any = None, tokenizer: Any = None, **options: Any) -> Pair:
-    """A `Pair` of a policy and a loaded reward model, if any; options are `reward_from`'s."""
-    if model is None:
-        return Pair(policy=policy, reward=None)
-    return Pair(policy=policy, reward=reward_from(model, tokenizer, policy, **options))
-
-
-def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a response of a loaded model."""
-    return end_ids_of(getattr(model, "generation_config", None), model.config, tokenizer)
-
-
-def end_ids_of(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a response: the generation config's, the tokenizer's, the end of turn.
+def end_ids(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return tokens that end a response: the generation config's, the tokenizer's, the turn's.
 
     Raises `ModelError` where a config names something else.
     """
@@ -243,8 +223,8 @@ def end_ids_of(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(index for index in ids if index is not None))
 
 
-def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
-    """A token to fill batches with; masked out, so any valid id will do."""
+def _pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
+    """Return a token to fill batches with; masked out, so any valid id will do."""
     config = model.config.get_text_config()
     found = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends[0])
     rows = model.get_input_embeddings().weight.shape[0]
@@ -252,7 +232,7 @@ def pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
 
 
 def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
-    """The reward model's table with at least `rows` rows; the model then looks up in a view of it.
+    """Return the reward model's table with at least `rows` rows, of which the model has a view.
 
     Padding differs inside a family (152064 and 151936 rows). Growing the one table costs the few
     rows that are missing, a second table would cost gigabytes.

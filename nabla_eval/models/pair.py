@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models import chat, tokenizers
+from nabla_eval.models import tokenizers
 from nabla_eval.models.step_ends import StepEnds
 from nabla_eval.protocol import Problem, TemplateAffixes
 from nabla_eval.randomness import Key
@@ -55,40 +55,40 @@ class Policy:
         return self.embedding.shape[0]
 
     def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
-        """Token ids of a rendered prompt; `special` adds BOS where the tokenizer would.
+        """Return token ids of a rendered prompt; `special` adds BOS where the tokenizer would.
 
         A text that already starts with BOS, as chat templates write it, gets no second one. An EOS
         that the tokenizer would append is left out.
         """
         ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        ids = chat.to_be_continued(self.tokenizer, ids, text)
+        ids = tokenizers.to_be_continued(self.tokenizer, ids, text)
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == (bos, bos) else ids
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """Text of token ids; `special` keeps special tokens such as the end of turn."""
+        """Return the text of token ids; `special` keeps special tokens such as the end of turn."""
         return tokenizers.decode(self.tokenizer, ids, special)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are no text."""
-        return frozenset(chat.special_ids(self.tokenizer))
+        """Return the tokens that are no text."""
+        return frozenset(tokenizers.special_ids(self.tokenizer))
 
     @cached_property
     def thought(self) -> Thought | None:
-        """That of the known tags that the vocabulary has tokens for."""
+        """Return that of the known tags that the vocabulary has tokens for."""
         return tokenizers.own_thought(self.tokenizer)
 
     def hidden(self, thought: Thought | None) -> frozenset[int]:
-        """Tokens that the text of a response leaves out."""
+        """Return tokens that the text of a response leaves out."""
         return tokenizers.hidden_ids(self.tokenizer, thought)
 
     def shown(self, ids: Sequence[int], thought: Thought | None) -> str:
-        """The text of a response, in which thoughts can be told from answers."""
+        """Return the text of a response, in which thoughts can be told from answers."""
         return tokenizers.shown(self.tokenizer, ids, thought)
 
     def piece(self, token: int) -> str:
-        """Text with every character that the token may add to a response; remembered.
+        """Return text with every character that the token may add to a response; remembered.
 
         Written twice: the text of a token at the beginning may be another than further on.
         """
@@ -97,7 +97,7 @@ class Policy:
         return self._pieces[token]
 
     def token_of(self, text: str) -> int | None:
-        """The one token that a text is, if it is one."""
+        """Return the one token that a text is, if it is one."""
         ids = self.encode(text, special=False)
         return ids[0] if len(ids) == 1 and self.decode(ids, special=True) == text else None
 

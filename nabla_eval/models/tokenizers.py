@@ -1,10 +1,6 @@
-"""Texts of token ids; and is a loaded tokenizer the one its checkpoint holds?
+"""Text to token ids and back; and is a loaded tokenizer the one its checkpoint holds?
 
 In texts of responses special tokens are left out, but for those that mark thoughts.
-
-transformers 5 may build a tokenizer of a model type's own class and take only the vocabulary from
-tokenizer.json: its rules for splitting text are then replaced without a word, and every prompt is
-read wrongly. So both are put to the same texts.
 """
 
 from __future__ import annotations
@@ -14,15 +10,94 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.errors import ModelError
-from nabla_eval.models.chat import encode, special_ids
 from nabla_eval.thought import TAGS, Thought
 
 TEXT = "The answer is \\boxed{12}.\n\n12345 + 67 = x^2, it's ∇f  (b)"
 
 
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the token ids of a text, with nothing added."""
+    try:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+    except Exception as error:  # a tokenizer's own: half a character, a vocabulary without <unk>
+        raise ModelError(
+            f"The tokenizer {tokenizer.name_or_path} cannot read {text[:40]!r}: {error}. Mend the "
+            "text, or tokenizer.json."
+        ) from error
+
+
+def bos_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the BOS that the tokenizer itself puts in front of a plain text, if it does."""
+    bos = tokenizer.bos_token_id
+    ids = tokenizer("a")["input_ids"]
+    return (bos,) if bos is not None and ids and ids[0] == bos else ()
+
+
+def to_be_continued(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """Return the ids of a prompt without those that its tokenizer appends to every text.
+
+    An EOS there (T5, `LlamaTokenizer(add_eos_token=True)`, a template `[BOS] $A [EOS]`) would have
+    the policy begin another text. The last tokens of the text itself stay, whatever they are.
+    """
+    if len(ids) <= len(encode(tokenizer, text)):  # nothing was added
+        return tuple(ids)
+    full, plain = tuple(tokenizer("a")["input_ids"]), encode(tokenizer, "a")
+    starts = range(len(full) - len(plain) + 1)
+    start = next((i for i in reversed(starts) if full[i : i + len(plain)] == plain), None)
+    appended = 0 if start is None else len(full) - start - len(plain)
+    return tuple(ids[: len(ids) - appended])
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of tokens that are no text: the named ones and the special added ones."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def decode(tokenizer: Any, ids: Sequence[int], special: bool = False) -> str:
+    """Return the text of token ids; `special` keeps special tokens such as the end of turn."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def own_thought(tokenizer: Any) -> Thought | None:
+    """Return the thought of the first known tags that the vocabulary has tokens for."""
+    special = special_ids(tokenizer)
+
+    def has(tag: str) -> bool:
+        ids = encode(tokenizer, tag)
+        single = len(ids) == 1 or not special.isdisjoint(ids)
+        return single and decode(tokenizer, ids, special=True) == tag
+
+    return next((Thought(end, start) for start, end in TAGS if has(start) and has(end)), None)
+
+
+def hidden_ids(tokenizer: Any, thought: Thought | None) -> frozenset[int]:
+    """Return tokens that a response's text leaves out: special ones that mark no thought."""
+    tags = () if thought is None else (thought.start, thought.end)
+    return frozenset(special_ids(tokenizer)).difference(*(encode(tokenizer, tag) for tag in tags))
+
+
+def shown(tokenizer: Any, ids: Sequence[int], thought: Thought | None) -> str:
+    """Return the text of a response, in which thoughts can be told from answers."""
+    if thought is None:
+        return decode(tokenizer, ids)
+    hidden = hidden_ids(tokenizer, thought)
+    return decode(tokenizer, [index for index in ids if index not in hidden], special=True)
+
+
+# --- a checkpoint's own rules -------------------------------------------------------------------
+
+# transformers 5 may build a tokenizer of a model type's own class and take only the vocabulary from
+# tokenizer.json: its rules for splitting text are then replaced without a word, and every prompt is
+# read wrongly. So both are put to the same texts.
+
+
 def faithful(tokenizer: Any, **hub: Any) -> Any:
-    """The tokenizer, or the one that its checkpoint's tokenizer.json describes if they differ."""
-    if difference(tokenizer) is None:
+    """Return the tokenizer, or the one that its tokenizer.json describes if they differ."""
+    if _difference(tokenizer) is None:
         return tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +106,7 @@ def faithful(tokenizer: Any, **hub: Any) -> Any:
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise `ModelError` where a tokenizer splits text otherwise than its own tokenizer.json."""
-    fault = difference(tokenizer)
+    fault = _difference(tokenizer)
     if fault is not None:
         raise ModelError(
             f"transformers loads the tokenizer of {tokenizer.name_or_path} as a "
@@ -40,11 +115,8 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def difference(tokenizer: Any) -> str | None:
-    """How a tokenizer departs from the tokenizer.json it was loaded from; None where it does not.
-
-    None also for tokenizers that were not loaded from such a file.
-    """
+def _difference(tokenizer: Any) -> str | None:
+    """Say how a tokenizer departs from the tokenizer.json it was loaded from, if it does."""
     path = _own_file(tokenizer)
     if path is None:
         return None
@@ -64,11 +136,10 @@ def difference(tokenizer: Any) -> str | None:
 
 
 def _own_file(tokenizer: Any) -> Path | None:
-    """tokenizer.json of the folder or cached hub model; None for classes that just read it."""
+    """Return tokenizer.json of the folder or cached hub model; None if the class just reads it."""
     name = getattr(tokenizer, "name_or_path", "")
-    if not name or not getattr(tokenizer, "is_fast", False):
-        return None
-    if type(tokenizer).__name__ in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+    read = ("TokenizersBackend", "PreTrainedTokenizerFast")
+    if not name or not getattr(tokenizer, "is_fast", False) or type(tokenizer).__name__ in read:
         return None
     from transformers.utils import cached_file
 
@@ -77,40 +148,3 @@ def _own_file(tokenizer: Any) -> Path | None:
     except (OSError, ValueError):
         return None
     return None if found is None else Path(found)
-
-
-# --- texts of responses -------------------------------------------------------------------------
-
-
-def decode(tokenizer: Any, ids: Sequence[int], special: bool = False) -> str:
-    """Text of token ids; `special` keeps special tokens such as the end of turn."""
-    text: str = tokenizer.decode(
-        list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
-    )
-    return text
-
-
-def own_thought(tokenizer: Any) -> Thought | None:
-    """The thought of the first known tags that the vocabulary has tokens for."""
-    special = special_ids(tokenizer)
-
-    def has(tag: str) -> bool:
-        ids = encode(tokenizer, tag)
-        single = len(ids) == 1 or not special.isdisjoint(ids)
-        return single and decode(tokenizer, ids, special=True) == tag
-
-    return next((Thought(end, start) for start, end in TAGS if has(start) and has(end)), None)
-
-
-def hidden_ids(tokenizer: Any, thought: Thought | None) -> frozenset[int]:
-    """Tokens that the text of a response leaves out: special ones that mark no thought."""
-    tags = () if thought is None else (thought.start, thought.end)
-    return frozenset(special_ids(tokenizer)).difference(*(encode(tokenizer, tag) for tag in tags))
-
-
-def shown(tokenizer: Any, ids: Sequence[int], thought: Thought | None) -> str:
-    """The text of a response, in which thoughts can be told from answers."""
-    if thought is None:
-        return decode(tokenizer, ids)
-    hidden = hidden_ids(tokenizer, thought)
-    return decode(tokenizer, [index for index in ids if index not in hidden], special=True)

@@ -37,12 +37,12 @@ class Overlap:
 
     @property
     def shared(self) -> int:
-        """Policy tokens that the reward model has too."""
+        """Return how many policy tokens the reward model has too."""
         return self.policy - self.missing
 
     @property
     def share(self) -> float:
-        """Share of the policy's tokens that the reward model has too."""
+        """Return the share of the policy's tokens that the reward model has too."""
         return self.shared / self.policy if self.policy else 0.0
 
     @property
@@ -53,7 +53,7 @@ class Overlap:
         return "aligned" if self.moved else "shared"
 
     def describe(self) -> str:
-        """One sentence with the numbers and the first differences."""
+        """Return one sentence with the numbers and the first differences."""
         parts = [f"the reward model has {self.shared} of the policy's {self.policy} tokens"]
         if self.missing:
             token, index = self.first_missing[0]
@@ -65,7 +65,7 @@ class Overlap:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage that says 100 % only when it is all."""
+    """Return a percentage that says 100 % only when it is all."""
     return "100 %" if share == 1 else f"{min(100 * share, 99.999):.{3 if share > 0.99 else 1}f} %"
 
 
@@ -86,59 +86,6 @@ def compare(policy: Mapping[str, int], reward: Mapping[str, int], examples: int 
     )
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """The reward model's embedding table in the policy's order. V is the policy's table height."""
-
-    embedding: Tensor  # [V, D]; zero rows where unknown
-    known: Tensor | None  # [V] bool; None: every row is known
-    ids: Tensor  # [V] reward ids, -1 where unknown
-    overlap: Overlap
-
-
-def align(
-    table: Tensor,
-    policy: Mapping[str, int],
-    reward: Mapping[str, int],
-    rows: int,
-    mode: Mode = "align",
-) -> Alignment:
-    """Re-index the reward model's table `[own vocabulary, D]` by the policy's ids.
-
-    Tokens the reward model lacks, and padded ids without a string, get zero rows and `known=False`.
-    Where the ids agree the result is a view of `table`: no memory. Its unknown rows, which no
-    string of the reward model leads to, are then zeroed in place.
-
-    `mode`: "align" needs 99 % of the policy's tokens, "same" needs all of them under the same ids,
-    "force" takes any overlap. Raises `VocabularyError` with the numbers.
-    """
-    overlap = compare(policy, reward)
-    check_overlap(overlap, mode)
-    ids = reward_ids(policy, reward, rows, table.shape[0])
-    known = ids >= 0
-    unused = torch.ones(rows, dtype=torch.bool)
-    used = torch.tensor(list(reward.values()), dtype=torch.long)
-    unused[used[used < rows]] = False
-    in_place = not overlap.moved and table.shape[0] >= rows and bool(unused[~known].all())
-    with torch.no_grad():
-        embedding = table[:rows] if in_place else table[ids.clamp(min=0).to(table.device)]
-        embedding[(~known).to(table.device)] = 0
-    mask = None if bool(known.all()) else known.to(table.device)
-    return Alignment(embedding=embedding, known=mask, ids=ids, overlap=overlap)
-
-
-def reward_ids(
-    policy: Mapping[str, int], reward: Mapping[str, int], rows: int, reward_rows: int
-) -> Tensor:
-    """Reward id of every policy id, `[rows]` int64 on the CPU, -1 where there is none."""
-    ids = torch.full((rows,), -1, dtype=torch.long)
-    own = torch.tensor(list(policy.values()), dtype=torch.long)
-    other = torch.tensor([reward.get(token, -1) for token in policy], dtype=torch.long)
-    usable = (own < rows) & (other < reward_rows)
-    ids[own[usable]] = other[usable]
-    return ids
-
-
 def check_overlap(overlap: Overlap, mode: Mode = "align") -> None:
     """Raise `VocabularyError` where the vocabularies cannot work together under `mode`."""
     if mode not in get_args(Mode):
@@ -149,9 +96,44 @@ def check_overlap(overlap: Overlap, mode: Mode = "align") -> None:
             "Use a reward model with the policy's tokenizer, or vocab=align."
         )
     if overlap.shared == 0 or (mode == "align" and overlap.kind == "foreign"):
+        forced = ", or vocab=force to give unknown tokens probability 0" if overlap.shared else ""
         raise VocabularyError(
             f"The vocabularies are too different: {overlap.describe()}, and "
             f"{percent(LEAST_OVERLAP)} is needed. Use a reward model of the policy's family (Qwen "
-            "with Qwen, Llama with Llama)"
-            + (", or vocab=force to give unknown tokens probability 0." if overlap.shared else ".")
+            f"with Qwen, Llama with Llama){forced}."
         )
+
+
+def align(
+    table: Tensor,
+    policy: Mapping[str, int],
+    reward: Mapping[str, int],
+    rows: int,
+    mode: Mode = "align",
+) -> tuple[Tensor, Tensor | None]:
+    """Re-index the reward model's table `[own vocabulary, D]` by the policy's ids.
+
+    Returns the embedding `[rows, D]`, and which of its rows are known `[rows]`, None for all.
+    Tokens the reward model lacks, and padded ids without a string, get zero rows and False.
+    Where the ids agree the embedding is a view of `table`: no memory. Its unknown rows, which no
+    string of the reward model leads to, are then zeroed in place.
+
+    `mode`: "align" needs 99 % of the policy's tokens, "same" needs all of them under the same ids,
+    "force" takes any overlap. Raises `VocabularyError` with the numbers.
+    """
+    overlap = compare(policy, reward)
+    check_overlap(overlap, mode)
+    ids = torch.full((rows,), -1, dtype=torch.long)  # the reward model's of every policy id
+    own = torch.tensor(list(policy.values()), dtype=torch.long)
+    other = torch.tensor([reward.get(token, -1) for token in policy], dtype=torch.long)
+    usable = (own < rows) & (other < table.shape[0])
+    ids[own[usable]] = other[usable]
+    known = ids >= 0
+    unused = torch.ones(rows, dtype=torch.bool)
+    used = torch.tensor(list(reward.values()), dtype=torch.long)
+    unused[used[used < rows]] = False
+    in_place = not overlap.moved and table.shape[0] >= rows and bool(unused[~known].all())
+    with torch.no_grad():
+        embedding = table[:rows] if in_place else table[ids.clamp(min=0).to(table.device)]
+        embedding[(~known).to(table.device)] = 0
+    return embedding, None if bool(known.all()) else known.to(table.device)

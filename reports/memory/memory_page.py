@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.models import memory
-from nabla_eval.models.memory import GIB, Memory, Shape, Use
+from nabla_eval.models.memory import CHUNK, GIB, Memory, Shape, Term, Use
 from nabla_eval.terminal import say
 
 COMMAND = "python reports/memory/memory_page.py reports/memory.md"
@@ -127,6 +127,20 @@ def cached() -> int:
     return CACHED * policy + READ * reward
 
 
+def of_dto(vocabulary: int, rows: int) -> Memory:
+    """DTO with `rows` free rows of logits: float32 state, and what a step makes on the way.
+
+    The state is the policy's logits, z, Adam's two moments, dL/dy, the result and the anchor.
+    """
+    state, part = rows * vocabulary, min(CHUNK, rows * vocabulary)
+    return Memory(
+        (
+            Term("state of the free rows", 7 * 4 * state, f"7 × {state:,} numbers × 4 bytes"),
+            Term("one step's temporaries", 10 * 4 * part, f"10 × {part:,} numbers × 4 bytes"),
+        )
+    )
+
+
 def page() -> str:
     """The page, in Markdown."""
     policy, reward = models()
@@ -134,8 +148,8 @@ def page() -> str:
     weights = [model.parameters * 2 for model in (policy, reward)]
     free = USABLE - sum(weights) - held(PROBLEMS) - cached()
     rollouts = CACHED // 2 // (PROMPT + LENGTH)
-    one, all_ = (memory.of_dto(policy.shape.rows, rows) for rows in (1, LENGTH))
-    at_once = memory.CHUNK // policy.shape.rows
+    one, all_ = (of_dto(policy.shape.rows, rows) for rows in (1, LENGTH))
+    at_once = CHUNK // policy.shape.rows
     fits = {plan.name: plan.fits for plan in plans()}
     first, *_, last = fits.values()
     return f"""# Memory: a 7B policy and a 4B reward model on one 80 GB GPU

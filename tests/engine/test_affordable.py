@@ -9,7 +9,7 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import MOST, affordable
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.models.gradient_checkpointing import checkpoint_gradients
+from nabla_eval.models.memory import checkpoint_gradients
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 

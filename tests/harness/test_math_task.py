@@ -14,7 +14,8 @@ import torch
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.problems.check import known
-from nabla_eval.models.load import pair_from, policy_from
+from nabla_eval.models.load import policy_from, reward_from
+from nabla_eval.models.pair import Pair
 
 COUNTS = {
     "nabla_aime24": 30, "nabla_aime25": 30, "nabla_amc": 83, "nabla_amc23": 40,
@@ -38,7 +39,8 @@ def tiny_qwen(real: Callable[[str], Any]) -> Any:
     options = {"max_position_embeddings": 4096}
     actor = build.tiny("policy", policy, "qwen2", rows=152064, **options)
     judge = build.tiny("outcome", reward, "qwen3", rows=151936, seed=1, **options)
-    return pair_from(policy_from(actor.float(), policy), judge.float(), reward)
+    own = policy_from(actor.float(), policy)
+    return Pair(own, reward_from(judge.float(), reward, own))
 
 
 @pytest.fixture

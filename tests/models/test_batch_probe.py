@@ -24,20 +24,19 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.batch_probe import Batching, RowCache, batching, probe
 from nabla_eval.models.check import PairUse, check_pair
 from nabla_eval.models.memory import Shape
-from nabla_eval.models.prefix import plain_cache
 from nabla_eval.options import Objective, Sampling
 from nabla_eval.protocol import Generate, Problem, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
 F32, F64 = torch.float32, torch.float64
-SELECT = "reorder_cache"
-HYBRID = Batching("padded", SELECT, plain=False)  # and purely recurrent ones
-APART = Batching("equal", SELECT, plain=True)
+HYBRID = Batching("padded", cached=True, joins=False)  # and purely recurrent ones
+APART = Batching("equal", cached=True, joins=False)
+AGAIN = Batching("padded", cached=False, joins=False)
 
 # Architecture, dtype, attention, and what the probe should find.
 CASES = [
-    ("qwen2", F64, None, Batching("padded", SELECT, plain=True)),
+    ("qwen2", F64, None, Batching()),
     ("qwen2_sw", F64, None, HYBRID),
     ("qwen3_next", F32, None, HYBRID),
     ("qwen3_5_text", F64, None, HYBRID),
@@ -47,16 +46,16 @@ CASES = [
     ("granitemoehybrid", F32, None, HYBRID),
     ("falcon_h1", F64, None, HYBRID),
     # Their single steps differ from their whole passes, by 5e-5 of a state and more.
-    ("nemotron_h", F64, None, Batching("padded", None, plain=False)),
-    ("zamba2", F64, None, Batching("padded", None, plain=False)),
+    ("nemotron_h", F64, None, AGAIN),
+    ("zamba2", F64, None, AGAIN),
     ("kimi_linear", F32, None, HYBRID),
     ("mamba", F64, None, HYBRID),
     ("mamba2", F64, None, HYBRID),
     ("falcon_mamba", F64, None, HYBRID),
-    ("minimax", F32, None, Batching("padded", None, plain=False)),
-    ("recurrent_gemma", F64, None, Batching("equal", None, plain=False)),
-    ("rwkv", F64, None, Batching("equal", None, plain=False)),
-    ("gemma2", F64, "eager", Batching("equal", SELECT, plain=False)),
+    ("minimax", F32, None, AGAIN),
+    ("recurrent_gemma", F64, None, Batching("equal", cached=False, joins=False)),
+    ("rwkv", F64, None, Batching("equal", cached=False, joins=False)),
+    ("gemma2", F64, "eager", APART),
     ("qwen2", F64, "eager", APART),
     ("bloom", F64, "eager", APART),
     ("mpt", F64, "eager", APART),
@@ -84,7 +83,6 @@ def test_rows_of_a_batch_are_what_each_is_alone(
     """
     pair = pair_of(name, dtype, attention)
     assert batching(pair.policy.base) == wanted
-    assert plain_cache(pair.policy.base) == (wanted.joins and wanted.plain)
     problems = uneven(pair)
     near = 1e-5 if dtype == F64 else 1e-3
     for temperature in (0.0, 1.2):
@@ -186,7 +184,7 @@ def test_rows_that_change_each_other_run_alone() -> None:
     pair = tiny_pair()
     base = Leaky(pair.policy.base)
     found = probe(base, pair.policy.vocabulary, "leaky")
-    assert (found.rows, found.select) == ("alone", SELECT)
+    assert (found.rows, found.cached) == ("alone", True)
     assert found.describe() == "rows run one by one, because other rows change results"
     mixed = replace(pair, policy=replace(pair.policy, base=base))
     problems = uneven(mixed, 3)
@@ -196,16 +194,6 @@ def test_rows_that_change_each_other_run_alone() -> None:
     same_gradients(
         mixed, [Site((2, 3), TemplateAffixes((), ()), (4, 5, 6)[: 2 + i], 1) for i in (1, 0, 1)]
     )
-
-
-@pytest.mark.parametrize("select", ["reorder_cache", "batch_select_indices"])
-def test_either_method_of_a_cache_will_do(select: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one forgets the rows' order."""
-    from transformers.cache_utils import Cache
-
-    other = {"reorder_cache", "batch_select_indices"}.difference([select]).pop()
-    monkeypatch.setattr(Cache, other, lambda self, rows: None)
-    assert batching(tiny_pair().policy.base).select == select
 
 
 def test_the_probe_costs_a_few_passes_of_a_few_tokens() -> None:

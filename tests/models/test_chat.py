@@ -17,11 +17,11 @@ from nabla_eval.models.chat import (
     Framer,
     Template,
     check_frame,
-    encode,
     end_of_turn,
     render,
     round_trip,
 )
+from nabla_eval.models.tokenizers import encode
 
 USER = {"role": "user", "content": "What is 2+2?"}
 SYSTEM = {"role": "system", "content": "Be brief."}

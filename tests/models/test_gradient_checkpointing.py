@@ -13,7 +13,7 @@ from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models import prefix
-from nabla_eval.models.gradient_checkpointing import checkpoint_gradients, recomputes
+from nabla_eval.models.memory import checkpoint_gradients, recomputes
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Objective
 from nabla_eval.testing import tiny_pair, tiny_problems

@@ -94,7 +94,12 @@ def test_end_ids_come_from_generation_config_tokenizer_and_template() -> None:
     tokenizer = build.word_tokenizer(chat="{{ messages[-1].content }}<unk>")
     model = build.tiny("policy", tokenizer)
     model.generation_config.eos_token_id = [3, 5]
-    assert end_ids(model, tokenizer) == (3, 5, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    assert end_ids(model.generation_config, model.config, tokenizer) == (
+        3,
+        5,
+        tokenizer.eos_token_id,
+        tokenizer.unk_token_id,
+    )
 
 
 def test_a_policy_that_never_ends_is_refused() -> None:

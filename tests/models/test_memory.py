@@ -11,9 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from nabla_eval.dto.objective import Site, _policy_pass
 from nabla_eval.models import memory, prefix
-from nabla_eval.models.gradient_checkpointing import _recompute
 from nabla_eval.models.load import policy_from
-from nabla_eval.models.memory import Shape, Use
+from nabla_eval.models.memory import Shape, Use, recompute_layers
 from nabla_eval.protocol import TemplateAffixes
 from nabla_eval.testing import tiny_tokenizer
 
@@ -35,7 +34,7 @@ def kept_by_autograd(family: str, layers: int, use: Use, dtype: torch.dtype) -> 
     model = AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
     model.requires_grad_(False)
     if use.checkpointing:
-        assert sum(map(_recompute, model.base_model.modules())) == layers
+        assert recompute_layers(model.base_model) == layers
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -88,7 +87,7 @@ def test_the_peak_of_a_pass_is_near_its_terms(batch: int, before: int, checkpoin
     )  # fmt: skip
     policy = policy_from(AutoModelForCausalLM.from_config(config).eval(), tiny_tokenizer(500))
     if checkpointing:
-        assert sum(map(_recompute, policy.base.modules()))
+        assert recompute_layers(policy.base) == 8
     tokens, prompt = 256, 32
     rows = [tuple(range(40 + i, 40 + i + tokens - prompt)) for i in range(batch)]
     sites = [Site(tuple(range(2, 2 + prompt)), TemplateAffixes((), ()), own, 10) for own in rows]
@@ -101,10 +100,3 @@ def test_the_peak_of_a_pass_is_near_its_terms(batch: int, before: int, checkpoin
     terms = {term.name: term.bytes for term in memory.of_policy(Shape.of(config), 0, use).terms}
     del terms["key-value cache of rollouts"]
     assert 0.65 < peak(gradient) / sum(terms.values()) < 1.0
-
-
-def test_dto_counts_as_the_engine_holds() -> None:
-    """The measured figure itself: tests/engine/test_refine_in_parts.py."""
-    state, step = memory.of_dto(152_064, 3072).terms
-    assert state.bytes == 7 * 4 * 152_064 * 3072
-    assert step.bytes == 10 * 4 * memory.CHUNK

@@ -16,9 +16,10 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.score import score
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models import prefix
-from nabla_eval.models.load import pair_from, policy_from
+from nabla_eval.models.batch_probe import batching
+from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
-from nabla_eval.models.prefix import forward, plain_cache
+from nabla_eval.models.prefix import forward
 from nabla_eval.options import Objective
 from nabla_eval.protocol import Problem, Score, Trajectory
 from nabla_eval.testing import tiny_pair, tiny_problems
@@ -43,7 +44,8 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def family_pair(family: str, kind: str, **options: Any) -> Pair:
     tokenizer = build.word_tokenizer()
     policy = policy_from(build.tiny("policy", tokenizer, family, **options), tokenizer)
-    return pair_from(policy, build.tiny(kind, tokenizer, family, seed=1, **options), tokenizer)
+    judge = build.tiny(kind, tokenizer, family, seed=1, **options)
+    return Pair(policy, reward_from(judge, tokenizer, policy))
 
 
 def batch(pair: Pair, lengths: tuple[int, ...] = (5, 1, 9, 12)) -> list[Site]:
@@ -83,7 +85,7 @@ def test_gradients_from_any_position_on_are_those_of_the_whole_pass(
 def test_families_with_a_plain_cache(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"sliding_window": None} if family == "mistral" else {}
     pair = family_pair(family, "outcome", **options)
-    assert plain_cache(pair.policy.base) and plain_cache(pair.judge.base)
+    assert batching(pair.policy.base).joins and batching(pair.judge.base).joins
     sites, objective = batch(pair), Objective(nll_weight=0.5)
     cut = differentiate(pair, sites, objective, [3, 0, 6, 2])
     whole(monkeypatch)
@@ -108,7 +110,8 @@ def test_families_with_a_plain_cache(family: str, monkeypatch: pytest.MonkeyPatc
 def test_other_caches_run_whole(family: str, options: dict[str, Any]) -> None:
     tokenizer = build.word_tokenizer()
     model = build.tiny("policy", tokenizer, family, **options)
-    assert not plain_cache(model.base_model)
+    assert not batching(model.base_model).joins
+    assert not batching(policy_from(model, tokenizer).base).joins
 
 
 def test_what_is_cut_keeps_no_graph_and_shares_equal_prefixes(always: None) -> None:

@@ -10,8 +10,10 @@ import pytest
 from architectures import MAJOR
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
-from nabla_eval.models.chat import Framer, Template, to_be_continued
-from nabla_eval.models.load import pair_from, policy_from
+from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.load import policy_from, reward_from
+from nabla_eval.models.pair import Pair
+from nabla_eval.models.tokenizers import to_be_continued
 from nabla_eval.randomness import Key
 
 
@@ -80,9 +82,8 @@ def test_llama_with_add_eos_token() -> None:
 
 def test_every_prompt_of_a_pair_and_the_frame_of_a_reward_model() -> None:
     made = tokenizer("<bos> $A <eos>", chat=None)
-    pair = pair_from(
-        policy_from(build.tiny("policy", made), made), build.tiny("outcome", made), made
-    )
+    policy = policy_from(build.tiny("policy", made), made)
+    pair = Pair(policy, reward_from(build.tiny("outcome", made), made, policy))
     bos, eos = made.bos_token_id, made.eos_token_id
     problem = pair.problem("1+1", Key.root(0))
     assert problem.prompt == (bos, 1, 10, 1)

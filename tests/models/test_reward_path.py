@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows
-from nabla_eval.models.chat import encode
-from nabla_eval.models.load import pair_from, policy_from, reward_from
+from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair, Reward
 from nabla_eval.models.prefix import padded, position_ids
+from nabla_eval.models.tokenizers import encode
 
 USER = {"role": "user", "content": "Is 12+34=46?"}
 SYSTEM = {"role": "system", "content": "Judge."}
@@ -86,8 +86,8 @@ def shuffled_pair(seed: int) -> tuple[Pair, Pair]:
     with torch.no_grad():
         lookup = other.get_input_embeddings().weight
         lookup[: len(order)] = lookup[order]
-    straight = pair_from(policy, model, tokenizer)
-    return straight, pair_from(policy, other, other_tokenizer)
+    straight = Pair(policy, reward_from(model, tokenizer, policy))
+    return straight, Pair(policy, reward_from(other, other_tokenizer, policy))
 
 
 @pytest.mark.parametrize("seed", range(3))
