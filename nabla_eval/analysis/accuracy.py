@@ -1,13 +1,14 @@
-"""Accuracy, and paired differences in accuracy on the same problems."""
+"""Accuracy, majority votes, and paired differences in accuracy on the same problems."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from nabla_eval.analysis.frames import grouped
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -19,11 +20,11 @@ from nabla_eval.analysis.intervals import (
     same_problems,
     won_minus_lost,
 )
+from nabla_eval.analysis.runs import Run, Scores
 from nabla_eval.analysis.significance import sign_flip_test
 from nabla_eval.errors import DataError
-from nabla_eval.validation import mismatch
-
-Scores: TypeAlias = Mapping[str, Sequence[float]]  # problem -> the score of each of its runs
+from nabla_eval.grading import cluster, extract
+from nabla_eval.thought import answered
 
 
 @dataclass(frozen=True)
@@ -35,38 +36,6 @@ class Difference:
     losses: int | None
     ties: int | None
     p: float  # exact sign-flip test, McNemar's for one right-or-wrong run per problem
-
-
-def scores_of(
-    task: str, samples: Iterable[Mapping[str, Any]], metric: str = "exact_match"
-) -> dict[str, list[float]]:
-    """Scores by problem (task/document) of lm-eval's logged samples of one task.
-
-    Where the task has several filters, the first one's scores are taken. Raises `DataError` where
-    a sample lacks the metric.
-    """
-    scores: dict[str, list[float]] = defaultdict(list)
-    first = None
-    for sample in samples:
-        if metric not in sample:
-            raise DataError(
-                f"A sample of {task} has no metric {metric!r}; it has "
-                f"{', '.join(map(str, sample.get('metrics', sample)))}. Name one of these."
-            )
-        first = sample.get("filter") if first is None else first
-        if sample.get("filter") == first:
-            scores[f"{task}/{sample['doc_id']}"].append(_number(task, metric, sample))
-    return dict(scores)
-
-
-def _number(task: str, metric: str, sample: Mapping[str, Any]) -> float:
-    value = sample[metric]
-    if mismatch(value, float | bool) or not math.isfinite(value):
-        raise DataError(
-            f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
-            "number. Choose another --metric."
-        )
-    return float(value)
 
 
 class MeanInterval(NamedTuple):
@@ -174,3 +143,25 @@ def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
     # Tied groups have one size, so that the mean over groups is the mean over their members.
     winners = [score for answer, score in votes if answer is not None and counts[answer] == most]
     return math.fsum(winners) / len(winners)
+
+
+def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
+    """Return maj@k: accuracy of the most frequent of a problem's k answers.
+
+    The task's own figure where it reports one for all of them. None with a single answer a problem,
+    and where the single scores are not known.
+    """
+    if run.repeats < 2:
+        return None
+    reported = run.metrics.get(f"maj@{run.repeats}")
+    if reported is not None and len(run.seeds) <= 1:
+        return accuracy(reported, level)
+    if run.answers["score"].isna().any():
+        return None
+    values = {}
+    for problem, rows in grouped(run.answers, "prompt", "text", "score").items():
+        groups = cluster([extract(answered(prompt, text)) for prompt, text, _ in rows])
+        names = [None if number < 0 else number for number in groups]
+        scores = [score for *_, score in rows]
+        values[problem] = [majority(list(zip(names, scores, strict=True)))]
+    return accuracy(values, level)

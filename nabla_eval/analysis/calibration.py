@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from nabla_eval.analysis.candidates import bin_places, quantile_edges
+from nabla_eval.analysis.frames import grouped
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -24,9 +25,39 @@ from nabla_eval.analysis.intervals import (
     share,
     unknown,
 )
+from nabla_eval.analysis.runs import Run
+from nabla_eval.thought import answered
+from nabla_eval.traces.keep import whole
 
 Answer: TypeAlias = tuple[str, float, bool]  # problem, reward, right
+# (lm-eval's doc and target, response) -> is it right?
+Grade: TypeAlias = Callable[[Mapping[str, Any], str], bool]
 _RESAMPLES = 2000
+
+
+def final_answers(run: Run) -> list[Answer]:
+    """Return (problem, reward, right) of every answer whose reward and score are known."""
+    answers = run.answers
+    if answers["score"].isna().any():
+        return []
+    known = answers[answers["reward"].notna()]
+    return list(zip(known["problem"], known["reward"], known["score"] >= 0.5, strict=True))
+
+
+def drafted_answers(run: Run, grade: Grade) -> list[Answer]:
+    """Return (problem, reward, right) of every scored draft, graded now, each text once."""
+    known: dict[tuple[str, str], bool] = {}
+    found = []
+    for problem, rows in grouped(run.answers, "prompt", "record").items():
+        for prompt, record in rows:
+            for draft in whole(record)["drafts"]:
+                if draft["reward"] is None:
+                    continue
+                text = (problem, draft["text"])
+                if text not in known:
+                    known[text] = grade(run.docs[problem], answered(prompt, draft["text"]))
+                found.append((problem, draft["reward"], known[text]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,7 +73,7 @@ class Calibration:
 
 
 def calibration(answers: Iterable[Answer], level: float = LEVEL) -> Calibration:
-    """Both AUCs with intervals over problems; equal rewards count half.
+    """Return both AUCs with intervals over problems; equal rewards count half.
 
     An AUC is the share of pairs in which the right answer has the higher reward, so its interval is
     a proportion's, which an AUC of 1 on few problems needs. The effective sample size is at most

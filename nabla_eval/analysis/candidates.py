@@ -1,23 +1,152 @@
-"""The fate of candidates: acceptance by position, entropy and gradient norm; reward gain."""
+"""The fate of candidates: rejection rates with their baselines, acceptance by feature, gains.
+
+A candidate is a draw that differed from its token and was judged; it is rejected unless its reward
+is strictly higher, so ties are rejections, and are counted apart (the paper's Table 4, DESIGN 8).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from nabla_eval.analysis.frames import by_problem, sums
-from nabla_eval.analysis.intervals import LEVEL, Estimate, clustered_mean, proportion, share
+from nabla_eval.analysis.intervals import (
+    LEVEL,
+    Estimate,
+    clustered_mean,
+    proportion,
+    rate_difference,
+    share,
+    unknown,
+)
 from nabla_eval.analysis.runs import Run
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.outcome import Verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Feature: TypeAlias = Literal["position", "entropy", "gradient_norm", "sweep"]
 FEATURES: tuple[Feature, ...] = ("position", "entropy", "gradient_norm", "sweep")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rejection rate: rejected (ties included) of judged candidates."""
+
+    judged: int
+    rejected: int
+    ties: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Rejection over all candidates, and over the k-th candidates of all answers."""
+
+    overall: Rate
+    by_index: tuple[Rate, ...]
+
+    @property
+    def first(self) -> Rate:
+        """Rate of the first candidates, which separates methods best (DESIGN 3.7)."""
+        return self.by_index[0] if self.by_index else Rate(0, 0, 0, unknown())
+
+
+def harmonic(n: int) -> Fraction:
+    """H_N = 1 + 1/2 + ... + 1/N."""
+    return sum((Fraction(1, k) for k in range(1, n + 1)), Fraction(0))
+
+
+def first_accepted_baseline(n: int) -> Fraction:
+    """1 - H_N/N: expected rejection of N i.i.d. draws, the first counted as accepted.
+
+    The k-th of continuous i.i.d. rewards is the highest so far with probability 1/k.
+    """
+    if n < 1:
+        raise ConfigError(f"n={n} draws have no rejection rate. Give n >= 1.")
+    return 1 - harmonic(n) / n
+
+
+def challengers_baseline(n: int) -> Fraction:
+    """1 - (H_N - 1)/(N - 1): the same without the first draw, which nothing could reject."""
+    if n < 2:
+        raise ConfigError(f"n={n} draws hold no challenger. Give n >= 2.")
+    return 1 - (harmonic(n) - 1) / (n - 1)
+
+
+def judged(sequences: Iterable[tuple[str, Iterable[Verdict]]]) -> DataFrame:
+    """Return (problem, verdicts of one answer) pairs as a frame like `Run.candidates`."""
+    from pandas import DataFrame
+
+    rows = [
+        (problem, nth, verdict)
+        for problem, verdicts in sequences
+        for nth, verdict in enumerate(verdicts, start=1)
+    ]
+    return DataFrame(rows, columns=["problem", "nth", "verdict"])
+
+
+def rejection(candidates: DataFrame, level: float = LEVEL) -> Rejection:
+    """Return rejection rates with intervals over problems; see `frames` for the columns."""
+    nth = candidates["nth"]
+    most = int(nth.max()) if len(candidates) else 0
+    by_index = (rate(candidates[nth == k], level) for k in range(1, most + 1))
+    return Rejection(rate(candidates, level), tuple(by_index))
+
+
+def rate(candidates: DataFrame, level: float = LEVEL) -> Rate:
+    """Return the rejection rate of pooled candidates, problems as clusters."""
+    rejected = candidates["verdict"] != "accepted"
+    return Rate(
+        judged=len(candidates),
+        rejected=int(rejected.sum()),
+        ties=int((candidates["verdict"] == "tie").sum()),
+        estimate=share(sums(candidates, rejected), sums(candidates), level),
+    )
+
+
+def rejection_difference(a: DataFrame, b: DataFrame, level: float = LEVEL) -> Estimate:
+    """Return the rejection rate of a minus that of b, paired by problem."""
+    counts = [sums(side, of) for side in (a, b) for of in (side["verdict"] != "accepted", None)]
+    problems = sorted(counts[1].keys() | counts[3].keys())
+    rows = [[count.get(problem, 0) for count in counts] for problem in problems]
+    return rate_difference(np.array(rows, dtype=float), level)
+
+
+def iid_process(runs: Iterable[tuple[str, Sequence[float | None]]]) -> DataFrame:
+    """Return what best-of-N's drafts do under the acceptance rule, from (problem, draft rewards).
+
+    A draft is accepted if and only if its reward is above all before it, the first one always: all
+    compare with 1 - H_N/N, those with `nth` above 1 with 1 - (H_N - 1)/(N - 1). Raises `DataError`
+    where a draft was never scored.
+    """
+    found = []
+    for problem, rewards in runs:
+        if None in rewards:
+            raise DataError(
+                f"{problem}: its drafts were not all scored, so they have no best-of-N process. "
+                "Use a run of best_of_n."
+            )
+        found.append((problem, draft_verdicts([r for r in rewards if r is not None])))
+    return judged(found)
+
+
+def draft_verdicts(rewards: Sequence[float]) -> list[Verdict]:
+    """Return the verdict on each draft against the highest reward before it."""
+    found: list[Verdict] = []
+    for i, reward in enumerate(rewards):
+        bar = max(rewards[:i], default=None)
+        if bar is None or reward > bar:
+            found.append("accepted")
+        else:
+            found.append("tie" if reward == bar else "rejected")
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,9 +193,8 @@ def acceptance(
     for place, (low, high) in enumerate(pairwise(edges)):
         own = known[places == place]
         accepted = sums(own, own["verdict"] == "accepted")
-        judged = sums(own, [1.0] * len(own))
         count = int(sum(accepted.values()))
-        found.append(Bin(low, high, len(own), count, share(accepted, judged, level)))
+        found.append(Bin(low, high, len(own), count, share(accepted, sums(own), level)))
     return found
 
 
@@ -88,14 +216,14 @@ def gains(candidates: DataFrame) -> DataFrame:
 
 def gain(run: Run, level: float = LEVEL) -> Gain:
     """Return the reward gain per candidate and per problem, problems as clusters."""
-    judged = gains(run.candidates)
-    every = by_problem(judged, "gain")
-    won = by_problem(judged[judged["verdict"] == "accepted"], "gain")
-    signs = [[float(value > 0) for value in group] for group in every.values()]
+    every = gains(run.candidates)
+    of_all = by_problem(every, "gain")
+    won = by_problem(every[every["verdict"] == "accepted"], "gain")
+    signs = [[float(value > 0) for value in group] for group in of_all.values()]
     final = run.answers.assign(gain=run.answers["reward"] - run.answers["first_reward"])
     return Gain(
-        candidates=len(judged),
-        mean=clustered_mean(every, level),
+        candidates=len(every),
+        mean=clustered_mean(of_all, level),
         accepted=clustered_mean(won, level),
         positive=proportion(signs, level),
         final=clustered_mean(by_problem(final[final["gain"].notna()], "gain"), level),

@@ -131,4 +131,4 @@ def acceleration(run: Run, level: float = LEVEL) -> Acceleration:
 def truncated(run: Run, level: float = LEVEL) -> Estimate:
     """Return the share of answers that the length limit cut off."""
     cut = sums(run.answers, run.answers["stop"] == "length")
-    return share(cut, sums(run.answers, [1.0] * len(run.answers)), level)
+    return share(cut, sums(run.answers), level)

@@ -11,14 +11,13 @@ import math
 import os
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-from nabla_eval.analysis.accuracy import Scores, scores_of
-from nabla_eval.analysis.runs import task_of
+from nabla_eval.analysis.runs import Run, Scores, task_of
 from nabla_eval.errors import DataError
 from nabla_eval.traces.keep import kept
 from nabla_eval.traces.schema import Record, document
@@ -33,20 +32,18 @@ _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they 
 
 
 @dataclass(frozen=True)
-class Part:
-    """The content of one run folder about one task: one seed of one configuration."""
+class ScoredTask:
+    """What lm-eval's files in a run folder say about one task, and `run.json` about the run."""
 
-    folder: Path
     task: str
-    records: Sequence[Record]
-    scores: Scores  # problem -> one score (of repeats: their mean)
+    scores: Scores  # problem -> one score (of repeats: their mean); none of those that failed
     metrics: Mapping[str, Scores]
     docs: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, str]  # problem -> hash of what it asks, as lm-eval computes it
     grader: str  # who said which answers are right; "" where the task does not say
-    seed: int | None = None
-    preset: str | None = None
-    seconds: float = math.nan
+    seeds: tuple[int | None]
+    preset: str | None
+    seconds: float
 
 
 def find(root: str | Path) -> list[Path]:
@@ -80,60 +77,75 @@ def _home(holder: Path, root: Path, holders: Iterable[Path]) -> Path:
     return home
 
 
-def read_folder(
-    home: Path,
-    metric: str | None = None,
-    records_of: Callable[[Path], Iterable[Record]] = kept,
-) -> list[Part]:
-    """The tasks of one run folder. Warns of tasks that lack traces or samples, and leaves them out.
+def read_folder(home: Path, metric: str | None = None) -> list[Run]:
+    """Return the tasks of one run folder as runs without a name.
 
-    `metric` is what counts as the score, by default `exact_match`; "name,filter" also picks one of
-    lm-eval's filters. `records_of` reads the traces, by default what analyses use of them. Raises
-    `DataError` for damaged files, and for samples and traces that are not of the same problems.
+    Warns of tasks that lack traces or samples, and leaves them out; so it does with a run that is
+    not finished. `metric` is what counts as the score, by default `exact_match`; "name,filter" also
+    picks one of lm-eval's filters. Raises `DataError` for damaged files, and for samples and traces
+    that are not of the same problems.
     """
-    facts = _facts(home)
-    if facts["status"] != "done":
+    if not finished(home):
+        return []
+    records = list(kept(traces_of(home)))
+    return [
+        _run(home, told, records)
+        for told in evaluations(home, [record["id"] for record in records], metric)
+    ]
+
+
+def _run(home: Path, told: ScoredTask, records: Iterable[Record]) -> Run:
+    own = [
+        r for r in records
+        if task_of(r["id"]) == told.task and document(r["id"]) in told.scores
+    ]  # fmt: skip
+    more = {each.name: getattr(told, each.name) for each in fields(told)}
+    del more["task"]
+    return Run.of("", sorted(own, key=lambda r: natural(r["id"])), folders=(home,), **more)
+
+
+def finished(home: Path) -> bool:
+    """Return whether `run.json`, where there is one, says that the run is done; warn if not."""
+    status = _told(home / "run.json").get("status", "done")
+    if status != "done":
         warnings.warn(
-            f"{home} is left out: its run.json says {facts['status']!r}. Run the same command "
-            "again, it continues.",
+            f"{home} is left out: its run.json says {status!r}. Run the same command again, it "
+            "continues.",
             stacklevel=2,
         )
-        return []
-    traces = home / "traces" if _in_traces(home) else _trace_folder(home)
-    records = _by_task(records_of(traces))
+    return bool(status == "done")
+
+
+def evaluations(
+    home: Path, identifiers: Iterable[str], metric: str | None = None
+) -> list[ScoredTask]:
+    """Return what lm-eval says of each task with samples and with traced answers of these ids."""
+    traced: dict[str, Counter[str]] = defaultdict(Counter)
+    for identifier in identifiers:
+        traced[task_of(identifier)][document(identifier)] += 1
     samples = _samples(home)
-    for task in sorted(records.keys() - samples.keys()):
+    for task in sorted(traced.keys() - samples.keys()):
         warnings.warn(
             f"{home}: {task} has traces but no samples_{task}_*.jsonl, so it is left out. Finish "
             "the run, with --output_path and --log_samples.",
             stacklevel=2,
         )
-    for task in sorted(samples.keys() - records.keys()):
+    for task in sorted(samples.keys() - traced.keys()):
         warnings.warn(
             f"{home}: {task} has samples but no traces, so it is left out. Run it with trace_dir=.",
             stacklevel=2,
         )
-    tasks = sorted(records.keys() & samples.keys())
-    return [_part(home, task, records[task], samples[task], facts, metric) for task in tasks]
+    facts, tasks = _facts(home), sorted(traced.keys() & samples.keys())
+    return [_evaluation(home, task, traced[task], samples[task], facts, metric) for task in tasks]
 
 
-def _in_traces(home: Path) -> bool:
-    return not any(home.glob(TRACES)) and any((home / "traces").glob(TRACES))
-
-
-def _trace_folder(home: Path) -> Path:
+def traces_of(home: Path) -> Path:
+    """Return the folder of the shards: this one, `traces/`, or the first one further down."""
     found = sorted({file.parent for file in home.rglob(TRACES)})
-    return home if home in found else found[0]
+    return next((place for place in (home, home / "traces", *found) if place in found), home)
 
 
-def _by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        found[task_of(record["id"])].append(record)
-    return {task: sorted(part, key=lambda r: _natural(r["id"])) for task, part in found.items()}
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts document 10 after document 9."""
     short = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
     parts = name.split("/")
@@ -156,7 +168,7 @@ def _newest(files: Sequence[Path], read: Callable[[Path], T]) -> T:
 def _samples(home: Path) -> dict[str, list[Path]]:
     """Samples files of each task by age, leaving out what belongs to runs further down."""
     below = {file.parent for file in home.rglob(TRACES)} - {home, home / "traces"}
-    if not any(home.glob(TRACES)) and not any((home / "traces").glob(TRACES)):
+    if traces_of(home) in below:
         below = set()  # this run's own traces are further down
     found: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for file in home.rglob("samples_*.jsonl"):
@@ -173,20 +185,22 @@ def _samples(home: Path) -> dict[str, list[Path]]:
     return {task: [file for _, file in sorted(files)] for task, files in found.items()}
 
 
+def _told(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
 def _facts(home: Path) -> dict[str, Any]:
-    """Seed, preset, seconds and versions from `run.json` and lm-eval's results, where known."""
-    run = read_json(home / "run.json") if (home / "run.json").is_file() else {}
+    """Seed, preset and seconds from `run.json` and lm-eval's results, where known; graders."""
+    run = _told(home / "run.json")
     results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
     lm_eval = _newest(results, read_json) if results else {}
-    config = lm_eval.get("config") or {}
-    nabla = config.get("nabla") or {}
+    nabla = (lm_eval.get("config") or {}).get("nabla") or {}
     seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
+    alone = len(lm_eval.get("results") or [None]) == 1
     return {
-        "status": run.get("status", "done"),
-        "seed": run.get("seed", nabla.get("seed")),
+        "seeds": (run.get("seed", nabla.get("seed")),),
         "preset": run.get("preset", nabla.get("preset")),
-        "seconds": math.nan if seconds is None else float(seconds),
-        "tasks": len(lm_eval.get("results") or [None]),
+        "seconds": math.nan if seconds is None or not alone else float(seconds),
         "graders": {name: _grader(told) for name, told in (lm_eval.get("configs") or {}).items()},
     }
 
@@ -199,14 +213,14 @@ def _grader(config: Any) -> str:
     return str(told.get("grader", "nabla_eval"))
 
 
-def _part(
+def _evaluation(
     home: Path,
     task: str,
-    records: Sequence[Record],
+    traced: Mapping[str, int],
     files: Sequence[Path],
-    facts: Mapping[str, Any],
+    facts: dict[str, Any],
     metric: str | None,
-) -> Part:
+) -> ScoredTask:
     samples = _newest(files, read_samples)
     name, _, filter = (metric or METRIC).partition(",")
     if filter:
@@ -214,16 +228,14 @@ def _part(
         if not samples:
             raise DataError(f"{files[-1]} has no filter {filter!r}. Leave it out of --metric.")
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    first, records = _without_failed(home, task, first, records)
+    first, traced = _without_failed(home, task, first, traced)
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
-    scores = scores_of(task, first, name)
-    _refuse_incomplete(home, task, scores, records)
+    scores = _scores(task, first, name)
+    _refuse_incomplete(home, task, scores, traced)
     grader = facts["graders"].get(task, "")
     said = {"grader": grader} if grader else {}
-    return Part(
-        folder=home,
+    return ScoredTask(
         task=task,
-        records=records,
         scores=scores,
         metrics=_metrics(task, first, name),
         docs={
@@ -231,19 +243,17 @@ def _part(
         },
         items={p: str(s.get("doc_hash") or s.get("doc")) for p, s in problems.items()},
         grader=grader,
-        seed=facts["seed"],
-        preset=facts["preset"],
-        seconds=facts["seconds"] if facts["tasks"] == 1 else math.nan,
+        **{key: facts[key] for key in ("seeds", "preset", "seconds")},
     )
 
 
 def _without_failed(
-    home: Path, task: str, samples: list[dict[str, Any]], records: Sequence[Record]
-) -> tuple[list[dict[str, Any]], Sequence[Record]]:
+    home: Path, task: str, samples: list[dict[str, Any]], traced: Mapping[str, int]
+) -> tuple[list[dict[str, Any]], Mapping[str, int]]:
     """Leave out the documents that `allow_errors` let fail: they are neither right nor wrong."""
     failed = {f"{task}/{sample['doc_id']}" for sample in samples if sample.get("failed")}
     if not failed:
-        return samples, records
+        return samples, traced
     warnings.warn(
         f"{home}: {len(failed)} of {len(samples)} problems of {task} failed (first: "
         f"{min(failed)!r}) and are left out. The same command without allow_errors tries them "
@@ -253,7 +263,26 @@ def _without_failed(
     kept = [sample for sample in samples if f"{task}/{sample['doc_id']}" not in failed]
     if not kept:
         raise DataError(f"{home}: all problems of {task} failed. Look into its log, run again.")
-    return kept, [record for record in records if document(record["id"]) not in failed]
+    return kept, {problem: count for problem, count in traced.items() if problem not in failed}
+
+
+def _scores(task: str, samples: Iterable[Mapping[str, Any]], metric: str) -> dict[str, list[float]]:
+    """Return the score of each problem. Raises `DataError` where a sample has none."""
+    scores = {}
+    for sample in samples:
+        if metric not in sample:
+            raise DataError(
+                f"A sample of {task} has no metric {metric!r}; it has "
+                f"{', '.join(map(str, sample.get('metrics', sample)))}. Name one of these."
+            )
+        value = sample[metric]
+        if mismatch(value, float | bool) or not math.isfinite(value):
+            raise DataError(
+                f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
+                "number. Choose another --metric."
+            )
+        scores[f"{task}/{sample['doc_id']}"] = [float(value)]
+    return scores
 
 
 def _metrics(task: str, samples: Sequence[Mapping[str, Any]], main: str) -> dict[str, Scores]:
@@ -269,10 +298,7 @@ def _metrics(task: str, samples: Sequence[Mapping[str, Any]], main: str) -> dict
     }
 
 
-def _refuse_incomplete(home: Path, task: str, scores: Scores, records: Sequence[Record]) -> None:
-    counts: dict[str, int] = defaultdict(int)
-    for record in records:
-        counts[document(record["id"])] += 1
+def _refuse_incomplete(home: Path, task: str, scores: Scores, counts: Mapping[str, int]) -> None:
     untraced, unscored = scores.keys() - counts.keys(), counts.keys() - scores.keys()
     if untraced or unscored:
         raise DataError(

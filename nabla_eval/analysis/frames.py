@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nabla_eval.traces.keep import length, light
@@ -63,10 +64,11 @@ def by_problem(frame: DataFrame, column: str) -> dict[str, list[float]]:
     return {p: [float(value) for (value,) in rows] for p, rows in grouped(frame, column).items()}
 
 
-def sums(frame: DataFrame, values: Any) -> dict[str, float]:
-    """Return the total for each problem of values that belong to the rows of a frame."""
+def sums(frame: DataFrame, values: Iterable[Any] | None = None) -> dict[str, float]:
+    """Return the total for each problem of values that belong to the rows; without, their count."""
     found: dict[str, float] = defaultdict(float)
-    for problem, value in zip(frame["problem"], values, strict=True):
+    counted = repeat(1.0, len(frame)) if values is None else values
+    for problem, value in zip(frame["problem"], counted, strict=True):
         found[problem] += value
     return dict(found)
 

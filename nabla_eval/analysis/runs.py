@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nabla_eval.analysis.accuracy import Scores
 from nabla_eval.analysis.frames import frames_of
 from nabla_eval.analysis.intervals import same_problems
 from nabla_eval.errors import DataError
@@ -17,6 +16,8 @@ from nabla_eval.traces.schema import Record, document
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+Scores: TypeAlias = Mapping[str, Sequence[float]]  # problem -> the score of each of its runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +33,16 @@ class Run:
     config: Mapping[str, Any]  # flat options, defaults included
     config_hash: str
     models: Mapping[str, Any]  # names and fingerprints of the policy and the reward model
-    versions: Mapping[str, Any]
+    keys: Mapping[str, str]  # problem -> key of its randomness, which differs between seeds
+    versions: Mapping[str, Sequence[str]]  # library -> those that its records name
     answers: DataFrame  # see `frames`
     candidates: DataFrame
     scores: Scores  # problem -> scores of its answers, or their means over lm-eval's repeats
     seconds: float  # wall-clock time of the whole run, NaN where nobody noted it
     metrics: Mapping[str, Scores] = field(default_factory=dict)  # the task's other numbers
     docs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # lm-eval's doc, target
+    items: Mapping[str, str] = field(default_factory=dict)  # problem -> hash of what it asks
+    grader: str = ""  # who said which answers are right; "" where the task does not say
     seeds: tuple[int | None, ...] = ()
     preset: str | None = None
     folders: tuple[Path, ...] = ()
@@ -67,10 +71,11 @@ class Run:
             raise DataError(f"Run {name!r} answers {twice!r} twice. Remove its trace, run again.")
         same_problems(scores, dict.fromkeys(map(document, ids)))
         first, (seed, *_) = records[0], rest.get("seeds") or (None,)
+        keys = {document(record["id"]): record["key"] for record in reversed(records)}
         return cls(
             name, task_of(first["id"]), first["method"], first["config"], first["config_hash"],
-            first["models"], first["versions"], *frames_of(records, scores, seed), scores, seconds,
-            **rest,
+            first["models"], keys, merged_versions(r["versions"] for r in records),
+            *frames_of(records, scores, seed), scores, seconds, **rest,
         )  # fmt: skip
 
     @property
@@ -91,6 +96,15 @@ class Run:
     def is_twin(self) -> bool:
         """Tell whether this is the zeroth-order twin of a gradient method."""
         return self.config.get("steps") == 0
+
+
+def merged_versions(several: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Return the sorted versions of each library; a value may be one version or a tuple of them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for versions in several:
+        for library, version in versions.items():
+            found[library] |= set(version) if isinstance(version, tuple) else {str(version)}
+    return {library: tuple(sorted(values)) for library, values in found.items()}
 
 
 def task_of(identifier: str) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from nabla_eval.analysis.accuracy import Scores
-from nabla_eval.analysis.folders import Part, find, read_folder
+from nabla_eval.analysis.folders import find, read_folder
 from nabla_eval.analysis.frames import Frames
-from nabla_eval.analysis.runs import Run, identity, names
+from nabla_eval.analysis.runs import Run, Scores, identity, merged_versions, names
 from nabla_eval.errors import DataError
-from nabla_eval.traces.schema import Record, document
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,14 +32,10 @@ def load(
     task must hold the same items, or `DataError` is raised; with `common`, the items that all of
     them have are used, with a warning. Mixed versions are a warning. `tasks` keeps some tasks only.
     """
-    parts = _parts(paths, metric, tasks, progress)
-    by_task: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        by_task[part.task].append(part)
-    runs = [run for task in sorted(by_task) for run in _pooled(_same_items(by_task[task], common))]
-    warn_of_versions(parts)
-    named = [replace(run, name=name) for run, name in zip(runs, names(runs), strict=True)]
-    return sorted(named, key=lambda run: (run.task, run.method, run.preset or "", _size(run)))
+    runs = _named([_read(paths, metric, tasks, progress)], common)[0]
+    return sorted(
+        runs, key=lambda r: (r.task, r.method, r.preset or "", r.is_twin, r.n or 0, r.name)
+    )
 
 
 def load_pair(
@@ -53,20 +47,10 @@ def load_pair(
     tasks: Sequence[str] = (),
 ) -> tuple[list[Run], list[Run]]:
     """The runs of two folders for a comparison, not pooled with each other; see `load`."""
-    sides = [_parts([path], metric, tasks, iter) for path in (a, b)]
-    names_of = [{part.task for part in side} for side in sides]
-    shared = sorted(names_of[0] & names_of[1])
-    runs: list[list[Run]] = [[], []]
-    for task in shared:
-        ours = [part for side in sides for part in side if part.task == task]
-        cut = _same_items(ours, common)
-        first = sum(part.task == task for part in sides[0])
-        runs[0] += _pooled(cut[:first])
-        runs[1] += _pooled(cut[first:])
-    warn_of_versions([part for side in sides for part in side])
-    together = names([*runs[0], *runs[1]])
-    named = [replace(r, name=n) for r, n in zip([*runs[0], *runs[1]], together, strict=True)]
-    return named[: len(runs[0])], named[len(runs[0]) :]
+    sides = [_read([path], metric, tasks, iter) for path in (a, b)]
+    shared = set.intersection(*({run.task for run in side} for side in sides))
+    first, second = _named([[r for r in side if r.task in shared] for side in sides], common)
+    return first, second
 
 
 def frame(
@@ -144,50 +128,56 @@ def _beside(before: Mapping[str, Any], frame: DataFrame, after: Mapping[str, Any
     return DataFrame({**columns(before), **dict(frame.items()), **columns(after)})
 
 
-def _parts(
+def _read(
     paths: Iterable[str | Path],
     metric: str | None,
     tasks: Sequence[str],
     progress: Callable[[Iterable[Path]], Iterable[Path]],
-) -> list[Part]:
-    """Return what the run folders at or below some folders hold; `DataError` where that is
-    nothing.
-    """
+) -> list[Run]:
+    """Return a run for each task of each run folder; raise `DataError` where there is none."""
     homes = list(dict.fromkeys(home.resolve() for path in paths for home in find(path)))
-    parts = [part for home in progress(homes) for part in read_folder(home, metric)]
-    parts = [part for part in parts if not tasks or part.task in tasks]
-    if not parts:
+    runs = [run for home in progress(homes) for run in read_folder(home, metric)]
+    runs = [run for run in runs if not tasks or run.task in tasks]
+    if not runs:
         wanted = f" of {', '.join(tasks)}" if tasks else ""
         raise DataError(
             f"None of {len(homes)} run folders holds a finished run{wanted}. Give folders that "
             "hold both traces and samples."
         )
-    return parts
+    return runs
 
 
-def _size(run: Run) -> tuple[bool, int, str]:
-    return run.is_twin, run.n or 0, run.name
+def _named(sides: Sequence[Sequence[Run]], common: bool) -> list[list[Run]]:
+    """Return the runs of each side by task, cut to the same items, pooled and named together."""
+    pooled: list[list[Run]] = [[] for _ in sides]
+    for task in sorted({run.task for side in sides for run in side}):
+        cut = iter(_same_items([r for side in sides for r in side if r.task == task], common))
+        for found, side in zip(pooled, sides, strict=True):
+            found += _pooled([next(cut) for run in side if run.task == task])
+    together = [run for side in pooled for run in side]
+    _warn_of_versions(together)
+    named = iter(names(together))
+    return [[replace(run, name=next(named)) for run in side] for side in pooled]
 
 
-def _same_items(parts: Sequence[Part], common: bool) -> list[Part]:
-    """The parts of one task, refused or cut to the common items where they differ.
+def _same_items(runs: Sequence[Run], common: bool) -> list[Run]:
+    """Return the runs of one task, refused or cut to the common items where they differ.
 
     Raises `DataError` also where they were graded by different rules.
     """
-    graders = {part.grader: part.folder.name for part in parts}
+    task = runs[0].task
+    graders = {run.grader: run.folders[0].name for run in runs}
     if len(graders) > 1:
         told = ", ".join(f"{name or 'an unnamed grader'} ({at})" for name, at in graders.items())
         raise DataError(
-            f"The runs of {parts[0].task} were graded by different rules: {told}. Compare runs of "
+            f"The runs of {task} were graded by different rules: {told}. Compare runs of "
             "one grader; a run is graded again by the same command with another --grader and "
             "--output."
         )
-    shared = set.intersection(*(set(part.items.items()) for part in parts))
-    odd = [part for part in parts if len(part.items) > len(shared)]
-    if not odd:
-        return list(parts)
-    task = parts[0].task
-    what = f"The runs of {task} do not hold the same problems: {_sizes(parts)}"
+    shared = set.intersection(*(set(run.items.items()) for run in runs))
+    if all(len(run.items) == len(shared) for run in runs):
+        return list(runs)
+    what = f"The runs of {task} do not hold the same problems: {_sizes(runs)}"
     if not common:
         raise DataError(
             f"{what}; {len(shared)} are common to all. Give --common to use these, or runs with "
@@ -196,65 +186,62 @@ def _same_items(parts: Sequence[Part], common: bool) -> list[Part]:
     if not shared:
         raise DataError(f"{what}; none is common to all. Give runs on the same problems.")
     warnings.warn(f"{what}; the {len(shared)} common ones are used.", stacklevel=4)
-    return [_cut(part, dict(shared).keys()) for part in parts]
+    return [_cut(run, dict(shared).keys()) for run in runs]
 
 
-def _sizes(parts: Sequence[Part]) -> str:
-    """How many runs hold how many problems, each with an example."""
-    groups: dict[int, list[Part]] = defaultdict(list)
-    for part in parts:
-        groups[len(part.items)].append(part)
+def _sizes(runs: Sequence[Run]) -> str:
+    """Say how many runs hold how many problems, each with an example."""
+    groups: dict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[len(run.items)].append(run)
     return ", ".join(
-        f"{len(group)} of {len(parts)} runs {'has' if len(group) == 1 else 'have'} {size} "
-        f"({group[0].folder.name})"
+        f"{len(group)} of {len(runs)} runs {'has' if len(group) == 1 else 'have'} {size} "
+        f"({group[0].folders[0].name})"
         for size, group in sorted(groups.items())
     )
 
 
-def _cut(part: Part, problems: Iterable[str]) -> Part:
-    """A part with some of its problems only."""
-    kept = set(problems)
+def _cut(run: Run, kept: Collection[str]) -> Run:
+    """Return a run with some of its problems only."""
+
+    def rows(frame: DataFrame) -> DataFrame:
+        return frame[frame["problem"].isin(kept)].reset_index(drop=True)
 
     def only(table: Mapping[str, Any]) -> dict[str, Any]:
         return {problem: value for problem, value in table.items() if problem in kept}
 
     return replace(
-        part,
-        records=[record for record in part.records if document(record["id"]) in kept],
-        scores=only(part.scores),
-        metrics={name: only(values) for name, values in part.metrics.items()},
-        docs=only(part.docs),
-        items=only(part.items),
+        run,
+        answers=rows(run.answers),
+        candidates=rows(run.candidates),
+        scores=only(run.scores),
+        metrics={name: only(values) for name, values in run.metrics.items()},
+        docs=only(run.docs),
+        items=only(run.items),
+        keys=only(run.keys),
         seconds=float("nan"),  # it was spent on all of them
     )
 
 
-def _pooled(parts: Sequence[Part]) -> list[Run]:
-    """Parts of one task as runs, the seeds of one configuration together."""
-    groups: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        first = part.records[0]
-        key = (first["method"], first["config_hash"], sorted(identity(first["models"]).items()))
-        groups[str(key)].append(part)
-    return [_pool(_without_copies(group)) for group in groups.values()]
-
-
-def _without_copies(parts: Sequence[Part]) -> list[Part]:
-    """One part per seed: the same draws twice are no further evidence."""
-    seen: dict[str, Part] = {}
-    for part in parts:
-        key = part.records[0]["key"]  # of the first problem, which all of them share
-        if key in seen:
+def _pooled(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs of one task, the seeds of one configuration together."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        group = groups[str((run.method, run.config_hash, sorted(identity(run.models).items())))]
+        twice = next((other for other in group if other.keys == run.keys), None)
+        if twice is None:
+            group.append(run)
+        else:  # the same draws twice are no further evidence
             warnings.warn(
-                f"{part.folder} repeats the run in {seen[key].folder} (same options, same seed), "
-                "so it is left out.",
-                stacklevel=6,
+                f"{run.folders[0]} repeats the run in {twice.folders[0]} (same options, same "
+                "seed), so it is left out.",
+                stacklevel=5,
             )
-        seen.setdefault(key, part)
-    return list(seen.values())
+    return [_pool(group) for group in groups.values()]
 
 
-def _pool(parts: Sequence[Part]) -> Run:
+def _pool(runs: Sequence[Run]) -> Run:
+    """Return several seeds as one run with more answers to each problem."""
     from pandas import concat
 
     def together(tables: Iterable[Scores]) -> dict[str, list[float]]:
@@ -264,48 +251,45 @@ def _pool(parts: Sequence[Part]) -> Run:
                 found[problem] += values
         return dict(found)
 
-    runs = [
-        Run.of("", [_renamed(r, i) for r in part.records], part.scores, part.seconds,
-               seeds=(part.seed,))
-        for i, part in enumerate(parts)
-    ]  # fmt: skip
-    metrics = sorted(set().union(*(part.metrics for part in parts)))
+    def rows(name: str) -> DataFrame:
+        frames = [_of_seed(i, getattr(run, name)) for i, run in enumerate(runs)]
+        return concat(frames, ignore_index=True)
+
+    metrics = sorted(set().union(*(run.metrics for run in runs)))
     return replace(
         runs[0],
-        answers=concat([run.answers for run in runs], ignore_index=True),
-        candidates=concat([run.candidates for run in runs], ignore_index=True),
-        scores=together(part.scores for part in parts),
-        seconds=sum(part.seconds for part in parts),
-        metrics={m: together(part.metrics.get(m, {}) for part in parts) for m in metrics},
-        docs=parts[0].docs,
-        seeds=tuple(part.seed for part in parts),
-        preset=parts[0].preset,
-        folders=tuple(part.folder for part in parts),
+        answers=rows("answers"),
+        candidates=rows("candidates"),
+        versions=merged_versions(run.versions for run in runs),
+        scores=together(run.scores for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        metrics={m: together(run.metrics.get(m, {}) for run in runs) for m in metrics},
+        seeds=tuple(seed for run in runs for seed in run.seeds),
+        folders=tuple(folder for run in runs for folder in run.folders),
     )
 
 
-def _renamed(record: Record, seed: int) -> Record:
-    """Give a record an id that no other seed's record has; its problem stays the same."""
-    problem = document(record["id"])
-    repeat = record["id"].removeprefix(f"{problem}/")
-    return cast(Record, {**record, "id": f"{problem}/{seed}.{repeat}"})
+def _of_seed(seed: int, frame: DataFrame) -> DataFrame:
+    """Return rows whose answers have ids that no other seed's have."""
+    from pandas import Series
+
+    ids = [
+        f"{problem}/{seed}.{answer.removeprefix(f'{problem}/')}"
+        for problem, answer in zip(frame["problem"], frame["answer"], strict=True)
+    ]
+    return frame.assign(answer=Series(ids, dtype=object, index=frame.index))
 
 
-def warn_of_versions(parts: Sequence[Part]) -> None:
+def _warn_of_versions(runs: Sequence[Run]) -> None:
     """Warn where runs were made with different versions of a library."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for part in parts:
-        for record in part.records:
-            for library, version in record["versions"].items():
-                found[library].add(str(version))
     mixed = [
-        f"{library} {', '.join(sorted(versions))}"
-        for library, versions in sorted(found.items())
+        f"{library} {', '.join(versions)}"
+        for library, versions in sorted(merged_versions(run.versions for run in runs).items())
         if len(versions) > 1
     ]
     if mixed:
         warnings.warn(
             f"The runs were made with different versions: {'; '.join(mixed)}. Differences between "
             "them may come from that.",
-            stacklevel=3,
+            stacklevel=4,
         )

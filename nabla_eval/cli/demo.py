@@ -18,7 +18,7 @@ from nabla_eval.signals import stoppable
 
 if TYPE_CHECKING:
     from nabla_eval.analysis.runs import Run
-    from nabla_eval.reporting.summary import Summary
+    from nabla_eval.reporting.demo import Summary
     from nabla_eval.runs.sweep import Sweep
     from nabla_eval.runs.sweep_file import SweepFile
 
@@ -76,7 +76,6 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     Example: nabla-eval demo --limit 500 --seed 1
     """
     from nabla_eval.analysis.folders import read_folder
-    from nabla_eval.analysis.runs import Run
     from nabla_eval.cli.sweep import SweepProgress
     from nabla_eval.runs.folder import clear
     from nabla_eval.runs.sweep import Sweep
@@ -98,8 +97,8 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
             raise DataError(sweep.failed[0].error)
         runs = {}
         for folder, row in ROWS.items():
-            (part,) = read_folder(output / folder)
-            runs[folder] = Run.of(row["name"], part.records, part.scores, part.seconds)
+            (run,) = read_folder(output / folder)
+            runs[folder] = replace(run, name=str(row["name"]))
         summary = summarise(runs, command, facts_of(sweep, len(runs["greedy"].answers)))
     present(console, summary, output, time.perf_counter() - began)
 
@@ -132,24 +131,24 @@ def facts_of(sweep: Sweep, problems: int) -> dict[str, Any]:
 
 def summarise(runs: Mapping[str, Run], command: str, facts: Mapping[str, Any]) -> Summary:
     """Return tables, and what they say about the questions that the method has to answer."""
-    from nabla_eval.reporting import summary
+    from nabla_eval.reporting import demo as tables_of
     from nabla_eval.reporting.rows import verdict
 
     searches = [runs[name] for name in ("nabla", "twin", "nabla_stop", "twin_stop")]
     nabla, twin, nabla_stop, twin_stop = searches
     best, best_stop = runs["best_of_n"], runs["best_of_n_stop"]
-    accuracy = summary.accuracy_and_cost_table(runs.values())
-    stops = summary.against_table(nabla_stop, [twin_stop, best_stop], twins=[twin_stop])
+    accuracy = tables_of.accuracy_and_cost_table(runs.values())
+    stops = tables_of.against_table(nabla_stop, [twin_stop, best_stop], twins=[twin_stop])
     differences = [
-        summary.against_table(nabla, [twin, best], twins=[twin]),
+        tables_of.against_table(nabla, [twin, best], twins=[twin]),
         replace(stops, name="differences_stop"),
     ]
     tables = [
         accuracy,
-        summary.rates_table(searches, best),
-        summary.rates_by_candidate_table(searches),
+        tables_of.rates_table(searches, best),
+        tables_of.rates_by_candidate_table(searches),
         *differences,
-        summary.revision_table(nabla),
+        tables_of.revision_table(nabla),
     ]
     compared = [row for table in differences for row in table.rows]
     calls = {row["run"]: row["model_calls"] for row in accuracy.rows}
@@ -163,12 +162,12 @@ def summarise(runs: Mapping[str, Run], command: str, facts: Mapping[str, Any]) -
         "One seed and one small pair: a result about these, not about ∇-Reasoner at large.",
     ]
     title = "nabla_eval demo: Countdown on the embedded pair"
-    return summary.Summary(title, command, sentences, tables, facts)
+    return tables_of.Summary(title, command, sentences, tables, facts)
 
 
 def present(console: Screen, summary: Summary, output: Path, seconds: float) -> None:
     """Print the tables and the sentences, write the files, say where they are."""
-    from nabla_eval.reporting.summary import write
+    from nabla_eval.reporting.demo import write
     from nabla_eval.reporting.text import bullet
 
     write(summary, output)

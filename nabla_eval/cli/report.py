@@ -60,33 +60,34 @@ def which_options(command: F) -> F:
 
 def common_options(command: F) -> F:
     """Add the options that every single report has."""
-    command = which_options(command)
     for option in reversed(_FORM):
         command = option(command)
-    return command
+    return which_options(command)
 
 
-# Reports that take no options of their own: what they tell, and an example.
+# Reports that take no options of their own: their file, what they tell, and an example.
 _PLAIN = {
-    "accuracy": ("Accuracy of each run, differences from its controls, answers that failed.",
+    "accuracy": ("accuracy",
+                 "Accuracy of each run, differences from its controls, answers that failed.",
                  "results/demo --format markdown"),
-    "rejection": ("Rejection rates beside their controls, and where candidates are accepted "
-                  "(Table 4).", "results/demo --json"),
-    "cost": ("Cost per answer, against the controls, and what was saved on the way (Fig. 3, D.2).",
-             "results/demo"),
-    "scaling": ("Accuracy against model calls over N, and against rivals at equal calls (Fig. 4).",
-                "results/study --json"),
+    "rejection": ("rejection", "Rejection rates beside their controls, and where candidates are "
+                  "accepted (Table 4).", "results/demo --json"),
+    "cost": ("cost", "Cost per answer, against the controls, and what was saved on the way "
+             "(Fig. 3, D.2).", "results/demo"),
+    "scaling": ("cost", "Accuracy against model calls over N, and against rivals at equal calls "
+                "(Fig. 4).", "results/study --json"),
 }  # fmt: skip
 
 
 def _plain(name: str) -> click.Command:
     """Return the command of a report that takes no options of its own."""
+    file, told, example = _PLAIN[name]
 
     def command(folders: tuple[Path, ...], **options: Any) -> None:
-        section = import_module(f"nabla_eval.reporting.sections.{name}")
-        _show(folders, getattr(section, f"{name}_report"), options)
+        module = import_module(f"nabla_eval.reporting.{file}")
+        _show(folders, getattr(module, f"{name}_report"), options)
 
-    told = f"{_PLAIN[name][0]}\n\nExample: nabla-eval report {name} {_PLAIN[name][1]}"
+    told = f"{told}\n\nExample: nabla-eval report {name} {example}"
     return click.command(name, help=told)(_FOLDERS(common_options(command)))
 
 
@@ -105,7 +106,7 @@ def ablation(folders: tuple[Path, ...], base: str | None, **options: Any) -> Non
 
     Example: nabla-eval report ablation results/study --base "nabla n=8"
     """
-    from nabla_eval.reporting.sections.ablation import ablation_report
+    from nabla_eval.reporting.accuracy import ablation_report
 
     _show(folders, lambda runs: ablation_report(runs, base), options)
 
@@ -121,7 +122,7 @@ def reward(folders: tuple[Path, ...], **options: Any) -> None:
     Example: nabla-eval report reward results/demo
     """
     from nabla_eval.cli.grading import grader
-    from nabla_eval.reporting.sections.reward import reward_report
+    from nabla_eval.reporting.reward import reward_report
 
     graded = tracked("Grading runs")
     _show(folders, lambda runs: reward_report(runs, grader, graded), options, bar=False)
@@ -139,14 +140,10 @@ def compare(a: Path, b: Path, **options: Any) -> None:
     Example: nabla-eval report compare results/demo/nabla results/demo/twin
     """
     from nabla_eval.analysis.study import load_pair
-    from nabla_eval.reporting.sections.compare import compare_report
+    from nabla_eval.reporting.accuracy import compare_report
 
     with told_warnings():
-        made = compare_report(
-            *load_pair(
-                a, b, metric=options["metric"], common=options["common"], tasks=options["tasks"]
-            )
-        )
+        made = compare_report(*load_pair(a, b, **_which(options)))
     present(made, options)
 
 
@@ -180,25 +177,17 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **options: A
 
     from nabla_eval.cli.grading import grader
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.reporting.page import (
-        PARTS,
-        Page,
-        all_reports,
-        facts_of,
-        write_page,
-    )
+    from nabla_eval.reporting.page import PARTS, Page, all_reports, facts_of, write_page
     from nabla_eval.reporting.text import bullet
 
-    command = shlex.join(
-        ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
-    )
+    words = ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
     console = Screen()
     with told_warnings() as told:
         runs = load_runs(folders, options)
         with stages(f"Analysing {len(runs)} runs", PARTS + 1) as begin:
             made = all_reports(runs, grader, begin)
             begin("pages and figures")
-            page = Page(title, command, made, told, facts_of(runs))
+            page = Page(title, shlex.join(words), made, told, facts_of(runs))
             paths = write_page(page, output)
     for each in made:
         if each.sentences:
@@ -225,14 +214,12 @@ def _show(
     present(made, options)
 
 
+def _which(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("metric", "common", "tasks")}
+
+
 def load_runs(folders: Iterable[Path], options: dict[str, Any]) -> list[Run]:
-    """The runs of some folders, with a progress bar on a terminal's stderr."""
+    """Return the runs of some folders, with a progress bar on a terminal's stderr."""
     from nabla_eval.analysis.study import load
 
-    return load(
-        folders,
-        metric=options["metric"],
-        common=options["common"],
-        tasks=options["tasks"],
-        progress=tracked("Reading runs"),
-    )
+    return load(folders, **_which(options), progress=tracked("Reading runs"))

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
@@ -85,42 +84,43 @@ def present(made: Report, options: dict[str, Any]) -> None:
     """Write a report to stdout or --output."""
     from dataclasses import replace
 
-    from nabla_eval.reporting.tables import json_text, report_csv, report_json, report_markdown
+    from nabla_eval.reporting import tables
+    from nabla_eval.reporting.text import write_files
 
     if options["table"] is not None:
         made = replace(made, tables=[made.table(options["table"])], sentences=())
     form = "json" if options["as_json"] else options["form"]
     output: Path | None = options["output"]
     if form == "csv" and output is not None:
-        for name, text in report_csv(made).items():
-            write(output / f"{name}.csv", text)
+        texts = tables.report_csv(made).items()
+        write_files(output, {f"{name}.csv": text for name, text in texts})
         say(f"Tables are in {output}.", err=True)
-    elif form == "csv":
-        _print_csv(made)
-    elif form == "rich" and output is None:
+        return
+    if form == "rich" and output is None:
         print_rich(made)
-    else:
-        texts = {"json": lambda: json_text(report_json(made)), "rich": lambda: rich_text(made)}
-        text = texts.get(form, lambda: report_markdown(made))()
-        if output is None:
-            say(text, end="")
-        else:
-            write(output, text)
-            say(f"Written to {output}.", err=True)
-
-
-def _print_csv(made: Report) -> None:
-    from nabla_eval.reporting.tables import to_csv
-
+        return
     first, *others = made.tables
-    say(to_csv(first), end="")
-    if others:
+    if form == "csv":
+        text = tables.to_csv(first)
+    elif form == "json":
+        text = tables.json_text(tables.report_json(made))
+    elif form == "markdown":
+        text = tables.report_markdown(made)
+    else:
+        print_rich(made, buffer := io.StringIO())
+        text = buffer.getvalue()
+    if output is not None:
+        write_files(output.parent, {output.name: text})
+        say(f"Written to {output}.", err=True)
+        return
+    say(text, end="")
+    if form == "csv" and others:
         names = ", ".join(table.name for table in others)
         say(f"Shown: {first.name}. Others with --table or --output DIR: {names}.", err=True)
 
 
 def print_rich(made: Report, file: Any = None) -> None:
-    """The report for reading in a terminal."""
+    """Print a report for reading in a terminal; into a file, without colours."""
     from rich.text import Text
 
     from nabla_eval.cli.screen import Screen
@@ -136,19 +136,3 @@ def print_rich(made: Report, file: Any = None) -> None:
         console.print(Text("\nIn words", style="bold"))
     for sentence in made.sentences:
         console.print(Text(bullet(sentence, console.width)))
-
-
-def rich_text(made: Report) -> str:
-    """Return what `print_rich` prints, without colours, for a file."""
-    buffer = io.StringIO()
-    print_rich(made, buffer)
-    return buffer.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file, with its folder. Raises `DataError` where that cannot be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error

@@ -19,7 +19,7 @@ ORDERS = {
     "file": None,
     "revised": lambda brief: -brief.accepted,
     "candidates": lambda brief: -brief.judged,
-    "calls": lambda brief: -brief.model_calls,
+    "calls": lambda brief: -brief.calls,
 }
 _RUN = click.argument("run", type=click.Path(path_type=Path))
 
@@ -47,10 +47,9 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
     """
     from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.trace_view import entries_of, problem_table
-    from nabla_eval.reporting.story import Brief
 
     with told_warnings():
-        briefs = [Brief.of(entry.story()) for entry in entries_of(run)]
+        briefs = [entry.story().brief() for entry in entries_of(run)]
     found = [brief for brief in briefs if change is None or brief.change == change]
     key = ORDERS[order]
     shown = (found if key is None else sorted(found, key=key))[:limit]

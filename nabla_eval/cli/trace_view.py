@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nabla_eval.analysis.folders import Part, find, read_folder
+from nabla_eval.analysis.folders import ScoredTask, evaluations, find, finished, natural, traces_of
+from nabla_eval.analysis.runs import task_of
+from nabla_eval.cli.grading import grader
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Brief, Chosen, Story, Token, tell_all
+from nabla_eval.reporting.story import Brief, Chosen, Move, Story, StoryStep, Token, tell
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage
 from nabla_eval.terminal import visible
-from nabla_eval.traces.keep import place_of, placed
 from nabla_eval.traces.manifest import FILE, read_manifest
 from nabla_eval.traces.read import Place, fetch, places, stream
 
@@ -32,64 +31,46 @@ VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 class StoredProblem:
     """A problem of a run folder. Its story is read when it is asked for, so that runs may be large.
 
-    `part` is what the task says about it, None where no score can be used.
+    `told` is what the task says about it, None where no score can be used.
     """
 
     id: str
     place: Place
-    part: Part | None
+    told: ScoredTask | None
 
     def story(self) -> Story:
-        """The problem's story; of an unfinished run without right or wrong."""
+        """Return the problem's story; of an unfinished run without right or wrong."""
         record = fetch(self.id, self.place)
-        if self.part is None:
-            (story,) = tell_all([record])
-        else:
-            (story,) = tell_all([record], self.part.scores, self.part.docs, judge)
-        return story
+        if self.told is None:
+            return tell(record)
+        return tell(record, self.told.scores, self.told.docs, grader(self.told.task))
 
 
 def entries_of(folder: Path) -> list[StoredProblem]:
-    """Every problem of a run folder, also of one that is not finished (then right or wrong is
-    not known where no grader can say). Raises `DataError` where there are no traces."""
+    """Return every problem of a run folder, also of one that is not finished.
+
+    Then right or wrong is not known where no grader can say. Raises `DataError` where there are no
+    traces.
+    """
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
-    parts, fault = _finished(folder)
-    if parts:
-        return [StoredProblem(*place_of(record), part) for part in parts for record in part.records]
-    entries = [StoredProblem(name, place, None) for name, place in places(folder)]
-    if fault is not None:
-        warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
-    return entries
-
-
-def _finished(folder: Path) -> tuple[list[Part], DataError | None]:
-    """The parts of a finished run, or why its scores cannot be used."""
-    if not any(folder.rglob("samples_*.jsonl")):
-        return [], None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
-            return read_folder(folder, records_of=placed), None
-    except DataError as error:
-        return [], error
-
-
-def judge(doc: Mapping[str, Any], text: str) -> bool:
-    """Return whether a response to one of lm-eval's documents is right: verified, or compared."""
-    inner = doc.get("doc") or {}
-    if "numbers" in inner and "target" in inner:
-        from nabla_eval.embedded.countdown import verify
-
-        return verify(inner, text.strip().partition("\n")[0])
-    from nabla_eval.grading import equal
-
-    return equal(str(doc.get("target")), text)
+    found = sorted(places(traces_of(folder)), key=lambda found: natural(found[0]))
+    told: dict[str, ScoredTask] = {}
+    if any(folder.rglob("samples_*.jsonl")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
+                if finished(folder):
+                    names = [name for name, _ in found]
+                    told = {each.task: each for each in evaluations(folder, names)}
+        except DataError as fault:
+            warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
+    return [StoredProblem(name, place, told.get(task_of(name))) for name, place in found]
 
 
 def pages_of(folder: Path) -> dict[str, TracePage]:
-    """A page for every run at or below a folder, by file name."""
+    """Return a page for every run at or below a folder, by file name."""
     pages: dict[str, TracePage] = {}
     for home in find(folder):
         name = re.sub(r"[^A-Za-z0-9._+-]+", "_", home.resolve().name) or "run"
@@ -109,7 +90,7 @@ def _stories(home: Path) -> Iterator[Story]:
 def _facts(home: Path) -> dict[str, str]:
     manifest = read_manifest(home)
     told = {} if manifest is None else {"command": manifest["command"]}
-    first = next(stream(home), None)
+    first = next(stream(traces_of(home)), None)
     if first is None:  # a shard in which nothing is yet
         return told
     facts = {
@@ -122,55 +103,57 @@ def _facts(home: Path) -> dict[str, str]:
     return {**told, **facts}
 
 
-def problem_table(briefs: Sequence[Brief], width: int) -> Table:
-    """One line per problem; the response as far as the terminal has room, or not at all."""
-    rows = [_problem(brief) for brief in briefs]
-    headings = ("Problem", "Draft", "Answer", "Reward", "Judged", "Kept", "Calls")
-    texts = zip(headings, *([str(cell) for cell in row[:-1]] for row in rows), strict=True)
-    room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
+def _table(*headings: str, right: Iterable[str] = (), fold: str = "") -> Table:
+    """Return a plain table; cells of one column may be broken into several lines."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=True, justify="left" if place < 3 else "right")
+    for heading in headings:
+        table.add_column(
+            heading, no_wrap=heading != fold, overflow="fold" if fold else "ellipsis",
+            justify="right" if heading in right else "left",
+        )  # fmt: skip
+    return table
+
+
+def problem_table(briefs: Sequence[Brief], width: int) -> Table:
+    """Return one line per problem; the response as far as there is room, or not at all."""
+    numbers = ("Reward", "Judged", "Kept", "Calls")
+    headings = ("Problem", "Draft", "Answer", *numbers)
+    rows = [_problem(brief) for brief in briefs]
+    texts = zip(headings, *([str(cell) for cell in row] for row in rows), strict=True)
+    room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
     shown = room >= 16
-    if shown:
-        table.add_column("Response", no_wrap=True)
-    for *cells, response in rows:
+    table = _table(*headings, *(["Response"] if shown else []), right=numbers)
+    for row, brief in zip(rows, briefs, strict=True):
+        response = Text(_line(brief.response))
         response.truncate(min(room, 60), overflow="ellipsis")
-        table.add_row(*cells, *([response] if shown else []))
+        table.add_row(*row, *([response] if shown else []))
     return table
 
 
 def _problem(brief: Brief) -> list[Text]:
-    rewards = f"{number(brief.first_reward, 2)} → {number(brief.final_reward, 2)}"
-    return [
-        Text(visible(brief.id)), _right(brief.first_right), _right(brief.final_right),
-        Text(rewards if brief.revised else number(brief.final_reward, 2)),
-        Text(str(brief.judged)), Text(str(brief.accepted)),
-        Text(number(brief.model_calls, 0)),
-        Text(_line(brief.response)),
-    ]  # fmt: skip
+    first, final = (number(reward, 2) for reward in brief.rewards)
+    cells = [f"{first} → {final}" if brief.revised else final, str(brief.judged)]
+    cells += [str(brief.accepted), number(brief.calls, 0)]
+    return [Text(visible(brief.id)), *map(_right, brief.right), *map(Text, cells)]
 
 
 def told(story: Story) -> Iterator[RenderableType]:
-    """One problem for the terminal, part by part; model text is never read as markup."""
+    """Yield one problem for the terminal, part by part; model text is never read as markup."""
     yield Text(visible(story.id), style="bold")
     yield Text(visible(story.prompt))
-    yield Text.assemble(
-        "\n", ("First draft ", "bold"), _right(story.first_right),
-        f"  reward {number(story.first_reward, 3)}\n", _response(story.first),
-    )  # fmt: skip
-    if story.revised:
-        yield Text.assemble(
-            "\n", ("Answer ", "bold"), _right(story.final_right),
-            f"  reward {number(story.final_reward, 3)}\n", _response(story.final),
-        )  # fmt: skip
+    responses = [("First draft ", story.first), ("Answer ", story.final)]
+    for (name, tokens), right, reward in zip(responses, story.right, story.rewards, strict=True):
+        if tokens is not None:
+            head = f"  reward {number(reward, 3)}\n"
+            yield Text.assemble("\n", (name, "bold"), _right(right), head, _response(tokens))
     done = f"{len(story.steps)} candidates, {story.accepted} accepted"
     if story.moves:
-        done = f"{len(story.moves)} moves of the search, {len(story.chosen)} of them to the answer"
+        chosen = sum(move.chosen for move in story.moves)
+        done = f"{len(story.moves)} moves of the search, {chosen} of them to the answer"
     if story.choices and not story.steps:
         replaced = sum(choice.replaced for choice in story.choices)
         done = f"{len(story.choices)} guided tokens, {replaced} of them replaced"
-    calls = f"{number(story.model_calls, 0)} model calls; ended: {visible(story.ended)}"
+    calls = f"{number(story.calls, 0)} model calls; ended: {visible(story.ended)}"
     yield Text(f"\n{done}; {calls}", style="bold")
     for step in story.steps:
         yield _step(step)
@@ -182,13 +165,11 @@ def told(story: Story) -> Iterator[RenderableType]:
 
 def _choices(choices: Sequence[Chosen]) -> RenderableType:
     """Every token that was chosen with the reward model's help; replaced ones are bold."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("Token", "Top", "Text", "By", "log π", "G", "Score"):
-        table.add_column(heading, no_wrap=heading != "Text", overflow="fold")
+    table = _table("Token", "Top", "Text", "By", "log π", "G", "Score", fold="Text")
     for choice in choices:
-        text = _line(choice.old)
+        text = _line(choice.old_text)
         if choice.replaced:
-            text = f"{text} → {_line(choice.new)}"
+            text = f"{text} → {_line(choice.new_text)}"
         pairs = (choice.log_probability, choice.gradient, choice.score)
         table.add_row(
             str(choice.position), number(choice.top_probability, 2), Text(text), choice.by,
@@ -235,23 +216,27 @@ def _indent(depth: int, most: int = 8) -> str:
     return "│ " * min(depth, most) + (f"({depth}) " if depth > most else "")
 
 
-def _step(step: Any) -> RenderableType:
+def _step(step: StoryStep) -> RenderableType:
     shared = visible(step.shared)
     tail = shared if len(shared) <= 60 else f"…{shared[-60:]}"
     head = Text.assemble(
         f"\n{step.index + 1}. ", (step.verdict, VERDICTS[step.verdict]),
-        f"  token {step.position}: ", (_line(step.old), "bold red"), " → ",
-        (_line(step.new), "bold green"),
+        f"  token {step.position}: ", (_line(step.old_text), "bold red"), " → ",
+        (_line(step.new_text), "bold green"),
         f"   reward {number(step.old_reward, 3)} → {number(step.new_reward, 3)}",
-        f"\n   entropy {number(step.entropy, 2)}   gradient norm {number(step.norm, 3)}",
+        f"\n   entropy {number(step.entropy, 2)}   gradient norm {number(step.gradient_norm, 3)}",
     )  # fmt: skip
-    old = Text.assemble(
-        "   - ", (tail, "dim"), (visible(step.old), "bold red"), visible(step.old_rest)
+    sides = (
+        ("-", step.old_text, "bold red", step.old_rest),
+        ("+", step.new_text, "bold green", step.new_rest),
     )
-    new = Text.assemble(
-        "   + ", (tail, "dim"), (visible(step.new), "bold green"), visible(step.new_rest)
+    return Group(
+        head,
+        *(
+            Text.assemble(f"   {sign} ", (tail, "dim"), (visible(token), style), visible(rest))
+            for sign, token, style, rest in sides
+        ),
     )
-    return Group(head, old, new)
 
 
 def _response(tokens: Sequence[Token]) -> Text:

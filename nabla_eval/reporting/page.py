@@ -10,16 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.analysis.answers import Grade
-from nabla_eval.analysis.runs import Run
+from nabla_eval.analysis.calibration import Grade
+from nabla_eval.analysis.runs import Run, merged_versions
 from nabla_eval.errors import DataError
 from nabla_eval.reporting import figures
-from nabla_eval.reporting.sections.ablation import ablation_report
-from nabla_eval.reporting.sections.accuracy import accuracy_report
-from nabla_eval.reporting.sections.cost import cost_report
-from nabla_eval.reporting.sections.rejection import rejection_report
-from nabla_eval.reporting.sections.reward import reward_report
-from nabla_eval.reporting.sections.scaling import scaling_report
+from nabla_eval.reporting.accuracy import ablation_report, accuracy_report
+from nabla_eval.reporting.cost import cost_report, scaling_report
+from nabla_eval.reporting.rejection import rejection_report
+from nabla_eval.reporting.reward import reward_report
 from nabla_eval.reporting.tables import (
     Report,
     json_text,
@@ -27,7 +25,7 @@ from nabla_eval.reporting.tables import (
     report_json,
     report_markdown,
 )
-from nabla_eval.reporting.text import code, markdown, printable
+from nabla_eval.reporting.text import code, markdown, printable, write_files
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -88,10 +86,7 @@ def facts_of(runs: Sequence[Run]) -> dict[str, str]:
     tasks = dict.fromkeys(run.task for run in runs)
     sizes = {task: len(next(r for r in runs if r.task == task).scores) for task in tasks}
     seeds = sorted({str(seed) for run in runs for seed in run.seeds})
-    versions: dict[str, set[str]] = {}
-    for run in runs:
-        for name, version in run.versions.items():
-            versions.setdefault(name, set()).add(str(version))
+    versions = merged_versions(run.versions for run in runs)
     policies = sorted({_model(run.models.get("policy")) for run in runs})
     rewards = sorted({_model(run.models["reward"]) for run in runs if "reward" in run.models})
     return {
@@ -100,7 +95,7 @@ def facts_of(runs: Sequence[Run]) -> dict[str, str]:
         "seeds": ", ".join(seeds),
         "policy": ", ".join(policies),
         "reward model": ", ".join(rewards) or "none",
-        "versions": ", ".join(f"{k} {'/'.join(sorted(v))}" for k, v in sorted(versions.items())),
+        "versions": ", ".join(f"{k} {'/'.join(v)}" for k, v in sorted(versions.items())),
     }
 
 
@@ -173,12 +168,4 @@ def write_page(page: Page, folder: Path) -> list[Path]:
     }
     for report in page.reports:
         texts |= {f"csv/{report.name}_{n}.csv": text for n, text in report_csv(report).items()}
-    pages = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
-    contents = {**pages, **pictures}
-    try:
-        for name, content in contents.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
-    return [folder / name for name in contents]
+    return write_files(folder, {**texts, **pictures})

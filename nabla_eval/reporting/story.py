@@ -1,20 +1,24 @@
-"""One trace record retold: the first draft, each judged candidate beside its rival, the answer."""
+"""One trace record retold: the first draft, each judged candidate beside its rival, the answer.
+
+The terminal and the viewer show these values; the page's script reads them by their names here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from nabla_eval.outcome import Candidate, Choice, Verdict
-from nabla_eval.reporting.search_tree import Move, tree_of
+from nabla_eval.outcome import Candidate, Choice, Step, Verdict
 from nabla_eval.thought import answered
 from nabla_eval.traces.schema import Profile, Record, document
 
+T = TypeVar("T")
 # (lm-eval's doc and target, response) -> is it right?
 Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
 Change: TypeAlias = Literal["wrong-right", "right-wrong", "stayed-right", "stayed-wrong", "unknown"]
+Owners: TypeAlias = dict[int, tuple[int, bool]]  # position -> `Token.by` and `Token.revised`
+SHORT = 200  # characters of a text that a list shows
 
 
 class Token(NamedTuple):
@@ -36,9 +40,9 @@ class StoryStep:
     position: int
     entropy: float
     top_probability: float
-    norm: float | None
-    old: str
-    new: str
+    gradient_norm: float | None
+    old_text: str
+    new_text: str
     shared: str  # text before the position, the same in both
     old_rest: str  # text after it
     new_rest: str
@@ -54,8 +58,8 @@ class Chosen:
     position: int
     by: str
     top_probability: float
-    old: str
-    new: str
+    old_text: str
+    new_text: str
     log_probability: tuple[float, float]  # nats, of the old and of the new token
     gradient: tuple[float | None, float | None]  # G, nats
     score: tuple[float | None, float | None]  # of the prefix that ends with it
@@ -63,224 +67,160 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Story:
-    """The events of one problem."""
+class Move:
+    """One move of a search: a step of a response, a critique, a revision."""
+
+    index: int
+    depth: int  # moves before it on its path
+    kind: str
+    text: str
+    value: float | None  # what the method thinks of it
+    visits: int
+    note: str  # what was wrong with it
+    stop: str
+    chosen: bool  # on the path to the returned response
+
+
+@dataclass(frozen=True)
+class Brief:
+    """One line of a list of stories. Pairs are of the first draft and of the answer."""
 
     id: str
     prompt: str
+    right: tuple[bool | None, bool | None]  # None where nobody knows
+    rewards: tuple[float | None, float | None]
+    revised: bool  # whether the answer is another one than the first draft
+    change: Change
+    judged: int  # candidates
+    accepted: int
+    searched: int  # moves of a search
+    calls: float  # of the models
+    response: str  # its beginning
+
+
+@dataclass(frozen=True)
+class Story(Brief):
+    """The events of one problem."""
+
     first: tuple[Token, ...]
-    final: tuple[Token, ...]
-    first_reward: float | None
-    final_reward: float | None
-    first_right: bool | None  # None where nobody knows
-    final_right: bool | None
+    final: tuple[Token, ...] | None  # None where the first draft is the answer
     steps: tuple[StoryStep, ...]
     moves: tuple[Move, ...]  # of a search; no other method has any
     choices: tuple[Chosen, ...]  # of a guided method; no other has any
     drafts: int
     ended: str
     stop: str
-    model_calls: float
-    seconds: float
 
-    @cached_property
-    def revised(self) -> bool:
-        """Return whether the answer is another one than the first draft."""
-        return self.first != self.final
-
-    @property
-    def accepted(self) -> int:
-        """Candidates that replaced the response."""
-        return sum(step.verdict == "accepted" for step in self.steps)
-
-    @property
-    def chosen(self) -> list[Move]:
-        """The moves of a search that lead to the answer, in order."""
-        return [move for move in self.moves if move.chosen]
-
-    @property
-    def change(self) -> Change:
-        """Return what became of a right or wrong first draft."""
-        if self.first_right is None or self.final_right is None:
-            return "unknown"
-        if self.first_right == self.final_right:
-            return "stayed-right" if self.final_right else "stayed-wrong"
-        return "wrong-right" if self.final_right else "right-wrong"
+    def brief(self) -> Brief:
+        """Return the line of this story in a list."""
+        return _picked(Brief, vars(self), prompt=self.prompt[:SHORT])
 
 
-SHORT = 200  # characters of a text that a list shows
-
-
-@dataclass(frozen=True)
-class Brief:
-    """One line of a list of stories."""
-
-    id: str
-    prompt: str  # its beginning, as that of the response
-    response: str
-    revised: bool  # whether the answer is another one than the first draft
-    first_reward: float | None
-    final_reward: float | None
-    first_right: bool | None
-    final_right: bool | None
-    change: Change
-    judged: int  # candidates
-    accepted: int
-    searched: int  # moves of a search
-    model_calls: float
-
-    @classmethod
-    def of(cls, story: Story) -> Brief:
-        """The line of a story."""
-        return cls(
-            id=story.id,
-            prompt=story.prompt[:SHORT],
-            response="".join(token.text for token in story.final[:SHORT])[:SHORT],
-            revised=story.revised,
-            first_reward=story.first_reward,
-            final_reward=story.final_reward,
-            first_right=story.first_right,
-            final_right=story.final_right,
-            change=story.change,
-            judged=len(story.steps),
-            accepted=story.accepted,
-            searched=len(story.moves),
-            model_calls=story.model_calls,
-        )
+def _picked(kind: type[T], values: Mapping[str, Any], **more: Any) -> T:
+    """Return a dataclass whose fields are values of the same names, and `more`."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**more, **{name: values[name] for name in names - more.keys()})
 
 
 def tell(
     record: Record,
-    *,
-    right: bool | None = None,
-    doc: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Sequence[float]] | None = None,
+    docs: Mapping[str, Mapping[str, Any]] | None = None,
     judge: Judge | None = None,
 ) -> Story:
-    """The story of a record. `right`: the task's score of the answer, where it is known.
+    """Return the story of a record. `scores` and `docs` are the task's, by problem (task/document).
 
-    `judge` grades the first draft, and an answer whose own score is not known, against `doc`.
+    `judge` grades the first draft, and an answer whose own score is not known: a mean over several
+    answers to a problem says nothing of one of them.
     """
     draft = record["drafts"][0] if record["drafts"] else None
-    outcome = record["outcome"]
+    outcome, problem = record["outcome"], document(record["id"])
     start = outcome["text"] if draft is None else draft["text"]
+    known = set((scores or {}).get(problem, ()))
+    doc = (docs or {}).get(problem)
 
     def grade(text: str) -> bool | None:
         if judge is None or doc is None:
             return None
         return judge(doc, answered(record["prompt"], text))
 
-    final_right = grade(outcome["text"]) if right is None else right
-    first_right = final_right if start == outcome["text"] else grade(start)
+    right = known == {1.0} if known in ({0.0}, {1.0}) else grade(outcome["text"])
+    right_first = right if start == outcome["text"] else grade(start)
+    steps, owners, texts = _replay(record, start)
     profiles = record.get("profiles", {})
     first = profiles.get("first")
-    final = profiles.get("final", first if _same(record) else None)
-    steps, owners, texts = _replay(record, start)
+    same = draft is None or draft["tokens"] == outcome["tokens"]
+    final = profiles.get("final", first if same else None)
+    first_tokens = _plain(start) if first is None else _tokens(first, {})
+    final_tokens = texts if final is None else _tokens(final, owners)
+    moves = tree_of(record.get("steps", []), outcome["tokens"])
     return Story(
         id=record["id"],
         prompt=record["prompt"],
-        first=_plain(start) if first is None else _tokens(first, {}),
-        final=_tokens(final, owners) if final is not None else texts,
-        first_reward=None if draft is None else draft["reward"],
-        final_reward=outcome["reward"],
-        first_right=first_right,
-        final_right=final_right,
+        right=(right_first, right),
+        rewards=(None if draft is None else draft["reward"], outcome["reward"]),
+        revised=final_tokens != first_tokens,
+        change=_change(right_first, right),
+        judged=len(steps),
+        accepted=sum(step.verdict == "accepted" for step in steps),
+        searched=len(moves),
+        calls=record["ledger"]["model_calls"],
+        response="".join(token.text for token in final_tokens[:SHORT])[:SHORT],
+        first=first_tokens,
+        final=final_tokens if final_tokens != first_tokens else None,
         steps=steps,
-        moves=tree_of(record.get("steps", []), outcome["tokens"]),
+        moves=moves,
         choices=tuple(_chosen(choice) for choice in record.get("choices", [])),
         drafts=len(record["drafts"]),
         ended=outcome["ended"],
         stop=outcome["stop"],
-        model_calls=record["ledger"]["model_calls"],
-        seconds=record["seconds"],
     )
 
 
-def tell_all(
-    records: Iterable[Record],
-    scores: Mapping[str, Sequence[float]] | None = None,
-    docs: Mapping[str, Mapping[str, Any]] | None = None,
-    judge: Judge | None = None,
-) -> list[Story]:
-    """Every record's story, in file order. `scores` and `docs` are by problem (task/document)."""
-    stories = []
-    for record in records:
-        problem = document(record["id"])
-        known = set((scores or {}).get(problem, ()))
-        right = known == {1.0} if len(known) == 1 and known <= {0.0, 1.0} else None
-        stories.append(tell(record, right=right, doc=(docs or {}).get(problem), judge=judge))
-    return stories
+def _change(first: bool | None, final: bool | None) -> Change:
+    if first is None or final is None:
+        return "unknown"
+    if first == final:
+        return "stayed-right" if final else "stayed-wrong"
+    return "wrong-right" if final else "right-wrong"
 
 
-def _same(record: Record) -> bool:
-    """Return whether the first draft is what was returned."""
-    drafts = record["drafts"]
-    return not drafts or drafts[0]["tokens"] == record["outcome"]["tokens"]
-
-
-def _replay(
-    record: Record, start: str
-) -> tuple[tuple[StoryStep, ...], dict[int, tuple[int, bool]], tuple[Token, ...]]:
+def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners, tuple[Token, ...]]:
     """Judge the candidates again, in order: steps, who wrote each position, and the final text.
 
     The last is for traces without tokens: text cut where revisions were made.
     """
     current, pieces = start, _plain(start)
-    owners: dict[int, tuple[int, bool]] = {}
+    owners: Owners = {}
     steps = []
     for candidate in record["candidates"]:
-        at = _split(candidate, current)
-        steps.append(_step(candidate, current, at))
+        at, text, index = _split(candidate, current), candidate["text"], candidate["index"]
+        old = _matching(candidate["old_text"], current[at:])
+        new = _matching(candidate["new_text"], text[at:])
+        rests = {"old_rest": current[at + len(old) :], "new_rest": text[at + len(new) :]}
+        steps.append(_picked(StoryStep, candidate, shared=text[:at], **rests))
         if candidate["verdict"] == "accepted":
-            position, index = candidate["position"], candidate["index"]
+            position = candidate["position"]
             owners = {place: owner for place, owner in owners.items() if place < position}
             owners[position] = (index, True)
             owners |= {p: (index, False) for p in range(position + 1, len(candidate["tokens"]))}
-            current = candidate["text"]
-            end = at + len(_matching(candidate["new_text"], current[at:]))
+            current = text
             pieces = (
                 *_cut(pieces, at),
-                Token(current[at:end], candidate["entropy"], by=index, revised=True),
-                Token(current[end:], by=index),
+                Token(new, candidate["entropy"], by=index, revised=True),
+                Token(rests["new_rest"], by=index),
             )
     if current != record["outcome"]["text"]:  # chosen otherwise than by the last acceptance
         return tuple(steps), {}, _plain(record["outcome"]["text"])
     return tuple(steps), owners, tuple(piece for piece in pieces if piece.text)
 
 
-def _step(candidate: Candidate, current: str, at: int) -> StoryStep:
-    text = candidate["text"]
-    old = _matching(candidate["old_text"], current[at:])
-    new = _matching(candidate["new_text"], text[at:])
-    return StoryStep(
-        index=candidate["index"],
-        sweep=candidate["sweep"],
-        position=candidate["position"],
-        entropy=candidate["entropy"],
-        top_probability=candidate["top_probability"],
-        norm=candidate["gradient_norm"],
-        old=candidate["old_text"],
-        new=candidate["new_text"],
-        shared=text[:at],
-        old_rest=current[at + len(old) :],
-        new_rest=text[at + len(new) :],
-        old_reward=candidate["old_reward"],
-        new_reward=candidate["new_reward"],
-        verdict=candidate["verdict"],
-    )
-
-
 def _chosen(choice: Choice) -> Chosen:
-    return Chosen(
-        choice["position"],
-        choice["by"],
-        choice["top_probability"],
-        choice["old_text"],
-        choice["new_text"],
-        (choice["old_log_probability"], choice["new_log_probability"]),
-        (choice["old_gradient"], choice["new_gradient"]),
-        (choice["old_score"], choice["new_score"]),
-        choice["old_token"] != choice["new_token"],
-    )
+    pairs = {
+        name: (choice[f"old_{name}"], choice[f"new_{name}"])
+        for name in ("log_probability", "gradient", "score")
+    }
+    return _picked(Chosen, choice, replaced=choice["old_token"] != choice["new_token"], **pairs)
 
 
 def _split(candidate: Candidate, current: str) -> int:
@@ -309,17 +249,16 @@ def _common(one: str, other: str) -> int:
 
 
 def _matching(token: str, text: str) -> str:
-    """The token if the text starts with it; special tokens are not in texts."""
+    """Return the token if the text starts with it; special tokens are not in texts."""
     return token if text.startswith(token) else ""
 
 
 def _cut(pieces: Sequence[Token], end: int) -> list[Token]:
-    """The pieces up to a place in their joined text."""
+    """Return the pieces up to a place in their joined text."""
     kept, place = [], 0
     for piece in pieces:
-        text = piece.text[: max(0, end - place)]
-        if text:
-            kept.append(Token(text, piece.entropy, piece.norm, piece.by, piece.revised))
+        if place < end:
+            kept.append(piece._replace(text=piece.text[: end - place]))
         place += len(piece.text)
     return kept
 
@@ -328,12 +267,54 @@ def _plain(text: str) -> tuple[Token, ...]:
     return (Token(text),) if text else ()
 
 
-def _tokens(profile: Profile, owners: Mapping[int, tuple[int, bool]]) -> tuple[Token, ...]:
+def _tokens(profile: Profile, owners: Owners) -> tuple[Token, ...]:
     norms = profile["gradient_norms"]
-    found = []
-    for place, (text, entropy) in enumerate(
-        zip(profile["tokens"], profile["entropy"], strict=True)
-    ):
-        by, revised = owners.get(place, (None, False))
-        found.append(Token(text, entropy, norms.get(str(place)), by, revised))
-    return tuple(found)
+    texts = zip(profile["tokens"], profile["entropy"], strict=True)
+    return tuple(
+        Token(text, entropy, norms.get(str(place)), *owners.get(place, (None, False)))
+        for place, (text, entropy) in enumerate(texts)
+    )
+
+
+# --- the moves of a search as a tree, depth first, with the path to the answer marked ---
+
+
+def tree_of(steps: Sequence[Step], answer: Sequence[int]) -> tuple[Move, ...]:
+    """Return every move below the one that it goes on from, in the order in which they were made.
+
+    `answer`: tokens of the returned response. Its path is that of the last move whose own tokens
+    (a revision's), or whose tokens with those before it (a step's), are the answer's; none is
+    marked where no move has them.
+    """
+    known = {step["index"]: step for step in steps}
+    children: dict[int | None, list[Step]] = {}
+    for step in steps:
+        parent = step["parent"] if step["parent"] in known else None
+        children.setdefault(parent, []).append(step)
+    chosen = _path(known, list(answer))
+    moves: list[Move] = []
+    waiting = [(step, 0) for step in reversed(children.get(None, []))]
+    while waiting:
+        step, depth = waiting.pop()
+        moves.append(_picked(Move, step, depth=depth, chosen=step["index"] in chosen))
+        waiting += [(child, depth + 1) for child in reversed(children.get(step["index"], []))]
+    return tuple(moves)
+
+
+def _path(known: Mapping[int, Step], answer: list[int]) -> set[int]:
+    """Return the moves that lead to the answer, the last one included."""
+    for last in reversed(list(known.values())):
+        path = _to_root(known, last)
+        whole = [token for step in reversed(path) for token in step["tokens"]]
+        if answer and answer in (whole, list(last["tokens"])):
+            return {step["index"] for step in path}
+    return set()
+
+
+def _to_root(known: Mapping[int, Step], step: Step) -> list[Step]:
+    path = [step]
+    while (parent := path[-1]["parent"]) in known and parent is not None and parent < step["index"]:
+        path.append(known[parent])
+        if len(path) > len(known):  # a damaged trace goes in a circle
+            break
+    return path

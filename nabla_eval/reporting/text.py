@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from nabla_eval.errors import DataError
 from nabla_eval.terminal import printable
 
 MISSING = "–"  # what the data cannot say
@@ -88,3 +91,19 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
     return value
+
+
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files into a folder, which is made, and return their paths.
+
+    Raises `DataError` where that cannot be done.
+    """
+    try:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                content = content.encode(errors="backslashreplace")
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
+    return [folder / name for name in files]

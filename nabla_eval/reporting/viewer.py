@@ -18,15 +18,15 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.search_tree import Move
-from nabla_eval.reporting.story import Brief, Chosen, Story, StoryStep, Token
-from nabla_eval.reporting.text import jsonable
+from nabla_eval.reporting.story import Story
 from nabla_eval.terminal import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -42,21 +42,6 @@ class TracePage:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def page_data(page: TracePage) -> dict[str, Any]:
-    """Return what the script of a page that holds its problems reads; unknown numbers are null."""
-    scales = _Scales()
-    problems = [_story(scales.seen(story)) for story in page.stories]
-    return {**_head(page, scales), "problems": problems}
-
-
-def _head(page: TracePage, scales: _Scales) -> dict[str, Any]:
-    return {
-        "title": visible(page.title),
-        "facts": [[visible(name), visible(value)] for name, value in page.facts.items()],
-        "scales": scales.found(),
-    }
-
-
 class _Scales:
     """The entropy and the gradient norm at which a colour is full.
 
@@ -68,89 +53,46 @@ class _Scales:
     def __init__(self) -> None:
         self.values = array("d"), array("d")
 
-    def seen(self, story: Story) -> Story:
-        """The story, its numbers noted."""
-        tokens = (*story.first, *story.final) if story.revised else story.first
+    def see(self, story: Story) -> None:
+        """Note the numbers of a story's tokens."""
+        tokens = (*story.first, *(story.final or ()))
         for values, name in zip(self.values, ("entropy", "norm"), strict=True):
             if len(values) < self.most:
-                seen = (_finite(getattr(token, name)) for token in tokens)
-                values.extend(value for value in seen if value is not None)
-        return story
+                seen = (getattr(token, name) for token in tokens)
+                values.extend(x for x in seen if x is not None and math.isfinite(x))
 
     def found(self) -> list[float]:
-        """Both numbers, 0 where there are no values."""
+        """Return both numbers, 0 where there are no values."""
         ranked = map(sorted, self.values)
         return [some[math.ceil(0.99 * len(some)) - 1] if some else 0.0 for some in ranked]
 
 
-def _row(story: Story) -> dict[str, Any]:
-    """Return what the list of problems shows and filters by."""
-    brief = Brief.of(story)
-    return {
-        "id": visible(brief.id),
-        "prompt": visible(brief.prompt),
-        "right": [brief.first_right, brief.final_right],
-        "change": brief.change,
-        "judged": brief.judged,
-        "accepted": brief.accepted,
-        "searched": brief.searched,
-        "calls": jsonable(brief.model_calls),
-    }
-
-
-def _story(story: Story) -> dict[str, Any]:
-    return {
-        **_row(story),
-        "prompt": visible(story.prompt),
-        "first": [_token(token) for token in story.first],
-        "final": [_token(token) for token in story.final] if story.revised else None,
-        "rewards": jsonable([story.first_reward, story.final_reward]),
-        "drafts": story.drafts,
-        "ended": visible(story.ended),
-        "stop": visible(story.stop),
-        "steps": [_shown(step) for step in story.steps],
-        "moves": [_shown(move) for move in story.moves],
-        "choices": [_shown(choice) for choice in story.choices],
-    }
-
-
-def _token(token: Token) -> list[Any]:
-    """[text, entropy, gradient norm, candidate, is it the revised token]."""
-    return [
-        visible(token.text), _finite(token.entropy), _finite(token.norm), token.by,
-        int(token.revised),
-    ]  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _shown(part: StoryStep | Move | Chosen) -> dict[str, Any]:
-    fields = asdict(part)
-    return {k: visible(v) if isinstance(v, str) else jsonable(v) for k, v in fields.items()}
-
-
-def page_html(page: TracePage) -> str:
-    """The page as one HTML document that holds its problems."""
-    return _html(page, _embedded(page_data(page)))
-
-
-def _html(page: TracePage, data: str, parts: bool = False) -> str:
-    style, script = (_read(name) for name in ("viewer.css", "viewer.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return str(
-        _template().render(
-            title=visible(page.title), style=style, script=script, digest=digest, data=data,
-            parts=parts,
-        )
-    )  # fmt: skip
+def _shown(value: Any) -> Any:
+    """Return values as the page's script reads them; unknown numbers are null."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _embedded(data: Any) -> str:
     """JSON that can stand in a script element: ASCII, and nothing in it looks like markup."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    values = _shown(msgspec.to_builtins(data))
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _html(title: str, data: str, parts: bool) -> str:
+    style, script = (_read(name) for name in ("viewer.css", "viewer.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return str(
+        _template().render(
+            title=visible(title), style=style, script=script, digest=digest, data=data, parts=parts
+        )
+    )
 
 
 @cache
@@ -202,20 +144,26 @@ def _write(page: TracePage, path: Path) -> None:
     part: list[str] = []
     size = 0
     for story in page.stories:
-        text = _embedded(_story(scales.seen(story)))
+        scales.see(story)
+        text = _embedded(story)
         if part and size + len(text) > PART:
             _write_part(folder, firsts, len(rows), part)
             part, size = [], 0
-        rows.append(_embedded(_row(story)))
+        row = msgspec.to_builtins(story.brief())
+        del row["response"]  # which the page's list does not show
+        rows.append(_embedded(row))
         part.append(text)
         size += len(text)
     if firsts:
         _write_part(folder, firsts, len(rows), part)
     elif folder.exists() and not any(folder.iterdir()):
         folder.rmdir()  # of a larger run of that name
-    head = _embedded({**_head(page, scales), "folder": folder.name, "firsts": firsts})
+    head = _embedded(
+        {"title": page.title, "facts": list(page.facts.items()), "scales": scales.found(),
+         "folder": folder.name, "firsts": firsts}
+    )  # fmt: skip
     data = f'{head[:-1]},"problems":[{",".join(rows if firsts else part)}]}}'
-    path.write_text(_html(page, data, parts=bool(firsts)), encoding="utf-8")
+    path.write_text(_html(page.title, data, bool(firsts)), encoding="utf-8")
 
 
 def _write_part(folder: Path, firsts: list[int], end: int, part: Sequence[str]) -> None:

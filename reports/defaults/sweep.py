@@ -22,7 +22,7 @@ from rich.progress import track
 
 import nabla_eval as ne
 from nabla_eval.analysis.accuracy import accuracy, difference
-from nabla_eval.analysis.rejection import rejection
+from nabla_eval.analysis.candidates import judged, rejection
 from nabla_eval.embedded import countdown
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
@@ -174,7 +174,7 @@ def evaluate(pair: Any, docs: list[dict], name: str, seed: int) -> dict[str, Any
 def row(name: str, results: dict[str, dict]) -> dict[str, Any]:
     """The figures of one configuration, with the paired difference from its control."""
     own, control = results[name], RUNS[name][3]
-    score, rejected = accuracy(own["scores"]), rejection(own["verdicts"])
+    score, rejected = accuracy(own["scores"]), rejection(judged(own["verdicts"]))
     line: dict[str, Any] = {
         "name": name,
         "accuracy": score.value,

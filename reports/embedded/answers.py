@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.accuracy import Difference, accuracy, difference
+from nabla_eval.analysis.candidates import rejection
 from nabla_eval.analysis.controls import twin_of
-from nabla_eval.analysis.rejection import rejection, verdicts
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost
 from nabla_eval.analysis.significance import holm
 from nabla_eval.analysis.study import load
+from nabla_eval.reporting.accuracy import ablation_report
 from nabla_eval.reporting.page import facts_of
-from nabla_eval.reporting.sections.ablation import ablation_report
 from nabla_eval.reporting.tables import Column, Table, text, to_markdown
 from nabla_eval.reporting.text import MISSING, number, p_value, percent, points, points_range
 
@@ -178,7 +178,7 @@ def audit_table(runs: Sequence[Run], labels: dict[Path, str]) -> Table:
     def rate(run: Run | None, first: bool = False) -> str:
         if run is None:
             return MISSING
-        found = rejection(verdicts(run))
+        found = rejection(run.candidates)
         return percent((found.first if first else found.overall).estimate.value)
 
     def gap(line: Audit) -> str:

@@ -12,7 +12,7 @@ from consistency import ALPHA, as_many_by_luck, chance_fit, grim, noise, standar
 from printed import read_printed
 from table_one import row_tables
 
-from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline
+from nabla_eval.analysis.candidates import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.significance import holm
 from nabla_eval.reporting.tables import Column, Report, Table, report_markdown, text
 from nabla_eval.reporting.text import MISSING, number, p_value, percent

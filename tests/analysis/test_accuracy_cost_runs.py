@@ -7,7 +7,7 @@ from run_folders import NABLA, as_run
 from run_folders import record as full_record
 from scipy import stats
 
-from nabla_eval.analysis.accuracy import accuracy, difference, scores_of
+from nabla_eval.analysis.accuracy import accuracy, difference
 from nabla_eval.analysis.cost import COSTS, correct_per_cost, costs
 from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.runs import Run
@@ -17,17 +17,6 @@ from nabla_eval.randomness import Key
 
 def record(doc: int, repeat: int = 0, **changes):
     return full_record(doc, repeat, task="t", calls=10.0 * (doc + 1), **changes)
-
-
-def sample(doc: int, score: float, filter: str = "none"):
-    return {"doc_id": doc, "filter": filter, "exact_match": score, "metrics": ["exact_match"]}
-
-
-def test_scores_come_from_the_first_filter_of_lm_evals_samples():
-    samples = [sample(0, 1.0), sample(1, 0.0), sample(0, 0.0, "other"), sample(1, 1.0, "other")]
-    assert scores_of("t", samples) == {"t/0": [1.0], "t/1": [0.0]}
-    with pytest.raises(DataError, match=r"no metric 'acc'; it has exact_match"):
-        scores_of("t", samples, "acc")
 
 
 def test_accuracy_of_single_runs_is_wilsons_and_copied_runs_tell_nothing_new():
@@ -123,7 +112,7 @@ def test_analysis_does_not_import_torch():
     import subprocess
     import sys
 
-    modules = "accuracy, cost, frames, intervals, rejection, runs, study"
+    modules = "accuracy, candidates, cost, frames, intervals, runs, study"
     code = (
         f"import sys; from nabla_eval.analysis import {modules}; assert 'torch' not in sys.modules"
     )

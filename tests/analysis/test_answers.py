@@ -12,9 +12,14 @@ from run_folders import BEST_OF_N, record
 from scipy import stats
 
 from nabla_eval.analysis import calibration as module
-from nabla_eval.analysis.accuracy import majority, pass_at, pass_at_k
-from nabla_eval.analysis.answers import drafted_answers, final_answers, majority_accuracy
-from nabla_eval.analysis.calibration import auc, calibration, reliability
+from nabla_eval.analysis.accuracy import majority, majority_accuracy, pass_at, pass_at_k
+from nabla_eval.analysis.calibration import (
+    auc,
+    calibration,
+    drafted_answers,
+    final_answers,
+    reliability,
+)
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key
@@ -81,7 +86,7 @@ def test_thoughts_that_the_prompt_opened_and_that_were_cut_off_are_no_answers():
         graded = []
         judge = lambda doc, text: graded.append(text) is None  # noqa: E731, B023
         drafted_answers(run, judge)
-        tell(run.answers["record"][0], doc={}, judge=judge)
+        tell(run.answers["record"][0], docs={"toy/0": {}}, judge=judge)
         assert {*graded} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
 
 

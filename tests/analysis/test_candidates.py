@@ -10,7 +10,7 @@ from run_folders import NABLA, as_run, candidate, record
 from nabla_eval.analysis.candidates import acceptance, bin_edges, gain, gains
 from nabla_eval.analysis.cost import acceleration, truncated
 from nabla_eval.analysis.frames import by_problem
-from nabla_eval.reporting.sections.accuracy import failure_table
+from nabla_eval.reporting.accuracy import failure_table
 
 
 def test_bins_hold_every_candidate_once_and_count_what_was_accepted():

@@ -11,7 +11,7 @@ from nabla_eval.analysis.controls import controls_of, drafts_of, twin_of
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost, curve_name, pareto, points
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.sections.ablation import (
+from nabla_eval.reporting.accuracy import (
     ablation_report,
     base_of,
     changed_options,

@@ -21,24 +21,24 @@ from pandas import DataFrame
 from run_folders import as_run, candidate, record, write_run
 
 from nabla_eval.analysis import cost, intervals
-from nabla_eval.analysis.accuracy import difference, pass_at
-from nabla_eval.analysis.answers import majority_accuracy
+from nabla_eval.analysis.accuracy import difference, majority_accuracy, pass_at
 from nabla_eval.analysis.calibration import reliability
-from nabla_eval.analysis.candidates import acceptance, gain
-from nabla_eval.analysis.cost import acceleration, correct_per_cost, cost_ratio, costs, truncated
-from nabla_eval.analysis.intervals import Estimate
-from nabla_eval.analysis.rejection import (
-    best_of_n_process,
+from nabla_eval.analysis.candidates import (
+    acceptance,
     challengers_baseline,
-    draft_rewards,
     first_accepted_baseline,
+    gain,
+    iid_process,
+    judged,
+    rate,
     rejection_difference,
 )
+from nabla_eval.analysis.cost import acceleration, correct_per_cost, cost_ratio, costs, truncated
+from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.study import load
 from nabla_eval.randomness import Key
-from nabla_eval.reporting.rows import first_rate
-from nabla_eval.reporting.sections.rejection import rejection_report
+from nabla_eval.reporting.rejection import first_rate, rejection_report
 
 KEY = Key.root(21)
 
@@ -66,7 +66,7 @@ def test_a_difference_of_rejection_rates_covers(monkeypatch):
                          for u in data[i, 6:8]])
             for i in range(problems)
         ]  # fmt: skip
-        found = rejection_difference(first, second)
+        found = rejection_difference(judged(first), judged(second))
         hits += found.low <= 0.55 - 0.75 <= found.high  # counts do not depend on hardness
     assert covers(hits, trials), hits
 
@@ -111,9 +111,10 @@ def test_iid_drafts_in_traces_reject_at_exactly_the_closed_forms(n):
         record(i, method="best_of_n", config={"n": n}, drafts=[float(r) for r in order])
         for i, order in enumerate(itertools.permutations(range(n)))
     ]
-    process = best_of_n_process(draft_rewards(as_run(records)))
+    drawn = as_run(records).answers
+    process = iid_process(zip(drawn["problem"], drawn["draft_rewards"], strict=True))
     total = math.factorial(n)
-    first, challengers = process.with_first, process.challengers
+    first, challengers = rate(process), rate(process[process["nth"] > 1])
     assert Fraction(first.rejected, n * total) == first_accepted_baseline(n)
     assert Fraction(challengers.rejected, (n - 1) * total) == challengers_baseline(n)
     assert first.ties == 0

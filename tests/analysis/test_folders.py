@@ -38,8 +38,8 @@ def test_the_layouts_of_lm_eval_demo_and_run_are_found(tmp_path):
     assert find(tmp_path) == sorted([plain, inside, apart, demo])
     for folder in (plain, inside, apart, demo):
         assert find(folder) == [folder]
-        (part,) = read_folder(folder)
-        assert (part.task, part.seed) == ("toy", 0)
+        (run,) = read_folder(folder)
+        assert (run.task, run.seeds) == ("toy", (0,))
     assert find(plain / "trace-rank0.jsonl") == [plain]
 
 
@@ -336,7 +336,7 @@ def test_wherever_a_file_is_torn_the_scores_are_right(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (part,) = read_folder(home)
-        assert part.scores == {"toy/0": [1.0], "toy/1": [0.0]} and part.seed == 3
+        assert part.scores == {"toy/0": [1.0], "toy/1": [0.0]} and part.seeds == (3,)
     except DataError as error:  # torn between two lines: its problems are not those of the traces
         assert which == 1 and "run the same command again" in str(error)
     finally:

@@ -10,7 +10,7 @@ from chromium import Browser, executable
 from told_runs import HOSTILE, IDS, searched_records, told_records
 
 from nabla_eval.reporting import viewer
-from nabla_eval.reporting.story import tell, tell_all
+from nabla_eval.reporting.story import tell
 from nabla_eval.reporting.viewer import TracePage, beside, visible, write_pages
 
 pytestmark = [
@@ -25,7 +25,8 @@ def page(chromium: Browser, tmp_path: Path) -> Iterator[Browser]:
     """The viewer of the known run, opened afresh; afterwards nothing may have been logged."""
     scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
     docs = {name: {"target": "4"} for name in scores}
-    stories = tell_all(told_records(), scores, docs, lambda _, text: text.endswith("4"))
+    judge = lambda _, text: text.endswith("4")  # noqa: E731
+    stories = [tell(record, scores, docs, judge) for record in told_records()]
     (path,) = write_pages({"run": TracePage(HOSTILE, stories, {"n": "8"})}, tmp_path)
     chromium.requests.clear()
     chromium.messages.clear()
@@ -210,7 +211,7 @@ def large(chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for i in range(401)
         for place, record in enumerate(told_records())
     ]
-    (path,) = write_pages({"a run+1": TracePage(HOSTILE, tell_all(records))}, tmp_path)
+    (path,) = write_pages({"a run+1": TracePage(HOSTILE, map(tell, records))}, tmp_path)
     chromium.requests.clear()
     chromium.messages.clear()
     chromium.open(path.as_uri())

@@ -17,8 +17,8 @@ from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
 from nabla_eval.analysis.study import load, load_pair
 from nabla_eval.cli.grading import grader
 from nabla_eval.cli.main import main
+from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.page import Page, all_reports, page_html
-from nabla_eval.reporting.sections.compare import compare_report
 from nabla_eval.reporting.tables import report_json, report_markdown, to_rich
 from nabla_eval.reporting.text import jsonable, markdown, printable
 

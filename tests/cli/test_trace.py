@@ -155,6 +155,6 @@ def test_a_page_that_was_stopped_midway_leaves_no_old_one(
     def stop(*arguments: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(viewer, "_row", stop)
+    monkeypatch.setattr(viewer, "_embedded", stop)
     assert trace("html", run, "-o", tmp_path).exit_code == 130
     assert not page.exists()

@@ -27,8 +27,8 @@ from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.options import build
+from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.overview import measure
-from nabla_eval.reporting.sections.compare import compare_report
 from nabla_eval.runs.command import compose
 from nabla_eval.testing import tiny_pair, tiny_problems
 
@@ -118,12 +118,12 @@ def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    from nabla_eval.cli.report_output import write
+    from nabla_eval.reporting.text import write_files
 
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(DataError, match=r"Cannot write .*/file/page: .* Choose another --output"):
-        write(file / "page", "")
+    with pytest.raises(DataError, match=r"Cannot write to .*/file: .* Choose another --output"):
+        write_files(file, {"page": ""})
 
 
 def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from nabla_eval.analysis.rejection import challengers_baseline, first_accepted_baseline, rejection
+from nabla_eval.analysis.candidates import (
+    challengers_baseline,
+    first_accepted_baseline,
+    judged,
+    rejection,
+)
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.gradient import hard_sequence
 from nabla_eval.methods.nabla_options import lookahead, uncertain
@@ -294,9 +299,10 @@ def test_the_twin_with_iid_draws_rejects_at_the_harmonic_rate(n):
     """
     runs = [(str(i), [c.verdict for c in iid(i, n).candidates]) for i in range(1500)]
     assert all(len(found) == n - 1 for _, found in runs)
-    challengers = rejection(runs, level=0.9999).overall.estimate
+    challengers = rejection(judged(runs), level=0.9999).overall.estimate
     assert challengers.low < float(challengers_baseline(n)) < challengers.high
-    with_first = rejection([(p, ["accepted", *v]) for p, v in runs], level=0.9999).overall.estimate
+    every = judged((p, ["accepted", *v]) for p, v in runs)
+    with_first = rejection(every, level=0.9999).overall.estimate
     assert with_first.low < float(first_accepted_baseline(n)) < with_first.high
     assert with_first.high - with_first.low < 0.1
 

@@ -14,8 +14,8 @@ from run_folders import NABLA, candidate, record, write_run
 
 from nabla_eval.analysis.study import load_pair
 from nabla_eval.cli.main import main
+from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.page import Page, page_html, page_markdown
-from nabla_eval.reporting.sections.compare import compare_report
 from nabla_eval.reporting.tables import report_csv, report_markdown, to_markdown
 from nabla_eval.reporting.text import markdown, printable
 

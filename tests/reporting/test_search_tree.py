@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from told_runs import searched_records
 
-from nabla_eval.reporting.search_tree import tree_of
-from nabla_eval.reporting.story import tell
-from nabla_eval.reporting.viewer import TracePage, page_data, page_html, visible
+from nabla_eval.reporting.story import tell, tree_of
 
 
 def test_moves_follow_what_they_go_on_from_and_the_answers_path_is_marked() -> None:
@@ -35,11 +33,3 @@ def test_a_move_after_an_unknown_one_stands_alone_and_circles_end() -> None:
     assert [(m.index, m.depth, m.chosen) for m in lost] == [(3, 0, True)]
     circle = [{**first, "parent": 3}, {**last, "parent": 0}]
     assert [m.index for m in tree_of(circle, [1, 5, 3, 4])] == []
-
-
-def test_the_page_holds_every_move_as_data() -> None:
-    page = TracePage("r", [tell(record) for record in searched_records()])
-    moves = page_data(page)["problems"][0]["moves"]
-    assert [move["text"] for move in moves][2:] == ["b;", "c=4"]
-    assert moves[1]["note"] == visible(searched_records()[0]["steps"][2]["note"])
-    assert page_html(page).count("<script") == 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from told_runs import HOSTILE, told_records
 
-from nabla_eval.reporting.story import Story, tell, tell_all
+from nabla_eval.reporting.story import Story, tell
 
 
 def ends_in_4(_: Any, text: str) -> bool:
@@ -18,7 +18,7 @@ def stories(*, profiles: bool = True) -> list[Story]:
     records = told_records(profiles=profiles)
     scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
     docs = {name: {"target": "4"} for name in scores}
-    return tell_all(records, scores, docs, ends_in_4)
+    return [tell(record, scores, docs, ends_in_4) for record in records]
 
 
 def test_changes_come_from_the_task_and_from_grading_the_draft() -> None:
@@ -28,22 +28,20 @@ def test_changes_come_from_the_task_and_from_grading_the_draft() -> None:
 
 def test_without_a_grader_only_an_unchanged_draft_is_known() -> None:
     records = told_records()
-    found = tell_all(records, {"toy/0": [1.0], "toy/2": [0.0]})
-    assert [(s.first_right, s.final_right) for s in found] == [
-        (None, True), (None, None), (False, False),
-    ]  # fmt: skip
+    found = [tell(record, {"toy/0": [1.0], "toy/2": [0.0]}) for record in records]
+    assert [s.right for s in found] == [(None, True), (None, None), (False, False)]
     assert found[0].change == "unknown"
 
 
 def test_a_mean_over_repeats_says_nothing_of_one_of_them() -> None:
     (record, *_) = told_records()
-    (story,) = tell_all([record], {"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4)
-    assert story.final_right is True and story.first_right is False  # graded
+    story = tell(record, {"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4)
+    assert story.right == (False, True)  # graded
 
 
 def test_candidates_stand_beside_the_response_that_they_were_to_replace() -> None:
     first, second = stories()[0].steps
-    assert (first.shared, first.old, first.new) == ("a+", "12", "1")
+    assert (first.shared, first.old_text, first.new_text) == ("a+", "12", "1")
     assert (first.old_rest, first.new_rest) == ("=7", "=9")
     assert (second.shared, second.old_rest, second.new_rest) == ("a+", "=7", "=4")
 

@@ -9,23 +9,22 @@ import re
 from pathlib import Path
 
 import pytest
-from told_runs import HOSTILE, IDS, guided_records, told_records
+from told_runs import HOSTILE, IDS, guided_records, searched_records, told_records
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting import viewer
-from nabla_eval.reporting.story import tell_all
-from nabla_eval.reporting.viewer import (
-    TracePage,
-    beside,
-    page_data,
-    page_html,
-    visible,
-    write_pages,
-)
+from nabla_eval.reporting.story import tell
+from nabla_eval.reporting.viewer import TracePage, beside, visible, write_pages
 
 
 def page(title: str = HOSTILE) -> TracePage:
-    return TracePage(title, tell_all(told_records()), {"options": HOSTILE})
+    return TracePage(title, map(tell, told_records()), {"options": HOSTILE})
+
+
+@pytest.fixture
+def html(tmp_path: Path) -> str:
+    (path,) = write_pages({"run": page()}, tmp_path)
+    return path.read_text(encoding="utf-8")
 
 
 def embedded(html: str) -> dict:
@@ -33,24 +32,27 @@ def embedded(html: str) -> dict:
     return json.loads(block)
 
 
-def test_the_data_come_back_out_of_the_page() -> None:
-    data = embedded(page_html(page()))
-    assert data == json.loads(json.dumps(page_data(page())))
+def data_of(folder: Path, records: list) -> dict:
+    (path,) = write_pages({"run": TracePage("r", map(tell, records))}, folder)
+    return embedded(path.read_text(encoding="utf-8"))
+
+
+def test_the_data_come_back_out_of_the_page(html: str) -> None:
+    data = embedded(html)
+    assert data["facts"] == [["options", visible(HOSTILE)]]
     assert [problem["id"] for problem in data["problems"]] == list(IDS)
     assert data["problems"][0]["first"][2] == ["12", 1.5, 8.25, None, 0]
     assert data["problems"][0]["final"][2] == ["13", 1.5, None, 1, 1]
 
 
-def test_nothing_of_a_model_is_markup_script_or_invisible() -> None:
-    html = page_html(page())
+def test_nothing_of_a_model_is_markup_script_or_invisible(html: str) -> None:
     assert html.count("<script") == 2 and html.count("</script>") == 2
     assert "<img" not in html and "owned" in html
     assert all(c == "\n" or c.isprintable() for c in html)
     assert "<title>&lt;/script&gt;" in html
 
 
-def test_only_the_pages_own_script_may_run_and_nothing_be_asked_for() -> None:
-    html = page_html(page())
+def test_only_the_pages_own_script_may_run_and_nothing_be_asked_for(html: str) -> None:
     (policy,) = re.findall(r'Content-Security-Policy"\s+content="(.*?)"', html)
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -71,11 +73,14 @@ def test_pages_are_written_by_name_or_the_folder_is_refused(tmp_path: Path) -> N
         write_pages({"run": page()}, tmp_path / "file")
 
 
-def test_guided_tokens_are_on_the_page() -> None:
-    data = embedded(page_html(TracePage("guided", tell_all(guided_records()))))
+def test_guided_tokens_and_moves_of_a_search_are_on_the_page(tmp_path: Path) -> None:
+    data = data_of(tmp_path, [*guided_records(), *searched_records()])
     first, second = data["problems"][0]["choices"]
-    assert (first["new"], first["gradient"], first["replaced"]) == ("7", [-0.5, 0.75], True)
-    assert (second["old"], second["replaced"]) == (visible(HOSTILE), False)
+    assert (first["new_text"], first["gradient"], first["replaced"]) == ("7", [-0.5, 0.75], True)
+    assert (second["old_text"], second["replaced"]) == (visible(HOSTILE), False)
+    moves = data["problems"][1]["moves"]
+    assert [move["text"] for move in moves][2:] == ["b;", "c=4"]
+    assert moves[1]["note"] == visible(searched_records()[0]["steps"][2]["note"])
 
 
 def parts_of(path: Path) -> list[list[dict]]:
@@ -92,9 +97,11 @@ def parts_of(path: Path) -> list[list[dict]]:
 def test_a_large_run_is_a_page_of_rows_and_parts_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer, "PART", 2000)
     (path,) = write_pages({"run": page()}, tmp_path)
-    data, whole = embedded(path.read_text(encoding="utf-8")), page_data(page())
+    whole = embedded(path.read_text(encoding="utf-8"))
+    monkeypatch.setattr(viewer, "PART", 2000)
+    write_pages({"run": page()}, tmp_path)
+    data = embedded(path.read_text(encoding="utf-8"))
     parts = parts_of(path)
     assert len(parts) > 1 and [problem for part in parts for problem in part] == whole["problems"]
     assert data["firsts"] == [sum(map(len, parts[:number])) for number in range(len(parts))]
@@ -126,14 +133,14 @@ def test_parts_of_a_larger_run_of_that_name_are_removed(
 
 def test_a_row_is_bounded_whatever_the_prompt(tmp_path: Path) -> None:
     records = [{**told_records()[0], "prompt": "x" * 10**7}]
-    (path,) = write_pages({"run": TracePage("r", tell_all(records))}, tmp_path)
+    (path,) = write_pages({"run": TracePage("r", map(tell, records))}, tmp_path)
     assert path.stat().st_size > 10**7  # one problem is one part
     two = [records[0], {**records[0], "id": "toy/1/0"}]
-    write_pages({"run": TracePage("r", iter(tell_all(two)))}, tmp_path)
+    write_pages({"run": TracePage("r", map(tell, two))}, tmp_path)
     assert path.stat().st_size < 60_000 and list(map(len, parts_of(path))) == [1, 1]
 
 
-def test_a_colour_is_full_at_the_largest_hundredth() -> None:
+def test_a_colour_is_full_at_the_largest_hundredth(tmp_path: Path) -> None:
     tokens = [f"t{i}" for i in range(200)]
     entropy = [float(i) for i in range(199)] + [float("nan")]
     lines = told_records()[:1]
@@ -142,5 +149,5 @@ def test_a_colour_is_full_at_the_largest_hundredth() -> None:
     }
     lines[0]["candidates"], lines[0]["outcome"]["text"] = [], "a+12=7"
     lines[0]["outcome"]["tokens"] = lines[0]["drafts"][0]["tokens"]
-    assert page_data(TracePage("r", tell_all(lines)))["scales"] == [197.0, 2.5]
-    assert page_data(TracePage("r", []))["scales"] == [0.0, 0.0]
+    assert data_of(tmp_path, lines)["scales"] == [197.0, 2.5]
+    assert data_of(tmp_path, [])["scales"] == [0.0, 0.0]

@@ -14,12 +14,11 @@ from large_runs import write_large_run
 from run_folders import BEST_OF_N, as_run, candidate, record, write_run
 from trace_lines import line
 
-from nabla_eval.analysis.answers import drafted_answers
-from nabla_eval.analysis.candidates import gain
+from nabla_eval.analysis.calibration import drafted_answers
+from nabla_eval.analysis.candidates import gain, rejection
 from nabla_eval.analysis.cost import acceleration
-from nabla_eval.analysis.rejection import rejection, verdicts
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.summary import revision_table
+from nabla_eval.reporting.demo import revision_table
 from nabla_eval.traces import TraceWriter, done, read, trace_path
 from nabla_eval.traces.keep import kept, whole
 from nabla_eval.traces.read import places, stream
@@ -150,7 +149,7 @@ def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path: Path) -> 
     kept_run, full_run = as_run(short), as_run(full)
     examples = revision_table(full_run).rows
     assert revision_table(kept_run).rows == examples and len(examples) == 3
-    for analysis in (gain, acceleration, lambda r: rejection(verdicts(r))):
+    for analysis in (gain, acceleration, lambda r: rejection(r.candidates)):
         assert repr(asdict(analysis(kept_run))) == repr(asdict(analysis(full_run)))
     assert [whole(each) for each in short] == full
     assert [whole({**each, "id": "renamed/0/1.0"}) for each in short] == full  # as pooling does

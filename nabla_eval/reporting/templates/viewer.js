@@ -159,8 +159,8 @@ function chosenTokens(choices) {
   const two = ([old, now]) => (old === null && now === null ? "–" : `${number(old)} → ${number(now)}`);
   const row = (choice) => make("tr", { class: choice.replaced ? "replaced" : "" },
     make("td", { text: String(choice.position) }), make("td", { text: number(choice.top_probability) }),
-    make("td", {}, make("code", { text: choice.old }),
-      ...(choice.replaced ? [" → ", make("code", { text: choice.new })] : [])),
+    make("td", {}, make("code", { text: choice.old_text }),
+      ...(choice.replaced ? [" → ", make("code", { text: choice.new_text })] : [])),
     make("td", { text: choice.by }), make("td", { text: two(choice.log_probability) }),
     make("td", { text: two(choice.gradient) }), make("td", { text: two(choice.score) }));
   const heads = ["position", "top probability", "token", "by", "log π (nats)", "G (nats)", "score"];
@@ -278,17 +278,17 @@ function candidate(found) {
       make("span", { class: cls, text: token }), rest));
   const numbers = [`sweep ${found.sweep + 1}`, `entropy ${number(found.entropy, 3)} nats`,
     `top probability ${number(found.top_probability)}`,
-    `gradient norm ${short(found.norm)}`];
+    `gradient norm ${short(found.gradient_norm)}`];
   return make("details", { class: "step", open: found.verdict === "accepted" },
     make("summary", {}, make("span", { text: `${found.index + 1}` }),
       make("span", { class: `verdict ${kind}`, text: mark }),
-      make("code", { text: `${found.old} → ${found.new}` }),
+      make("code", { text: `${found.old_text} → ${found.new_text}` }),
       make("span", { text: `token ${found.position}` }),
       make("span", { text: `reward ${number(found.old_reward, 3)} → ${number(found.new_reward, 3)}` })),
     make("p", { class: "numbers", text: numbers.join(" · ") }),
     make("div", { class: "sides" },
-      side("Before", "old", found.old, found.old_rest, found.old_reward),
-      side("Candidate", "new", found.new, found.new_rest, found.new_reward)));
+      side("Before", "old", found.old_text, found.old_rest, found.old_reward),
+      side("Candidate", "new", found.new_text, found.new_rest, found.new_reward)));
 }
 
 function walk(event) {

@@ -8,28 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.runs import Run
-from nabla_eval.errors import DataError
-from nabla_eval.reporting.rows import (
-    accuracy_difference,
-    accuracy_row,
+from nabla_eval.reporting.accuracy import accuracy_row
+from nabla_eval.reporting.rejection import (
+    by_index_columns,
     first_rate,
     iid_rows,
-    rejection_differences,
     rejection_row,
     tie_share,
-    won_lost,
+)
+from nabla_eval.reporting.rows import (
+    ACCURACY,
+    CALLS,
+    INTERVAL,
+    POINTS,
+    POINTS_INTERVAL,
+    RIGHT_PER_100,
+    WON_LOST,
+    accuracy_difference,
+    rejection_differences,
 )
 from nabla_eval.reporting.tables import Column, Row, Table, json_text, text, to_json, to_markdown
 from nabla_eval.reporting.text import (
-    MISSING,
     count,
     markdown,
     number,
     percent,
     percent_range,
-    points,
-    points_range,
     printable,
+    write_files,
 )
 from nabla_eval.traces.keep import whole
 
@@ -48,34 +54,16 @@ class Summary:
 def write(summary: Summary, folder: str | Path) -> list[Path]:
     """Write `summary.json` and `summary.md` into a folder; returns their paths.
 
-    Raises `DataError` where the folder cannot be written.
+    The JSON has unrounded rows by table, the page the cells that the terminal shows. Raises
+    `DataError` where the folder cannot be written.
     """
-    folder = Path(folder)
-    files = {"summary.json": as_json(summary), "summary.md": as_markdown(summary)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
-    return [folder / name for name in files]
-
-
-def as_json(summary: Summary) -> str:
-    """Return the summary as JSON: unrounded rows by table, null where unknown."""
-    return json_text(
-        {
-            "title": summary.title,
-            "command": summary.command,
-            "summary": list(summary.sentences),
-            "facts": dict(summary.facts),
-            **{table.name: to_json(table) for table in summary.tables},
-        }
-    )
-
-
-def as_markdown(summary: Summary) -> str:
-    """Return the summary as a Markdown page, with the cells that the terminal shows."""
+    stored = {
+        "title": summary.title,
+        "command": summary.command,
+        "summary": list(summary.sentences),
+        "facts": dict(summary.facts),
+        **{table.name: to_json(table) for table in summary.tables},
+    }
     facts = [f"- {markdown(key)}: {markdown(str(value))}" for key, value in summary.facts.items()]
     parts = [
         f"# {markdown(summary.title)}",
@@ -85,22 +73,19 @@ def as_markdown(summary: Summary) -> str:
         "### How it was made",
         "\n".join(facts),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    page = "\n\n".join(part for part in parts if part) + "\n"
+    return write_files(Path(folder), {"summary.json": json_text(stored), "summary.md": page})
 
 
 def accuracy_and_cost_table(runs: Iterable[Run]) -> Table:
     """Tabulate accuracy ± standard error, and what it cost."""
     columns = [
         text("Run", "run"),
-        Column(
-            "Accuracy ± se",
-            lambda row: f"{number(100 * row['accuracy'])} ± {percent(row['se'])}",
-            str,
-        ),
-        Column("Calls", "model_calls"),
+        ACCURACY,
+        CALLS,
         Column("Tokens", "generated_tokens"),
         Column("Grads", "gradient_passes"),
-        Column("Right/100", "correct_per_100_calls", number, 2),
+        RIGHT_PER_100,
         Column("Seconds", "seconds"),
     ]
     notes = [
@@ -121,7 +106,7 @@ def rates_table(runs: Iterable[Run], drafts: Run) -> Table:
         text("Draws of", "run"),
         Column("Judged", "candidates", count),
         Column("Rejected", "rate", percent, 2),
-        Column("95 % CI", "ci95", percent_range),
+        INTERVAL,
         Column("Ties", tie_share, percent),
         Column("First", lambda row: first_rate(row)["rate"], percent),
         Column("95 % CI", lambda row: first_rate(row)["ci95"], percent_range),
@@ -138,35 +123,22 @@ def rates_table(runs: Iterable[Run], drafts: Run) -> Table:
 def rates_by_candidate_table(runs: Iterable[Run]) -> Table:
     """Tabulate the rejection rate of the first, second, ... candidates of all problems."""
     rows = [rejection_row(run) for run in runs]
-
-    def nth(place: int) -> Column:
-        def cell(row: Row) -> str:
-            if place >= len(row["by_index"]):
-                return MISSING
-            found = row["by_index"][place]
-            return f"{number(100 * found['rate'], 0)} ({found['candidates']})"
-
-        return Column(str(place + 1), cell, str, wrap=True)
-
-    longest = max((len(row["by_index"]) for row in rows), default=0)
+    found = lambda row: [(of["rate"], of["candidates"]) for of in row["by_index"]]  # noqa: E731
+    columns = by_index_columns(rows, found, lambda rate: number(100 * rate, 0))
     notes = ["Per cent rejected of all k-th candidates; in brackets, how many there were."]
-    columns = [text("k-th", "run"), *map(nth, range(longest))]
-    return Table("rejection_by_index", "Rejection by candidate", columns, rows, notes)
+    title = "Rejection by candidate"
+    return Table("rejection_by_index", title, [text("k-th", "run"), *columns], rows, notes)
 
 
 def against_table(ours: Run, rivals: Sequence[Run], twins: Sequence[Run] = ()) -> Table:
     """Tabulate paired differences of `ours`: accuracy to all rivals, rejection to the twins."""
     rows = [accuracy_difference(ours, rival) for rival in rivals]
     rows += [row for twin in twins for row in rejection_differences(ours, twin)]
-    columns = [
-        text(f"{ours.name} minus", "b"),
-        text("in", "measure"),
-        Column("Points", "difference", points),
-        Column("95 % CI", "ci95", points_range),
-        Column("Won : lost", won_lost, str),
-    ]
+    heads = [text(f"{ours.name} minus", "b"), text("in", "measure")]
     notes = ["Paired by problem, one comparison at a time: no correction for several."]
-    return Table("differences", f"{ours.name} against the others", columns, rows, notes)
+    title = f"{ours.name} against the others"
+    columns = [*heads, POINTS, POINTS_INTERVAL, WON_LOST]
+    return Table("differences", title, columns, rows, notes)
 
 
 def revision_table(run: Run, most: int = 3) -> Table:

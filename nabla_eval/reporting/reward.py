@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
-from nabla_eval.analysis.answers import Grade, drafted_answers, final_answers
-from nabla_eval.analysis.calibration import Answer, calibration, reliability
+from nabla_eval.analysis.calibration import (
+    Answer,
+    Grade,
+    calibration,
+    drafted_answers,
+    final_answers,
+    reliability,
+)
 from nabla_eval.analysis.candidates import gain
 from nabla_eval.analysis.intervals import clustered_mean
 from nabla_eval.analysis.runs import Run, identity, model_name
 from nabla_eval.reporting.rows import (
+    INTERVAL,
     accuracy_difference,
+    difference_table,
     holm_corrected,
     of_run,
     run_table,
     verdict,
     with_interval,
 )
-from nabla_eval.reporting.sections.accuracy import difference_table
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
-from nabla_eval.reporting.text import count, number, percent, percent_range
+from nabla_eval.reporting.text import count, number, percent
 
 
 def reward_report(
@@ -45,11 +52,11 @@ def reward_report(
             gains.append(_gain_row(run))
     models = _models_compared(runs)
     tables = [
-        calibration_table(calibrations),
-        selection_table(selections),
+        _calibration_table(calibrations),
+        _selection_table(selections),
         difference_table("models", "Reward models against each other", models),
-        reliability_table(bins),
-        gain_table(gains),
+        _reliability_table(bins),
+        _gain_table(gains),
     ]
     return Report("reward", "Reward", tables, [verdict(row) for row in models])
 
@@ -151,27 +158,32 @@ def _gain_row(run: Run) -> Row:
     }
 
 
-def calibration_table(rows: Sequence[Row]) -> Table:
-    """Tabulate pooled and within-question AUC."""
+def _range(key: str, digits: int) -> Column:
+    def word(interval: tuple[float, float]) -> str:
+        return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+
+    return Column("95 % CI", key, word)
+
+
+def _calibration_table(rows: Sequence[Row]) -> Table:
     columns = [
         text("Of", "answers_are"),
         Column("Answers", "answers", count),
         Column("Right", "right", percent),
         Column("AUC", "auc", number, 3),
-        Column("95 % CI", "auc_ci95", _range, 3),
+        _range("auc_ci95", 3),
         Column("Within", "auc_within", number, 3),
-        Column("95 % CI", "auc_within_ci95", _range, 3),
+        _range("auc_within_ci95", 3),
     ]
-    notes = [
+    return run_table(
+        "calibration", "Does the reward know what is right?", rows, columns,
         "AUC: how often a right answer has the higher reward than a wrong one, over all answers "
         "and within a question; chance is 0.5. A reward model that only knows how hard a question "
-        "is has 0.5 within. Final answers were chosen by the reward, which lowers both."
-    ]
-    return run_table("calibration", "Does the reward know what is right?", rows, columns, notes)
+        "is has 0.5 within. Final answers were chosen by the reward, which lowers both.",
+    )  # fmt: skip
 
 
-def selection_table(rows: Sequence[Row]) -> Table:
-    """Tabulate chance, choice and oracle."""
+def _selection_table(rows: Sequence[Row]) -> Table:
     columns = [
         text("Reward model", "reward"),
         Column("Any draft", "mean", percent),
@@ -179,42 +191,35 @@ def selection_table(rows: Sequence[Row]) -> Table:
         Column("Oracle", "oracle", percent),
         Column("Recovered", "recovered", percent),
     ]
-    notes = ["Recovered: the part of the way from a random draft to the oracle."]
-    return run_table(
-        "selection", "What choosing by reward makes of the drafts", rows, columns, notes
-    )
+    note = "Recovered: the part of the way from a random draft to the oracle."
+    title = "What choosing by reward makes of the drafts"
+    return run_table("selection", title, rows, columns, note)
 
 
-def reliability_table(rows: Sequence[Row]) -> Table:
-    """Tabulate the share of right answers among those with a reward in a range."""
+def _reliability_table(rows: Sequence[Row]) -> Table:
     columns = [
         Column("Reward from", "low", number, 2),
         Column("to", "high", number, 2),
         Column("Answers", "answers", count),
         Column("Right", "right", percent),
-        Column("95 % CI", "ci95", percent_range),
+        INTERVAL,
     ]
     return run_table("reliability", "Right answers by reward", rows, columns)
 
 
-def gain_table(rows: Sequence[Row]) -> Table:
-    """Tabulate gains in reward."""
+def _gain_table(rows: Sequence[Row]) -> Table:
     columns = [
         Column("Judged", "candidates", count),
         Column("Gain", "gain", number, 2),
-        Column("95 % CI", "gain_ci95", _range, 2),
+        _range("gain_ci95", 2),
         Column("Accepted", "gain_accepted", number, 2),
         Column("Positive", "positive", percent),
         Column("Answer", "final", number, 2),
-        Column("95 % CI", "final_ci95", _range, 2),
+        _range("final_ci95", 2),
     ]
-    notes = [
+    return run_table(
+        "gain", "Gain in reward", rows, columns,
         "Gain: reward of a candidate minus that of what it would replace; Accepted: of the "
         "accepted ones. Answer: reward of the answer minus that of the first draft. Means of "
-        "problem means."
-    ]
-    return run_table("gain", "Gain in reward", rows, columns, notes)
-
-
-def _range(interval: tuple[float, float], digits: int) -> str:
-    return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+        "problem means.",
+    )  # fmt: skip
