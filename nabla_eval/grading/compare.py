@@ -14,18 +14,17 @@ from nabla_eval.grading.names import bare_value, function_of, labelled, letter, 
 from nabla_eval.grading.normalise import COMMANDS
 from nabla_eval.grading.numbers import Number, exact_text, same_number
 from nabla_eval.grading.structure import (
-    Assignment,
     Collection,
     Leaf,
-    Matrix,
     Node,
     Relation,
-    interval_of,
+    depths,
     is_interval,
+    matrix_of,
+    name_of,
     parse,
-    variable,
 )
-from nabla_eval.grading.units import compatible
+from nabla_eval.grading.units import compatible, table
 
 Oracle = Callable[[str, str], bool | None]
 Labelled = tuple[str, str]
@@ -47,19 +46,9 @@ _ROW = re.compile(r"\[([^\[\]]+)\]")
 _ROWS = re.compile(r"\[(?:\[[^\[\]]+\][,;]?)+\]")
 _DIVISORS = re.compile(r"\\(?:gcd|lcm)(?![a-z])")
 _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
-_OPERATORS = """
-    frac cdot times div binom choose infty cup cap setminus le ge ne in begin end lfloor rfloor
-    lceil rceil circ ell emptyset sum prod int det mathbb overline bar
-    max min bmod lim to
-"""
-_KNOWN = COMMANDS.union(_OPERATORS.split())
+_KNOWN = COMMANDS.union(table("operators"))
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-zA-Z]*\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-
-
-def _unspaced(text: str) -> str:
-    """``text`` without spaces between a number and letters: "3 m" is "3m"."""
-    return _SPACED_FACTOR.sub("", text)
 
 
 def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
@@ -68,7 +57,7 @@ def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
     A comma between digits may separate thousands or items: the answers agree when one of the two
     readings makes them agree, the same reading for both.
     """
-    if _unspaced(gold) == _unspaced(answer):
+    if _SPACED_FACTOR.sub("", gold) == _SPACED_FACTOR.sub("", answer):  # "3 m" is "3m"
         return True
     labels = labelled(gold), labelled(answer)
     if labels[0] or labels[1]:
@@ -98,49 +87,32 @@ def _same_labelled(
 
 
 def _same(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
-    if gold.text == answer.text and type(gold) is type(answer):
-        return not isinstance(gold, Leaf) or _same_leaf(gold, answer, oracle)
-    if isinstance(gold, Relation) or isinstance(answer, Relation):
-        return _same_relation(gold, answer, oracle)
-    if isinstance(gold, Assignment) and isinstance(answer, Assignment):
-        return _same_assignment(gold, answer, oracle)
-    if isinstance(gold, Assignment):
-        return _same(named(gold, answer), answer, oracle)
-    if isinstance(answer, Assignment):
-        return _same(gold, named(answer, gold), oracle)
     if isinstance(gold, Leaf) and isinstance(answer, Leaf):
         return _same_leaf(gold, answer, oracle)
+    if gold.text == answer.text and type(gold) is type(answer):
+        return True
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _same_relation(gold, answer, oracle)
+    gold, answer = _as_matrix(gold, answer), _as_matrix(answer, gold)
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         return _same_collection(gold, answer, oracle)
-    gold, answer = _as_matrix(gold, answer), _as_matrix(answer, gold)
-    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
-        if len(gold.rows) != len(answer.rows) or len(gold.rows[0]) != len(answer.rows[0]):
-            return False
-        cells = zip(_cells(gold), _cells(answer), strict=True)
-        return _all(_same(a, b, oracle) for a, b in cells)
-    return _unlike(gold, answer, oracle)
+    # Nodes of different kinds agree only where an expression evaluates to the other kind.
+    leaf, other = (gold, answer) if isinstance(gold, Leaf) else (answer, gold)
+    evaluated = isinstance(other, Collection) and other.brackets in {"u", "matrix"}
+    expression = isinstance(leaf, Leaf) and leaf.number is None
+    return _ask(gold.text, answer.text, oracle) if evaluated and expression else False
 
 
 def _as_matrix(node: Node, other: Node) -> Node:
-    """``[[1,2],[3,4]]`` as a matrix where the other side is one."""
-    if not isinstance(other, Matrix) or not _ROWS.fullmatch(node.text):
+    """Return ``[[1,2],[3,4]]`` as a matrix where the other side is one."""
+    matrix = isinstance(other, Collection) and other.brackets == "matrix"
+    if not matrix or not _ROWS.fullmatch(node.text):
         return node
-    rows = [tuple(map(parse, re.split("[,;]", row))) for row in _ROW.findall(node.text)]
-    return Matrix(node.text, tuple(rows)) if len({len(row) for row in rows}) == 1 else node
+    rows = [[parse(cell) for cell in re.split("[,;]", row)] for row in _ROW.findall(node.text)]
+    return matrix_of(node.text, rows) if len({len(row) for row in rows}) == 1 else node
 
 
-def _unlike(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
-    """Nodes of different kinds agree only where an expression evaluates to the other kind."""
-    kinds = {type(gold), type(answer)}
-    expression = any(isinstance(node, Leaf) and node.number is None for node in (gold, answer))
-    unions = any(isinstance(node, Collection) and node.brackets == "u" for node in (gold, answer))
-    if expression and (Matrix in kinds or unions):
-        return _ask(gold.text, answer.text, oracle)
-    return False
-
-
-def _same_leaf(gold: Leaf, answer: Node, oracle: Oracle) -> bool | None:
-    assert isinstance(answer, Leaf)
+def _same_leaf(gold: Leaf, answer: Leaf, oracle: Oracle) -> bool | None:
     if not gold.text or not answer.text or not compatible(gold.units, answer.units):
         return False
     if gold.number is not None and answer.number is not None:
@@ -196,7 +168,7 @@ def _algebraic(text: str) -> bool:
     """
     if len(text) > MAX_LEAF or not text.isascii() or text.count("{") != text.count("}"):
         return False
-    if _AMBIGUOUS.search(text) or _depth(text) > 24:
+    if _AMBIGUOUS.search(text) or max(depths(text), default=0) > 24:
         return False
     if _DIVISORS.search(text) and _VARIABLE.search(text):
         # SymPy's gcd of two letters is that of polynomials: 1.
@@ -205,14 +177,6 @@ def _algebraic(text: str) -> bool:
     if not set(_COMMAND.findall(bare)) <= _KNOWN:
         return False
     return re.search(r"[A-Za-z]{4,}", _COMMAND.sub("", bare)) is None
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _spelling(text: str) -> str:
@@ -226,22 +190,21 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
         # "(0,1) or (2,3)" is a union; with commas it may list points.
         listed = gold if gold.brackets == "" else answer
         return _match(gold.items, answer.items, oracle) if _ONLY_OR.search(listed.text) else False
-    named = any(isinstance(node, Assignment) for node in gold.items + answer.items)
+    names = [[name for node in side.items if (name := name_of(node))] for side in (gold, answer)]
     # Without brackets "-2, 1" lists values, while (-2, 1) is a point or an interval; but a list
     # that names its values, "x = -2, y = 1", may describe the point.
-    if len(kinds) == 2 and kinds != {"", "{}"} and not (named and kinds == {"", "()"}):
+    if len(kinds) == 2 and kinds != {"", "{}"} and not (any(names) and kinds == {"", "()"}):
         return False
     if kinds == {"u"}:
         matched = _match(gold.items, answer.items, oracle)
         return matched if matched else _any([matched, _ask(gold.text, answer.text, oracle)])
     if len(gold.items) != len(answer.items):
         return False
-    names = [[n.name for n in c.items if isinstance(n, Assignment)] for c in (gold, answer)]
     repeated = any(len(set(group)) < len(group) for group in names)
     # Values of several unknowns keep their order where one side leaves the names out.
     one_named = bool(names[0]) != bool(names[1])
     if gold.ordered or answer.ordered or repeated or one_named:
-        ours, theirs = (c.items if repeated else in_order(c.items) for c in (gold, answer))
+        ours, theirs = (c.items if repeated else _in_order(c.items) for c in (gold, answer))
         pairs = list(zip(ours, theirs, strict=True))
         if kinds == {":"} and any(_padded(a) != _padded(b) for a, b in pairs[1:]):
             return False
@@ -258,14 +221,12 @@ def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool
     """Return whether the items can be paired off, in any order."""
     if len(gold) != len(answer):
         return False
-    rest = list(answer)
-    left = []
+    rest, left = list(answer), []
     for node in gold:
-        twin = next((other for other in rest if other == node), None)
-        if twin is None:
-            left.append(node)
+        if node in rest:
+            rest.remove(node)
         else:
-            rest.remove(twin)
+            left.append(node)
     verdicts = [[_same(a, b, oracle) for b in rest] for a in left]
     if _pairs_off([[v is True for v in row] for row in verdicts]):
         return True
@@ -288,36 +249,34 @@ def _pairs_off(allowed: list[list[bool]]) -> bool:
     return all(place(row, set()) for row in range(len(allowed)))
 
 
-def _same_assignment(gold: Assignment, answer: Assignment, oracle: Oracle) -> bool | None:
-    function = function_of(gold.name), function_of(answer.name)
-    same_name = gold.name == answer.name or (function[0] is not None and function[0] == function[1])
-    # y = 2x + 3 is the usual other way to write f(x) = 2x + 3.
-    graph = (function[0] and answer.name == "y") or (function[1] and gold.name == "y")
-    if same_name or graph:
-        return _same(gold.value, answer.value, oracle)
-    symbolic = all(_VARIABLE.search(node.value.text) for node in (gold, answer))
-    return _ask(gold.text, answer.text, oracle) if symbolic else False
-
-
 def _same_relation(gold: Node, answer: Node, oracle: Oracle) -> bool | None:
-    if isinstance(gold, (Relation, Assignment)) and isinstance(answer, (Relation, Assignment)):
-        if isinstance(gold, Assignment) and isinstance(gold.value, Collection):
-            return _same_relation(gold.value, answer, oracle)
-        if isinstance(answer, Assignment) and isinstance(answer.value, Collection):
-            return _same_relation(gold, answer.value, oracle)
-        if isinstance(gold, Relation) and isinstance(answer, Relation):
-            sets = interval_of(gold), interval_of(answer)
-            if sets[0] and sets[1] and variable(gold) == variable(answer):
-                return _same(sets[0], sets[1], oracle)
-        return _ask(gold.text, answer.text, oracle)
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return _same_relations(gold, answer, oracle)
     if isinstance(gold, Relation):
-        interval = interval_of(gold)
-        return _same(interval, answer, oracle) if interval is not None else False
+        value = _named(gold, answer)
+        return False if value is None else _same(value, answer, oracle)
     assert isinstance(answer, Relation)
-    if isinstance(gold, Leaf):
+    if answer.solution is None and isinstance(gold, Leaf):
         return _same_requested(gold, answer, oracle)
-    interval = interval_of(answer) if isinstance(gold, Collection) else None
-    return _same(gold, interval, oracle) if interval is not None else False
+    value = _named(answer, gold)
+    return False if value is None else _same(gold, value, oracle)
+
+
+def _same_relations(gold: Relation, answer: Relation, oracle: Oracle) -> bool | None:
+    if gold.solution is None or answer.solution is None:
+        # A set that is named is compared with sets alone.
+        sets = any(
+            isinstance(node.solution, Collection) and node.assigns for node in (gold, answer)
+        )
+        return False if sets else _ask(gold.text, answer.text, oracle)
+    functions = function_of(gold.unknown), function_of(answer.unknown)
+    same_name = gold.unknown == answer.unknown or (functions[0] and functions[0] == functions[1])
+    # y = 2x + 3 is the usual other way to write f(x) = 2x + 3.
+    graph = (functions[0] and answer.unknown == "y") or (functions[1] and gold.unknown == "y")
+    if same_name or graph or gold.assigns != answer.assigns:
+        return _same(gold.solution, answer.solution, oracle)
+    symbolic = all(_VARIABLE.search(node.text) for node in (gold.solution, answer.solution))
+    return _ask(gold.text, answer.text, oracle) if symbolic else False
 
 
 def _same_requested(gold: Leaf, answer: Relation, oracle: Oracle) -> bool | None:
@@ -327,10 +286,6 @@ def _same_requested(gold: Leaf, answer: Relation, oracle: Oracle) -> bool | None
     value = parse(answer.sides[1])
     zero = isinstance(value, Leaf) and value.number is not None and not value.number.value
     return False if zero else _same(gold, value, oracle)
-
-
-def _cells(matrix: Matrix) -> Iterable[Node]:
-    return (cell for row in matrix.rows for cell in row)
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
@@ -347,20 +302,22 @@ def _any(verdicts: Iterable[bool | None]) -> bool | None:
     return True if True in verdicts else None if None in verdicts else False
 
 
-def named(node: Assignment, other: Node) -> Node:
-    """The value of ``node``: ``(x,y) = (2,3)`` as x = 2, y = 3 beside a list of such values."""
-    names, value = node.name.strip("()").split(","), node.value
+def _named(relation: Relation, other: Node) -> Node | None:
+    """Return the solution; ``(x,y) = (2,3)`` as x = 2, y = 3 beside a list of such values."""
+    names, value = relation.unknown.strip("()").split(","), relation.solution
     if not (isinstance(other, Collection) and isinstance(value, Collection)):
         return value
-    if len(names) != len(value.items) or not all(isinstance(n, Assignment) for n in other.items):
+    if len(names) != len(value.items) or None in map(name_of, other.items):
         return value
-    items = [Assignment(f"{n}={v.text}", n, v) for n, v in zip(names, value.items, strict=True)]
+    items = [
+        Relation(f"{name}={item.text}", (name, item.text), ("=",), name, item)
+        for name, item in zip(names, value.items, strict=True)
+    ]
     return Collection(value.text, "", tuple(items))
 
 
-def in_order(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """``y = 3, x = 2`` as x = 2, y = 3, which is the point (2, 3); other lists as they stand."""
-    assigned = [item for item in items if isinstance(item, Assignment)]
-    if len(assigned) < len(items) or not {item.name for item in assigned} <= {"x", "y", "z"}:
+def _in_order(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return ``y = 3, x = 2`` as x = 2, y = 3, the point (2, 3); other lists as they stand."""
+    if not {name_of(item) for item in items} <= {"x", "y", "z"}:
         return items
-    return tuple(sorted(assigned, key=lambda item: item.name))
+    return tuple(sorted(items, key=lambda item: name_of(item) or ""))

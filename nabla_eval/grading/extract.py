@@ -16,6 +16,7 @@ answer. All of it takes time linear in the length of the response.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from nabla_eval.grading.normalise import COMMANDS, PHRASES, clean
@@ -24,6 +25,43 @@ from nabla_eval.thought import spoken
 
 MAX_RESPONSE = 2_000_000
 """Only the last so many characters of a response are searched."""
+
+_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+_STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+
+
+def extract(text: str | None, *, in_thought: bool = False) -> str | None:
+    """Return the final answer in ``text``, or None when there is none.
+
+    ``in_thought`` says that the prompt already opened a thinking block, so that a response which
+    never closes it holds no answer. The result is an excerpt of the text without HTML tags and
+    emoji, not yet normalised.
+    """
+    if not text:
+        return None
+    text = _STRUCK.sub("", clean(spoken(text, in_thought)[-MAX_RESPONSE:]))
+    boxed, text = _boxed(
+        _ANSWER_TAG.sub(lambda tag: "\nAnswer: " if tag[0][1] != "/" else "\n", text)
+    )
+    hashes = _HASHES.findall(text)
+    found = boxed or (hashes and hashes[-1]) or _announced(text) or _bare(text) or _last(text)
+    found = _trim(found) if found else ""
+    return found if found.strip("$ ") else None
+
+
+def _trim(answer: str) -> str:
+    """Return an answer without white space, emphasis and, at its end, punctuation."""
+    end = len(answer)
+    while end and (answer[end - 1].isspace() or answer[end - 1] in ".,;:*_"):
+        end -= 1
+    start = 0
+    while start < end and (answer[start].isspace() or answer[start] in "*_"):
+        start += 1
+    return answer[start:end]
+
+
+# --- boxes ---------------------------------------------------------------------------------------
 
 _BOX = re.compile(r"(?<!\\)\\{1,4}(?:boxed|fbox)\s*(?:(\{)|\s([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
@@ -43,49 +81,6 @@ _DENIED_AFTER = re.compile(
     r"|not the (?:(?:correct|right|final) )?(?:answer|solution|value|one))\b",
     re.IGNORECASE,
 )
-_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-_BOLD_END = re.compile(
-    r"(?:\A|\n|[.!?] )(?=[A-Z])[^\n.!?]{0,200}\b(?:is|on|be)\b[^\n.!?*]{0,30}"
-    r"\*\*([A-Za-z][A-Za-z ]{1,30})\**[.!]?\**\s*\Z"
-)
-_CHOSEN = re.compile(
-    r"(?<!either )(?<!that )(?<!whether )(?<!if )"
-    r"\b(?:option|choice|answer|Option|Choice) \**\(?([A-J])\)?\** is (?:therefore )?"
-    r"(?:the )?(?:correct|right|best|answer)\b"
-)
-_OPTION = re.compile(r"\s*\**(?:option|choice) \(?([A-J])\)?[.*]*\s*\Z", re.IGNORECASE)
-# A word that is said of the question's subject; of "it", it is a remark.
-_WORD_END = re.compile(
-    r"(?:\A\s*|(?<!\b[Ii]t )(?<!\b[Tt]his )(?<!\b[Tt]hat )\bis )\**([A-Za-z]{2,20})\**[.!]?\**\s*\Z"
-)
-_STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
-_NOT_BEFORE = re.compile(
-    r"(?:\b(?:not|cannot|never|between [^\s]{1,20} and|no es|n'est pas|nicht|não é|non è|не)"
-    r"|n't|不是|不等于)(?: (?:be|equal|equal to|the number))?[ $*]*\Z",
-    re.IGNORECASE,
-)
-_NOT_AFTER = re.compile(r"[ $*]*(?:is|was) (?:not the answer|wrong|incorrect|not correct)\b")
-_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
-
-
-def extract(text: str | None, *, in_thought: bool = False) -> str | None:
-    """The final answer in ``text``, or None when there is none.
-
-    ``in_thought`` says that the prompt already opened a thinking block, so that a response which
-    never closes it holds no answer. The result is an excerpt of the text without HTML tags and
-    emoji, not yet normalised.
-    """
-    if not text:
-        return None
-    text = spoken(text, in_thought)[-MAX_RESPONSE:]
-    boxed, text = _boxed(_ANSWER_TAG.sub(_announced, _STRUCK.sub("", clean(text))))
-    found = boxed or _after_hashes(text) or after_phrase(text) or bare(text) or _last(text)
-    found = _trim(found) if found else ""
-    return found if found.strip("$ ") else None
-
-
-def _announced(tag: re.Match[str]) -> str:
-    return "\n" if "/" in tag.group() else "\nAnswer: "
 
 
 class _Box(NamedTuple):
@@ -98,7 +93,7 @@ class _Box(NamedTuple):
 
 
 def _boxed(text: str) -> tuple[str | None, str]:
-    """Content of the last complete box or group of boxes, and where else to search without one.
+    """Return the last complete box or group of boxes, and where else to search without one.
 
     A box that is never closed was cut off with its answer; nothing after its start is one.
     """
@@ -106,7 +101,7 @@ def _boxed(text: str) -> tuple[str | None, str]:
     kept = [box for box in boxes if not _denied(text, box.start, box.end)]
     if not kept:
         # What is not the answer is no value of the text either.
-        return None, _blanked(text, boxes)[:opened]
+        return None, _masked(text, boxes, " ")[:opened]
     group = [kept[-1]]
     for box in reversed(kept[:-1]):
         gap = group[-1].start - box.end
@@ -117,7 +112,7 @@ def _boxed(text: str) -> tuple[str | None, str]:
 
 
 def _boxes(text: str) -> tuple[list[_Box], int]:
-    """Complete boxes that are not empty and in no other, and where the first open one begins."""
+    """Return the outermost complete boxes that are not empty, and where the first open one is."""
     boxes: list[_Box] = []
     stack: list[tuple[int, int] | None] = []
     for match in _BOX.finditer(text):
@@ -155,48 +150,16 @@ def _denied(text: str, start: int, end: int) -> bool:
     )
 
 
-def _blanked(text: str, boxes: list[_Box]) -> str:
-    """``text`` with spaces in place of its boxes, so that positions stay what they are."""
+def _masked(text: str, spans: Iterable[Sequence[int]], filler: str) -> str:
+    """Return ``text`` with its spans filled, so that positions stay what they are."""
     pieces, position = [], 0
-    for start, end, _, _ in boxes:
-        pieces += [text[position:start], " " * (end - start)]
+    for start, end, *_ in spans:
+        pieces += [text[position:start], filler * (end - start)]
         position = end
     return "".join([*pieces, text[position:]])
 
 
-def _after_hashes(text: str) -> str | None:
-    matches = _HASHES.findall(text)
-    return matches[-1] if matches else None
-
-
-def _last(text: str) -> str | None:
-    spans = math_spans(text)
-    if option := _OPTION.match(text):
-        return option.group(1)
-    if chosen := _CHOSEN.findall(text):
-        return str(chosen[-1])
-    ending = _BOLD_END.search(text[-300:])
-    if ending and not re.search(r"[0-9$\\]", ending.group()):
-        return ending.group(1)
-    if not spans and (word := _WORD_END.search(text[-100:])) and not NUMBER.search(text):
-        return word.group(1)
-    start, end = spans[-1] if spans else (0, 0)
-    for number in NUMBER.finditer(text, end):
-        start, end = number.span()
-    if _NOT_BEFORE.search(text[max(0, start - 40) : start]) or _NOT_AFTER.match(text, end):
-        return None
-    return text[start:end] or None
-
-
-def _trim(answer: str) -> str:
-    """Without white space and emphasis at both ends and punctuation at the right one."""
-    start, end = 0, len(answer)
-    while end and (answer[end - 1].isspace() or answer[end - 1] in ".,;:*_"):
-        end -= 1
-    while start < end and (answer[start].isspace() or answer[start] in "*_"):
-        start += 1
-    return answer[start:end]
-
+# --- the sentence that announces the answer ------------------------------------------------------
 
 _CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _PHRASE = re.compile(
@@ -270,8 +233,8 @@ _EDGES = " *_\"'`"
 _EMPHASIS = re.compile(r"(?<![0-9A-Za-z)}])\*\*|\*\*(?![0-9A-Za-z({\\-])|`")
 
 
-def after_phrase(text: str) -> str | None:
-    """The value that the last phrase announces; None without a phrase or a value."""
+def _announced(text: str) -> str | None:
+    """Return the value that the last phrase announces; None without a phrase or a value."""
     end = None
     for match in _PHRASE.finditer(text):
         if not _SUPPOSED.search(text[max(0, match.start() - 40) : match.start()] + match.group()):
@@ -282,20 +245,12 @@ def after_phrase(text: str) -> str | None:
     bullet = _BULLET.match(text, line) if text.find("\n", end, line) >= 0 else None
     start = bullet.end() if bullet else end
     rest = text[start : start + 2000].lstrip(" \t*_:：\n\"'`≈~")
-    sentence = rest[: _end_of_sentence(rest)]
+    label = _LABEL_DOT.match(rest)
+    ended = _SENTENCE_END.search(_prose(rest), label.end() if label else 0)
+    sentence = rest[: ended.start()] if ended else rest
     if sentence.startswith("not "):
         return _value(sentence.rpartition(" but ")[2])
     return _value(_EMPHASIS.sub(" ", sentence).strip(_EDGES))
-
-
-def _end_of_sentence(text: str) -> int:
-    """First end of a sentence or line outside mathematics."""
-    spans = math_spans(text)
-    label = _LABEL_DOT.match(text)
-    for match in _SENTENCE_END.finditer(text, label.end() if label else 0):
-        if not inside(match.start(), spans):
-            return match.start()
-    return len(text)
 
 
 def _value(sentence: str) -> str | None:
@@ -304,7 +259,6 @@ def _value(sentence: str) -> str | None:
         return found
     if _WORKED.match(clause):
         return _first(clause.rpartition("=")[2])
-    spans = math_spans(clause)
     if letter := _LETTER.match(clause):
         label = _LABEL.match(clause)
         value = _first(clause[label.end() :]) if label else None
@@ -312,34 +266,25 @@ def _value(sentence: str) -> str | None:
     if _OTHER_THAN.match(clause):
         return clause
     first = _first(clause)
-    if first is None or not clause.startswith(first) or is_symbol(first):
-        copulas = [m for m in _COPULA.finditer(clause) if not inside(m.start(), spans)]
-        for copula in copulas[:-6:-1]:
+    leading = first is not None and clause.startswith(first) and not _NAME.fullmatch(first)
+    if not leading:
+        for copula in list(_COPULA.finditer(_prose(clause)))[:-6:-1]:
             if _NEGATION.search(clause, 0, copula.start()):
                 return clause
             rest = clause[copula.end() :].strip(_EDGES)
             if found := _whole(rest) or (rest if _OTHER_THAN.match(rest) else _first(rest)):
                 return found
-        if first is not None and not is_symbol(first) and _qualified(clause, first):
-            return clause
-    elif _qualified(clause, first):
-        return clause
-    return first
-
-
-def _qualified(clause: str, value: str) -> bool:
-    """Return whether words beside a value make it another one: not 7, no more than 7, 7 over 8."""
-    before, _, after = clause.lower().partition(value.lower())
-    return _NEGATED.search(before) is not None or _CONTINUED.match(after) is not None
+    if first is None or (not leading and _NAME.fullmatch(first)):
+        return first
+    # Words beside a value make it another one: not 7, no more than 7, 7 over 8.
+    before, _, after = clause.lower().partition(first.lower())
+    return clause if _NEGATED.search(before) or _CONTINUED.match(after) else first
 
 
 def _main_clause(sentence: str) -> str:
-    """The sentence up to its first reason, without a remark in brackets at its end."""
-    spans = math_spans(sentence)
-    for match in _REASON.finditer(sentence):
-        if match.start() and not inside(match.start(), spans):
-            sentence = sentence[: match.start()]
-            break
+    """Return the sentence up to its first reason, without a remark in brackets at its end."""
+    if reason := _REASON.search(_prose(sentence), 1):
+        sentence = sentence[: reason.start()]
     remark = _REMARK.search(sentence)
     if remark and remark.start() and not _KEPT_REMARK.search(remark.group(1).lower()):
         sentence = sentence[: remark.start()]
@@ -347,37 +292,32 @@ def _main_clause(sentence: str) -> str:
 
 
 def _whole(text: str) -> str | None:
-    """All of ``text``, when it is one expression, one unit of measure or one set phrase."""
+    """Return all of ``text`` if it is one expression, one unit of measure or one set phrase."""
     if measure := _MEASURE.fullmatch(text):
         return f"{measure.group(1)} {measure.group(2)}"
     spans = math_spans(text)
-    if spans and spans[0][0] == 0 and not re.search(r"[^\W\d_]{2}", _outside(text, spans)):
+    words = re.sub(r"\b(?:and|or)\b", " ", _masked(text, spans, _MATHEMATICS))
+    if spans and spans[0][0] == 0 and not re.search(r"[^\W\d_]{2}", words):
         return text
-    return text if text.lower().strip(" .") in PHRASES else bare(text)
+    return text if text.lower().strip(" .") in PHRASES else _bare(text)
 
 
 def _first(text: str) -> str | None:
-    """The first value of ``text``; a mere name only where there is no value."""
+    """Return the first value of ``text``; a mere name only where there is no value."""
     spans = math_spans(text)
-    values = [span for span in spans if not is_symbol(text[span[0] : span[1]])]
-    numbers = (match for match in NUMBER.finditer(text) if not inside(match.start(), spans))
-    if number := next((match for match in numbers if not _ordinal(text, match.end())), None):
-        letter = re.match(r"[A-Za-z](?![A-Za-z])", text[number.end() :])
-        factor = letter is not None and letter.group() not in PLAIN_SYMBOLS
-        values.append((number.start(), number.end() + factor))
+    values = [span for span in spans if not _NAME.fullmatch(text[span[0] : span[1]])]
+    for number in NUMBER.finditer(_masked(text, spans, _MATHEMATICS)):
+        after = text[number.end() : number.end() + 3]
+        if not re.match(r"(?:st|nd|rd|th)\b", after):
+            letter = re.match(r"[A-Za-z](?![A-Za-z])", after)
+            factor = letter is not None and letter.group() not in PLAIN_SYMBOLS
+            values.append((number.start(), number.end() + factor))
+            break
     start, end = min(values or spans, default=(0, 0))
     return text[start:end] or None
 
 
-def _ordinal(text: str, end: int) -> bool:
-    return re.match(r"(?:st|nd|rd|th)\b", text[end : end + 3]) is not None
-
-
-def _outside(text: str, spans: list[tuple[int, int]]) -> str:
-    bounds = [0, *(bound for span in spans for bound in span), len(text)]
-    pieces = [text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)]
-    return re.sub(r"\b(?:and|or)\b", " ", " ".join(pieces))
-
+# --- values in prose -----------------------------------------------------------------------------
 
 MAX_BARE = 300
 
@@ -409,10 +349,32 @@ _PROSE_FREE = frozenset(
 _NAME = re.compile(
     r"[\s$]*(?:\\[(\[])?\s*\\?(?:[A-Za-z]|[A-Z]{2,8}|[A-Z]_\{?\w\}?)\s*(?:\\[)\]])?[\s$]*"
 )
+"""A mathematical span that only names something: $n$, $ABC$."""
+_MATHEMATICS = "\0"  # stands for it where prose is searched
+_BOLD_END = re.compile(
+    r"(?:\A|\n|[.!?] )(?=[A-Z])[^\n.!?]{0,200}\b(?:is|on|be)\b[^\n.!?*]{0,30}"
+    r"\*\*([A-Za-z][A-Za-z ]{1,30})\**[.!]?\**\s*\Z"
+)
+_CHOSEN = re.compile(
+    r"(?<!either )(?<!that )(?<!whether )(?<!if )"
+    r"\b(?:option|choice|answer|Option|Choice) \**\(?([A-J])\)?\** is (?:therefore )?"
+    r"(?:the )?(?:correct|right|best|answer)\b"
+)
+_OPTION = re.compile(r"\s*\**(?:option|choice) \(?([A-J])\)?[.*]*\s*\Z", re.IGNORECASE)
+# A word that is said of the question's subject; of "it", it is a remark.
+_WORD_END = re.compile(
+    r"(?:\A\s*|(?<!\b[Ii]t )(?<!\b[Tt]his )(?<!\b[Tt]hat )\bis )\**([A-Za-z]{2,20})\**[.!]?\**\s*\Z"
+)
+_NOT_BEFORE = re.compile(
+    r"(?:\b(?:not|cannot|never|between [^\s]{1,20} and|no es|n'est pas|nicht|não é|non è|не)"
+    r"|n't|不是|不等于)(?: (?:be|equal|equal to|the number))?[ $*]*\Z",
+    re.IGNORECASE,
+)
+_NOT_AFTER = re.compile(r"[ $*]*(?:is|was) (?:not the answer|wrong|incorrect|not correct)\b")
 
 
 def math_spans(text: str) -> list[tuple[int, int]]:
-    """Positions of ``$...$``, ``$$...$$``, ``\\(...\\)`` and ``\\[...\\]``, delimiters included.
+    """Return where ``$...$``, ``$$...$$``, ``\\(...\\)`` and ``\\[...\\]`` are, with delimiters.
 
     A dollar sign before a digit does not close: "$5 and $6" are two prices.
     """
@@ -435,18 +397,13 @@ def math_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def inside(position: int, spans: list[tuple[int, int]]) -> bool:
-    """Return whether a position lies in one of the spans."""
-    return any(start <= position < end for start, end in spans)
+def _prose(text: str) -> str:
+    """Return ``text`` with its mathematics masked."""
+    return _masked(text, math_spans(text), _MATHEMATICS)
 
 
-def is_symbol(span: str) -> bool:
-    """Return whether a mathematical span only names something: $n$, $ABC$."""
-    return _NAME.fullmatch(span) is not None
-
-
-def bare(text: str) -> str | None:
-    """The whole text, if it is one expression without prose."""
+def _bare(text: str) -> str | None:
+    """Return the whole text if it is one expression without prose."""
     text = text.strip()
     if not text or len(text) > MAX_BARE or "\n" in text or "boxed" in text:
         return None
@@ -458,3 +415,22 @@ def bare(text: str) -> str | None:
     # A chain of calculations shows work; its last number is the answer.
     work = "=" in text and not re.search(r"[A-Za-z]", _QUOTED_TEXT.sub("", text))
     return None if work else text
+
+
+def _last(text: str) -> str | None:
+    spans = math_spans(text)
+    if option := _OPTION.match(text):
+        return option.group(1)
+    if chosen := _CHOSEN.findall(text):
+        return str(chosen[-1])
+    ending = _BOLD_END.search(text[-300:])
+    if ending and not re.search(r"[0-9$\\]", ending.group()):
+        return ending.group(1)
+    if not spans and (word := _WORD_END.search(text[-100:])) and not NUMBER.search(text):
+        return word.group(1)
+    start, end = spans[-1] if spans else (0, 0)
+    for number in NUMBER.finditer(text, end):
+        start, end = number.span()
+    if _NOT_BEFORE.search(text[max(0, start - 40) : start]) or _NOT_AFTER.match(text, end):
+        return None
+    return text[start:end] or None

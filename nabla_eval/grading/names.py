@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from nabla_eval.grading.units import powers
+from nabla_eval.grading.units import powers, table
 
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell"
 _LETTER = rf"(?:[A-Za-z]|\\(?:{_GREEK}))"
@@ -109,18 +109,9 @@ _NAMED = re.compile(
     r"|probability) (?=[0-9\\])",
     re.IGNORECASE,
 )
-_NEGATING_WORDS = """
-    not no never none neither nor except least most unless if isn wrong incorrect false than minus
-    negative between from
-"""
-_NEGATING = frozenset(_NEGATING_WORDS.split())
+_NEGATING = frozenset(table("words that deny a value"))
 _REMARK = re.compile(r"(.*[^ (]) ?\(([A-Za-z][A-Za-z .,']{3,60})\)\Z", re.DOTALL)
-_CHANGING_WORDS = """
-    mod modulo base or more less than not no least most million billion thousand hundred squared
-    cubed percent half dozen only and if when negative minus wrong incorrect invalid false rejected
-    plus times over
-"""
-_CHANGING = frozenset(_CHANGING_WORDS.split())
+_CHANGING = frozenset(table("remarks that change a value"))
 
 
 def letter(text: str) -> str | None:

@@ -246,10 +246,7 @@ _REPEATING = [
         (r"(\.[0-9]{0,40}?)([0-9]{1,20}?)\2{2,20} ?(?:\.{3}|\\[lc]?dots(?![a-z]))", r"\2"),
     ]
 ]
-_COUNTING = """
-    two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-"""
-_NUMERALS = {word: str(value) for value, word in enumerate(_COUNTING.split(), start=2)}
+_NUMERALS = {word: str(value) for value, word in enumerate(table("counting"), start=2)}
 _NUMERAL = rf"([0-9]{{1,2}}|{'|'.join(_NUMERALS)})[\s)]*"
 _SUBSCRIPT = re.compile(rf"_ ?\{{[\s(]*(?:base[- ]?)?{_NUMERAL}\}}")
 _IN_BASE = re.compile(rf"(?<![0-9A-F])([0-9A-F]+) ?\(? ?(?:in )?base[- ]?{_NUMERAL}\Z")
@@ -306,12 +303,7 @@ def straight_brackets(text: str) -> str:
 
 # --- everything else -----------------------------------------------------------------------------
 
-_FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan sec csc cot log ln exp sqrt gcd lcm"
-_GREEK = """
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho
-    sigma tau phi varphi chi psi omega pi Gamma Delta Theta Lambda Sigma Phi Psi Omega
-"""
-COMMANDS = frozenset((_FUNCTIONS + _GREEK).split())
+COMMANDS = frozenset(table("functions and Greek letters"))
 """Functions and letters that models also write without the backslash."""
 
 _BARE_COMMAND = rf"(?<![A-Za-z\\])(?=(?:{'|'.join(sorted(COMMANDS))})(?![A-Za-z]))"

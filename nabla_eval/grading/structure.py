@@ -8,7 +8,9 @@ here. The README of this folder lists the decisions.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Union
 
 from nabla_eval.grading.names import is_name, is_quantity
@@ -27,7 +29,9 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Collection:
-    """Items between ``brackets``: "" (a bare list), "()", "[)", "{}", ":" (ratio), "u" (union)."""
+    """Items between ``brackets``: "" (a bare list), "()", "[)", "{}"; also ":" (a ratio), "u" (a
+    union), "matrix" (of rows) and "row" (of a matrix).
+    """
 
     text: str
     brackets: str
@@ -39,39 +43,38 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Rows of nodes."""
-
-    text: str
-    rows: tuple[tuple[Node, ...], ...]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """``name = value`` or ``name \\in value``."""
-
-    text: str
-    name: str
-    value: Node
-
-
-@dataclass(frozen=True)
 class Relation:
-    """An equation that is no assignment, an inequality, or a chain of inequalities."""
+    """An equation, an inequality, or a chain of them.
+
+    Where it says what one ``unknown`` is (x = 5, x < 3, 0 < x < 1, f(x) = 2x, x \\in [0,1]), its
+    ``solution`` is the value or the set of values.
+    """
 
     text: str
-    sides: tuple[str, ...] = field(default=())
-    signs: tuple[str, ...] = field(default=())
+    sides: tuple[str, ...]
+    signs: tuple[str, ...]
+    unknown: str = ""
+    solution: Node | None = None
+
+    @property
+    def assigns(self) -> bool:
+        return self.solution is not None and set(self.signs) <= _ASSIGNING
 
 
-Node = Union[Leaf, Collection, Matrix, Assignment, Relation]  # noqa: UP007 (isinstance in 3.10)
+Node = Union[Leaf, Collection, Relation]  # noqa: UP007 (isinstance in 3.10)
 
 
 MAX_ITEMS = 60
 MAX_DEPTH = 20
 
 
-_OPEN, _CLOSE = "([{", ")]}"
+_ASSIGNING = {"=", r"\in", r"\equiv"}
+_INTERVALS = ("()", "[]", "[)", "(]")
+_UPWARDS = {">": "<", r"\ge": r"\le"}
+_ABSOLUTE = re.compile(r"\|[a-vxy]\|\Z")  # |z| may be complex
+_BOUND = re.compile(r"(?:(?![-+,]|(?<![A-Za-z\\])[A-Za-z]).)*\Z")
+_JOIN_OR = re.compile(r"(?<![A-Za-z\\])or(?![a-z])")
+_DOMAIN = re.compile(r"([A-Za-z](?:_\{[0-9a-z]\})?) ?(?:\\in ?(?:\\mathbb\{R\}|\\mathbb R|R))?\Z")
 # The second one is Indian: 12,34,567.
 _GROUPED = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9])")
 _SEPARATOR = re.compile(r"[,;]\s*(?:and|or)(?![a-z])|[,;]|(?<![A-Za-z\\])(?:and|or)(?![a-z])")
@@ -94,10 +97,9 @@ def parse(text: str, *, grouped: bool = True, depth: int = 0) -> Node:
     text = text.strip()
     if depth > MAX_DEPTH:
         return _leaf(text)
-    if (inner := _enclosed(text, "()")) is not None and len(_split(inner, _SEPARATOR)) == 1:
+    brackets, inner = _bracketed(text)
+    if brackets == "braces" or (brackets == "()" and len(_split(inner, _SEPARATOR)) == 1):
         # Parentheses around one value group; a factorial or exponent after them is not enclosed.
-        return parse(inner, grouped=grouped, depth=depth + 1)
-    if (inner := _enclosed(text, "{}")) is not None:
         return parse(inner, grouped=grouped, depth=depth + 1)
     if (matrix := _matrix(text, depth)) is not None:
         return matrix
@@ -110,25 +112,24 @@ def parse(text: str, *, grouped: bool = True, depth: int = 0) -> Node:
 
 
 def _single(text: str, depth: int, grouped: bool) -> Node:
-    sides, signs = _split_signs(text)
+    sides, signs = _cut(text, _SIGN)
     if signs:
         return _related(text, sides, signs, depth, grouped)
     pieces = _split(text, _UNION)
     if 1 < len(pieces) <= MAX_ITEMS:
         return _list(text, "u", pieces, depth, grouped)
-    if (bracketed := _bracketed(text)) is not None:
-        brackets, inner = bracketed
-        items = _split(inner, _SEPARATOR)
-        if brackets == "{}" and ("|" in inner or ":" in inner):
-            return set_builder(inner, depth + 1) or Leaf(text)
-        if len(items) > 1 or brackets == "{}":
-            return _list(text, brackets, items[: MAX_ITEMS + 1], depth, grouped=False)
+    brackets, inner = _bracketed(text)
+    if brackets == "{}" and ("|" in inner or ":" in inner):
+        return _set_builder(inner, depth + 1) or Leaf(text)
+    items = _split(inner, _SEPARATOR)
+    if brackets == "{}" or (brackets and len(items) > 1):
+        return _list(text, brackets, items[: MAX_ITEMS + 1], depth, grouped=False)
     parts = _split(text, _RATIO)
-    if len(parts) > 1 and all(parts):
+    if len(parts) > 1:
         return _list(text, ":", parts, depth, grouped)
     if re.fullmatch(r"(?:[A-Za-z] ?\\in ?)?\\mathbb ?\{?R\}?", text):
-        return all_reals(depth + 1)
-    return _signed(text, depth) or _leaf(text)
+        return _interval("(", r"-\infty", r"\infty", ")", depth + 1)
+    return _signed(text) or _leaf(text)
 
 
 def _leaf(text: str) -> Leaf:
@@ -143,7 +144,7 @@ def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool)
         # An expanded ± spreads over the list that holds it, but is one coordinate of a tuple.
         spread = isinstance(node, Collection) and node.brackets == "" and brackets in {"", "{}"}
         nodes.extend(node.items if spread and isinstance(node, Collection) else [node])
-    if brackets == "" and (whole := joined(text, nodes, depth + 1) or _systems(text, nodes)):
+    if brackets == "" and (whole := _combined(text, nodes) or _systems(text, nodes)):
         return whole
     if brackets in {"", "{}"}:
         nodes = list({_key(node): node for node in _share_name(nodes)}.values())
@@ -156,30 +157,37 @@ def _key(node: Node) -> tuple[str, object]:
     return node.text.replace(";", ","), node.units if isinstance(node, Leaf) else None
 
 
+def name_of(node: Node) -> str | None:
+    """Return the unknown that an assignment gives a value; None for other nodes."""
+    return node.unknown if isinstance(node, Relation) and node.assigns else None
+
+
 def _share_name(nodes: list[Node]) -> list[Node]:
     """``x = 1, 2`` and ``x = 1, x = 2`` list values of one unknown; its name is dropped."""
-    names = {node.name for node in nodes if isinstance(node, Assignment)}
-    first = nodes[0]
-    if len(names) != 1 or not isinstance(first, Assignment):
+    if name_of(nodes[0]) is None or len({name_of(node) for node in nodes} - {None}) > 1:
         return nodes
-    return [node.value if isinstance(node, Assignment) else node for node in nodes]
+    return [
+        node.solution or node if isinstance(node, Relation) and node.assigns else node
+        for node in nodes
+    ]
 
 
 def _systems(text: str, nodes: list[Node]) -> Node | None:
     """``p=5, q=2, p=7, q=2`` as two solutions, the pairs (5, 2) and (7, 2)."""
-    names = [node.name for node in nodes if isinstance(node, Assignment)]
+    names = [name_of(node) for node in nodes]
     width = len(set(names))
-    if len(names) != len(nodes) or not 1 < width < len(names) or len(names) % width:
-        return None
-    if any(names[i] != names[i % width] for i in range(len(names))):
+    if (
+        None in names
+        or not 1 < width < len(names)
+        or names != names[:width] * (len(names) // width)
+    ):
         return None
     rows = [tuple(nodes[i : i + width]) for i in range(0, len(nodes), width)]
-    return Collection(text, "", tuple(
-        Collection(",".join(node.text for node in row), "", row) for row in rows
-    ))  # fmt: skip
+    pairs = [Collection(",".join(node.text for node in row), "", row) for row in rows]
+    return Collection(text, "", tuple(pairs))
 
 
-def _signed(text: str, depth: int) -> Collection | None:
+def _signed(text: str) -> Collection | None:
     """``a \\pm b`` as the list of its two values; None without or with several such signs."""
     if len(re.findall(r"\\pm(?![a-zA-Z])", text)) != 1 or r"\mp" in text:
         return None
@@ -188,168 +196,88 @@ def _signed(text: str, depth: int) -> Collection | None:
     return Collection(text, "", (_leaf(plus), _leaf(minus)))
 
 
-def _matrix(text: str, depth: int) -> Matrix | None:
+def _matrix(text: str, depth: int) -> Collection | None:
     match = _MATRIX.match(text)
     if match is None or r"\begin" in match.group(1):
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]{0,9}\])?|\\cr", match.group(1)) if row.strip()]
     if not rows or len(rows) > MAX_ITEMS:
         return None
-    cells = [tuple(parse(cell, depth=depth + 1) for cell in row.split("&")) for row in rows]
+    cells = [[parse(cell, depth=depth + 1) for cell in row.split("&")] for row in rows]
     if len({len(row) for row in cells}) != 1:
         return None
-    return Matrix(text, tuple(zip(*cells, strict=True)) if match.group(2) else tuple(cells))
+    return matrix_of(text, list(zip(*cells, strict=True)) if match.group(2) else cells)
+
+
+def matrix_of(text: str, rows: Iterable[Sequence[Node]]) -> Collection:
+    """Return the matrix of these rows."""
+    named = [Collection("&".join(cell.text for cell in row), "row", tuple(row)) for row in rows]
+    return Collection(text, "matrix", tuple(named))
 
 
 def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped: bool) -> Node:
     if r"\approx" in signs:
         # The exact side is the answer; where there is none, the approximation is.
-        cut = signs.index(r"\approx")
-        if cut == 0 and not sides[0]:
-            return parse(sides[1], grouped=grouped, depth=depth + 1)
-        if cut == 0 and is_name(sides[0]):
-            signs[0] = "="
-            return _related(text, sides[:2], signs[:1], depth, grouped)
-        return parse("".join(_joined(sides[: cut + 1], signs[:cut])), depth=depth + 1)
-    if set(signs) <= {"=", r"\in", r"\equiv"}:
+        if signs[0] == r"\approx" and is_name(sides[0]):
+            return _related(text, sides[:2], ["="], depth, grouped)
+        exact = text[: text.index(r"\approx")].strip()
+        return parse(exact or sides[1], grouped=grouped and not exact, depth=depth + 1)
+    if set(signs) <= _ASSIGNING:
         name, value = sides[0], sides[-1]
         if not is_name(name) and is_name(value) and not re.search("[A-Za-z]", name):
             name, value = value, name
+        solution = parse(value, grouped=grouped, depth=depth + 1)
         if is_name(name) or is_quantity(name):
-            return Assignment(text, name, parse(value, grouped=grouped, depth=depth + 1))
+            return Relation(text, tuple(sides), tuple(signs), name, solution)
         worked_out = len(signs) > 1 or not re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))
         if worked_out and r"\in" not in signs:
-            return parse(value, grouped=grouped, depth=depth + 1)
+            return solution
+    elif bounded := _solution(sides, signs, depth + 1):
+        names = [side.strip("|") for side in sides if is_name(side) or _ABSOLUTE.match(side)]
+        return Relation(
+            text, tuple(sides), tuple(signs), names[0] if len(names) == 1 else "", bounded
+        )
     return Relation(text, tuple(sides), tuple(signs))
 
 
-def _joined(sides: list[str], signs: list[str]) -> list[str]:
-    return [sides[0], *(f"{sign} {side}" for sign, side in zip(signs, sides[1:], strict=True))]
+# --- sets of reals -------------------------------------------------------------------------------
 
 
-def _enclosed(text: str, brackets: str) -> str | None:
-    """Inside of ``text`` when one pair of brackets holds all of it."""
-    enclosed = len(text) > 2 and text[0] + text[-1] == brackets and _closes_last(text)
-    return text[1:-1].strip() if enclosed else None
-
-
-def _closes_last(text: str) -> bool:
-    return all(depth > 0 or index == len(text) - 1 for index, depth in enumerate(_depths(text)))
-
-
-def _bracketed(text: str) -> tuple[str, str] | None:
-    """Kind and inside of the brackets around ``text``; half-open intervals count."""
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        return ("{}", text[2:-2]) if _closes_last(text[1:]) else None
-    if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and _closes_last(text):
-        return text[0] + text[-1], text[1:-1]
-    return None
-
-
-def _depths(text: str) -> list[int]:
-    """Nesting depth after each character; any closing bracket closes any opening one."""
-    depth, depths = 0, []
-    for char in text:
-        depth += (char in _OPEN) - (char in _CLOSE)
-        depths.append(depth)
-    return depths
-
-
-def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
-    depths = _depths(text)
-    inside_matrix = text.find(r"\begin")
-    return [
-        match for match in pattern.finditer(text)
-        if depths[match.start()] == 0 and (inside_matrix < 0 or match.start() < inside_matrix)
-    ]  # fmt: skip
-
-
-def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
-    pieces, start = [], 0
-    for match in _top_level(text, pattern):
-        pieces.append(text[start : match.start()].strip())
-        start = match.end()
-    pieces.append(text[start:].strip())
-    return [piece for piece in pieces if piece] or [text]
-
-
-def _split_signs(text: str) -> tuple[list[str], list[str]]:
-    matches = _top_level(text, _SIGN)
-    bounds = [0, *(match.end() for match in matches)]
-    ends = [*(match.start() for match in matches), len(text)]
-    sides = [text[start:end].strip() for start, end in zip(bounds, ends, strict=True)]
-    return sides, [match.group() for match in matches]
-
-
-def _join_groups(text: str) -> str:
-    """Thousands separators taken out, outside brackets only: (1,234) is a pair."""
-    depths = _depths(text)
-
-    def join(match: re.Match[str]) -> str:
-        before = text[match.start() - 1] if match.start() else ""
-        if depths[match.start()] or before.isdigit() or before in {",", "."}:
-            return match.group()
-        return match.group().replace(",", "")
-
-    return _GROUPED.sub(join, text)
-
-
-_JOIN_OR = re.compile(r"(?<![A-Za-z\\])or(?![a-z])")
-_DOMAIN = re.compile(r"([A-Za-z](?:_\{[0-9a-z]\})?) ?(?:\\in ?(?:\\mathbb\{R\}|\\mathbb R|R))?\Z")
-_ABSOLUTE = re.compile(r"\|[a-vxy]\|\Z")
-_UP = {">": "<", r"\ge": r"\le"}
-_ALL = r"\mathbb{R}"
-
-
-def interval_of(relation: Relation, depth: int = 0) -> Node | None:
-    """Interval of the one unknown that an inequality bounds; None for other relations."""
-    sides, signs = list(relation.sides), list(relation.signs)
-    if signs == [r"\ne"] and is_name(sides[0]) and "," not in sides[1]:
-        value = parse(sides[1], depth=depth)
-        halves = (_interval(r"-\infty", "<<", sides[1], depth),
-                  _interval(sides[1], "<<", r"\infty", depth))  # fmt: skip
-        return _union(halves) if isinstance(value, Leaf) else None
-    if not set(signs) <= {"<", ">", r"\le", r"\ge"}:
+def _solution(sides: list[str], signs: list[str], depth: int) -> Node | None:
+    """Return the set of the one unknown that an inequality bounds; None for other relations."""
+    if signs == [r"\ne"]:
+        value = is_name(sides[0]) and "," not in sides[1] and parse(sides[1], depth=depth)
+        return _outside(sides[1], ")(", sides[1], depth) if isinstance(value, Leaf) else None
+    if all(sign in _UPWARDS for sign in signs):
+        sides, signs = sides[::-1], [_UPWARDS[sign] for sign in reversed(signs)]
+    if not set(signs) <= {"<", r"\le"}:
         return None
-    if set(_UP) & set(signs):
-        if {"<", r"\le"} & set(signs):
-            return None
-        sides.reverse()
-        signs = [_UP[sign] for sign in reversed(signs)]
-    if len(sides) == 2 and (within := _distance(sides, "[" if signs[0] == r"\le" else "<", depth)):
-        return within
+    opening, closing = "(["[signs[0] == r"\le"], ")]"[signs[-1] == r"\le"]
     if len(sides) == 3 and is_name(sides[1]):
-        low, high = sides[0], sides[2]
-    elif len(sides) == 2 and is_name(sides[0]) != is_name(sides[1]):
-        low, high = (r"-\infty", sides[1]) if is_name(sides[0]) else (sides[0], r"\infty")
-        signs = ["<", signs[0]] if is_name(sides[0]) else [signs[0], "<"]
-    else:
+        return _interval(opening, sides[0], sides[2], closing, depth)
+    if len(sides) != 2:
         return None
-    return _interval(low, "".join("[" if sign == r"\le" else "<" for sign in signs), high, depth)
-
-
-def _distance(sides: list[str], closed: str, depth: int = 0) -> Collection | None:
-    """The set of ``|x| < a`` or of ``a < |x|``; None for other sides. ``|z|`` may be complex."""
-    bars = [_ABSOLUTE.match(side) is not None for side in sides]
-    bound = sides[0] if bars[1] else sides[1]
-    if bars[0] == bars[1] or re.search(r"[-+,]|(?<![A-Za-z\\])[A-Za-z]", bound):
+    low, high = sides
+    if _ABSOLUTE.match(low) and _BOUND.match(high):
+        return _interval(opening, f"-{high}", high, closing, depth)
+    if _ABSOLUTE.match(high) and _BOUND.match(low):
+        return _outside(f"-{low}", closing + opening, low, depth)
+    if is_name(low) == is_name(high):
         return None
-    if bars[0]:
-        return _interval(f"-{bound}", closed * 2, bound, depth)
-    below = _interval(r"-\infty", "<" + closed, f"-{bound}", depth)
-    return _union((below, _interval(bound, closed + "<", r"\infty", depth)))
+    if is_name(low):
+        return _interval("(", r"-\infty", high, closing, depth)
+    return _interval(opening, low, r"\infty", ")", depth)
 
 
-def _interval(low: str, closed: str, high: str, depth: int = 0) -> Collection:
-    brackets = ("[" if closed[0] == "[" else "(") + ("]" if closed[1] == "[" else ")")
-    text = f"{brackets[0]}{low},{high}{brackets[1]}"
-    return Collection(text, brackets, (parse(low, depth=depth), parse(high, depth=depth)))
+def _interval(opening: str, low: str, high: str, closing: str, depth: int) -> Collection:
+    ends = parse(low, depth=depth), parse(high, depth=depth)
+    return Collection(f"{opening}{low},{high}{closing}", opening + closing, ends)
 
 
-def variable(relation: Relation) -> str:
-    """The unknown of an inequality of one unknown, without the bars of its absolute value."""
-    names = [s.strip("|") for s in relation.sides if is_name(s) or _ABSOLUTE.match(s)]
-    return names[0] if len(names) == 1 else ""
+def _outside(low: str, brackets: str, high: str, depth: int) -> Collection:
+    """Return everything below ``low`` or above ``high``."""
+    below = _interval("(", r"-\infty", low, brackets[0], depth)
+    return _union((below, _interval(brackets[1], high, r"\infty", ")", depth)))
 
 
 def _union(parts: tuple[Node, ...]) -> Collection:
@@ -358,92 +286,105 @@ def _union(parts: tuple[Node, ...]) -> Collection:
 
 def is_interval(node: Node) -> bool:
     """Return whether two items stand in round or square brackets."""
-    return (
-        isinstance(node, Collection) and len(node.items) == 2
-        and node.brackets in {"()", "[]", "[)", "(]"}
-    )  # fmt: skip
+    return isinstance(node, Collection) and node.brackets in _INTERVALS and len(node.items) == 2
 
 
-def _unknown(node: Node) -> str | None:
-    if isinstance(node, Assignment):
-        return node.name
+def _members(node: Node) -> Node | None:
+    """Return the set that a node is or describes; None for values."""
     if isinstance(node, Relation):
-        return next((side for side in node.sides if is_name(side)), None)
-    return None
+        return None if {"=", r"\equiv"}.intersection(node.signs) else node.solution
+    return node if isinstance(node, Collection) and node.brackets in {"u", *_INTERVALS} else None
 
 
-def _as_set(node: Node, depth: int = 0) -> Node | None:
-    if isinstance(node, Relation):
-        return interval_of(node, depth)
-    value = node.value if isinstance(node, Assignment) and r"\in" in node.text else node
-    return value if is_interval(value) else None
-
-
-def joined(text: str, nodes: list[Node], depth: int = 0) -> Node | None:
-    """The set that a list of inequalities or intervals describes; None for a list of values.
+def _combined(text: str, nodes: list[Node]) -> Node | None:
+    """Return the set that a list of inequalities or intervals describes; None for a list of values.
 
     "x < 1 or x > 2" is a union; "x > 1 and x < 2", also with a comma, bounds from both sides.
     """
-    if not any(isinstance(node, Relation) or _bounded(node) for node in nodes):
-        return None
-    sets = [_as_set(node, depth) for node in nodes]
-    if len({_unknown(node) for node in nodes}) != 1:
+    unknowns = {node.unknown if isinstance(node, Relation) else "" for node in nodes}
+    found = [_members(node) for node in nodes]
+    sets = [one for one in found if isinstance(one, Collection) and len(one.items) > 1]
+    if len(sets) < len(nodes) or len(unknowns) != 1 or unknowns == {""}:
         return None
     if _JOIN_OR.search(text):
-        flat = [
-            part for node in sets if node is not None
-            for part in (node.items if node.brackets == "u" else (node,))  # type: ignore[union-attr]
-        ]  # fmt: skip
-        whole = all(node is not None for node in sets) and "and" not in text and ";" not in text
-        return _union(tuple(flat)) if whole else None
-    if len(sets) == 2 and all(isinstance(node, Relation) for node in nodes):
-        return _intersection(sets, depth)
-    return None
+        parts = [part for one in sets for part in (one.items if one.brackets == "u" else (one,))]
+        return None if "and" in text or ";" in text else _union(tuple(parts))
+    return _intersection(*sets) if len(sets) == 2 and r"\in" not in text else None
 
 
-def _bounded(node: Node) -> bool:
-    return isinstance(node, Assignment) and r"\in" in node.text and is_interval(node.value)
-
-
-def _intersection(sets: list[Node | None], depth: int = 0) -> Node | None:
-    below = [s for s in sets if is_interval_from(s, 0, r"-\infty")]
-    above = [s for s in sets if is_interval_from(s, 1, r"\infty")]
-    if len(below) != 1 or len(above) != 1 or below == above:
+def _intersection(one: Collection, other: Collection) -> Node | None:
+    """Return the interval between a lower and an upper bound that are numbers."""
+    lower, upper = (one, other) if one.items[-1].text == r"\infty" else (other, one)
+    low, high = lower.items[0], upper.items[-1]
+    open_ends = lower.items[-1].text, upper.items[0].text
+    if "u" in {one.brackets, other.brackets} or open_ends != (r"\infty", r"-\infty"):
         return None
-    upper, lower = below[0], above[0]
-    assert isinstance(upper, Collection)
-    assert isinstance(lower, Collection)
-    low, high = lower.items[0], upper.items[1]
     if not (isinstance(low, Leaf) and isinstance(high, Leaf) and low.number and high.number):
         return None
     if low.number.value >= high.number.value:
         return None
     brackets = lower.brackets[0] + upper.brackets[1]
-    return Collection(f"{brackets[0]}{low.text},{high.text}{brackets[1]}", brackets, (low, high))
+    text = f"{brackets[0]}{low.text},{high.text}{brackets[1]}"
+    return Collection(text, brackets, (low, high))
 
 
-def is_interval_from(node: Node | None, end: int, infinity: str) -> bool:
-    """Return whether ``node`` is an interval that reaches ``infinity`` at its end 0 or 1."""
-    return (
-        isinstance(node, Collection) and len(node.items) == 2
-        and node.brackets != "u" and node.items[end].text.replace("+", "") == infinity
-    )  # fmt: skip
-
-
-def set_builder(inner: str, depth: int = 0) -> Node | None:
-    """The set of reals that ``\\{x : condition\\}`` describes, from what stands in the braces."""
+def _set_builder(inner: str, depth: int) -> Node | None:
+    """Return the set of reals that ``\\{x : condition\\}`` describes, from what the braces hold."""
     name, bar, condition = inner.partition("|" if "|" in inner.partition(":")[0] else ":")
     if not bar or not _DOMAIN.match(name.strip()):
         return None
-    node = parse(condition.strip(), depth=depth)
-    if isinstance(node, Relation):
-        return interval_of(node, depth)
-    if isinstance(node, Assignment) and r"\in" in node.text:
-        return node.value
-    sets = isinstance(node, Collection) and node.brackets in {"u", "()", "[)", "(]", "[]"}
-    return node if sets else None
+    return _members(parse(condition.strip(), depth=depth))
 
 
-def all_reals(depth: int = 0) -> Node:
-    """The interval from minus infinity to infinity."""
-    return _interval(r"-\infty", "<<", r"\infty", depth)
+# --- brackets and what stands outside of them ----------------------------------------------------
+
+
+def _bracketed(text: str) -> tuple[str, str]:
+    """Return the kind and the inside of the brackets around all of ``text``; else "" and it.
+
+    Half-open intervals count; braces without backslashes print nothing and are called "braces".
+    """
+    if text.startswith(r"\{") and text.endswith(r"\}") and _closes_last(text[1:]):
+        return "{}", text[2:-2].strip()
+    around = text[:1] + text[-1:]
+    if len(text) > 2 and around in {*_INTERVALS, "{}"} and _closes_last(text):
+        return "braces" if around == "{}" else around, text[1:-1].strip()
+    return "", text
+
+
+def _closes_last(text: str) -> bool:
+    return 0 not in depths(text)[:-1]
+
+
+def depths(text: str) -> list[int]:
+    """Return the depth after each character; any closing bracket closes any opening one."""
+    return list(accumulate((char in "([{") - (char in ")]}") for char in text))
+
+
+def _cut(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Return the pieces between matches outside of brackets and matrices, and these matches."""
+    depth = depths(text)
+    matrix = text.find(r"\begin")
+    pieces, separators, start = [], [], 0
+    for match in pattern.finditer(text):
+        if depth[match.start()] == 0 and (matrix < 0 or match.start() < matrix):
+            pieces.append(text[start : match.start()].strip())
+            separators.append(match.group())
+            start = match.end()
+    return [*pieces, text[start:].strip()], separators
+
+
+def _split(text: str, pattern: re.Pattern[str]) -> list[str]:
+    return [piece for piece in _cut(text, pattern)[0] if piece] or [text]
+
+
+def _join_groups(text: str) -> str:
+    """Return ``text`` without separators of thousands outside brackets: (1,234) is a pair."""
+    depth = depths(text)
+
+    def join(match: re.Match[str]) -> str:
+        before = text[match.start() - 1 : match.start()]
+        kept = depth[match.start()] or before.isdigit() or before in {",", "."}
+        return match.group() if kept else match.group().replace(",", "")
+
+    return _GROUPED.sub(join, text)
