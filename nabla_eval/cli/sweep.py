@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.cells import cell_len, set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from nabla_eval.cli.options import COUNT, FOLDER, option
 from nabla_eval.cli.screen import Screen
@@ -122,7 +120,7 @@ def sum_up(console: Screen, sweep: Sweep, results: Mapping[str, Sequence[Measure
 
 
 class SweepProgress:
-    """The cells of a sweep while it runs: a live table on a terminal, plain lines elsewhere."""
+    """The cells of a sweep: a line for each that ends; bars of those that run, on a terminal."""
 
     def __init__(self, console: Screen, cells: Sequence[CellState], folder: Path) -> None:
         self.console, self.cells, self.folder = console, cells, folder
@@ -131,7 +129,7 @@ class SweepProgress:
 
     @contextmanager
     def show(self) -> Iterator[None]:
-        """Draw the table four times a second while the block runs, in a terminal."""
+        """Draw the bars four times a second while the block runs, on a terminal."""
         if not self.console.is_terminal:
             yield
             return
@@ -145,93 +143,41 @@ class SweepProgress:
             yield
 
     def tell(self, state: CellState) -> None:
-        """Read what a cell came to, and say it in a plain line where there is no live table."""
-        from nabla_eval.reporting.overview import measure
+        """Read what a cell came to, and print it."""
+        from nabla_eval.reporting.overview import combine, measure, score_text
+        from nabla_eval.reporting.text import number, percent
 
         cell = state.cell
         if state.manifest is not None:
             seconds = state.manifest["seconds"]
             self.results[cell.folder] = measure(self.folder / cell.folder, seconds)
-        if self.console.is_terminal:
-            return
-        ended = sum(other.ended for other in self.cells)
-        title = printable(f"{cell.name}  {cell.task}  seed {cell.seed}")
         if state.state == "failed":
             text = f"failed: {printable(state.error)}"
         else:
-            score, calls, rejected, spent = self._figures(state)
-            text = f"{score}, {calls} calls, rejected {rejected}, {spent} s"
+            row = combine(cell.name, self.results[cell.folder][:1])
+            text = (
+                f"{score_text(row)}, {number(row['model_calls'])} calls, "
+                f"rejected {percent(row['rejection_rate'])}, {number(row['seconds'])} s"
+            )
             text = f"kept: {text}" if state.state == "kept" else text
+        ended = sum(other.ended for other in self.cells)
+        title = printable(f"{cell.name}  {cell.task}  seed {cell.seed}")
         self.console.print(f"[{ended}/{len(self.cells)}] {title}: {text}", soft_wrap=True)
 
-    def _figures(self, state: CellState) -> list[str]:
-        """Return accuracy, calls, rejected and seconds of a finished cell; blanks before that."""
-        from nabla_eval.reporting.overview import combine, score_text
-        from nabla_eval.reporting.text import number, percent
-
-        results = self.results.get(state.cell.folder)
-        if not results:
-            return [""] * 4
-        row = combine(state.cell.name, results[:1])
-        calls, rejected = number(row["model_calls"]), percent(row["rejection_rate"])
-        return [score_text(row), calls, rejected, number(row["seconds"])]
-
     def render(self) -> RenderableType:
-        """The head line and as many cells as fit: those at work, then the last that ended."""
-        states = [state.state for state in self.cells]
+        """Return a bar of all cells, and one for each that is at work."""
         ended = sum(state.ended for state in self.cells)
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(f"{ended} of {len(states)} cells", style="bold"),
-            ProgressBar(total=len(states), completed=ended, width=24),
-            Text(f"{minutes}:{seconds:02d}"),
-            Text(f"{states.count('failed')} failed", style="red") if "failed" in states else "",
-        )
-        return Group(head, Text(), self._table())
-
-    def _table(self) -> Table:
-        """Numbers are always whole; what the terminal leaves goes to names, tasks where there is
-        more than one and room for them."""
-        words = ("Seed", "", "Accuracy ± se", "Calls", "Rejected", "Seconds")
-        widths = (4, 10, 14, 7, 8, 7)
-        room = self.console.width - sum(widths) - 2 * len(widths)
-        task = max((len(state.cell.task) for state in self.cells), default=0)
-        several = len({state.cell.task for state in self.cells}) > 1 and room - task - 2 >= 16
-        room = max(8, room - (task + 2 if several else 0))
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("Cell", no_wrap=True)
-        if several:
-            table.add_column("Task", no_wrap=True)
-        for heading, width in zip(words, widths, strict=True):
-            table.add_column(heading, justify="right", no_wrap=True, min_width=width)
-        for state in self._fitting(max(4, self.console.height - 6)):
-            cell = state.cell
-            table.add_row(
-                _shortened(printable(cell.name), room), *([cell.task] if several else []),
-                str(cell.seed), _bar(state), *map(Text, self._figures(state)),
-            )  # fmt: skip
-        return table
-
-    def _fitting(self, room: int) -> list[CellState]:
-        """Return the cells to show, in the order of the file."""
-        if len(self.cells) <= room:
-            return list(self.cells)
-        rank = {"running": 0, "failed": 1, "done": 1, "kept": 2, "waiting": 3}
-        urgent = sorted(self.cells, key=lambda state: (rank[state.state], -state.changed))[:room]
-        chosen = {id(state) for state in urgent}
-        return [state for state in self.cells if id(state) in chosen]
-
-
-def _shortened(name: str, room: int, tail: int = 6) -> Text:
-    """A name with its middle left out where it is too long: names often differ at their ends."""
-    if cell_len(name) <= room:
-        return Text(name)
-    return Text(f"{set_cell_size(name, room - tail - 1)}…{name[-tail:]}")
-
-
-def _bar(state: CellState) -> RenderableType:
-    if state.state == "running" and state.total:
-        return ProgressBar(total=state.total, completed=state.done, width=10)
-    styles = {"done": "green", "kept": "dim", "failed": "bold red", "waiting": "dim"}
-    return Text(state.state, style=styles.get(state.state, ""))
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column()
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what is left
+        bar = ProgressBar(total=len(self.cells), completed=ended, width=24)
+        grid.add_row(bar, f"{ended}/{len(self.cells)}", f"cells, {minutes}:{seconds:02d}")
+        for state in self.cells:
+            if state.state == "running":
+                cell, total = state.cell, state.total or None
+                bar = ProgressBar(total=total, completed=state.done, width=24)
+                title = printable(f"{cell.name}  {cell.task}  seed {cell.seed}")
+                grid.add_row(bar, f"{state.done}/{total}" if total else "loading", title)
+        return grid

@@ -9,15 +9,23 @@ from pathlib import Path
 from package_copy import PackageCopy
 
 NAMED = """
-from nabla_eval.analysis.controls import is_baseline, controls_of
+from nabla_eval.analysis.controls import controls_of
 from nabla_eval.methods.registry import METHODS, configure, option_names
-config = configure("longest_of_n", {"n": 1, "temperature": 0})
-print(config.idle, METHODS["longest_of_n"].summary, *option_names("longest_of_n"), sep="\\n")
+
+
+def test_the_method_is_known():
+    config = configure("longest_of_n", {"n": 1, "temperature": 0})
+    said = "temperature=0 makes all samples alike, there is nothing to choose from"
+    assert config.idle == said
+    assert METHODS["longest_of_n"].summary == "the longest of n samples"
+    assert {"n", "temperature", "max_calls"} < {*option_names("longest_of_n")}
 """
+# What holds of every method and every file, as far as it says nothing of pages and commits.
+CHECKS = "longest_of_n or the_method_is_known or class_name or name_no_cache or only_the_sinks"
 
 
 def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> None:
-    """In a copy of the package, where the contract tests then hold for it too."""
+    """In a copy of the package, where the contract tests and conventions then hold for it too."""
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     source, entry = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     copy = PackageCopy.make(root, tmp_path)
@@ -32,22 +40,23 @@ def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> N
             1,
         ).replace('    "greedy": MethodSpec(', entry + '    "greedy": MethodSpec(', 1)
     )
-    for folder in ("contracts", "support"):
-        shutil.copytree(root / "tests" / folder, tmp_path / "tests" / folder)
-    shutil.copy(root / "tests" / "conftest.py", tmp_path / "tests")
+    tests = tmp_path / "tests"
+    for folder in ("contracts", "support", "architecture"):
+        shutil.copytree(root / "tests" / folder, tests / folder)
+    (tests / "test_named.py").write_text(NAMED)
+    shutil.copytree(root / "theory", tmp_path / "theory")
+    shutil.copy(root / "tests" / "conftest.py", tests)
     shutil.copy(root / "pyproject.toml", tmp_path)
-    copy.run("-m", "pytest", "-q", "tests/contracts/test_every_method.py", "-k", "longest_of_n")
-    said, summary, *options = copy.run("-c", NAMED).splitlines()
-    assert said == "temperature=0 makes all samples alike, there is nothing to choose from"
-    assert summary == "the longest of n samples" and {"n", "temperature", "max_calls"} < {*options}
+    files = ("contracts/test_every_method", "architecture/test_conventions", "test_named")
+    said = copy.run("-m", "pytest", "-q", *(f"tests/{file}.py" for file in files), "-k", CHECKS)
+    assert re.search(r"^\d\d+ passed", said, re.MULTILINE), said
 
 
 def test_named_make_targets_and_files_exist(root: Path) -> None:
     pages = ("CONTRIBUTING.md", "docs/maintaining.md")
     text = "\n".join((root / page).read_text(encoding="utf-8") for page in pages)
-    targets = set(re.findall(r"\bmake ([a-z-]+)`", text)) | set(
-        re.findall(r"^    make ([a-z]+)", text, flags=re.MULTILINE)
-    )
+    found = re.findall(r"\bmake ([a-z-]+)`|^    make ([a-z]+)", text, re.MULTILINE)
+    targets = {inline or line for inline, line in found}
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     assert {"test", "lint", "bench", "reports", "demo"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)

@@ -11,8 +11,6 @@ import io
 import json
 import logging
 import shlex
-import socketserver
-import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,10 +20,10 @@ import yaml
 from click.testing import CliRunner
 from hostile import HOSTILE, MANIFEST, World, loaded, rewritten, spoilings, unseen
 from run_folders import sample, write_run
+from scripted_server import connect, talking
 from told_runs import guided_records, searched_records, told_records
 
 from nabla_eval.cli.main import main
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.errors import NablaError
 from nabla_eval.terminal import LOGGER
 
@@ -213,27 +211,13 @@ def answers() -> list[bytes]:
 @pytest.mark.usefixtures("stopped")
 def test_each_string_that_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the client, whose errors the command shows and whose warning is logged."""
-    log, refusals = io.StringIO(), []
+    log = io.StringIO()
     handler = logging.StreamHandler(log)
     LOGGER.addHandler(handler)
-
-    class Answer(socketserver.BaseRequestHandler):
-        said = b""
-
-        def handle(self) -> None:
-            self.request.recv(65536)
-            self.request.sendall(self.said)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        for Answer.said in answers():
-            with pytest.raises(NablaError) as refused:
-                Server(ServerOptions(vllm_url=url, vllm_attempts=2), sleep=lambda _: None)
-            refusals.append(refused.value)
-        server.shutdown()
+    for said in answers():
+        with talking(said) as wire, pytest.raises(NablaError) as refused:
+            connect(wire.url, vllm_attempts=2)
+        monkeypatch.setattr("nabla_eval.runs.command.compose", Mock(side_effect=refused.value))
+        shown("run", code=1)
     LOGGER.removeHandler(handler)
     assert "away or busy" in log.getvalue() and not unseen(log.getvalue())
-    for error in refusals:
-        monkeypatch.setattr("nabla_eval.runs.command.compose", Mock(side_effect=error))
-        shown("run", code=1)

@@ -10,6 +10,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
+from run_folders import write_run
+from told_runs import told_records
 
 from nabla_eval.cli.screen import Screen
 from nabla_eval.terminal import LOGGER, Guard, printable, say, visible
@@ -81,12 +84,8 @@ def test_say_and_the_screen_print_it_on_a_terminal_too(monkeypatch: pytest.Monke
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE, style="red"))
-    for thing in (
-        HOSTILE,
-        Text(HOSTILE, style="bold"),
-        table,
-        Markdown(f"[x](http://x) {HOSTILE}"),
-    ):
+    styled, page = Text(HOSTILE, style="bold"), Markdown(f"[x](http://x) {HOSTILE}")
+    for thing in (HOSTILE, styled, table, page):
         screen.print(thing, style="green")
     printed = file.getvalue()
     assert not unseen(OWN.sub("", printed)) and "\x1b[" in printed and "\x1b]8" not in printed
@@ -145,36 +144,41 @@ list(tqdm([1], desc=text))
 class Wrong(Exception): pass
 raise Wrong(text)
 """
-
-
-def test_what_python_and_libraries_print_is_guarded() -> None:
-    text = HOSTILE.replace("\x00", "")
-    done = subprocess.run(
-        [sys.executable, "-c", RAISES, text], capture_output=True, check=False, text=True
-    )
-    assert "Traceback" in done.stderr and "UserWarning" in done.stderr and done.stdout.count("mark")
-    assert not unseen(done.stdout) and not unseen(done.stderr.replace("\r", "\n"))
-
-
-REFUSES = """
+HOOK = """
 import sys
 from nabla_eval.errors import ContextError
-from nabla_eval.harness.preflight import check_command_line, plain_errors
-if sys.argv[1] == "hook":
-    plain_errors()
-    raise ContextError(sys.argv[2])
-check_command_line(["run", "--model", "nabla", "--model_args", f"{sys.argv[2]}=3"])
+from nabla_eval.harness.preflight import plain_errors
+plain_errors()
+raise ContextError(sys.argv[1])
 """
+ARGUMENTS = """
+import sys
+from nabla_eval.harness.preflight import check_command_line
+check_command_line(["run", "--model", "nabla", "--model_args", f"{sys.argv[1]}=3"])
+"""
+USAGE = "import sys; from nabla_eval.cli.main import main; main(['report', sys.argv[1]])"
 
 
-@pytest.mark.parametrize("way", ["hook", "arguments"])
-def test_errors_under_lm_eval_are_visible(way: str) -> None:
-    text = HOSTILE.replace("\x00", "")
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        pytest.param(RAISES, 1, ("Traceback", "UserWarning"), id="python and libraries"),
+        pytest.param(HOOK, 1, ("Error: ",), id="an error under lm_eval"),
+        pytest.param(ARGUMENTS, 1, ("Error: ",), id="model arguments under lm_eval"),
+        # click encodes by itself where a stream knows only ASCII.
+        pytest.param(USAGE, 2, ("Usage: ",), id="usage"),
+    ],
+)
+def test_what_a_process_prints_is_visible(script: str, status: int, said: Sequence[str]) -> None:
+    encoding = {"PYTHONIOENCODING": "ascii"} if script is USAGE else {}
     done = subprocess.run(
-        [sys.executable, "-c", REFUSES, way, text], capture_output=True, check=False, text=True
-    )
-    assert done.returncode == 1 and done.stderr.startswith("Error: ") and "mark" in done.stderr
-    assert not unseen(done.stderr) and "Traceback" not in done.stderr
+        [sys.executable, "-c", script, HOSTILE.replace("\x00", "")],
+        env={**os.environ, **encoding}, capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    assert done.returncode == status and "mark" in done.stderr
+    assert all(word in done.stderr for word in said)
+    assert ("Traceback" in done.stderr) == (script is RAISES) == bool(done.stdout)
+    assert not unseen(done.stdout) and not unseen(done.stderr.replace("\r", "\n"))
 
 
 def test_a_stopped_run_and_progress_are_visible() -> None:
@@ -184,16 +188,6 @@ def test_a_stopped_run_and_progress_are_visible() -> None:
     with Heartbeat(2, HOSTILE, stream=file):
         pass
     assert "0 of 2" in file.getvalue() and not unseen(file.getvalue())
-
-
-def test_usage_errors_pass_the_guard_under_an_ascii_locale_too() -> None:
-    """click encodes by itself where a stream knows only ASCII."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nabla_eval.cli.main", "report", HOSTILE.replace("\x00", "")],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and b"mark" in done.stderr
-    assert not unseen(done.stderr.decode())
 
 
 def on_a_terminal(*command: str, **environment: str) -> str:
@@ -218,9 +212,6 @@ def on_a_terminal(*command: str, **environment: str) -> str:
 
 
 def test_a_terminal_gets_our_own_styles_and_nothing_else(tmp_path: Path) -> None:
-    from run_folders import write_run
-    from told_runs import told_records
-
     name = f"run{HOSTILE[:9]}"
     records = [{**each, "prompt": HOSTILE} for each in told_records()]
     run = write_run(tmp_path / name, records, [1.0, 0.0, 0.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,9 +15,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pip(*arguments: str, python: Path | None = None) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    if python is not None:
-        command += ["--python", str(python)]
+    where = [] if python is None else ["--python", str(python)]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *where]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -29,12 +29,16 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def environment(folder: Path) -> Path:
-    """Python of a new virtual environment that sees this one's packages.
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(
+    request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Python of an environment with nabla-eval, once from the wheel, once editable.
 
-    They are added as a plain path: the `.pth` files among them, of which our own may be one, are
-    not run. What is installed into the environment comes before them.
+    It sees this environment's packages, after its own, as a plain path: the `.pth` files among
+    them, of which our own may be one, are not run.
     """
+    folder = tmp_path_factory.mktemp(request.param) / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     purelib = subprocess.run(
@@ -42,19 +46,9 @@ def environment(folder: Path) -> Path:
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     Path(purelib, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
-
-
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def installed(
-    request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Python of an environment with nabla-eval, once from the wheel, once editable."""
-    python = environment(tmp_path_factory.mktemp(request.param) / "venv")
+    what = ["--no-build-isolation", "--editable", str(root)]
     if request.param == "wheel":
         what = [str(request.getfixturevalue("wheel"))]
-    else:
-        what = ["--no-build-isolation", "--editable", str(root)]
     pip("install", "--no-deps", *what, python=python)
     return python
 
@@ -64,8 +58,6 @@ def run(installed: Path, tmp_path: Path) -> Run:
     """Run the environment's Python in an empty folder."""
 
     def call(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        import os
-
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         return subprocess.run(
             [installed, *arguments],

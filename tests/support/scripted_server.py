@@ -97,11 +97,11 @@ class Wire:
 
 
 @contextmanager
-def talking(say: Callable[[socket.socket], None]) -> Iterator[Wire]:
-    """Let `say` answer each connection on a free port, whatever HTTP thinks of it, for the block.
+def talking(say: Say | bytes) -> Iterator[Wire]:
+    """Answer each connection on a free port, whatever HTTP thinks of it, while the block runs.
 
-    It is called in a thread of its own once a request has come; it may send for ever, since what it
-    sends fails when the client has gone.
+    `say` is sent, or called in a thread of its own once a request has come; it may send for ever,
+    since what it sends fails when the client has gone.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     wire = Wire(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -109,7 +109,10 @@ def talking(say: Callable[[socket.socket], None]) -> Iterator[Wire]:
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             wire.asked.append(_request(connection))
-            say(connection)
+            if callable(say):
+                say(connection)
+            else:
+                connection.sendall(say)
 
     def accept() -> None:
         with suppress(OSError):
@@ -144,8 +147,7 @@ def connect(url: str, **options: Any) -> Server:
 
 def refusal(say: Say | bytes, **options: Any) -> str:
     """The error that a server's bytes lead to, in its first answer."""
-    speak = say if callable(say) else lambda connection: connection.sendall(say)
-    with talking(speak) as wire, pytest.raises(ServerError) as error:
+    with talking(say) as wire, pytest.raises(ServerError) as error:
         connect(wire.url, **options)
     return str(error.value)
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,6 @@ from engine_programs import KINDS, pair, together
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from rich.table import Table
 
 from nabla_eval.engine.batch_cache import PaddedCache
 from nabla_eval.engine.drive import drive_all
@@ -149,20 +148,12 @@ def grown(seen: list[Held]) -> list[str]:
 def main() -> int:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    minutes = float(os.environ.get("SOAK_MINUTES", "30"))
     console, seen = Console(), list[Held]()
-    table = Table(title=f"Soak of {minutes:g} minutes")
-    for column in ("minutes", "programs", "lm_eval runs", "MiB", "files", "threads", "KV and rows"):
-        table.add_column(column, justify="right")
-    for held in soak(minutes):
+    names = [field.name for field in fields(Held)]
+    console.print("  ".join(names))
+    for held in soak(float(os.environ.get("SOAK_MINUTES", "30"))):
         seen.append(held)
-        cells = (
-            f"{held.minutes:.1f}", f"{held.programs:,}", f"{held.runs:,}",
-            f"{held.bytes / 2**20:,.0f}", f"{held.files}", f"{held.threads}", f"{held.rows}",
-        )  # fmt: skip
-        table.add_row(*cells)
-        console.print("  ".join(cells), style="dim")
-    console.print(table)
+        console.print("  ".join(f"{getattr(held, name):>{len(name)},.0f}" for name in names))
     faults = grown(seen)
     console.print("Grown: " + "; ".join(faults) if faults else "Nothing grew.")
     return int(bool(faults))
