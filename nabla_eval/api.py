@@ -19,16 +19,15 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import Gradients, no_gradient
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import optimise_rows, start_of
-from nabla_eval.engine.score import score
 from nabla_eval.engine.teacher_force import teacher_force
 from nabla_eval.errors import ConfigError, ContextError, Fault
 from nabla_eval.methods.registry import configure, settle, start
 from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
-from nabla_eval.options import DTO, Sampling, flatten
+from nabla_eval.options import DTO, Sampling, build, flatten
 from nabla_eval.outcome import Outcome
-from nabla_eval.protocol import Problem, Refine, Score, Trajectory
+from nabla_eval.protocol import Problem, Refine, Score
 from nabla_eval.randomness import Key
 from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
@@ -154,61 +153,37 @@ def refine(
     prompt_ids: Sequence[int],
     response_ids: Sequence[int],
     committed: int = 0,
-    steps: int = 20,
-    lr: float = 0.01,
-    min_lr: float = 0.001,
-    lam: float = 1.0,
-    nll_weight: float = 1e-3,
-    update: Literal["first", "all"] = "first",
-    anchor: Literal["argmax", "sampled"] = "argmax",
-    parameterisation: Literal["logits", "latents"] = "logits",
-    grad_cache: bool = True,
     *,
     messages: Messages | None = None,
     temperature: float = 1.0,
-    reward_gradient: Literal["final", "process"] = "final",
-    schedule: Literal["cosine", "clipped_cosine"] = "cosine",
-    optimizer: Literal["adamw", "sgd"] = "adamw",
-    logits_dtype: Literal["float32", "bfloat16"] = "float32",
     end_token: Literal["template", "kept"] = "template",
     seed: int = 0,
+    **options: Any,
 ) -> Refined:
     """Run DTO (Alg. 2 and 4) once on a given response, with its first `committed` tokens fixed.
 
     The reward model is shown its chat template around the user message (the decoded prompt, or
     `messages`) and the response, without its end-of-turn token unless end_token="kept".
-    `temperature` is the tau of the straight-through softmax. With anchor="argmax" L is
-    differentiated at the committed tokens followed by the argmax of each row, with
-    anchor="sampled" at the response itself. `schedule="clipped_cosine"` is the released code's.
+    `temperature` is the tau of the straight-through softmax. `options` are those of
+    `nabla_eval.options.DTO` (`steps=20, lr=0.1, lam=1.0, update="all", ...`). With anchor="argmax",
+    which is the default here, L is differentiated at the committed tokens followed by the argmax of
+    each row, with anchor="sampled" at the response itself. `min_lr` is `lr` at most.
 
     Raises `ConfigError` for options out of range, `ContextError` for a response that is too long,
     `PolicyError` where logits or gradients are not finite.
     """
-    dto = DTO(
-        steps=steps,
-        lr=lr,
-        min_lr=min(min_lr, lr),
-        schedule=schedule,
-        optimizer=optimizer,
-        logits_dtype=logits_dtype,
-        update=update,
-        anchor=anchor,
-        parameterisation=parameterisation,
-        grad_cache=grad_cache,
-        lam=lam,
-        nll_weight=nll_weight,
-        reward_gradient=reward_gradient,
-    )
+    given = {"lr": DTO.lr, "min_lr": DTO.min_lr, "anchor": "argmax", **options}
+    dto = build(DTO, {**given, "min_lr": min(given["min_lr"], given["lr"])})
     if not 0 <= committed < len(response_ids):
         raise ConfigError(
-            f"committed={committed} of a response of {len(response_ids)} tokens leaves nothing to "
-            f"refine: it takes 0 to {len(response_ids) - 1}."
+            f"committed must be 0 to {len(response_ids) - 1}, to leave some of the response's "
+            f"{len(response_ids)} tokens to refine, got {committed}."
         )
     problem = pair.problem(
         list(prompt_ids), Key.root(seed) / "refine", messages=messages,
         max_new_tokens=len(response_ids),
     )  # fmt: skip
-    trajectory = replay(pair, problem, response_ids)
+    (trajectory,) = teacher_force(pair.policy, [(problem, tuple(response_ids))])
     if end_token == "kept":
         trajectory = replace(trajectory, scored=len(trajectory.tokens))
     request = Refine(
@@ -217,25 +192,11 @@ def refine(
     begun, caches, gradients = start_of(request), PrefixCaches(), Gradients()
     (gradient,), _ = gradients.take(pair, [begun], dto.objective, caches)
     raw = row_gradient(pair, gradient, range(committed, len(begun.hard)), dto.objective)
-    reward = gradient.value
-    if begun.hard[: trajectory.scored] != trajectory.shown:
-        (judged,) = score(pair.judge, [Score(problem, trajectory)])
-        if isinstance(judged, Fault):
-            raise judged.error
-        reward = judged.reward
+    (score,) = Executor(pair)([Score(problem, trajectory)])
     with torch.no_grad():
         logits = widen(pair.policy.head(trajectory.states[committed:]))
         solution = optimise_rows(pair, [request], caches, gradients)
     if any(solution.broken):
         raise no_gradient(pair, problem, len(begun.hard))
     refined = torch.cat([solution.logits, logits[len(solution.logits) :]])
-    return Refined(refined, raw, 1 + solution.passes[0], reward)
-
-
-def replay(pair: Pair, problem: Problem, response_ids: Sequence[int]) -> Trajectory:
-    """The trajectory of a response that was written elsewhere: its states by one forward pass.
-
-    Raises `ContextError` for an empty response, or one that is too long.
-    """
-    (trajectory,) = teacher_force(pair.policy, [(problem, tuple(response_ids))])
-    return trajectory
+    return Refined(refined, raw, 1 + solution.passes[0], score.reward)

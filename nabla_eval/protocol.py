@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.options import DTO, Sampling, Steps
@@ -49,6 +49,23 @@ class Problem:
         return asked[-1] if asked else self.text
 
 
+@runtime_checkable
+class Request(Protocol):
+    """Anything that a method asks about a problem; the engine has a handler for each kind."""
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that it is about."""
+
+    @property
+    def most_calls(self) -> int:
+        """The most model calls that it can cost."""
+
+
+Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
+Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """A whole response and what the policy knew while sampling it. Lengths are L.
@@ -83,7 +100,7 @@ class Generate:
     With `until`, the next step of it only, delimiter included: the result's tokens are the prefix
     and that step, so that going on from it needs no tokeniser. With `confidence`, up to and with
     the first token where the policy's most likely one has no more probability than that (at
-    temperature 1).
+    temperature 1). A model call a token.
     """
 
     problem: Problem
@@ -106,10 +123,7 @@ class Generate:
         room = max(0, self.problem.max_new_tokens - self.given)
         return room if self.until is None else min(room, self.until.step_tokens)
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost: one a token."""
-        return self.longest
+    most_calls = longest
 
 
 @dataclass(frozen=True)
@@ -129,10 +143,7 @@ class Score:
     trajectory: Trajectory
     repeat_prompt: bool = False
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-        return 1
+    most_calls: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -160,10 +171,7 @@ class Differentiate:
     norm: Literal["logits", "onehot"] = "logits"
     temperature: float = 1.0
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost: both models, forward and backward."""
-        return 4
+    most_calls: ClassVar[int] = 4  # both models, forward and backward
 
 
 @dataclass(frozen=True)
@@ -236,10 +244,7 @@ class Compose:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-        return 0
+    most_calls: ClassVar[int] = 0
 
 
 @dataclass(frozen=True)
@@ -253,24 +258,4 @@ class Replay:
     text: str
     prefix: Trajectory | None = None
 
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-        return 1
-
-
-@runtime_checkable
-class Request(Protocol):
-    """Anything that a method asks about a problem; the engine has a handler for each kind."""
-
-    @property
-    def problem(self) -> Problem:
-        """The problem that it is about."""
-
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-
-
-Method: TypeAlias = Generator[list[Request], list[Any], Outcome]
-Part: TypeAlias = Generator[list[Request], list[Any], Any]  # of a method, for `yield from`
+    most_calls: ClassVar[int] = 1

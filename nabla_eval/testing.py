@@ -28,32 +28,27 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.protocol import Problem, Request
 from nabla_eval.randomness import Key
 
+CHAT = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+
 
 def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """One token a character, from `a` (2) on, after `<pad>` (0) and `<eos>` (1); no spaces."""
-    letters = {letter(i): i for i in range(2, vocabulary)}
-    raw = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, **letters}, unk_token="<pad>"))
-    raw.pre_tokenizer = Split("", "isolated")
-    raw.decoder = Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
-
-
-CHAT = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    return _tokenizer({letter(i): i for i in range(2, vocabulary)}, "<pad>")
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each character of English prose, from id 2 on, and a plain chat template."""
-    characters = ["\n", *map(chr, range(32, 127))]
+    characters = ["\n", *map(chr, range(32, 127)), "<unk>"]
     ids = {character: i for i, character in enumerate(characters, 2)}
-    raw = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, **ids, "<unk>": 98}, unk_token="<unk>"))
+    return _tokenizer(ids, "<unk>", unk_token="<unk>", chat_template=CHAT)
+
+
+def _tokenizer(ids: dict[str, int], unknown: str, **options: Any) -> PreTrainedTokenizerFast:
+    raw = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1, **ids}, unk_token=unknown))
     raw.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
     raw.decoder = Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        chat_template=CHAT,
+        tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>", **options
     )
 
 
@@ -77,19 +72,13 @@ def tiny_pair(
     vocabulary = len(tokenizer)
 
     def config(hidden: int, **options: Any) -> Qwen2Config:
+        """Two layers of two heads, for the vocabulary of the tokenizer."""
         return Qwen2Config(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=4096 if chat else 256,
-            initializer_range=0.5,
-            pad_token_id=0,
-            eos_token_id=1,
-            **options,
-        )
+            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden,
+            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            max_position_embeddings=4096 if chat else 256, initializer_range=0.5,
+            pad_token_id=0, eos_token_id=1, **options,
+        )  # fmt: skip
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

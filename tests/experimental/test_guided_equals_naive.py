@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+from typing import Any
 
 import pytest
 import torch
+from engine_programs import Program, together
+from engine_programs import pair as pair_of_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_programs import machines, nothing_left, plain, run_together
 
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
@@ -38,38 +43,23 @@ PAIRS = {
     "outcome": tiny_pair(seed=3, process=False),
     "lacking": lacking(tiny_pair(seed=3), (0, 1, 4)),
 }
-GUIDED = {
+# Values of the options that are drawn.
+SHARED = {"confidence": [0.97, 0.5, 1.0], "min_probability": [0.0, 0.05]}
+GUIDED: dict[str, dict[str, list[Any]]] = {
     "prefix_gradient": {
-        "guidance": st.sampled_from(["eager", "lazy"]),
-        "beta": st.sampled_from([3.0, 20.0, 0.0, -3.0]),
-        "linearisation": st.sampled_from(["soft", "hard"]),
-        "lazy_threshold": st.sampled_from([1.0, -0.5]),
-        "confidence": st.sampled_from([0.97, 0.5, 1.0]),
-        "min_probability": st.sampled_from([0.0, 0.05]),
+        "guidance": ["eager", "lazy"], "beta": [3.0, 20.0, 0.0, -3.0],
+        "linearisation": ["soft", "hard"], "lazy_threshold": [1.0, -0.5], **SHARED,
     },
-    "sequential_verify": {
-        "good_score": st.sampled_from([1.0, -0.5, 100.0]),
-        "tries": st.sampled_from([1, 3, 50]),
-        "confidence": st.sampled_from([0.97, 1.0]),
-        "min_probability": st.sampled_from([0.0, 0.05]),
+    "sequential_verify": {"good_score": [1.0, -0.5, 100.0], "tries": [1, 3, 50], **SHARED},
+    "exact_top_k": {"candidates": [1, 4, 50], "beta": [3.0, -1.0], **SHARED},
+    "locate_repair": {
+        "chooser": ["prefix_gradient", "policy", "exact_top_k"], "n": [1, 4, 8],
+        "error_below": [0.0, 1.0], "candidates": [1, 3, 8], "stop_reward": [None, 0.5],
+        "temperature": [0.0, 1.0], "linearisation": ["soft", "hard"],
+        "min_probability": [0.0, 0.05],
     },
-    "exact_top_k": {
-        "candidates": st.sampled_from([1, 4, 50]),
-        "beta": st.sampled_from([3.0, -1.0]),
-        "confidence": st.sampled_from([0.97, 1.0]),
-        "min_probability": st.sampled_from([0.0, 0.05]),
-    },
-}
-REPAIR = {
-    "chooser": st.sampled_from(["prefix_gradient", "policy", "exact_top_k"]),
-    "n": st.sampled_from([1, 4, 8]),
-    "error_below": st.sampled_from([0.0, 1.0]),
-    "candidates": st.sampled_from([1, 3, 8]),
-    "stop_reward": st.sampled_from([None, 0.5]),
-    "temperature": st.sampled_from([0.0, 1.0]),
-    "linearisation": st.sampled_from(["soft", "hard"]),
-    "min_probability": st.sampled_from([0.0, 0.05]),
-}
+}  # fmt: skip
+ONE_PASS = [name for name in GUIDED if name != "locate_repair"]
 CALLS = ("generated_tokens", "scorings", "prefix_scorings", "prefix_gradients", "model_calls")
 shapes = {
     "width": st.sampled_from([1, 3, 16]),
@@ -106,34 +96,72 @@ def run(pair, name, options, asked, *, width, budget, past):
     return config, drive_all([start(problem, config) for problem in asked], executor, width)
 
 
+def options_of(name):
+    return st.fixed_dictionaries({k: st.sampled_from(values) for k, values in GUIDED[name].items()})
+
+
+def agree(ours, theirs):
+    assert (ours.tokens, ours.text, ours.stop) == (theirs.tokens, theirs.text, theirs.stop)
+    for name in CALLS:
+        assert getattr(ours.ledger, name) == getattr(theirs.ledger, name), name
+
+
 @settings(max_examples=14)
-@given(data=st.data(), name=st.sampled_from(sorted(GUIDED)), kind=st.sampled_from(sorted(PAIRS)))
+@given(data=st.data(), name=st.sampled_from(ONE_PASS), kind=st.sampled_from(sorted(PAIRS)))
 def test_guided_methods(data, name, kind):
     pair, shape = PAIRS[kind], data.draw(st.fixed_dictionaries(shapes))
-    options = data.draw(st.fixed_dictionaries(GUIDED[name]))
+    options = data.draw(options_of(name))
     framed = shape.pop("framed") or kind == "lacking"
     thought = shape.pop("thought")
     asked = problems(pair, shape.pop("seed"), shape.pop("stop"), framed, thought=thought)
     config, fast = run(pair, name, options, asked, **shape)
     for problem, ours in zip(asked, fast, strict=True):
         theirs = naive.guided(pair, problem, config)
-        assert (ours.tokens, ours.text, ours.stop) == (theirs.tokens, theirs.text, theirs.stop)
+        agree(ours, theirs)
         same_numbers(ours.choices, theirs.choices)
-        assert all(getattr(ours.ledger, c) == getattr(theirs.ledger, c) for c in CALLS)
 
 
 @settings(max_examples=8)
-@given(options=st.fixed_dictionaries(REPAIR), **shapes)
+@given(options=options_of("locate_repair"), **shapes)
 def test_locate_and_repair(options, width, budget, past, seed, stop, framed, thought):
     pair = PAIRS["process"]
     asked = problems(pair, seed, stop, framed, thought=thought)
     config, fast = run(pair, "locate_repair", options, asked, width=width, budget=budget, past=past)
     for problem, ours in zip(asked, fast, strict=True):
         theirs = naive.locate_repair(pair, problem, config)
-        assert (ours.tokens, ours.text, ours.stop) == (theirs.tokens, theirs.text, theirs.stop)
+        agree(ours, theirs)
         assert ours.reward == pytest.approx(theirs.reward, abs=1e-10)
         same_numbers(ours.candidates, theirs.candidates)
-        assert all(getattr(ours.ledger, c) == getattr(theirs.ledger, c) for c in CALLS)
+
+
+@st.composite
+def programs(draw, kind):
+    """A guided method in the place of another, for a problem with room for a token."""
+    program = draw(together(kind, 1).filter(lambda one: one[0].problem.max_new_tokens > 0))[0]
+    name = draw(st.sampled_from(ONE_PASS if kind == "outcome" else sorted(GUIDED)))
+    problem = program.problem
+    if name == "locate_repair":  # `naive.rollout` knows no stop strings
+        problem = dataclasses.replace(problem, stop=())
+    return Program(name, configure(name, draw(options_of(name))), problem)
+
+
+@pytest.mark.parametrize("kind", ["process", "outcome", "gaps"])
+def test_drawn_programs_side_by_side(kind):
+    own = pair_of_kind(kind)
+
+    @settings(plain, max_examples=2)
+    @given(drawn=st.lists(programs(kind), min_size=20, max_size=20), machine=machines)
+    def check(drawn, machine):
+        with nothing_left():
+            outcomes, held = run_together(drawn, own, machine)
+        assert held <= machine["past"]
+        for program, outcome in zip(drawn, outcomes, strict=True):
+            repairs = program.method == "locate_repair"
+            written = naive.locate_repair if repairs else naive.guided
+            agree(outcome, written(own, program.problem, program.config))
+
+    check()
+    gc.unfreeze()  # nothing that was there before is looked at again between two rounds
 
 
 def test_the_drawn_configurations_reach_what_matters():
@@ -141,7 +169,7 @@ def test_the_drawn_configurations_reach_what_matters():
     pair = PAIRS["process"]
     asked = problems(pair, 0, ("b", "ce"), True, count=12)
     stops = set()
-    for name in GUIDED:
+    for name in ONE_PASS:
         _, outcomes = run(pair, name, {}, asked, width=16, budget=10**6, past=10**6)
         choices = [choice for outcome in outcomes for choice in outcome.choices]
         assert sum(c.new_token != c.old_token for c in choices) >= 5
@@ -201,7 +229,7 @@ class Counter:
         self.tokens += int(kwargs["attention_mask"][:, -width:].sum())
 
 
-@pytest.mark.parametrize("name", sorted(GUIDED))
+@pytest.mark.parametrize("name", ONE_PASS)
 @pytest.mark.parametrize(("kind", "past"), [("process", 0), ("process", 10**6), ("outcome", 10**6)])
 def test_the_reward_model_reads_what_the_ledger_says(name, kind, past):
     """Every token that is forwarded is charged; with a cache none is encoded twice."""
