@@ -158,7 +158,7 @@ class NoCache:
         return self.ids.shape[1]
 
     def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Return last hidden states `[B, width, D]` of all ids, the new ones last."""
+        """Return last hidden states of new ids `[B, T]`."""
         self.ids = torch.cat([self.ids, ids], 1)
         states: Tensor = self.base(
             input_ids=self.ids,
@@ -166,7 +166,7 @@ class NoCache:
             position_ids=position_ids(mask),
             use_cache=False,
         ).last_hidden_state
-        return states
+        return states[:, -ids.shape[1] :].clone()  # not a view of the states of all ids
 
     def select(self, order: Sequence[int], unused: int) -> NoCache:
         """Keep some of the rows, without the first `unused` columns."""

@@ -1,41 +1,47 @@
 """A client of a vLLM server's completions API, with token ids in and out.
 
-It knows neither models nor methods, and imports nothing heavy. The server is not trusted:
-`transport` bounds its answers and sends the key to no other host, and the fields of answers are
-held against their types here.
+It knows neither models nor methods, and imports nothing heavy. The server is not trusted: an answer
+is bounded in bytes and in time, and its fields must have their types. Redirects are not followed,
+and the proxies that the environment names are not used: prompts and key go to the host of
+`vllm_url` and nowhere else.
 """
 
 from __future__ import annotations
 
 import difflib
 import http.client
+import io
 import json
 import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from email.message import Message
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
-from msgspec import Meta
+import msgspec
 
-from nabla_eval.engine.transport import Reply, exchange, is_address, read_json, redirected_to
 from nabla_eval.errors import ConfigError, ServerError
 from nabla_eval.options import Options, require
 from nabla_eval.terminal import LOGGER, printable
-from nabla_eval.validation import Count, mismatch
+from nabla_eval.validation import Count
 
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _PASSING = frozenset({429, 502, 503, 504})  # too many requests, or a server that is starting
 _LONGEST_WAIT = 30.0  # seconds between two attempts, whatever Retry-After says
 _LONGEST_TIMEOUT = 1e6  # seconds; sockets take no more than some 1e9
+_CONNECT = 10.0  # seconds at most until a server takes a connection, which nothing can interrupt
 _EXCERPT = 300  # characters of a server's answer that a message quotes
 _LISTED = 20  # models that a message names
 _HEAD = 2**20  # bytes that an answer may take besides its tokens
 _PER_TOKEN = 2**10  # bytes for each token of prompt and response, as number and as text
+_PIECE = 2**16  # bytes read at a time, and of the body of an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class ServerOptions(Options):
     vllm_concurrency: Count = 64  # requests that are under way at once
     vllm_attempts: Count = 6  # tries of one request, with 0.5, 1, 2, 4, 8 seconds between them
     # Seconds without a byte that end a request; a whole one may take twice as many.
-    vllm_timeout: Annotated[float, Meta(gt=0, le=_LONGEST_TIMEOUT)] = 600.0
+    vllm_timeout: Annotated[float, msgspec.Meta(gt=0, le=_LONGEST_TIMEOUT)] = 600.0
 
     def __post_init__(self) -> None:
         wanted = "an address like http://127.0.0.1:8000"
@@ -56,8 +62,20 @@ class ServerOptions(Options):
                 f"vllm_url takes no user or password. Try {wanted}; a server's --api-key goes into "
                 f"the environment variable {KEY_VARIABLE}."
             )
-        require(is_address(self.vllm_url), "vllm_url", self.vllm_url, wanted)
+        require(_is_address(self.vllm_url), "vllm_url", self.vllm_url, wanted)
         super().__post_init__()
+
+
+def _is_address(url: str) -> bool:
+    """Return whether an address is HTTP, in ASCII, with a host, without query and fragment."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # a wrong port raises here only
+        host.encode("idna")
+    except ValueError:
+        return False
+    plain = not re.search(r"[^!-~]|[?#]", url)
+    return plain and bool(host) and parts.scheme in ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -68,27 +86,26 @@ class Completion:
     finish: str  # "stop" or "length"
 
 
-class _Model(TypedDict):
+class _Model(msgspec.Struct):
     id: str
+    max_model_len: Any = None
 
 
-class _Models(TypedDict):
+class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-class _Logprobs(TypedDict, total=False):
-    token_logprobs: list[float | None] | None
+class _Choice(msgspec.Struct):
+    index: int = 0
+    token_ids: list[int] | None = None
+    finish_reason: str | None = None
 
 
-class _Choice(TypedDict, total=False):
-    index: int
-    token_ids: list[int] | None
-    finish_reason: str | None
-    logprobs: _Logprobs | None
-
-
-class _Choices(TypedDict):
+class _Choices(msgspec.Struct):
     choices: list[_Choice]
+
+
+_Answer = TypeVar("_Answer", _Models, _Choices)
 
 
 class Server:
@@ -107,33 +124,35 @@ class Server:
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
         self._warned = False
-        answer = self._request("/v1/models", _wrong_models)
-        offered = {model["id"]: model for model in answer["data"]}
+        offered = {model.id: model for model in self._request("/v1/models", _Models).data}
         self.model = _chosen(options, list(offered))
-        self.context = _length(offered[self.model])
+        length = offered[self.model].max_model_len
+        # Tokens that prompt and response may have together; None where the server does not say.
+        self.context = length if type(length) is int and length > 0 else None
         self.complete({"prompt": [1], "max_tokens": 1, "temperature": 0})
 
     def __repr__(self) -> str:
-        return f"Server({self.options.vllm_url}, {self.model})"
+        return f"Server({self.options.vllm_url}, {_quoted(self.model)})"
 
     def complete(self, body: Mapping[str, Any]) -> Completion:
-        """One completion; `body` are the API's own arguments without the model.
+        """Return one completion; `body` are the API's own arguments without the model.
 
         Raises `ServerError` for a server that is away or busy at every attempt, refuses the
         request, takes too long, or answers with anything but one completion with its token ids.
         """
         asked = {**body, "model": self.model, "return_token_ids": True, "stream": False}
-        (choice,) = self._request("/v1/completions", _wrong_choices, asked)["choices"]
-        tokens = choice.get("token_ids")
-        if tokens is None:
+        choices = self._request("/v1/completions", _Choices, asked).choices
+        if [choice.index for choice in choices] != [0]:
+            raise self._strange(f"{len(choices)} choices, where one of index 0 was asked for")
+        if choices[0].token_ids is None:
             raise ServerError(
                 f"The server at {self.options.vllm_url} answers without token ids, which "
                 "return_token_ids=true asked for. It needs vLLM 0.10.2 or later."
             )
-        return Completion(tuple(tokens), str(choice.get("finish_reason")))
+        return Completion(tuple(choices[0].token_ids), str(choices[0].finish_reason))
 
     def complete_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[Completion]:
-        """Completions in the order of `bodies`, `vllm_concurrency` of them under way at once.
+        """Return completions in the order of `bodies`, `vllm_concurrency` of them at once.
 
         The first error, or Ctrl-C, ends the others: those under way are hung up on, since a
         stalled server would be waited for otherwise.
@@ -146,21 +165,18 @@ class Server:
                     return [future.result() for future in futures]
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    self._hang_up()
+                    self._stopped.set()
+                    for connection in list(self._live):
+                        with suppress(OSError):
+                            connection.shutdown(socket.SHUT_RDWR)
                     raise
         finally:
             self._stopped.clear()
 
-    def _hang_up(self) -> None:
-        self._stopped.set()
-        for connection in list(self._live):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
     def _request(
-        self, path: str, wrong: Callable[[Any], str | None], body: Mapping[str, Any] | None = None
-    ) -> Any:
-        """The JSON that a path answers with, in which `wrong` finds no fault.
+        self, path: str, kind: type[_Answer], body: Mapping[str, Any] | None = None
+    ) -> _Answer:
+        """Return what a path answers to a GET, or to a POST of `body` as JSON.
 
         Only what can pass is tried again: a connection that is refused, reset or cut off, and a
         server that is busy or starting.
@@ -169,7 +185,7 @@ class Server:
         for attempt in range(1, self.options.vllm_attempts + 1):
             last, pause = attempt == self.options.vllm_attempts, wait
             try:
-                reply = self._once(path, body)
+                reply = self._exchange(path, body)
             except (ConnectionError, http.client.IncompleteRead) as error:
                 if last or self._stopped.is_set():
                     raise self._away(error, attempt) from error
@@ -180,56 +196,63 @@ class Server:
                 raise self._strange(f"{type(error).__name__}: {_reason(error)}") from error
             else:
                 if last or reply.status not in _PASSING:
-                    return self._read(path, reply, wrong)
+                    return self._read(path, kind, reply)
                 reason, pause = f"status {reply.status}", _pause(reply, wait)
-            self._warn(reason)
+            if not self._warned:
+                self._warned = True
+                LOGGER.warning(
+                    "The vLLM server at %s is away or busy (%s): trying again.",
+                    self.options.vllm_url, reason,
+                )  # fmt: skip
             self._sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _once(self, path: str, body: Mapping[str, Any] | None) -> Reply:
-        tokens = len(body["prompt"]) + body.get("max_tokens", 0) if body else 0
-        own: set[socket.socket] = set()
+    def _exchange(self, path: str, body: Mapping[str, Any] | None) -> _Reply:
+        """Exchange one request; raise `OSError` (`TimeoutError`, ...) or `HTTPException`."""
+        parts = urlsplit(self.options.vllm_url.rstrip("/").removesuffix("/v1"))
+        timeout, data = self.options.vllm_timeout, None
+        room, deadline = _HEAD, time.monotonic() + 2 * timeout
+        if body is not None:
+            data = json.dumps(body).encode()
+            room += _PER_TOKEN * (len(body["prompt"]) + body.get("max_tokens", 0))
+        secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        # Without a port, `http.client` would look for one in an IPv6 address.
+        port = parts.port or kind.default_port
+        headers = {"Content-Type": "application/json", "Connection": "close", **_authorisation()}
+        with closing(kind(str(parts.hostname), port, timeout=min(timeout, _CONNECT))) as connection:
+            connection.connect()
+            own = connection.sock
+            self._live.add(own)
+            try:
+                if self._stopped.is_set():
+                    raise ConnectionAbortedError("another request failed")
+                own.settimeout(timeout)
+                connection.request("POST" if data else "GET", parts.path + path, data, headers)
+                return _received(_Wire(own, room, timeout, deadline))
+            finally:
+                self._live.discard(own)
 
-        def opened(connection: socket.socket) -> None:
-            own.add(connection)
-            self._live.add(connection)
-            if self._stopped.is_set():
-                raise ConnectionAbortedError("another request failed")
-
-        try:
-            return exchange(
-                self.options.vllm_url.rstrip("/").removesuffix("/v1"),
-                path,
-                body,
-                _authorisation(),
-                room=_HEAD + _PER_TOKEN * tokens,
-                timeout=self.options.vllm_timeout,
-                opened=opened,
-            )
-        finally:
-            self._live.difference_update(own)
-
-    def _read(self, path: str, reply: Reply, wrong: Callable[[Any], str | None]) -> Any:
+    def _read(self, path: str, kind: type[_Answer], reply: _Reply) -> _Answer:
         if 300 <= reply.status < 400:
-            raise self._redirected(path, reply)
+            raise ServerError(
+                f"The server at {self.options.vllm_url} redirects {path} with status "
+                f"{reply.status} to {_quoted(reply.headers.get('Location', '')) or '(nowhere)'}. "
+                "That is not followed, since prompts and key are for the host of vllm_url. Pass "
+                "the server's own address as vllm_url."
+            )
         if reply.status != 200:
             raise self._refused(path, reply)
         try:
-            answer = read_json(reply.body)
+            answer = msgspec.json.decode(reply.body, type=kind)
         except (ValueError, RecursionError) as error:
-            raise self._strange(f"it is no JSON: {_reason(error)}", reply.body) from None
-        if (fault := wrong(answer)) is not None:
+            raise self._strange(_reason(error), reply.body) from None
+        names = [model.id for model in answer.data] if isinstance(answer, _Models) else []
+        if not all(name and name.isprintable() for name in names):
+            fault = "a model's name is empty or holds characters that cannot be shown"
             raise self._strange(fault, reply.body)
         return answer
-
-    def _warn(self, reason: str) -> None:
-        if not self._warned:
-            self._warned = True
-            LOGGER.warning(
-                "The vLLM server at %s is away or busy (%s): trying again.",
-                self.options.vllm_url, reason,
-            )  # fmt: skip
 
     def _away(self, error: Exception, attempts: int) -> ServerError:
         return ServerError(
@@ -238,24 +261,20 @@ class Server:
             "one needs a longer vllm_timeout."
         )
 
-    def _redirected(self, path: str, reply: Reply) -> ServerError:
-        location = reply.headers.get("Location", "")
-        host = redirected_to(self.options.vllm_url, location) or "(none named)"
-        return ServerError(
-            f"The server at {self.options.vllm_url} redirects {path} with status {reply.status} to "
-            f"{_quoted(location)}, host {_quoted(host)}. That is not followed, since prompts and "
-            "key are for the host of vllm_url. Pass the server's own address as vllm_url."
-        )
-
-    def _refused(self, path: str, reply: Reply) -> ServerError:
+    def _refused(self, path: str, reply: _Reply) -> ServerError:
         advice = "Look at the server's log."
         if reply.status in (401, 403):
             advice = f"Put the server's --api-key into the environment variable {KEY_VARIABLE}."
         elif reply.status == 404:
             advice = "Is vllm_url the address of a vLLM server, without a path?"
+        said = reply.body.decode(errors="replace")
+        with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            answer = json.loads(said)  # in vLLM's form, or in any other
+            said = str(answer.get("error", answer)["message"])
+        said = _quoted(said) or "(no reason given)"
         return ServerError(
             f"The server at {self.options.vllm_url} refused {path} with status {reply.status}: "
-            f"{_message(reply.body).rstrip('.')}. {advice}"
+            f"{said.rstrip('.')}. {advice}"
         )
 
     def _strange(self, fault: str, body: bytes | None = None) -> ServerError:
@@ -264,6 +283,59 @@ class Server:
             f"The server at {self.options.vllm_url} gave an answer that is none of vLLM's "
             f"({fault}){start}. Is vllm_url right?"
         )
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A server's answer; of a status other than 200, `body` is no more than the beginning."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+
+class _Wire(io.RawIOBase):
+    """The bytes of one answer as `http.client` reads them, bounded in number and in time.
+
+    Status line, headers and framing count too.
+    """
+
+    def __init__(self, sock: socket.socket, room: int, timeout: float, deadline: float) -> None:
+        self.sock, self.room, self.timeout, self.deadline = sock, room, timeout, deadline
+        self.count = 0
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return what `http.client` asks of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out before the answer was whole")
+        self.sock.settimeout(min(self.timeout, left))
+        count = self.sock.recv_into(buffer)
+        self.count += count
+        if self.count > self.room:
+            raise http.client.HTTPException(f"more than {self.room} bytes")
+        return count
+
+
+def _received(wire: _Wire) -> _Reply:
+    response = http.client.HTTPResponse(wire)  # type: ignore[arg-type]
+    try:
+        response.begin()
+        if response.status != 200:
+            return _Reply(response.status, response.headers, response.read(_PIECE))
+        # By pieces: a length that the server only claims must reserve no memory.
+        whole = b"".join(iter(lambda: response.read(_PIECE), b""))
+    except ValueError as error:  # a chunk of negative length, say
+        raise http.client.HTTPException(str(error)) from error
+    if response.length:
+        raise http.client.IncompleteRead(whole, response.length)
+    return _Reply(response.status, response.headers, whole)
 
 
 def _authorisation() -> dict[str, str]:
@@ -278,8 +350,8 @@ def _authorisation() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _pause(reply: Reply, wait: float) -> float:
-    """Seconds until the next attempt: what Retry-After says where it is longer, up to a bound.
+def _pause(reply: _Reply, wait: float) -> float:
+    """Return the seconds until the next attempt: those of Retry-After if longer, up to a bound.
 
     A date in its place is not read: the two clocks may differ.
     """
@@ -288,36 +360,8 @@ def _pause(reply: Reply, wait: float) -> float:
     return min(max(wait, seconds), _LONGEST_WAIT)
 
 
-def _wrong_models(answer: Any) -> str | None:
-    if fault := mismatch(answer, _Models):
-        return fault
-    names = [model["id"] for model in answer["data"]]
-    if len(set(names)) < len(names):
-        return "a model is listed twice"
-    if not all(name and name.isprintable() for name in names):
-        return "a model's name is empty or holds characters that cannot be shown"
-    return None
-
-
-def _wrong_choices(answer: Any) -> str | None:
-    if fault := mismatch(answer, _Choices):
-        return fault
-    choices = answer["choices"]
-    if [choice.get("index", 0) for choice in choices] != [0]:
-        return f"{len(choices)} choices, where one of index 0 was asked for"
-    tokens = choices[0].get("token_ids")
-    logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs")  # nobody asked for them
-    if tokens is None or logprobs is None:
-        return None
-    if len(logprobs) != len(tokens):
-        return f"{len(logprobs)} logprobs of {len(tokens)} tokens"
-    if any(number is not None and number > 0 for number in logprobs):
-        return "a logprob above 0"
-    return None
-
-
 def _quoted(text: str) -> str:
-    """The beginning of what a server said, with every character visible."""
+    """Return the beginning of what a server said, with every character visible."""
     return printable(text[:_EXCERPT])
 
 
@@ -339,18 +383,3 @@ def _chosen(options: ServerOptions, names: list[str]) -> str:
         f"The vLLM server at {options.vllm_url} offers {', '.join(listed) or 'no model'}{more}; "
         f"{asked}. Pass one of its names as vllm_model. {hint}".rstrip()
     )
-
-
-def _length(model: Mapping[str, Any]) -> int | None:
-    """Tokens that prompt and response may have together; None where the server does not say."""
-    length = model.get("max_model_len")
-    return length if type(length) is int and length > 0 else None
-
-
-def _message(body: bytes) -> str:
-    """Return what an error's body says, in vLLM's form or in any other."""
-    said = body.decode(errors="replace")
-    with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        answer = json.loads(said)
-        said = str(answer.get("error", answer)["message"])
-    return _quoted(said) or "(no reason given)."

@@ -25,7 +25,7 @@ from nabla_eval.dto.objective import (
 )
 from nabla_eval.dto.relaxation import soft_backward
 from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.prefix_cache import PrefixCaches
+from nabla_eval.engine.prefix_cache import PrefixCaches, agreement
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models import memory
 from nabla_eval.models.memory import Shape, Use
@@ -135,8 +135,7 @@ def _site(pair: Pair, start: Start, caches: PrefixCaches) -> Site:
     """
     problem, trajectory, hard = start.problem, start.trajectory, start.hard
     own = Site(problem.prompt, problem.frame, hard, trajectory.scored, states=trajectory.states)
-    pairs = enumerate(zip(hard, trajectory.tokens, strict=True))
-    same = next((i for i, (a, b) in pairs if a != b), len(hard))
+    same = agreement(hard, trajectory.tokens)
     policy = caches.policy.find(problem.key, problem.prompt + hard[:same])
     reward = caches.reward.find(problem.key, reward_rows(pair.judge, [own])[0])
     return replace(

@@ -10,8 +10,8 @@ engine must return the same tokens, candidates and verdicts (float64), for fewer
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -230,9 +230,9 @@ def refine(
         head = pair.policy.head
     rounded = dto.logits_dtype == "bfloat16"
     free = torch.nn.Parameter(start.bfloat16() if rounded else start.clone())
-    solver, schedule = descent(free, dto)
+    step = descent(free, dto)
     z, hard = list(sequence.z), list[list[int]]()
-    for _ in range(dto.steps):
+    for t in range(dto.steps):
         # Lines 4-5: y_i = onehot(argmax z_i) + softmax(z_i/tau) - stopgrad(softmax(z_i/tau))
         tokens = [int((z_i / tau + o_i).argmax()) for z_i, o_i in zip(z, offsets, strict=True)]
         hard.append(tokens[position:end])
@@ -241,10 +241,9 @@ def refine(
         for i in range(position, len(z)):
             p = torch.softmax(z[i] / tau, -1)
             y[i] = y[i] + p - p.detach()
-        solver.zero_grad()
+        free.grad = None
         loss(pair, problem, torch.stack(y), len(sequence.scored), dto.objective).backward()
-        solver.step()
-        schedule.step()
+        step(t)
         z[position:end] = head(free.detach().to(start.dtype))
     refined = head(free.detach().to(start.dtype))
     if not bool(refined.amax(-1).isfinite().all()):
@@ -252,38 +251,33 @@ def refine(
     return refined[0], hard
 
 
-def descent(free: Tensor, dto: DTO) -> tuple[Any, Any]:
-    """torch's optimiser of the free rows, and its learning rate over the T steps."""
-    kind = optimiser(dto.optimizer).reference
-    settings = {"lr": dto.lr} if kind is None else {"lr": dto.lr, "weight_decay": 0.0}
-    solver = OwnStep(free, settings, dto) if kind is None else kind([free], **settings)
-    least = dto.min_lr / dto.lr
+def descent(free: Tensor, dto: DTO) -> Callable[[int], None]:
+    """Return step number t of torch's optimiser, or of an optimiser that torch does not have."""
+    kind = optimiser(dto.optimizer)
+    own = [kind.init(row[None].detach()) for row in free]  # row by row
 
-    def share(t: int) -> float:
-        cosine = (1 + math.cos(math.pi * t / max(1, dto.steps))) / 2
-        clipped = dto.schedule == "clipped_cosine"
-        return max(least, cosine) if clipped else least + (1 - least) * cosine
-
-    return solver, torch.optim.lr_scheduler.LambdaLR(solver, share)
-
-
-class OwnStep(torch.optim.Optimizer):
-    """An optimiser that torch does not have: its own step, row by row."""
-
-    def __init__(self, free: Tensor, settings: dict[str, Any], dto: DTO) -> None:
-        super().__init__([free], settings)
-        self.free, self.kind, self.count = free, optimiser(dto.optimizer), 0
-        self.states = [self.kind.init(row[None].detach()) for row in free]
+    def rate(t: int) -> float:
+        cosine = (1 + math.cos(math.pi * t / dto.steps)) / 2
+        if dto.schedule == "clipped_cosine":
+            return max(dto.min_lr, dto.lr * cosine)
+        return dto.min_lr + (dto.lr - dto.min_lr) * cosine
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        numbers = self.kind.factors(self.param_groups[0]["lr"], self.count)
-        factors = [torch.tensor([[number]], dtype=torch.float64) for number in numbers]
-        self.count += 1
-        for i, gradient in enumerate(self.free.grad if self.free.grad is not None else ()):
-            row, state = self.free[i : i + 1], self.states[i]
-            new, self.states[i] = self.kind.step(row, gradient[None], state, *factors)
-            row.copy_(new)
+    def own_step(t: int) -> None:
+        factors = [torch.tensor([[number]]).double() for number in kind.factors(rate(t), t)]
+        for i, gradient in enumerate(() if free.grad is None else free.grad):
+            new, own[i] = kind.step(free[i : i + 1], gradient[None], own[i], *factors)
+            free[i : i + 1].copy_(new)
+
+    if kind.reference is None:
+        return own_step
+    solver = kind.reference([free], lr=dto.lr, weight_decay=0.0)
+
+    def step(t: int) -> None:
+        solver.param_groups[0]["lr"] = rate(t)
+        solver.step()
+
+    return step
 
 
 @torch.no_grad()

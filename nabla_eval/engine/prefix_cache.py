@@ -59,7 +59,7 @@ class PrefixCache:
         if not held or not ids:
             return None
         wanted = np.asarray(ids)
-        counts = [_agreement(entry.ids, wanted) for entry in held]
+        counts = [agreement(entry.ids, wanted) for entry in held]
         best = max(range(len(held)), key=counts.__getitem__)
         if not counts[best]:
             return None
@@ -79,7 +79,7 @@ class PrefixCache:
             return
         entry = CachedPrefix(np.asarray(ids), kv, scores, scope=(problem, kind))
         for other in list(self._held.get(entry.scope, ())):
-            if _agreement(other.ids, entry.ids) == other.tokens:
+            if agreement(other.ids, entry.ids) == other.tokens:
                 self._drop(other)
         self._held.setdefault(entry.scope, []).append(entry)
         self._order[entry] = None
@@ -106,10 +106,10 @@ class PrefixCache:
         self.tokens = 0
 
 
-def _agreement(one: np.ndarray, other: np.ndarray) -> int:
-    """How many ids two rows begin with alike."""
+def agreement(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
+    """Return the number of ids that two rows begin with alike."""
     count = min(len(one), len(other))
-    different = one[:count] != other[:count]
+    different = np.asarray(one[:count]) != np.asarray(other[:count])
     first = int(different.argmax()) if count else 0
     return first if count and different[first] else count
 

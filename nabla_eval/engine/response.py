@@ -38,8 +38,9 @@ class Response:
     scored: int = 0
     text: str = ""
     cost: Ledger = field(default_factory=Ledger)
-    error: PolicyError | None = None  # why it could not be written
-    place: int | None = None  # in the decoder's record, while it runs
+    error: Exception | None = None  # why it could not be written
+    # Statistics `[T, 5]` and states `[T, D]` of its new tokens, some steps a piece.
+    known: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -65,7 +66,7 @@ class Response:
     def restart(self) -> None:
         """Forget what was generated: the key draws the same tokens again."""
         del self.tokens[self.given :]
-        self.cost = Ledger()
+        self.stop, self.error, self.cost, self.known = None, None, Ledger(), []
 
     @property
     def steps(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from nabla_eval.protocol import Generate, Trajectory
 from nabla_eval.randomness import Key, uniforms
 
 PATIENCE = 16.0  # scoring and refining cost about this many decode steps
-_BLOCK = 64  # steps whose records and random numbers are allocated together
+_BLOCK = 64  # steps whose random numbers are drawn, and whose statistics are kept, together
 
 
 def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
@@ -44,105 +44,6 @@ def rollout(policy: Policy, requests: Sequence[Generate]) -> list[Trajectory]:
     return [results[i] for i in range(len(requests))]
 
 
-class TokenRecord:
-    """Random numbers, statistics and states of running responses, on the device until they finish.
-
-    Each response has one place; C steps are allocated.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.clear()
-
-    def clear(self) -> None:
-        """Free everything."""
-        device = self.policy.device
-        self._free: list[int] = []
-        self._most = 0  # no response has written more steps
-        self._at = torch.zeros(0, dtype=torch.long, device=device)  # [places] steps written
-        self._numbers = torch.zeros((0, _BLOCK), dtype=torch.float64, device=device)
-        self._values = torch.zeros((0, _BLOCK, len(COLUMNS)), dtype=torch.float64, device=device)
-        self._states = self.policy.embedding.new_zeros((0, _BLOCK, 0))
-
-    def enter(self, rows: Sequence[Response]) -> None:
-        """Give places to responses."""
-        missing = len(rows) - len(self._free)
-        if missing > 0:
-            self._free += range(len(self._at), len(self._at) + missing)
-            self._at = _longer(self._at, 0, missing)
-            self._numbers = _longer(self._numbers, 0, missing)
-            self._values = _longer(self._values, 0, missing)
-            self._states = _longer(self._states, 0, missing)
-        for row in rows:
-            row.place = self._free.pop()
-        places = self.places(rows)
-        self._at[places] = 0
-        self._numbers[places] = self._draw(rows, 0, self._numbers.shape[1])
-
-    def places(self, rows: Sequence[Response]) -> Tensor:
-        """`[B]`."""
-        return torch.tensor([row.place for row in rows], device=self.policy.device)
-
-    def numbers(self, rows: Sequence[Response], places: Tensor) -> Tensor:
-        """Return the number `[B]` that each response draws its next token with."""
-        steps = self._numbers.shape[1]
-        if self._most >= steps:
-            self._most = max(row.steps for row in rows)
-        if self._most >= steps:
-            more = max(1, steps // 4 // _BLOCK) * _BLOCK
-            self._numbers = _longer(self._numbers, 1, more)
-            self._values = _longer(self._values, 1, more)
-            self._states = _longer(self._states, 1, more)
-            self._numbers[places, steps:] = self._draw(rows, steps, more)
-        return self._numbers[places, self._at[places]]
-
-    def _draw(self, rows: Sequence[Response], first: int, count: int) -> Tensor:
-        starts = [row.given + first for row in rows]
-        numbers = uniforms([row.request.key for row in rows], starts, count)
-        return torch.from_numpy(numbers).to(self.policy.device)
-
-    def write(self, places: Tensor, states: Tensor, values: dict[str, Tensor]) -> None:
-        """Note a step: last hidden states `[B, D]` and statistics `[B]` each."""
-        if self._states.shape[-1] == 0:
-            self._states = states.new_zeros((*self._states.shape[:2], states.shape[-1]))
-        at = self._at[places]
-        self._states[places, at] = states
-        # float64 holds what any of them is, token ids too.
-        self._values[places, at] = torch.stack([values[name].double() for name in COLUMNS], -1)
-        self._at[places] = at + 1
-        self._most += 1
-
-    def leave(self, rows: Sequence[Response]) -> list[Known]:
-        """Return everything known of the new tokens; the places become free."""
-        known: dict[Response, Known] = {}
-        placed = [row for row in rows if row.place is not None and row.steps]
-        if placed:
-            longest = max(row.steps for row in placed)
-            values = self._values[self.places(placed), :longest].transpose(1, 2).tolist()
-            for row, own in zip(placed, values, strict=True):
-                columns = {
-                    name: column[: row.steps] for name, column in zip(COLUMNS, own, strict=True)
-                }
-                columns["argmax"] = [int(token) for token in columns["argmax"]]
-                # Not a view, which would keep the whole batch alive.
-                known[row] = columns, self._states[row.place, : row.steps].clone()
-        self.free(rows)
-        return [known.get(row, ({}, None)) for row in rows]
-
-    def free(self, rows: Sequence[Response]) -> None:
-        """Take the places of responses back."""
-        for row in rows:
-            if row.place is not None:
-                self._free.append(row.place)
-                row.place = None
-
-
-def _longer(tensor: Tensor, dim: int, count: int) -> Tensor:
-    shape = list(tensor.shape)
-    shape[dim] = count
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim)
-
-
 BatchCache = PaddedCache | RowCache | NoCache
 
 
@@ -154,8 +55,11 @@ class _Batch:
     cache: BatchCache
     pending: Tensor  # [B] the last token of each row, not in the cache yet
     length: Tensor  # [B] tokens before it
-    places: Tensor  # [B] in the record
     filters: Filter
+    numbers: Tensor  # [B, some] that the next steps draw with
+    # Statistics [B, 5] and states [B, D] of each step since the rows were last told of them.
+    values: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
     @property
     def mask(self) -> Tensor:
@@ -165,8 +69,33 @@ class _Batch:
 
     @cached_property
     def doubts(self) -> bool:
-        """Return whether some row ends where the policy is unsure, which the host must hear of."""
+        """Whether some row ends where the policy is unsure, which the host must hear of."""
         return any(row.request.confidence is not None for row in self.rows)
+
+    def next_numbers(self) -> Tensor:
+        """Return the number `[B]` that each row draws its next token with."""
+        if not self.numbers.shape[1]:
+            keys, starts = zip(*((r.request.key, len(r.tokens)) for r in self.rows), strict=True)
+            numbers = torch.from_numpy(uniforms(keys, starts, _BLOCK))
+            self.numbers = numbers.to(self.length.device)
+        found, self.numbers = self.numbers[:, 0], self.numbers[:, 1:]
+        return found
+
+    def note(self, states: Tensor, known: dict[str, Tensor]) -> None:
+        """Note a step: last hidden states `[B, D]` and statistics `[B]` each."""
+        # float64 holds what any of them is, token ids too.
+        self.values.append(torch.stack([known[name].double() for name in COLUMNS], -1))
+        self.states.append(states)
+        if len(self.values) == _BLOCK:
+            self.tell()
+
+    def tell(self) -> None:
+        """Give the rows what was noted of them, while they are in this order."""
+        if self.values:
+            values, states = torch.stack(self.values, 1), torch.stack(self.states, 1)
+            for row, *own in zip(self.rows, values, states, strict=True):
+                row.known.append((own[0], own[1]))
+            self.values, self.states = [], []
 
     def select(self, kept: list[int]) -> _Batch:
         """Keep some of the rows; the last of them take the places of those that are gone."""
@@ -181,8 +110,8 @@ class _Batch:
             self.cache.select(kept, unused),
             self.pending[index],
             self.length[index],
-            self.places[index],
             self.filters.rows(index),
+            self.numbers[index],
         )
 
 
@@ -216,7 +145,6 @@ class Decoder:
         self._relieve = relieve
         self._queue: list[Response] = []
         self._batch: _Batch | None = None
-        self._record = TokenRecord(policy)
         self._finished: list[Response] = []
 
     def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
@@ -225,11 +153,6 @@ class Decoder:
             row = Response.of(request, self.policy, ticket)
             (self._finished if row.over else self._queue).append(row)
         self._sort()
-
-    @property
-    def idle(self) -> bool:
-        """Return whether nothing is queued, running or to be fetched."""
-        return not (self._queue or self._batch or self._finished)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -241,10 +164,7 @@ class Decoder:
         while not self._attempt():
             pass
         rows, self._finished = self._finished, []
-        known = self._record.leave(rows)
-        if self._batch is None:
-            self._record.clear()
-        found = trajectories(self.policy, rows, known)
+        found = trajectories(self.policy, rows, _fetched(rows))
         return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
 
     def _attempt(self) -> bool:
@@ -262,8 +182,8 @@ class Decoder:
                     break
             return True
         except torch.OutOfMemoryError:
-            rows = [*(self._batch.rows if self._batch else []), *new]
-            rows = [row for row in dict.fromkeys(rows) if not row.over]
+            held = self._batch.rows if self._batch else []
+            rows = [row for row in dict.fromkeys([*held, *new]) if row not in self._finished]
             if len(rows) <= 1:
                 raise
         # Outside the handler, so that the failed attempt's tensors are no longer held by it.
@@ -273,7 +193,6 @@ class Decoder:
     def _shrink(self, rows: list[Response]) -> None:
         """Put rows back into the queue, and hold half as much from now on."""
         self._batch = None
-        self._record.free(rows)
         self.prefixes.clear()
         self._relieve()
         for row in rows:
@@ -323,23 +242,23 @@ class Decoder:
         """Join rows to the running batch."""
         known = {row: kv for row in new if (kv := self._known(row)) is not None}
         first, cache = self._prefill([row for row in new if row not in known], known)
-        running = self._batch
-        rows = [*(running.rows if running else []), *new]
+        rows, joined = new, None
+        if self._batch:
+            self._batch.tell()
+            rows, joined = [*self._batch.rows, *new], self._batch.cache
         if cache is None:
-            joined = running.cache if running else None
             assert joined is None or isinstance(joined, PaddedCache)
             cache = PaddedCache.of(self.policy.base, [known[row] for row in new], joined)
         for row in new:
             row.charge(self.policy, row.length if row in first else 1, prefill=row in first)
-        self._record.enter(new)
         device = self.policy.device
         self._batch = _Batch(
             rows,
             cache,
             torch.tensor([row.context[-1] for row in rows], device=device),
             torch.tensor([row.length - 1 for row in rows], device=device),
-            self._record.places(rows),
             Filter([row.request.sampling for row in rows], device),
+            torch.zeros(len(rows), 0, device=device),
         )
 
     def _known(self, row: Response) -> Tensor | None:
@@ -385,25 +304,18 @@ class Decoder:
         return first, None
 
     def _step(self, batch: _Batch) -> None:
-        hidden = batch.cache.encode(batch.pending[:, None], batch.mask, batch.length[:, None])[
-            :, -1
-        ]
+        ids, positions = batch.pending[:, None], batch.length[:, None]
+        hidden = batch.cache.encode(ids, batch.mask, positions)[:, -1]
         logits = self.policy.head(hidden)
-        numbers = self._record.numbers(batch.rows, batch.places)
-        drawn = draw(batch.filters.distribution(logits), numbers)
+        drawn = draw(batch.filters.distribution(logits), batch.next_numbers())
         known = statistics(logits, drawn)
-        self._record.write(batch.places, hidden, known)
+        batch.note(hidden, known)
         # Read with the tokens, so that a check of every step costs no synchronisation.
-        told = drawn.masked_fill(known["top_probability"].isnan(), NOTHING)
+        told = drawn.masked_fill(known["top_probability"].isnan(), NOTHING).tolist()
         tops: list[float | None] = [None] * len(batch.rows)
         if batch.doubts:
             tops = known["top_probability"].tolist()
-        kept = []
-        for i, (row, token) in enumerate(zip(batch.rows, told.tolist(), strict=True)):
-            if row.add(token, self.policy, tops[i]):
-                kept.append(i)
-            else:
-                self._finished.append(row)
+        kept = [i for i, row in enumerate(batch.rows) if row.add(told[i], self.policy, tops[i])]
         batch.pending, batch.length = drawn, batch.length + 1
         if isinstance(batch.cache, NoCache):
             for row in batch.rows:
@@ -411,8 +323,12 @@ class Decoder:
                     flops = forward_flops(self.policy.parameters, row.length - 2)
                     row.cost.add(Ledger(flops=flops))
         if len(kept) < len(batch.rows):
+            batch.tell()
             self._keep_prefixes(batch)
-            self._batch = batch.select(kept) if kept else None
+            rest = batch.select(kept) if kept else None
+            # Last, since out of memory before this point they would have to begin again.
+            self._finished += [row for row in batch.rows if row.over]
+            self._batch = rest
 
     def _keep_prefixes(self, batch: _Batch) -> None:
         """Cache what finished rows have encoded."""
@@ -424,3 +340,21 @@ class Decoder:
                 # Copied: a view would keep the whole batch alive.
                 kv = batch.cache.row(i, len(context)).clone()
                 self.prefixes.add(row.request.problem.key, context, kv)
+
+
+def _fetched(rows: Sequence[Response]) -> list[Known]:
+    """Bring what is known of the new tokens of finished responses to the host, all at once."""
+    pieces = [values for row in rows for values, _ in row.known]
+    columns = torch.cat(pieces).T.tolist() if pieces else []
+    found: list[Known] = []
+    begin = 0
+    for row in rows:
+        end = begin + row.steps
+        known = {name: own[begin:end] for name, own in zip(COLUMNS, columns, strict=False)}
+        known["argmax"] = [int(token) for token in known.get("argmax", ())]
+        # A copy: views would keep the states of neighbours alive.
+        states = torch.cat([own for _, own in row.known])[: row.steps] if row.known else None
+        found.append((known, states))
+        begin += sum(len(values) for values, _ in row.known)
+        row.known = []
+    return found

@@ -19,7 +19,7 @@ from nabla_eval.cost.flops import forward_flops
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
 from nabla_eval.engine.batch_cache import PaddedCache, rows_of
-from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches
+from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches, agreement
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models import prefix
 from nabla_eval.models.batch_probe import cache_name
@@ -154,7 +154,7 @@ class RewardEncoder:
         spared = 0
         for members in groups.values():
             own = [rows[i] for i in members]
-            count = min(_agreement(min(own), max(own)), *(ends[i] for i in members))
+            count = min(agreement(min(own), max(own)), *(ends[i] for i in members))
             # A cached prefix that ends before they part is the same for all of them.
             spared += (len(members) - 1) * max(0, count - len(known[members[0]].ids))
             starts.append(own[0][:count])
@@ -221,9 +221,3 @@ def filled(kvs: Sequence[Tensor | None]) -> list[Tensor]:
     """Keys and values of no tokens where there are none."""
     some = next(kv for kv in kvs if kv is not None)
     return [some[..., :0, :] if kv is None else kv for kv in kvs]
-
-
-def _agreement(one: Ids, other: Ids) -> int:
-    """How many ids two rows begin with alike; the first and last of sorted rows speak for all."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

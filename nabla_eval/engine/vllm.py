@@ -8,8 +8,9 @@ the server's model must be the local policy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from nabla_eval.cost.flops import forward_flops
@@ -20,12 +21,10 @@ from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.engine.teacher_force import Written, read
 from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
-from nabla_eval.options import Sampling
+from nabla_eval.options import DELIMITERS, Sampling
 from nabla_eval.protocol import Generate, Problem, Trajectory
 from nabla_eval.randomness import Key
 
-# Where a step may end; what else ends one (regular expressions) is cut here.
-_DELIMITERS = {"newline": "\n", "blank_line": "\n\n", "semicolon": ";"}
 _PROBE = "20,14,7=42?"  # any text would do
 _PROBE_TOKENS = 8
 _FOREIGN = 0.5  # nats that the server's first choices may be behind ours on average: rounding
@@ -57,31 +56,35 @@ class VLLMRollout:
                     "answers come too late for. Leave rollout=vllm out."
                 )
         rows = [Response.of(request, self.policy) for request in requests]
-        extra = [Ledger() for _ in rows]
-        asked: set[int] = set()
-        while unfinished := [i for i, row in enumerate(rows) if row.stop is None]:
-            for i in asked.intersection(unfinished):
-                extra[i].add(self._prefill(rows[i].length))
-            for i in set(unfinished).difference(asked):
-                rows[i].charge(self.policy, rows[i].length, prefill=True)
-            bodies = [self._body(rows[i]) for i in unfinished]
-            for i, completion in zip(unfinished, self.server.complete_all(bodies), strict=True):
-                extra[i].generated_tokens += self._continue(rows[i], completion)
-            asked.update(unfinished)
-        fresh = [i for i, row in enumerate(rows) if row.steps]
-        known: dict[int, Any] = dict(
-            zip(fresh, self._reread([rows[i] for i in fresh]), strict=True)
+        while unfinished := [row for row in rows if row.stop is None]:
+            for row in unfinished:
+                row.charge(self.policy, row.length, prefill=True)
+            bodies = [self._body(row) for row in unfinished]
+            completions = self.server.complete_all(bodies)
+            for row, completion in zip(unfinished, completions, strict=True):
+                self._continue(row, completion)
+        known = self._read(rows)
+        return trajectories(self.policy, rows, [known.get(row, ({}, None)) for row in rows])
+
+    def _read(self, rows: Sequence[Response]) -> dict[Response, Known]:
+        """Read what the server wrote with the local policy, on top of the server's work."""
+        fresh = [row for row in rows if row.steps]
+        found: list[Known | Fault] = in_batches(
+            lambda batch: [*read(self.policy, batch)],
+            [Written(tuple(row.context), row.steps, row.request.problem) for row in fresh],
+            lambda written: len(written.tokens),
+            self.max_batch_tokens,
         )
-        for i in fresh:  # the local forward pass, on top of the server's work
-            extra[i].add(self._prefill(rows[i].length - 1))
-        sound = [i for i in range(len(rows)) if not isinstance(known.get(i), Fault)]
-        written = trajectories(
-            self.policy, [rows[i] for i in sound], [known.get(i, ({}, None)) for i in sound]
-        )
-        results: dict[int, Any] = {**known, **dict(zip(sound, written, strict=True))}
-        for i in sound:
-            results[i] = replace(results[i], cost=results[i].cost + extra[i])
-        return [results[i] for i in range(len(rows))]
+        known: dict[Response, Known] = {}
+        for row, own in zip(fresh, found, strict=True):
+            tokens = row.length - 1
+            flops = forward_flops(self.policy.parameters, tokens)
+            row.cost.add(Ledger(prefills=1, prefill_tokens=tokens, flops=flops))
+            if isinstance(own, Fault):
+                row.error = own.error
+            else:
+                known[row] = own
+        return known
 
     def _refuse(self, problem: Problem) -> None:
         """Raise `ContextError` for a problem that the server has no room for."""
@@ -95,7 +98,7 @@ class VLLMRollout:
             )
 
     def _body(self, row: Response) -> dict[str, Any]:
-        """A request for the rest of a row.
+        """Return a request for the rest of a row.
 
         Stop strings that are tokens are given as such too, and the server shows special tokens
         where it looks for strings: else it would never find those that hold one.
@@ -113,12 +116,14 @@ class VLLMRollout:
         return {**body, "stop": stops, "skip_special_tokens": False} if stops else body
 
     def _stops(self, row: Response) -> list[str]:
-        """Strings at which the server hands a row back: its end, or where a thought has ended.
+        """Return strings at which the server hands a row back: its end, or that of a thought.
 
         Stop strings do not count in thoughts, which the server knows nothing of.
         """
         problem, until = row.request.problem, row.request.until
-        step = [_DELIMITERS[until.step]] if until is not None and until.step in _DELIMITERS else []
+        step = []  # what else ends one (regular expressions) is cut here
+        if until is not None and until.step in DELIMITERS:
+            step = [DELIMITERS[until.step]]
         thought = problem.thought
         if thought is None or not problem.stop:
             return [*problem.stop, *step]
@@ -126,8 +131,8 @@ class VLLMRollout:
             return [thought.end, *step]
         return [*problem.stop, *([thought.start] if thought.start else []), *step]
 
-    def _continue(self, row: Response, completion: Completion) -> int:
-        """Add tokens up to where the response ends by our own rules; how many were left over.
+    def _continue(self, row: Response, completion: Completion) -> None:
+        """Add tokens up to where the response ends by our own rules; those left over are paid too.
 
         A row that has not ended then (the server saw a stop string that does not count) is asked
         for again from there.
@@ -137,12 +142,8 @@ class VLLMRollout:
             row.tokens.append(token)
             row.check(self.policy)
             if row.stop is not None:
-                return len(completion.tokens) - count
-        return 0
-
-    def _prefill(self, tokens: int) -> Ledger:
-        flops = forward_flops(self.policy.parameters, tokens)
-        return Ledger(prefills=1, prefill_tokens=tokens, flops=flops)
+                row.cost.generated_tokens += len(completion.tokens) - count
+                return
 
     def _check(self, row: Response, completion: Completion) -> None:
         wrong = next((t for t in completion.tokens if not 0 <= t < self.policy.vocabulary), None)
@@ -159,15 +160,6 @@ class VLLMRollout:
                 f"{completion.finish!r}. Is its context (--max-model-len) too small?"
             )
 
-    def _reread(self, rows: Sequence[Response]) -> list[Known | Fault]:
-        written = [Written(tuple(row.context), row.steps, row.request.problem) for row in rows]
-        return in_batches(
-            lambda batch: [*read(self.policy, batch)],
-            written,
-            lambda row: len(row.tokens),
-            self.max_batch_tokens,
-        )
-
     def _compare(self) -> None:
         """Raise where the server's greedy tokens are unlikely under the local policy."""
         prompt = self.policy.encode(_PROBE) or (1,)
@@ -183,8 +175,12 @@ class VLLMRollout:
                 f"{self.server!r} wrote {wrote} after {_PROBE!r}, and was asked for "
                 f"{_PROBE_TOKENS} at most. Look at its log."
             )
-        whole = Written((*prompt, *completion.tokens), len(completion.tokens))
-        gap = _mean_gap(self.policy, whole)
+        gap = math.inf
+        if all(0 <= token < self.policy.vocabulary for token in completion.tokens):
+            whole = Written((*prompt, *completion.tokens), len(completion.tokens))
+            ((columns, _),) = read(self.policy, [whole])
+            likely = zip(columns["top_probability"], columns["log_probability"], strict=True)
+            gap = fmean(math.log(top) - own for top, own in likely)
         if gap > _FOREIGN:
             raise ModelError(
                 f"{self.server!r} serves another model than {self.policy.name}: the tokens that it "
@@ -194,31 +190,20 @@ class VLLMRollout:
 
 
 def _room(row: Response) -> int:
-    """Tokens that a row may still take: of its response, or of the step that it is to end with."""
+    """Return how many tokens a row may still take, of its response or of its step."""
     room, until = row.request.problem.max_new_tokens - len(row.tokens), row.request.until
     if until is None:
         return room
     return min(room, until.step_tokens - row.steps)
 
 
-def _mean_gap(policy: Policy, row: Written) -> float:
-    """Mean difference of the largest logit and that of the token written, over the new tokens."""
-    if any(not 0 <= token < policy.vocabulary for token in row.tokens):
-        return float("inf")
-    ((_, states),) = read(policy, [row])
-    logits = policy.head(states).double()
-    own = logits.new_tensor(row.tokens[-row.count :]).long()
-    best = logits.max(-1).values
-    return float((best - logits.gather(-1, own[:, None])[:, 0]).mean())
-
-
 def seed_of(key: Key, position: int) -> int:
-    """The seed of the tokens from a response position on: 63 bits of a sub-stream's name."""
+    """Return the seed of the tokens from a response position on: 63 bits of its stream's name."""
     return int.from_bytes((key / "vllm" / position).digest[:8], "little") >> 1
 
 
 def sampling_arguments(sampling: Sampling) -> dict[str, Any]:
-    """Sampling options in the API's words.
+    """Return sampling options in the API's words.
 
     Penalties and min_p are named too: the server's defaults come from the checkpoint's
     generation_config.json, which for many models holds a repetition penalty.

@@ -120,7 +120,7 @@ def decoded(
     decoder = Decoder(pair.policy, prefixes=cache, **options)
     decoder.add(list(enumerate(requests)))
     results: dict[int, Any] = {}
-    while not decoder.idle:
+    while len(results) < len(requests):
         results.update(decoder.run())
     return [results[i] for i in range(len(requests))]
 

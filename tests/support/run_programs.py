@@ -16,7 +16,7 @@ from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor, Session
 from nabla_eval.engine.prefix_cache import CachedPrefix
 from nabla_eval.engine.response import Response
-from nabla_eval.engine.rollout import Decoder, TokenRecord
+from nabla_eval.engine.rollout import Decoder
 from nabla_eval.methods.registry import start
 from nabla_eval.models.batch_probe import RowCache
 from nabla_eval.models.pair import Pair
@@ -31,7 +31,6 @@ ENGINE = (
     PaddedCache,
     RowCache,
     CachedPrefix,
-    TokenRecord,
     Response,
     Trajectory,
     torch.Tensor,
