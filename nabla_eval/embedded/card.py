@@ -34,21 +34,19 @@ class Card(TypedDict):
     files: dict[str, File]
 
 
-def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """SHA-256 and size in bytes of every file of a pair, by path relative to the folder."""
-    found = {}
-    for part in FOLDERS:
-        for path in sorted((folder / part).rglob("*")):
-            if path.is_file():
-                content = path.read_bytes()
-                digest = hashlib.sha256(content).hexdigest()
-                name = path.relative_to(folder).as_posix()
-                found[name] = {"sha256": digest, "bytes": len(content)}
+def file_hashes(folder: Path) -> dict[str, File]:
+    """Return SHA-256 and size in bytes of every file of a pair, by path relative to the folder."""
+    found: dict[str, File] = {}
+    for path in sorted(path for part in FOLDERS for path in (folder / part).rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            name, digest = path.relative_to(folder).as_posix(), hashlib.sha256(content).hexdigest()
+            found[name] = {"sha256": digest, "bytes": len(content)}
     return found
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card beside a pair; raises DataError when it is missing or of another schema."""
+    """Return the card beside a pair. Raises DataError if it is missing or of another schema."""
     path = folder / CARD
     if not path.is_file():
         raise DataError(
@@ -72,7 +70,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def verify_files(folder: Path) -> list[str]:
-    """Every way in which the files differ from the card; empty when each byte is as described."""
+    """Say how the files differ from the card; empty when each byte is as described."""
     expected, found = read_card(folder)["files"], file_hashes(folder)
     problems = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name}: not in the card" for name in sorted(found.keys() - expected.keys())]
@@ -86,7 +84,7 @@ def verify_files(folder: Path) -> list[str]:
 
 
 def render_card(card: dict[str, Any]) -> str:
-    """The card as Markdown; every number in it is read from the card."""
+    """Return the card as Markdown; every number in it is read from the card."""
     from jinja2 import Environment, StrictUndefined, UndefinedError
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -69,7 +69,7 @@ ProblemLike: TypeAlias = Puzzle | Mapping[str, Any] | str
 
 
 def as_problem(problem: ProblemLike) -> Puzzle:
-    """Accept a Problem, a document of `test_problems`, or a prompt."""
+    """Return the puzzle of a document of `test_problems` or a prompt."""
     if isinstance(problem, Puzzle):
         return problem
     if isinstance(problem, str):
@@ -78,7 +78,7 @@ def as_problem(problem: ProblemLike) -> Puzzle:
 
 
 def combine(left: int, operator: str, right: int) -> int | None:
-    """The value of one step, or None when the rules forbid it: results are integers in 1..99."""
+    """Return the value of one step, or None if it is illegal: results are integers in 1..99."""
     match operator:
         case "+":
             value = left + right
@@ -124,7 +124,7 @@ def verify(problem: ProblemLike, response: str) -> bool:
 
 @lru_cache(maxsize=1 << 18)
 def reachable(values: tuple[int, ...]) -> frozenset[int]:
-    """Every result that some order of steps makes of all the (sorted) values."""
+    """Return every result that some order of steps makes of all the (sorted) values."""
     if len(values) == 1:
         return frozenset(values)
     found: set[int] = set()
@@ -137,7 +137,7 @@ def reachable(values: tuple[int, ...]) -> frozenset[int]:
 
 
 def _partitions(values: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Each way to split into two non-empty parts, once: the last value stays on the right."""
+    """Yield each split into two non-empty parts once: the last value stays on the right."""
     for mask in range(1, 1 << (len(values) - 1)):
         left = tuple(v for i, v in enumerate(values) if mask >> i & 1)
         yield left, tuple(v for i, v in enumerate(values) if not mask >> i & 1)
@@ -145,30 +145,12 @@ def _partitions(values: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tupl
 
 def solvable(problem: ProblemLike) -> bool:
     """Return whether any solution exists."""
-    problem = as_problem(problem)
-    return problem.target in reachable(tuple(sorted(problem.numbers)))
-
-
-def solve(problem: ProblemLike) -> str | None:
-    """One solution (the first in a fixed search order), or None when there is none."""
-    problem = as_problem(problem)
-    steps = _search(list(problem.numbers), problem.target)
-    return None if steps is None else ";".join(steps)
-
-
-def _search(values: list[int], target: int) -> list[str] | None:
-    if len(values) == 1:
-        return [] if values[0] == target else None
-    for left, operator, right, result, rest in moves(values):
-        if target in reachable(tuple(sorted((*rest, result)))):
-            tail = _search([*rest, result], target)
-            if tail is not None:
-                return [f"{left}{operator}{right}={result}", *tail]
-    return None
+    puzzle = as_problem(problem)
+    return puzzle.target in reachable(tuple(sorted(puzzle.numbers)))
 
 
 def moves(values: Sequence[int]) -> Iterator[Move]:
-    """Every legal next step from the available values."""
+    """Yield every legal next step from the available values."""
     for i, left in enumerate(values):
         for j, right in enumerate(values):
             if i == j:
@@ -184,13 +166,13 @@ def moves(values: Sequence[int]) -> Iterator[Move]:
 
 
 def split_of(problem: ProblemLike) -> Split:
-    """The split a problem belongs to, by a hash of (sorted numbers, target) modulo 16."""
+    """Return the split of a problem, by a hash of (sorted numbers, target) modulo 16."""
     bucket = _hash(as_problem(problem).canonical) % SPLIT_BUCKETS
     return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
 def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[Puzzle]:
-    """The first n of a fixed random order of a split's solvable problems, without duplicates.
+    """Return the first n of a fixed random order of a split's solvable problems, each once.
 
     Uniform over (multiset of inputs, target): sorted draws are accepted with equal probability
     whatever the number of their orders or solutions. Raises ConfigError when the split is smaller.
@@ -217,41 +199,37 @@ def problems(n: int, split: Split, *, numbers: int = 3, seed: int = 0) -> list[P
 
 
 def test_problems(n: int, numbers: int = 3, seed: int = 0) -> list[dict[str, Any]]:
-    """The first n test problems as documents with the keys prompt, numbers and target.
+    """Return the first n test problems as documents with the keys prompt, numbers and target.
 
     The first 1600 of seed 0 are read from `held_out/`: drawing them takes seconds in every run.
     """
-    drawn = _held_out(numbers)[:n] if seed == 0 else []
+    file = Path(__file__).with_name("held_out") / f"{numbers}.txt"
+    drawn: list[Puzzle] = []
+    if seed == 0 and file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        drawn = [Puzzle.from_prompt(line) for line in lines[:n]]
     if len(drawn) < n:
         drawn = problems(n, "test", numbers=numbers, seed=seed)
     return [{"prompt": p.prompt, "numbers": list(p.numbers), "target": p.target} for p in drawn]
-
-
-def _held_out(numbers: int) -> list[Puzzle]:
-    """The beginning of `problems(n, "test", numbers=numbers)`; empty where no file has it."""
-    file = Path(__file__).with_name("held_out") / f"{numbers}.txt"
-    if not file.is_file():
-        return []
-    return [Puzzle.from_prompt(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 test_problems.__test__ = False  # type: ignore[attr-defined]  # pytest collects by name
 
 
 def largest_input(numbers: int) -> int:
-    """20 with four numbers; 30 with fewer, where 20 would leave too few test problems."""
+    """Return 20 with four numbers; 30 with fewer, where 20 would leave too few test problems."""
     return 20 if numbers >= 4 else 30
 
 
 def _draw(rng: random.Random, numbers: int) -> Puzzle:
-    """A uniform multiset: the bars of a stars-and-bars code are a uniform combination."""
+    """Draw a uniform multiset: bars of a stars-and-bars code are a uniform combination."""
     bars = sorted(rng.sample(range(largest_input(numbers) + numbers - 1), numbers))
     multiset = tuple(bar - i + 1 for i, bar in enumerate(bars))
     return Puzzle(multiset, rng.randint(MIN_TARGET, MAX_VALUE))
 
 
 def _shuffled(problem: Puzzle, seed: int) -> Puzzle:
-    """A prompt order that is a function of the problem, so that it never depends on its place."""
+    """Return the problem in a prompt order that is a function of the problem alone."""
     rng = random.Random(_hash(f"order/{seed}/{problem.canonical}"))
     return Puzzle(tuple(rng.sample(problem.numbers, len(problem.numbers))), problem.target)
 

@@ -38,7 +38,6 @@ def render(
     messages: Messages,
     *,
     generate: bool = True,
-    day: date = DAY,
     chat_template: str | None = None,
     **options: Any,
 ) -> str:
@@ -55,8 +54,8 @@ def render(
             "apply_chat_template."
         )
     source = tokenizer.get_chat_template(chat_template)
-    pinned = _CLOCK.sub(lambda call: json.dumps(day.strftime(call["format"])), source)
-    options = {"date_string": f"{day:%d %b %Y}", **options}
+    pinned = _CLOCK.sub(lambda call: json.dumps(DAY.strftime(call["format"])), source)
+    options = {"date_string": f"{DAY:%d %b %Y}", **options}
     chat = [dict(message) for message in messages]
     for attempt in (chat, _merge_system(chat)):
         try:
@@ -142,19 +141,13 @@ class Template:
     # Closes the response in place of the template's tail: what ends a process reward's steps,
     # because there it was trained to judge.
     delimiter: str | None = None
-    # What templates take for today.
-    day: date = DAY
 
     @property
     def advice(self) -> str:
         """Return what to try where the template does not show a response as it is."""
-        other = (
-            "Give another template (reward_chat_template=...), or reward_chat_template=plain for "
-            "none."
-        )
-        if not self.thinking:
-            return other
-        return f"Templates that leave thoughts out need reward_thinking=false. {other}"
+        own = "Templates that leave thoughts out need reward_thinking=false. "
+        other = "(reward_chat_template=...), or reward_chat_template=plain for none."
+        return f"{own if self.thinking else ''}Give another template {other}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +186,7 @@ class Framer:
             return "\n\n".join(message["content"] for message in chat) + opening + response
         chat.append({"role": "assistant", "content": opening + response})
         own = template.chat_template
-        return render(self.tokenizer, chat, generate=False, day=template.day, chat_template=own)
+        return render(self.tokenizer, chat, generate=False, chat_template=own)
 
     def _plain_frame(self, messages: Messages) -> TemplateAffixes:
         before = bos_ids(self.tokenizer) + encode(self.tokenizer, self.render(messages, ""))

@@ -176,13 +176,6 @@ def _score(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     if asked.step_delimiter is not None and process:
         where = f"the ends of steps ({asked.step_delimiter!r})"
     yield Finding("score", "ok", f"{labels} label{'s' if labels > 1 else ''}, read at {where}")
-    side = getattr(judge.tokenizer, "padding_side", "right")
-    yield Finding(
-        "padding",
-        "ok",
-        f"the tokenizer pads on the {side}; the engine always pads on the left, because with "
-        "embeddings as input a classifier pools the last position",
-    )
 
 
 def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:

@@ -71,7 +71,16 @@ class HubRows(Rows):
     """A hub data set (or a folder that `datasets` reads), memory-mapped: only chosen rows load."""
 
     def __init__(self, name: str, subset: Subset, split: str) -> None:
-        super().__init__(name, _load(subset.path, subset.config, split), subset.size)
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(subset.path, subset.config, split=split)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"Cannot load the data set {subset.path} (split {split}): {error} "
+                "Check the name and the connection, or give a JSON Lines file."
+            ) from error
+        super().__init__(name, rows, subset.size)
         self.subset = subset
 
     def problems(self) -> Iterator[tuple[int, str]]:
@@ -90,18 +99,6 @@ class HubRows(Rows):
 
     def example(self, index: int) -> Example:
         return self.subset.read(self.examples[index])
-
-
-def _load(path: str, config: str | None, split: str) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(path, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"Cannot load the data set {path} (split {split}): {error} "
-            "Check the name and the connection, or give a JSON Lines file."
-        ) from error
 
 
 def _standard(row: Mapping[str, Any]) -> Example:
@@ -220,24 +217,17 @@ def _steps_to(values: list[int], previous: int | None, target: int, key: Key) ->
     """Find steps from the available values to the target; the steps so far draw each choice."""
     if len(values) == 1:
         return [] if values[0] == target else None
-    options = [
-        (f"{left}{operator}{right}={result}", result, rest)
-        for left, operator, right, result, rest in moves(values)
-        if _spelt(left, operator, right, previous)
-        and target in reachable(tuple(sorted((*rest, result))))
-    ]
+    options = []
+    for left, operator, right, result, rest in moves(values):
+        first = left == previous if previous in (left, right) else left >= right
+        if (operator in "-/" or first) and target in reachable(tuple(sorted((*rest, result)))):
+            options.append((f"{left}{operator}{right}={result}", result, rest))
     for place in key.uniforms(0, len(options)).argsort():
         step, result, rest = options[place]
         tail = _steps_to([*rest, result], result, target, key / step)
         if tail is not None:
             return [step, *tail]
     return None
-
-
-def _spelt(left: int, operator: str, right: int, previous: int | None) -> bool:
-    if operator in "-/":
-        return True
-    return left == previous if previous in (left, right) else left >= right
 
 
 # --- the choice ---------------------------------------------------------------------------------

@@ -21,15 +21,9 @@ def test_verify_accepts_exactly_the_enumerated_solutions(case: tuple[Puzzle, str
     assert countdown.verify(problem, text) == (text in solutions(problem))
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        "20-14=6;6*7=42;42-3=39",  # the example of the model card
-        " 20-14=6;7*6=42;42-3=39\n",
-    ],
-)
-def test_verify_accepts(response: str) -> None:
-    assert countdown.verify("20,14,7,3=39?", response)
+def test_verify_accepts_the_example_of_the_model_card_in_white_space() -> None:
+    for response in ("20-14=6;6*7=42;42-3=39", " 20-14=6;7*6=42;42-3=39\n"):
+        assert countdown.verify("20,14,7,3=39?", response)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +63,7 @@ def test_results_stay_within_1_and_99() -> None:
 @given(small_numbers, st.integers(1, 99))
 def test_search_agrees_with_enumeration(numbers: tuple[int, ...], target: int) -> None:
     problem = Puzzle(numbers, target)
-    found = countdown.solve(problem)
     assert countdown.solvable(problem) == bool(solutions(problem))
-    assert (found in solutions(problem)) if solutions(problem) else found is None
 
 
 @given(st.lists(st.integers(1, 20), min_size=4, max_size=4).map(tuple))
@@ -119,11 +111,6 @@ def test_test_problems_are_kept_and_not_drawn(
     assert kept == drawn
     with pytest.raises(NameError):
         countdown.test_problems(2, numbers=numbers, seed=1)
-
-
-def test_more_test_problems_than_are_kept_are_drawn() -> None:
-    more = countdown.test_problems(1601, numbers=4)
-    assert len(more) == 1601 and more[:1600] == countdown.test_problems(1600, numbers=4)
 
 
 def test_splits_are_disjoint_whatever_the_order_of_the_numbers() -> None:

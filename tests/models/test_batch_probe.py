@@ -21,9 +21,8 @@ from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ModelError
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.models.batch_probe import Batching, RowCache, batching, probe
+from nabla_eval.models.batch_probe import Batching, batching, probe
 from nabla_eval.models.check import PairUse, check_pair
-from nabla_eval.models.memory import Shape
 from nabla_eval.options import Objective, Sampling
 from nabla_eval.protocol import Generate, Problem, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
@@ -215,14 +214,6 @@ def test_a_model_may_be_taken_again() -> None:
     assert first == batching(architectures.pair_of(model, WORDS).policy.base) == APART
 
 
-def test_a_cache_is_taken_for_what_it_holds() -> None:
-    base = tiny_pair().policy.base
-    cache = RowCache(base)
-    ids = torch.tensor([[3, 4]])
-    cache.encode(ids, torch.ones_like(ids), torch.tensor([[0, 1]]))
-    assert cache.width == 2 and type(cache.held).__name__ == "DynamicCache"
-
-
 def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
     """In float64 with eager attention, positions that see nothing are nan in Qwen2."""
     from transformers import Qwen2ForTokenClassification
@@ -247,20 +238,18 @@ def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
     )
 
 
-def saved(folder: Path, name: str, dtype: torch.dtype, **options: Any) -> str:
-    architectures.architecture(name, 19, dtype, **options).save_pretrained(folder)
-    WORDS.save_pretrained(folder)
-    return str(folder)
-
-
-def reward_folder(folder: Path) -> str:
-    return str(build.save(folder, "process", WORDS))
+def saved(folder: Path, name: str) -> tuple[str, str]:
+    """A policy of an architecture, and a reward model beside it."""
+    policy, reward = folder / "p", build.save(folder / "r", "process", WORDS)
+    architectures.architecture(name, 19, F32).save_pretrained(policy)
+    WORDS.save_pretrained(policy)
+    return str(policy), str(reward)
 
 
 @pytest.mark.parametrize("name", ["mamba2", "rwkv"])
 def test_check_pair_says_how_batches_run(tmp_path: Path, name: str) -> None:
     """And finds the sizes of a config without attention heads."""
-    policy, reward = saved(tmp_path / "p", name, F32), reward_folder(tmp_path / "r")
+    policy, reward = saved(tmp_path, name)
     report = check_pair(policy, reward, PairUse(length=64, load=True))
     assert report.ok and report.bytes > 0
     found = {finding.name: finding for finding in report.findings}
@@ -274,27 +263,9 @@ def test_a_model_that_cannot_run_is_refused_alike(tmp_path: Path) -> None:
     """Experts of this torch have no float64: in words, at load and in check-pair."""
     if architectures.MAJOR < 5:
         pytest.skip("experts run in float64 before transformers 5")
-    policy, reward = saved(tmp_path / "p", "mixtral", F32), reward_folder(tmp_path / "r")
+    policy, reward = saved(tmp_path, "mixtral")
     with pytest.raises(ModelError, match="fails on a few tokens in float64: RuntimeError"):
         load_pair(policy, reward, dtype="float64")
     report = check_pair(policy, reward, PairUse(length=64, load=True, dtype="float64"))
     failed = [finding for finding in report.findings if finding.verdict == "failed"]
     assert [finding.name for finding in failed] == ["loading"]
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"num_attention_heads": None},
-        {"num_attention_heads": [2, 4, None], "num_key_value_heads": [1, 2], "head_dim": 8},
-        {"intermediate_size": [24, 48]},
-    ],
-)
-def test_memory_takes_sizes_that_are_missing_or_differ_by_layer(sizes: dict[str, Any]) -> None:
-    config = type("Config", (), {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 19,
-        "intermediate_size": 48, "model_type": "any", "get_text_config": lambda self: self, **sizes,
-    })()  # fmt: skip
-    shape = Shape.of(config)
-    assert shape.query == 32 and shape.intermediate == 48
-    assert shape.heads == (1 if sizes.get("num_attention_heads", 0) is None else 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import model_builders as build
@@ -68,11 +67,6 @@ def test_the_date_is_pinned(real: Callable[[str], Any]) -> None:
     tokenizer = real(build.LLAMA)
     text = tokenizer.decode(Framer(tokenizer)([USER]).before)
     assert "Today Date: 26 Jul 2024" in text
-    other = Framer(tokenizer, Template(day=date(2025, 1, 2)))([USER])
-    assert "Today Date: 02 Jan 2025" in tokenizer.decode(other.before)
-
-
-def test_a_template_that_asks_the_clock_gets_the_pinned_day() -> None:
     tokenizer = build.word_tokenizer(chat="{{ strftime_now('%d%m%Y') }}{{ messages[0].content }}")
     assert render(tokenizer, [{"role": "user", "content": "a"}]) == "26072024a"
 
@@ -133,31 +127,27 @@ def test_a_system_message_that_is_refused_goes_into_the_user_message() -> None:
     assert chat[1]["content"] == "b", "the caller's messages must stay as they are"
 
 
-def test_a_refused_conversation_names_the_roles_and_the_reason() -> None:
-    tokenizer = build.word_tokenizer(chat="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(ModelError, match=r"roles user, assistant: roles must alternate"):
-        Framer(tokenizer)([{"role": "user", "content": "1"}])
+LAST = "{{ messages[-1].content }}"
 
 
 @pytest.mark.parametrize(
-    ("template", "times"),
+    ("template", "words"),
     [
-        ("{{ messages[0].content }}", 0),
-        ("{{ messages[-1].content }}{{ messages[-1].content }}", 2),
-        ("{{ messages[-1].content | upper }}", 0),
+        ("{{ raise_exception('must alternate') }}", "roles user, assistant: must alternate"),
+        ("{{ messages[0].content }}", "shows the response 0 times"),
+        (LAST * 2, "shows the response 2 times"),
+        ("{{ messages[-1].content | upper }}", "shows the response 0 times"),
+        ("{{ messages[0].content }}{{ messages[-1].content | replace('0', '9') }}", "for word"),
+        (None, "no chat template"),
     ],
 )
-def test_a_template_that_does_not_show_the_response_once_is_refused(
-    template: str, times: int
+def test_a_template_that_does_not_show_a_response_as_it_is(
+    template: str | None, words: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"shows the response {times} times"):
-        Framer(build.word_tokenizer(chat=template))([{"role": "user", "content": "1"}])
-
-
-def test_a_template_that_changes_words_is_refused() -> None:
-    rewriting = "{{ messages[0].content }}{{ messages[-1].content | replace('0', '9') }}"
-    with pytest.raises(ModelError, match="word for word"):
-        check_frame(Framer(build.word_tokenizer([*"09"], chat=rewriting)))
+    tokenizer = build.word_tokenizer([*"019"], chat=template)
+    with pytest.raises(ModelError, match=words):
+        check_frame(Framer(tokenizer))
+        render(tokenizer, [USER])
 
 
 def test_without_a_template_the_texts_are_joined_and_eos_closes() -> None:
@@ -205,8 +195,3 @@ def test_end_of_turn(real: Callable[[str], Any]) -> None:
     assert end_of_turn(real(build.LLAMA)) == 128009
     assert end_of_turn(build.word_tokenizer(chat=None)) is None
     assert end_of_turn(build.word_tokenizer(chat="{{ messages[-1].content }};")) is None
-
-
-def test_rendering_without_a_template_says_so() -> None:
-    with pytest.raises(ModelError, match="no chat template"):
-        render(build.word_tokenizer(chat=None), [{"role": "user", "content": "1"}])

@@ -86,17 +86,15 @@ def test_tiny_models_on_real_configs_are_loaded_and_tested(
     assert not findings(result, "skipped")
 
 
-def test_a_language_model_is_no_reward(checkpoints: Make) -> None:
-    policy = checkpoints("policy")
+def test_pairs_are_printed_with_a_verdict(checkpoints: Make) -> None:
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    result = run(policy, reward, "--length", 64, "--load")
+    assert result.exit_code == 0, result.output
+    assert "base and head add up" in result.output and "can work" in result.output
     result = run(policy, policy, "--length", 64)
     assert result.exit_code == 1
     assert "Qwen2ForCausalLM" in result.output and "cannot work" in result.output
-
-
-def test_a_tiny_pair_is_loaded_and_tested(checkpoints: Make) -> None:
-    result = run(checkpoints("policy"), checkpoints("process"), "--length", 64, "--load")
-    assert result.exit_code == 0, result.output
-    assert "base and head add up" in result.output and "can work" in result.output
+    assert "[red]x" in run("/no/[red]x", "/no/y").output  # markup is printed as it is
 
 
 @pytest.mark.parametrize(
@@ -105,34 +103,25 @@ def test_a_tiny_pair_is_loaded_and_tested(checkpoints: Make) -> None:
         (["--length", "513"], "context of the policy"),
         (["--length", "64", "--step-delimiter", "zz"], "steps"),
         (["--length", "64", "--reward-chat-template", "{{ messages[0].content }}"], "template"),
+        (["--length", "64", "--load"], "loading"),
     ],
 )
 def test_what_cannot_work_gives_exit_code_1(
     checkpoints: Make, options: list[str], name: str
 ) -> None:
-    result = run(checkpoints("policy"), checkpoints("process"), *options, "--json")
+    policy, reward = checkpoints("policy"), checkpoints("process")
+    if name == "loading":  # finds what config and tokenizer cannot show
+        (reward / "model.safetensors").write_bytes(b"")
+        assert run(policy, reward, *options[:2]).exit_code == 0
+    result = run(policy, reward, *options, "--json")
     assert result.exit_code == 1
     assert name in findings(result, "failed")
 
 
 def test_faults_of_both_sides_are_reported(checkpoints: Make) -> None:
     labels = checkpoints("outcome", num_labels=3)
-    result = run("/no/such/policy", labels, "--length", 64, "--json")
-    failed = findings(result, "failed")
+    failed = findings(run("/no/such/policy", labels, "--length", 64, "--json"), "failed")
     assert "does not exist" in failed["policy"] and "has 3 labels" in failed["score"]
-
-
-def test_loading_finds_what_config_cannot_show(checkpoints: Make) -> None:
-    reward = checkpoints("process")
-    (reward / "model.safetensors").write_bytes(b"")
-    policy = checkpoints("policy")
-    assert check_pair(str(policy), str(reward), PairUse(length=64)).ok
-    report = check_pair(str(policy), str(reward), PairUse(length=64, load=True))
-    assert [f.name for f in report.findings if f.verdict == "failed"] == ["loading"]
-
-
-def test_markup_in_names_is_printed_as_it_is() -> None:
-    assert "[red]x" in run("/no/[red]x", "/no/y").output
 
 
 def test_memory_counts_in_the_dtype_that_each_model_will_run_in(checkpoints: Make) -> None:

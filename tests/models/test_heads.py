@@ -114,15 +114,18 @@ def test_a_model_that_does_not_add_up_is_refused() -> None:
         split_policy(model, "odd")
 
 
-def test_a_reward_model_that_looks_ahead_is_refused() -> None:
-    tokenizer = build.word_tokenizer()
-    model = build.tiny("process", tokenizer, "bert")
-    with pytest.raises(ModelError, match="looks ahead"):
-        split_reward(model, "bert")
-
-
-@pytest.mark.parametrize(("kind", "labels"), [("outcome", 2), ("outcome", 3), ("process", 3)])
-def test_a_classifier_of_another_kind_is_refused(kind: str, labels: int) -> None:
-    model = build.tiny(kind, build.word_tokenizer(), num_labels=labels)
-    with pytest.raises(ModelError, match=f"has {labels} labels"):
+@pytest.mark.parametrize(
+    ("kind", "family", "labels", "words"),
+    [
+        ("process", "bert", 1, "looks ahead"),
+        ("outcome", "qwen2", 2, "has 2 labels"),
+        ("outcome", "qwen2", 3, "has 3 labels"),
+        ("process", "qwen2", 3, "has 3 labels"),
+    ],
+)
+def test_a_classifier_of_another_kind_is_refused(
+    kind: str, family: str, labels: int, words: str
+) -> None:
+    model = build.tiny(kind, build.word_tokenizer(), family, num_labels=labels)
+    with pytest.raises(ModelError, match=words):
         split_reward(model, "m")

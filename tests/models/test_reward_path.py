@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,20 +50,20 @@ def scores_of(reward: Reward, embeds: torch.Tensor, mask: torch.Tensor) -> torch
         (build.LLAMA, build.LLAMA, "llama"),
     ],
 )
-@pytest.mark.parametrize("kind", ["outcome", "process"])
 def test_reward_of_a_conversation_is_transformers_own(
-    real: Callable[[str], Any],
-    own: str,
-    other: str,
-    family: str,
-    kind: str,
+    real: Callable[[str], Any], own: str, other: str, family: str
 ) -> None:
     tokenizer, judge_tokenizer = real(own), real(other)
     policy = policy_from(build.tiny("policy", tokenizer, rows=152064), tokenizer)
-    model = build.tiny(kind, judge_tokenizer, family, rows=151936, seed=1)
-    reward = reward_from(model, judge_tokenizer, policy)
-    for messages in ([USER], [SYSTEM, USER], [SYSTEM, *TURNS]):
-        scores, _ = path(reward, messages, [encode(tokenizer, text) for text in RESPONSES])
+    models = {
+        kind: build.tiny(kind, judge_tokenizer, family, rows=151936, seed=1)
+        for kind in ("outcome", "process")
+    }
+    judges = {kind: reward_from(model, judge_tokenizer, policy) for kind, model in models.items()}
+    rows = [encode(tokenizer, text) for text in RESPONSES]
+    conversations = ([USER], [SYSTEM, USER], [SYSTEM, *TURNS])
+    for messages, (kind, model) in itertools.product(conversations, models.items()):
+        scores, _ = path(judges[kind], messages, rows)
         for row, response in zip(scores, RESPONSES, strict=True):
             chat = [*messages, {"role": "assistant", "content": response}]
             encoded = judge_tokenizer.apply_chat_template(
