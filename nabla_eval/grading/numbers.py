@@ -43,7 +43,7 @@ class Number:
 
 
 def parse_number(text: str) -> Number | None:
-    """Number written by ``text``, an answer normalised by `normalise`; None for anything else."""
+    """Return the number that a normalised answer writes; None for anything else."""
     if len(text) > _MAX_LENGTH:
         return None
     negative = False
@@ -87,16 +87,18 @@ def _repeating(match: re.Match[str]) -> Fraction:
 
 
 def exact_text(text: str, number: Number | None) -> str:
-    """``text`` as computer algebra reads it: mixed numbers and repeating decimals as fractions."""
+    """Return mixed numbers and repeating decimals as fractions, which computer algebra reads."""
     if number is not None and number.step is None:
-        sign = "-" if number.value < 0 else ""
-        value = abs(number.value)
-        return f"{sign}{value}" if value.denominator == 1 else f"{sign}{_fraction(value)}"
-    return _REPEATED_INSIDE.sub(lambda match: _fraction(_repeating(match)), text)
+        return latex(number.value)
+    return _REPEATED_INSIDE.sub(lambda match: latex(_repeating(match)), text)
 
 
-def _fraction(value: Fraction) -> str:
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+def latex(value: Fraction) -> str:
+    """Return an integer or a ``\\frac``."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
 def _decimal(text: str) -> Number:
@@ -108,23 +110,17 @@ def _decimal(text: str) -> Number:
 
 
 def tolerance(*numbers: Number) -> Fraction:
-    """Largest difference at which rounding explains that the numbers are not identical.
+    """Return the largest difference at which rounding explains that the numbers are not identical.
 
     Half a unit in the last place of the decimal written most coarsely, provided that it shows at
     least `MIN_DIGITS` significant digits; digits beyond `MAX_DIGITS` are not counted. Zero when no
     number is a decimal, or when the coarsest one is too coarse.
     """
-    decimals = [(number.step, number) for number in numbers if number.step is not None]
-    if not decimals:
-        return Fraction(0)
-    step, coarsest = max(decimals, key=lambda pair: pair[0])
-    if coarsest.digits < MIN_DIGITS:
-        return Fraction(0)
-    return step * Fraction(10) ** max(0, coarsest.digits - MAX_DIGITS) / 2
+    step, digits = max(((number.step or 0, number.digits) for number in numbers), default=(0, 0))
+    noise = max(0, digits - MAX_DIGITS)
+    return Fraction(step) * 10**noise / 2 if digits >= MIN_DIGITS else Fraction(0)
 
 
 def same_number(a: Number, b: Number) -> bool:
-    """Return whether two numbers are equal, exactly or up to the rounding that `tolerance`
-    allows.
-    """
+    """Return whether two numbers are equal, up to the rounding that `tolerance` allows."""
     return abs(a.value - b.value) <= tolerance(a, b)

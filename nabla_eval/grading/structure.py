@@ -133,8 +133,8 @@ def _single(text: str, depth: int, grouped: bool) -> Node:
 
 
 def _leaf(text: str) -> Leaf:
-    measure = split_units(text)
-    return Leaf(measure.text, parse_number(measure.text), measure.units)
+    value, units = split_units(text)
+    return Leaf(value, parse_number(value), units)
 
 
 def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool) -> Node:

@@ -9,24 +9,17 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from nabla_eval.grading.numbers import parse_number
+from nabla_eval.grading.numbers import latex, parse_number
 
-
-@cache
-def _tables() -> dict[str, Any]:
-    text = files("nabla_eval.grading").joinpath("tables.json").read_text("utf-8")
-    tables: dict[str, Any] = json.loads(text)
-    return tables
+_TABLES = json.loads(files("nabla_eval.grading").joinpath("tables.json").read_text("utf-8"))
 
 
 def table(name: str) -> Any:
     """Return one table of `tables.json`: a dictionary, or a list of words."""
-    found = _tables()[name]
+    found = _TABLES[name]
     return " ".join(found).split() if isinstance(found, list) else found
 
 
@@ -47,9 +40,6 @@ _SPELLINGS = {spelling: unit for unit, words in _BASES.items() for spelling in w
 SPELLINGS = frozenset(_SPELLINGS).union(_COMPOUND)
 NAMES = frozenset(_BASES)
 
-SYMBOLS = frozenset(spelling for spelling in _SPELLINGS if len(spelling) == 1)
-"""Units of one letter: a unit where they are set upright, else only after a number and a space."""
-
 PLAIN_SYMBOLS = frozenset("mgshLlNJWVK")
 """One-letter units that also count in plain text; the rest is more often a name or a choice."""
 
@@ -60,7 +50,7 @@ _TABLE_WORD = re.compile(r"(?<!\\)(?<![^\W\d_])[^\W\d_]+")
 
 
 def powers(word: str) -> Powers | None:
-    """Base units of one spelling ("km", "Miles", "mph"); None for a word that is no unit."""
+    """Return the base units of a spelling ("km", "Miles", "mph"); None for other words."""
     singular = word.lower().removesuffix("s") if len(word) > 2 and word != "has" else word
     for spelling in (word, word.lower(), singular):
         if spelling in _SPELLINGS:
@@ -71,7 +61,7 @@ def powers(word: str) -> Powers | None:
 
 
 def written_out(upright: str) -> str | None:
-    """The text of ``\\text{...}`` with unit symbols of one letter as words.
+    """Return the text of ``\\text{...}`` with unit symbols of one letter as words.
 
     None where the text is no unit, or a number and a unit, and so may mean anything else.
     """
@@ -80,12 +70,12 @@ def written_out(upright: str) -> str | None:
     number, unit = match.group(1) or "", match.group(2)
     if any(powers(word) is None for word in _TABLE_WORD.findall(unit)):
         return None
-    spelt = _TABLE_WORD.sub(lambda m: _SPELLINGS[m[0]] if m[0] in SYMBOLS else m[0], unit)
+    spelt = _TABLE_WORD.sub(lambda m: _SPELLINGS[m[0]] if len(m[0]) == 1 else m[0], unit)
     return f"{number} {spelt}"
 
 
 _SCALES = table("scales")
-SCALE_WORDS = frozenset(_SCALES).union({"dozen"})
+SCALE_WORDS = frozenset(_SCALES)
 # Words that change the value, so that no number may shed them.
 _MEANINGFUL = frozenset(table("words that change a value")).union(SCALE_WORDS)
 _MEANINGFUL_SIGNS = frozenset("".join(table("signs that change a value")))
@@ -109,15 +99,10 @@ _CURRENCY_WORD = re.compile(
     r"([+-]?)(Rs|INR|USD|EUR|GBP|JPY|CNY|RMB|KRW|US\ue000)\.? ?(?=[0-9.\\])", re.IGNORECASE
 )
 _SCALED = re.compile(
-    rf"(.*[0-9}}]) ?({'|'.join(_SCALES)}|dozen)s?(?![a-zA-Z米克瓦卡])(?: of(?= ))?(.*)\Z"
+    rf"(.*[0-9}}]) ?({'|'.join(_SCALES)})s?(?![a-zA-Z米克瓦卡])(?: of(?= ))?(.*)\Z"
 )
+_SHORT_SCALES = {"k": 10**3, "m": 10**6, "b": 10**9, "bn": 10**9}
 _SHORT_SCALE = re.compile(r"(.*[0-9]) ?(k|K|M|B|bn)\Z")
-
-
-Words = tuple[dict[str, int], frozenset[str]]
-"""Known units with their powers, and words that are no unit."""
-
-_NO_WORDS: Words = ({}, frozenset())
 
 
 @dataclass(frozen=True)
@@ -130,17 +115,10 @@ class Units:
 
 
 NO_UNITS = Units()
+_YENS = [frozenset({(name, 1)}) for name in ("¥", "yen", "yuan")]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A value alone, as text, and its units."""
-
-    text: str
-    units: Units = NO_UNITS
-
-
-def split_units(text: str) -> Measure:
+def split_units(text: str) -> tuple[str, Units]:
     """Take currency, percent sign, degrees and trailing words off a normalised answer.
 
     Words come off only a value that ends in a digit or a closing bracket and only when none of them
@@ -155,124 +133,103 @@ def split_units(text: str) -> Measure:
         known.update(powers(match.group(2).replace(DOLLAR, "D").upper()) or {("rupee", 1)})
         text = match.group(1) + text[match.end() :]
     if known and (match := _SHORT_SCALE.fullmatch(text)):
-        text = _times(match.group(1), {"k": 3, "m": 6, "b": 9, "bn": 9}[match.group(2).lower()])
+        text = _times(match.group(1), _SHORT_SCALES[match.group(2).lower()])
     if match := _PERCENT.search(text):
-        return Measure(
-            text[: match.start()].rstrip(), Units(frozenset(known.items()), percent=True)
-        )
+        return text[: match.start()].rstrip(), Units(frozenset(known.items()), percent=True)
     if (match := _DEGREE.search(text)) and not _ANGLE_FUNCTION.search(text):
         known[{"": "degree", "C": "celsius", "F": "fahrenheit"}[match.group(1)]] = 1
-        return Measure(text[: match.start()].rstrip(), Units(frozenset(known.items())))
-    value, (named, words) = _words(_scaled(text))
-    known = {**named, **known}
+        return text[: match.start()].rstrip(), Units(frozenset(known.items()))
+    if match := _SCALED.fullmatch(text):
+        value, word, rest = match.groups()
+        scaled = _times(value, _SCALES[word])
+        text = scaled + rest if scaled != value else text
+    value, units = _words(text)
+    known = {**dict(units.known), **known}
     known.pop("unit", None)
-    return Measure(value, Units(frozenset(known.items()), words))
+    return value, Units(frozenset(known.items()), units.words)
 
 
-def _scaled(text: str) -> str:
-    match = _SCALED.fullmatch(text)
-    if match is None:
-        return text
-    value, word, rest = match.groups()
-    scaled = _times(value, _SCALES[word]) if word in _SCALES else _times(value, 0, 12)
-    return scaled + rest if scaled != value else text
-
-
-def _times(value: str, exponent: int, factor: int = 1) -> str:
-    """The exact value of a number times a scale; other texts stay as they are."""
+def _times(value: str, factor: int) -> str:
+    """Return the exact value of a number times a scale; other texts stay as they are."""
     number = parse_number(value)
-    if number is None:
-        return value
-    scaled = number.value * factor * Fraction(10) ** exponent
-    if scaled.denominator == 1:
-        return str(scaled.numerator)
-    sign = "-" if scaled < 0 else ""
-    return rf"{sign}\frac{{{abs(scaled.numerator)}}}{{{scaled.denominator}}}"
+    return latex(number.value * factor) if number is not None else value
 
 
-def _words(text: str) -> tuple[str, Words]:
+def _words(text: str) -> tuple[str, Units]:
     match = _WORDS.search(text)
     if match is None or _ANGLE_FUNCTION.search(text[: match.start()]):
-        return text, _NO_WORDS
+        return text, NO_UNITS
     # The first of the words may belong to the value: x^{2} cm.
     starts = [match.start() + m.start() for m in _START.finditer(match.group(1))]
     for start in filter(None, starts[:3]):
-        if words := _parse_words(text[start:], text[:start]):
-            return text[:start].rstrip(), words
-    return text, _NO_WORDS
+        if units := _parse_words(text[start:], text[:start]):
+            return text[:start].rstrip(), units
+    return text, NO_UNITS
 
 
-def _parse_words(text: str, value: str) -> Words | None:
-    """Known units with powers and other words; None where the words may not come off ``value``."""
-    words = re.findall(rf"(?<!\\)(?<![^\W\d_]){_WORD}", text)
-    lowered = [word.lower().rstrip(".") for word in words]
+def _parse_words(text: str, value: str) -> Units | None:
+    """Return the units that words are; None where the words may not come off ``value``."""
+    words = [word.rstrip(".") for word in _START.findall(text)]
+    lowered = [word.lower() for word in words]
     if _MEANINGFUL.intersection(lowered) or lowered[0] in _POWERS_AFTER:
         return None
     foreign = any(_MEANINGFUL_SIGNS.intersection(word) for word in words)
     if foreign and not all(powers(word) for word in words):
         return None
-    known, others = _factors(text)
-    modified = MODIFIERS.intersection(lowered)
-    if others and modified - {"per"}:
+    units = _factors(text)
+    if units.words and MODIFIERS.intersection(lowered) - {"per"}:
         return None
-    spaced, letter = value.endswith(" "), any(len(word.rstrip(".")) == 1 for word in words)
+    spaced, letter = value.endswith(" "), any(len(word) == 1 for word in words)
+    latin = all(word.isascii() for word in words)
     if not value.rstrip().endswith(tuple("0123456789)}]")):
         # "10\\pi cm": only known units, and not letters, may follow other than numbers.
-        return (known, others) if known and not others and not letter and spaced else None
-    if letter and all(word.isascii() for word in words):
+        accepted = spaced and not letter and not units.words and bool(units.known)
+    elif letter and latin:
         # "10m" is ten times m, and so is "10 x"; "10 m" and "10 m/s" are measures.
         # "2 m g h" is a product; of several letters only a quotient is a unit.
-        single = "/" in text if len(words) > 1 else words[0].rstrip(".") in PLAIN_SYMBOLS
+        single = "/" in text if len(words) > 1 else words[0] in PLAIN_SYMBOLS
         plain = "\\frac" not in value and parse_number(value.rstrip()) is not None
-        return (known, others) if spaced and plain and single and not others else None
-    if not spaced and others and all(word.isascii() for word in words):
-        return None
-    return known, others
+        accepted = spaced and plain and single and not units.words
+    else:
+        accepted = spaced or not units.words or not latin
+    return units if accepted else None
 
 
-def _factors(text: str) -> Words:
+def _factors(text: str) -> Units:
     known: Counter[str] = Counter()
     others = set()
     sign, ahead = 1, 1
     last: Powers = frozenset()
     for match in _FACTOR.finditer(text):
         word = (match.group(1) or "").rstrip(".")
-        if match.group() == "/" or word.lower() == "per":
+        lowered = word.lower()
+        if match.group() == "/" or lowered == "per":
             sign = -1
-        elif word.lower() in _POWERS_BEFORE:
-            ahead = _POWERS_BEFORE[word.lower()]
-        elif word.lower() in _POWERS_AFTER:
-            for name, power in last:
-                known[name] += power * (_POWERS_AFTER[word.lower()] - 1)
+        elif lowered in _POWERS_BEFORE:
+            ahead = _POWERS_BEFORE[lowered]
+        elif lowered in _POWERS_AFTER:
+            known.update({name: power * (_POWERS_AFTER[lowered] - 1) for name, power in last})
         elif word:
             times = sign * ahead * int(match.group(2) or 1)
-            unit = powers(word)
-            if unit is None and sign < 0:
-                unit = frozenset({(word.lower().removesuffix("s"), 1)})
-            if unit is None:
-                others.add(word.lower().removesuffix("s"))
-            last = frozenset((name, power * times) for name, power in unit or ())
-            for name, power in last:
-                known[name] += power
+            name = lowered.removesuffix("s")
+            unit = powers(word) or (frozenset({(name, 1)}) if sign < 0 else frozenset())
+            if not unit:
+                others.add(name)
+            last = frozenset((name, power * times) for name, power in unit)
+            known.update(dict(last))
             sign, ahead = 1, 1
-    return {name: power for name, power in known.items() if power}, frozenset(others)
+    return Units(frozenset(item for item in known.items() if item[1]), frozenset(others))
 
 
 def compatible(a: Units, b: Units) -> bool:
-    """Return whether two answers may have these units: the same ones, or only one of them has
-    any.
-    """
+    """Return whether two answers may have these units: the same ones, or one has none."""
     if a.percent != b.percent:
         other = b if a.percent else a
         return not (other.known or other.words)
     if a.known and b.known:
-        return a.known == b.known or {_yen(a.known), _yen(b.known)} == {"¥", "yen or yuan"}
+        # The sign ¥ stands for yen and for yuan.
+        sides = {a.known, b.known}
+        return len(sides) == 1 or (_YENS[0] in sides and sides <= set(_YENS))
     if a.known or b.known:
         return not (b if a.known else a).words
     return not a.words or not b.words or bool(a.words & b.words)
-
-
-def _yen(known: Powers) -> str:
-    """The sign ¥ stands for yen and for yuan."""
-    names = {name for name, _ in known}
-    return "¥" if names == {"¥"} else "yen or yuan" if names in ({"yen"}, {"yuan"}) else ""

@@ -1,19 +1,60 @@
-"""Agreement with labelled pairs of other graders' test tables, and our decisions where they differ.
+"""Graded pairs: our own, by kind of notation; other graders', where we differ too; reported ones.
 
-The pairs are optional data: `../shared/data` beside the repository.
+`kinds.tsv` holds one input of our own a line: its kind, the verdict, the gold answer, and an answer
+(equal, unequal) or a whole response (right, wrong), in which ⏎ stands for a line break. The others
+are optional data: `../shared/data` beside the repository.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nabla_eval.grading import Grade, grade
+from nabla_eval.grading import Grade, grade, grade_batch
 
+KINDS = Path(__file__).with_name("kinds.tsv")
 DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def _read_kinds() -> dict[tuple[str, str], list[tuple[str, str]]]:
+    rows = defaultdict(list)
+    # Not splitlines: some of the spaces between digits are line breaks to it.
+    for line in KINDS.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        kind, verdict, gold, text = line.replace("⏎", "\n").split("\t")
+        rows[kind, verdict].append((gold, text))
+    return rows
+
+
+ROWS = _read_kinds()
+
+
+def _graded(pairs: list[tuple[str, str]], *, extracted: bool = False) -> list[Grade]:
+    # A generous deadline: these verdicts must not depend on the speed of the machine.
+    grades = grade_batch(pairs, extracted=extracted, timeout=60)
+    assert not any(result.timed_out for result in grades)
+    return grades
+
+
+@pytest.mark.parametrize(("kind", "verdict"), ROWS)
+def test_kind(kind: str, verdict: str) -> None:
+    pairs = ROWS[kind, verdict]
+    grades = _graded(pairs, extracted=verdict in {"equal", "unequal"})
+    expected = verdict in {"equal", "right"}
+    assert not [(p, g) for p, g in zip(pairs, grades, strict=True) if g.equal != expected]
+
+
+def test_every_kind_has_many_inputs_and_some_that_must_not_agree() -> None:
+    assert {verdict for _, verdict in ROWS} == {"equal", "unequal", "right", "wrong"}
+    kinds = {kind for kind, verdict in ROWS if verdict == "equal"} - {"further pairs"}
+    assert len(kinds) >= 18
+    for kind in kinds:
+        assert len(ROWS[kind, "equal"]) + len(ROWS[kind, "unequal"]) >= 15, kind
+        assert len(ROWS[kind, "unequal"]) >= 6, kind
+
 
 # Row of grading_pairs.jsonl -> why we differ from its label.
 DISAGREEMENTS = {
@@ -70,44 +111,29 @@ def _rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _grade_all(rows: list[dict[str, Any]]) -> list[Grade]:
-    # A generous deadline: these verdicts must not depend on the speed of the machine.
-    return [grade(row["gold"], row["pred"], timeout=60) for row in rows]
-
-
 def test_labelled_pairs() -> None:
     rows = _rows("grading_pairs.jsonl")
-    grades = _grade_all(rows)
-    differing = {
-        index
-        for index, (row, result) in enumerate(zip(rows, grades, strict=True))
-        if result.equal != row["equal"]
-    }
+    grades = _graded([(row["gold"], row["pred"]) for row in rows])
+    differing = {number for number, row in enumerate(rows) if grades[number].equal != row["equal"]}
     assert differing == set(DISAGREEMENTS)
     assert len(differing) <= 0.03 * len(rows)
-    assert not any(grades[index].equal for index in differing), "false accept"
-    assert not any(result.timed_out for result in grades)
+    assert not any(grades[number].equal for number in differing), "false accept"
 
 
-@pytest.mark.parametrize("reason", ACCEPTED)
-def test_policy_decisions(reason: str) -> None:
+def test_policy_decisions() -> None:
     rows = _rows("grading_pairs_policy.jsonl")
-    chosen = [index for index, row in enumerate(rows) if row["reason"] == reason]
-    assert chosen, f"no row has the reason {reason!r}"
-    grades = _grade_all([rows[index] for index in chosen])
-    accepted = {index for index, result in zip(chosen, grades, strict=True) if result.equal}
-    assert accepted == ACCEPTED[reason]
-    assert not any(result.timed_out for result in grades)
-
-
-def test_every_policy_row_is_decided() -> None:
-    assert {row["reason"] for row in _rows("grading_pairs_policy.jsonl")} == set(ACCEPTED)
+    accepted: dict[str, set[int]] = {row["reason"]: set() for row in rows}
+    for number, result in enumerate(_graded([(row["gold"], row["pred"]) for row in rows])):
+        if result.equal:
+            accepted[rows[number]["reason"]].add(number)
+    assert accepted == ACCEPTED
 
 
 @pytest.mark.parametrize(
     "name", ["aime24", "aime25", "amc23", "amc83", "math500", "gsm8k_first200"]
 )
 def test_gold_answers_survive_their_usual_notations(name: str) -> None:
+    pairs = []
     for row in _rows(f"{name}.jsonl"):
         gold = row["answer"]
         spellings = [
@@ -121,9 +147,9 @@ def test_gold_answers_survive_their_usual_notations(name: str) -> None:
             spellings.append(f"x = {gold}")
         if gold.isdigit():
             spellings += [gold.zfill(3), f"{int(gold):,}", f"{gold}.0"]
-        for spelling in spellings:
-            result = grade(gold, rf"Hence the answer is $\boxed{{{spelling}}}$.", timeout=60)
-            assert result.equal, (gold, spelling, result)
+        pairs += [(gold, rf"Hence the answer is $\boxed{{{text}}}$.") for text in spellings]
+    grades = _graded(pairs)
+    assert not [(p, g) for p, g in zip(pairs, grades, strict=True) if not g.equal]
 
 
 def test_different_gold_answers_differ() -> None:
@@ -133,3 +159,21 @@ def test_different_gold_answers_differ() -> None:
     for gold in golds:
         for other in golds:
             assert grade(gold, other, extracted=True).equal == (float(gold) == float(other))
+
+
+def test_reported_inputs() -> None:
+    """The rows that need a model, a task or a command line are tested where those are."""
+    rows = _rows("reported_inputs.jsonl")
+    assert len(rows) == 487
+    graded = 0
+    for number, row in enumerate(rows):
+        given = row["input"]
+        text = given.get("answer", given.get("response"))
+        if "template" in given or "gold" not in given or text is None:
+            continue
+        # A sentence is expected where the comparison must time out: it counts as wrong.
+        timeout = 1.0 if isinstance(row["expected"], str) else 60.0
+        result = grade(given["gold"], text, extracted="answer" in given, timeout=timeout)
+        assert result.equal == (row["expected"] is True), (number, row["kind"], result)
+        graded += 1
+    assert graded == 420

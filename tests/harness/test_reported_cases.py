@@ -2,7 +2,7 @@
 
 The rows of the optional data are found by their kind; what they stand for is tested in full where
 the code is (`test_stop_strings`, `test_not_finite`, `test_thinking`). Pairs to be graded are in
-`tests/grading/test_reported_inputs.py`, models in `tests/models/test_reported_models.py`.
+`tests/grading/test_pairs.py`, models in `tests/models/test_reported_models.py`.
 """
 
 from __future__ import annotations
