@@ -36,7 +36,6 @@ class Answerer:
     width: int = 32  # problems that are active at once
     rank: int = 0
     ranks: int = 1  # processes that share the problems, each with a shard of its own in trace_dir
-    answer: Callable[[Problem, Outcome], str] = lambda problem, outcome: outcome.text
 
     def __call__(
         self,
@@ -58,8 +57,11 @@ class Answerer:
         began: dict[int, float] = {}
         seen: dict[int, Observed] = {}
         stops: set[str] = set()  # of all steps of all searches
+        folder = self.arguments.trace_dir
         with ExitStack() as stack:
-            writer = self._writer(stack)  # first: who holds it may trust what the folder holds
+            writer = None  # first: who holds it may trust what the folder holds
+            if folder is not None:
+                writer = stack.enter_context(TraceWriter(trace_path(folder, self.rank)))
             responses = self._stored(work)
             for index in sorted(responses):
                 finished(index, responses[index])
@@ -67,11 +69,12 @@ class Answerer:
             left = [index for index in range(len(work)) if index not in responses]
 
             def method(index: int) -> Method:
-                begun = _timed(start(*work[index]), began, index)
-                if writer is None:
-                    return begun
-                seen[index] = Observed()
-                return seen[index].watch(begun)
+                began[index] = time.perf_counter()  # when it is admitted
+                begun = start(*work[index])
+                if writer is not None:
+                    seen[index] = Observed()
+                    begun = seen[index].watch(begun)
+                return (yield from begun)
 
             for place, end in drive(map(method, left), self.execute, self.width):
                 index, problem = left[place], work[left[place]][0]
@@ -87,7 +90,8 @@ class Answerer:
                         writer.write(self._record(*work[index], end, seconds, observed))
                     responses[index] = self._response(problem, end, seconds)
                 finished(index, responses[index])
-        _warn_of_whole_responses(self.arguments.config, stops)
+        if isinstance(self.arguments.config, Steps) and stops and "step" not in stops:
+            LOGGER.warning(_NO_DELIMITER, self.arguments.config.step)
         faults.close(answered=len(responses))
         return [responses[index] for index in range(len(work))]
 
@@ -107,52 +111,34 @@ class Answerer:
             responses[index] = self._response(problem, restore(stored), stored["seconds"])
         return responses
 
-    def _writer(self, stack: ExitStack) -> TraceWriter | None:
-        folder = self.arguments.trace_dir
-        if folder is None:
-            return None
-        return stack.enter_context(TraceWriter(trace_path(folder, self.rank)))
-
     def _record(
         self,
         problem: Problem,
         config: Any,
         outcome: Outcome,
         seconds: float,
-        observed: Observed | None = None,
+        observed: Observed | None,
     ) -> Record:
+        def decode(tokens: Sequence[int]) -> str:
+            return self.policy.decode(tokens, special=True)
+
         return record(
-            problem,
-            self.arguments.method,
-            config,
-            outcome,
-            seconds,
-            lambda token: self.policy.decode([token], special=True),
-            lambda tokens: self.policy.decode(tokens, special=True),
-            models=self.models,
-            observed=observed,
-        )
+            problem, self.arguments.method, config, outcome, seconds, lambda token: decode([token]),
+            decode, models=self.models, observed=observed,
+        )  # fmt: skip
 
     def _response(self, problem: Problem, outcome: Outcome, seconds: float) -> NablaResponse:
+        """Return the response without its thoughts; a thought that never ends is no answer."""
+        thought = problem.thought
+        text = outcome.text if thought is None else thought.answer(outcome.text)
         stats = {"id": problem.id, "method": self.arguments.method, "seconds": seconds}
-        return NablaResponse(self.answer(problem, outcome), {**outcome.stats(), **stats})
+        return NablaResponse(text, {**outcome.stats(), **stats})
 
 
-def _warn_of_whole_responses(config: Any, stops: set[str]) -> None:
-    """A search whose steps never ended at a delimiter has only compared whole responses."""
-    if isinstance(config, Steps) and stops and "step" not in stops:
-        LOGGER.warning(
-            "No response held a step delimiter (step=%s): each was one step, so the search chose "
-            "between whole responses. Another step=, such as semicolon or newline, may fit the "
-            "task.",
-            config.step,
-        )
-
-
-def _timed(method: Method, began: dict[int, float], index: int) -> Method:
-    """The same method, noting when it is admitted."""
-    began[index] = time.perf_counter()
-    return (yield from method)
+_NO_DELIMITER = (
+    "No response held a step delimiter (step=%s): each was one step, so the search chose between "
+    "whole responses. Another step=, such as semicolon or newline, may fit the task."
+)
 
 
 class Faults:
@@ -193,12 +179,9 @@ class Faults:
         )
 
     def _words(self, answered: int) -> str:
-        shown = list(self.errors.items())[:SHOWN]
-        first = "; ".join(f"{item}: {type(e).__name__}: {e}" for item, e in shown)
-        count = f"{len(self.errors)} of {answered} items failed"
-        if len(self.errors) > SHOWN:
-            return f"{count} (the first {SHOWN}: {first})."
-        return f"{count}: {first}"
+        words = [f"{item}: {type(e).__name__}: {e}" for item, e in self.errors.items()]
+        first, count = "; ".join(words[:SHOWN]), f"{len(words)} of {answered} items failed"
+        return f"{count} (the first {SHOWN}: {first})." if words[SHOWN:] else f"{count}: {first}"
 
     def _advice(self) -> str:
         folder = self.arguments.trace_dir

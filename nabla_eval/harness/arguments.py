@@ -24,7 +24,7 @@ from nabla_eval.methods.registry import (
     settle,
     spec,
 )
-from nabla_eval.options import build, coerce, fingerprint, flatten, leaves
+from nabla_eval.options import Options, build, fingerprint, flatten, leaves
 from nabla_eval.validation import Count
 
 # Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
@@ -50,12 +50,23 @@ REWARD_NAMES = frozenset({
     "reward_chat_template", "reward_system", "reward_thinking", "vocab", "step_delimiter",
     "process_score",
 })  # fmt: skip
-OWN_NAMES = frozenset({
-    "pretrained", "reward", "method", "preset", "seed", "trace_dir", "allow_pickle",
-    "max_batch_tokens", "rollout", "gradient_checkpointing", "max_errors", "allow_errors",
-})  # fmt: skip
-# Of `rollout=vllm`.
-SERVER_NAMES = frozenset(leaves(ServerOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions(Options):
+    """Arguments of `--model nabla` itself, whatever the method."""
+
+    seed: int | None = None  # None: lm-eval's own --seed
+    rollout: Literal["local", "vllm"] = "local"
+    max_batch_tokens: Count = 2**17  # padded tokens of one micro-batch
+    gradient_checkpointing: bool = False  # keep less for backward passes, and compute it again
+    max_errors: int = 10  # items that may fail before a run stops early
+    allow_errors: bool = False  # end well although items failed; they have no score
+    allow_pickle: bool = False
+
+
+OWN_NAMES = leaves(OwnOptions).keys() | {"pretrained", "reward", "method", "preset", "trace_dir"}
+SERVER_NAMES = frozenset(leaves(ServerOptions))  # of `rollout=vllm`
 COMMON_NAMES = OWN_NAMES | SERVER_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
 # No answer depends on these, or they stand in `run.json` under a name of their own.
 NEUTRAL = frozenset({
@@ -68,47 +79,37 @@ NEUTRAL = frozenset({
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(OwnOptions):
     """The parsed `--model_args`. `config` holds the method's validated options."""
 
     method: str
     preset: str | None
     config: Any
     given: frozenset[str]  # options of the method that model_args name: they beat gen_kwargs
-    seed: int | None = None  # None: lm-eval's own --seed
     pretrained: Any = None  # hub id, folder or a loaded model; None: the embedded policy
     reward: str | Path | None = None
     trace_dir: Path | None = None
-    allow_pickle: bool = False
-    max_batch_tokens: int = 2**17  # padded tokens of one micro-batch
-    gradient_checkpointing: bool = False  # keep less for backward passes, and compute it again
-    max_errors: int = 10  # items that may fail before a run stops early
-    allow_errors: bool = False  # end well although items failed; they have no score
     dry: bool = False  # a dry run, of which nothing is kept
     server: ServerOptions | None = None  # of rollout=vllm; None: rollouts are local
     reward_options: Mapping[str, Any] = field(default_factory=dict)
     hf: Mapping[str, Any] = field(default_factory=dict)  # HFLM's own
 
-    @property
-    def dtype_of_reward(self) -> str:
-        """Return what the reward model is asked to run in: its own dtype, or the policy's, or
-        "auto".
-        """
-        return str(self.reward_options.get("reward_dtype") or self.hf.get("dtype") or "auto")
+    def __post_init__(self) -> None:
+        """Leave the values alone: `read` has checked them."""
 
     @property
     def spec(self) -> MethodSpec:
         return spec(self.method)
 
     @property
+    def dtype_of_reward(self) -> str:
+        """Return the dtype asked for the reward model: its own, the policy's, or "auto"."""
+        return str(self.reward_options.get("reward_dtype") or self.hf.get("dtype") or "auto")
+
+    @property
     def needs_reward(self) -> bool:
         """Return whether the method, with these options, scores responses."""
         return bool(self.config.needs_reward)
-
-    @property
-    def needs_chat(self) -> bool:
-        """Return whether the method, with these options, asks the policy in words."""
-        return bool(self.config.needs_chat)
 
     @property
     def fingerprint(self) -> str:
@@ -132,26 +133,22 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
     if not paired:
         rewarded = "pretrained" not in options or "reward" in options
     config = settle(config, rewarded)
+    own_options = build(OwnOptions, {n: options[n] for n in leaves(OwnOptions) if n in options})
     arguments = Arguments(
+        **flatten(own_options),
         method=method,
         preset=None if preset is None else str(preset),
         config=config,
         given=frozenset(options) & frozenset(own),
-        seed=coerce("seed", options.get("seed"), int | None),
         pretrained=options.get("pretrained"),
         reward=options.get("reward"),
         trace_dir=Path(str(options["trace_dir"])) if "trace_dir" in options else None,
-        allow_pickle=coerce("allow_pickle", options.get("allow_pickle", False), bool),
-        max_batch_tokens=coerce("max_batch_tokens", options.get("max_batch_tokens", 2**17), Count),
-        gradient_checkpointing=coerce(
-            "gradient_checkpointing", options.get("gradient_checkpointing", False), bool
-        ),
-        max_errors=coerce("max_errors", options.get("max_errors", 10), int),
-        allow_errors=coerce("allow_errors", options.get("allow_errors", False), bool),
-        server=_server(options),
+        server=_server(options, own_options.rollout),
         reward_options={n: options[n] for n in options if n in REWARD_NAMES},
         hf={n: options[n] for n in options if n in HFLM_NAMES | PASSED_ON},
     )
+    if paired:
+        _refuse_loading(options)
     _refuse_contradictions(arguments, paired)
     return arguments
 
@@ -172,20 +169,19 @@ def process_number(name: str, default: int) -> int:
     return int(given)
 
 
-def _server(options: Mapping[str, Any]) -> ServerOptions | None:
-    """Where rollouts come from; None where they are made here."""
-    rollout = coerce("rollout", options.get("rollout", "local"), Literal["local", "vllm"])
+def _server(options: Mapping[str, Any], rollout: str) -> ServerOptions | None:
+    """Return where rollouts come from; None where they are made here."""
     named = {name: options[name] for name in options if name in SERVER_NAMES}
-    if rollout == "local" and named:
+    if rollout == "vllm":
+        if "vllm_url" not in named:
+            raise ConfigError("rollout=vllm needs vllm_url. Try vllm_url=http://127.0.0.1:8000.")
+        return build(ServerOptions, named)
+    if named:
         raise ConfigError(
             f"{', '.join(named)}: the address of a server, and rollout=local asks none. "
             "Add rollout=vllm, or leave them out."
         )
-    if rollout == "local":
-        return None
-    if "vllm_url" not in named:
-        raise ConfigError("rollout=vllm needs vllm_url. Try vllm_url=http://127.0.0.1:8000.")
-    return build(ServerOptions, named)
+    return None
 
 
 def _refuse_unknown(options: Iterable[str], method: str, own: tuple[str, ...]) -> None:
@@ -212,9 +208,7 @@ def _refuse_unknown(options: Iterable[str], method: str, own: tuple[str, ...]) -
 def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
     hf = arguments.hf
     alone = arguments.pretrained is not None and arguments.reward is None
-    if paired:
-        _refuse_loading(arguments)
-    elif alone and arguments.needs_reward:
+    if alone and arguments.needs_reward and not paired:
         free = [
             name
             for name, entry in METHODS.items()
@@ -245,23 +239,18 @@ _STILL_USED = frozenset({
     "think_end_token", "enable_thinking", "chat_template_args", "logits_cache", "softmax_dtype",
     "mixed_precision_dtype", "truncation", "backend",
 })  # fmt: skip
+LOADING = {"pretrained", "reward", "allow_pickle", "gradient_checkpointing"}
+LOADING |= (HFLM_NAMES | PASSED_ON | REWARD_NAMES) - _STILL_USED
 
 
 def loading(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of flat model arguments that says which models to load, and how."""
-    own = {"pretrained", "reward", "allow_pickle", "gradient_checkpointing"}
-    names = HFLM_NAMES | PASSED_ON | REWARD_NAMES | own
-    return {name: options[name] for name in options if name in names - _STILL_USED}
+    """Return the flat model arguments that say which models to load, and how."""
+    return {name: options[name] for name in options if name in LOADING}
 
 
-def _refuse_loading(arguments: Arguments) -> None:
-    named = {
-        "pretrained": arguments.pretrained,
-        "reward": arguments.reward,
-        "gradient_checkpointing": arguments.gradient_checkpointing or None,
-    }
-    idle = [name for name, value in named.items() if value is not None]
-    idle += [name for name in (*arguments.reward_options, *arguments.hf) if name not in _STILL_USED]
+def _refuse_loading(options: Mapping[str, Any]) -> None:
+    said = (name for name, value in loading(options).items() if value is not False)
+    idle = [name for name in said if name != "allow_pickle"]
     if idle:
         raise ConfigError(
             f"{', '.join(idle)}: these say how to load models, and pair= is loaded already. "

@@ -34,17 +34,10 @@ _ELSEWHERE = {
 ELSEWHERE = {name: ours for ours, names in _ELSEWHERE.items() for name in names.split()}
 # Values at which an option of transformers' `generate` does nothing; no other is understood here.
 NEUTRAL: dict[str, Any] = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "repetition_penalty": 1,
-    "length_penalty": 1,
-    "no_repeat_ngram_size": 0,
-    "typical_p": 1,
-    "min_p": 0,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "use_cache": True,
-}
+    "num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "length_penalty": 1,
+    "no_repeat_ngram_size": 0, "typical_p": 1, "min_p": 0, "presence_penalty": 0,
+    "frequency_penalty": 0, "use_cache": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,25 +74,19 @@ class Reader:
         stop = _stop_strings(options.pop("until", None), self.end)
         length = self._length(options)
         sample = coerce("do_sample", options.pop("do_sample", None), bool | None)
-        sampling = {
-            name: coerce(name, value, SAMPLING[name])
-            for name in SAMPLING
-            if (value := options.pop(name, None)) is not None
-        }
-        _refuse_rest(options)
+        given = {name: options.pop(name, None) for name in SAMPLING}
+        sampling = {n: coerce(n, v, SAMPLING[n]) for n, v in given.items() if v is not None}
+        for name, value in options.items():
+            _refuse(name, value)
         config = self._config(sample, sampling)
         if why := config.idle:
             self._warn("idle", "method=%s: %s.", self.arguments.method, why)
-        return Asked(
-            config=config,
-            stop=stop,
-            max_new_tokens=length,
-        )
+        return Asked(config, stop, length)
 
     def _length(self, options: dict[str, Any]) -> int | None:
         """The length that is asked for; takes its spellings out of the options."""
         given = {name: options.pop(name) for name in list(options) if name in LENGTHS}
-        lengths = {n: _length(n, value) for n, value in given.items() if value is not None}
+        lengths = {n: coerce(n, value, Count) for n, value in given.items() if value is not None}
         if len(set(lengths.values())) > 1:
             named = [f"{name}={value}" for name, value in lengths.items()]
             self._warn(
@@ -118,14 +105,14 @@ class Reader:
                            sampling or "do_sample=True")  # fmt: skip
             return config
         if greedy:
+            asked = "do_sample=False" if sample is False else "temperature=0"
+            values = flatten(config)
+            own = ", ".join(f"{name}={values[name]}" for name in SAMPLING if name in values)
             self._warn(
-                "sampling",
-                "The task asks for greedy decoding (%s), which method=%s cannot do: it keeps its "
-                "own sampling, %s. Use method=greedy for greedy decoding.",
-                "do_sample=False" if sample is False else "temperature=0",
-                method,
-                _sampling(config),
-            )
+                "sampling", "The task asks for greedy decoding (%s), which method=%s cannot do: it "
+                "keeps its own sampling, %s. Use method=greedy for greedy decoding.", asked, method,
+                own,
+            )  # fmt: skip
             return config
         known = leaves(type(config))
         wanted = {n: v for n, v in sampling.items() if n in known and n not in self.arguments.given}
@@ -135,11 +122,6 @@ class Reader:
         if kind not in self._warned:
             self._warned.add(kind)
             LOGGER.warning(message, *details)
-
-
-def _sampling(config: Any) -> str:
-    values = flatten(config)
-    return ", ".join(f"{name}={values[name]}" for name in SAMPLING if name in values)
 
 
 def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
@@ -153,27 +135,22 @@ def _stop_strings(until: Any, end: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(string for string in strings if string and string != end))
 
 
-def _length(name: str, value: Any) -> int:
-    return int(coerce(name, value, Count))
-
-
-def _refuse_rest(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        ours = ELSEWHERE.get(name.lower())
-        if ours is not None:
-            also = ", which counts the tokens of the response alone" * (ours in LENGTHS)
-            raise ConfigError(
-                f"--model nabla does not know the generation argument {name}={value!r}. lm-eval's "
-                f"name is {ours}{also}. Try {ours}={value!r}."
-            )
-        if name not in NEUTRAL:
-            known = ("until", "do_sample", *SAMPLING, *LENGTHS)
-            raise ConfigError(
-                f"--model nabla does not know the generation argument {name}={value!r}. "
-                f"{suggest(name, known)} Options of a method belong into --model_args."
-            )
-        if value is not None and value != NEUTRAL[name]:
-            raise ConfigError(
-                f"The generation argument {name}={value!r} has no counterpart in --model nabla: "
-                f"leave it out, or set it to {NEUTRAL[name]}."
-            )
+def _refuse(name: str, value: Any) -> None:
+    """Raise `ConfigError` for an argument that is not understood, unless it does nothing."""
+    if ours := ELSEWHERE.get(name.lower()):
+        also = ", which counts the tokens of the response alone" * (ours in LENGTHS)
+        raise ConfigError(
+            f"--model nabla does not know the generation argument {name}={value!r}. lm-eval's "
+            f"name is {ours}{also}. Try {ours}={value!r}."
+        )
+    if name not in NEUTRAL:
+        known = ("until", "do_sample", *SAMPLING, *LENGTHS)
+        raise ConfigError(
+            f"--model nabla does not know the generation argument {name}={value!r}. "
+            f"{suggest(name, known)} Options of a method belong into --model_args."
+        )
+    if value is not None and value != NEUTRAL[name]:
+        raise ConfigError(
+            f"The generation argument {name}={value!r} has no counterpart in --model nabla: "
+            f"leave it out, or set it to {NEUTRAL[name]}."
+        )

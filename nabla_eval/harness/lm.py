@@ -12,8 +12,10 @@ import torch
 from lm_eval.utils import simple_parse_args_string
 
 from nabla_eval.cost.peak import PeakMemory, larger
+from nabla_eval.engine.completions import Server
 from nabla_eval.engine.drive import Execute
 from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
@@ -30,7 +32,6 @@ from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.models.tokenizers import to_be_continued
 from nabla_eval.options import flatten
-from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Problem
 from nabla_eval.signals import stoppable
 from nabla_eval.terminal import LOGGER
@@ -76,18 +77,18 @@ class NablaLM(RankedLM):
         self._warned = False
         self.seconds = 0.0  # spent in generate_until
         self.peak_memory: PeakMemory | None = None  # there
-        server = loading.server(self.arguments)
-        if pair is None:
-            self.pair = self._load()
-        else:
-            self.pair = self._adopt(pair)
-        if self.arguments.needs_chat:
+        # A server that is away is noticed before any model is loaded.
+        server = None if self.arguments.server is None else Server(self.arguments.server)
+        self.pair = self._load() if pair is None else self._adopt(pair)
+        policy = self.pair.policy
+        if self.arguments.config.needs_chat:
             check_asked(self.tokenizer)
         if not self.arguments.hf.get("tp_plan"):  # whose processes hold one model together
             self.join(self.arguments.trace_dir)
-        self._remote = loading.remote(self.arguments, self.pair.policy, server)
+        self._remote = None
+        if server is not None:
+            self._remote = VLLMRollout(policy, server, self.arguments.max_batch_tokens)
         self.models = loading.identity(self.pair, server)
-        policy = self.pair.policy
         self._thinking = Thinking.of(
             self.think_end_token, self.enable_thinking, self._end_of_thought, policy.thought
         )
@@ -112,8 +113,7 @@ class NablaLM(RankedLM):
 
     def _load(self) -> Pair:
         loading.check_reward(self.arguments)
-        options = loading.policy_options(self.arguments)
-        super().__init__(**options)
+        super().__init__(**loading.policy_options(self.arguments))
         return loading.load_pair(self.arguments, self.model, self.tokenizer, self.device)
 
     def _adopt(self, pair: Pair) -> Pair:
@@ -212,11 +212,10 @@ class NablaLM(RankedLM):
         began = time.perf_counter()
         meter = Meter.start(devices(self.pair))
         work = [self._problem(sample, seed) for sample in todo]
-        if self.begin is not None:
-            work = self.begin(self, work)
+        work = work if self.begin is None else self.begin(self, work)
         answer = Answerer(
             self.arguments, self.pair.policy, self.models, self._executor(), self.width, self.rank,
-            self.world_size, self._answer,
+            self.world_size,
         )  # fmt: skip
         progress = Progress(
             len(todo), self.arguments.method, self.progress, quiet=disable_tqdm or self.rank != 0
@@ -231,11 +230,8 @@ class NablaLM(RankedLM):
             responses = answer(work, finished, progress.resumed)
         self.seconds += time.perf_counter() - began
         self.peak_memory = larger(self.peak_memory, meter.read())
-        ordered = {
-            place: response
-            for sample, response in zip(todo, responses, strict=True)
-            for place in sample.places
-        }
+        pairs = zip(todo, responses, strict=True)
+        ordered = {place: response for sample, response in pairs for place in sample.places}
         return [ordered[place] for place in range(len(requests))]
 
     def _how_to_go_on(self, done: int, total: int) -> str:
@@ -280,9 +276,8 @@ class NablaLM(RankedLM):
             return self._conversations[prompt]
         text = prompt.removeprefix(self.tokenizer.bos_token or "")
         if self._warned:
-            return [{"role": "user", "content": text}]
-        self._warned = True
-        if any(token in text for token in self.tokenizer.all_special_tokens):
+            pass
+        elif any(token in text for token in self.tokenizer.all_special_tokens):
             LOGGER.warning(
                 "A prompt holds special tokens, and no conversation is known that it was made of "
                 "(--cache_requests?): the reward model sees it as one user message, %.60r...",
@@ -293,6 +288,7 @@ class NablaLM(RankedLM):
                 "The policy has a chat template and is prompted without it: that suits base models "
                 "only. Add --apply_chat_template for an instruction-tuned one."
             )
+        self._warned = True
         return [{"role": "user", "content": text}]
 
     def _refuse_cached_repeats(self, todo: Sequence[SampleRequest]) -> None:
@@ -303,14 +299,8 @@ class NablaLM(RankedLM):
                 raise ConfigError(
                     f"--use_cache keeps one answer per prompt, and {sample.request.task_name} "
                     f"draws {sample.request.repeats}: a second run would read the same one every "
-                    "time. "
-                    "Leave --use_cache out; trace_dir= continues a stopped run."
+                    "time. Leave --use_cache out; trace_dir= continues a stopped run."
                 )
-
-    def _answer(self, problem: Problem, outcome: Outcome) -> str:
-        """The response without its thoughts; a thought that never ends is no answer."""
-        thought = problem.thought
-        return outcome.text if thought is None else thought.answer(outcome.text)
 
     def _info(self) -> dict[str, Any]:
         return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from nabla_eval import embedded
 from nabla_eval.engine.completions import Server
-from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
@@ -27,7 +25,7 @@ from nabla_eval.models.checkpoint import (
     parse_dtype,
 )
 from nabla_eval.models.load import policy_from, with_reward
-from nabla_eval.models.pair import Pair, Policy
+from nabla_eval.models.pair import Pair
 from nabla_eval.options import coerce
 
 _SAMPLES = 64  # numbers of each tensor that go into a fingerprint
@@ -59,8 +57,7 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
 
 def check_reward(arguments: Arguments) -> None:
     """Raise `ModelError` where the checkpoint is no reward model, before any weights are read."""
-    source = _reward_source(arguments)
-    if source is not None:
+    if (source := _reward_source(arguments)) is not None:
         open_config(source)
         check_weights(source)
 
@@ -117,19 +114,6 @@ def _source(arguments: Arguments, name: str, role: Any, revision: Any) -> Source
     return Source(name, role, None if revision is None else str(revision), trust)
 
 
-def server(arguments: Arguments) -> Server | None:
-    """The server of rollout=vllm, asked for its models and for one token; None where there is none.
-
-    Raises `ServerError` or `ConfigError` where it cannot serve, before any model is loaded.
-    """
-    return None if arguments.server is None else Server(arguments.server)
-
-
-def remote(arguments: Arguments, policy: Policy, server: Server | None) -> VLLMRollout | None:
-    """Rollouts by the server. Raises `ModelError` where it serves another model than the policy."""
-    return None if server is None else VLLMRollout(policy, server, arguments.max_batch_tokens)
-
-
 def identity(pair: Pair, server: Server | None = None) -> dict[str, Any]:
     """Names and fingerprints of the models, and the policy's dtype: what traces tell apart."""
     models: dict[str, Any] = {
@@ -151,18 +135,14 @@ def fingerprint(model: Any) -> str:
     hashing all of them would take minutes on large ones. Depends on the dtype.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in _tensors(model):
+    tensors = [("embedding", model.embedding), *model.base.named_parameters()]
+    linear = inspect.getattr_static(model.head, "linear", None)
+    if isinstance(linear, torch.nn.Module):
+        tensors += linear.named_parameters(prefix="head")
+    for name, tensor in tensors:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         if tensor.device.type != "meta" and tensor.numel():
             flat = tensor.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // _SAMPLES)]
             digest.update(sample.double().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    yield "embedding", model.embedding
-    yield from model.base.named_parameters()
-    linear = inspect.getattr_static(model.head, "linear", None)
-    if isinstance(linear, torch.nn.Module):
-        yield from linear.named_parameters(prefix="head")

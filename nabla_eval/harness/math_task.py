@@ -17,12 +17,11 @@ from lm_eval.api.task import ConfigurableTask
 
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.grading import GRADERS, grade_batch
-from nabla_eval.harness.math_metrics import check_metrics, metric_list, sample_metrics
-from nabla_eval.harness.metrics import listed
+from nabla_eval.harness.metrics import check_metrics, listed, metric_list, sample_metrics
 from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.problems import check, hub, store
-from nabla_eval.harness.problems.sets import ProblemSet, problem_set
-from nabla_eval.harness.problems.store import VARIABLE, Copy
+from nabla_eval.harness.problems.sets import problem_set
+from nabla_eval.harness.problems.store import VARIABLE
 from nabla_eval.terminal import LOGGER
 
 
@@ -73,7 +72,11 @@ class MathTask(ConfigurableTask):
                 f"{self.task_name} does not say which problems it asks. Add dataset_kwargs: "
                 "{problem_set: ...} to its YAML."
             )
-        copy = store.counted(load(problem_set(name), self._folder()))
+        told = (self.config.metadata or {}).get("data_dir") or os.environ.get(VARIABLE)
+        problems = problem_set(name)
+        copy = store.counted(
+            store.read(Path(told).expanduser(), problems) if told else hub.from_hub(problems)
+        )
         for fault in check.examine(copy).faults:
             LOGGER.warning("%s: %s has %s.", self.task_name, copy.source, fault)
         if copy.part:
@@ -83,10 +86,6 @@ class MathTask(ConfigurableTask):
         LOGGER.info("%s: %s", self.task_name, found)
         self.config.metadata = {**(self.config.metadata or {}), **found}
         self.dataset = {"test": Dataset.from_list([dict(item) for item in copy.items])}
-
-    def _folder(self) -> Path | None:
-        named = (self.config.metadata or {}).get("data_dir") or os.environ.get(VARIABLE)
-        return Path(named).expanduser() if named else None
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
         """Grade a problem's samples.
@@ -106,8 +105,3 @@ def grader_of(metadata: Mapping[str, Any] | None) -> str:
     if name not in GRADERS:
         raise ConfigError(f"There is no grader {name!r}. {suggest(str(name), GRADERS)}")
     return str(name)
-
-
-def load(problems: ProblemSet, folder: Path | None) -> Copy:
-    """The items out of a folder, or from the hub without one."""
-    return hub.from_hub(problems) if folder is None else store.read(folder, problems)

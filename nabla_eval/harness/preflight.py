@@ -37,29 +37,22 @@ def check_command_line(argv: Sequence[str] | None = None) -> None:
 
 def model_args(argv: Sequence[str]) -> dict[str, Any] | None:
     """`--model_args` of a command line for `--model nabla`, as lm-eval reads them; else None."""
+    import yaml
+
+    from nabla_eval.validation import text_of
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--model", "-M")
     parser.add_argument("--model_args", "-a", nargs="+", action="append", default=[])
     parser.add_argument("--config", "-C")
     try:
         asked = parser.parse_known_args(list(argv))[0]
-        stored = _stored(asked.config)
+        stored = {} if asked.config is None else dict(yaml.safe_load(text_of(asked.config)))
         if (asked.model or stored.get("model")) != NAME:
             return None
         return _merged(asked.model_args) if asked.model_args else as_dict(stored.get("model_args"))
     except Exception:  # lm-eval says what is wrong with it
         return None
-
-
-def _stored(config: str | None) -> dict[str, Any]:
-    """lm-eval's `--config` file."""
-    if config is None:
-        return {}
-    import yaml
-
-    from nabla_eval.validation import text_of
-
-    return dict(yaml.safe_load(text_of(config)))
 
 
 def _merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:

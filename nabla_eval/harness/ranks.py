@@ -37,7 +37,7 @@ class RankedLM(HFLM):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         process_number("RANK", 0)  # accelerate reads it, too, and says less
-        if _world() > 1 and on_cpu() and not options.get("tp_plan"):
+        if process_number("WORLD_SIZE", 1) > 1 and on_cpu() and not options.get("tp_plan"):
             # accelerate forms groups without GPUs only where it is told to, and the first to ask
             # decides for all who ask later, as HFLM does.
             Accelerator(cpu=True, kwargs_handlers=[_PATIENT])
@@ -52,7 +52,7 @@ class RankedLM(HFLM):
         may read each other's while they are written.
         """
         if not hasattr(self, "accelerator"):  # HFLM makes one, but not around a loaded model
-            if _world() <= 1:
+            if process_number("WORLD_SIZE", 1) <= 1:
                 _warn_of_one_process()
                 return
             self.accelerator = Accelerator(kwargs_handlers=[_PATIENT])
@@ -71,12 +71,9 @@ class RankedLM(HFLM):
 
 
 def on_cpu() -> bool:
-    """Return whether models run on the CPU: `accelerate launch --cpu` asked for it, or there is
-    no GPU.
-    """
-    if parse_flag_from_env("ACCELERATE_USE_CPU"):
-        return True
-    return not getattr(torch, "accelerator", torch.cuda).is_available()
+    """Return whether there is no GPU, or `accelerate launch --cpu` asked for the CPU."""
+    accelerator = getattr(torch, "accelerator", torch.cuda)
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not accelerator.is_available()
 
 
 def _part() -> None:
@@ -87,11 +84,6 @@ def _part() -> None:
     """
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
-
-
-def _world() -> int:
-    """Return how many processes torchrun or `accelerate launch` started together."""
-    return process_number("WORLD_SIZE", 1)
 
 
 def _warn_of_one_process() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -26,35 +26,18 @@ class NablaResponse(str):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.stats)
 
-    def _keep(self, text: str) -> NablaResponse:
-        return type(self)(text, self.stats)
 
-    def __getitem__(self, index: Any) -> NablaResponse:
-        return self._keep(super().__getitem__(index))
+def _with_stats(name: str) -> Callable[..., NablaResponse]:
+    plain = getattr(str, name)
 
-    def strip(self, chars: str | None = None, /) -> NablaResponse:
-        return self._keep(super().strip(chars))
+    def method(self: NablaResponse, *arguments: Any) -> NablaResponse:
+        return NablaResponse(plain(self, *arguments), self.stats)
 
-    def lstrip(self, chars: str | None = None, /) -> NablaResponse:
-        return self._keep(super().lstrip(chars))
+    return method
 
-    def rstrip(self, chars: str | None = None, /) -> NablaResponse:
-        return self._keep(super().rstrip(chars))
 
-    def lower(self) -> NablaResponse:
-        return self._keep(super().lower())
-
-    def upper(self) -> NablaResponse:
-        return self._keep(super().upper())
-
-    def replace(self, old: str, new: str, count: Any = -1, /) -> NablaResponse:
-        return self._keep(super().replace(old, new, count))
-
-    def removeprefix(self, prefix: str, /) -> NablaResponse:
-        return self._keep(super().removeprefix(prefix))
-
-    def removesuffix(self, suffix: str, /) -> NablaResponse:
-        return self._keep(super().removesuffix(suffix))
-
-    def translate(self, table: Any, /) -> NablaResponse:
-        return self._keep(super().translate(table))
+for _name in (
+    "__getitem__", "strip", "lstrip", "rstrip", "lower", "upper", "replace", "removeprefix",
+    "removesuffix", "translate",
+):  # fmt: skip
+    setattr(NablaResponse, _name, _with_stats(_name))

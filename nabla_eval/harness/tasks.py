@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -83,17 +83,11 @@ def _read(file: Path) -> TaskFile | None:
         raise DataError(f"{file} cannot be read: {error}. Mend it, or remove it.") from error
     if not isinstance(config, dict):
         return None
-    dataset = _dataset(config)
-    if isinstance(config.get("group"), str):
-        return TaskFile(config["group"], "group", file, dataset)
-    if isinstance(config.get("task"), str):
-        return TaskFile(config["task"], "task", file, dataset)
-    return None
-
-
-def _dataset(config: Mapping[str, Any]) -> str:
     given = config.get("dataset_kwargs")
     named = given.get("problem_set") if isinstance(given, dict) else None
-    if isinstance(named, str) and named in SETS:
-        return SETS[named].hub.path
-    return str(config.get("dataset_path", ""))
+    known = SETS.get(named) if isinstance(named, str) else None
+    dataset = str(config.get("dataset_path", "")) if known is None else known.hub.path
+    for kind in ("group", "task"):
+        if isinstance(name := config.get(kind), str):
+            return TaskFile(name, kind, file, dataset)
+    return None

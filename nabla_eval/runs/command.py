@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, TypedDict, cast
 from unittest.mock import patch
 
@@ -14,11 +16,13 @@ import yaml
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
-from nabla_eval.harness.arguments import Arguments
+from nabla_eval.harness.arguments import NEUTRAL, Arguments
 from nabla_eval.harness.preflight import as_dict
 from nabla_eval.harness.register import NAME
-from nabla_eval.runs.folder import manifest_of
-from nabla_eval.traces.manifest import Manifest
+from nabla_eval.methods.registry import option_names
+from nabla_eval.options import flatten
+from nabla_eval.traces.manifest import MANIFEST_SCHEMA, Manifest
+from nabla_eval.traces.write import versions
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 TASK = "nabla_countdown"
@@ -40,29 +44,39 @@ class Evaluation:
     arguments: Arguments  # the parsed `model_args`
     options: Mapping[str, Any]  # the rest of lm-eval's options, by the names of its command line
 
-    def manifest(self, command: str, name: str) -> Manifest:
-        """Return the `run.json` of this evaluation."""
-        given = self.options.get
-        options = {
-            name: value
-            for name in OPTIONS
-            if (value := given(name)) is not None and value is not False and value != {}
-        }
+    def manifest(self, command: str, name: str = "") -> Manifest:
+        """Return the `run.json` of this evaluation, which is about to start."""
+        arguments, given = self.arguments, self.options.get
+        limit, seeds = given("limit"), given("seed") or [None] * 3
+        own = {*option_names(arguments.method), *NEUTRAL}
+        options = {n: given(n) for n in OPTIONS if given(n) is not False and given(n) != {}}
         if given("fewshot_as_multiturn") is False:  # true is lm-eval's default
             options["fewshot_as_multiturn"] = False
-        seeds = given("seed")
-        return manifest_of(
-            self.arguments,
-            self.model_args,
-            self.tasks,
-            command=command,
-            name=name,
-            seed=seeds[2] if seeds else None,
-            limit=given("limit"),
-            options=options,
-            device=given("device"),
-            batch_size=given("batch_size"),
-        )
+        return {
+            "schema": MANIFEST_SCHEMA,
+            "name": name,
+            "command": command,
+            "status": "running",
+            "tasks": list(self.tasks),
+            "limit": int(limit) if limit is not None and limit == int(limit) else limit,
+            "method": arguments.method,
+            "preset": arguments.preset,
+            "config": flatten(arguments.config),
+            "config_hash": arguments.fingerprint,
+            "seed": arguments.seed if seeds[2] is None else seeds[2],
+            "model_args": _plain({n: v for n, v in self.model_args.items() if n not in own}),
+            "options": _plain(options),
+            "models": {},
+            "versions": dict(versions()),
+            "device": given("device"),
+            "batch_size": given("batch_size"),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": None,
+            "wall_seconds": None,
+            "peak_memory": None,
+            "continued": 0,
+            "error": None,
+        }
 
     def documents(self) -> dict[str, list[int]] | None:
         """Return the documents that `--samples` names: JSON, or a file of it, as lm-eval reads it.
@@ -79,6 +93,13 @@ class Evaluation:
         if wrong:
             raise ConfigError(f"{wrong}. Try --samples '{{\"nabla_countdown\": [0, 1]}}'.")
         return cast("dict[str, list[int]] | None", chosen)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON reads them back, without nulls."""
+    given = {name: value for name, value in values.items() if value is not None}
+    plain: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return plain
 
 
 class _ConfigFile(TypedDict, total=False):
@@ -133,11 +154,16 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
 
 def _parsed(rest: Sequence[str]) -> dict[str, Any]:
     """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones."""
+    with patch.object(sys, "argv", ["lm_eval", "run", "--model", NAME, *rest]):
+        namespace: Namespace = _lm_eval_parser().parse_args()
+    return {n: value for n, value in vars(namespace).items() if n not in ("command", "func")}
+
+
+@functools.cache  # making it takes a while
+def _lm_eval_parser() -> Any:
     from lm_eval._cli import HarnessCLI
 
-    with patch.object(sys, "argv", ["lm_eval", "run", "--model", NAME, *rest]):
-        namespace: Namespace = HarnessCLI().parse_args()
-    return {n: value for n, value in vars(namespace).items() if n not in ("command", "func")}
+    return HarnessCLI()
 
 
 def _config_file(path: str | None) -> dict[str, Any]:

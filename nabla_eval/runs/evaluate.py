@@ -88,6 +88,7 @@ class Evaluator:
 
         register()
         compiled = functools.lru_cache(maxsize=256)(lm_eval.utils.env.from_string)
+        describe = lm_eval.evaluator.add_env_info
 
         def model(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
             return self._model({**further, **arguments}, hooks)
@@ -96,9 +97,14 @@ class Evaluator:
             told = {**described, **(evaluation.options.get("metadata") or {})}
             return self._manager(evaluation.tasks, _folders(evaluation), told)
 
+        def add_environment(storage: dict[str, Any]) -> None:
+            if not _ENVIRONMENT:
+                describe(_ENVIRONMENT)
+            storage.update(_ENVIRONMENT)
+
         with (
             patch.object(NablaLM, "create_from_arg_obj", model),
-            patch.object(lm_eval.evaluator, "add_env_info", _environment_once()),
+            patch.object(lm_eval.evaluator, "add_env_info", add_environment),
             patch.object(lm_eval.utils.env, "from_string", compiled),
             patch.object(lm_eval.tasks, "TaskManager", manager),
         ):
@@ -113,19 +119,16 @@ class Evaluator:
             return NablaLM(**arguments, **hooks)
         loading = model_args.loading(arguments)
         own = {name: value for name, value in arguments.items() if name not in loading}
-        return NablaLM(pair=self._load(loading, arguments["batch_size"]), **own, **hooks)
-
-    def _load(self, loading: Mapping[str, Any], batch_size: Any) -> Any:
-        """Return the pair that the loading arguments name, through `HFLM`'s own loader."""
-        from nabla_eval.harness.lm import NablaLM
-
         name = json.dumps(loading, sort_keys=True, default=str)
         if self._pair is None or self._pair[0] != name:
             self._pair = None  # free the memory first
             alone = loading.get("pretrained") is not None and loading.get("reward") is None
-            method = "greedy" if alone else "best_of_n"
-            self._pair = (name, NablaLM(method=method, batch_size=batch_size, **loading).pair)
-        return self._pair[1]
+            loading |= {
+                "method": "greedy" if alone else "best_of_n",
+                "batch_size": arguments["batch_size"],
+            }
+            self._pair = (name, NablaLM(**loading).pair)  # through `HFLM`'s own loader
+        return NablaLM(pair=self._pair[1], **own, **hooks)
 
     def _manager(self, names: Sequence[str], folders: list[str], metadata: dict[str, Any]) -> Any:
         """Return the cheapest `TaskManager` that knows all names; the tasks that it makes are kept.
@@ -137,9 +140,11 @@ class Evaluator:
         own = all(knows(self._index(folders), name) for name in names)
         key = json.dumps([own, folders, metadata], sort_keys=True, default=str)
         if key not in self._managers:
-            made = TaskManager(include_path=list(folders), include_defaults=not own,
-                               metadata=metadata)  # fmt: skip
-            self._managers[key] = _keeping(made)
+            made = TaskManager(
+                include_path=list(folders), include_defaults=not own, metadata=metadata
+            )
+            made.load = _once(made.load)
+            self._managers[key] = made
         return self._managers[key]
 
     def _index(self, folders: list[str]) -> Any:
@@ -150,6 +155,9 @@ class Evaluator:
         if key not in self._managers:
             self._managers[key] = TaskManager(include_path=list(folders), include_defaults=False)
         return self._managers[key]
+
+
+_ENVIRONMENT: dict[str, Any] = {}  # as lm-eval describes it, once per process
 
 
 def _folders(evaluation: Evaluation) -> list[str]:
@@ -171,34 +179,16 @@ def knows(manager: Any, name: str) -> bool:
     return all(isinstance(member, str) and knows(manager, member) for member in members)
 
 
-def _keeping(manager: Any) -> Any:
-    """Have a `TaskManager` make each task once, with its problems."""
-    load, known = manager.load, {}
+def _once(load: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Return a `TaskManager`'s `load` that makes each task once, with its problems."""
+    known: dict[str, dict[str, Any]] = {}
 
     def kept(names: Any) -> dict[str, Any]:
         if str(names) not in known:
             known[str(names)] = load(names)
         return {kind: dict(entries) for kind, entries in known[str(names)].items()}
 
-    manager.load = kept
-    return manager
-
-
-_ENVIRONMENT: dict[str, Any] = {}
-
-
-def _environment_once() -> Callable[[dict[str, Any]], None]:
-    """Return lm-eval's `add_env_info`, which describes this environment once per process."""
-    import lm_eval.evaluator
-
-    describe = lm_eval.evaluator.add_env_info
-
-    def add(storage: dict[str, Any]) -> None:
-        if not _ENVIRONMENT:
-            describe(_ENVIRONMENT)
-        storage.update(_ENVIRONMENT)
-
-    return add
+    return kept
 
 
 def _named(error: Exception) -> Exception:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nabla_eval.errors import DataError
-from nabla_eval.harness.arguments import NEUTRAL, Arguments
-from nabla_eval.methods.registry import option_names
-from nabla_eval.options import fingerprint, flatten
+from nabla_eval.options import fingerprint
 from nabla_eval.traces.manifest import (
     FILE,
     IDENTITY,
-    MANIFEST_SCHEMA,
     Manifest,
     differences,
     read_manifest,
@@ -39,61 +34,6 @@ class Claim:
         """Libraries whose version has changed since then, with both versions."""
         old, new = ({} if self.before is None else self.before["versions"]), versions()
         return {n: (old[n], new.get(n)) for n in old if old[n] != new.get(n)}
-
-
-def manifest_of(
-    arguments: Arguments,
-    model_args: Mapping[str, Any],
-    tasks: Sequence[str],
-    *,
-    command: str,
-    name: str = "",
-    seed: int | None = None,
-    limit: float | None = None,
-    options: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    batch_size: int | str | None = None,
-) -> Manifest:
-    """Return the `run.json` of a run that is about to start.
-
-    `arguments` are the parsed `model_args`; `options` are lm-eval's options that change answers.
-    """
-    own = {*option_names(arguments.method), *NEUTRAL}
-    others = {name: value for name, value in model_args.items() if name not in own}
-    if limit is not None and limit == int(limit):
-        limit = int(limit)
-    return {
-        "schema": MANIFEST_SCHEMA,
-        "name": name,
-        "command": command,
-        "status": "running",
-        "tasks": list(tasks),
-        "limit": limit,
-        "method": arguments.method,
-        "preset": arguments.preset,
-        "config": flatten(arguments.config),
-        "config_hash": arguments.fingerprint,
-        "seed": arguments.seed if seed is None else seed,
-        "model_args": _plain(others),
-        "options": _plain(options or {}),
-        "models": {},
-        "versions": dict(versions()),
-        "device": device,
-        "batch_size": batch_size,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": None,
-        "wall_seconds": None,
-        "peak_memory": None,
-        "continued": 0,
-        "error": None,
-    }
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as JSON reads them back, without nulls."""
-    given = {name: value for name, value in values.items() if value is not None}
-    plain: dict[str, Any] = json.loads(json.dumps(given, default=str))
-    return plain
 
 
 def identity_hash(manifest: Manifest) -> str:

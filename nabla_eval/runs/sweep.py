@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from nabla_eval.runs.quiet import quiet
 from nabla_eval.runs.sweep_file import Cell, SweepFile
 from nabla_eval.runs.workers import Event, Job, run_here, run_in_processes
 from nabla_eval.traces.lock import sole_writer
-from nabla_eval.traces.manifest import Manifest
+from nabla_eval.traces.manifest import Manifest, write_json
 from nabla_eval.traces.write import versions
 
 FILE = "study.json"
@@ -156,14 +154,7 @@ class Sweep:
             "source": self.file.source,
             "cells": cells,
         }
-        path = self.folder / FILE
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".json.part")
-            partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
-            raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error
+        write_json(self.folder / FILE, content)
 
 
 def _changed(folder: Path, manifest: Manifest) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -31,7 +31,7 @@ from nabla_eval.errors import ConfigError, DataError, suggest
 from nabla_eval.grading import GRADERS
 from nabla_eval.harness.arguments import COMMON_NAMES, read
 from nabla_eval.methods.registry import METHODS, option_names
-from nabla_eval.options import fingerprint
+from nabla_eval.options import fingerprint, require
 from nabla_eval.runs.command import BATCH_SIZE, Evaluation
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
@@ -94,18 +94,28 @@ def read_sweep(path: str | Path) -> SweepFile:
     Raises `DataError` where it is no such file, and `ConfigError` (naming the file, the key, what
     it got and what to try) where it asks for something that cannot work.
     """
-    return sweep_of(Path(path), _load(Path(path)))
+    file = Path(path)
+    source = _load(file)
+    try:
+        return sweep_of(file, source)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def sweep_of(file: Path, source: Mapping[str, Any]) -> SweepFile:
     """Return the sweep that a file's content asks for."""
-    _check(file, source)
+    _check(source)
     tasks, seeds = _listed(source.get("tasks")), _listed(source.get("seeds", 0))
-    points = list(_points(file, source))
-    _refuse_duplicates(file, points)
+    points = list(_points(source))
+    names = [_folder(label, "", 0) for label, _ in points]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ConfigError(
+                f"two variants are called {points[place][0]!r}. Give one another name."
+            )
     options = _options(source)
     cells = [
-        _cell(file, label, arguments, task, seed, options)
+        _cell(label, arguments, task, seed, options)
         for label, arguments in points
         for task in tasks
         for seed in (seeds if _draws(arguments) else seeds[:1])
@@ -140,28 +150,26 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check(file: Path, source: Mapping[str, Any]) -> None:
+def _check(source: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for keys that there are not, and for values that cannot work."""
     for key in source:
         if key not in KEYS:
             own = {name for method in METHODS for name in option_names(method)} | COMMON_NAMES
             hint = "It is a model argument: write it below `grid:` or in one of the `variants:`."
-            hint = hint if key in own else suggest(str(key), KEYS)
-            raise ConfigError(f"{file}: unknown key {key!r}. {hint}")
+            raise ConfigError(
+                f"unknown key {key!r}. {hint if key in own else suggest(str(key), KEYS)}"
+            )
     if wrong := mismatch(source, _Content):
-        raise ConfigError(f"{file}: {wrong}.")
+        raise ConfigError(f"{wrong}.")
     for key, example in (("tasks", "nabla_countdown"), ("seeds", "[0, 1]")):
         if not _listed(source.get(key, 0 if key == "seeds" else None)):
-            raise ConfigError(f"{file}: {key} is missing or empty. Try `{key}: {example}`.")
+            raise ConfigError(f"{key} is missing or empty. Try `{key}: {example}`.")
     limit, batch, grader = (source.get(key) for key in ("limit", "batch_size", "grader"))
-    if limit is not None and limit <= 0:
-        raise _wrong(file, "limit", limit, "a number of problems, or a share below 1")
-    if batch is not None and batch < 1:
-        raise _wrong(file, "batch_size", batch, "an integer >= 1")
-    if grader is not None and grader not in GRADERS:
-        raise _wrong(file, "grader", grader, " or ".join(GRADERS))
-    if source.get("variants", [{}]) == []:
-        raise _wrong(file, "variants", [], "a list, each item as {name: twin, steps: 0}")
+    require(limit is None or limit > 0, "limit", limit, "a number of problems, or a share below 1")
+    require(batch is None or batch >= 1, "batch_size", batch, "an integer >= 1")
+    require(grader is None or grader in GRADERS, "grader", grader, " or ".join(GRADERS))
+    named = "a list, each item as {name: twin, steps: 0}"
+    require(source.get("variants", [{}]) != [], "variants", [], named)
 
 
 def _options(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,34 +183,33 @@ def _options(source: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _points(file: Path, source: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _points(source: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the model arguments of every variant at every point of its grid."""
     for place, variant in enumerate(source.get("variants") or [{}]):
         where = f"variants[{place}]" if source.get("variants") else "grid"
         own = dict(variant)
         name = own.pop("name", None)
-        if name is not None and not (isinstance(name, str) and name.strip()):
-            raise _wrong(file, f"{where}.name", name, "a text")
-        yield from _product(file, where, name, source.get("grid") or {}, own)
+        sound = name is None or (isinstance(name, str) and name.strip())
+        require(bool(sound), f"{where}.name", name, "a text")
+        yield from _product(where, name, source.get("grid") or {}, own)
 
 
 def _product(
-    file: Path, where: str, name: str | None, grid: Mapping[str, Any], own: Mapping[str, Any]
+    where: str, name: str | None, grid: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the combinations of all lists, each with a name that tells it from the others."""
-    merged = {**grid, **own}
-    for key, values in merged.items():
+    choices = {}
+    for key, values in {**grid, **own}.items():
         if key in TAKEN:
             instead = f"Write it at the top, as {TAKEN[key]}:." if TAKEN[key] else "Leave it out."
-            raise ConfigError(f"{file}: {where} sets {key}={values!r}. {instead}")
-        parts = values if isinstance(values, list) else [values]
-        if not parts or any(isinstance(part, (list, dict)) for part in parts):
-            raise _wrong(file, f"{where}.{key}", values, "a value or a list of values")
-    axes = [key for key, values in merged.items() if isinstance(values, list)]
-    choices = (v if isinstance(v, list) else [v] for v in merged.values())
+            raise ConfigError(f"{where} sets {key}={values!r}. {instead}")
+        choices[key] = values if isinstance(values, list) else [values]
+        sound = choices[key] and not any(isinstance(part, (list, dict)) for part in choices[key])
+        require(bool(sound), f"{where}.{key}", values, "a value or a list of values")
+    axes = [key for key, values in {**grid, **own}.items() if isinstance(values, list)]
     seen: list[dict[str, Any]] = []
-    for chosen in itertools.product(*choices):
-        options = {k: v for k, v in zip(merged, chosen, strict=True) if v is not None}
+    for chosen in itertools.product(*choices.values()):
+        options = {k: v for k, v in zip(choices, chosen, strict=True) if v is not None}
         method = str(options.get("method", "nabla"))
         options = {
             key: value
@@ -236,18 +243,13 @@ def _label(name: str | None, method: str, options: Mapping[str, Any], axes: Iter
 
 
 def _cell(
-    file: Path,
-    label: str,
-    arguments: Mapping[str, Any],
-    task: str,
-    seed: int,
-    options: Mapping[str, Any],
+    label: str, arguments: Mapping[str, Any], task: str, seed: int, options: Mapping[str, Any]
 ) -> Cell:
     complete = {**arguments, "seed": seed}
     try:
         evaluation = Evaluation((task,), complete, read(complete), options)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {label}: {error}") from error
+        raise ConfigError(f"{label}: {error}") from error
     return Cell(label, _folder(label, task, seed), task, seed, evaluation)
 
 
@@ -260,20 +262,7 @@ def _folder(label: str, task: str, seed: int) -> str:
     return f"{safe[: LONGEST - 9]}-{fingerprint({'': text})[:8]}"
 
 
-def _refuse_duplicates(file: Path, points: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    labels = [_folder(label, "", 0) for label, _ in points]
-    for place, label in enumerate(labels):
-        if label in labels[:place]:
-            raise ConfigError(
-                f"{file}: two variants are called {points[place][0]!r}. Give one another name."
-            )
-
-
 def _listed(value: Any) -> list[Any]:
     """Return a value or a list of values as a list, without repeats and empty names."""
     values = [] if value is None else value if isinstance(value, list) else [value]
     return list(dict.fromkeys(v for v in values if v != ""))
-
-
-def _wrong(file: Path, key: str, got: Any, wanted: str) -> ConfigError:
-    return ConfigError(f"{file}: {key} must be {wanted}, got {got!r}.")

@@ -80,11 +80,15 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
     Raises `DataError` where the folder cannot be written.
     """
-    path = Path(folder) / FILE
+    write_json(Path(folder) / FILE, manifest)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one step. Raises `DataError` where it cannot be written."""
     partial = path.with_suffix(".json.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error}. Choose another --output.") from error

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -182,10 +183,10 @@ def test_what_a_process_prints_is_visible(script: str, status: int, said: Sequen
 
 
 def test_a_stopped_run_and_progress_are_visible() -> None:
-    from nabla_eval.harness.progress import Heartbeat
+    from nabla_eval.harness.progress import Progress
 
     file = io.StringIO()
-    with Heartbeat(2, HOSTILE, stream=file):
+    with redirect_stderr(file), Progress(2, HOSTILE):
         pass
     assert "0 of 2" in file.getvalue() and not unseen(file.getvalue())
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from nabla_eval import embedded
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet():
     """lm-eval sets up logging for a terminal; tests that read the log must see all of it."""
     before = logging.getLogger("nabla_eval").propagate
     logging.getLogger("nabla_eval").propagate = True
@@ -22,14 +19,14 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def policy_folder() -> str:
+def policy_folder():
     folder = embedded.paths()[0]
     assert (folder / "model.safetensors").is_file(), "the embedded weights are missing"
     return str(folder)
 
 
 @pytest.fixture(scope="session")
-def double_pair() -> Any:
+def double_pair():
     """The embedded pair in float64, where no result may depend on the batch."""
     from nabla_eval import load_pair
 
@@ -37,11 +34,11 @@ def double_pair() -> Any:
 
 
 @pytest.fixture(scope="session")
-def task_manager(root: Path) -> Callable[..., Any]:
+def task_manager(root):
     """lm-eval's index of the given folders, of `tasks/` without any."""
     from lm_eval.tasks import TaskManager
 
-    def manager(*folders: Path) -> Any:
+    def manager(*folders):
         paths = [str(folder) for folder in folders or (root / "tasks",)]
         return TaskManager(include_path=paths, include_defaults=False)
 
@@ -49,14 +46,12 @@ def task_manager(root: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def evaluate(task_manager: Callable[..., Any]) -> Iterator[Callable[..., dict[str, Any]]]:
+def evaluate(task_manager):
     """`simple_evaluate` on CPU without bootstrapping; `folder` holds the tasks."""
     import lm_eval.evaluator
     from lm_eval import simple_evaluate
 
-    def run(
-        model: Any, task: str | list[str], folder: Path | None = None, **options: Any
-    ) -> dict[str, Any]:
+    def run(model, task, folder=None, **options):
         options = {"limit": 4, "bootstrap_iters": 10, "log_samples": True, **options}
         if isinstance(model, str):
             options.setdefault("device", "cpu")
@@ -72,22 +67,22 @@ def evaluate(task_manager: Callable[..., Any]) -> Iterator[Callable[..., dict[st
 
 
 @pytest.fixture
-def lm(double_pair: Any) -> Callable[..., Any]:
+def lm(double_pair):
     """NablaLM on the embedded pair in float64."""
     from nabla_eval.harness.lm import NablaLM
 
-    def make(**options: Any) -> Any:
+    def make(**options):
         return NablaLM(pair=double_pair, **{"seed": 0, **options})
 
     return make
 
 
 @pytest.fixture
-def ask() -> Callable[..., Any]:
+def ask():
     """One of lm-eval's requests, as its Countdown task would make it."""
     from lm_eval.api.instance import Instance
 
-    def request(prompt: str = "5,3,2,1=11?", doc: int = 0, repeats: int = 1, **options: Any) -> Any:
+    def request(prompt="5,3,2,1=11?", doc=0, repeats=1, **options):
         arguments = (prompt, {"max_gen_toks": 24, **options})
         return Instance("generate_until", {}, arguments, 0, metadata=("task", doc, repeats))
 
@@ -95,10 +90,10 @@ def ask() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def table() -> Callable[..., dict[str, float]]:
+def table():
     """The numbers of lm-eval's results table."""
 
-    def numbers(results: dict[str, Any], task: str = "nabla_countdown") -> dict[str, float]:
+    def numbers(results, task="nabla_countdown"):
         return {name: v for name, v in results["results"][task].items() if "," in name}
 
     return numbers

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import model_builders as build
 import pytest
 import torch
@@ -21,7 +17,7 @@ PROMPT = "1+1=?"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def models(tmp_path_factory):
     """A policy with a context of 512 tokens, a reward model, and one that answers NaN."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = build.word_tokenizer()
@@ -35,13 +31,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def refusal(
-    models: dict[str, str], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
+def refusal(models, ask, monkeypatch):
     """The paragraph with which these models, or these requests, are refused."""
     monkeypatch.setattr(execute.Decoder, "run", lambda _: pytest.fail("decoding had begun"))
 
-    def refuse(prompt: str = PROMPT, request: dict[str, Any] | None = None, **options: Any) -> str:
+    def refuse(prompt=PROMPT, request=None, **options):
         options = {"pretrained": models["policy"], "reward": models["reward"], **options}
         with pytest.raises(NablaError) as caught:
             model = NablaLM(device="cpu", **options)
@@ -54,40 +48,36 @@ def refusal(
     return refuse
 
 
-def test_a_missing_checkpoint(refusal: Callable[..., str]) -> None:
+def test_a_missing_or_wrong_checkpoint_before_weights_are_read(refusal, models, monkeypatch):
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", pytest.fail)
     text = refusal(pretrained="/no/such/policy")
     assert "policy folder /no/such/policy does not exist. Check the path" in text
     assert "reward model folder /no/such/reward" in refusal(reward="/no/such/reward")
-
-
-def test_a_wrong_architecture(refusal: Callable[..., str], models: dict[str, str]) -> None:
     text = refusal(reward=models["policy"])
     assert "is Qwen2ForCausalLM; a ...ForSequenceClassification" in text
     assert "Give a reward model, such as" in text
     assert "give it as reward=..." in refusal(pretrained=models["reward"])
 
 
-def test_a_prompt_longer_than_the_context(refusal: Callable[..., str]) -> None:
+def test_a_prompt_longer_than_the_context(refusal):
     text = refusal("1+" * 300)
     assert "takes 600 tokens" in text and "holds 512" in text and "Use fewer few-shot" in text
 
 
-def test_more_tokens_than_the_context_holds(refusal: Callable[..., str]) -> None:
+def test_more_tokens_than_the_context_holds(refusal):
     text = refusal(request={"max_gen_toks": 600})
     assert "takes 5 tokens" in text and "max_gen_toks=600" in text and "holds 512" in text
     assert "Try --gen_kwargs max_gen_toks=507" in text
 
 
-def test_a_reward_that_is_no_number(refusal: Callable[..., str], models: dict[str, str]) -> None:
+def test_a_reward_that_is_no_number(refusal, models):
     text = refusal(reward=models["nan"])
     assert "gives nan" in text and "Try a wider dtype" in text
     with pytest.raises(NablaError, match="gives nan"):
         load_pair(models["policy"], models["nan"])
 
 
-def test_a_policy_that_gives_no_numbers(
-    refusal: Callable[..., str], models: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_policy_that_gives_no_numbers(refusal, models, tmp_path):
     broken = build.save(tmp_path / "policy", "policy", build.word_tokenizer())
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][:] = torch.nan
@@ -95,12 +85,10 @@ def test_a_policy_that_gives_no_numbers(
     assert "gives nan" in refusal(pretrained=str(broken))
 
 
-def test_a_gated_model(
-    refusal: Callable[..., str], models: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gated_model(refusal, models, monkeypatch):
     from transformers import AutoConfig
 
-    def gated(*_: Any, **__: Any) -> Any:
+    def gated(*_, **__):
         raise OSError("You are trying to access a gated repo. 401 Client Error. Log in.")
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
@@ -108,7 +96,7 @@ def test_a_gated_model(
     assert "the hub wants a permission" in text and "Accept the model's licence" in text
 
 
-def test_no_network(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network(refusal, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     text = refusal(reward="Skywork/Skywork-Reward-V2-Qwen3-4B")
     assert "the hub is out of reach" in text and "Check the name and the network" in text

@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 
-def lm_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def lm_eval(*arguments, cwd):
     """Run lm-eval's command line with the start-up hook of this checkout."""
     return subprocess.run(
         [sys.executable, "-m", "lm_eval", *arguments],
@@ -26,7 +25,7 @@ def lm_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_embedded_task_end_to_end(root: Path, tmp_path: Path) -> None:
+def test_the_embedded_task_end_to_end(root, tmp_path):
     done = lm_eval(
         *("--model", "nabla", "--include_path", str(root / "tasks"), "--tasks", "nabla_countdown"),
         *("--model_args", f"n=3,steps=2,seed=5,trace_dir={tmp_path / 'traces'}"),
@@ -47,7 +46,7 @@ def test_the_embedded_task_end_to_end(root: Path, tmp_path: Path) -> None:
     assert len(trace.read_text().splitlines()) == 8
 
 
-def test_a_wrong_argument_is_refused_at_once(root: Path, tmp_path: Path) -> None:
+def test_a_wrong_argument_is_refused_at_once(root, tmp_path):
     began = time.perf_counter()
     done = lm_eval(
         *("--model", "nabla", "--model_args", "method=nabla,stepz=3"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 from nabla_eval.harness.countdown import process_results
 from nabla_eval.harness.lm import NablaLM
@@ -13,7 +11,7 @@ from nabla_eval.harness.response import NablaResponse
 COUNTDOWN = "nabla_countdown"
 
 
-def test_problems_are_read_as_the_policy_was_trained_to(lm: Callable[..., NablaLM]) -> None:
+def test_problems_are_read_as_the_policy_was_trained_to(lm):
     from nabla_eval.embedded.countdown import Puzzle
 
     loaded = NablaLM(method="greedy", device="cpu")
@@ -25,9 +23,7 @@ def test_problems_are_read_as_the_policy_was_trained_to(lm: Callable[..., NablaL
         assert lm(method="greedy").tok_encode(problem.prompt) == ids
 
 
-def test_the_task_also_runs_with_hf(
-    evaluate: Callable[..., Any], policy_folder: str, table: Callable[..., Any]
-) -> None:
+def test_the_task_also_runs_with_hf(evaluate, policy_folder, table):
     hf = evaluate("hf", COUNTDOWN, model_args=f"pretrained={policy_folder},dtype=float64")
     found = table(hf)
     assert math.isfinite(found["exact_match,none"])
@@ -39,15 +35,13 @@ def test_the_task_also_runs_with_hf(
     assert texts[0] == texts[1]  # greedy decoding is greedy decoding
 
 
-def test_the_three_number_task_has_as_many_problems(
-    lm: Callable[..., NablaLM], evaluate: Callable[..., Any]
-) -> None:
+def test_the_three_number_task_has_as_many_problems(lm, evaluate):
     results = evaluate(lm(method="greedy"), "nabla_countdown4", limit=2)
     assert results["n-samples"]["nabla_countdown4"] == {"original": 1200, "effective": 2}
     assert [len(s["doc"]["numbers"]) for s in results["samples"]["nabla_countdown4"]] == [4, 4]
 
 
-def test_right_and_wrong_answers_are_told_apart() -> None:
+def test_right_and_wrong_answers_are_told_apart():
     doc = {"prompt": "20,14,7,3=39?", "numbers": [20, 14, 7, 3], "target": 39}
     right, wrong = "20-14=6;7*6=42;42-3=39", "20-14=6;7*6=42;42-3=38"
     for text, score in ((right, 1), (f" {right}\nand so on", 1), (wrong, 0), ("", 0)):

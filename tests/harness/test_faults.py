@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from nabla_eval.errors import ItemError
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.models.pair import Pair
 from nabla_eval.traces import read
 
 
 @pytest.fixture
-def spoil(double_pair: Pair) -> Callable[..., Pair]:
+def spoil(double_pair):
     """The embedded pair with a reward model that is beside itself for some problems."""
 
-    def make(*targets: int) -> Pair:
+    def make(*targets):
         judge = double_pair.judge
         embedding = judge.table[[judge_id(double_pair, target) for target in targets]]
 
         class Base(torch.nn.Module):
             broken = True
 
-            def forward(self, inputs_embeds: torch.Tensor, **options: Any) -> Any:
+            def forward(self, inputs_embeds, **options):
                 output = judge.base(inputs_embeds=inputs_embeds, **options)
                 same = (inputs_embeds[:, :, None] == embedding).all(-1).any(-1).any(-1)
                 if self.broken:
@@ -39,7 +35,7 @@ def spoil(double_pair: Pair) -> Callable[..., Pair]:
     return make
 
 
-def judge_id(pair: Pair, number: int) -> int:
+def judge_id(pair, number):
     (token,) = pair.policy.encode(str(number))
     return int(token)
 
@@ -47,16 +43,12 @@ def judge_id(pair: Pair, number: int) -> int:
 PROMPTS = ["19,24,4=52?", "25,4,2=46?", "3,4,5=60?", "1,2,3=29?"]
 
 
-def answers(
-    pair: Pair, ask: Callable[..., Any], folder: Path, **options: Any
-) -> tuple[NablaLM, list[Any]]:
+def answers(pair, ask, folder, **options):
     model = NablaLM(pair=pair, method="best_of_n", n=2, trace_dir=str(folder), **options)
     return model, [ask(prompt, doc=i) for i, prompt in enumerate(PROMPTS)]
 
 
-def test_the_others_are_answered_and_only_the_failed_are_tried_again(
-    spoil: Callable[..., Pair], ask: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_others_are_answered_and_only_the_failed_are_tried_again(spoil, ask, tmp_path):
     model, requests = answers(spoil(29), ask, tmp_path)
     message = r"1 of 4 items failed: task/3/0: RewardError: .* Try .* The others are in "
     with pytest.raises(ItemError, match=message):
@@ -67,18 +59,14 @@ def test_the_others_are_answered_and_only_the_failed_are_tried_again(
     assert len(read(tmp_path)) == 4
 
 
-def test_allowed_errors_leave_an_answer_that_says_so(
-    spoil: Callable[..., Pair], ask: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_allowed_errors_leave_an_answer_that_says_so(spoil, ask, tmp_path):
     model, requests = answers(spoil(29), ask, tmp_path, allow_errors=True)
     *others, last = model.generate_until(requests, disable_tqdm=True)
     assert last == "" and "gave nan" in last.stats["failed"]
     assert all("failed" not in other.stats for other in others)
 
 
-def test_too_many_errors_stop_a_run_early(
-    spoil: Callable[..., Pair], ask: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_too_many_errors_stop_a_run_early(spoil, ask, tmp_path):
     model, requests = answers(spoil(52, 46, 60, 29), ask, tmp_path, max_errors=1, batch_size=1)
     with pytest.raises(ItemError) as error:
         model.generate_until(requests, disable_tqdm=True)
@@ -89,9 +77,7 @@ def test_too_many_errors_stop_a_run_early(
         ].generate_until(requests, disable_tqdm=True)
 
 
-def test_failed_documents_have_no_score(
-    spoil: Callable[..., Pair], evaluate: Callable[..., dict[str, Any]]
-) -> None:
+def test_failed_documents_have_no_score(spoil, evaluate):
     """Of six documents one fails: accuracy is that of the five."""
     from nabla_eval.embedded.countdown import test_problems as countdown
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from nabla_eval.runs.command import compose
 from nabla_eval.runs.folder import inspect
 from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.traces import TraceWriter, read
-from nabla_eval.traces.manifest import FILE, Manifest, read_manifest
+from nabla_eval.traces.manifest import read_manifest
 from nabla_eval.training.data import open_rows
 from nabla_eval.training.folder import claim
 
@@ -44,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_written_elsewhere(tmp_path: Path) -> Iterator[None]:
+def nothing_is_written_elsewhere(tmp_path):
     """No file comes into being beside the folder that a test may write to."""
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -56,43 +55,29 @@ def nothing_is_written_elsewhere(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def here(nothing_is_written_elsewhere: None, tmp_path: Path) -> Path:
+def here(nothing_is_written_elsewhere, tmp_path):
     return tmp_path / "inner"
 
 
-def lines(*sound: dict[str, Any]) -> st.SearchStrategy[bytes]:
+def as_json(value):
+    return json.dumps(value).encode()
+
+
+def as_yaml(value):
+    return yaml.safe_dump(value, allow_unicode=True).encode()
+
+
+def lines(*sound):
     """JSON Lines: sound ones, and one that is not."""
-    bad = texts | spoiled(sound[0]).map(lambda value: json.dumps(value).encode())
-    good = b"".join(json.dumps(one).encode() + b"\n" for one in sound)
+    bad = texts | spoiled(sound[0]).map(as_json)
+    good = b"".join(as_json(one) + b"\n" for one in sound)
     return bad.map(lambda line: good + line + b"\n")
 
-
-# --- YAML ---------------------------------------------------------------------------------------
 
 CONFIG = {
     "model": "nabla", "model_args": {"method": "greedy"}, "tasks": ["nabla_countdown"],
     "limit": 8, "device": "cpu", "batch_size": 4, "seed": 3, "gen_kwargs": {"temperature": 0},
 }  # fmt: skip
-
-
-@in_a_folder
-@given(
-    content=spoiled(CONFIG).map(lambda value: yaml.safe_dump(value).encode())
-    | st.fixed_dictionaries({"model_args": values}).map(
-        lambda value: yaml.safe_dump(value).encode()
-    )
-    | texts
-)
-def test_configs_of_lm_eval(here: Path, content: bytes) -> None:
-    file = here / "config.yaml"
-    file.write_bytes(content)
-    answered(lambda: compose(["--config", str(file)]))
-    try:
-        check_command_line(["--model", "nabla", "--config", str(file)])
-    except SystemExit as refusal:
-        assert str(refusal).startswith("Error: ")
-
-
 SWEEP = {
     "name": "s", "tasks": ["nabla_countdown"], "seeds": [0, 1], "limit": 8, "batch_size": 4,
     "device": "cpu", "num_fewshot": 0, "gen_kwargs": {"max_gen_toks": 8}, "system_instruction": "x",
@@ -100,33 +85,6 @@ SWEEP = {
     "grid": {"n": [2, 4], "method": ["nabla", "best_of_n"]},
     "variants": [{"name": "twin", "steps": 0}, {"name": "dto", "lr": [0.1, 0.2]}],
 }  # fmt: skip
-
-
-@in_a_folder
-@given(content=spoiled(SWEEP))
-def test_sweeps_with_one_thing_wrong_and_their_folders(here: Path, content: Any) -> None:
-    file = here / "sweep.yaml"
-    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    found = answered(lambda: read_sweep(file))
-    for cell in found.cells if found else ():
-        inside = (here / "out" / cell.folder).resolve()
-        assert inside.parent == here / "out" and len(os.fsencode(inside.name)) <= 255
-
-
-@in_a_folder
-@given(
-    content=texts
-    | spoiled({"task": "t", "dataset_kwargs": {"problem_set": "aime24"}}).map(
-        lambda value: yaml.safe_dump(value).encode()
-    )
-)
-def test_task_files(here: Path, content: bytes) -> None:
-    (here / "task.yaml").write_bytes(content)
-    answered(lambda: list_tasks(here))
-
-
-# --- JSON ---------------------------------------------------------------------------------------
-
 MANIFEST: dict[str, Any] = {
     "schema": 1, "name": "run", "command": "nabla-eval run", "status": "running", "tasks": ["t"],
     "limit": 8, "method": "nabla", "preset": None, "config": {"n": 4}, "config_hash": "ab",
@@ -134,26 +92,81 @@ MANIFEST: dict[str, Any] = {
     "device": None, "batch_size": 32, "started": "2026-01-01", "seconds": 1.0, "wall_seconds": 2.0,
     "peak_memory": {"bytes": 9, "of": "process"}, "continued": 0, "error": None,
 }  # fmt: skip
+CARD = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
+TASK = {"task": "t", "dataset_kwargs": {"problem_set": "aime24"}}
+NO_TRACE = {"schema": 1, "id": "t/0/0", "ledger": {"__float__": "nan"}}
 
 
-@in_a_folder
-@given(content=spoiled(MANIFEST).map(lambda value: json.dumps(value).encode()) | texts)
-def test_run_json(here: Path, content: bytes) -> None:
-    (here / FILE).write_bytes(content)
-    wanted: Manifest = MANIFEST  # type: ignore[assignment]
-    found = answered(lambda: read_manifest(here))
-    if found is not None and answered(lambda: inspect(here, wanted)):
+def config(file):
+    answered(lambda: compose(["--config", str(file)]))
+    try:
+        check_command_line(["--model", "nabla", "--config", str(file)])
+    except SystemExit as refusal:
+        assert str(refusal).startswith("Error: ")
+
+
+def sweep(file):
+    found = answered(lambda: read_sweep(file))
+    for cell in found.cells if found else ():
+        inside = (file.parent / "out" / cell.folder).resolve()
+        assert inside.parent == file.parent / "out" and len(os.fsencode(inside.name)) <= 255
+
+
+def run_json(file):
+    found = answered(lambda: read_manifest(file.parent))
+    if found is not None and answered(lambda: inspect(file.parent, MANIFEST)):
         assert found["continued"] + 1 > 0 and str(found["name"]) is found["name"]
 
 
+def card(file):
+    answered(lambda: verify_files(file.parent))
+    answered(lambda: render_card(read_card(file.parent)))
+
+
+def trace(file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a torn last line
+        answered(lambda: read(file))
+        answered(lambda: TraceWriter(file).__enter__().__exit__(None, None, None))
+
+
+FILES = {  # name: what stands in it, and who reads it
+    "config.yaml": (
+        spoiled(CONFIG).map(as_yaml) | values.map(lambda v: as_yaml({"model_args": v})) | texts,
+        config,
+    ),
+    "sweep.yaml": (spoiled(SWEEP).map(as_yaml), sweep),
+    "task.yaml": (
+        texts | spoiled(TASK).map(as_yaml),
+        lambda file: answered(lambda: list_tasks(file.parent)),
+    ),
+    "run.json": (spoiled(MANIFEST).map(as_json) | texts, run_json),
+    "card.json": (spoiled(CARD).map(as_json) | texts, card),
+    "options.json": (
+        spoiled({"seed": 0, "lr": 0.1}).map(as_json) | texts,
+        lambda file: answered(lambda: claim(file.parent, {"seed": 0, "lr": 0.1}, resume=True)),
+    ),
+    "rows.jsonl": (
+        lines({"problem": "1+1=?", "solution": "\\boxed{2}", "answer": "#### 2"}),
+        lambda file: answered(lambda: open_rows(str(file))),
+    ),
+    "trace-rank0.jsonl": (lines(NO_TRACE), trace),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
 @in_a_folder
-@given(
-    kind=st.sampled_from(["run.json", "results_1.json", "samples_toy.jsonl"]),
-    draw=st.data(),
-)
-def test_files_of_a_finished_run(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, draw: st.DataObject
-) -> None:
+@given(draw=st.data())
+def test_files_with_one_thing_wrong_or_of_any_text(here, name, draw):
+    contents, look = FILES[name]
+    (here / name).write_bytes(draw.draw(contents))
+    look(here / name)
+    (here / name).unlink(missing_ok=True)
+
+
+@in_a_folder
+@given(kind=st.sampled_from(["run.json", "results_1.json", "samples_toy.jsonl"]), draw=st.data())
+def test_files_of_a_finished_run(tmp_path_factory, kind, draw):
     home = tmp_path_factory.mktemp("run")
     write_run(home, [record(0), record(1)], [1.0, 0.0], seed=3)
     (home / "run.json").write_text(json.dumps({**MANIFEST, "status": "done"}))
@@ -169,45 +182,16 @@ def test_files_of_a_finished_run(
             assert all(type(one) is float for scores in part.scores.values() for one in scores)
 
 
-CARD = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
-
-
-@in_a_folder
-@given(content=spoiled(CARD).map(lambda value: json.dumps(value).encode()) | texts)
-def test_model_cards(here: Path, content: bytes) -> None:
-    (here / "card.json").write_bytes(content)
-    answered(lambda: verify_files(here))
-    answered(lambda: render_card(read_card(here)))
-
-
-@in_a_folder
-@given(content=spoiled({"seed": 0, "lr": 0.1}).map(lambda v: json.dumps(v).encode()) | texts)
-def test_options_of_a_training_run(here: Path, content: bytes) -> None:
-    (here / "options.json").write_bytes(content)
-    answered(lambda: claim(here, {"seed": 0, "lr": 0.1}, resume=True))
-    (here / "options.json").unlink(missing_ok=True)
-
-
-# --- JSON Lines, and other text -----------------------------------------------------------------
-
-
-@in_a_folder
-@given(content=lines({"problem": "1+1=?", "solution": "\\boxed{2}", "answer": "#### 2"}))
-def test_training_problems(here: Path, content: bytes) -> None:
-    (here / "rows.jsonl").write_bytes(content)
-    answered(lambda: open_rows(str(here / "rows.jsonl")))
-
-
 @in_a_folder
 @given(
     name=st.sampled_from(sorted(SETS)),
     content=lines({"id": 1, "problem": "1+1=?", "answer": "2"}),
     entries=texts
     | spoiled({"toy": {"file": "f", "items": 1, "hash": "h", "dataset": "d", "rows": ["r"]}}).map(
-        lambda value: json.dumps(value).encode()
+        as_json
     ),
 )
-def test_problem_sets(here: Path, name: str, content: bytes, entries: bytes) -> None:
+def test_problem_sets(here, name, content, entries):
     (here / SETS[name].file).write_bytes(content)
     (here / store.MANIFEST).write_bytes(entries)
     found = answered(lambda: store.read(here, SETS[name]))
@@ -217,21 +201,8 @@ def test_problem_sets(here: Path, name: str, content: bytes, entries: bytes) -> 
 
 
 @in_a_folder
-@given(
-    content=lines({"schema": 1, "id": "t/0/0", "ledger": {"__float__": "nan"}}),
-)
-def test_lines_that_are_no_trace(here: Path, content: bytes) -> None:
-    file = here / "trace-rank0.jsonl"
-    file.write_bytes(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a torn last line
-        answered(lambda: read(here))
-        answered(lambda: TraceWriter(file).__enter__().__exit__(None, None, None))
-
-
-@in_a_folder
 @given(name=st.sampled_from(sorted(PLACES)), content=texts | st.text().map(str.encode))
-def test_prompts(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes) -> None:
+def test_prompts(tmp_path_factory, name, content):
     folder = tmp_path_factory.mktemp("prompts")  # prompts are read once
     (folder / f"{name}.txt").write_bytes(content)
     method = "tpo" if name.startswith("tpo") else name.partition("_")[0]
@@ -239,13 +210,13 @@ def test_prompts(tmp_path_factory: pytest.TempPathFactory, name: str, content: b
     answered(lambda: configure(method, {"prompts": str(folder)}))
 
 
-def test_spoiled_values_are_of_every_kind() -> None:
+def test_spoiled_values_are_of_every_kind():
     """The fuzz reaches the refusals and the readings: neither everything passes nor nothing."""
     seen = set()
 
     @settings(max_examples=200, database=None)
     @given(spoiled(MANIFEST))
-    def look(value: Any) -> None:
+    def look(value):
         assume(isinstance(value, dict))
         seen.add(value.keys() == MANIFEST.keys())
 

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from nabla_eval.errors import ContextError, DataError
-from nabla_eval.harness.lm import NablaLM
+from nabla_eval.errors import DataError
 from nabla_eval.harness.response import NablaResponse
 from nabla_eval.traces import read
 
 QUICK = {"n": 3, "steps": 2, "passes": 1}
 
 
-def test_without_any_seed_it_is_zero(lm: Callable[..., NablaLM]) -> None:
+def test_without_any_seed_it_is_zero(lm):
     with torch.random.fork_rng(devices=[]):
         torch.seed()  # as a fresh process has it
         assert lm(seed=None).seed == 0
 
 
-def test_a_draw_does_not_depend_on_the_repeats_or_documents_beside_it(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_a_draw_does_not_depend_on_the_repeats_or_documents_beside_it(lm, ask):
     model = lm(method="self_consistency", n=1, temperature=1.5)
     first, second = ask(doc=0, repeats=2), ask("9,8,2,1=20?", doc=1, repeats=2)
     together = model.generate_until([first, first, second, second], disable_tqdm=True)
@@ -38,9 +32,7 @@ def test_a_draw_does_not_depend_on_the_repeats_or_documents_beside_it(
     assert padded == [together[2], together[3]] * 2
 
 
-def test_stop_strings_and_lengths_of_a_task(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_stop_strings_and_lengths_of_a_task(lm, ask):
     model = lm(method="greedy")
     (free,) = model.generate_until([ask()], disable_tqdm=True)
     assert ";" in free and not free.stats["truncated"]
@@ -51,34 +43,21 @@ def test_stop_strings_and_lengths_of_a_task(
     assert short.stats["generated_tokens"] == 2
 
 
-def test_what_does_not_fit_is_refused_before_any_decoding(
-    lm: Callable[..., NablaLM], monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Any]
-) -> None:
-    model = lm(method="greedy", max_length=40)
-    monkeypatch.setattr(model, "_executor", lambda: pytest.fail("decoding had begun"))
-    with pytest.raises(ContextError, match="max_gen_toks"):
-        model.generate_until([ask(), ask(max_gen_toks=100)], disable_tqdm=True)
-    with pytest.raises(ContextError, match="few-shot"):
-        model.generate_until([ask("1," * 40)], disable_tqdm=True)
-
-
-def test_a_length_that_nobody_asked_for_is_what_is_left(lm: Callable[..., NablaLM]) -> None:
+def test_a_length_that_nobody_asked_for_is_what_is_left(lm):
     model = lm(method="greedy", max_length=40)
     loose = Instance("generate_until", {}, ("5,3,2,1=11?", {}), 0)
     (response,) = model.generate_until([loose], disable_tqdm=True)
     assert not response.stats["truncated"]
 
 
-def test_progress_counts_to_the_end(lm: Callable[..., NablaLM], ask: Callable[..., Any]) -> None:
+def test_progress_counts_to_the_end(lm, ask):
     calls: list[tuple[int, int]] = []
     model = lm(method="greedy", progress=lambda done, total: calls.append((done, total)))
     model.generate_until([ask(doc=i) for i in range(3)])
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_responses_carry_their_statistics_through_pickling(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_responses_carry_their_statistics_through_pickling(lm, ask):
     (response,) = lm(**QUICK).generate_until([ask()], disable_tqdm=True)
     again = pickle.loads(pickle.dumps(response))
     assert type(again) is NablaResponse and again.stats == response.stats
@@ -89,9 +68,7 @@ def test_responses_carry_their_statistics_through_pickling(
     json.dumps(stats, allow_nan=False)
 
 
-def test_a_trace_has_one_line_per_problem_and_is_picked_up_again(
-    lm: Callable[..., NablaLM], tmp_path: Path, ask: Callable[..., Any]
-) -> None:
+def test_a_trace_has_one_line_per_problem_and_is_picked_up_again(lm, tmp_path, ask):
     requests = [ask(doc=i, prompt=p) for i, p in enumerate(("5,3,2,1=11?", "9,8,2,1=20?"))]
     model = lm(trace_dir=str(tmp_path), **QUICK)
     first = model.generate_until(requests[:1], disable_tqdm=True)
@@ -108,30 +85,14 @@ def test_a_trace_has_one_line_per_problem_and_is_picked_up_again(
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"n": 4}, {"method": "best_of_n"}])
-def test_a_trace_of_another_run_is_not_taken_for_this_one(
-    other: dict[str, Any], lm: Callable[..., NablaLM], tmp_path: Path, ask: Callable[..., Any]
-) -> None:
+def test_a_trace_of_another_run_is_not_taken_for_this_one(other, lm, tmp_path, ask):
     base = {"method": "nabla", "n": 3, "trace_dir": str(tmp_path)}
     lm(**base).generate_until([ask()], disable_tqdm=True)
     with pytest.raises(DataError, match=r"of another run \(.+\)\. Choose another trace_dir"):
         lm(**{**base, **other}).generate_until([ask()], disable_tqdm=True)
 
 
-def test_a_killed_run_leaves_what_it_finished(
-    lm: Callable[..., NablaLM], tmp_path: Path, ask: Callable[..., Any]
-) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    requests = [ask(doc=i) for i in range(4)]
-    model = lm(method="greedy", trace_dir=str(tmp_path), batch_size=1, progress=stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.generate_until(requests)
-    assert len(read(tmp_path)) == 2
-
-
-def test_an_opened_answer_is_continued(lm: Callable[..., NablaLM], ask: Callable[..., Any]) -> None:
+def test_an_opened_answer_is_continued(lm, ask):
     model = lm(method="best_of_n", n=2)
     chat = [{"role": "user", "content": "5,3,2,1=11?"}, {"role": "assistant", "content": "5"}]
     prompt = model.apply_chat_template(chat, add_generation_prompt=False)
@@ -140,23 +101,17 @@ def test_an_opened_answer_is_continued(lm: Callable[..., NablaLM], ask: Callable
     assert response.stats["reward"] is not None
 
 
-def test_a_template_without_its_conversation_is_noticed(
-    lm: Callable[..., NablaLM], caplog: pytest.LogCaptureFixture, ask: Callable[..., Any]
-) -> None:
+def test_a_template_without_its_conversation_is_noticed(lm, caplog, ask):
     lm(method="greedy").generate_until([ask("5,3,2,1=11?<eos>5")], disable_tqdm=True)
     assert any("--cache_requests" in record.getMessage() for record in caplog.records)
 
 
-def test_the_embedded_pair_needs_no_chat_template(
-    lm: Callable[..., NablaLM], caplog: pytest.LogCaptureFixture, ask: Callable[..., Any]
-) -> None:
+def test_the_embedded_pair_needs_no_chat_template(lm, caplog, ask):
     lm(method="greedy").generate_until([ask()], disable_tqdm=True)
     assert "apply_chat_template" not in caplog.text
 
 
-def test_thoughts_are_cut_off_as_text_and_as_a_token(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_thoughts_are_cut_off_as_text_and_as_a_token(lm, ask):
     (whole,) = lm(method="greedy").generate_until([ask()], disable_tqdm=True)
     (text,) = lm(method="greedy", think_end_token=";").generate_until([ask()], disable_tqdm=True)
     assert text == whole.rpartition(";")[2]
@@ -167,9 +122,7 @@ def test_thoughts_are_cut_off_as_text_and_as_a_token(
     assert cut == text and cut.stats["generated_tokens"] == whole.stats["generated_tokens"]
 
 
-def test_a_search_without_delimiters_is_noticed(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_search_without_delimiters_is_noticed(lm, ask, caplog):
     """The embedded task has no blank lines, which the default waits for."""
     lm(method="beam", beams=2, width=2).generate_until([ask()], disable_tqdm=True)
     assert "No response held a step delimiter (step=blank_line)" in caplog.text

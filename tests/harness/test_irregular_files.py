@@ -24,8 +24,8 @@ MAKE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.fixture(params=MAKE)
-def irregular(request: pytest.FixtureRequest) -> Callable[[Path], Path]:
-    def put(path: Path) -> Path:
+def irregular(request):
+    def put(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         MAKE[request.param](path)
@@ -34,13 +34,13 @@ def irregular(request: pytest.FixtureRequest) -> Callable[[Path], Path]:
     return put
 
 
-def refused(*words: object) -> None:
+def refused(*words):
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert isinstance(result.exception, SystemExit) and result.exit_code, result.output
     assert result.output and "Traceback" not in result.output
 
 
-def test_files_named_on_the_command_line(irregular: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_files_named_on_the_command_line(irregular, tmp_path):
     file = irregular(tmp_path / "file.jsonl")
     refused("sweep", file, "--dry-run")
     refused("train", "sft", "--data", file, "--output", tmp_path / "out")
@@ -53,7 +53,7 @@ def test_files_named_on_the_command_line(irregular: Callable[[Path], Path], tmp_
 @pytest.mark.parametrize(
     "name", ["run.json", "model/results*", "model/samples*", "trace-rank0.jsonl"]
 )
-def test_files_of_a_run(irregular: Callable[[Path], Path], tmp_path: Path, name: str) -> None:
+def test_files_of_a_run(irregular, tmp_path, name):
     home = write_run(tmp_path / "run", [record(0)], [1.0])
     irregular(next(iter(home.glob(name)), home / name))
     for words in (["trace", "show", home, "0"], ["report", "accuracy", home]):
@@ -62,7 +62,7 @@ def test_files_of_a_run(irregular: Callable[[Path], Path], tmp_path: Path, name:
         assert result.exit_code == 0 or result.stderr.startswith(("Error: ", "Warning: "))
 
 
-def test_files_of_other_folders(irregular: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_files_of_other_folders(irregular, tmp_path):
     irregular(tmp_path / "pair" / "card.json")
     refused("embedded", "card", tmp_path / "pair")
     irregular(tmp_path / "problems" / SETS["aime24"].file)
@@ -72,10 +72,10 @@ def test_files_of_other_folders(irregular: Callable[[Path], Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("chosen", ["no-file", "x" * 500, '{"a": 1}', '{"a": ["x"]}', "[1]"])
-def test_documents_that_are_chosen_as_something_else(chosen: str) -> None:
+def test_documents_that_are_chosen_as_something_else(chosen):
     refused("run", "--samples", chosen, "--dry-run")
 
 
-def test_a_name_with_a_nul_is_refused_where_writing_begins(tmp_path: Path) -> None:
+def test_a_name_with_a_nul_is_refused_where_writing_begins(tmp_path):
     with pytest.raises(DataError, match="Cannot write"), sole_writer(tmp_path / "a\0b"):
         pass

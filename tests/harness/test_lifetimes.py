@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -22,7 +21,7 @@ from nabla_eval.signals import shielded, stoppable
 
 
 @contextmanager
-def program(code: str) -> Iterator[subprocess.Popen[str]]:
+def program(code):
     """A Python program that has said "ready", ended with the block."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD + code],
@@ -38,7 +37,7 @@ def program(code: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process):
     """Exit status, and what was said on stderr."""
     assert process.stderr is not None
     return process.wait(60), process.stderr.read()
@@ -56,7 +55,7 @@ with stoppable(lambda: "one of two."):
 """
 
 
-def test_the_same_signal_twice_in_a_row_is_one() -> None:
+def test_the_same_signal_twice_in_a_row_is_one():
     """As `timeout` and terminals that close send it: the clean-up goes on."""
     with program(CLEANUP.format(seconds=0.5)) as process:
         assert process.stdout is not None
@@ -68,7 +67,7 @@ def test_the_same_signal_twice_in_a_row_is_one() -> None:
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP, None])
-def test_no_clean_up_hangs(second: int | None) -> None:
+def test_no_clean_up_hangs(second):
     """A second signal ends it at once, and without one it has its time."""
     patience = 60 if second else 1
     code = f"signals.PATIENCE = {patience}\n{CLEANUP.format(seconds=60)}"
@@ -83,7 +82,7 @@ def test_no_clean_up_hangs(second: int | None) -> None:
         assert process.stdout.read() == ""
 
 
-def test_a_stop_that_a_library_swallows_is_heard_all_the_same() -> None:
+def test_a_stop_that_a_library_swallows_is_heard_all_the_same():
     code = """
 signals.PATIENCE = 1
 with stoppable(lambda: "one of two."):
@@ -98,13 +97,13 @@ with stoppable(lambda: "one of two."):
         assert ended(process) == (143, "\nStopped: one of two.\n")
 
 
-def test_a_terminal_that_is_gone_changes_no_status() -> None:
+def test_a_terminal_that_is_gone_changes_no_status():
     with program("os.close(2)\n" + CLEANUP.format(seconds=0)) as process:
         process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 129
 
 
-def test_a_pipe_that_nobody_reads_keeps_no_process() -> None:
+def test_a_pipe_that_nobody_reads_keeps_no_process():
     fill = """
 signals.PATIENCE = 1
 os.set_blocking(2, False)
@@ -135,18 +134,18 @@ LATE = "end_with(int(sys.argv[1])); os.write(2, b'late')"
 
 
 @contextmanager
-def family(child: str) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+def family(child):
     with program(PARENT.format(child=child)) as parent:
         (pid,) = (one.pid for one in psutil.Process(parent.pid).children())
         yield parent, psutil.Process(pid)
 
 
-def at_work(parent: subprocess.Popen[str]) -> None:
+def at_work(parent):
     assert parent.stderr is not None and parent.stderr.read(7) == "at work"
 
 
 @pytest.mark.parametrize("work", ["7 ** 7 ** 9", "time.sleep(600)"])
-def test_a_child_ends_with_its_parent_whatever_it_is_at(work: str) -> None:
+def test_a_child_ends_with_its_parent_whatever_it_is_at(work):
     with family(f"end_with(int(sys.argv[1])); {SAY}{work}") as (parent, child):
         at_work(parent)
         parent.kill()
@@ -154,7 +153,7 @@ def test_a_child_ends_with_its_parent_whatever_it_is_at(work: str) -> None:
         assert not child.is_running()
 
 
-def test_a_child_whose_parent_died_before_it_could_ask_ends_too() -> None:
+def test_a_child_whose_parent_died_before_it_could_ask_ends_too():
     with family(f"{SAY}time.sleep(2); {LATE}") as (parent, child):
         at_work(parent)
         parent.kill()
@@ -163,7 +162,7 @@ def test_a_child_whose_parent_died_before_it_could_ask_ends_too() -> None:
         assert parent.stderr is not None and parent.stderr.read() == ""
 
 
-def test_children_hear_no_signal_that_goes_to_the_whole_group() -> None:
+def test_children_hear_no_signal_that_goes_to_the_whole_group():
     code = f"end_with(int(sys.argv[1])); {SAY}time.sleep(600)"
     with family(code) as (parent, child):
         at_work(parent)

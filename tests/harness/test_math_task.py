@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import model_builders as build
@@ -33,7 +31,7 @@ $120,000 - $130,000$, that is $\boxed{-10{,}000}$ dollars."""
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen(real: Callable[[str], Any]) -> Any:
+def tiny_qwen(real):
     """A random Qwen2.5 policy and Qwen3 reward model on their real tokenizers."""
     policy, reward = real(build.QWEN25), real(build.QWEN3)
     options = {"max_position_embeddings": 4096}
@@ -44,16 +42,16 @@ def tiny_qwen(real: Callable[[str], Any]) -> Any:
 
 
 @pytest.fixture
-def offline(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def offline(shared_data, monkeypatch):
     monkeypatch.setenv("NABLA_DATA", str(shared_data))
     return shared_data
 
 
 @pytest.fixture
-def task_of(root: Path, tmp_path: Path, task_manager: Callable[..., Any]) -> Callable[..., Any]:
+def task_of(root, tmp_path, task_manager):
     """A task that includes the tasks' common file and says the given lines."""
 
-    def make(*lines: str, metadata: dict[str, Any] | None = None) -> Any:
+    def make(*lines, metadata=None):
         from lm_eval.tasks import TaskManager
 
         base = root / "tasks" / "_math.yaml"
@@ -66,12 +64,12 @@ def task_of(root: Path, tmp_path: Path, task_manager: Callable[..., Any]) -> Cal
 
 
 @pytest.fixture
-def aime(task_of: Callable[..., Any], offline: Path) -> Any:
+def aime(task_of, offline):
     return task_of("dataset_kwargs: {problem_set: aime24}", "repeats: 4")
 
 
 @pytest.fixture(scope="module")
-def results(tiny_qwen: Any, evaluate: Callable[..., Any], shared_data: Path) -> dict[str, Any]:
+def results(tiny_qwen, evaluate, shared_data):
     """All tasks, one problem each, answers of three tokens: rows of 152,064 logits are slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NABLA_DATA", str(shared_data))
@@ -85,7 +83,7 @@ def results(tiny_qwen: Any, evaluate: Callable[..., Any], shared_data: Path) -> 
     return found
 
 
-def test_every_task_runs_offline_and_reports_its_metrics(results: dict[str, Any]) -> None:
+def test_every_task_runs_offline_and_reports_its_metrics(results):
     assert results["results"].keys() == {"nabla_math", *COUNTS}
     for task in COUNTS:
         k = SAMPLES.get(task, 4)
@@ -98,7 +96,7 @@ def test_every_task_runs_offline_and_reports_its_metrics(results: dict[str, Any]
     ]  # fmt: skip
 
 
-def test_the_items_are_counted_and_named_by_a_hash(results: dict[str, Any]) -> None:
+def test_the_items_are_counted_and_named_by_a_hash(results):
     counts = {task: n["original"] for task, n in results["n-samples"].items()}
     assert counts == COUNTS
     for task, count in COUNTS.items():
@@ -108,14 +106,14 @@ def test_the_items_are_counted_and_named_by_a_hash(results: dict[str, Any]) -> N
     json.dumps(results["configs"])  # nothing in it that a results file could not hold
 
 
-def test_all_repeats_are_scored_and_are_different_draws(results: dict[str, Any]) -> None:
+def test_all_repeats_are_scored_and_are_different_draws(results):
     for task in COUNTS:
         for sample in results["samples"][task]:
             (responses,) = sample["filtered_resps"]
             assert len(set(responses)) == len(responses) == SAMPLES.get(task, 4)
 
 
-def test_prompts_ask_for_a_box_with_the_papers_sampling(results: dict[str, Any]) -> None:
+def test_prompts_ask_for_a_box_with_the_papers_sampling(results):
     for task in COUNTS:
         (prompt, options), *_ = results["samples"][task][0]["arguments"]
         assert "put your final answer within \\boxed{}.<|im_end|>" in prompt
@@ -124,9 +122,7 @@ def test_prompts_ask_for_a_box_with_the_papers_sampling(results: dict[str, Any])
         assert kwargs["max_gen_toks"] == 3, "--gen_kwargs reaches the task"
 
 
-def test_lengths_and_repeats_are_the_papers(
-    offline: Path, task_manager: Callable[..., Any]
-) -> None:
+def test_lengths_and_repeats_are_the_papers(offline, task_manager):
     tasks = task_manager().load(list(COUNTS))["tasks"]
     lengths = {name: task.config.generation_kwargs["max_gen_toks"] for name, task in tasks.items()}
     assert lengths == dict.fromkeys(COUNTS, 1024) | {"nabla_aime24": 3072, "nabla_aime25": 3072}
@@ -134,9 +130,7 @@ def test_lengths_and_repeats_are_the_papers(
     assert repeats == {name: SAMPLES.get(name, 4) for name in COUNTS}
 
 
-def test_hf_runs_the_tasks_too_without_costs(
-    offline: Path, real: Callable[[str], Any], evaluate: Callable[..., Any], table: Any
-) -> None:
+def test_hf_runs_the_tasks_too_without_costs(offline, real, evaluate, table):
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = real(build.QWEN25)
@@ -153,16 +147,14 @@ def test_hf_runs_the_tasks_too_without_costs(
     assert len(responses) == 4
 
 
-def test_an_undressed_chat_model_is_noticed(
-    tiny_qwen: Any, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_undressed_chat_model_is_noticed(tiny_qwen, ask, caplog):
     model = NablaLM(pair=tiny_qwen, method="greedy")
     asked = [ask("What is 1+1?", doc=doc, max_gen_toks=1) for doc in (0, 1)]
     model.generate_until(asked, disable_tqdm=True)
     assert caplog.text.count("Add --apply_chat_template") == 1
 
 
-def test_answers_to_padding_copies_are_not_scored(aime: Any) -> None:
+def test_answers_to_padding_copies_are_not_scored(aime):
     """With several ranks, lm-eval appends them to the last request's own."""
     right, wrong = r"\boxed{025}", r"\boxed{26}"
     doc = {"answer": "25"}
@@ -170,9 +162,7 @@ def test_answers_to_padding_copies_are_not_scored(aime: Any) -> None:
     assert (scored["exact_match"], scored["pass@4"], scored["maj@4"]) == (0.25, 1, 0)
 
 
-def test_math_verify_may_grade_and_the_results_say_who_did(
-    task_of: Callable[..., Any], offline: Path
-) -> None:
+def test_math_verify_may_grade_and_the_results_say_who_did(task_of, offline):
     doc, response = {"answer": "odd"}, r"\boxed{ddo}"  # equal as products of letters
     set_ = "dataset_kwargs: {problem_set: aime24}"
     ours = task_of(set_)
@@ -186,15 +176,13 @@ def test_math_verify_may_grade_and_the_results_say_who_did(
         assert theirs.process_results(doc, [[response]])["exact_match"] == 1
 
 
-def test_an_unknown_grader_is_refused_before_problems_are_loaded(
-    task_of: Callable[..., Any],
-) -> None:
+def test_an_unknown_grader_is_refused_before_problems_are_loaded(task_of):
     told = {"grader": "math-verify"}
     with pytest.raises(ConfigError, match=r"no grader 'math-verify'\. Did you mean math_verify"):
         task_of("dataset_kwargs: {problem_set: aime24}", metadata=told)
 
 
-def test_the_papers_example_of_gsm8k(task_of: Callable[..., Any], offline: Path) -> None:
+def test_the_papers_example_of_gsm8k(task_of, offline):
     """D.3: a profit of 70,000 is right; the policy's own answer, -10,000, is not."""
     task = task_of("dataset_kwargs: {problem_set: gsm8k}")
     (doc,) = (doc for doc in task.test_docs() if "flipping a house" in doc["problem"])
@@ -203,9 +191,7 @@ def test_the_papers_example_of_gsm8k(task_of: Callable[..., Any], offline: Path)
         assert task.process_results(doc, [[response]])["exact_match"] == score
 
 
-def test_metrics_can_be_picked_and_are_refused_without_their_samples(
-    task_of: Callable[..., Any], offline: Path
-) -> None:
+def test_metrics_can_be_picked_and_are_refused_without_their_samples(task_of, offline):
     set_, metric = (
         "dataset_kwargs: {problem_set: aime24}",
         "aggregation: mean, higher_is_better: true",
@@ -218,9 +204,7 @@ def test_metrics_can_be_picked_and_are_refused_without_their_samples(
         task_of(set_, "repeats: 4", f"metric_list: [{{metric: pass@8, {metric}}}]")
 
 
-def test_metadata_names_the_folder_before_the_environment_does(
-    task_of: Callable[..., Any], offline: Path, tmp_path: Path
-) -> None:
+def test_metadata_names_the_folder_before_the_environment_does(task_of, offline, tmp_path):
     row = {"problem": "?", "answer": 1}
     (tmp_path / "aime24.jsonl").write_text("\n".join(json.dumps(row) for _ in range(30)))
     given = {"data_dir": str(tmp_path)}
@@ -229,19 +213,14 @@ def test_metadata_names_the_folder_before_the_environment_does(
     assert task.config.metadata["items_hash"] != known()["aime24"]["hash"]
 
 
-def test_items_with_known_faults_are_pointed_out(
-    task_of: Callable[..., Any], shared_data: Path, tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_items_with_known_faults_are_pointed_out(task_of, shared_data, tmp_path, caplog):
     text = (shared_data / "aime24.jsonl").read_text()
     (tmp_path / "aime24.jsonl").write_text(text.replace('"385"', '"384"'))
     task_of("dataset_kwargs: {problem_set: aime24}", metadata={"data_dir": str(tmp_path)})
     assert "answers other than the known ones: aime24-" in caplog.text
 
 
-def test_wrong_tasks_and_folders_say_what_is_wrong(
-    task_of: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_wrong_tasks_and_folders_say_what_is_wrong(task_of, tmp_path):
     with pytest.raises(ConfigError, match="does not say which problems"):
         task_of("repeats: 1")
     with pytest.raises(ConfigError, match="There is no problem set 'aime'"):

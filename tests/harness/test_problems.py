@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,24 +24,24 @@ ROWS = [
 ]
 
 
-def copy_of(rows: list[dict[str, Any]], problems: ProblemSet = TOY) -> Copy:
+def copy_of(rows, problems=TOY):
     items = tuple(item(problems, row, f"row {n}") for n, row in enumerate(rows, 1))
     return Copy(problems, items, "here", problems.items)
 
 
-def fill(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def fill(folder, rows):
     file = folder / TOY.file
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
 @pytest.fixture
-def tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def tested(monkeypatch):
     """As if the toy set were one that nabla_eval was tested with."""
     monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS).items)})
 
 
-def test_the_sets_have_their_published_sizes() -> None:
+def test_the_sets_have_their_published_sizes():
     assert {name: problems.items for name, problems in SETS.items()} == COUNTS
     assert problem_set("nabla_amc23") is SETS["amc23"]
     with pytest.raises(ConfigError, match="Did you mean aime2"):
@@ -54,19 +51,19 @@ def test_the_sets_have_their_published_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_known_hashes_are_those_of_the_shared_copies(shared_data: Path, name: str) -> None:
+def test_the_known_hashes_are_those_of_the_shared_copies(shared_data, name):
     copy = store.counted(store.read(shared_data, SETS[name]))
     assert len(copy.items) == (200 if name == "gsm8k" else COUNTS[name])
     assert fingerprint(copy.items) == known()[name]
     assert examine(copy) == check.Findings(())
 
 
-def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data: Path) -> None:
+def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data):
     copy = store.read(shared_data, SETS["aime24"])
     (wrong,) = (n for n, one in enumerate(copy.items) if one["answer"] == "385")
     items = [{**one} for one in copy.items]
     items[wrong]["answer"] = "384"
-    (fault,) = examine(replace(copy, items=tuple(items))).faults  # type: ignore[arg-type]
+    (fault,) = examine(replace(copy, items=tuple(items))).faults
     assert fault == f"answers other than the known ones: {items[wrong]['id']}"
 
 
@@ -77,11 +74,11 @@ def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data: 
         ("−4", "-4"), ("70,000", "70000"), ("$18", "18"), ("She has 3.\n#### 1,200", "1200"),
     ],
 )  # fmt: skip
-def test_integer_answers_get_one_spelling(answer: Any, expected: str) -> None:
+def test_integer_answers_get_one_spelling(answer, expected):
     assert item(TOY, {"problem": "?", "answer": answer}, "row 1")["answer"] == expected
 
 
-def test_other_answers_are_left_as_they_are() -> None:
+def test_other_answers_are_left_as_they_are():
     problems = replace(TOY, integers=False)
     for answer in ("025", r"\frac{1}{2}", "[-2,7]", r"\text{odd}"):
         assert item(problems, {"problem": "?", "answer": answer}, "row 1")["answer"] == answer
@@ -99,13 +96,13 @@ def test_other_answers_are_left_as_they_are() -> None:
         ({"problem": "?", "answer": float("nan")}, "the answer 'nan'"),
     ],
 )
-def test_rows_that_are_no_problems(row: dict[str, Any], part: str) -> None:
+def test_rows_that_are_no_problems(row, part):
     with pytest.raises(DataError) as caught:
         item(TOY, row, "row 7")
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_hash_names_problems_answers_and_order() -> None:
+def test_the_hash_names_problems_answers_and_order():
     items = copy_of(ROWS).items
     assert items_hash(items) == items_hash([{**one, "id": "?", "source": "?"} for one in items])
     others: list[list[Item]] = [
@@ -117,7 +114,7 @@ def test_the_hash_names_problems_answers_and_order() -> None:
     assert len({items_hash(other) for other in [*others, items]}) == 5
 
 
-def test_a_folder_is_read_whole_and_counted(tmp_path: Path) -> None:
+def test_a_folder_is_read_whole_and_counted(tmp_path):
     fill(tmp_path, ROWS)
     copy = store.counted(store.read(tmp_path, TOY))
     assert [one["answer"] for one in copy.items] == ["2", "4", "-3"]
@@ -127,7 +124,7 @@ def test_a_folder_is_read_whole_and_counted(tmp_path: Path) -> None:
         store.counted(store.read(tmp_path, TOY))
 
 
-def test_a_part_is_taken_where_the_whole_is_missing(tmp_path: Path) -> None:
+def test_a_part_is_taken_where_the_whole_is_missing(tmp_path):
     problems = replace(TOY, parts={"toy_first1.jsonl": 1})
     (tmp_path / "toy_first1.jsonl").write_text(json.dumps(ROWS[0]))
     part = store.counted(store.read(tmp_path, problems))
@@ -144,13 +141,13 @@ def test_a_part_is_taken_where_the_whole_is_missing(tmp_path: Path) -> None:
         ("\n\n7\n", "row 3 is no object"),
     ],
 )
-def test_torn_files(tmp_path: Path, text: str, part: str) -> None:
+def test_torn_files(tmp_path, text, part):
     (tmp_path / TOY.file).write_text(text)
     with pytest.raises(DataError, match=part):
         store.read(tmp_path, TOY)
 
 
-def test_absent_folders_and_files_say_what_to_do(tmp_path: Path) -> None:
+def test_absent_folders_and_files_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"does not exist\. Check NABLA_DATA\. Fetch it"):
         store.read(tmp_path / "no", TOY)
     (tmp_path / "other.jsonl").touch()
@@ -161,7 +158,7 @@ def test_absent_folders_and_files_say_what_to_do(tmp_path: Path) -> None:
         store.read(tmp_path, TOY)
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_what_is_written_is_what_is_read(tmp_path):
     copy = copy_of([*ROWS[:2], {**ROWS[2], "problem": "Ist 1 ≤ 2?\u2028ja"}])
     file = store.write(tmp_path / "new", copy)
     assert store.read(file.parent, TOY).items == copy.items
@@ -170,13 +167,11 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in file.parent.iterdir()) == [store.MANIFEST, TOY.file]
 
 
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     store.write(tmp_path, copy_of(ROWS))
     before = (tmp_path / TOY.file).read_bytes()
 
-    def full(*_: Any) -> None:
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
@@ -186,7 +181,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert len(list(tmp_path.iterdir())) == 2, "no temporary file stays behind"
 
 
-def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_manifest_is_refused(tmp_path):
     for text in ("[]", '{"toy": {"file": "toy.jsonl"}}', "{"):
         (tmp_path / store.MANIFEST).write_text(text)
         with pytest.raises(DataError, match="no manifest of nabla-eval data fetch"):
@@ -207,9 +202,7 @@ def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
         ([*ROWS, ROWS[0]], ["4 items instead", "stand there twice: a", "known ones: a"], []),
     ],
 )  # fmt: skip
-def test_copies_are_compared_with_the_tested_one(
-    rows: list[dict[str, Any]], faults: list[str], notes: list[str]
-) -> None:
+def test_copies_are_compared_with_the_tested_one(rows, faults, notes):
     findings = examine(copy_of(rows))
     assert len(findings.faults) == len(faults) and len(findings.notes) == len(notes)
     for found, part in zip((*findings.faults, *findings.notes), [*faults, *notes], strict=True):
@@ -217,16 +210,14 @@ def test_copies_are_compared_with_the_tested_one(
     assert findings.verdict == ("wrong" if faults else "other wording" if notes else "ok")
 
 
-def test_of_a_set_that_is_known_in_part_nothing_is_said_about_the_rest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_of_a_set_that_is_known_in_part_nothing_is_said_about_the_rest(monkeypatch):
     monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS[:1]).items)})
     assert examine(copy_of(ROWS)).verdict == "ok"
     (fault,) = examine(copy_of([{**ROWS[0], "problem": "1?", "answer": "9"}, *ROWS[1:]])).faults
     assert fault == "1 known problems, or their answers, are not there"
 
 
-def test_what_was_fetched_is_compared_row_by_row(tmp_path: Path) -> None:
+def test_what_was_fetched_is_compared_row_by_row(tmp_path):
     store.write(tmp_path, copy_of(ROWS))
     entry = store.manifest(tmp_path)["toy"]
     assert examine(store.read(tmp_path, TOY), entry).verdict == "ok"
@@ -239,12 +230,12 @@ def test_what_was_fetched_is_compared_row_by_row(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def load_dataset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def load_dataset(monkeypatch):
     """Has `datasets.load_dataset` give rows, or fail."""
     import datasets
 
-    def install(result: Any) -> None:
-        def load(path: str, name: str | None, *, split: str, revision: str) -> Any:
+    def install(result):
+        def load(path, name, *, split, revision):
             if isinstance(result, Exception):
                 raise result
             return result
@@ -254,7 +245,7 @@ def load_dataset(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-def test_hub_rows_become_items(load_dataset: Callable[..., None]) -> None:
+def test_hub_rows_become_items(load_dataset):
     load_dataset([{"question": "1+1?", "answer": "It is 2.\n#### 2"}] * 2)
     copy = hub.from_hub(SETS["gsm8k"])
     assert copy.items[1] == {
@@ -266,7 +257,7 @@ def test_hub_rows_become_items(load_dataset: Callable[..., None]) -> None:
     assert hub.from_hub(SETS["amc"]).items[0]["answer"] == "-4"
 
 
-def test_without_network_the_folder_is_offered_at_once() -> None:
+def test_without_network_the_folder_is_offered_at_once():
     with pytest.raises(DataError) as caught:
         hub.from_hub(TOY)
     text = str(caught.value)
@@ -274,9 +265,7 @@ def test_without_network_the_folder_is_offered_at_once() -> None:
     assert "nabla-eval data fetch DIR" in text and "NABLA_DATA=DIR" in text
 
 
-def test_a_hub_that_refuses_is_quoted(
-    load_dataset: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_refuses_is_quoted(load_dataset, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
     load_dataset(ValueError("Dataset 'owner/toy' is gated.\nAsk for access."))
     with pytest.raises(

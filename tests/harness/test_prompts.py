@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
@@ -15,7 +13,7 @@ from nabla_eval.harness.lm import NablaLM
 
 
 @pytest.fixture
-def appending(double_pair: Any) -> Any:
+def appending(double_pair):
     """The embedded pair with a tokenizer that puts EOS behind every text."""
     tokenizer = copy.deepcopy(double_pair.policy.tokenizer)
     eos = tokenizer.eos_token
@@ -26,9 +24,7 @@ def appending(double_pair: Any) -> Any:
     return replace(double_pair, policy=replace(double_pair.policy, tokenizer=tokenizer))
 
 
-def test_responses_and_likelihoods_do_not_feel_an_appended_eos(
-    lm: Callable[..., NablaLM], appending: Any, ask: Callable[..., Any]
-) -> None:
+def test_responses_and_likelihoods_do_not_feel_an_appended_eos(lm, appending, ask):
     plain, other = lm(method="greedy"), NablaLM(pair=appending, method="greedy", seed=0)
     requests = [ask(), ask("9,8,2,1=20?", doc=1)]
     expected = plain.generate_until(requests, disable_tqdm=True)
@@ -44,7 +40,7 @@ def test_responses_and_likelihoods_do_not_feel_an_appended_eos(
         assert value == pytest.approx(wanted, abs=1e-9)
 
 
-def test_truncation_from_the_left_keeps_the_end_of_the_text(appending: Any) -> None:
+def test_truncation_from_the_left_keeps_the_end_of_the_text(appending):
     model = NablaLM(pair=appending, method="greedy")
     ids = model.tok_encode("5,3,2,1=11?")
     assert model.tok_encode("5,3,2,1=11?", left_truncate_len=3) == ids[-3:]

@@ -7,10 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
 import lm_eval_process
 import pytest
@@ -19,7 +16,7 @@ from nearly import same
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.ranks import _with_all_metrics
-from nabla_eval.traces import Record, done, read, trace_path
+from nabla_eval.traces import done, read, trace_path
 
 # An odd number of documents: lm-eval pads the shorter rank with its last request, here with both
 # repeats of it.
@@ -40,7 +37,7 @@ filter_list: [{{name: both, filter: [{{function: take_first_k, k: 2}}]}}]
 ARGUMENTS = "n=3,steps=2,passes=1,seed=5,dtype=float64,trace_dir="
 
 
-def launch(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def launch(*command, cwd):
     """Two processes on CPU, as `accelerate launch` starts them on GPUs: by torchrun."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -54,18 +51,16 @@ def launch(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def decisions(record: Record) -> dict[str, Any]:
+def decisions(record):
     return {name: value for name, value in record.items() if name != "seconds"}
 
 
-def total(records: list[Record]) -> dict[str, float]:
+def total(records):
     return {f.name: sum(r["ledger"][f.name] for r in records) for f in fields(Ledger)}
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(
-    root: Path, tmp_path: Path, evaluate: Callable[..., Any], table: Callable[..., Any]
-) -> None:
+def test_two_processes_give_what_one_gives(root, tmp_path, evaluate, table):
     folder, alone, shared = tmp_path / "task", tmp_path / "alone", tmp_path / "shared"
     folder.mkdir()
     (folder / "data.py").write_text(DATA)
@@ -102,23 +97,21 @@ def test_two_processes_give_what_one_gives(
 
     # One process picks up what two have written.
     again = NablaLM(pretrained=None, **_options(f"{ARGUMENTS}{shared}"), device="cpu")
-    again._executor = lambda: _never  # type: ignore[method-assign]
+    again._executor = lambda: _never
     assert same(
         table(evaluate(again, "shared", folder, limit=None), "shared"), table(one, "shared")
     )
 
 
-def _never(requests: list[Any]) -> list[Any]:
+def _never(requests):
     pytest.fail("the shards were not used")
 
 
-def _options(arguments: str) -> dict[str, str]:
+def _options(arguments):
     return dict(part.split("=", 1) for part in arguments.split(","))
 
 
-def test_a_metric_that_only_other_ranks_have_is_gathered_or_named(
-    lm: Callable[..., NablaLM], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_metric_that_only_other_ranks_have_is_gathered_or_named(lm, caplog):
     key = ("rejection_rate", "none")
     ranks = [{"t": {("a", "none"): [1], key: [0.5]}}, {"t": {("a", "none"): [2]}}]
     assert _with_all_metrics(ranks)[1] == {"t": {("a", "none"): [2], key: []}}
@@ -130,9 +123,7 @@ def test_a_metric_that_only_other_ranks_have_is_gathered_or_named(
     assert lm(method="greedy").gather_object({"t": {}}) == [{"t": {}}]
 
 
-def test_a_launcher_that_starts_one_process_instead_of_several_is_noticed(
-    lm: Callable[..., NablaLM], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_launcher_that_starts_one_process_instead_of_several_is_noticed(lm, monkeypatch, caplog):
     # What `accelerate launch --cpu --num_processes 2` sets for the only process that it starts.
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")

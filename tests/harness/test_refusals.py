@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -38,7 +35,7 @@ LATIN = "é".encode("latin-1")  # no UTF-8
 # --- files of a run -----------------------------------------------------------------------------
 
 
-def test_samples_that_are_no_text(tmp_path: Path) -> None:
+def test_samples_that_are_no_text(tmp_path):
     write_run(tmp_path, [record(0)], [1.0])
     (file,) = tmp_path.rglob("samples_*.jsonl")
     file.write_bytes(LATIN)
@@ -46,7 +43,7 @@ def test_samples_that_are_no_text(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-def test_a_run_that_is_not_finished_cannot_be_measured(tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_cannot_be_measured(tmp_path):
     with pytest.raises(DataError, match=r"holds no results_\*\.json\. Finish the run first"):
         measure(tmp_path)
 
@@ -54,7 +51,7 @@ def test_a_run_that_is_not_finished_cannot_be_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"), [(b"", "is empty. Evaluate again"), (LATIN, "cannot be read .*Evaluate")]
 )
-def test_samples_that_cannot_be_measured(tmp_path: Path, content: bytes, said: str) -> None:
+def test_samples_that_cannot_be_measured(tmp_path, content, said):
     write_run(tmp_path, [record(0)], [1.0])
     (file,) = tmp_path.rglob("samples_*.jsonl")
     file.write_bytes(content)
@@ -62,10 +59,10 @@ def test_samples_that_cannot_be_measured(tmp_path: Path, content: bytes, said: s
         measure(tmp_path)
 
 
-def test_runs_of_different_tasks_cannot_be_compared() -> None:
+def test_runs_of_different_tasks_cannot_be_compared():
     one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
     with pytest.raises(DataError, match="no task in common"):
-        compare_report([one], [other])  # type: ignore[list-item]
+        compare_report([one], [other])
 
 
 # --- files that users write ---------------------------------------------------------------------
@@ -83,32 +80,27 @@ def test_runs_of_different_tasks_cannot_be_compared() -> None:
         ),
     ],
 )
-def test_model_cards_that_are_none(
-    tmp_path: Path,
-    change: Callable[[Any], bytes],
-    call: Callable[[Path], Any],
-    said: str,
-) -> None:
+def test_model_cards_that_are_none(tmp_path, change, call, said):
     card = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
     (tmp_path / "card.json").write_bytes(change(card))
     with pytest.raises(DataError, match=said):
         call(tmp_path)
 
 
-def test_a_config_of_lm_eval_with_values_of_another_kind(tmp_path: Path) -> None:
+def test_a_config_of_lm_eval_with_values_of_another_kind(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("tasks: 3\n")
     with pytest.raises(ConfigError, match="tasks must be a string, a list or null, got 3"):
         compose(["--config", str(file)])
 
 
-def test_a_task_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_task_file_that_is_no_text(tmp_path):
     (tmp_path / "task.yaml").write_bytes(LATIN)
     with pytest.raises(DataError, match=r"task\.yaml cannot be read: .* Mend it, or remove it"):
         list_tasks(tmp_path)
 
 
-def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
+def test_a_prompt_that_is_no_text(tmp_path):
     (tmp_path / "tpo_loss.txt").write_bytes(LATIN)
     with pytest.raises(ConfigError, match=r"tpo_loss\.txt cannot be read: .* Save it as UTF-8"):
         configure("tpo", {"prompts": str(tmp_path)})
@@ -117,7 +109,7 @@ def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
 # --- folders that cannot be written -------------------------------------------------------------
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_what_cannot_be_written(tmp_path):
     from nabla_eval.reporting.text import write_files
 
     file = tmp_path / "file"
@@ -126,7 +118,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         write_files(file, {"page": ""})
 
 
-def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path: Path) -> None:
+def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path):
     from nabla_eval.runs.sweep import FILE, Sweep
     from nabla_eval.runs.sweep_file import read_sweep
 
@@ -141,7 +133,7 @@ def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path: Path) -> None:
 # --- options and models -------------------------------------------------------------------------
 
 
-def test_options_and_classes_that_there_are_not() -> None:
+def test_options_and_classes_that_there_are_not():
     with pytest.raises(ConfigError, match=r"Unknown option 'stepz' for Nabla. Did you mean steps"):
         build(Nabla, {"stepz": 1})
     problem = tiny_problems(tiny_pair(seed=3), 1)[0]
@@ -150,19 +142,19 @@ def test_options_and_classes_that_there_are_not() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_there_is_not() -> None:
+def test_a_gpu_that_there_is_not():
     with pytest.raises(ConfigError, match=r"torch sees no GPU. Try device=cpu"):
         parse_device("cuda")
 
 
-def test_a_model_that_is_a_file(tmp_path: Path) -> None:
+def test_a_model_that_is_a_file(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_text("")
     with pytest.raises(ModelError, match=r"is a file. Give the folder that holds it"):
         load_pair(policy=file, reward=None)
 
 
-def test_a_check_of_the_theory_that_there_is_not() -> None:
+def test_a_check_of_the_theory_that_there_is_not():
     result = CliRunner().invoke(main, ["theory", "--check", "none"])
     assert result.exit_code != 0 and "none" in result.output
 
@@ -170,7 +162,7 @@ def test_a_check_of_the_theory_that_there_is_not() -> None:
 # --- what models and servers say ----------------------------------------------------------------
 
 
-def test_a_server_that_writes_nothing() -> None:
+def test_a_server_that_writes_nothing():
     pair = tiny_pair(seed=3)
     with (
         serving(Script(lambda body: choice([], "length"))) as script,

@@ -12,27 +12,27 @@ from nabla_eval.harness.register import NAME, TARGET, register
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def registry(monkeypatch):
     """lm-eval's own table of models, a copy for this test without ours."""
     table = {name: model for name, model in model_registry.items() if name != NAME}
     monkeypatch.setattr(model_registry, "_objs", table)
     return table
 
 
-def test_a_lazy_target_is_registered(registry: dict[str, object]) -> None:
+def test_a_lazy_target_is_registered(registry):
     register()
     assert registry[NAME] == TARGET
     assert lm_eval.models.MODEL_MAPPING.keys() <= registry.keys()
 
 
-def test_registering_twice_is_registering_once(registry: dict[str, object]) -> None:
+def test_registering_twice_is_registering_once(registry):
     register()
     size = len(registry)
     register()
     assert len(registry) == size
 
 
-def test_a_version_that_scanned_the_entry_point_keeps_it(registry: dict[str, object]) -> None:
+def test_a_version_that_scanned_the_entry_point_keeps_it(registry):
     scanned = EntryPoint(name=NAME, value=TARGET, group="lm_eval.models")
     model_registry.register(NAME, target=scanned)
     register()

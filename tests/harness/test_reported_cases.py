@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import model_builders as build
 import pytest
@@ -39,7 +37,7 @@ GREEDY = Sampling(temperature=0)
 IM_END = "<|im_end|>"
 
 
-def rows(*kinds: str) -> list[Any]:
+def rows(*kinds):
     """Inputs and expected values of some kinds; a test without the data is skipped, and says so."""
     found = [row for row in ROWS if row["kind"] in kinds]
     if not found:
@@ -47,7 +45,7 @@ def rows(*kinds: str) -> list[Any]:
     return [pytest.param(row, id=row["source"]) for row in found]
 
 
-def scripted(parts: list[str], *special: str, chat: str | None = None, prompt: str = "1+2=") -> Any:
+def scripted(parts, *special, chat=None, prompt="1+2="):
     """A pair whose policy writes these tokens after a prompt."""
     words = [*dict.fromkeys([*build.WORDS, *"ihnkmtx"]), r"\boxed{12}"]
     own = tokenizer_with(*special, words=words, chat=chat)
@@ -57,7 +55,7 @@ def scripted(parts: list[str], *special: str, chat: str | None = None, prompt: s
 
 
 @pytest.mark.parametrize("row", rows("stop string that is a special token"))
-def test_stop_strings_that_are_special_tokens(row: dict[str, Any], ask: Callable[..., Any]) -> None:
+def test_stop_strings_that_are_special_tokens(row, ask):
     until = row["input"]["until"]
     pair = scripted(["c", "+", "e", *until, "0", "e"], *until)
     if row["input"].get("rollout") != "vllm":
@@ -82,9 +80,7 @@ def test_stop_strings_that_are_special_tokens(row: dict[str, Any], ask: Callable
 @pytest.mark.parametrize(
     "row", rows("NaN in the policy goes on silently", "NaN in the policy, sampled")
 )
-def test_logits_that_become_nan_fail_their_item(
-    row: dict[str, Any], ask: Callable[..., Any]
-) -> None:
+def test_logits_that_become_nan_fail_their_item(row, ask):
     pair = scripted(["c"] * 12)
     pair.policy.base.logits[3 + 6 :] = torch.nan
     method, *options = row["input"]["method"].split()
@@ -96,7 +92,7 @@ def test_logits_that_become_nan_fail_their_item(
 
 
 @pytest.mark.parametrize("row", rows("R1-like template, cut-off thought"))
-def test_a_cut_off_thought_is_no_answer(row: dict[str, Any], ask: Callable[..., Any]) -> None:
+def test_a_cut_off_thought_is_no_answer(row, ask):
     given = row["input"]
     # Tokens of the whole response, written as one: what matters is its text.
     own = tokenizer_with(words=[*build.WORDS, *"<>think", given["response"]], chat=R1)
@@ -116,7 +112,7 @@ R1 = "{% for m in messages %}{{ m['content'] }}{% endfor %}=<think>\n"
 
 
 @pytest.mark.parametrize("row", rows("R1-like reward template with enable_thinking"))
-def test_reward_templates_that_leave_thoughts_out(row: dict[str, Any]) -> None:
+def test_reward_templates_that_leave_thoughts_out(row):
     assert "reward_thinking=false" in row["expected"]
     strips = (
         "{% for m in messages %}{{ m['content'].split('</think>')[-1].strip() }}"
@@ -130,7 +126,7 @@ def test_reward_templates_that_leave_thoughts_out(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", rows("BOS of plain prompts"))
-def test_a_plain_prompt_has_one_bos(row: dict[str, Any], ask: Callable[..., Any]) -> None:
+def test_a_plain_prompt_has_one_bos(row, ask):
     own = build.word_tokenizer(["<bos>", *build.WORDS], chat=None, bos_token="<bos>")
     bos = own.bos_token_id
     own.backend_tokenizer.post_processor = TemplateProcessing(
@@ -144,7 +140,7 @@ def test_a_plain_prompt_has_one_bos(row: dict[str, Any], ask: Callable[..., Any]
 
 
 @pytest.mark.parametrize("row", rows("GRPO ends at every EOS"))
-def test_grpo_ends_at_every_end_token(row: dict[str, Any]) -> None:
+def test_grpo_ends_at_every_end_token(row):
     """TRL's own list, in which its generation stops and its loss ends."""
     pytest.importorskip("trl", minversion="1.15")
     import inspect
@@ -155,10 +151,7 @@ def test_grpo_ends_at_every_end_token(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", rows("few-shot as turns"))
-def test_few_shot_examples_as_turns(
-    row: dict[str, Any], lm: Callable[..., NablaLM], evaluate: Callable[..., Any], root: Path,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+def test_few_shot_examples_as_turns(row, lm, evaluate, root, tmp_path):
     (tmp_path / "shots.yaml").write_text(
         f"include: {root / 'tasks' / 'nabla_countdown.yaml'}\ntask: shots\nfewshot_split: test\n"
         f"num_fewshot: {row['input']['num_fewshot']}\n"
@@ -171,9 +164,7 @@ def test_few_shot_examples_as_turns(
 
 
 @pytest.mark.parametrize("row", rows("--samples"))
-def test_chosen_documents(
-    row: dict[str, Any], lm: Callable[..., NablaLM], evaluate: Callable[..., Any]
-) -> None:
+def test_chosen_documents(row, lm, evaluate):
     assert row["input"]["samples"] == "{nabla_countdown:[3,5]}"
     results = evaluate(
         lm(method="greedy"), "nabla_countdown", limit=None, samples={"nabla_countdown": [3, 5]}
@@ -182,9 +173,7 @@ def test_chosen_documents(
 
 
 @pytest.mark.parametrize("row", rows("gen_kwargs as text and as JSON", "gen_kwargs reach requests"))
-def test_generation_arguments_reach_requests(
-    row: dict[str, Any], lm: Callable[..., NablaLM], evaluate: Callable[..., Any]
-) -> None:
+def test_generation_arguments_reach_requests(row, lm, evaluate):
     for given in ("max_gen_toks=16", {"max_gen_toks": 16}):
         results = evaluate(lm(method="greedy"), "nabla_countdown", limit=1, gen_kwargs=given)
         (sample,) = results["samples"]["nabla_countdown"]
@@ -192,7 +181,7 @@ def test_generation_arguments_reach_requests(
 
 
 @pytest.mark.parametrize("row", rows("generation_config of the server"))
-def test_the_servers_own_penalties_do_not_apply(row: dict[str, Any]) -> None:
+def test_the_servers_own_penalties_do_not_apply(row):
     pair = scripted(["c", "<eos>"])
     with serving(Script(served(pair))) as script:
         remotely = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
@@ -206,7 +195,7 @@ def test_the_servers_own_penalties_do_not_apply(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", rows("generation_config penalties"))
-def test_penalties_of_a_checkpoint_do_not_apply(row: dict[str, Any], tmp_path: Path) -> None:
+def test_penalties_of_a_checkpoint_do_not_apply(row, tmp_path):
     from transformers import GenerationConfig
 
     from nabla_eval import load_pair
@@ -223,16 +212,14 @@ def test_penalties_of_a_checkpoint_do_not_apply(row: dict[str, Any], tmp_path: P
 
 
 @pytest.mark.parametrize("row", rows("repetition_penalty asked for"))
-def test_a_penalty_that_is_asked_for_is_refused(row: dict[str, Any]) -> None:
+def test_a_penalty_that_is_asked_for_is_refused(row):
     name, value = row["input"]["gen_kwargs"].split("=")
     with pytest.raises(ConfigError, match="has no counterpart in --model nabla: leave it out"):
         Reader(arguments.read({"method": "greedy"}))({name: float(value)})
 
 
 @pytest.mark.parametrize("row", rows("several tasks, several until"))
-def test_each_task_has_its_own_stop_strings(
-    row: dict[str, Any], lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_each_task_has_its_own_stop_strings(row, lm, ask):
     model = lm(method="greedy")
     (whole,) = model.generate_until([ask()], disable_tqdm=True)
     asked = [ask(doc=0, until=[";"]), ask(doc=1, until=["="]), ask(doc=2)]
@@ -241,7 +228,7 @@ def test_each_task_has_its_own_stop_strings(
 
 
 @pytest.mark.parametrize("row", rows("system message refused by the template"))
-def test_a_system_message_goes_into_the_users(row: dict[str, Any]) -> None:
+def test_a_system_message_goes_into_the_users(row):
     refuses = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}"
         "{% endif %}{{ m['content'] }};{% endfor %}"
@@ -252,10 +239,7 @@ def test_a_system_message_goes_into_the_users(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", rows("temperature 0"))
-def test_temperature_zero_is_greedy_or_a_warning(
-    row: dict[str, Any], lm: Callable[..., NablaLM], ask: Callable[..., Any],
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_temperature_zero_is_greedy_or_a_warning(row, lm, ask, caplog):
     greedy = lm(method="greedy").generate_until([ask(temperature=0)], disable_tqdm=True)
     assert greedy == lm(method="greedy").generate_until([ask()], disable_tqdm=True)
     caplog.clear()
@@ -264,7 +248,7 @@ def test_temperature_zero_is_greedy_or_a_warning(
     assert "asks for greedy decoding" in caplog.text and "Use method=greedy" in caplog.text
 
 
-def test_every_row_of_these_kinds_is_tested(shared_data: Path) -> None:
+def test_every_row_of_these_kinds_is_tested(shared_data):
     """Of those that grading, models, statistics and the command line do not have."""
     elsewhere = {"gold", "answer"}, {"gold", "response"}, {"architecture"}, {"accuracy"}, {"values"}
     others = (

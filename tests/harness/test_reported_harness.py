@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import model_builders as build
@@ -17,13 +16,13 @@ from nabla_eval.errors import ConfigError
 from nabla_eval.grading import grade
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.generation import Reader
-from nabla_eval.harness.math_metrics import check_metrics, majority, pass_at_k
+from nabla_eval.harness.metrics import check_metrics, majority, pass_at_k
 from nabla_eval.models.load import policy_from
 
 Row = dict[str, Any]
 
 
-def appended_eos(row: Row) -> None:
+def appended_eos(row):
     tokenizer = build.word_tokenizer()
     eos = tokenizer.eos_token_id
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -35,13 +34,13 @@ def appended_eos(row: Row) -> None:
     assert eos not in ids and len(ids) == len(prompt)
 
 
-def stop_names_until(row: Row) -> None:
+def stop_names_until(row):
     assert row["expected"] == "refused, naming until"
     with pytest.raises(ConfigError, match=r"lm-eval's name is until. Try until=\[';'\]"):
         Reader(read({}))(row["input"]["gen_kwargs"])
 
 
-def any_order(row: Row) -> None:
+def any_order(row):
     told = row["input"]
     grades = [grade(told["gold"], answer, extracted=True) for answer in told["answers"]]
     (found,) = {majority(order) for order in permutations(grades)}
@@ -49,7 +48,7 @@ def any_order(row: Row) -> None:
         assert found == int(share[1]) / int(share[2])
 
 
-def too_few(row: Row) -> None:
+def too_few(row):
     n, k = row["input"]["n"], row["input"]["k"]
     with pytest.raises(ConfigError, match=f"pass@{k} of the task needs at least {k} samples"):
         pass_at_k(n, 1, k)
@@ -66,7 +65,7 @@ CHECKS: dict[str, Callable[[Row], None]] = {
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_reported_inputs(kind: str, shared_data: Path) -> None:
+def test_reported_inputs(kind, shared_data):
     lines = (shared_data / "reported_inputs.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == kind]
     assert rows, f"no row is of the kind {kind!r}"

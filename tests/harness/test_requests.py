@@ -17,12 +17,12 @@ from nabla_eval.protocol import Problem, TemplateAffixes
 from nabla_eval.randomness import Key
 
 
-def instance(doc: int | None, repeats: int | None = 1, idx: int = 0, prompt: str = "p") -> Instance:
+def instance(doc, repeats=1, idx=0, prompt="p"):
     task = None if doc is None else "task"
     return Instance("generate_until", {}, (prompt, {}), idx, metadata=(task, doc, repeats))
 
 
-def test_the_same_object_k_times_is_k_repeats() -> None:
+def test_the_same_object_k_times_is_k_repeats():
     one, two = instance(0, 2), instance(1, 2)
     found = samples([one, one, two, two])
     assert [sample.id for sample in found] == ["task/0/0", "task/0/1", "task/1/0", "task/1/1"]
@@ -30,13 +30,13 @@ def test_the_same_object_k_times_is_k_repeats() -> None:
     assert len({sample.key(3).digest for sample in found}) == 4
 
 
-def test_padding_copies_are_no_new_repeats() -> None:
+def test_padding_copies_are_no_new_repeats():
     one, two = instance(0, 2), instance(1, 2)
     found = samples([one, one, two, two, two, two])  # as evaluate() pads a short rank
     assert [sample.places for sample in found] == [[0], [1], [2, 4], [3, 5]]
 
 
-def test_a_method_that_never_samples_answers_all_repeats_at_once() -> None:
+def test_a_method_that_never_samples_answers_all_repeats_at_once():
     one, two = instance(0, 2), instance(1, 2)
     found = samples([one, one, two, two], alike=True)
     assert [(sample.id, sample.places) for sample in found] == [
@@ -44,30 +44,30 @@ def test_a_method_that_never_samples_answers_all_repeats_at_once() -> None:
     ]  # fmt: skip
 
 
-def test_equal_requests_that_are_different_objects_are_not_repeats() -> None:
+def test_equal_requests_that_are_different_objects_are_not_repeats():
     found = samples([instance(0), instance(0)])
     assert [sample.repeat for sample in found] == [0, 0]
 
 
-def test_several_requests_of_a_document_have_streams_of_their_own() -> None:
+def test_several_requests_of_a_document_have_streams_of_their_own():
     found = samples([instance(0, idx=0), instance(0, idx=1)])
     assert found[0].key(0) != found[1].key(0)
     assert found[0].key(0) == samples([instance(0)])[0].key(0)
 
 
-def test_requests_without_a_task_are_known_by_their_prompt() -> None:
+def test_requests_without_a_task_are_known_by_their_prompt():
     loose = instance(None, None, prompt="a")
     found = samples([loose, loose, instance(None, None, prompt="b")])
     assert len({sample.key(0).digest for sample in found}) == 3
     assert found[0].key(0) == samples([instance(None, None, prompt="a")])[0].key(0)
 
 
-def problem(prompt: int = 10, framed: int = 4, wanted: int = 50) -> Problem:
+def problem(prompt=10, framed=4, wanted=50):
     frame = TemplateAffixes((0,) * framed, ())
     return Problem(Key.root(0), (0,) * prompt, frame, wanted, id="task/0/0")
 
 
-def pair(policy: int = 100, reward: int | None = 100) -> SimpleNamespace:
+def pair(policy=100, reward=100):
     judge = None if reward is None else SimpleNamespace(context=reward)
     return SimpleNamespace(policy=SimpleNamespace(context=policy), reward=judge)
 
@@ -82,7 +82,7 @@ def pair(policy: int = 100, reward: int | None = 100) -> SimpleNamespace:
         (pair(100, None), True, 50),
     ],
 )
-def test_what_fits_is_kept(models: SimpleNamespace, asked: bool, length: int) -> None:
+def test_what_fits_is_kept(models, asked, length):
     assert fit(problem(), models, asked=asked).max_new_tokens == length
 
 
@@ -95,16 +95,14 @@ def test_what_fits_is_kept(models: SimpleNamespace, asked: bool, length: int) ->
         (pair(100, 4), False, ["reward model", "4 tokens"]),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    models: SimpleNamespace, asked: bool, words: list[str]
-) -> None:
+def test_what_does_not_fit_is_refused(models, asked, words):
     with pytest.raises(ContextError) as error:
         fit(problem(), models, asked=asked)
     for word in [*words, "task/0/0"]:
         assert word in str(error.value)
 
 
-def test_precedence_of_sampling_options() -> None:
+def test_precedence_of_sampling_options():
     task = {"temperature": 0.9, "top_p": 0.5, "top_k": 3, "do_sample": True}
     given = Reader(read({"preset": "paper", "temperature": 0.3}))(task).config.sampling
     assert (given.temperature, given.top_p, given.top_k) == (0.3, 0.5, 3)
@@ -112,7 +110,7 @@ def test_precedence_of_sampling_options() -> None:
     assert (preset.temperature, preset.top_p) == (0.5, 0.95)
 
 
-def test_lengths_and_stop_strings() -> None:
+def test_lengths_and_stop_strings():
     reader = Reader(read({}), end="<eos>")
     asked = reader({"until": ["\n", "", "<eos>", "\n"], "max_new_tokens": 5, "max_gen_toks": 7})
     assert (asked.stop, asked.max_new_tokens) == (("\n",), 7)
@@ -123,9 +121,7 @@ def test_lengths_and_stop_strings() -> None:
 
 @pytest.mark.parametrize("task", LENGTHS)
 @pytest.mark.parametrize("given", LENGTHS)
-def test_the_length_of_the_command_line_wins_over_the_tasks(
-    task: str, given: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_length_of_the_command_line_wins_over_the_tasks(task, given, caplog):
     """lm-eval updates the task's arguments by those of --gen_kwargs."""
     options = {"until": [";"], task: 1024, "do_sample": False}
     options.update({given: 16})
@@ -142,7 +138,7 @@ def test_the_length_of_the_command_line_wins_over_the_tasks(
     assert reader({given: 16, task: 1024}).max_new_tokens == 1024
 
 
-def test_lengths_of_one_size_or_of_none_are_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
+def test_lengths_of_one_size_or_of_none_are_no_conflict(caplog):
     reader = Reader(read({"method": "greedy"}))
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         assert reader({"max_gen_toks": 8, "max_tokens": "8"}).max_new_tokens == 8
@@ -164,7 +160,7 @@ def test_lengths_of_one_size_or_of_none_are_no_conflict(caplog: pytest.LogCaptur
         ("temp", "temperature"), ("nucleus", "top_p"), ("topk", "top_k"),
     ],
 )  # fmt: skip
-def test_names_of_other_libraries_are_answered_with_lm_evals(name: str, ours: str) -> None:
+def test_names_of_other_libraries_are_answered_with_lm_evals(name, ours):
     with pytest.raises(ConfigError) as error:
         Reader(read({}))({name: [";"]})
     asked = ours.partition(",")[0]
@@ -185,9 +181,7 @@ def test_names_of_other_libraries_are_answered_with_lm_evals(name: str, ours: st
         ({"steps": 3}, ["steps", "--model_args"]),
     ],
 )
-def test_generation_arguments_that_make_no_sense_are_refused(
-    options: dict[str, object], words: list[str]
-) -> None:
+def test_generation_arguments_that_make_no_sense_are_refused(options, words):
     with pytest.raises(ConfigError) as error:
         Reader(read({}))(options)
     for word in words:
@@ -195,9 +189,7 @@ def test_generation_arguments_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("task", [{"do_sample": False}, {"temperature": 0.0}])
-def test_a_sampling_method_keeps_sampling_and_says_so_once(
-    task: dict[str, object], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_sampling_method_keeps_sampling_and_says_so_once(task, caplog):
     reader = Reader(read({"method": "best_of_n", "temperature": 0.4}))
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         config = reader({**task, "max_gen_toks": 3}).config
@@ -207,7 +199,7 @@ def test_a_sampling_method_keeps_sampling_and_says_so_once(
     assert "best_of_n" in record.getMessage() and "temperature=0.4" in record.getMessage()
 
 
-def test_greedy_stays_greedy_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_greedy_stays_greedy_and_says_so_once(caplog):
     reader = Reader(read({"method": "greedy"}))
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         reader({"do_sample": False})
@@ -218,7 +210,7 @@ def test_greedy_stays_greedy_and_says_so_once(caplog: pytest.LogCaptureFixture) 
     assert "greedy" in record.getMessage() and "0.6" in record.getMessage()
 
 
-def test_the_order_of_problems_changes_no_key() -> None:
+def test_the_order_of_problems_changes_no_key():
     forward = [instance(i) for i in range(5)]
     keys = {sample.id: sample.key(1) for sample in samples(forward)}
     assert {sample.id: sample.key(1) for sample in samples(forward[::-1])} == keys

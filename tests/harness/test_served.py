@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 from scripted_server import Script, choice, serving
 
@@ -19,12 +15,12 @@ ANSWER = "19*4=76;76-24=52"
 
 
 @pytest.fixture
-def script(double_pair: Any) -> Iterator[Script]:
+def script(double_pair):
     """A server of a model that knows one answer, and what the embedded policy likes to say."""
     policy = double_pair.policy
     known = [*policy.encode(ANSWER), *policy.end_ids]
 
-    def complete(body: dict[str, Any]) -> Any:
+    def complete(body):
         return choice(known[: body["max_tokens"]])
 
     models = (200, {"data": [{"id": "served", "max_model_len": 64}]})
@@ -33,12 +29,12 @@ def script(double_pair: Any) -> Iterator[Script]:
 
 
 @pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+def trusting(monkeypatch):
     """Without the comparison of models, which is tested with the engine: this server is a liar."""
     monkeypatch.setattr("nabla_eval.engine.vllm.VLLMRollout._compare", lambda self: None)
 
 
-def test_the_options_of_a_server_are_read_with_their_types() -> None:
+def test_the_options_of_a_server_are_read_with_their_types():
     asked = read({"rollout": "vllm", "vllm_url": URL, "vllm_concurrency": "8", "vllm_model": "m"})
     server = asked.server
     assert server is not None
@@ -57,33 +53,25 @@ def test_the_options_of_a_server_are_read_with_their_types() -> None:
         ({"rollout": "vllm", "vllm_url": URL, "vllm_modle": "m"}, "vllm_model"),
     ],
 )
-def test_arguments_that_contradict_each_other_are_refused(
-    options: dict[str, str], words: str
-) -> None:
+def test_arguments_that_contradict_each_other_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         read(options)
 
 
-def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(monkeypatch):
     monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
     with pytest.raises(ServerError, match=r"No answer from .* Start one with `vllm serve MODEL`"):
         NablaLM(rollout="vllm", vllm_url="http://127.0.0.1:9", vllm_attempts=1)
 
 
-def test_a_wrong_name_is_noticed_before_a_model_is_loaded(
-    script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_name_is_noticed_before_a_model_is_loaded(script, monkeypatch):
     monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
     with pytest.raises(ConfigError, match=r"offers served; not 'serve'.* Did you mean served"):
         NablaLM(rollout="vllm", vllm_url=script.url, vllm_model="serve")
 
 
 @pytest.mark.usefixtures("trusting")
-def test_answers_come_from_the_server_and_rewards_from_here(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any], script: Script, tmp_path: Path
-) -> None:
+def test_answers_come_from_the_server_and_rewards_from_here(lm, ask, script, tmp_path):
     options = {"method": "best_of_n", "n": 2, "trace_dir": str(tmp_path)}
     model = lm(rollout="vllm", vllm_url=script.url, **options)
     script.asked.clear()
@@ -101,9 +89,7 @@ def test_answers_come_from_the_server_and_rewards_from_here(
 
 
 @pytest.mark.usefixtures("trusting")
-def test_the_servers_context_bounds_responses(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any], script: Script
-) -> None:
+def test_the_servers_context_bounds_responses(lm, ask, script):
     model = lm(method="greedy", rollout="vllm", vllm_url=script.url)
     script.asked.clear()
     with pytest.raises(ContextError, match="vLLM server's context holds 64"):

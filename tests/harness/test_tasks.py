@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -12,16 +10,16 @@ from nabla_eval.harness import tasks
 from nabla_eval.harness.tasks import TaskFile, list_tasks, tasks_path
 
 
-def test_a_checkout_uses_its_own_files(root: Path) -> None:
+def test_a_checkout_uses_its_own_files(root):
     assert tasks_path() == root / "tasks"
 
 
-def test_lm_eval_finds_the_same_names() -> None:
+def test_lm_eval_finds_the_same_names():
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
     assert {task.name for task in list_tasks()} <= set(manager.all_tasks)
 
 
-def test_tasks_and_groups_are_told_apart_and_templates_left_out(tmp_path: Path) -> None:
+def test_tasks_and_groups_are_told_apart_and_templates_left_out(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "_template.yaml").write_text("dataset_path: json\noutput_type: generate_until\n")
     (tmp_path / "sub" / "one.yaml").write_text(
@@ -34,9 +32,7 @@ def test_tasks_and_groups_are_told_apart_and_templates_left_out(tmp_path: Path) 
     ]
 
 
-def test_missing_files_are_reported_with_every_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_files_are_reported_with_every_place(tmp_path, monkeypatch):
     places = [tmp_path / "a", tmp_path / "b"]
     monkeypatch.setattr(tasks, "_candidates", lambda: iter(places))
     with pytest.raises(DataError, match="Reinstall") as caught:

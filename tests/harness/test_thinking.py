@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import model_builders as build
 import pytest
@@ -44,13 +42,11 @@ PROBLEM = Problem(Key.root(0), (1,), TemplateAffixes((), ()), 9)
         (Thought(";", opened=True), "1", ""),
     ],
 )
-def test_the_answer_is_what_stands_after_the_last_thought(
-    thought: Thought, text: str, answer: str
-) -> None:
+def test_the_answer_is_what_stands_after_the_last_thought(thought, text, answer):
     assert thought.answer(text) == answer
 
 
-def test_what_opens_a_thought_follows_from_what_ends_it() -> None:
+def test_what_opens_a_thought_follows_from_what_ends_it():
     pairs = {
         "</think>": "<think>", "[/THINK]": "[THINK]", ";": "",
         "<|end_of_thought|>": "<|begin_of_thought|>",
@@ -58,7 +54,7 @@ def test_what_opens_a_thought_follows_from_what_ends_it() -> None:
     assert {end: opening(end) for end in pairs} == pairs
 
 
-def test_templates_that_open_the_thought_themselves(real: Callable[[str], Any]) -> None:
+def test_templates_that_open_the_thought_themselves(real):
     thinking = Thinking.of("</think>", True, lambda ids: "")
     assert thinking("...<|im_start|>assistant\n<think>\n") == OPENED
     user = [{"role": "user", "content": "Does <think> end?"}]
@@ -72,7 +68,7 @@ MENTION = [{"role": "user", "content": "What does this tag mean: <think>"}]
 
 
 @pytest.mark.parametrize(("start", "end"), TAGS_OF_ALL)
-def test_a_prompt_opens_thoughts_of_every_known_tag(start: str, end: str) -> None:
+def test_a_prompt_opens_thoughts_of_every_known_tag(start, end):
     thinking = Thinking.of(None, None, lambda ids: "")
     expected = Thought(end, start, opened=True)
     for prompt in (f"<|user|>2+2?<|assistant|>{start}", f"Q: 2+2?\nA: {start}\n"):
@@ -86,7 +82,7 @@ def test_a_prompt_opens_thoughts_of_every_known_tag(start: str, end: str) -> Non
     assert thinking(f"Does <think> end?<|assistant|>{start}\nWell.{end}It", done) is None
 
 
-def test_what_the_user_says_opens_no_thought() -> None:
+def test_what_the_user_says_opens_no_thought():
     """Not even where the template writes nothing after it."""
     thinking = Thinking.of(None, None, lambda ids: "")
     said = MENTION[0]["content"]
@@ -99,7 +95,7 @@ def test_what_the_user_says_opens_no_thought() -> None:
     assert thinking(said) == OPENED
 
 
-def test_tags_that_the_policy_has_tokens_for() -> None:
+def test_tags_that_the_policy_has_tokens_for():
     """Special tokens would vanish from the text without think_end_token, and thoughts too."""
     pairs = {
         ("[THINK]", "[/THINK]"): Thought("[/THINK]", "[THINK]"),
@@ -114,15 +110,10 @@ def test_tags_that_the_policy_has_tokens_for() -> None:
 
 
 @pytest.fixture
-def write(ask: Callable[..., Any]) -> Callable[..., Any]:
+def write(ask):
     """What NablaLM answers with a policy that writes these tokens after a template's prompt."""
 
-    def answer(
-        parts: list[str],
-        *special: str,
-        template: str = "{{ messages[-1]['content'] }}=",
-        **options: Any,
-    ) -> Any:
+    def answer(parts, *special, template="{{ messages[-1]['content'] }}=", **options):
         words = [
             *dict.fromkeys([*build.WORDS, *string.ascii_lowercase]),
             "\\boxed{12}",
@@ -146,9 +137,7 @@ R1 = "{{ messages[-1]['content'] }}=<think>\n"
 TAG = ("<think>", "</think>")
 
 
-def test_a_thought_that_the_template_opens_and_that_is_cut_off_is_no_answer(
-    write: Callable[..., Any],
-) -> None:
+def test_a_thought_that_the_template_opens_and_that_is_cut_off_is_no_answer(write):
     cut = write(["c", "\\boxed{12}", "?"], *TAG, template=R1)
     assert cut == "" and cut.stats["truncated"]
     (grade,) = grade_batch([("12", cut)])
@@ -159,7 +148,7 @@ def test_a_thought_that_the_template_opens_and_that_is_cut_off_is_no_answer(
     assert grade_batch([("12", whole)])[0].equal
 
 
-def test_channels_of_gpt_oss(write: Callable[..., Any]) -> None:
+def test_channels_of_gpt_oss(write):
     marks = ("<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>")
     thought = ["<|channel|>", "analysis", "<|message|>", "\\boxed{12}", "<|end|>", "<|start|>"]
     final = ["<|channel|>", "final", "<|message|>", "c", "3", "<|return|>"]
@@ -170,29 +159,27 @@ def test_channels_of_gpt_oss(write: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), TAGS_OF_ALL)
-def test_what_is_said_after_thoughts_of_any_tag(start: str, end: str) -> None:
+def test_what_is_said_after_thoughts_of_any_tag(start, end):
     assert opening(end) == start
     assert spoken(f"{start}5?{end}4") == "4" == spoken("4")
     assert spoken(f"{start}5?") == "" == spoken("5?", in_thought=True)
     assert spoken(f"5?{end}4", in_thought=True) == "4"
 
 
-def test_channels_whose_special_tokens_were_dropped() -> None:
+def test_channels_whose_special_tokens_were_dropped():
     assert spoken("analysismaybe 9assistantfinalIt is 10.") == "It is 10."
     assert spoken("analysisWe need 9") == ""
     for prose in ("analysis of 9", "analysis: 9", "An analysis, assistantfinal"):
         assert spoken(prose) == prose
 
 
-def test_a_token_that_leaves_no_text_is_refused(lm: Callable[..., NablaLM]) -> None:
+def test_a_token_that_leaves_no_text_is_refused(lm):
     end = lm().pair.policy.end_ids[0]
     with pytest.raises(ConfigError, match="leaves no trace in a response's text"):
         lm(think_end_token=end)
 
 
-def test_stop_strings_do_not_fire_inside_a_thought(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_stop_strings_do_not_fire_inside_a_thought(lm, ask):
     (whole,) = lm(method="greedy").generate_until([ask()], disable_tqdm=True)
     thought, _, answer = whole.rpartition(";")
     assert "=" in thought and "=" in answer
@@ -204,9 +191,7 @@ def test_stop_strings_do_not_fire_inside_a_thought(
     assert plain == whole.partition("=")[0]
 
 
-def test_a_truncated_thought_is_no_answer(
-    lm: Callable[..., NablaLM], ask: Callable[..., Any]
-) -> None:
+def test_a_truncated_thought_is_no_answer(lm, ask):
     model = lm(method="greedy", think_end_token="#", enable_thinking=True)
     (response,) = model.generate_until([ask(max_gen_toks=3)], disable_tqdm=True)
     assert response == "" and response.stats["truncated"]
@@ -215,7 +200,7 @@ def test_a_truncated_thought_is_no_answer(
     assert grade.reason == "no_answer"
 
 
-def test_thoughts_do_not_vote() -> None:
+def test_thoughts_do_not_vote():
     texts = [r"\boxed{5}", r"\boxed{5}", r"5?</think>\boxed{4}"]
     drafts = [Trajectory((), text, 0, "eos", (), (), (), PROBLEM.key) for text in texts]
     for thought, winner in ((None, 0), (OPENED, 2)):
@@ -226,7 +211,7 @@ def test_thoughts_do_not_vote() -> None:
         assert ended.value.value.text == texts[winner]
 
 
-def test_traces_tell_runs_with_other_thoughts_apart() -> None:
+def test_traces_tell_runs_with_other_thoughts_apart():
     hashes = {problem_hash(replace(PROBLEM, thought=t)) for t in (None, TAGS, OPENED)}
     assert len(hashes) == 3
 
@@ -241,7 +226,5 @@ def test_traces_tell_runs_with_other_thoughts_apart() -> None:
         ({"reward_thinking": True}, True),
     ],
 )
-def test_the_reward_model_expects_thoughts_where_they_are_enabled(
-    options: dict[str, Any], expected: bool
-) -> None:
+def test_the_reward_model_expects_thoughts_where_they_are_enabled(options, expected):
     assert loading._template(arguments.read(options)).thinking == expected

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.runs.command import compose
 
 
-def test_own_options_win_over_model_args_and_both_reach_the_model() -> None:
+def test_own_options_win_over_model_args_and_both_reach_the_model():
     made = compose(
         ["--model_args", "n=2,lr=0.1", "top_p=0.9", "--num_fewshot", "3"],
         n=4, settings={"steps": 1}, tasks=("a", "b", "a"), seed="7", limit=8.0,
@@ -32,11 +29,11 @@ def test_own_options_win_over_model_args_and_both_reach_the_model() -> None:
         (["--predict_only", "--use_cache", "x"], {"predict_only": True}),
     ],
 )
-def test_run_json_records_what_answers_depend_on(rest: list[str], recorded: Any) -> None:
+def test_run_json_records_what_answers_depend_on(rest, recorded):
     assert compose(rest).manifest("c", "n")["options"] == recorded
 
 
-def test_the_grader_is_told_to_tasks_and_noted_in_run_json() -> None:
+def test_the_grader_is_told_to_tasks_and_noted_in_run_json():
     rest = ["--metadata", "data_dir=problems"]
     made = compose(rest, tasks=("nabla_math500",), grader="math_verify")
     told = {"data_dir": "problems", "grader": "math_verify"}
@@ -47,7 +44,7 @@ def test_the_grader_is_told_to_tasks_and_noted_in_run_json() -> None:
     compose([], tasks=("nabla_countdown", "nabla_amc"), grader="math_verify")
 
 
-def test_the_defaults_and_lm_evals_own_words() -> None:
+def test_the_defaults_and_lm_evals_own_words():
     made = compose([])
     assert (made.tasks, made.model_args) == (("nabla_countdown",), {"seed": 0})
     assert made.options["batch_size"] == 32
@@ -56,13 +53,13 @@ def test_the_defaults_and_lm_evals_own_words() -> None:
     assert (made.options["limit"], made.options["batch_size"]) == (0.5, "auto")
 
 
-def test_four_seeds_are_lm_evals_and_the_third_is_the_draws() -> None:
+def test_four_seeds_are_lm_evals_and_the_third_is_the_draws():
     made = compose([], seed="1,2,3,4")
     assert made.options["seed"] == [1, 2, 3, 4] and "seed" not in made.model_args
     assert made.manifest("c", "n")["seed"] == 3
 
 
-def test_a_config_file_of_lm_eval_is_below_everything(tmp_path: Path) -> None:
+def test_a_config_file_of_lm_eval_is_below_everything(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("tasks: [x, y]\nlimit: 3\nmodel_args: {n: 2, lr: 0.5}\nbatch_size: 4\n")
     made = compose(["--config", str(file), "--model_args", "n=3"], settings={"lr": 0.25})
@@ -81,12 +78,12 @@ def test_a_config_file_of_lm_eval_is_below_everything(tmp_path: Path) -> None:
         (["--config", "/nowhere.yaml"], "cannot be read"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_loaded(rest: list[str], words: str) -> None:
+def test_what_cannot_work_is_refused_before_anything_is_loaded(rest, words):
     with pytest.raises(ConfigError, match=words):
         compose(rest)
 
 
-def test_lm_evals_parser_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lm_evals_parser_refuses_what_it_does_not_know(capsys):
     with pytest.raises(SystemExit) as left:
         compose(["--num_fewshots", "3", "--nothing"])
     assert left.value.code == 2 and "--nothing" in capsys.readouterr().err

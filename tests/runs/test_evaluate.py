@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from lm_eval.api.instance import Instance
 
@@ -19,7 +16,7 @@ STEPS = {"step": "semicolon"}
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> Evaluator:
+def evaluator():
     return Evaluator()
 
 
@@ -41,8 +38,8 @@ def evaluator() -> Evaluator:
     ],
 )
 def test_a_sweep_that_keeps_its_models_asks_them_what_a_run_asks(
-    evaluator: Evaluator, tmp_path: Path, options: dict[str, Any], rewarded: bool
-) -> None:
+    evaluator, tmp_path, options, rewarded
+):
     options = {"seed": 0, "device": "cpu", "batch_size": 32, "trace_dir": str(tmp_path), **options}
     kept, alone = evaluator._model(options, {}), Evaluator(keep=False)._model(options, {})
     assert kept.models == alone.models
@@ -55,7 +52,7 @@ def test_a_sweep_that_keeps_its_models_asks_them_what_a_run_asks(
     assert len(trace.read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_only_our_folder_is_indexed_where_it_has_all_names(tmp_path: Path) -> None:
+def test_only_our_folder_is_indexed_where_it_has_all_names(tmp_path):
     evaluator = Evaluator()
     manager = evaluator._index([str(tasks_path())])
     assert manager.all_tasks and all(name.startswith(("nabla", "aime", "amc", "math"))
@@ -67,7 +64,7 @@ def test_only_our_folder_is_indexed_where_it_has_all_names(tmp_path: Path) -> No
     assert knows(both, "ours") and not knows(both, "mixed")
 
 
-def test_tasks_are_kept_while_what_they_are_told_is_the_same() -> None:
+def test_tasks_are_kept_while_what_they_are_told_is_the_same():
     evaluator, folders = Evaluator(), [str(tasks_path())]
     names = ["nabla_countdown"]
     first = evaluator._manager(names, folders, {"grader": "nabla_eval"})
@@ -77,12 +74,10 @@ def test_tasks_are_kept_while_what_they_are_told_is_the_same() -> None:
     assert first.load(names)["tasks"]["nabla_countdown"] is task
 
 
-def test_an_unknown_task_is_answered_with_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_task_is_answered_with_ours(tmp_path, monkeypatch):
     made = compose([], tasks=("nabla_countdwn",))
 
-    def not_found(_: Any) -> None:  # lm-eval searches for 15 s
+    def not_found(_):  # lm-eval searches for 15 s
         raise ValueError("Tasks not found: nabla_countdwn")
 
     monkeypatch.setattr("lm_eval._cli.run.Run._execute", not_found)
@@ -93,9 +88,7 @@ def test_an_unknown_task_is_answered_with_ours(
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "-1"), ("RANK", "")])
-def test_a_rank_that_is_no_number_is_said(
-    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_that_is_no_number_is_said(name, value, tmp_path, monkeypatch):
     monkeypatch.setenv(name, value)
     said = f"{name} in the environment must be an integer >= 0, got '{value}'. Unset it"
     with pytest.raises(ConfigError, match=said):

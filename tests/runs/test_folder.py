@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
-from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash, manifest_of
-from nabla_eval.traces.manifest import Manifest, read_manifest, write_manifest
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash
+from nabla_eval.traces.manifest import read_manifest, write_manifest
 
 
-def manifest(limit: float | None = None, **options: Any) -> Manifest:
-    return manifest_of(read(options), options, ["t"], command="c", limit=limit)
+def manifest(limit=None, **options):
+    return Evaluation(("t",), options, read(options), {"limit": limit}).manifest("c")
 
 
-def stored(folder: Path) -> Manifest:
+def stored(folder):
     found = read_manifest(folder)
     assert found is not None
     return found
 
 
-def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path: Path) -> None:
+def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path):
     folder = tmp_path / "run"
     assert claim(folder, manifest(n=4)).state == "new"
     assert (stored(folder)["status"], stored(folder)["continued"]) == ("running", 0)
@@ -41,7 +40,7 @@ def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path: Path) ->
     assert claim(folder, manifest(n=4)).state == "done" == stored(folder)["status"]
 
 
-def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_another_run_is_refused_with_the_difference(tmp_path):
     claim(tmp_path, manifest(n=4, limit=8))
     message = r"limit: 8 there, 16 here; n: 4 there, 2 here\)\. Choose another --output"
     with pytest.raises(DataError, match=message):
@@ -52,7 +51,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     assert claim(tmp_path, manifest(n=2)).state == "new"
 
 
-def test_what_no_answer_depends_on_makes_no_other_run(tmp_path: Path) -> None:
+def test_what_no_answer_depends_on_makes_no_other_run(tmp_path):
     claim(tmp_path, manifest(n=4, device="cpu", batch_size=2))
     assert claim(tmp_path, manifest(n="4", device="cuda", batch_size=64)).state == "unfinished"
     assert identity_hash(manifest(n=4)) == identity_hash(manifest(n="4", device="cpu"))
@@ -61,9 +60,7 @@ def test_what_no_answer_depends_on_makes_no_other_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stray", ["trace-rank0.jsonl", "results_x.json", "samples_t_1.jsonl"])
-def test_results_of_no_known_run_are_refused_and_clear_removes_them_only(
-    tmp_path: Path, stray: str
-) -> None:
+def test_results_of_no_known_run_are_refused_and_clear_removes_them_only(tmp_path, stray):
     (tmp_path / stray).write_text("")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"no run\.json.* Choose another --output"):
@@ -73,7 +70,7 @@ def test_results_of_no_known_run_are_refused_and_clear_removes_them_only(
     assert claim(tmp_path, manifest()).state == "new"
 
 
-def test_other_versions_are_noticed(tmp_path: Path) -> None:
+def test_other_versions_are_noticed(tmp_path):
     old = manifest()
     old["versions"] = {**old["versions"], "torch": "1.0"}
     write_manifest(tmp_path, old)
@@ -100,9 +97,7 @@ WHOLE = {
         ("trace-rank0.jsonl", None, r"has no trace-rank\*\.jsonl: no response .* Run again"),
     ],
 )
-def test_a_run_is_done_when_all_its_files_are_there(
-    tmp_path: Path, name: str, content: str | None, said: str
-) -> None:
+def test_a_run_is_done_when_all_its_files_are_there(tmp_path, name, content, said):
     """lm-eval only warns where it cannot write its files."""
     for file, text in {**WHOLE, name: content}.items():
         if text is not None:

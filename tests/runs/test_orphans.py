@@ -11,8 +11,6 @@ import random
 import signal
 import time
 import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 from nearly import same
@@ -24,41 +22,41 @@ from nabla_eval.traces.manifest import read_manifest
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
 MOMENTS = int(os.environ.get("NABLA_MOMENTS", "1"))
-LIMIT, CELLS = 24, 3
+LIMIT, CELLS = 16, 3
 STUDY = f"""
 tasks: nabla_countdown
 limit: {LIMIT}
 batch_size: 4
 device: cpu
 variants:
-  - {{name: nabla, method: nabla, n: 3, dtype: float64}}
+  - {{name: nabla, method: nabla, n: 3, steps: 4, dtype: float64}}
   - {{name: twin, method: nabla, n: 3, dtype: float64, steps: 0}}
   - {{name: best, method: best_of_n, n: 3, dtype: float64}}
 """
 
 
-def sweep(tmp_path: Path, folder: Path, log: Path) -> Sitting:
+def sweep(tmp_path, folder, log):
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
     return Sitting(log, "sweep", str(file), "--output", str(folder), "--jobs", "2")
 
 
-def cells(folder: Path) -> list[Path]:
+def cells(folder):
     return sorted(path.parent for path in folder.glob("*/run.json"))
 
 
-def answered(folder: Path) -> int:
+def answered(folder):
     """Answers in all cells; a torn last line, which a killed run may leave, is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return sum(len(done(cell)) for cell in cells(folder))
 
 
-def lines(folder: Path) -> int:
+def lines(folder):
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/trace-*.jsonl"))
 
 
-def result(folder: Path) -> dict[str, Any]:
+def result(folder):
     """Metrics and records of each cell, without what says when and how fast."""
     found = {}
     for cell in cells(folder):
@@ -68,7 +66,7 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def hit(sitting: Sitting, number: int, at: int | float, folder: Path, group: bool) -> None:
+def hit(sitting, number, at, folder, group):
     """Send a signal when so many answers are there, or so many seconds after the workers began.
 
     To all processes of the group, as terminals and schedulers do it, or to the first one alone.
@@ -86,7 +84,7 @@ def hit(sitting: Sitting, number: int, at: int | float, folder: Path, group: boo
 
 
 @pytest.mark.slow
-def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path):
     calm = tmp_path / "calm"
     began = time.monotonic()
     assert sweep(tmp_path, calm, tmp_path / "calm.txt").wait() == 0

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.runs.command import compose
-from nabla_eval.runs.sweep_file import SweepFile, read_sweep
+from nabla_eval.runs.sweep_file import read_sweep
 
 
-def study(tmp_path: Path, text: str) -> SweepFile:
+def study(tmp_path, text):
     file = tmp_path / "study.yaml"
     file.write_text(text)
     return read_sweep(file)
 
 
-def rows(found: SweepFile) -> list[tuple[str, str, int, dict[str, Any]]]:
+def rows(found):
     return [
         (
             cell.name,
@@ -30,7 +27,7 @@ def rows(found: SweepFile) -> list[tuple[str, str, int, dict[str, Any]]]:
     ]
 
 
-def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path: Path) -> None:
+def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path):
     found = study(
         tmp_path,
         """
@@ -57,7 +54,7 @@ def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path: Path) -> None:
     )
 
 
-def test_a_grid_alone_names_its_cells_by_method(tmp_path: Path) -> None:
+def test_a_grid_alone_names_its_cells_by_method(tmp_path):
     found = study(tmp_path, "tasks: a\ngrid: {method: [nabla, best_of_n], n: [2, 4]}")
     assert [cell.name for cell in found.cells] == [
         "nabla n=2", "nabla n=4", "best_of_n n=2", "best_of_n n=4",
@@ -65,9 +62,7 @@ def test_a_grid_alone_names_its_cells_by_method(tmp_path: Path) -> None:
     assert {cell.seed for cell in found.cells} == {0}
 
 
-def test_what_a_method_does_not_have_is_left_out_of_the_grid_but_not_of_a_variant(
-    tmp_path: Path,
-) -> None:
+def test_what_a_method_does_not_have_is_left_out_of_the_grid_but_not_of_a_variant(tmp_path):
     found = study(
         tmp_path,
         "tasks: a\nseeds: [0, 1]\ngrid: {method: [greedy, best_of_n], n: [2, 4], steps: 3}",
@@ -83,7 +78,7 @@ def test_what_a_method_does_not_have_is_left_out_of_the_grid_but_not_of_a_varian
         study(tmp_path, "tasks: a\nvariants: [{method: greedy, n: 4}]")
 
 
-def test_null_takes_an_argument_out(tmp_path: Path) -> None:
+def test_null_takes_an_argument_out(tmp_path):
     found = study(
         tmp_path,
         "tasks: a\ngrid: {stop_reward: 2, n: 4}\nvariants: [{stop_reward: null}, {name: b, n: 2}]",
@@ -91,12 +86,12 @@ def test_null_takes_an_argument_out(tmp_path: Path) -> None:
     assert [row[3] for row in rows(found)] == [{"n": 4}, {"stop_reward": 2, "n": 2}]
 
 
-def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path: Path) -> None:
+def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path):
     (cell,) = study(tmp_path, "tasks: a\ngrid: {lr: 1e-3, min_lr: 1e-4}").cells
     assert cell.evaluation.arguments.config.lr == 0.001
 
 
-def test_settings_are_lm_evals(tmp_path: Path) -> None:
+def test_settings_are_lm_evals(tmp_path):
     found = study(
         tmp_path,
         """
@@ -120,7 +115,7 @@ def test_settings_are_lm_evals(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_cell_is_the_evaluation_that_a_run_makes(tmp_path: Path) -> None:
+def test_a_cell_is_the_evaluation_that_a_run_makes(tmp_path):
     found = study(tmp_path, "tasks: nabla_amc\ngrader: math_verify\nlimit: 4\ngrid: {n: 2}")
     alone = compose([], tasks=("nabla_amc",), grader="math_verify", limit=4, n=2)
     one, other = found.cells[0].evaluation.manifest("c", "n"), alone.manifest("c", "n")
@@ -128,15 +123,13 @@ def test_a_cell_is_the_evaluation_that_a_run_makes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [("true", None), ("false", False)])
-def test_multiturn_without_a_chat_template_says_nothing(
-    tmp_path: Path, given: str, kept: bool | None
-) -> None:
+def test_multiturn_without_a_chat_template_says_nothing(tmp_path, given, kept):
     """lm-eval would refuse it as true."""
     found = study(tmp_path, f"tasks: a\nfewshot_as_multiturn: {given}")
     assert found.cells[0].evaluation.options["fewshot_as_multiturn"] is kept
 
 
-def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path: Path) -> None:
+def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path):
     small = study(tmp_path, "tasks: a\ngrid: {n: [2]}")
     large = study(
         tmp_path,
@@ -145,7 +138,7 @@ def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path: Path) ->
     assert {cell.folder for cell in small.cells} < {cell.folder for cell in large.cells}
 
 
-def test_long_and_odd_names_make_safe_folders(tmp_path: Path) -> None:
+def test_long_and_odd_names_make_safe_folders(tmp_path):
     text = f"tasks: a\nvariants: [{{name: '../{'x' * 200}1'}}, {{name: '../{'x' * 200}2'}}]"
     folders = [cell.folder for cell in study(tmp_path, text).cells]
     assert len(set(folders)) == 2
@@ -180,9 +173,7 @@ def test_long_and_odd_names_make_safe_folders(tmp_path: Path) -> None:
         ("tasks: a\nvariants: [{method: nable}]", ["nable", "Did you mean nabla"]),
     ],
 )
-def test_mistakes_are_named_with_file_key_value_and_what_to_try(
-    tmp_path: Path, text: str, words: list[str]
-) -> None:
+def test_mistakes_are_named_with_file_key_value_and_what_to_try(tmp_path, text, words):
     with pytest.raises(ConfigError) as caught:
         study(tmp_path, text)
     assert all(word in str(caught.value) for word in ["study.yaml", *words]), caught.value
@@ -198,13 +189,11 @@ def test_mistakes_are_named_with_file_key_value_and_what_to_try(
         ("", "holds NoneType"),
     ],
 )
-def test_what_is_no_study_is_refused_and_nothing_is_run(
-    tmp_path: Path, text: str, words: str
-) -> None:
+def test_what_is_no_study_is_refused_and_nothing_is_run(tmp_path, text, words):
     with pytest.raises(DataError, match=words):
         study(tmp_path, text)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         read_sweep(tmp_path / "none.yaml")

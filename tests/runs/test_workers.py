@@ -6,8 +6,6 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import fake_work
 import pytest
@@ -17,12 +15,12 @@ from nabla_eval.harness.arguments import read
 from nabla_eval.runs.command import Evaluation
 from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.runs.folder import claim
-from nabla_eval.runs.workers import Event, Job, Report, run_in_processes
+from nabla_eval.runs.workers import Event, Job, run_in_processes
 from nabla_eval.traces import lock
 from nabla_eval.traces.manifest import read_manifest
 
 
-def jobs(tmp_path: Path, *options: dict[str, Any]) -> list[Job]:
+def jobs(tmp_path, *options):
     found = []
     for place, values in enumerate(options):
         evaluation = Evaluation(("t",), values, read({}), {"device": "cpu"})
@@ -32,11 +30,11 @@ def jobs(tmp_path: Path, *options: dict[str, Any]) -> list[Job]:
     return found
 
 
-def run(work: list[Job], count: int, tmp_path: Path, report: Report) -> None:
+def run(work, count, tmp_path, report):
     run_in_processes(work, count, tmp_path / "log.txt", report, fake_work.work)
 
 
-def test_a_process_that_dies_costs_the_job_it_was_at(tmp_path: Path) -> None:
+def test_a_process_that_dies_costs_the_job_it_was_at(tmp_path):
     work = jobs(tmp_path, {}, {"die": 3}, {}, {"die": 4}, {}, {})
     events: list[Event] = []
     run(work, 2, tmp_path, events.append)
@@ -52,11 +50,11 @@ def test_a_process_that_dies_costs_the_job_it_was_at(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_no_more_processes_than_jobs_and_each_is_kept_busy(tmp_path: Path) -> None:
+def test_no_more_processes_than_jobs_and_each_is_kept_busy(tmp_path):
     work = jobs(tmp_path, {"sleep": 0.2}, {}, {}, {})
     seen: set[str | None] = set()
 
-    def report(event: Event) -> None:
+    def report(event):
         if event.manifest is not None:
             seen.add(event.manifest["device"])
 
@@ -64,11 +62,11 @@ def test_no_more_processes_than_jobs_and_each_is_kept_busy(tmp_path: Path) -> No
     assert 1 <= len(seen) <= 2
 
 
-def test_leaving_early_ends_the_processes_at_once(tmp_path: Path) -> None:
+def test_leaving_early_ends_the_processes_at_once(tmp_path):
     work = jobs(tmp_path, {"sleep": 60}, {"sleep": 60})
     began = time.monotonic()
 
-    def report(event: Event) -> None:
+    def report(event):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +108,7 @@ workers.work(theirs, Path("log.txt"))
 """
 
 
-def test_a_worker_that_nobody_hears_has_not_failed(tmp_path: Path) -> None:
+def test_a_worker_that_nobody_hears_has_not_failed(tmp_path):
     """Its parent is gone: the run goes on with the next one."""
     done = subprocess.run([sys.executable, "-c", MUTE], cwd=tmp_path, check=False)
     assert done.returncode == 0, (tmp_path / "log.txt").read_text()
@@ -119,9 +117,7 @@ def test_a_worker_that_nobody_hears_has_not_failed(tmp_path: Path) -> None:
     assert manifest is not None and (manifest["status"], manifest["error"]) == ("running", None)
 
 
-def test_who_took_a_folder_meanwhile_keeps_its_run_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_took_a_folder_meanwhile_keeps_its_run_json(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
     monkeypatch.setattr("lm_eval._cli.run.Run._execute", lambda _: 1 / 0)
     (job, other) = jobs(tmp_path, {"die": 3}, {})

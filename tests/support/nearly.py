@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ def same(ours: Any, theirs: Any, within: float = 1e-9) -> bool:
 
     `within`: 8e-5 for float32.
     """
-    if isinstance(ours, dict):
+    if isinstance(ours, Mapping):
         return ours.keys() == theirs.keys() and all(same(ours[n], theirs[n], within) for n in ours)
-    if isinstance(ours, list):
+    if isinstance(ours, list | tuple):
         return len(ours) == len(theirs) and all(
             same(a, b, within) for a, b in zip(ours, theirs, strict=True)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +10,7 @@ import pytest
 from nabla_eval.errors import DataError
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.options import DTO, Selection, fingerprint
-from nabla_eval.traces.manifest import (
-    FILE,
-    Manifest,
-    differences,
-    read_manifest,
-    write_manifest,
-)
+from nabla_eval.traces.manifest import FILE, differences, read_manifest, write_manifest
 
 LATER = [
     (Nabla(), "end_token"), (Selection(), "threshold_inclusive"), (DTO(), "schedule"),
@@ -25,7 +18,7 @@ LATER = [
 ]  # fmt: skip
 
 
-def manifest(**changes: Any) -> Manifest:
+def manifest(**changes):
     base: dict[str, Any] = {
         "schema": 1, "name": "run", "command": "nabla-eval run", "status": "running",
         "tasks": ["t"], "limit": 8, "method": "nabla", "preset": None, "config": {"n": 4},
@@ -33,17 +26,17 @@ def manifest(**changes: Any) -> Manifest:
         "versions": {"torch": "2"}, "device": None, "batch_size": 32, "started": "2026-01-01",
         "seconds": None, "wall_seconds": None, "peak_memory": None, "continued": 0, "error": None,
     }  # fmt: skip
-    return {**base, **changes}  # type: ignore[typeddict-item,return-value]
+    return {**base, **changes}
 
 
-def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_it_is_read_as_it_was_written(tmp_path):
     assert read_manifest(tmp_path) is None
     write_manifest(tmp_path / "new", manifest(seconds=1.5))
     assert read_manifest(tmp_path / "new") == manifest(seconds=1.5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [FILE]
 
 
-def test_a_run_from_before_an_option_is_one_without_it(tmp_path: Path) -> None:
+def test_a_run_from_before_an_option_is_one_without_it(tmp_path):
     older = manifest(config_hash=fingerprint({"n": 4}))
     write_manifest(tmp_path, older)
     found = read_manifest(tmp_path)
@@ -54,7 +47,7 @@ def test_a_run_from_before_an_option_is_one_without_it(tmp_path: Path) -> None:
     assert differences(found, now) == ['schedule: "cosine" there, "clipped_cosine" here']
 
 
-def test_runs_from_before_peaks_were_noted_are_read(tmp_path: Path) -> None:
+def test_runs_from_before_peaks_were_noted_are_read(tmp_path):
     early = {name: value for name, value in manifest().items() if name != "peak_memory"}
     (tmp_path / FILE).write_text(json.dumps(early))
     assert read_manifest(tmp_path) == manifest()
@@ -69,19 +62,19 @@ def test_runs_from_before_peaks_were_noted_are_read(tmp_path: Path) -> None:
         (json.dumps({"schema": 1}), "lacks name"),
     ],
 )
-def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_what_is_no_manifest_is_refused(tmp_path, text, words):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(DataError, match=words):
         read_manifest(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Choose another --output"):
         write_manifest(tmp_path / "file" / "run", manifest())
 
 
-def test_differences_name_what_answers_depend_on_and_nothing_else() -> None:
+def test_differences_name_what_answers_depend_on_and_nothing_else():
     other = manifest(
         config={"n": 8, "lr": 0.1}, limit=None, seed=1, model_args={"pretrained": "a/b"},
         name="x", command="y", device="cuda", batch_size=1, versions={}, status="done",

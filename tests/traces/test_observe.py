@@ -12,7 +12,6 @@ from nabla_eval.protocol import (
     Differentiate,
     Generate,
     GradientNorms,
-    Method,
     Problem,
     TemplateAffixes,
     Trajectory,
@@ -32,17 +31,17 @@ PROBLEM = Problem(
 )
 
 
-def trajectory(*tokens: int) -> Trajectory:
+def trajectory(*tokens):
     entropy = tuple(0.123456 * token for token in tokens)
     top = (0.5,) * len(tokens)
     return Trajectory(tokens, "text", len(tokens), "eos", tokens, entropy, top, KEY)
 
 
-def outcome(*tokens: int, first: tuple[int, ...] = (7, 8)) -> Outcome:
+def outcome(*tokens, first=(7, 8)):
     return Outcome("text", tokens, "eos", drafts=(Draft(0, first, "text", "eos"),))
 
 
-def method(answer: Outcome) -> Method:
+def method(answer):
     (drawn,) = yield [Generate(PROBLEM, KEY, Sampling())]
     (gradient,) = yield [Differentiate(PROBLEM, drawn, 1, DTO())]
     assert gradient.norms == {1: 3.0}
@@ -55,7 +54,7 @@ RESULTS: list[list[Any]] = [
 ]  # fmt: skip
 
 
-def driven(watched: Method) -> Outcome:
+def driven(watched):
     next(watched)
     with pytest.raises(StopIteration) as end:
         for results in RESULTS:
@@ -64,7 +63,7 @@ def driven(watched: Method) -> Outcome:
     return found
 
 
-def test_the_outcome_and_the_results_pass_through() -> None:
+def test_the_outcome_and_the_results_pass_through():
     seen = Observed()
     answer = outcome(7, 9)
     assert driven(seen.watch(method(answer))) is answer
@@ -76,19 +75,19 @@ def test_the_outcome_and_the_results_pass_through() -> None:
     assert profiles["final"]["gradient_norms"] == {}
 
 
-def test_an_answer_that_is_the_draft_is_kept_once() -> None:
+def test_an_answer_that_is_the_draft_is_kept_once():
     seen = Observed()
     answer = outcome(7, 8)
     driven(seen.watch(method(answer)))
     assert list(seen.profiles(answer, str)) == ["first"]
 
 
-def test_what_was_never_seen_has_no_profile() -> None:
+def test_what_was_never_seen_has_no_profile():
     assert Observed().profiles(outcome(1), str) == {}
 
 
-def test_an_error_that_the_driver_throws_in_is_the_methods_to_answer() -> None:
-    def careful() -> Method:
+def test_an_error_that_the_driver_throws_in_is_the_methods_to_answer():
+    def careful():
         try:
             yield [Generate(PROBLEM, KEY, Sampling())]
         except ValueError:
@@ -103,10 +102,10 @@ def test_an_error_that_the_driver_throws_in_is_the_methods_to_answer() -> None:
     assert end.value.value == outcome(7, 8)
 
 
-def test_closing_closes_the_method() -> None:
+def test_closing_closes_the_method():
     closed: list[bool] = []
 
-    def careful() -> Method:
+    def careful():
         try:
             yield [Generate(PROBLEM, KEY, Sampling())]
         finally:

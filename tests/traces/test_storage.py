@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -18,9 +17,7 @@ from nabla_eval.errors import DataError
 from nabla_eval.traces import TraceWriter, lock, read, write
 
 
-def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
     path = tmp_path / "trace-rank0.jsonl"
     program = (
@@ -50,9 +47,7 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(
     assert len(read(path)) == 1
 
 
-def test_a_line_that_does_not_fit_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
     """As a full disk does it: some bytes of the line are written, then none."""
     path = tmp_path / "trace-rank0.jsonl"
     with TraceWriter(path) as writer:
@@ -61,10 +56,10 @@ def test_a_line_that_does_not_fit_is_taken_back(
         file = writer._file
 
         class Full:
-            def __getattr__(self, name: str) -> Any:
+            def __getattr__(self, name):
                 return getattr(file, name)
 
-            def write(self, data: bytes) -> int:
+            def write(self, data):
                 return file.write(data[:10])
 
         monkeypatch.setattr(writer, "_file", Full())
@@ -78,7 +73,7 @@ def test_a_line_that_does_not_fit_is_taken_back(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which Linux has")
-def test_a_full_device_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_full_device_is_a_clear_error(tmp_path):
     path = tmp_path / "trace-rank0.jsonl"
     path.symlink_to("/dev/full")
     message = r"trace-rank0\.jsonl: No space left on device\..* Free some space"
@@ -87,9 +82,7 @@ def test_a_full_device_is_a_clear_error(tmp_path: Path) -> None:
             writer.write(line(0))
 
 
-def test_lines_reach_the_disk_at_an_interval_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_reach_the_disk_at_an_interval_and_at_the_end(tmp_path, monkeypatch):
     synced: list[int] = []
     now = [0.0]
     monkeypatch.setattr(write.os, "fsync", synced.append)
@@ -102,10 +95,8 @@ def test_lines_reach_the_disk_at_an_interval_and_at_the_end(
     assert len(synced) == 3
 
 
-def test_a_file_system_without_locks_is_warned_about(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
+def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(FileLock, "acquire", refuse)

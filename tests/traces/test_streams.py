@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import pytest
 from large_runs import write_large_run
@@ -28,12 +25,12 @@ SIZES = (20, 100)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     return [write_large_run(root / str(size), size) for size in SIZES]
 
 
-def peak(work: Callable[[], Any]) -> int:
+def peak(work):
     tracemalloc.start()
     try:
         work()
@@ -42,11 +39,11 @@ def peak(work: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
-def drained(records: Any) -> None:
+def drained(records):
     deque(records, maxlen=0)
 
 
-def opened(folder: Path) -> None:
+def opened(folder):
     with TraceWriter(trace_path(folder)):
         pass
 
@@ -61,16 +58,14 @@ def opened(folder: Path) -> None:
     ],
     ids=["stream", "done", "kept", "writer"],
 )
-def test_memory_grows_by_what_is_kept_and_not_by_the_line(
-    runs: list[Path], work: Callable[[Path], Any], most: int
-) -> None:
+def test_memory_grows_by_what_is_kept_and_not_by_the_line(runs, work, most):
     """A record of 90 KB takes about 300 KB of memory; `most` is in bytes a problem."""
     work(runs[0])  # what is imported and cached at first
     small, large = (peak(lambda run=run: work(run)) for run in runs)
     assert (large - small) / (SIZES[1] - SIZES[0]) < most
 
 
-def test_done_knows_the_last_record_of_each_id_in_all_shards(tmp_path: Path) -> None:
+def test_done_knows_the_last_record_of_each_id_in_all_shards(tmp_path):
     for rank, seconds in enumerate((1.0, 2.0)):
         with TraceWriter(trace_path(tmp_path, rank)) as writer:
             for index in (rank, 2):
@@ -83,7 +78,7 @@ def test_done_knows_the_last_record_of_each_id_in_all_shards(tmp_path: Path) -> 
     assert done(tmp_path / "none") == {}
 
 
-def test_a_shard_that_was_changed_since_is_refused(tmp_path: Path) -> None:
+def test_a_shard_that_was_changed_since_is_refused(tmp_path):
     path = tmp_path / "trace-rank0.jsonl"
     one, other = seal(line(0)), seal(line(1))
     assert len(one) == len(other)
@@ -101,7 +96,7 @@ def test_a_shard_that_was_changed_since_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["task/0/0", 'a"b\\/{"schema":1}', "ü\ud800\n", ""])
-def test_the_id_of_a_sealed_line_is_known_without_parsing_it(tmp_path: Path, name: str) -> None:
+def test_the_id_of_a_sealed_line_is_known_without_parsing_it(tmp_path, name):
     sealed = seal({**line(), "id": name})
     assert identifier(sealed) == name
     assert identifier(sealed.replace(b"0.25", b"0.35")) is None  # its checksum is wrong
@@ -111,7 +106,7 @@ def test_the_id_of_a_sealed_line_is_known_without_parsing_it(tmp_path: Path, nam
     assert [found for found, _ in places(path)] == [name] == list(done(path))
 
 
-def test_places_refuse_what_reading_refuses(tmp_path: Path) -> None:
+def test_places_refuse_what_reading_refuses(tmp_path):
     path = tmp_path / "trace-rank0.jsonl"
     whole_lines = [seal(line(index)) for index in range(3)]
     path.write_bytes(whole_lines[0] + whole_lines[1][:-30] + b"\n" + whole_lines[2])
@@ -125,7 +120,7 @@ def test_places_refuse_what_reading_refuses(tmp_path: Path) -> None:
     assert len(done(path, growing=True)) == 1
 
 
-def test_lines_that_others_append_meanwhile_are_left_to_the_next_reader(tmp_path: Path) -> None:
+def test_lines_that_others_append_meanwhile_are_left_to_the_next_reader(tmp_path):
     path = tmp_path / "trace-rank0.jsonl"
     path.write_bytes(seal(line(0)) + seal(line(1)))
     reading = stream(path)
@@ -135,7 +130,7 @@ def test_lines_that_others_append_meanwhile_are_left_to_the_next_reader(tmp_path
     assert [first["id"], *(record["id"] for record in reading)] == ["task/0/0", "task/1/0"]
 
 
-def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path: Path) -> None:
+def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path):
     judged = [
         [candidate("rejected", 1, text="a b"), candidate("accepted", 2, text="a c d", index=1)],
         [candidate("tie", 1, norm=None)],
@@ -156,7 +151,7 @@ def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path: Path) -> 
     assert whole(full[0]) is full[0]
 
 
-def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path: Path) -> None:
+def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path):
     records = [
         record(i, method="best_of_n", config=BEST_OF_N, drafts=[0.1, None, 0.3]) for i in range(3)
     ]
@@ -174,16 +169,14 @@ def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path: Path) -> None:
     [{"drafts": [5]}, {"candidates": [{}]}, {"outcome": {"text": "4"}}, {"ledger": 3},
      {"ledger": {"model_calls": 1}}, {"prompt": None}, {"drafts": 7}],
 )  # fmt: skip
-def test_parts_that_no_trace_has_are_refused_by_line(
-    tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_parts_that_no_trace_has_are_refused_by_line(tmp_path, change):
     path = tmp_path / "trace-rank0.jsonl"
     path.write_bytes(seal(line(0)) + seal({**line(1), **change}))
     with pytest.raises(DataError, match=r"jsonl:2: .*Run again"):
         list(kept(path))
 
 
-def test_numbers_and_profiles_that_no_run_has_are_refused(tmp_path: Path) -> None:
+def test_numbers_and_profiles_that_no_run_has_are_refused(tmp_path):
     path = tmp_path / "trace-rank0.jsonl"
     ledger = line(1)["ledger"]
     profile = {"tokens": ["a"], "entropy": [], "gradient_norms": {}}

@@ -18,7 +18,7 @@ from nabla_eval.traces import TraceWriter, done, read, restore, trace_path, unli
 from nabla_eval.traces.schema import SCHEMA, document, dumps, loads, seal
 
 
-def written(path, count: int):
+def written(path, count):
     with TraceWriter(path) as trace:
         for index in range(count):
             trace.write(line(index))
@@ -139,14 +139,6 @@ def test_ranks_are_read_together_in_order(tmp_path):
         with TraceWriter(trace_path(tmp_path, rank)) as trace:
             trace.write(line(rank))
     assert [r["id"] for r in read(tmp_path)] == ["task/0/0", "task/2/0", "task/10/0"]
-
-
-def test_the_last_record_of_a_problem_wins(tmp_path):
-    path = tmp_path / "t.jsonl"
-    with TraceWriter(path) as trace:
-        trace.write(line())
-        trace.write({**line(), "seconds": 9.0})
-    assert done(path)["task/0/0"]["seconds"] == 9.0
 
 
 def test_only_the_same_work_is_resumed_and_differences_are_named(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading import Grade, cluster, extract, grade
-from nabla_eval.harness.math_metrics import (
+from nabla_eval.harness.metrics import (
     check_metrics,
     majority,
     metric_list,
@@ -25,12 +25,12 @@ RIGHT, WRONG, NONE = Grade(True, "1"), Grade(False, "2"), Grade(False, None, rea
 OTHER, LATE = Grade(False, "3"), Grade(False, "4", timed_out=True, reason="grader_timeout")
 
 
-def named(names: list[dict[str, object]]) -> list[str]:
+def named(names):
     return [str(entry["metric"]) for entry in names]
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(samples: int) -> None:
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(samples):
     for verdicts in product([False, True], repeat=samples):
         for k in range(1, samples + 1):
             subsets = list(combinations(verdicts, k))
@@ -38,7 +38,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(samples: int) -> 
             assert pass_at_k(samples, sum(verdicts), k) == pytest.approx(float(share), abs=1e-15)
 
 
-def test_pass_at_k_is_unbiased() -> None:
+def test_pass_at_k_is_unbiased():
     """Its mean over all outcomes of n independent samples is 1 - (1 - p)^k, whatever n."""
     p = Fraction(3, 10)
     for n, k in ((4, 2), (6, 4)):
@@ -50,7 +50,7 @@ def test_pass_at_k_is_unbiased() -> None:
         assert mean == 1 - (1 - p) ** k
 
 
-def test_too_few_samples_are_refused() -> None:
+def test_too_few_samples_are_refused():
     with pytest.raises(ConfigError, match=r"pass@8 of the task needs at least 8 samples .* are 4"):
         pass_at_k(4, 1, 8)
     with pytest.raises(ConfigError, match=r"pass@5 of t needs at least 5 .* Set repeats: 5"):
@@ -76,11 +76,11 @@ def test_too_few_samples_are_refused() -> None:
         ([WRONG, WRONG, RIGHT], 0),
     ],
 )
-def test_majority(grades: list[Grade], expected: float) -> None:
+def test_majority(grades, expected):
     assert majority(grades) == pytest.approx(expected)
 
 
-def test_equivalent_answers_are_one_vote() -> None:
+def test_equivalent_answers_are_one_vote():
     halves = [Grade(True, r"\frac12"), Grade(True, "0.5"), Grade(True, "1/2")]
     assert majority([*halves[:2], WRONG, OTHER]) == 1
     assert majority([*halves, WRONG, WRONG]) == 1
@@ -100,14 +100,12 @@ def test_equivalent_answers_are_one_vote() -> None:
         ("7", [None, "7", "8", "8", None, "  "], 0),
     ],
 )
-def test_maj_at_k_does_not_depend_on_the_order_of_samples(
-    gold: str, answers: list[str | None], share: float
-) -> None:
+def test_maj_at_k_does_not_depend_on_the_order_of_samples(gold, answers, share):
     grades = [grade(gold, answer, extracted=True) for answer in answers]
     assert {majority(order) for order in permutations(grades)} == {share}
 
 
-def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_the_connected_components_of_equality(monkeypatch):
     """For any relation, symmetric or not: against a plain search of the graph."""
     from nabla_eval.grading.worker import Verdict
 
@@ -120,11 +118,11 @@ def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.Mon
         st.lists(st.sampled_from([*names, None]), max_size=8),
         st.randoms(use_true_random=False),
     )
-    def check(edges: set[tuple[str, str]], answers: list[str | None], random: object) -> None:
+    def check(edges, answers, random):
         monkeypatch.setattr(module, "_verdict", lambda a, b, timeout: Verdict((a, b) in edges))
         present = {answer for answer in answers if answer is not None}
 
-        def reached(start: str) -> frozenset[str]:
+        def reached(start):
             known, waiting = {start}, [start]
             while waiting:
                 at = waiting.pop()
@@ -134,7 +132,7 @@ def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.Mon
             return frozenset(known)
 
         order = list(range(len(answers)))
-        random.shuffle(order)  # type: ignore[attr-defined]
+        random.shuffle(order)
         shuffled = [answers[i] for i in order]
         groups, other = cluster(answers), cluster(shuffled)
         for i, answer in enumerate(answers):
@@ -146,14 +144,14 @@ def test_groups_are_the_connected_components_of_equality(monkeypatch: pytest.Mon
                 assert alike == (other[at] == other[to] >= 0)
         numbers = list(dict.fromkeys(group for group in groups if group >= 0))
         assert numbers == list(range(len(numbers)))  # in order of first appearance
-        right = {name: random.random() < 0.5 for name in names}  # type: ignore[attr-defined]
+        right = {name: random.random() < 0.5 for name in names}
         grades = [Grade(answer is not None and right[answer], answer) for answer in answers]
         assert majority(grades) == majority([grades[i] for i in order])
 
     check()
 
 
-def test_the_answer_of_a_vote_does_not_depend_on_the_order() -> None:
+def test_the_answer_of_a_vote_does_not_depend_on_the_order():
     """Self-consistency returns the most frequent spelling of the most frequent answer."""
     from nabla_eval.methods.samples import majority as chosen
 
@@ -162,7 +160,7 @@ def test_the_answer_of_a_vote_does_not_depend_on_the_order() -> None:
     assert answers == {"10"}
 
 
-def test_all_metrics_of_four_samples() -> None:
+def test_all_metrics_of_four_samples():
     stats = {"model_calls": 10, "generated_tokens": 8, "candidates": 0, "rejected": 0}
     costly = {"model_calls": 30, "generated_tokens": 16, "candidates": 4, "rejected": 1}
     stats["malformed"], costly["malformed"] = None, 3
@@ -186,7 +184,7 @@ def test_all_metrics_of_four_samples() -> None:
     assert metrics.keys() == set(named(metric_list(4))) - {"failed"}
 
 
-def test_responses_of_other_models_have_no_costs() -> None:
+def test_responses_of_other_models_have_no_costs():
     metrics = sample_metrics([RIGHT, NONE], ["1", ""], named(metric_list(2)))
     assert metrics == {
         "exact_match": 0.5, "pass@2": 1, "maj@2": 1, "no_answer": 0.5, "grader_timeout": 0,
