@@ -20,6 +20,7 @@ from typing import Any, TypedDict, TypeVar
 from nabla_eval.analysis.runs import Run, Scores, task_of
 from nabla_eval.errors import DataError
 from nabla_eval.traces.keep import kept
+from nabla_eval.traces.manifest import check_schema
 from nabla_eval.traces.schema import Record, document
 from nabla_eval.validation import UNREADABLE, mismatch, regular, text_of
 
@@ -106,6 +107,7 @@ def _run(home: Path, told: ScoredTask, records: Iterable[Record]) -> Run:
 
 def finished(home: Path) -> bool:
     """Return whether `run.json`, where there is one, says that the run is done; warn if not."""
+    check_schema(home)
     status = _told(home / "run.json").get("status", "done")
     if status != "done":
         warnings.warn(

@@ -21,7 +21,7 @@ from nabla_eval.reporting.story import Brief, Chosen, Move, Story, StoryStep, To
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage
 from nabla_eval.terminal import visible
-from nabla_eval.traces.manifest import FILE, read_manifest
+from nabla_eval.traces.manifest import FILE, check_schema, read_manifest
 from nabla_eval.traces.read import Place, fetch, places, stream
 
 VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
@@ -55,6 +55,7 @@ def entries_of(folder: Path) -> list[StoredProblem]:
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
+    check_schema(folder)
     found = sorted(places(traces_of(folder)), key=lambda found: natural(found[0]))
     told: dict[str, ScoredTask] = {}
     if any(folder.rglob("samples_*.jsonl")):

@@ -38,7 +38,9 @@ def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
             "same command then continues from what it did), or choose another folder."
         ) from None
     except (NotImplementedError, OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if not _unsupported(error):
+        without_locks = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+        unsupported = getattr(error, "errno", None) in without_locks
+        if not (unsupported or isinstance(error, NotImplementedError)):
             raise DataError(f"Cannot write {folder}: {error}. Choose another folder.") from error
         LOGGER.warning("%s cannot be locked (%s): let no two runs write to it.", folder, error)
         yield
@@ -47,11 +49,3 @@ def sole_writer(folder: Path, file: str = "run") -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _unsupported(error: Exception) -> bool:
-    """Return whether a file system knows no locks, rather than that nothing can be written
-    there.
-    """
-    known = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in known

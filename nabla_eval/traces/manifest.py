@@ -12,7 +12,7 @@ from nabla_eval.cost.peak import PeakMemory
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint
 from nabla_eval.traces.schema import complete
-from nabla_eval.validation import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, mismatch, shown, text_of
 
 FILE = "run.json"
 MANIFEST_SCHEMA = 1
@@ -60,19 +60,34 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         return None
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {error}. Remove the folder, run again.") from error
-    if not isinstance(content, dict) or content.get("schema") != MANIFEST_SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise DataError(
-            f"{path} has schema {found!r}; this version reads {MANIFEST_SCHEMA}. Read it with the "
-            "version of nabla_eval that wrote it, or run again."
-        )
+    known = isinstance(content, dict)
+    _refuse_schema(path, content.get("schema") if known else type(content).__name__)
     content.setdefault("peak_memory", None)  # which early runs did not note
     if wrong := mismatch(content, Manifest):
         raise DataError(f"{path}: {wrong}. Remove it, run again.")
     options = complete(content["method"], content["config"], content["config_hash"])
     if options is not content["config"]:
         content |= {"config": options, "config_hash": fingerprint(options)}
-    return content  # type: ignore[return-value]
+    return content
+
+
+def check_schema(folder: str | Path) -> None:
+    """Raise `DataError` for a `run.json` of another version, whatever else is wrong with it."""
+    path = Path(folder) / FILE
+    try:
+        content = json.loads(text_of(path))
+    except UNREADABLE:
+        return
+    if isinstance(content, dict):
+        _refuse_schema(path, content.get("schema", MANIFEST_SCHEMA))
+
+
+def _refuse_schema(path: Path, found: Any) -> None:
+    if found != MANIFEST_SCHEMA:
+        raise DataError(
+            f"{path} has schema {shown(found)}; this version reads {MANIFEST_SCHEMA}. Read it with "
+            "the version of nabla_eval that wrote it, or run again."
+        )
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
@@ -100,11 +115,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {_word(there, name)} there, {_word(here, name)} here"
         for name in sorted(here.keys() | there.keys())
-        if here.get(name, _NONE) != there.get(name, _NONE)
+        if (name in here) != (name in there) or here.get(name) != there.get(name)
     ]
-
-
-_NONE = object()
 
 
 def _flat(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import nabla_eval
@@ -69,12 +68,7 @@ class TraceWriter:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, record: Record) -> None:

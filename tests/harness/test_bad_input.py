@@ -48,33 +48,30 @@ def refusal(models, ask, monkeypatch):
     return refuse
 
 
-def test_a_missing_or_wrong_checkpoint_before_weights_are_read(refusal, models, monkeypatch):
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", pytest.fail)
-    text = refusal(pretrained="/no/such/policy")
-    assert "policy folder /no/such/policy does not exist. Check the path" in text
-    assert "reward model folder /no/such/reward" in refusal(reward="/no/such/reward")
-    text = refusal(reward=models["policy"])
-    assert "is Qwen2ForCausalLM; a ...ForSequenceClassification" in text
-    assert "Give a reward model, such as" in text
-    assert "give it as reward=..." in refusal(pretrained=models["reward"])
-
-
-def test_a_prompt_longer_than_the_context(refusal):
-    text = refusal("1+" * 300)
-    assert "takes 600 tokens" in text and "holds 512" in text and "Use fewer few-shot" in text
-
-
-def test_more_tokens_than_the_context_holds(refusal):
-    text = refusal(request={"max_gen_toks": 600})
-    assert "takes 5 tokens" in text and "max_gen_toks=600" in text and "holds 512" in text
-    assert "Try --gen_kwargs max_gen_toks=507" in text
-
-
-def test_a_reward_that_is_no_number(refusal, models):
-    text = refusal(reward=models["nan"])
-    assert "gives nan" in text and "Try a wider dtype" in text
-    with pytest.raises(NablaError, match="gives nan"):
-        load_pair(models["policy"], models["nan"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pretrained": "/no/policy"}, ["policy folder /no/policy does not exist. Check the path"]),
+        ({"reward": "/no/reward"}, ["reward model folder /no/reward does not exist"]),
+        ({"reward": "POLICY"}, ["is Qwen2ForCausalLM; a ...ForSequenceClassification",
+                                "Give a reward model, such as"]),
+        ({"pretrained": "REWARD"}, ["give it as reward=..."]),
+        ({"prompt": "1+" * 300}, ["takes 600 tokens", "holds 512", "Use fewer few-shot"]),
+        ({"request": {"max_gen_toks": 600}}, ["takes 5 tokens", "max_gen_toks=600", "holds 512",
+                                              "Try --gen_kwargs max_gen_toks=507"]),
+        ({"reward": "NAN"}, ["gives nan", "Try a wider dtype"]),
+    ],
+)  # fmt: skip
+def test_what_is_refused_and_in_which_words(refusal, models, monkeypatch, options, words):
+    if not options.keys() & {"prompt", "request"} and "NAN" not in options.values():
+        # Before any weights are read.
+        monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", pytest.fail)
+    named = {n: models.get(str(v).lower(), v) for n, v in options.items()}
+    text = refusal(**named)
+    assert all(word in text for word in words), text
+    if "NAN" in options.values():
+        with pytest.raises(NablaError, match="gives nan"):
+            load_pair(models["policy"], models["nan"])
 
 
 def test_a_policy_that_gives_no_numbers(refusal, models, tmp_path):

@@ -34,10 +34,11 @@ def irregular(request):
     return put
 
 
-def refused(*words):
+def refused(*words, said=""):
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert isinstance(result.exception, SystemExit) and result.exit_code, result.output
     assert result.output and "Traceback" not in result.output
+    assert said in result.output
 
 
 def test_files_named_on_the_command_line(irregular, tmp_path):
@@ -60,6 +61,15 @@ def test_files_of_a_run(irregular, tmp_path, name):
         result = CliRunner().invoke(main, [str(word) for word in words])
         assert isinstance(result.exception, SystemExit | None), result.exception
         assert result.exit_code == 0 or result.stderr.startswith(("Error: ", "Warning: "))
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "accuracy"), ("trace", "list"), ("trace", "html", "--output", "page")]
+)
+def test_a_run_of_another_version_is_refused_by_all_in_the_same_words(tmp_path, words):
+    home = write_run(tmp_path / "run", [record(0)], [1.0])
+    (home / "run.json").write_text('{"schema": 99, "status": "done", "name": 3}')
+    refused(*words, home, said="run.json has schema 99; this version reads 1. Read it with the")
 
 
 def test_files_of_other_folders(irregular, tmp_path):

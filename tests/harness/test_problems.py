@@ -134,28 +134,23 @@ def test_a_part_is_taken_where_the_whole_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("content", "said"),
     [
-        ('{"problem": "?"', "row 1 is no JSON"),
-        ("[1, 2]", "row 1 is no object"),
-        ("\n\n7\n", "row 3 is no object"),
+        (b'{"problem": "?"', "row 1 is no JSON"),
+        (b"[1, 2]", "row 1 is no object"),
+        (b"\n\n7\n", "row 3 is no object"),
+        (b"\xff\xfe", "cannot be read"),
+        (None, r"has no toy.jsonl \(Toy\): it holds other.jsonl. Fetch"),
     ],
 )
-def test_torn_files(tmp_path, text, part):
-    (tmp_path / TOY.file).write_text(text)
-    with pytest.raises(DataError, match=part):
+def test_folders_without_a_whole_set(tmp_path, content, said):
+    (tmp_path / "other.jsonl").touch()
+    if content is not None:
+        (tmp_path / TOY.file).write_bytes(content)
+    with pytest.raises(DataError, match=said):
         store.read(tmp_path, TOY)
-
-
-def test_absent_folders_and_files_say_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"does not exist\. Check NABLA_DATA\. Fetch it"):
         store.read(tmp_path / "no", TOY)
-    (tmp_path / "other.jsonl").touch()
-    with pytest.raises(DataError, match=r"has no toy.jsonl \(Toy\): it holds other.jsonl. Fetch"):
-        store.read(tmp_path, TOY)
-    (tmp_path / TOY.file).write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read"):
-        store.read(tmp_path, TOY)
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -221,12 +216,13 @@ def test_what_was_fetched_is_compared_row_by_row(tmp_path):
     store.write(tmp_path, copy_of(ROWS))
     entry = store.manifest(tmp_path)["toy"]
     assert examine(store.read(tmp_path, TOY), entry).verdict == "ok"
-    fill(tmp_path, [ROWS[0], {**ROWS[1], "answer": "5"}, ROWS[2]])
-    (fault,) = examine(store.read(tmp_path, TOY), entry).faults
-    assert fault == "no longer what was fetched: b"
-    fill(tmp_path, ROWS[::-1])
-    (fault,) = examine(store.read(tmp_path, TOY), entry).faults
-    assert fault == "no longer what was fetched: order or markup differs"
+    for rows, what in (
+        ([ROWS[0], {**ROWS[1], "answer": "5"}, ROWS[2]], "b"),
+        (ROWS[::-1], "order or markup differs"),
+    ):
+        fill(tmp_path, rows)
+        (fault,) = examine(store.read(tmp_path, TOY), entry).faults
+        assert fault == f"no longer what was fetched: {what}"
 
 
 @pytest.fixture

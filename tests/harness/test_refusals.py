@@ -26,119 +26,97 @@ from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.options import build
 from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.overview import measure
+from nabla_eval.reporting.text import write_files
 from nabla_eval.runs.command import compose
+from nabla_eval.runs.sweep import FILE, Sweep
+from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 LATIN = "é".encode("latin-1")  # no UTF-8
 
 
-# --- files of a run -----------------------------------------------------------------------------
+def run_with(folder, samples):
+    write_run(folder, [record(0)], [1.0])
+    (file,) = folder.rglob("samples_*.jsonl")
+    file.write_bytes(samples)
+    return folder
 
 
-def test_samples_that_are_no_text(tmp_path):
-    write_run(tmp_path, [record(0)], [1.0])
-    (file,) = tmp_path.rglob("samples_*.jsonl")
-    file.write_bytes(LATIN)
-    with pytest.raises(DataError, match=r"samples_.* cannot be read .*Evaluate again"):
-        read_folder(tmp_path)
+def file_of(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder
 
 
-def test_a_run_that_is_not_finished_cannot_be_measured(tmp_path):
-    with pytest.raises(DataError, match=r"holds no results_\*\.json\. Finish the run first"):
-        measure(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"), [(b"", "is empty. Evaluate again"), (LATIN, "cannot be read .*Evaluate")]
-)
-def test_samples_that_cannot_be_measured(tmp_path, content, said):
-    write_run(tmp_path, [record(0)], [1.0])
-    (file,) = tmp_path.rglob("samples_*.jsonl")
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        measure(tmp_path)
-
-
-def test_runs_of_different_tasks_cannot_be_compared():
-    one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
-    with pytest.raises(DataError, match="no task in common"):
-        compare_report([one], [other])
-
-
-# --- files that users write ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "call", "said"),
-    [
-        (lambda card: b"[", read_card, "cannot be read: .* Install the package or train again"),
-        (lambda card: json.dumps({**card, "task": 1}).encode(), read_card, "Train the pair again"),
-        (
-            lambda card: json.dumps({**card, "reward": {}}).encode(),
-            lambda folder: render_card(read_card(folder)),
-            "The model card lacks a figure: .* Train the pair again",
-        ),
-    ],
-)
-def test_model_cards_that_are_none(tmp_path, change, call, said):
+def card_with(folder, **changes):
     card = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
-    (tmp_path / "card.json").write_bytes(change(card))
-    with pytest.raises(DataError, match=said):
+    return file_of(folder, "card.json", json.dumps({**card, **changes}).encode())
+
+
+def compared(_):
+    one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
+    compare_report([one], [other])
+
+
+def config_of_another_kind(folder):
+    compose(["--config", str(file_of(folder, "config.yaml", b"tasks: 3\n") / "config.yaml")])
+
+
+def prompt_that_is_no_text(folder):
+    configure("tpo", {"prompts": str(file_of(folder, "tpo_loss.txt", LATIN))})
+
+
+def summary_that_cannot_be_replaced(folder):
+    file_of(folder, "sweep.yaml", b"tasks: nabla_countdown\ngrid: {method: [greedy]}\n")
+    (folder / "out" / FILE / "inside").mkdir(parents=True)
+    Sweep(read_sweep(folder / "sweep.yaml"), folder / "out", "nabla-eval sweep").save()
+
+
+def options_of_no_method(_):
+    start(tiny_problems(tiny_pair(seed=3), 1)[0], {})
+
+
+def model_that_is_a_file(folder):
+    load_pair(policy=file_of(folder, "model.safetensors", b"") / "model.safetensors", reward=None)
+
+
+def server_that_writes_nothing(_):
+    with serving(Script(lambda body: choice([], "length"))) as script:
+        VLLMRollout(tiny_pair(seed=3).policy, Server(ServerOptions(vllm_url=script.url)))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "said"),
+    [
+        (lambda d: read_folder(run_with(d, LATIN)), DataError,
+         r"samples_.* cannot be read .*Evaluate again"),
+        (lambda d: measure(run_with(d, LATIN)), DataError, "cannot be read .*Evaluate"),
+        (lambda d: measure(run_with(d, b"")), DataError, "is empty. Evaluate again"),
+        (measure, DataError, r"holds no results_\*\.json\. Finish the run first"),
+        (compared, DataError, "no task in common"),
+        (lambda d: read_card(file_of(d, "card.json", b"[")), DataError,
+         "cannot be read: .* Install the package or train again"),
+        (lambda d: read_card(card_with(d, task=1)), DataError, "Train the pair again"),
+        (lambda d: render_card(read_card(card_with(d, reward={}))), DataError,
+         "The model card lacks a figure: .* Train the pair again"),
+        (config_of_another_kind, ConfigError, "tasks must be a string, a list or null, got 3"),
+        (lambda d: list_tasks(file_of(d, "task.yaml", LATIN)), DataError,
+         r"task\.yaml cannot be read: .* Mend it, or remove it"),
+        (prompt_that_is_no_text, ConfigError, r"tpo_loss\.txt cannot be read: .* Save it as UTF-8"),
+        (lambda d: write_files(file_of(d, "file", b"") / "file", {"page": ""}), DataError,
+         r"Cannot write to .*/file: .* Choose another --output"),
+        (summary_that_cannot_be_replaced, DataError,
+         r"Cannot write .*study\.json: .* Choose another --output"),
+        (lambda _: build(Nabla, {"stepz": 1}), ConfigError,
+         r"Unknown option 'stepz' for Nabla. Did you mean steps"),
+        (options_of_no_method, ConfigError,
+         "dict is not the options class of a registered method"),
+        (model_that_is_a_file, ModelError, r"is a file. Give the folder that holds it"),
+        (server_that_writes_nothing, ServerError, r"wrote nothing after .* Look at its log"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_and_in_which_words(tmp_path, call, kind, said):
+    with pytest.raises(kind, match=said):
         call(tmp_path)
-
-
-def test_a_config_of_lm_eval_with_values_of_another_kind(tmp_path):
-    file = tmp_path / "config.yaml"
-    file.write_text("tasks: 3\n")
-    with pytest.raises(ConfigError, match="tasks must be a string, a list or null, got 3"):
-        compose(["--config", str(file)])
-
-
-def test_a_task_file_that_is_no_text(tmp_path):
-    (tmp_path / "task.yaml").write_bytes(LATIN)
-    with pytest.raises(DataError, match=r"task\.yaml cannot be read: .* Mend it, or remove it"):
-        list_tasks(tmp_path)
-
-
-def test_a_prompt_that_is_no_text(tmp_path):
-    (tmp_path / "tpo_loss.txt").write_bytes(LATIN)
-    with pytest.raises(ConfigError, match=r"tpo_loss\.txt cannot be read: .* Save it as UTF-8"):
-        configure("tpo", {"prompts": str(tmp_path)})
-
-
-# --- folders that cannot be written -------------------------------------------------------------
-
-
-def test_what_cannot_be_written(tmp_path):
-    from nabla_eval.reporting.text import write_files
-
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(DataError, match=r"Cannot write to .*/file: .* Choose another --output"):
-        write_files(file, {"page": ""})
-
-
-def test_a_sweep_whose_summary_cannot_be_replaced(tmp_path):
-    from nabla_eval.runs.sweep import FILE, Sweep
-    from nabla_eval.runs.sweep_file import read_sweep
-
-    file = tmp_path / "sweep.yaml"
-    file.write_text("tasks: nabla_countdown\ngrid: {method: [greedy]}\n")
-    (tmp_path / "out" / FILE / "inside").mkdir(parents=True)
-    sweep = Sweep(read_sweep(file), tmp_path / "out", "nabla-eval sweep")
-    with pytest.raises(DataError, match=r"Cannot write .*study\.json: .* Choose another --output"):
-        sweep.save()
-
-
-# --- options and models -------------------------------------------------------------------------
-
-
-def test_options_and_classes_that_there_are_not():
-    with pytest.raises(ConfigError, match=r"Unknown option 'stepz' for Nabla. Did you mean steps"):
-        build(Nabla, {"stepz": 1})
-    problem = tiny_problems(tiny_pair(seed=3), 1)[0]
-    with pytest.raises(ConfigError, match="dict is not the options class of a registered method"):
-        start(problem, {})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -147,25 +125,6 @@ def test_a_gpu_that_there_is_not():
         parse_device("cuda")
 
 
-def test_a_model_that_is_a_file(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_text("")
-    with pytest.raises(ModelError, match=r"is a file. Give the folder that holds it"):
-        load_pair(policy=file, reward=None)
-
-
 def test_a_check_of_the_theory_that_there_is_not():
     result = CliRunner().invoke(main, ["theory", "--check", "none"])
     assert result.exit_code != 0 and "none" in result.output
-
-
-# --- what models and servers say ----------------------------------------------------------------
-
-
-def test_a_server_that_writes_nothing():
-    pair = tiny_pair(seed=3)
-    with (
-        serving(Script(lambda body: choice([], "length"))) as script,
-        pytest.raises(ServerError, match=r"wrote nothing after .* Look at its log"),
-    ):
-        VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from itertools import permutations
 from pathlib import Path
 
 import model_builders as build
@@ -26,7 +28,9 @@ from nabla_eval.grading import grade
 from nabla_eval.harness import arguments
 from nabla_eval.harness.generation import Reader
 from nabla_eval.harness.lm import NablaLM
+from nabla_eval.harness.metrics import check_metrics, majority, pass_at_k
 from nabla_eval.models.chat import Framer, Template, render
+from nabla_eval.models.load import policy_from
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key
@@ -248,14 +252,48 @@ def test_temperature_zero_is_greedy_or_a_warning(row, lm, ask, caplog):
     assert "asks for greedy decoding" in caplog.text and "Use method=greedy" in caplog.text
 
 
+@pytest.mark.parametrize("row", rows("EOS appended to the prompt"))
+def test_an_appended_eos_is_no_part_of_a_prompt(row):
+    tokenizer = build.word_tokenizer()
+    eos = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", eos)]
+    )
+    prompt = row["input"]["prompt"]
+    assert tokenizer(prompt)["input_ids"][-1] == eos
+    ids = policy_from(build.tiny("policy", tokenizer), tokenizer).encode(prompt)
+    assert eos not in ids and len(ids) == len(prompt)
+
+
+@pytest.mark.parametrize("row", rows("`stop` in gen_kwargs"))
+def test_stop_is_refused_naming_until(row):
+    assert row["expected"] == "refused, naming until"
+    with pytest.raises(ConfigError, match=r"lm-eval's name is until. Try until=\[';'\]"):
+        Reader(arguments.read({}))(row["input"]["gen_kwargs"])
+
+
+@pytest.mark.parametrize("row", rows("maj@k depends on the order of samples"))
+def test_a_majority_of_samples_in_any_order(row):
+    told = row["input"]
+    grades = [grade(told["gold"], answer, extracted=True) for answer in told["answers"]]
+    (found,) = {majority(order) for order in permutations(grades)}
+    if share := re.search(r"(\d) of (\d) votes are graded right", row["expected"]):
+        assert found == int(share[1]) / int(share[2])
+
+
+@pytest.mark.parametrize("row", rows("pass@k with n<k"))
+def test_too_few_samples_are_refused(row):
+    n, k = row["input"]["n"], row["input"]["k"]
+    with pytest.raises(ConfigError, match=f"pass@{k} of the task needs at least {k} samples"):
+        pass_at_k(n, 1, k)
+    with pytest.raises(ConfigError, match=f"pass@{k} of t needs at least {k} samples"):
+        check_metrics([f"pass@{k}"], n, "t")
+
+
 def test_every_row_of_these_kinds_is_tested(shared_data):
     """Of those that grading, models, statistics and the command line do not have."""
     elsewhere = {"gold", "answer"}, {"gold", "response"}, {"architecture"}, {"accuracy"}, {"values"}
-    others = (
-        "EOS appended to the prompt", "`stop` in gen_kwargs", "results independent of batch",
-        "interval at 0 % or 100 % with repeats", "maj@k depends on the order of samples",
-        "one problem", "pass@k with n<k",
-    )  # fmt: skip
+    others = "results independent of batch", "interval at 0 % or 100 % with repeats", "one problem"
     source = Path(__file__).read_text(encoding="utf-8")
     left = [
         row["kind"]

@@ -192,8 +192,5 @@ def test_mistakes_are_named_with_file_key_value_and_what_to_try(tmp_path, text, 
 def test_what_is_no_study_is_refused_and_nothing_is_run(tmp_path, text, words):
     with pytest.raises(DataError, match=words):
         study(tmp_path, text)
-
-
-def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         read_sweep(tmp_path / "none.yaml")

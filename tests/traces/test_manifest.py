@@ -58,6 +58,7 @@ def test_runs_from_before_peaks_were_noted_are_read(tmp_path):
     [
         ("{", "cannot be read"),
         ("[]", "has schema 'list'"),
+        ("1", "has schema 'int'"),
         (json.dumps({**manifest(), "schema": 2}), "has schema 2"),
         (json.dumps({"schema": 1}), "lacks name"),
     ],

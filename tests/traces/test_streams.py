@@ -21,7 +21,7 @@ from nabla_eval.traces.keep import kept, whole
 from nabla_eval.traces.read import places, stream
 from nabla_eval.traces.schema import dumps, identifier, seal
 
-SIZES = (20, 100)
+SIZES = (10, 50)
 
 
 @pytest.fixture(scope="module")
