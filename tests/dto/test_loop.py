@@ -6,6 +6,7 @@ leave the batch, or are stepped some at a time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,19 +57,25 @@ def alone(start: Tensor, offset: Tensor, request: int, latent: bool) -> tuple[Te
     return state.parameters, flips
 
 
-def together(seed: int, latent: bool) -> tuple[Tensor, Tensor, Tensor, Any]:
+def together(
+    seed: int, latent: bool, dto: DTO = DESCENT
+) -> tuple[Tensor, Tensor, Tensor, Any, list[list[int]]]:
+    """Start, offsets, result, counts, and the requests of each call for gradients."""
     start = drawn(seed, ROWS, LATENTS if latent else WORDS)
     offset = drawn(seed + 100, ROWS, WORDS)
     relaxation = Relaxation(TAU, offset, head if latent else None)
     hard = hard_tokens(relaxation.logits(start), offset, TAU)
     first = [gradient_at(i, tuple(hard[span].tolist())) for i, span in enumerate(SPANS)]
+    calls: list[list[int]] = []
 
     def recompute(requests: list[int], tokens: list[tuple[int, ...]]) -> Tensor:
+        calls.append(list(requests))
         return torch.cat([gradient_at(*pair) for pair in zip(requests, tokens, strict=True)])
 
-    whole = torch.cat(first)
-    result, info = descend(start.clone(), whole, hard, SIZES, relaxation, DESCENT, recompute)
-    return start, offset, result, info
+    kept = start.clone()
+    result, info = descend(start, torch.cat(first), hard, SIZES, relaxation, dto, recompute)
+    assert torch.equal(start, kept) and not torch.equal(result, start)  # it is left alone
+    return start, offset, result, info, calls
 
 
 @pytest.mark.parametrize("latent", [False, True])
@@ -78,26 +85,24 @@ def test_every_row_has_its_own_temperature_offset_and_head(
 ) -> None:
     monkeypatch.setattr(loop, "_ELEMENTS", elements)
     flipped = []
-    for seed in range(3):
-        start, offset, result, info = together(seed, latent)
+    for seed in range(4):
+        start, offset, result, info, calls = together(seed, latent)
         for request, span in enumerate(SPANS):
             expected, flips = alone(start[span], offset[span], request, latent)
             torch.testing.assert_close(result[span], expected, rtol=0, atol=1e-12)
             assert info.passes[request] == info.flips[request] == flips
+        assert len(calls) == max(info.passes)  # those who wait are served together
+        assert sum(map(len, calls)) == sum(info.passes)
         flipped += info.flips
     assert max(flipped) >= 2 and len(set(flipped)) > 1  # some wait for others that flip again
 
 
-def test_what_was_handed_in_is_left_alone() -> None:
-    """Results are compared with the start, whether rows are stepped in parts or not."""
-    for elements in (2**25, 1):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "_ELEMENTS", elements)
-            start = drawn(3, 2, WORDS)
-            kept = start.clone()
-            hard = hard_tokens(start, None, 1.0)
-            result, _ = descend(
-                start, drawn(4, 2, WORDS), hard, (1, 1), Relaxation(1.0), DESCENT,
-                lambda requests, tokens: drawn(5, sum(map(len, tokens)), WORDS),
-            )  # fmt: skip
-            assert torch.equal(start, kept) and not torch.equal(result, start)
+@pytest.mark.parametrize("elements", [2**25, 1])
+def test_without_the_cache_every_step_costs_a_pass_and_nothing_changes(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_ELEMENTS", elements)
+    *_, cached, info, _ = together(3, latent=False)
+    *_, result, plain, calls = together(3, latent=False, dto=replace(DESCENT, grad_cache=False))
+    assert torch.equal(cached, result) and plain.flips == info.flips
+    assert plain.passes == [DESCENT.steps - 1] * len(SIZES) and len(calls) == DESCENT.steps - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import WORTH
 from nabla_eval.options import Sampling
 from nabla_eval.outcome import Outcome
-from nabla_eval.protocol import RewardScore, Score
+from nabla_eval.protocol import Generate, RewardScore, Score
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -36,8 +37,14 @@ def echo(requests):
 
 @pytest.mark.parametrize("width", [1, 2, 50])
 def test_every_method_gets_its_own_results_in_order(width):
-    rounds = [3, 0, 2, 1, 4, 2]
-    ends = list(drive((scripted(name, count) for name, count in enumerate(rounds)), echo, width))
+    rounds, active = [3, 0, 2, 1, 4, 2], []
+
+    def execute(requests):
+        active.append(len({name for name, _, _ in requests}))
+        return echo(requests)
+
+    ends = list(drive((scripted(name, count) for name, count in enumerate(rounds)), execute, width))
+    assert max(active) <= width
     assert sorted(index for index, _ in ends) == list(range(len(rounds)))
     for name, outcome in ends:
         count = rounds[name]
@@ -46,62 +53,53 @@ def test_every_method_gets_its_own_results_in_order(width):
         assert outcome.ledger.scorings == count * (name % 3)
 
 
-def test_at_most_width_methods_are_active():
-    rounds = []
-    drive_all((scripted(1 + i, 2) for i in range(9)), lambda r: (rounds.append(r), echo(r))[1], 4)
-    assert max(len({name for name, _, _ in requests}) for requests in rounds) <= 4
-
-
-def test_an_error_in_the_engine_reaches_the_caller():
-    def broken(requests):
-        raise RewardError("the reward is NaN")
-
-    with pytest.raises(RewardError):
-        drive_all([scripted(2, 1)], broken)
-
-
-def test_micro_batches_stay_within_the_budget_and_keep_the_order():
-    sizes = [5, 1, 9, 3, 3, 7, 2]
+@pytest.mark.parametrize(
+    ("lengths", "budget", "sizes"),
+    [
+        ([5, 1, 9, 3, 3, 7, 2], 12, [1, 1, 2, 3]),
+        ([12] * 100 + [32] + [12] * 46, 10**9, [1, 146]),  # one long one would pad all others
+        ([12] * 9 + [32], 10**9, [10]),  # too few to pay for a call
+        ([WORTH + 2, 1, 2], 10**9, [1, 2]),
+        ([40] * 50 + [20] * 50 + [5] * 50, 10**9, [50, 50, 50]),
+        ([9], 1, [1]),
+    ],
+)
+def test_micro_batches_stay_within_the_budget_and_keep_the_order(lengths, budget, sizes):
+    """And long items do not pad many short ones."""
     batches = []
 
     def run(batch):
-        batches.append(batch)
-        return [10 * size for size in batch]
+        batches.append([length for _, length in batch])
+        return [i for i, _ in batch]
 
-    assert in_batches(run, sizes, lambda size: size, 12) == [10 * size for size in sizes]
-    assert all(len(batch) == 1 or len(batch) * max(batch) <= 12 for batch in batches)
-    assert sorted(size for batch in batches for size in batch) == sorted(sizes)
-
-
-def test_out_of_memory_halves_the_batch_and_loses_nothing():
-    attempts = []
-
-    def run(batch):
-        attempts.append(len(batch))
-        if len(batch) > 2:
-            raise torch.OutOfMemoryError("simulated")
-        return [-item for item in batch]
-
-    with pytest.warns(UserWarning, match="two halves"):
-        assert in_batches(run, list(range(9)), lambda _: 1, 100) == [-i for i in range(9)]
-    assert max(attempts) == 9 and attempts.count(2) >= 4
+    items = list(enumerate(lengths))
+    assert in_batches(run, items, lambda item: item[1], budget) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= budget for batch in batches)
+    assert [*map(len, batches)] == sizes
 
 
 @pytest.mark.parametrize(
-    "kind", [torch.OutOfMemoryError, RewardError, RuntimeError], ids=lambda kind: kind.__name__
-)
-def test_an_item_that_cannot_be_run_fails_alone(kind):
+    ("kind", "fails"),
+    [
+        (torch.OutOfMemoryError, lambda batch: len(batch) > 2),
+        *((kind, lambda batch: 5 in batch) for kind in
+          (torch.OutOfMemoryError, RewardError, RuntimeError)),
+    ],
+)  # fmt: skip
+def test_a_batch_that_fails_is_halved_and_an_item_that_cannot_be_run_fails_alone(kind, fails):
     def run(batch):
-        if 5 in batch:
+        if fails(batch):
             raise kind("simulated")
         return [-item for item in batch]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of halves
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         results = in_batches(run, list(range(9)), lambda _: 1, 100)
-    fault = results.pop(5)
-    assert isinstance(fault, Fault) and isinstance(fault.error, kind)
-    assert results == [-i for i in range(9) if i != 5]
+    assert any("two halves" in str(own.message) for own in told) is (kind is torch.OutOfMemoryError)
+    if fails([5]):
+        assert isinstance(results[5], Fault) and isinstance(results[5].error, kind)
+        results[5] = -5
+    assert results == [-i for i in range(9)]
 
 
 def test_an_error_of_ours_is_no_fault_of_an_item():
@@ -164,29 +162,15 @@ def test_a_run_out_of_memory_gives_the_same_result(name):
         assert ours.ledger.generated_tokens == theirs.ledger.generated_tokens
 
 
-def test_a_reward_that_is_not_a_number_is_an_error_and_not_a_score():
-    from dataclasses import replace
-
+def test_a_reward_that_is_missing_or_not_a_number_is_an_error_and_not_a_score():
     pair = tiny_pair()
-    broken = Pair(
-        pair.policy, replace(pair.judge, head=lambda hidden: hidden[..., 0] * float("nan"))
-    )
-    config = configure("best_of_n", {"n": 2})
-    with pytest.raises(RewardError, match="nan"):
-        drive_all([start(p, config) for p in tiny_problems(pair, 1)], Executor(broken))
-
-
-def test_a_method_that_scores_needs_a_reward_model():
-    pair = tiny_pair()
-    config = configure("best_of_n", {"n": 2})
-    with pytest.raises(ModelError, match="reward"):
-        drive_all(
-            [start(p, config) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None))
-        )
-    greedy = configure("greedy", {})
-    (outcome,) = drive_all(
-        [start(p, greedy) for p in tiny_problems(pair, 1)], Executor(Pair(pair.policy, None))
-    )
+    config, (problem,) = configure("best_of_n", {"n": 2}), tiny_problems(pair, 1)
+    broken = replace(pair.judge, head=lambda hidden: hidden[..., 0] * float("nan"))
+    for reward, kind, words in [(broken, RewardError, "nan"), (None, ModelError, "reward")]:
+        with pytest.raises(kind, match=words):
+            drive_all([start(problem, config)], Executor(Pair(pair.policy, reward)))
+    greedy = start(problem, configure("greedy", {}))
+    (outcome,) = drive_all([greedy], Executor(Pair(pair.policy, None)))
     assert outcome.reward is None and outcome.tokens
 
 
@@ -194,33 +178,9 @@ def test_scores_are_those_of_each_response_alone():
     pair = tiny_pair()
     executor = Executor(pair)
     problems = tiny_problems(pair, 6, max_new_tokens=12)
-    from nabla_eval.protocol import Generate
-
     drafts = executor([Generate(p, p.key, Sampling(temperature=1.3)) for p in problems])
     together = executor([Score(p, d) for p, d in zip(problems, drafts, strict=True)])
     for problem, draft, judgement in zip(problems, drafts, together, strict=True):
         (alone,) = executor([Score(problem, draft)])
         assert judgement.reward == pytest.approx(alone.reward, abs=1e-12)
         assert len(judgement.prefix_scores) == draft.scored
-
-
-@pytest.mark.parametrize(
-    ("lengths", "sizes"),
-    [
-        ([12] * 100 + [32] + [12] * 46, [1, 146]),  # one long one would pad all others
-        ([12] * 9 + [32], [10]),  # too few to pay for a call
-        ([WORTH + 2, 1, 2], [1, 2]),
-        ([40] * 50 + [20] * 50 + [5] * 50, [50, 50, 50]),
-        ([1], [1]),
-    ],
-)
-def test_long_items_do_not_pad_many_short_ones(lengths: list[int], sizes: list[int]) -> None:
-    batches: list[int] = []
-
-    def together(batch: list[tuple[int, int]]) -> list[int]:
-        batches.append(len(batch))
-        return [i for i, _ in batch]
-
-    items = list(enumerate(lengths))
-    assert in_batches(together, items, lambda item: item[1], 10**9) == list(range(len(lengths)))
-    assert batches == sizes
