@@ -34,15 +34,8 @@ def asks(pair: Pair, dto: DTO, tokens: int, count: int = 3) -> list[Refine]:
     ]
 
 
-def optimise_rows(pair: Pair, requests: list[Refine], gradients: Gradients) -> Solution:
-    return refine.optimise_rows(pair, requests, PrefixCaches(), gradients)
-
-
-def taken(pair: Pair, requests: list[Refine]) -> Gradients:
-    gradients = Gradients()
-    starts = [start_of(request) for request in requests]
-    gradients.take(pair, starts, requests[0].dto.objective, PrefixCaches())
-    return gradients
+def optimise_rows(pair: Pair, requests: list[Refine]) -> Solution:
+    return refine.optimise_rows(pair, requests, PrefixCaches(), Gradients())
 
 
 def in_parts(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
@@ -63,10 +56,9 @@ def test_parts_change_nothing(
         grad_cache=grad_cache,
     )  # fmt: skip
     requests = asks(pair, dto, 7)
-    gradients = taken(pair, requests)
-    whole = optimise_rows(pair, requests, gradients)
+    whole = optimise_rows(pair, requests)
     in_parts(monkeypatch, 2 * pair.policy.vocabulary)
-    parts = optimise_rows(pair, requests, gradients)
+    parts = optimise_rows(pair, requests)
     torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-10)
     assert torch.equal(parts.start, whole.start)
     assert (parts.passes, parts.flips) == (whole.passes, whole.flips)
@@ -76,8 +68,11 @@ def test_parts_change_nothing(
 def used(pair: Pair, request: Refine) -> float:
     """Peak bytes over those of one float32 number per free row and token."""
     found: list[Solution] = []
-    gradients = taken(pair, [request])
-    most = peak(lambda: found.append(optimise_rows(pair, [request], gradients)))
+    gradients = Gradients()
+    gradients.take(pair, [start_of(request)], request.dto.objective, PrefixCaches())
+    most = peak(
+        lambda: found.append(refine.optimise_rows(pair, [request], PrefixCaches(), gradients))
+    )
     return most / (4 * found[0].logits.numel())
 
 

@@ -81,32 +81,24 @@ def test_rows_do_not_influence_each_other():
     assert [t.tokens for t in reordered] == [t.tokens for t in together]
 
 
-def test_responses_longer_than_a_block_of_random_numbers():
-    pair = tiny_pair(seed=4, vocabulary=40)
-    problems = lasting(3, 131, pair, max_new_tokens=150)
-    together = rollout(pair.policy, requests(problems))
-    for problem, trajectory in zip(problems, together, strict=True):
-        cut = min(70, len(trajectory.tokens) - 1)
-        again = Generate(
-            problem, problem.key / "draft" / 0, HOT, prefix=trajectory, keep=cut,
-            token=trajectory.tokens[cut],
-        )  # fmt: skip
-        assert rollout(pair.policy, [again])[0].tokens == trajectory.tokens
+@pytest.mark.parametrize(("keep", "tokens"), [(0, 12), (1, 12), (3, 12), (70, 150)])
+def test_continuing_from_a_prefix_repeats_the_rest(keep, tokens):
+    """The same key draws the same numbers at the same positions, wherever the rollout starts.
 
-
-@pytest.mark.parametrize("keep", [0, 1, 3])
-def test_continuing_from_a_prefix_repeats_the_rest(keep):
-    """The same key draws the same numbers at the same positions, wherever the rollout starts."""
-    (problem,) = lasting(1, max_new_tokens=12)
-    (whole,) = rollout(PAIR.policy, requests([problem]))
-    (again,) = rollout(
-        PAIR.policy,
-        [Generate(problem, whole.key, HOT, prefix=whole, keep=keep, token=whole.tokens[keep])],
-    )
-    assert again.tokens == whole.tokens
-    torch.testing.assert_close(again.states, whole.states, rtol=0, atol=1e-12)
-    assert again.entropy == pytest.approx(whole.entropy, abs=1e-12)
-    assert again.cost.generated_tokens == len(whole.tokens) - keep - 1
+    Also where a response is longer than the blocks in which the numbers are drawn.
+    """
+    pair = PAIR if tokens == 12 else tiny_pair(seed=4, vocabulary=40)
+    problems = lasting(2, max(6, keep + 61 * (keep > 3)), pair, max_new_tokens=tokens)
+    wholes = rollout(pair.policy, requests(problems))
+    asked = [
+        Generate(problem, whole.key, HOT, prefix=whole, keep=keep, token=whole.tokens[keep])
+        for problem, whole in zip(problems, wholes, strict=True)
+    ]
+    for whole, again in zip(wholes, rollout(pair.policy, asked), strict=True):
+        assert again.tokens == whole.tokens
+        torch.testing.assert_close(again.states, whole.states, rtol=0, atol=1e-12)
+        assert again.entropy == pytest.approx(whole.entropy, abs=1e-12)
+        assert again.cost.generated_tokens == len(whole.tokens) - keep - 1
 
 
 def test_a_forced_end_of_turn_ends_the_response_without_a_model_call():

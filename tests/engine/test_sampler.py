@@ -20,6 +20,7 @@ from nabla_eval.randomness import Key, uniforms
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 CPU = torch.device("cpu")
+BELOW, BELOW_1 = np.nextafter(0.25, 0), np.nextafter(1.0, 0)
 SETTINGS = [
     Sampling(temperature=t, top_p=p, top_k=k)
     for t, p, k in itertools.product([0.0, 0.5, 1.0, 2.0], [1.0, 0.9, 0.3], [0, 1, 4])
@@ -30,21 +31,26 @@ def logits(rows: int, words: int = 12) -> torch.Tensor:
     return 2 * torch.randn(rows, words, generator=torch.Generator().manual_seed(rows)).double()
 
 
-def test_each_token_owns_exactly_its_share_of_the_unit_interval():
-    """Inverse CDF on a 3-token vocabulary: a token is drawn on [F(t-1), F(t)), nowhere else."""
-    p = torch.tensor([[0.25, 0.0, 0.75]], dtype=torch.float64)
-    below, above = np.nextafter(0.25, 0), np.nextafter(1.0, 0)
-    for number, token in [(1e-300, 0), (below, 0), (0.25, 2), (above, 2)]:
-        assert draw(p, torch.tensor([number])).item() == token
-    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    counts = torch.bincount(draw(p.expand(4000, 3), grid), minlength=3)
-    assert counts.tolist() == [1000, 0, 3000]
-
-
-def test_zero_probability_is_never_drawn_at_the_ends():
-    p = torch.tensor([[0.0, 0.1, 0.2, 0.7, 0.0]], dtype=torch.float32)
-    ends = torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
-    assert draw(p.expand(2, 5), ends).tolist() == [1, 3]
+@pytest.mark.parametrize(
+    ("probabilities", "dtype", "numbers", "tokens"),
+    [
+        (
+            [0.25, 0, 0.75],
+            torch.float64,
+            [1e-300, np.nextafter(0.25, 0), 0.25, BELOW_1],
+            [0, 0, 2, 2],
+        ),
+        ([0, 0.1, 0.2, 0.7, 0], torch.float32, [2.0**-53, 1 - 2.0**-53], [1, 3]),
+        # A billionth is less than what float32 tells apart at one half.
+        ([0.5, 1e-9, 0.5], torch.float32, [0.5 - 0.6e-9, 0.5, 0.5 + 0.6e-9], [0, 1, 2]),
+    ],
+)
+def test_a_token_is_drawn_on_its_share_of_the_unit_interval_and_nowhere_else(
+    probabilities, dtype, numbers, tokens
+):
+    """Inverse CDF: token t is drawn on [F(t-1), F(t)), and one of probability 0 never."""
+    p = torch.tensor([probabilities], dtype=dtype).expand(len(numbers), -1)
+    assert draw(p, torch.tensor(numbers, dtype=torch.float64)).tolist() == tokens
 
 
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)
@@ -86,13 +92,6 @@ def test_probabilities_of_narrow_logits_are_as_exact_as_float32(dtype):
     z = logits(8).to(dtype)
     filters = Filter([Sampling(temperature=0.7, top_p=0.9)] * 8, CPU)
     torch.testing.assert_close(filters.distribution(z), filters.distribution(z.float()))
-
-
-def test_a_rare_token_behind_likely_ones_owns_its_share_too():
-    """Its billionth is less than what float32 tells apart at one half."""
-    p = torch.tensor([[0.5, 1e-9, 0.5]], dtype=torch.float32).expand(3, 3)
-    numbers = 0.5 - 0.5e-9 + torch.tensor([-0.1e-9, 0.5e-9, 1.1e-9], dtype=torch.float64)
-    assert draw(p, numbers).tolist() == [0, 1, 2]
 
 
 def test_rows_keep_their_own_settings():

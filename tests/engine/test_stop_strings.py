@@ -65,6 +65,7 @@ CASES = {
     "a token and a half": (["c", "e", ";c", "1"], ["e;"], "c", 1),
     "one token of several bytes": (["c", "∇", "1"], ["∇"], "c", 1),
     "at the first token": ([END, "1"], [END], "", 0),
+    "at the last token that fits": (["c", END], [END], "c", 1),
 }
 
 
@@ -80,17 +81,20 @@ def test_a_stop_string_ends_the_answer_and_is_not_scored(case: str) -> None:
     assert tuple(written.y) == found.tokens
 
 
-def test_special_tokens_that_stop_nothing_are_not_in_the_text() -> None:
-    _, _, found = write(["c", END, "e"], ["<|eot_id|>"])
-    assert (found.stop, found.text, found.scored) == ("length", "ce", 3)
-    # The stop string is one of the text, in which the token stands: it has not been written.
-    _, _, found = write(["c", END, "e"], ["ce"])
-    assert (found.stop, found.text) == ("length", "ce")
-
-
-def test_a_stop_string_that_is_the_end_token_ends_as_the_end_token_does() -> None:
-    _, _, found = write(["c", "<eos>", "1"], ["<eos>"])
-    assert (found.stop, found.text, found.scored) == ("eos", "c", 1)
+@pytest.mark.parametrize(
+    ("parts", "stop", "ended"),
+    [
+        (["c", END, "e"], "<|eot_id|>", ("length", "ce", 3)),
+        # The stop string is one of the text, in which the token stands: it has not been written.
+        (["c", END, "e"], "ce", ("length", "ce", 3)),
+        (["c", "<eos>", "1"], "<eos>", ("eos", "c", 1)),
+    ],
+)
+def test_what_is_no_stop_string_ends_as_it_would(
+    parts: list[str], stop: str, ended: tuple[str, str, int]
+) -> None:
+    _, _, found = write(parts, [stop])
+    assert (found.stop, found.text, found.scored) == ended
 
 
 def test_stop_strings_do_not_count_in_thoughts_of_special_tokens() -> None:
@@ -121,21 +125,20 @@ def test_a_prefix_that_a_stop_token_ends() -> None:
     assert found.cost.generated_tokens == 0
 
 
-def test_truncation_comes_after_the_stop_string_of_the_same_token() -> None:
-    _, _, found = write(["c", END], [END])
-    assert found.stop == "stop"
+def asked_of_a_server(pair: Pair, problem: Problem) -> tuple[Trajectory, list[dict[str, Any]]]:
+    with serving(Script(served(pair))) as script:
+        remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
+        script.asked.clear()
+        (found,) = remote([Generate(problem, problem.key, GREEDY)])
+    return found, script.asked
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_server_is_told_what_it_needs_to_stop_there(case: str) -> None:
     parts, stop, text, scored = CASES[case]
     pair, problem, local = write(parts, stop)
-    with serving(Script(served(pair))) as script:
-        remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
-        script.asked.clear()
-        (found,) = remote([Generate(problem, problem.key, GREEDY)])
+    found, (asked,) = asked_of_a_server(pair, problem)
     assert (found.tokens, found.text, found.scored) == (local.tokens, text, scored)
-    (asked,) = script.asked
     assert asked["skip_special_tokens"] is False
     single = {pair.policy.token_of(string) for string in stop} - {None}
     assert single | {*pair.policy.end_ids} == {*asked["stop_token_ids"]}
@@ -145,12 +148,8 @@ def test_a_server_hands_a_thought_back_at_its_end() -> None:
     parts = ["[THINK]", "1", END, "2", "[/THINK]", "c", END, "e"]
     pair, problem, local = write(parts, [END], THOUGHT)
     problem = replace(problem, thought=replace(THOUGHT, opened=True))
-    with serving(Script(served(pair))) as script:
-        remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
-        script.asked.clear()
-        (found,) = remote([Generate(problem, problem.key, GREEDY)])
+    found, (first, second) = asked_of_a_server(pair, problem)
     assert (found.tokens, found.text) == (local.tokens, local.text)
-    first, second = script.asked
     mark, stop = tokens_of(["[/THINK]", END], pair.policy.tokenizer)
     assert (first["stop"], second["stop"]) == (["[/THINK]"], [END, "[THINK]"])
     assert mark in first["stop_token_ids"] and stop not in first["stop_token_ids"]

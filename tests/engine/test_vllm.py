@@ -16,7 +16,7 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter
-from nabla_eval.engine.vllm import VLLMRollout, sampling_arguments, seed_of
+from nabla_eval.engine.vllm import VLLMRollout, seed_of
 from nabla_eval.errors import ContextError, ModelError, ServerError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy
@@ -125,16 +125,6 @@ def test_a_step_ends_where_the_local_rollouts_does(
         assert_same(ours, theirs)
 
 
-def test_the_end_of_a_step_is_told_to_the_server(
-    pair: Pair, remote: VLLMRollout, script: Script
-) -> None:
-    (problem,) = tiny_problems(pair, 1, stop=("h",))
-    until = Steps(step="blank_line", step_tokens=2)
-    remote([Generate(problem, problem.key, GREEDY, until=until)])
-    assert script.asked[0]["stop"] == ["h", "\n\n"]
-    assert script.asked[0]["max_tokens"] == 2
-
-
 def test_a_rollout_from_a_prefix_asks_for_the_rest_and_reuses_what_is_known(
     pair: Pair, remote: VLLMRollout, script: Script
 ) -> None:
@@ -149,17 +139,11 @@ def test_a_rollout_from_a_prefix_asks_for_the_rest_and_reuses_what_is_known(
     (asked,) = script.asked
     assert asked["prompt"] == [*problem.prompt, *whole.tokens[:2], token]
     assert asked["max_tokens"] == 10 - 3
-
-
-def test_what_ends_with_its_prefix_is_not_asked_for(
-    pair: Pair, remote: VLLMRollout, script: Script
-) -> None:
-    (problem,) = tiny_problems(pair, 1, max_new_tokens=10)
-    (whole,) = rollout(pair.policy, [Generate(problem, problem.key, GREEDY)])
+    # What ends with its prefix is not asked for.
     ended = Generate(problem, problem.key, GREEDY, whole, keep=1, token=pair.policy.end_ids[0])
     (ours,), (theirs,) = remote([ended]), rollout(pair.policy, [ended])
     assert_same(ours, theirs)
-    assert script.asked == [] and ours.cost == theirs.cost
+    assert script.asked == [asked] and ours.cost == theirs.cost
 
 
 def test_sampling_options_and_seeds_are_in_the_request(
@@ -167,22 +151,22 @@ def test_sampling_options_and_seeds_are_in_the_request(
 ) -> None:
     (problem,) = tiny_problems(pair, 1, stop=("zz",))
     sampling = Sampling(temperature=0.5, top_p=0.9, top_k=3)
-    remote([Generate(problem, problem.key, sampling)])
+    until = Steps(step="blank_line", step_tokens=2)
+    remote([Generate(problem, problem.key, own, until=until) for own in (sampling, GREEDY)])
     asked = script.asked[0]
+    assert script.asked[1]["top_k"] == -1
     expected = {"temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.0}
     assert expected.items() <= asked.items()
     assert asked["repetition_penalty"] == 1.0, "generation_config.json may say otherwise"
-    assert asked["stop"] == ["zz"]
+    assert (asked["stop"], asked["max_tokens"]) == (["zz", "\n\n"], 2)
     assert asked["stop_token_ids"] == list(pair.policy.end_ids) and asked["ignore_eos"]
     assert asked["seed"] == seed_of(problem.key, 0)
-    assert sampling_arguments(Sampling())["top_k"] == -1
 
 
 def test_seeds_fit_the_api_and_differ_by_key_and_position() -> None:
     seeds = [seed_of(Key.root(0) / i, position) for i in range(50) for position in range(20)]
     assert len(set(seeds)) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_of(Key.root(0) / 1, 2) == seed_of(Key.root(0) / 1, 2)
 
 
 @pytest.mark.parametrize(
