@@ -10,12 +10,11 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from nabla_eval.analysis.candidates import bin_places, quantile_edges
+from nabla_eval.analysis.candidates import Bin, bin_edges, in_bins
 from nabla_eval.analysis.frames import grouped
 from nabla_eval.analysis.intervals import (
     LEVEL,
@@ -148,29 +147,10 @@ def _pooled_auc(groups: dict[str, list[tuple[float, bool]]], level: float) -> Es
     return effective_wilson(value, se, len(groups), least, pairs, level)
 
 
-@dataclass(frozen=True)
-class RewardBin:
-    """Answers with rewards in [low, high), and how many of them are right."""
+def reliability(answers: Iterable[Answer], bins: int = 8, level: float = LEVEL) -> list[Bin]:
+    """Return the share of right answers by reward, in bins of about equally many answers."""
+    from pandas import DataFrame
 
-    low: float
-    high: float
-    answers: int
-    right: Estimate
-
-
-def reliability(answers: Iterable[Answer], bins: int = 8, level: float = LEVEL) -> list[RewardBin]:
-    """Share of right answers by reward, in bins of about equally many answers."""
-    found = list(answers)
-    rewards = np.array([reward for _, reward, _ in found], dtype=float)
-    edges = quantile_edges(rewards, bins)
-    places = bin_places(rewards, edges)
-    bounds = list(pairwise(edges))
-    right: list[dict[str, float]] = [defaultdict(float) for _ in bounds]
-    count: list[dict[str, float]] = [defaultdict(float) for _ in bounds]
-    for (problem, _, verdict), place in zip(found, places, strict=True):
-        right[place][problem] += verdict
-        count[place][problem] += 1
-    return [
-        RewardBin(low, high, int(sum(c.values())), share(r, c, level))
-        for (low, high), r, c in zip(bounds, right, count, strict=True)
-    ]
+    frame = DataFrame(list(answers), columns=["problem", "reward", "right"])
+    edges = bin_edges([frame], "reward", bins)
+    return in_bins(frame, "reward", frame["right"], edges, level)

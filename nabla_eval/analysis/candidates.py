@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,10 +29,9 @@ from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.outcome import Verdict
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
-Feature: TypeAlias = Literal["position", "entropy", "gradient_norm", "sweep"]
-FEATURES: tuple[Feature, ...] = ("position", "entropy", "gradient_norm", "sweep")
+FEATURES = ("position", "entropy", "gradient_norm", "sweep")
 
 
 @dataclass(frozen=True)
@@ -151,50 +150,41 @@ def draft_verdicts(rewards: Sequence[float]) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Bin:
-    """Candidates whose feature lies in [low, high) (the last bin: [low, high])."""
+    """Rows whose number lies in [low, high) (the last bin: [low, high])."""
 
     low: float
     high: float
-    candidates: int
-    accepted: int
-    acceptance: Estimate
+    rows: int
+    hits: int
+    share: Estimate
 
 
-def bin_edges(candidates: Iterable[DataFrame], name: Feature, bins: int = 5) -> list[float]:
-    """Return edges that part the candidates of all runs into about equally many per bin.
+def bin_edges(frames: Iterable[DataFrame], name: str, bins: int) -> list[float]:
+    """Return edges that part the rows of all frames into about equally many per bin.
 
-    The same edges serve all runs, so that their bins can be compared. Fewer bins where many
-    candidates share a value; no edges without candidates.
+    The same edges serve all of them, so that their bins can be compared. Fewer bins where many rows
+    share a number; no edges without rows.
     """
-    values = np.concatenate([frame[name].dropna().to_numpy(float) for frame in candidates])
-    return quantile_edges(values, bins)
-
-
-def quantile_edges(values: np.ndarray, bins: int) -> list[float]:
-    """Return the edges of bins with about equally many values; at least one bin, if any value."""
+    values = np.concatenate([frame[name].dropna().to_numpy(float) for frame in frames])
     if not len(values):
         return []
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1), method="higher"))
     return [float(edge) for edge in edges] if len(edges) > 1 else [float(edges[0])] * 2
 
 
-def bin_places(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Return the bin that each value lies in."""
-    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-
-
-def acceptance(
-    candidates: DataFrame, name: Feature, edges: Sequence[float], level: float = LEVEL
+def in_bins(
+    frame: DataFrame, name: str, hits: Series[bool], edges: Sequence[float], level: float = LEVEL
 ) -> list[Bin]:
-    """Return the share of accepted candidates in each bin of a feature, problems as clusters."""
-    known = candidates[candidates[name].notna()]
-    places = bin_places(known[name].to_numpy(float), edges)
+    """Return the share of hits among the rows of each bin, problems as clusters."""
+    values = frame[name].to_numpy(float)
+    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    places[np.isnan(values)] = -1
     found = []
     for place, (low, high) in enumerate(pairwise(edges)):
-        own = known[places == place]
-        accepted = sums(own, own["verdict"] == "accepted")
-        count = int(sum(accepted.values()))
-        found.append(Bin(low, high, len(own), count, share(accepted, sums(own), level)))
+        own, hit = frame[places == place], hits[places == place]
+        found.append(
+            Bin(low, high, len(own), int(hit.sum()), share(sums(own, hit), sums(own), level))
+        )
     return found
 
 

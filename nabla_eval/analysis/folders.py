@@ -126,17 +126,14 @@ def evaluations(
     for identifier in identifiers:
         traced[task_of(identifier)][document(identifier)] += 1
     samples = _samples(home)
-    for task in sorted(traced.keys() - samples.keys()):
-        warnings.warn(
-            f"{home}: {task} has traces but no samples_{task}_*.jsonl, so it is left out. Finish "
-            "the run, with --output_path and --log_samples.",
-            stacklevel=2,
+    for task in sorted(traced.keys() ^ samples.keys()):
+        lack = (
+            "samples but no traces, so it is left out. Run it with trace_dir=."
+            if task in samples
+            else f"traces but no samples_{task}_*.jsonl, so it is left out. Finish the run, with "
+            "--output_path and --log_samples."
         )
-    for task in sorted(samples.keys() - traced.keys()):
-        warnings.warn(
-            f"{home}: {task} has samples but no traces, so it is left out. Run it with trace_dir=.",
-            stacklevel=2,
-        )
+        warnings.warn(f"{home}: {task} has {lack}", stacklevel=2)
     facts, tasks = _facts(home), sorted(traced.keys() & samples.keys())
     return [_evaluation(home, task, traced[task], samples[task], facts, metric) for task in tasks]
 
@@ -230,16 +227,28 @@ def _evaluation(
         if not samples:
             raise DataError(f"{files[-1]} has no filter {filter!r}. Leave it out of --metric.")
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    first, traced = _without_failed(home, task, first, traced)
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
-    scores = _scores(task, first, name)
-    _refuse_incomplete(home, task, scores, traced)
+    failed = {problem for problem, sample in problems.items() if sample.get("failed")}
+    if failed:  # by `allow_errors`: they are neither right nor wrong
+        warnings.warn(
+            f"{home}: {len(failed)} of {len(problems)} problems of {task} failed (first: "
+            f"{min(failed)!r}) and are left out. The same command without allow_errors tries them "
+            "again.",
+            stacklevel=3,
+        )
+        problems = {p: sample for p, sample in problems.items() if p not in failed}
+        if not problems:
+            raise DataError(f"{home}: all problems of {task} failed. Look into its log, run again.")
+    scores = {p: [_score(task, sample, name)] for p, sample in problems.items()}
+    _refuse_incomplete(
+        home, task, scores, {p: count for p, count in traced.items() if p not in failed}
+    )
     grader = facts["graders"].get(task, "")
     said = {"grader": grader} if grader else {}
     return ScoredTask(
         task=task,
         scores=scores,
-        metrics=_metrics(task, first, name),
+        metrics=_metrics(problems, name),
         docs={
             p: {"doc": s.get("doc"), "target": s.get("target"), **said} for p, s in problems.items()
         },
@@ -249,54 +258,32 @@ def _evaluation(
     )
 
 
-def _without_failed(
-    home: Path, task: str, samples: list[dict[str, Any]], traced: Mapping[str, int]
-) -> tuple[list[dict[str, Any]], Mapping[str, int]]:
-    """Leave out the documents that `allow_errors` let fail: they are neither right nor wrong."""
-    failed = {f"{task}/{sample['doc_id']}" for sample in samples if sample.get("failed")}
-    if not failed:
-        return samples, traced
-    warnings.warn(
-        f"{home}: {len(failed)} of {len(samples)} problems of {task} failed (first: "
-        f"{min(failed)!r}) and are left out. The same command without allow_errors tries them "
-        "again.",
-        stacklevel=4,
-    )
-    kept = [sample for sample in samples if f"{task}/{sample['doc_id']}" not in failed]
-    if not kept:
-        raise DataError(f"{home}: all problems of {task} failed. Look into its log, run again.")
-    return kept, {problem: count for problem, count in traced.items() if problem not in failed}
+def _score(task: str, sample: Mapping[str, Any], metric: str) -> float:
+    """Return the score of a sample. Raises `DataError` where it has none."""
+    if metric not in sample:
+        raise DataError(
+            f"A sample of {task} has no metric {metric!r}; it has "
+            f"{', '.join(map(str, sample.get('metrics', sample)))}. Name one of these."
+        )
+    value = sample[metric]
+    if mismatch(value, float | bool) or not math.isfinite(value):
+        raise DataError(
+            f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
+            "number. Choose another --metric."
+        )
+    return float(value)
 
 
-def _scores(task: str, samples: Iterable[Mapping[str, Any]], metric: str) -> dict[str, list[float]]:
-    """Return the score of each problem. Raises `DataError` where a sample has none."""
-    scores = {}
-    for sample in samples:
-        if metric not in sample:
-            raise DataError(
-                f"A sample of {task} has no metric {metric!r}; it has "
-                f"{', '.join(map(str, sample.get('metrics', sample)))}. Name one of these."
-            )
-        value = sample[metric]
-        if mismatch(value, float | bool) or not math.isfinite(value):
-            raise DataError(
-                f"Sample {sample['doc_id']} of {task} has {metric}={value!r}, which is no finite "
-                "number. Choose another --metric."
-            )
-        scores[f"{task}/{sample['doc_id']}"] = [float(value)]
-    return scores
-
-
-def _metrics(task: str, samples: Sequence[Mapping[str, Any]], main: str) -> dict[str, Scores]:
-    """Every further metric that is a number; a sample may lack one (no candidate, no rate)."""
-    names = {name for sample in samples for name in sample.get("metrics", ()) if name != main}
+def _metrics(problems: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, Scores]:
+    """Return every further metric that is a number; a sample may lack one."""
+    names = {name for sample in problems.values() for name in sample.get("metrics", ())}
     return {
         name: {
-            f"{task}/{sample['doc_id']}": [float(sample[name])]
-            for sample in samples
+            problem: [float(sample[name])]
+            for problem, sample in problems.items()
             if isinstance(sample.get(name), (int, float))
         }
-        for name in sorted(names)
+        for name in sorted(names - {main})
     }
 
 

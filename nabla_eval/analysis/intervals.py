@@ -193,9 +193,7 @@ def share(hits: Mapping[str, float], trials: Mapping[str, float], level: float =
 
 
 def ratio_errors(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Return what each problem adds to the error of sum(parts) / sum(wholes), to first order;
-    `[P]`.
-    """
+    """Return each problem's part of the error of sum(parts) / sum(wholes), first order; `[P]`."""
     total = wholes.sum()
     errors: np.ndarray = (parts - wholes * (parts.sum() / total)) / total
     return errors
@@ -228,8 +226,9 @@ def bootstrap(
         value = float(statistic(table.sum(axis=0, keepdims=True))[0])
         if n == 1:
             return Estimate(value, math.nan, math.nan, math.nan, 1, level)
-        draws = statistic(_resampled_totals(table, key, resamples))
-    return from_resamples(value, draws, n, level)
+        blocks = resampled_weights(n, key, resamples)
+        totals = np.concatenate([weights.astype(float) @ table for weights in blocks])
+        return from_resamples(value, statistic(totals), n, level)
 
 
 def from_resamples(value: float, draws: np.ndarray, n: int, level: float = LEVEL) -> Estimate:
@@ -251,12 +250,6 @@ def resampled_weights(n: int, key: Key = _KEY, resamples: int = RESAMPLES) -> It
         picks = ((raw(rows * n) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
         places = picks.astype(np.intp).reshape(rows, n) + n * np.arange(rows)[:, None]
         yield np.bincount(places.ravel(), minlength=rows * n).reshape(rows, n)
-
-
-def _resampled_totals(table: np.ndarray, key: Key, resamples: int) -> np.ndarray:
-    """Column totals of resampled rows, `[resamples, columns]`."""
-    blocks = resampled_weights(len(table), key, resamples)
-    return np.concatenate([weights.astype(float) @ table for weights in blocks])
 
 
 def skewed_means(
@@ -303,7 +296,7 @@ def ratio(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Estimate:
-    """Total over total, resampling the problems whose denominator is not zero."""
+    """Return total over total, resampling the problems whose denominator is not zero."""
     problems = sorted(problem for problem, total in denominators.items() if total)
     table = np.array([[numerators[p], denominators[p]] for p in problems]).reshape(-1, 2)
     return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], key, resamples, level)
@@ -334,21 +327,17 @@ def won_minus_lost(
         )
         for part in parts
     )  # fmt: skip
-    rho = _correlation(*parts)
-    down = _joined(won.value - won.low, lost.high - lost.value, rho)
-    up = _joined(won.high - won.value, lost.value - lost.low, rho)
+    spread = float(parts[0].std() * parts[1].std())
+    both = float(((parts[0] - parts[0].mean()) * (parts[1] - parts[1].mean())).mean())
+    rho = both / spread if spread > 0 else 0.0  # Pearson's
+
+    def joined(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * rho * a * b + b * b))
+
+    down = joined(won.value - won.low, lost.high - lost.value)
+    up = joined(won.high - won.value, lost.value - lost.low)
     se = float(apart.std(ddof=1)) / math.sqrt(n)
     return Estimate(value, se, max(-1.0, value - down), min(1.0, value + up), n, level)
-
-
-def _joined(a: float, b: float, rho: float) -> float:
-    return math.sqrt(max(0.0, a * a - 2 * rho * a * b + b * b))
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's, 0 where either does not vary."""
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0
 
 
 def rate_difference(table: np.ndarray, level: float = LEVEL) -> Estimate:

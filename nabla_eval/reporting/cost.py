@@ -175,8 +175,7 @@ def _point_table(found: Sequence[Point]) -> Table:
             "curve": point.curve,  # runs that differ in n only
             "n": point.run.n,
             **with_interval("model_calls", point.cost),
-            "accuracy": point.accuracy.value,
-            "ci95": point.accuracy.interval,
+            **with_interval("accuracy", point.accuracy, "ci95"),
             "pareto": front,  # no other run of the task is at least as right for no more calls
         }
         for point, front in zip(found, pareto(found), strict=True)
@@ -221,8 +220,7 @@ def _equal_cost_rows(found: Sequence[Point]) -> list[Row]:
                     "cheaper": equal.cheaper.name,
                     "dearer": equal.dearer.name,
                     "weight": equal.weight,
-                    "difference": equal.difference.estimate.value,
-                    "ci95": equal.difference.estimate.interval,
+                    **with_interval("difference", equal.difference.estimate, "ci95"),
                     "p": equal.difference.p,
                     "p_holm": None,
                 }

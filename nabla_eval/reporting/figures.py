@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nabla_eval.analysis.candidates import gains
@@ -22,7 +23,7 @@ _PANELS = 4  # of runs beside each other
 
 
 def new_figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
-    """An empty figure and its axes (an array of them for several columns)."""
+    """Return an empty figure and its axes (an array of them for several columns)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -31,81 +32,132 @@ def new_figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tup
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: no mathematics, no control characters."""
+    """Return text that matplotlib shows as it is: no mathematics, no control characters."""
     return printable(text).replace("$", r"\$")
 
 
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """Return a figure as `png` or `svg`; the same figure gives the same bytes."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "nabla_eval"}):
+        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+# --- a line for each run ---
+
+
 def cost_plot(rows: Sequence[Row]) -> Plot:
-    """Model calls per answer by their parts (the paper's Fig. 3)."""
+    """Return model calls per answer by their parts (the paper's Fig. 3)."""
+    caption = "Whiskers: 95 % intervals over problems."
+    return Plot("cost", "Model calls per answer", caption, partial(_draw_cost, rows))
 
-    def draw() -> Figure:
-        figure, axes = new_figure(height=1.1 + 0.36 * len(rows))
-        names = _labels(rows)
-        left = [0.0] * len(rows)
-        parts: Mapping[str, list[float]] = {
-            "generated tokens": [row["generated_tokens"] for row in rows],
-            "4 × gradient passes": [4 * row["gradient_passes"] for row in rows],
-            "scorings": [row["scorings"] for row in rows],
-            "prefix scorings": [row["prefix_scorings"] for row in rows],
-            "2 × prefix gradients": [2 * row["prefix_gradients"] for row in rows],
-        }
-        parts = {
-            label: values
-            for label, values in parts.items()
-            if any(values) or not label.endswith(("prefix scorings", "prefix gradients"))
-        }
-        places = range(len(rows))
-        for colour, (label, values) in zip(COLOURS, parts.items(), strict=False):
-            axes.barh(places, values, left=left, color=colour, label=label, height=0.7)
-            left = [a + b for a, b in zip(left, values, strict=True)]
-        errors = [_arms(row["model_calls"], row["model_calls_ci95"]) for row in rows]
-        axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
-                      ecolor="#333333", capsize=2, lw=1)  # fmt: skip
-        axes.set_yticks(places, names, fontsize=8)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("model calls per answer (95 % interval)")
-        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
-        _tidy(axes, "x")
-        return figure
 
-    return Plot("cost", "Model calls per answer", "Whiskers: 95 % intervals over problems.",
-                draw)  # fmt: skip
+def _draw_cost(rows: Sequence[Row]) -> Figure:
+    figure, axes = new_figure(height=1.1 + 0.36 * len(rows))
+    parts = {
+        "generated tokens": [row["generated_tokens"] for row in rows],
+        "4 × gradient passes": [4 * row["gradient_passes"] for row in rows],
+        "scorings": [row["scorings"] for row in rows],
+        "prefix scorings": [row["prefix_scorings"] for row in rows],
+        "2 × prefix gradients": [2 * row["prefix_gradients"] for row in rows],
+    }
+    for guided in ("prefix scorings", "2 × prefix gradients"):
+        if not any(parts[guided]):
+            del parts[guided]
+    places, left = range(len(rows)), [0.0] * len(rows)
+    for colour, (label, values) in zip(COLOURS, parts.items(), strict=False):
+        axes.barh(places, values, left=left, color=colour, label=label, height=0.7)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    errors = [_arms(row["model_calls"], row["model_calls_ci95"]) for row in rows]
+    axes.errorbar(left, places, xerr=list(zip(*errors, strict=True)), fmt="none",
+                  ecolor="#333333", capsize=2, lw=1)  # fmt: skip
+    _name_lines(figure, axes, rows, "model calls per answer (95 % interval)")
+    return figure
+
+
+def rejection_plot(rows: Sequence[Row]) -> Plot:
+    """Return rejection rates with intervals, and the controls beside each."""
+    caption = "Left of its controls, a run proposes better candidates than they do."
+    draw = partial(_draw_rejection, rows)
+    return Plot("rejection", "Rejection rates and their controls", caption, draw)
+
+
+def _draw_rejection(rows: Sequence[Row]) -> Figure:
+    figure, axes = new_figure(height=1.2 + 0.4 * len(rows))
+    rates = [100 * row["rate"] for row in rows]
+    ranges = [_percent(row["ci95"] or (row["rate"], row["rate"])) for row in rows]
+    arms = zip(*map(_arms, rates, ranges), strict=True)
+    axes.errorbar(rates, range(len(rows)), xerr=list(arms), fmt="o", color=COLOURS[0], capsize=3,
+                  label="measured")  # fmt: skip
+    controls = {
+        "zeroth-order twin": ("twin_rate", "s", COLOURS[1]),
+        "best-of-N's drafts, challengers": ("baseline_measured_challengers", "^", COLOURS[2]),
+        "1 - (H_N - 1)/(N - 1)": ("baseline_challengers", "|", COLOURS[6]),
+        "1 - H_N/N": ("baseline_h", "x", COLOURS[7]),
+    }
+    for label, (name, marker, colour) in controls.items():
+        found = [(100 * row[name], i) for i, row in enumerate(rows) if row[name] is not None]
+        if found:
+            x, y = zip(*found, strict=True)
+            hollow = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "s": 80}
+            full = {"color": colour, "s": 42}
+            axes.scatter(x, y, marker=marker, label=label, zorder=3,
+                         **(hollow if marker == "s" else full))  # fmt: skip
+    _name_lines(figure, axes, rows, "rejected candidates, % (95 % interval over problems)")
+    return figure
+
+
+def _name_lines(figure: Figure, axes: Axes, rows: Sequence[Row], label: str) -> None:
+    """Name the line of each run, the first on top."""
+    several = len({row["task"] for row in rows}) > 1
+    names = [f"{row['run']} [{row['task']}]" if several else row["run"] for row in rows]
+    axes.set_yticks(range(len(rows)), [_wrapped(name, 40) for name in names], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
+    _tidy(axes, "x")
+
+
+# --- a curve for each method ---
 
 
 def scaling_plot(rows: Sequence[Row], task: str) -> Plot:
-    """Accuracy against model calls, a line for each curve over N (the paper's Fig. 4)."""
-    rows = [row for row in rows if row["task"] == task]
-
-    def draw() -> Figure:
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-        figure, axes = new_figure(height=4.2 + 0.1 * len({row["curve"] for row in rows}))
-        names = list(dict.fromkeys(row["curve"] for row in rows))
-        for i, name in enumerate(names):
-            own = sorted(
-                (r for r in rows if r["curve"] == name), key=lambda row: row["model_calls"]
-            )
-            errors = [_arms(100 * row["accuracy"], _percent(row["ci95"])) for row in own]
-            again = i // len(COLOURS)  # the second time round, another marker and a dashed line
-            axes.errorbar(
-                [row["model_calls"] for row in own], [100 * row["accuracy"] for row in own],
-                yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
-                color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
-                alpha=0.9, linestyle="--" if again else "-",
-            )  # fmt: skip
-        axes.set_xscale("log")
-        _number(axes, [row for row in rows if sum(r["curve"] == row["curve"] for r in rows) > 1])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("model calls per answer (log scale; small numbers are N)")
-        axes.set_ylabel("accuracy, % (95 % interval)")
-        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
-        _tidy(axes, "both")
-        return figure
-
+    """Return accuracy against model calls, a line for each curve over N (the paper's Fig. 4)."""
+    draw = partial(_draw_scaling, [row for row in rows if row["task"] == task])
     title = f"Accuracy against model calls: {task}"
     return Plot(f"scaling_{task}", title, "Lines join runs that differ in N only.", draw)
+
+
+def _draw_scaling(rows: Sequence[Row]) -> Figure:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    curves: dict[str, list[Row]] = {row["curve"]: [] for row in rows}
+    for row in sorted(rows, key=lambda row: row["model_calls"]):
+        curves[row["curve"]].append(row)
+    figure, axes = new_figure(height=4.2 + 0.1 * len(curves))
+    for i, (name, own) in enumerate(curves.items()):
+        errors = [_arms(100 * row["accuracy"], _percent(row["ci95"])) for row in own]
+        again = i // len(COLOURS)  # the second time round, another marker and a dashed line
+        axes.errorbar(
+            [row["model_calls"] for row in own], [100 * row["accuracy"] for row in own],
+            yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
+            color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
+            alpha=0.9, linestyle="--" if again else "-",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    _number(axes, [row for row in rows if len(curves[row["curve"]]) > 1])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("model calls per answer (log scale; small numbers are N)")
+    axes.set_ylabel("accuracy, % (95 % interval)")
+    figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
+    _tidy(axes, "both")
+    return figure
 
 
 def _number(axes: Axes, rows: Sequence[Row]) -> None:
@@ -120,97 +172,54 @@ def _number(axes: Axes, rows: Sequence[Row]) -> None:
         axes.annotate(str(row["n"]), place, fontsize=7, xytext=(4, -9), textcoords="offset points")
 
 
-def rejection_plot(rows: Sequence[Row]) -> Plot:
-    """Rejection rates with intervals, and the controls beside each."""
-
-    def draw() -> Figure:
-        figure, axes = new_figure(height=1.2 + 0.4 * len(rows))
-        places = range(len(rows))
-        rates = [100 * row["rate"] for row in rows]
-        ranges = [_percent(row["ci95"] or (row["rate"], row["rate"])) for row in rows]
-        arms = zip(*map(_arms, rates, ranges), strict=True)
-        axes.errorbar(rates, places, xerr=list(arms), fmt="o", color=COLOURS[0], capsize=3,
-                      label="measured")  # fmt: skip
-        controls = {
-            "zeroth-order twin": ("twin_rate", "s", COLOURS[1]),
-            "best-of-N's drafts, challengers": ("baseline_measured_challengers", "^", COLOURS[2]),
-            "1 - (H_N - 1)/(N - 1)": ("baseline_challengers", "|", COLOURS[6]),
-            "1 - H_N/N": ("baseline_h", "x", COLOURS[7]),
-        }
-        for label, (name, marker, colour) in controls.items():
-            known = [(row[name], i) for i, row in enumerate(rows)]
-            found = [(100 * value, i) for value, i in known if value is not None]
-            if found:
-                x, y = zip(*found, strict=True)
-                hollow = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "s": 80}
-                full = {"color": colour, "s": 42}
-                axes.scatter(x, y, marker=marker, label=label, zorder=3,
-                             **(hollow if marker == "s" else full))  # fmt: skip
-        axes.set_yticks(places, _labels(rows), fontsize=8)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("rejected candidates, % (95 % interval over problems)")
-        figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
-        _tidy(axes, "x")
-        return figure
-
-    caption = "Left of its controls, a run proposes better candidates than they do."
-    return Plot("rejection", "Rejection rates and their controls", caption, draw)
+# --- a panel for each run ---
 
 
 def gain_plot(runs: Sequence[Run]) -> Plot:
-    """Histogram of the reward gain of candidates, a panel for each run."""
-    runs = _most_judging(runs)
-
-    def draw() -> Figure:
-        import numpy as np
-
-        figure, panels = new_figure(height=2.8, columns=len(runs))
-        panels = np.atleast_1d(panels)
-        won = [gains(run.candidates)["gain"].to_numpy(float) for run in runs]
-        pooled = np.concatenate(won)
-        edges = np.histogram_bin_edges(pooled[np.isfinite(pooled)], bins=24)
-        for axes, run, values in zip(panels.ravel(), runs, won, strict=True):
-            weights = [100 / len(values)] * len(values)
-            axes.hist(values, bins=edges, weights=weights, color=COLOURS[0])
-            axes.axvline(0, color=COLOURS[6], lw=1)
-            axes.set_title(_wrapped(run.name, 24), fontsize=7)
-            _tidy(axes, "y")
-        panels.ravel()[0].set_ylabel("candidates, %")
-        figure.supxlabel("reward of the candidate minus that of what it would replace", fontsize=9)
-        return figure
-
+    """Return a histogram of the reward gain of candidates for each run."""
     caption = "Right of the line a candidate is accepted. The same bins in all panels."
+    draw = partial(_draw_gains, _most_judging(runs))
     return Plot("gain", "Reward gain of candidates", caption, draw)
 
 
+def _draw_gains(runs: Sequence[Run]) -> Figure:
+    import numpy as np
+
+    figure, panels = _panels(runs, 2.8, "y")
+    won = [gains(run.candidates)["gain"].to_numpy(float) for run in runs]
+    pooled = np.concatenate(won)
+    edges = list(np.histogram_bin_edges(pooled[np.isfinite(pooled)], bins=24))
+    for axes, values in zip(panels, won, strict=True):
+        axes.hist(values, bins=edges, weights=[100 / len(values)] * len(values), color=COLOURS[0])
+        axes.axvline(0, color=COLOURS[6], lw=1)
+    panels[0].set_ylabel("candidates, %")
+    figure.supxlabel("reward of the candidate minus that of what it would replace", fontsize=9)
+    return figure
+
+
 def revision_plot(runs: Sequence[Run]) -> Plot:
-    """Where candidates were tried and where accepted: entropy against gradient norm."""
-    runs = _most_judging([run for run in runs if has_norms(run)])
-
-    def draw() -> Figure:
-        import numpy as np
-
-        figure, panels = new_figure(height=3.4, columns=len(runs))
-        panels = np.atleast_1d(panels)
-        for axes, run in zip(panels.ravel(), runs, strict=True):
-            found = run.candidates
-            for accepted, colour, marker in ((False, COLOURS[7], "o"), (True, COLOURS[1], "^")):
-                own = found[(found["verdict"] == "accepted") == accepted]
-                axes.scatter(
-                    own["entropy"], own["gradient_norm"], s=12,
-                    color=colour, marker=marker, alpha=0.6, linewidths=0,
-                    label="accepted" if accepted else "rejected or tied",
-                )  # fmt: skip
-            axes.set_yscale("log")
-            axes.set_title(_wrapped(run.name, 24), fontsize=7)
-            _tidy(axes, "both")
-        panels.ravel()[0].set_ylabel("gradient norm (log scale)")
-        panels.ravel()[0].legend(frameon=False, fontsize=7)
-        figure.supxlabel("entropy of the policy at the position, nats", fontsize=9)
-        return figure
-
+    """Return where candidates were tried and where accepted: entropy against gradient norm."""
     caption = "One point per judged candidate of the runs that take gradients."
+    draw = partial(_draw_revisions, _most_judging([run for run in runs if has_norms(run)]))
     return Plot("revisions", "Where revisions happen", caption, draw)
+
+
+def _draw_revisions(runs: Sequence[Run]) -> Figure:
+    figure, panels = _panels(runs, 3.4, "both")
+    for axes, run in zip(panels, runs, strict=True):
+        found = run.candidates
+        for accepted, colour, marker in ((False, COLOURS[7], "o"), (True, COLOURS[1], "^")):
+            own = found[(found["verdict"] == "accepted") == accepted]
+            axes.scatter(
+                own["entropy"], own["gradient_norm"], s=12,
+                color=colour, marker=marker, alpha=0.6, linewidths=0,
+                label="accepted" if accepted else "rejected or tied",
+            )  # fmt: skip
+        axes.set_yscale("log")
+    panels[0].set_ylabel("gradient norm (log scale)")
+    panels[0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("entropy of the policy at the position, nats", fontsize=9)
+    return figure
 
 
 def has_norms(run: Run) -> bool:
@@ -219,28 +228,24 @@ def has_norms(run: Run) -> bool:
 
 
 def _most_judging(runs: Sequence[Run]) -> list[Run]:
-    """The runs with the most candidates, as many as there is room for, in their own order."""
+    """Return the runs with the most candidates, as many as there is room for, in their order."""
     chosen = sorted(runs, key=lambda run: len(run.candidates), reverse=True)[:_PANELS]
     return [run for run in runs if run in chosen]
 
 
-def to_bytes(figure: Figure, form: str) -> bytes:
-    """A figure as `png` or `svg`; the same figure gives the same bytes."""
-    import matplotlib
+def _panels(runs: Sequence[Run], height: float, grid: str) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with a panel for each run, which it is named above."""
+    import numpy as np
 
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "nabla_eval"}):
-        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
-    return buffer.getvalue()
-
-
-def _labels(rows: Sequence[Row]) -> list[str]:
-    several = len({row["task"] for row in rows}) > 1
-    return [_wrapped(f"{row['run']} [{row['task']}]" if several else row["run"]) for row in rows]
+    figure, axes = new_figure(height=height, columns=len(runs))
+    panels = list(np.atleast_1d(axes).ravel())
+    for panel, run in zip(panels, runs, strict=True):
+        panel.set_title(_wrapped(run.name, 24), fontsize=7)
+        _tidy(panel, grid)
+    return figure, panels
 
 
-def _wrapped(name: str, width: int = 40) -> str:
+def _wrapped(name: str, width: int) -> str:
     import textwrap
 
     return "\n".join(map(plain, textwrap.wrap(name, width)))
@@ -251,7 +256,7 @@ def _percent(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def _arms(value: float, interval: tuple[float, float]) -> tuple[float, float]:
-    """Lengths of an interval's two arms; none where it is unknown."""
+    """Return the lengths of an interval's two arms; none where it is unknown."""
     low, high = interval
     return (max(0.0, value - low), max(0.0, high - value)) if low <= high else (0.0, 0.0)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from nabla_eval.analysis.candidates import (
     FEATURES,
-    Feature,
     Rate,
-    acceptance,
     bin_edges,
     challengers_baseline,
     first_accepted_baseline,
     iid_process,
+    in_bins,
     rate,
     rejection,
     rejection_difference,
@@ -85,10 +84,9 @@ def rejection_row(run: Run, runs: Sequence[Run] = ()) -> Row:
         row["baseline_measured"] = every.estimate.value
         row["baseline_measured_challengers"] = challengers.estimate.value
     if twin is not None:
-        theirs = rate(twin.candidates).estimate
-        row |= {"twin": twin.name, "twin_rate": theirs.value, "twin_ci95": theirs.interval}
-        apart = rejection_difference(run.candidates, twin.candidates)
-        row |= with_interval("minus_twin", apart)
+        row["twin"] = twin.name
+        row |= with_interval("twin_rate", rate(twin.candidates).estimate, "twin_ci95")
+        row |= with_interval("minus_twin", rejection_difference(run.candidates, twin.candidates))
     return row
 
 
@@ -126,7 +124,7 @@ def _rate_row(name: str, n: int | None, found: Rate) -> Row:
 
 def _counts(found: Rate) -> dict[str, Any]:
     counts = {"candidates": found.judged, "rejected": found.rejected, "ties": found.ties}
-    return {**counts, "rate": found.estimate.value, "ci95": found.estimate.interval}
+    return {**counts, **with_interval("rate", found.estimate, "ci95")}
 
 
 def first_rate(row: Row) -> Row:
@@ -250,26 +248,29 @@ def _acceptance_table(runs: Sequence[Run]) -> Table:
     return Table("acceptance", "Acceptance by where it was tried", columns, rows, (note,))
 
 
-def _acceptance_rows(runs: Sequence[Run], name: Feature) -> list[Row]:
+def _acceptance_rows(runs: Sequence[Run], name: str) -> list[Row]:
     """Return rows by task, bin and run: what is to be compared stands together."""
     rows = []
     for task in dict.fromkeys(run.task for run in runs):
         ours = [run for run in runs if run.task == task]
-        edges = bin_edges((run.candidates for run in ours), name)
-        found = [acceptance(run.candidates, name, edges) for run in ours]
-        for bins in zip(*found, strict=True):
-            rows += [
-                {
-                    **of_run(run),
-                    "feature": name,
-                    "low": of.low,
-                    "high": of.high,
-                    "candidates": of.candidates,
-                    "accepted": of.accepted,
-                    "rate": of.acceptance.value,
-                    "ci95": of.acceptance.interval,
-                }
-                for run, of in zip(ours, bins, strict=True)
-                if of.candidates
-            ]
+        edges = bin_edges((run.candidates for run in ours), name, bins=5)
+        accepted = [run.candidates["verdict"] == "accepted" for run in ours]
+        found = [
+            in_bins(run.candidates, name, hits, edges)
+            for run, hits in zip(ours, accepted, strict=True)
+        ]
+        rows += [
+            {
+                **of_run(run),
+                "feature": name,
+                "low": of.low,
+                "high": of.high,
+                "candidates": of.rows,
+                "accepted": of.hits,
+                **with_interval("rate", of.share, "ci95"),
+            }
+            for bins in zip(*found, strict=True)
+            for run, of in zip(ours, bins, strict=True)
+            if of.rows
+        ]
     return rows

@@ -44,7 +44,13 @@ def reward_report(
         kind, answers = _answers(run, grade_for(run.task))
         if answers:
             calibrations.append(_calibration_row(run, kind, answers))
-            bins += _reliability_rows(run, answers)
+            bins += [
+                {
+                    **of_run(run), "low": found.low, "high": found.high, "answers": found.rows,
+                    **with_interval("right", found.share, "ci95"),
+                }
+                for found in reliability(answers)
+            ]  # fmt: skip
             # Every answer was chosen from the same number of graded drafts.
             if kind == "drafts" and run.answers["draft_rewards"].map(len).nunique() == 1:
                 selections.append(_selection_row(run, answers))
@@ -130,20 +136,6 @@ def _models_compared(runs: Sequence[Run]) -> list[Row]:
         if same and ours.get("policy") == theirs.get("policy") and "reward" in ours:
             rows.append(accuracy_difference(a, b, "reward model"))
     return holm_corrected(rows)
-
-
-def _reliability_rows(run: Run, answers: Sequence[Answer]) -> list[Row]:
-    return [
-        {
-            **of_run(run),
-            "low": found.low,
-            "high": found.high,
-            "answers": found.answers,
-            "right": found.right.value,
-            "ci95": found.right.interval,
-        }
-        for found in reliability(answers)
-    ]
 
 
 def _gain_row(run: Run) -> Row:

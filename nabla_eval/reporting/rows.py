@@ -45,9 +45,9 @@ ACCURACY = Column(
 )
 
 
-def with_interval(name: str, estimate: Estimate) -> Row:
-    """Return the value and its interval as `name` and `name_ci95`."""
-    return {name: estimate.value, f"{name}_ci95": estimate.interval}
+def with_interval(name: str, estimate: Estimate, interval: str | None = None) -> Row:
+    """Return the value and its interval as `name` and `name_ci95`, or the `interval` key given."""
+    return {name: estimate.value, interval or f"{name}_ci95": estimate.interval}
 
 
 def of_run(run: Run) -> Row:
@@ -95,8 +95,7 @@ def _difference(measure: str, a: Run, b: Run, found: Estimate, role: str) -> Row
         "a": a.name,
         "b": b.name,
         "problems": found.clusters,
-        "difference": found.value,
-        "ci95": found.interval,
+        **with_interval("difference", found, "ci95"),
         **dict.fromkeys(("wins", "losses", "p", "p_holm")),
         "task": a.task,
         "role": role,

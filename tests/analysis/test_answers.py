@@ -171,6 +171,6 @@ def test_reliability_counts_every_answer_once():
     rewards = np.round(Key.root(3).uniforms(0, 100), 2)
     answers = [(str(i % 25), float(r), bool(r > 0.5)) for i, r in enumerate(rewards)]
     bins = reliability(answers, bins=4)
-    assert sum(found.answers for found in bins) == 100
-    assert bins[0].right.value == 0 and bins[-1].right.value == 1
-    assert reliability([]) == [] and reliability([("a", 1.0, True)])[0].answers == 1
+    assert sum(found.rows for found in bins) == 100
+    assert bins[0].share.value == 0 and bins[-1].share.value == 1
+    assert reliability([]) == [] and reliability([("a", 1.0, True)])[0].rows == 1

@@ -7,7 +7,7 @@ import math
 import pytest
 from run_folders import NABLA, as_run, candidate, record
 
-from nabla_eval.analysis.candidates import acceptance, bin_edges, gain, gains
+from nabla_eval.analysis.candidates import bin_edges, gain, gains, in_bins
 from nabla_eval.analysis.cost import acceleration, truncated
 from nabla_eval.analysis.frames import by_problem
 from nabla_eval.reporting.accuracy import failure_table
@@ -23,9 +23,9 @@ def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
     ]  # fmt: skip
     judged = as_run(records).candidates
     edges = bin_edges([judged], "entropy", bins=4)
-    bins = acceptance(judged, "entropy", edges)
+    bins = in_bins(judged, "entropy", judged["verdict"] == "accepted", edges)
     everyone = [c for r in records for c in r["candidates"]]
-    assert sum(found.candidates for found in bins) == len(everyone)
+    assert sum(found.rows for found in bins) == len(everyone)
     for i, found in enumerate(bins):
         last = i == len(bins) - 1
         inside = [
@@ -33,18 +33,20 @@ def test_bins_hold_every_candidate_once_and_count_what_was_accepted():
             if found.low <= c["entropy"] and (c["entropy"] < found.high or last)
         ]  # fmt: skip
         accepted = sum(c["verdict"] == "accepted" for c in inside)
-        assert (found.candidates, found.accepted) == (len(inside), accepted)
-        assert found.acceptance.value == pytest.approx(accepted / len(inside))
+        assert (found.rows, found.hits) == (len(inside), accepted)
+        assert found.share.value == pytest.approx(accepted / len(inside))
 
 
 def test_bins_of_nothing_and_of_one_value():
     nothing = as_run([record(0)]).candidates
-    assert bin_edges([nothing], "entropy") == [] == acceptance(nothing, "entropy", [])
+    hits = nothing["verdict"] == "accepted"
+    assert bin_edges([nothing], "entropy", 5) == [] == in_bins(nothing, "entropy", hits, [])
     judged = [record(i, candidates=[candidate("rejected", norm=None)]) for i in range(3)]
     same = as_run(judged).candidates
-    assert bin_edges([same], "gradient_norm") == []  # no gradient was taken
-    (only,) = acceptance(same, "position", bin_edges([same], "position"))
-    assert (only.candidates, only.accepted) == (3, 0) and only.acceptance.high > 0
+    assert bin_edges([same], "gradient_norm", 5) == []  # no gradient was taken
+    edges, hits = bin_edges([same], "position", 5), same["verdict"] == "accepted"
+    (only,) = in_bins(same, "position", hits, edges)
+    assert (only.rows, only.hits) == (3, 0) and only.share.high > 0
 
 
 def test_gain_by_hand():

@@ -24,11 +24,11 @@ from nabla_eval.analysis import cost, intervals
 from nabla_eval.analysis.accuracy import difference, majority_accuracy, pass_at
 from nabla_eval.analysis.calibration import reliability
 from nabla_eval.analysis.candidates import (
-    acceptance,
     challengers_baseline,
     first_accepted_baseline,
     gain,
     iid_process,
+    in_bins,
     judged,
     rate,
     rejection_difference,
@@ -205,14 +205,15 @@ def test_each_covers_at_its_nominal_rate(monkeypatch: Any) -> None:
             line["outcome"] = {**line["outcome"], "text": "4" if right else "5"}
         answers = [(p, float(k), s > 0) for p, group in graded.items() for k, s in enumerate(group)]
         gains, saved = gain(run), acceleration(run)
-        bins = acceptance(run.candidates, "entropy", [0.0, 0.5, 1.0])
+        accepted = run.candidates["verdict"] == "accepted"
+        bins = in_bins(run.candidates, "entropy", accepted, [0.0, 0.5, 1.0])
         majority = majority_accuracy(Run.of("m", three, graded, 1.0))
         assert majority is not None
         found: dict[str, Estimate] = {
             "gain of a candidate": gains.mean,
             "gain of an answer": gains.final,
             "candidates that gain": gains.positive,
-            "accepted in a bin": bins[0].acceptance,
+            "accepted in a bin": bins[0].share,
             "truncated": truncated(run),
             "mean cost": costs(run)["model_calls"],
             "correct per cost": correct_per_cost(run),
@@ -221,7 +222,7 @@ def test_each_covers_at_its_nominal_rate(monkeypatch: Any) -> None:
             "skipped": saved.skipped,
             "pass@2": pass_at(graded, 3, 2),
             "maj@3": majority,
-            "right in a bin of rewards": reliability(answers, bins=3)[0].right,
+            "right in a bin of rewards": reliability(answers, bins=3)[0].share,
         }
         assert found.keys() == TRUTH.keys()
         for name, estimate in found.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from large_runs import write_large_run
 
-SIZES = (500, 2000)
+SIZES = (100, 1300)
 RESUME = "import sys; from nabla_eval.traces import done, restore; found = done(sys.argv[1]); " + (
     "print(sum(bool(restore(found[name]).text) for name in found))"
 )
@@ -18,7 +18,7 @@ RESUME = "import sys; from nabla_eval.traces import done, restore; found = done(
 COMMANDS = {
     "report all": (["report", "all", "{run}", "--output", "{out}"], 30_000),
     "trace list": (["trace", "list", "{run}", "--limit", "5"], 20_000),
-    "trace show": (["trace", "show", "{run}", "toy/499/0"], 6_000),
+    "trace show": (["trace", "show", "{run}", "toy/99/0"], 6_000),
     "trace html": (["trace", "html", "{run}", "-o", "{out}"], 12_000),
     "resume": ([], 2_000),
 }

@@ -33,45 +33,46 @@ def run(*words: str, shell: str = "", **variables: str) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Words of a command that prints a table."""
-    home = write_run(tmp_path_factory.mktemp("run"), [record(0, candidates=[candidate()])], [1.0])
-    return ["report", "accuracy", str(home)]
+def home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run folder."""
+    folder = tmp_path_factory.mktemp("run")
+    return str(write_run(folder, [record(0, candidates=[candidate()])], [1.0]))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["tasks", "path"], [], ["--json"]])
-def test_a_full_disk_behind_stdout_is_one_line_of_error(
-    words: list[str], report: list[str]
-) -> None:
-    words = words if words[1:] or words == ["--help"] else [*report, *words]
-    done = run(*words, shell="> /dev/full")
+# By click, by `say`, by rich.
+WRITERS = (["--help"], ["report", "accuracy", "{home}", "--json"], ["trace", "list", "{home}"])
+
+
+@pytest.mark.parametrize("words", WRITERS)
+def test_a_full_disk_behind_stdout_is_one_line_of_error(words: list[str], home: str) -> None:
+    done = run(*(word.format(home=home) for word in words), shell="> /dev/full")
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("Error: ") and "No space left on device" in line
 
 
-def test_a_reader_that_leaves_ends_a_command_without_a_word(report: list[str]) -> None:
+@pytest.mark.parametrize("words", WRITERS)
+def test_a_reader_that_leaves_ends_a_command_without_a_word(words: list[str], home: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "nabla_eval.cli.main", *report]
-    for words in (command, [*command, "--json"], [*command[:3], "--help"]):
-        done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, check=False)
-        assert (done.returncode, done.stderr) == (1, b"")
+    command = [sys.executable, "-m", "nabla_eval.cli.main", *(w.format(home=home) for w in words)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
     os.close(write)
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_streams_that_are_closed_from_the_start_are_nowhere(
-    closed: str, report: list[str], tmp_path: Path
+    closed: str, home: str, tmp_path: Path
 ) -> None:
-    done = run(*report, shell=closed)
+    done = run("trace", "list", home, shell=closed)
     assert done.returncode == 0 and b"Traceback" not in done.stderr
-    assert (b"Accuracy" in done.stdout) == (not closed.startswith(">"))
-    page = tmp_path / "page.md"  # the first file that is opened must not become stdout
-    assert run(*report, "--output", str(page), "--format", "markdown", shell=closed).returncode == 0
-    assert page.read_text(encoding="utf-8").startswith("## ")
-    refused = run("report", "accuracy", str(tmp_path / "no"), shell=closed)
-    assert refused.returncode == 1
+    assert (b"toy/0/0" in done.stdout) == (not closed.startswith(">"))
+    # The first file that is opened must not become stdout.
+    assert run("trace", "html", home, "-o", str(tmp_path), shell=closed).returncode == 0
+    (page,) = tmp_path.iterdir()
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert run("trace", "list", str(tmp_path / "no"), shell=closed).returncode == 1
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
@@ -79,12 +80,10 @@ def test_a_locale_without_our_signs_gets_others(kind: str, tmp_path: Path) -> No
     encoding = "latin-1" if kind == "latin-1" else "ascii"
     home = write_run(tmp_path / "é🙂", [record(0, candidates=[candidate()])], [1.0])
     (home / "run.json").write_text(json.dumps({"status": "done", "name": "∇ ₂ 日本"}))
-    for words in (["report", "rejection", str(home)], ["report", "accuracy", str(home)]):
-        done = run(*words, **ENCODINGS[kind])
-        assert done.returncode == 0, done.stderr
-        shown = done.stdout.decode(encoding)
-        assert shown.strip() and "─" not in shown
-    assert "nabla" in shown
+    done = run("report", "accuracy", str(home), **ENCODINGS[kind])
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode(encoding)
+    assert "nabla" in shown and "─" not in shown
     click = "latin-1" if kind == "latin-1" else "utf-8"  # it takes ASCII for a wrong setting
     assert "nabla-eval demo" in run("--help", **ENCODINGS[kind]).stdout.decode(click)
     made = run("report", "accuracy", str(home), "--json", **ENCODINGS[kind])
