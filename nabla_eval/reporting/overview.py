@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.analysis.accuracy import Scores, accuracy
+from nabla_eval.analysis.accuracy import accuracy
 from nabla_eval.analysis.folders import read_samples
+from nabla_eval.analysis.runs import Scores, task_of
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import task_column
 from nabla_eval.reporting.tables import Column, Row, Table, text
 from nabla_eval.reporting.text import MISSING, number, percent
-from nabla_eval.traces import Record, done
+from nabla_eval.traces import done
 
 PREFERRED = ("exact_match", "acc")  # shown in per cent
 
@@ -46,49 +47,35 @@ def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
         raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
     date = results[-1].stem.removeprefix("results_")  # its samples have it too
     records = done(folder)
-    names: dict[str, list[str]] = defaultdict(list)
-    for name in records:
-        names[name.split("/")[0]].append(name)
-    return [
-        _measured(
-            task,
-            (records[name] for name in part),
-            read_samples(results[-1].parent / f"samples_{task}_{date}.jsonl"),
-            seconds,
+    found = []
+    for task in sorted({task_of(name) for name in records}):
+        samples = read_samples(results[-1].parent / f"samples_{task}_{date}.jsonl")
+        own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+        metric = next(filter(None, map(_primary, own)), "none")
+        calls, verdicts = [], []
+        for name in records:
+            if task_of(name) == task:
+                record = records[name]
+                calls.append(record["ledger"]["model_calls"])
+                verdicts += [candidate["verdict"] for candidate in record["candidates"]]
+        found.append(
+            Measured(
+                task=task,
+                metric=metric,
+                scores={str(s["doc_id"]): [float(s[metric])] for s in own if metric in s},
+                responses=len(calls),
+                model_calls=sum(calls),
+                candidates=len(verdicts),
+                rejected=sum(verdict != "accepted" for verdict in verdicts),
+                seconds=seconds,
+                failed=tuple(f"{task}/{s['doc_id']}" for s in own if metric not in s),
+            )
         )
-        for task, part in sorted(names.items())
-    ]
-
-
-def _measured(
-    task: str,
-    records: Iterable[Record],
-    samples: Sequence[Mapping[str, Any]],
-    seconds: float | None,
-) -> Measured:
-    own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    metric = next((name for name in map(_primary, own) if name), "none")
-    scores = {str(sample["doc_id"]): [float(sample[metric])] for sample in own if metric in sample}
-    calls = []
-    verdicts = []
-    for record in records:
-        calls.append(record["ledger"]["model_calls"])
-        verdicts += [candidate["verdict"] for candidate in record["candidates"]]
-    return Measured(
-        task=task,
-        metric=metric,
-        scores=scores,
-        responses=len(calls),
-        model_calls=sum(calls),
-        candidates=len(verdicts),
-        rejected=sum(verdict != "accepted" for verdict in verdicts),
-        seconds=seconds,
-        failed=tuple(f"{task}/{s['doc_id']}" for s in own if metric not in s),
-    )
+    return found
 
 
 def _primary(sample: Mapping[str, Any]) -> str | None:
-    """The metric that says how right a sample is: in doubt the first that lm-eval lists.
+    """Return the metric that says how right a sample is: in doubt the first that lm-eval lists.
 
     None for a document that failed: `failed` is its only metric.
     """
@@ -108,9 +95,7 @@ def combine(name: str, parts: Sequence[Measured]) -> Row:
             scores[document] += runs
     estimate = accuracy(scores)
     seconds = [part.seconds for part in parts if part.seconds is not None]
-    candidates, rejected = (
-        sum(getattr(part, name) for part in parts) for name in ("candidates", "rejected")
-    )
+    candidates, rejected = (sum(p.candidates for p in parts), sum(p.rejected for p in parts))
     return {
         "run": name,
         "task": parts[0].task,
@@ -142,17 +127,13 @@ def overview_table(rows: Sequence[Row], title: str = "Results") -> Table:
         "Calls: model calls per response, mean (a token or a scoring is one, a gradient pass "
         "four). Rejected: of all judged candidates. Seconds: of generating."
     ]
-    notes += [
-        f"Left out of {row['run']}: {_failures(row['failed'])}." for row in rows if row["failed"]
-    ]
+    for row in rows:
+        if names := row["failed"]:
+            what = "document that" if len(names) == 1 else "documents that"
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            some = f"({', '.join(names[:5])}{more})"
+            notes.append(f"Left out of {row['run']}: {len(names)} {what} failed {some}.")
     return Table("overview", title, columns, rows, notes)
-
-
-def _failures(names: Sequence[str], most: int = 5) -> str:
-    """Say how many documents failed, and which: the first few by name."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    what = "document that" if len(names) == 1 else "documents that"
-    return f"{len(names)} {what} failed ({', '.join(names[:most])}{more})"
 
 
 def _problems(row: Row) -> str:

@@ -6,9 +6,7 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nabla_eval.analysis.calibration import Grade
 from nabla_eval.analysis.runs import Run, merged_versions
@@ -25,9 +23,7 @@ from nabla_eval.reporting.tables import (
     report_json,
     report_markdown,
 )
-from nabla_eval.reporting.text import code, markdown, printable, write_files
-
-_TEMPLATES = Path(__file__).with_name("templates")
+from nabla_eval.reporting.text import code, markdown, printable, templates, write_files
 
 
 @dataclass(frozen=True)
@@ -106,18 +102,6 @@ def _model(name: object) -> str:
     return f"the embedded {path.name}" if embedded else str(name)
 
 
-def page_json(page: Page) -> str:
-    """Every report's JSON by its name, with command, warnings and facts."""
-    content: dict[str, Any] = {
-        "title": page.title,
-        "command": page.command,
-        "warnings": list(page.warnings),
-        "facts": dict(page.facts),
-        **{report.name: report_json(report) for report in page.reports},
-    }
-    return json_text(content)
-
-
 def page_markdown(page: Page) -> str:
     """One Markdown page; figures are links to `figures/`."""
     facts = [f"- {markdown(key)}: {markdown(value)}" for key, value in page.facts.items()]
@@ -135,18 +119,8 @@ def page_markdown(page: Page) -> str:
 def page_html(page: Page, drawn: Mapping[str, bytes]) -> str:
     """One self-contained HTML page: no script, no request; `drawn` has each plot's SVG."""
     images = {name: base64.b64encode(content).decode() for name, content in drawn.items()}
-    return _template().render(page=page, images=images, printable=printable)
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.jinja")
+    template = templates().get_template("report.html.jinja")
+    return template.render(page=page, images=images, printable=printable)
 
 
 def write_page(page: Page, folder: Path) -> list[Path]:
@@ -161,10 +135,17 @@ def write_page(page: Page, folder: Path) -> list[Path]:
         for form in ("png", "svg")
     }
     svg = {name: pictures[f"figures/{name}.svg"] for name in drawn}
+    stored = {
+        "title": page.title,
+        "command": page.command,
+        "warnings": list(page.warnings),
+        "facts": dict(page.facts),
+        **{report.name: report_json(report) for report in page.reports},
+    }
     texts = {
         "report.md": page_markdown(page),
         "report.html": page_html(page, svg),
-        "report.json": page_json(page),
+        "report.json": json_text(stored),
     }
     for report in page.reports:
         texts |= {f"csv/{report.name}_{n}.csv": text for n, text in report_csv(report).items()}

@@ -6,12 +6,14 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nabla_eval.errors import DataError
 from nabla_eval.terminal import printable
 
+TEMPLATES = Path(__file__).with_name("templates")
 MISSING = "–"  # what the data cannot say
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a UTF-16 pair: text that UTF-8 cannot hold
@@ -107,3 +109,14 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
     return [folder / name for name in files]
+
+
+@cache
+def templates() -> Any:
+    """Return jinja's environment of the pages; all that is filled in is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip

@@ -27,9 +27,9 @@ import msgspec
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.story import Story
+from nabla_eval.reporting.text import TEMPLATES, templates
 from nabla_eval.terminal import visible
 
-_TEMPLATES = Path(__file__).parent / "templates"
 PART = 4 << 20  # characters of problems that a page holds, or loads at once
 
 
@@ -88,27 +88,15 @@ def _embedded(data: Any) -> str:
 def _html(title: str, data: str, parts: bool) -> str:
     style, script = (_read(name) for name in ("viewer.css", "viewer.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return str(
-        _template().render(
-            title=visible(title), style=style, script=script, digest=digest, data=data, parts=parts
-        )
+    template = templates().get_template("viewer.html.jinja")
+    return template.render(
+        title=visible(title), style=style, script=script, digest=digest, data=data, parts=parts
     )
 
 
 @cache
 def _read(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("viewer.html.jinja")
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def write_pages(pages: Mapping[str, TracePage], folder: str | Path) -> list[Path]:
