@@ -103,19 +103,14 @@ def with_reward(
     This is where `load_pair` and lm-eval's model meet. Without a checkpoint the pair has no reward
     model. `reading` are options of `reward_from`.
     """
-    models = [("policy", policy.name, policy.embedding)]
     pair = Pair(policy, None)
     if checkpoint is not None:
         model = checkpoint.load(dtype, parse_device(None) if device is None else device)
-        judge = reward_from(model, checkpoint.tokenizer, policy, **reading)
-        models.append(("reward model", judge.name, judge.table))
-        pair = Pair(policy, judge)
+        pair = Pair(policy, reward_from(model, checkpoint.tokenizer, policy, **reading))
         if gradient_checkpointing:
             checkpoint_gradients(pair)
-    words = [
-        f"{role} {name} in {str(table.dtype).removeprefix('torch.')} on {table.device}"
-        for role, name, table in models
-    ]
+    models = (("policy", policy), ("reward model", pair.reward))
+    words = [f"{role} {m.name} in {m.dtype} on {m.device}" for role, m in models if m is not None]
     LOGGER.info("Loaded: %s.", ", ".join(words))
     return pair
 

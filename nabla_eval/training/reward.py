@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from nabla_eval.embedded.countdown import Puzzle, split_of, verify
 from nabla_eval.errors import ConfigError, DataError
@@ -26,83 +27,72 @@ _LAYOUT = re.compile(
 )
 
 
-class Verifier(Protocol):
+@dataclass(frozen=True)
+class Verifier:
     """One kind of problem."""
 
     prompt: str  # how a policy is asked, with {problem} in it
-
-    def identity(self, problem: str) -> str:
-        """Return one text for every spelling of a problem; `DataError` where it is none."""
-        ...
-
-    def trainable(self, problem: str) -> bool:
-        """Return whether the problem may be trained on as far as its own text says."""
-        ...
-
-    def rewards(
-        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
-    ) -> list[float]:
-        """Return 1 for each right response, else 0."""
-        ...
+    # One text for every spelling of a problem; `DataError` where it is none.
+    identity: Callable[[str], str]
+    # Problems, golds and responses -> 1 for each right response, else 0.
+    rewards: Callable[[Sequence[str], Sequence[str | None], Sequence[str]], list[float]]
+    # Whether a problem may be trained on as far as its own text says: which are held out, only
+    # evaluation sets can say (`--exclude`).
+    trainable: Callable[[str], bool] = lambda problem: True
 
 
-class Maths:
-    """Problems with a final answer: right is what `nabla_eval.grading` calls equal to the gold."""
+def _same_maths(problem: str) -> str:
+    r"""Return the text without case, white space, dollar signs and LaTeX of mere layout.
 
+    Nothing that can carry meaning is dropped: `3+4` and `3-4` remain two problems. Overlaps of
+    n-grams are not looked for: competition problems share long phrases ("where m and n are
+    relatively prime positive integers. Find m + n") without being the same.
+    """
+    text = unicodedata.normalize("NFKC", problem).replace("\\dfrac", "\\frac")
+    text = _LAYOUT.sub("", text.replace("\\tfrac", "\\frac")).casefold().rstrip(".:?")
+    if not text:
+        raise DataError(
+            f"{problem!r} is no problem: nothing is left of it without layout. Leave it out."
+        )
+    return text
+
+
+def _right_answers(
+    problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
+) -> list[float]:
+    """Grade by `nabla_eval.grading`, within its deadline."""
+    pairs = [(gold or "", text) for gold, text in zip(golds, responses, strict=True)]
+    return [float(grade.equal) for grade in grade_batch(pairs, workers=GRADERS)]
+
+
+def _same_puzzle(problem: str) -> str:
+    try:
+        return Puzzle.from_prompt(problem.strip()).canonical
+    except ConfigError as error:
+        raise DataError(str(error)) from None
+
+
+def _solutions(
+    problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
+) -> list[float]:
+    """Read responses up to the first line break, as the task `nabla_countdown` does."""
+    return [
+        float(verify(problem.strip(), response.strip().partition("\n")[0]))
+        for problem, response in zip(problems, responses, strict=True)
+    ]
+
+
+VERIFIERS: Mapping[str, Verifier] = {
     # The text of tasks/_math.yaml: training asks as evaluation does.
-    prompt = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-
-    def identity(self, problem: str) -> str:
-        r"""Return the text without case, white space, dollar signs and LaTeX of mere layout.
-
-        Nothing that can carry meaning is dropped: `3+4` and `3-4` remain two problems. Overlaps of
-        n-grams are not looked for: competition problems share long phrases ("where m and n are
-        relatively prime positive integers. Find m + n") without being the same.
-        """
-        text = unicodedata.normalize("NFKC", problem).replace("\\dfrac", "\\frac")
-        text = _LAYOUT.sub("", text.replace("\\tfrac", "\\frac")).casefold().rstrip(".:?")
-        if not text:
-            raise DataError(
-                f"{problem!r} is no problem: nothing is left of it without layout. Leave it out."
-            )
-        return text
-
-    def trainable(self, problem: str) -> bool:
-        return True  # which problems are held out, only evaluation sets can say (`--exclude`)
-
-    def rewards(
-        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
-    ) -> list[float]:
-        pairs = [(gold or "", text) for gold, text in zip(golds, responses, strict=True)]
-        return [float(grade.equal) for grade in grade_batch(pairs, workers=GRADERS)]
-
-
-class Countdown:
-    """The embedded task: its own exact verifier, and only problems of its training split."""
-
-    prompt = "{problem}"
-
-    def identity(self, problem: str) -> str:
-        """Return sorted numbers and target: their order in the prompt makes no other problem."""
-        try:
-            return Puzzle.from_prompt(problem.strip()).canonical
-        except ConfigError as error:
-            raise DataError(str(error)) from None
-
-    def trainable(self, problem: str) -> bool:
-        return split_of(problem.strip()) == "train"
-
-    def rewards(
-        self, problems: Sequence[str], golds: Sequence[str | None], responses: Sequence[str]
-    ) -> list[float]:
-        # Up to the first line break, as the task `nabla_countdown` reads a response.
-        return [
-            float(verify(problem.strip(), response.strip().partition("\n")[0]))
-            for problem, response in zip(problems, responses, strict=True)
-        ]
-
-
-VERIFIERS: Mapping[str, Verifier] = {"maths": Maths(), "countdown": Countdown()}
+    "maths": Verifier(
+        "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        _same_maths,
+        _right_answers,
+    ),
+    "countdown": Verifier(
+        "{problem}", _same_puzzle, _solutions, lambda problem: split_of(problem.strip()) == "train"
+    ),
+}
 
 
 def reward_function(verifier: Verifier, tokenizer: Any) -> Callable[..., Any]:
