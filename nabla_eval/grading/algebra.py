@@ -28,9 +28,7 @@ _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?|(?<![A-Za-z\\])[A-Za-z])\^\\circ")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _GROUP = re.compile(r"\{[^{}()]*\}|\([^{}()]*\)")
 _SUM = re.compile(r"[+-]")
-_UNEVALUATED = (
-    sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.UnevaluatedExpr
-)  # fmt: skip
+_UNEVALUATED = sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product, sympy.UnevaluatedExpr
 # The parser's default takes R and r for one symbol, and R^2 - r^2 for 0.
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DIGITS = 40
@@ -41,9 +39,8 @@ _SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 
 def same_expression(gold: str, answer: str) -> bool:
     """Return whether two normalised expressions are equal; False where either cannot be parsed."""
-    texts = gold, answer
     complex_numbers = any(
-        should_treat_as_complex(text) or _IMAGINARY.search(text) for text in texts
+        should_treat_as_complex(text) or _IMAGINARY.search(text) for text in (gold, answer)
     )
     try:
         a, b = (_parse(text, complex_numbers=complex_numbers) for text in (gold, answer))
@@ -52,11 +49,9 @@ def same_expression(gold: str, answer: str) -> bool:
     except Exception:
         # The grammar reports what it does not know in many ways, none of which is an answer.
         return False
-    relations = _relations(a), _relations(b)
-    if relations[0] or relations[1]:
-        return len(relations[0]) == len(relations[1]) and all(
-            map(_same_relation, relations[0], relations[1])
-        )
+    ours, theirs = _relations(a), _relations(b)
+    if ours or theirs:
+        return len(ours) == len(theirs) and all(map(_same_relation, ours, theirs))
     if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr):
         if a == b:
             return True
@@ -131,8 +126,6 @@ def _vanishes(size: sympy.Expr) -> bool:
 
 
 def _zero(expression: sympy.Expr) -> bool:
-    if expression == 0:
-        return True
     simplified = sympy.simplify(expression)
     return bool(simplified == 0 or simplified.is_zero)
 
@@ -159,17 +152,15 @@ def _agree_at_points(a: sympy.Expr, b: sympy.Expr) -> bool | None:
 
 
 def _relations(parsed: Any) -> list[Relational]:
-    """The relation, or the links of a chain such as a < x < b in the order written."""
-    if isinstance(parsed, Relational):
-        return [parsed]
-    if isinstance(parsed, And) and all(isinstance(link, Relational) for link in parsed.args):
-        links = list(getattr(parsed, "_unsorted_args", parsed.args))
-        return sorted((_upwards(link) for link in links), key=str)
-    return []
+    """Return the relation, or the links of a chain such as a < x < b, in ascending order."""
+    links = getattr(parsed, "_unsorted_args", parsed.args) if isinstance(parsed, And) else [parsed]
+    if not all(isinstance(link, Relational) for link in links):
+        return []
+    return sorted(map(_upwards, links), key=str) if len(links) > 1 else list(links)
 
 
 def _upwards(relation: Relational) -> Relational:
-    """The same relation with < or <= rather than > or >=."""
+    """Return the same relation with < or <= rather than > or >=."""
     return relation.reversed if relation.rel_op in {">", ">="} else relation
 
 

@@ -44,6 +44,7 @@ _AMBIGUOUS = re.compile(
 )
 _ROW = re.compile(r"\[([^\[\]]+)\]")
 _ROWS = re.compile(r"\[(?:\[[^\[\]]+\][,;]?)+\]")
+_PADDED = re.compile("0[0-9]")
 _DIVISORS = re.compile(r"\\(?:gcd|lcm)(?![a-z])")
 _LETTERS = re.compile(r"[A-Za-z]{3,}\Z")
 _KNOWN = COMMANDS.union(table("operators"))
@@ -59,9 +60,9 @@ def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
     """
     if _SPACED_FACTOR.sub("", gold) == _SPACED_FACTOR.sub("", answer):  # "3 m" is "3m"
         return True
-    labels = labelled(gold), labelled(answer)
-    if labels[0] or labels[1]:
-        return _same_labelled(gold, answer, labels, oracle)
+    of_gold, of_answer = labelled(gold), labelled(answer)
+    if of_gold or of_answer:
+        return _same_labelled(gold, answer, of_gold, of_answer, oracle)
     gold, answer = bare_value(gold), bare_value(answer)
     verdict = _same(parse(gold), parse(answer), oracle)
     if verdict is True or not ("," in gold or "," in answer):
@@ -71,12 +72,11 @@ def same(gold: str, answer: str, oracle: Oracle) -> bool | None:
 
 
 def _same_labelled(
-    gold: str, answer: str, labels: tuple[Labelled | None, Labelled | None], oracle: Oracle
+    gold: str, answer: str, of_gold: Labelled | None, of_answer: Labelled | None, oracle: Oracle
 ) -> bool | None:
     """``(C) 7`` agrees with its letter and with its value; two of them must agree in both."""
-    of_gold, of_answer = labels
     if of_gold and of_answer:
-        return False if of_gold[0] != of_answer[0] else same(of_gold[1], of_answer[1], oracle)
+        return of_gold[0] == of_answer[0] and same(of_gold[1], of_answer[1], oracle)
     label, other = of_gold or of_answer or ("", ""), answer if of_gold else gold
     if (chosen := letter(other)) is not None:
         return chosen == label[0]
@@ -163,9 +163,7 @@ def _ask(gold: str, answer: str, oracle: Oracle) -> bool | None:
 
 
 def _algebraic(text: str) -> bool:
-    """Return whether to parse an expression: known commands, no words, nothing that parsers
-    drop.
-    """
+    """Return whether to parse an expression: no unknown command, word or ambiguous notation."""
     if len(text) > MAX_LEAF or not text.isascii() or text.count("{") != text.count("}"):
         return False
     if _AMBIGUOUS.search(text) or max(depths(text), default=0) > 24:
@@ -206,15 +204,13 @@ def _same_collection(gold: Collection, answer: Collection, oracle: Oracle) -> bo
     if gold.ordered or answer.ordered or repeated or one_named:
         ours, theirs = (c.items if repeated else _in_order(c.items) for c in (gold, answer))
         pairs = list(zip(ours, theirs, strict=True))
-        if kinds == {":"} and any(_padded(a) != _padded(b) for a, b in pairs[1:]):
+        # Minutes of a clock have two digits: 3:05 is not 3:5.
+        if kinds == {":"} and any(
+            bool(_PADDED.match(a.text)) != bool(_PADDED.match(b.text)) for a, b in pairs[1:]
+        ):
             return False
         return _all(_same(a, b, oracle) for a, b in pairs)
     return _match(gold.items, answer.items, oracle)
-
-
-def _padded(node: Node) -> bool:
-    """Return whether a number is written as the minutes of a clock: 3:05 is not 3:5."""
-    return re.match("0[0-9]", node.text) is not None
 
 
 def _match(gold: Sequence[Node], answer: Sequence[Node], oracle: Oracle) -> bool | None:
@@ -285,7 +281,7 @@ def _same_requested(gold: Leaf, answer: Relation, oracle: Oracle) -> bool | None
         return False
     value = parse(answer.sides[1])
     zero = isinstance(value, Leaf) and value.number is not None and not value.number.value
-    return False if zero else _same(gold, value, oracle)
+    return not zero and _same(gold, value, oracle)
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

@@ -10,10 +10,10 @@ import re
 
 from nabla_eval.grading.units import powers, table
 
-_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell"
-_LETTER = rf"(?:[A-Za-z]|\\(?:{_GREEK}))"
-_SUBSCRIPT = r"(?:_\{[0-9A-Za-z]{1,4}\})?"
-_ATOM = rf"{_LETTER}{_SUBSCRIPT}'{{0,2}}"
+_LETTER = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|sigma|rho|ell))"
+)
+_ATOM = rf"{_LETTER}(?:_\{{[0-9A-Za-z]{{1,4}}\}})?'{{0,2}}"
 _NAME = re.compile(
     rf"(?:{_ATOM}(?:\^\{{-1\}})?(?:\({_ATOM}(?:,{_ATOM})*\)|\([0-9]{{1,4}}\))?"
     r"|(?:m?\\angle ?|\\overline|\\triangle ?)\{?[A-Z]{1,4}\}?"
@@ -36,21 +36,17 @@ _QUANTITY = re.compile(
 
 
 def is_quantity(text: str) -> bool:
-    """Return whether ``text`` has a value of its own that a question may ask for: P(A|B), |z|, a
-    limit.
-    """
+    """Return whether ``text`` has a value that a question may ask for: P(A|B), |z|, a limit."""
     return len(text) <= 100 and _QUANTITY.match(text) is not None
 
 
 def is_name(text: str) -> bool:
-    """Return whether ``text`` only names a quantity: x, x_1, f(x), AB, \\angle ABC, (x,y), total
-    cost.
-    """
+    """Return whether ``text`` only names a quantity: x_1, f(x), \\angle ABC, (x,y), total cost."""
     return len(text) <= 60 and _NAME.match(text) is not None
 
 
 def function_of(name: str) -> str | None:
-    """The f of f(x), whatever its variable is called; None for f(2), P(A) and other names."""
+    """Return the f of f(x), whatever its variable is called; None for f(2), P(A), x."""
     match = _FUNCTION.match(name)
     return match.group(1) if match else None
 
@@ -115,13 +111,13 @@ _CHANGING = frozenset(table("remarks that change a value"))
 
 
 def letter(text: str) -> str | None:
-    """The capital letter that ``text`` chooses, when it does nothing else."""
+    """Return the capital letter that ``text`` chooses, when it does nothing else."""
     match = _CHOICE.match(text)
     return match.group(1).upper() if match else None
 
 
 def labelled(text: str) -> tuple[str, str] | None:
-    """Letter and value of a choice with its value: (C) 7, C. 7, C: 7; None for anything else."""
+    """Return letter and value of a choice with its value: (C) 7, C. 7, C: 7; else None."""
     match = _LABEL.match(text) if _CAPITAL.match(text) or text[:1] == "(" else None
     if match is None:
         return None
@@ -133,12 +129,13 @@ def labelled(text: str) -> tuple[str, str] | None:
 
 
 def bare_value(text: str) -> str:
-    """``text`` without words before its value ("The area is 7") and a remark in brackets after."""
+    """Return ``text`` without words before its value ("The area is 7") and a remark behind it."""
     if match := _NAMED.match(text):
         text = text[match.end() :]
     if (match := _LEAD.match(text)) and re.search("[a-z]{2}|[A-Z]{2}", match.group(1)):
-        words = re.findall("[A-Za-z]+", match.group(1).lower())
-        if not _NEGATING.intersection(words) and not _NEGATING.intersection(_first(match.group(2))):
+        first = re.findall("[A-Za-z]+", match.group(2)[:12])[:1]
+        words = re.findall("[A-Za-z]+", match.group(1)) + first
+        if not _NEGATING.intersection(map(str.lower, words)):
             text = match.group(2).strip()
     if match := _REMARK.match(text):
         words = re.findall("[A-Za-z]+", match.group(2).lower())
@@ -147,7 +144,3 @@ def bare_value(text: str) -> str:
         elif any(len(word) > 3 for word in words) and not _CHANGING.intersection(words):
             text = match.group(1)
     return text
-
-
-def _first(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z]+", text[:12].lower())[:1]

@@ -79,14 +79,12 @@ class GradingWorker:
         lifeline, self.lifeline = os.pipe()
         held = (theirs.fileno(), lifeline)
         arguments = ",".join(map(str, (MEGABYTES, *held)))
+        null = subprocess.DEVNULL
+        command = [sys.executable, "-I", "-c", _BOOTSTRAP, arguments, *path]
         try:
             with shielded():
                 self.process = subprocess.Popen(
-                    [sys.executable, "-I", "-c", _BOOTSTRAP, arguments, *path],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=held,
+                    command, stdin=null, stdout=null, stderr=null, pass_fds=held
                 )
         finally:
             theirs.close()
@@ -103,12 +101,11 @@ class GradingWorker:
         try:
             self.pipe.send_bytes(json.dumps(request).encode())
             reply = self._receive(PATIENCE * seconds)
-        except TimeoutError:
+        except (EOFError, OSError) as error:
             self.kill()
-            return Verdict(False, "timeout")
-        except (EOFError, OSError):
-            self.kill()
-            timed_out = self.process.returncode == -signal.SIGPROF
+            timed_out = (
+                isinstance(error, TimeoutError) or self.process.returncode == -signal.SIGPROF
+            )
             return Verdict(False, "timeout" if timed_out else "died")
         if self.requests >= MAX_REQUESTS or reply["error"] == "MemoryError":
             self.kill()
@@ -117,7 +114,7 @@ class GradingWorker:
     def _await_ready(self) -> None:
         try:
             reply = self._receive(START_SECONDS)
-        except (TimeoutError, EOFError, OSError) as error:
+        except (EOFError, OSError) as error:
             self.kill()
             raise GradingError(
                 f"The process that compares answers did not start ({type(error).__name__}). "

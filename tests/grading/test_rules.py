@@ -74,54 +74,67 @@ def test_numbers_are_read_exactly_or_not_at_all(text: str, value: Fraction | Non
     assert (None if found is None else found.value) == value
 
 
-def known(*pairs: tuple[str, str]):
-    """An oracle that knows these pairs to be equal and all others not to be."""
-    return lambda gold, answer: (gold, answer) in pairs
+def nothing(gold: str, answer: str) -> bool:
+    """An oracle that knows no two expressions to be equal."""
+    return False
 
 
-def test_items_are_paired_off_also_where_the_first_fit_takes_anothers_only_one() -> None:
-    oracle = known(("p+1", "r+1"), ("p+1", "s+1"), ("q+1", "r+1"))
-    assert same("p+1,q+1", "r+1,s+1", oracle) is True
-    assert same("q+1,p+1", "r+1,s+1", oracle) is True
-    assert same("p+1,q+1", "s+1,t+1", oracle) is False  # q has no partner left
-    assert same("(p+1,q+1)", "(r+1,s+1)", oracle) is False  # a point keeps its order
+def some(gold: str, answer: str) -> bool:
+    """An oracle that knows these expressions to be equal, and no others."""
+    return (gold, answer) in {("p+1", "r+1"), ("p+1", "s+1"), ("q+1", "r+1")}
 
 
-def test_nothing_is_decided_where_the_oracle_says_nothing() -> None:
-    assert same("p+1,2", "r+1,2", lambda *_: None) is None
-    assert same("p+1,2", "r+1,3", lambda *_: None) is None  # p+1 may be 3
-    assert same("(p+1,2)", "(r+1,2)", lambda *_: None) is None
-    assert same("(p+1,2)", "(r+1,3)", lambda *_: None) is False
-    assert same("p+1,2", "2,p+1", lambda *_: None) is True
+def silent(gold: str, answer: str) -> None:
+    """An oracle that cannot say."""
 
 
-def test_values_of_several_unknowns_keep_their_order_where_names_are_left_out() -> None:
-    nothing = known()
-    assert same("x=1,y=2", "1,2", nothing) is True
-    assert same("x=1,y=2", "2,1", nothing) is False
-    assert same("x=1,y=2", "y=2,x=1", nothing) is True
-    assert same("1,2", "2,1", nothing) is True
-    assert same("x=1,y=2,x=3", "x=3,y=2,x=1", nothing) is False  # which x goes with the y?
+def yes(gold: str, answer: str) -> bool:
+    """An oracle that takes all expressions for equal."""
+    return True
 
 
-def test_other_names_are_asked_about_only_where_both_values_have_unknowns() -> None:
-    yes = lambda *_: True  # noqa: E731
-    assert same("x=3", "z=t+2", yes) is False
-    assert same("x=t+1", "z=t+2", yes) is True
-    assert same("x=3", "x=t+2", yes) is True  # one name: its values
-
-
-def test_digits_and_base_both_count() -> None:
-    nothing = known()
-    assert same("0101_{2}", "101_{2}", nothing) is True
-    assert same("101_{2}", "101_{3}", nothing) is False
-    assert same("101_{2}", "101", nothing) is False
-    assert same("101_{10}", "101", nothing) is True
-
-
-def test_choices_agree_in_their_letter_alone() -> None:
-    assert same("(B)", "b", known()) is True
-    assert same("(B)", "C", known()) is False
+@pytest.mark.parametrize(
+    ("gold", "answer", "oracle", "verdict"),
+    [
+        # Items are paired off, also where the first that fits takes another's only one.
+        ("p+1,q+1", "r+1,s+1", some, True),
+        ("q+1,p+1", "r+1,s+1", some, True),
+        ("p+1,q+1", "s+1,t+1", some, False),  # q has no partner left
+        ("(p+1,q+1)", "(r+1,s+1)", some, False),  # a point keeps its order
+        # Nothing is decided where the oracle says nothing.
+        ("p+1,2", "r+1,2", silent, None),
+        ("p+1,2", "r+1,3", silent, None),  # p+1 may be 3
+        ("(p+1,2)", "(r+1,2)", silent, None),
+        ("(p+1,2)", "(r+1,3)", silent, False),
+        ("p+1,2", "2,p+1", silent, True),
+        # Values of several unknowns keep their order where names are left out.
+        ("x=1,y=2", "1,2", nothing, True),
+        ("x=1,y=2", "2,1", nothing, False),
+        ("x=1,y=2", "y=2,x=1", nothing, True),
+        ("1,2", "2,1", nothing, True),
+        ("x=1,y=2,x=3", "x=3,y=2,x=1", nothing, False),  # which x goes with the y?
+        # Other names are asked about only where both values have unknowns.
+        ("x=3", "z=t+2", yes, False),
+        ("x=t+1", "z=t+2", yes, True),
+        ("x=3", "x=t+2", yes, True),  # one name: its values
+        # What a relation says of its unknown is compared, whatever its form.
+        ("x<3", "3>x", nothing, True),
+        ("x<3", "x\\in(-\\infty,3)", nothing, True),
+        ("x<3", "t<3", yes, False),
+        ("x=3", "x<3", yes, False),
+        ("x\\in[1,2]", "y=2x+3", yes, False),
+        # Digits and base both count.
+        ("0101_{2}", "101_{2}", nothing, True),
+        ("101_{2}", "101_{3}", nothing, False),
+        ("101_{2}", "101", nothing, False),
+        ("101_{10}", "101", nothing, True),
+        # Choices agree in their letter alone.
+        ("(B)", "b", nothing, True),
+        ("(B)", "C", nothing, False),
+    ],
+)
+def test_structures(gold: str, answer: str, oracle, verdict: bool | None) -> None:
+    assert same(gold, answer, oracle) is verdict
 
 
 # --- what is asked of the worker, and what is remembered ----------------------------------------

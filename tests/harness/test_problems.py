@@ -11,9 +11,8 @@ import pytest
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness.problems import check, hub, store
 from nabla_eval.harness.problems.check import examine, fingerprint, known
-from nabla_eval.harness.problems.items import Item, item, items_hash
 from nabla_eval.harness.problems.sets import SETS, Hub, ProblemSet, problem_set
-from nabla_eval.harness.problems.store import Copy
+from nabla_eval.harness.problems.store import Copy, Item, item, items_hash
 
 COUNTS = {"aime24": 30, "aime25": 30, "amc": 83, "amc23": 40, "math500": 500, "gsm8k": 1319}
 TOY = ProblemSet("toy", "Toy", 3, "toy.jsonl", Hub("owner/toy", "0" * 40, "test"))

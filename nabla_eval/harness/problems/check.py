@@ -10,14 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, TypedDict
 
-from nabla_eval.harness.problems.items import (
-    Item,
-    answering,
-    items_hash,
-    repeated,
-    wording,
-)
-from nabla_eval.harness.problems.store import Copy, Entry, row_hashes
+from nabla_eval.harness.problems import store
+from nabla_eval.harness.problems.store import Copy, Entry, Item, answering, wording
 
 Verdict = Literal["ok", "other wording", "wrong"]
 
@@ -45,7 +39,7 @@ class Findings:
 
 @cache
 def known() -> Mapping[str, KnownSet]:
-    """By name of the set. Hashes only: neither problems nor answers are part of the package."""
+    """Return hashes by name of the set; the package holds no problems and no answers."""
     text = files("nabla_eval.harness.problems").joinpath("known.json").read_text("utf-8")
     entries: dict[str, KnownSet] = json.loads(text)
     return entries
@@ -60,7 +54,7 @@ def examine(copy: Copy, fetched: Entry | None = None) -> Findings:
     faults, notes = [], []
     if len(copy.items) != copy.expected:
         faults.append(f"{len(copy.items)} items instead of {copy.expected}")
-    if again := repeated(copy.items):
+    if again := store.repeated(copy.items):
         faults.append(f"problems that stand there twice: {_named(again)}")
     tested = known().get(copy.problems.name)
     if tested is not None and copy.hash != tested["hash"]:
@@ -78,7 +72,7 @@ def examine(copy: Copy, fetched: Entry | None = None) -> Findings:
 
 
 def _against(copy: Copy, tested: KnownSet) -> tuple[list[str], list[str], int]:
-    """Ids with a wrong answer, ids worded otherwise, and how many known items are missing."""
+    """Return the ids of wrong answers, of other wordings, and how many known items are missing."""
     left = dict(tested["rows"])
     whole = len(left) >= copy.expected  # else nothing can be said about some of the items
     wrong, unknown, reworded = [], [], []
@@ -101,7 +95,7 @@ def _against(copy: Copy, tested: KnownSet) -> tuple[list[str], list[str], int]:
 def _changed(items: Sequence[Item], fetched: Entry) -> list[str]:
     before = Counter(fetched["rows"])
     changed = []
-    for one, row in zip(items, row_hashes(items), strict=True):
+    for one, row in zip(items, store.row_hashes(items), strict=True):
         if before[row] > 0:
             before[row] -= 1
         else:
@@ -117,6 +111,6 @@ def _named(ids: Sequence[str], most: int = 8) -> str:
 def fingerprint(items: Sequence[Item]) -> KnownSet:
     """Return what `known.json` holds of a copy; `tests/harness/test_problems.py` compares it."""
     return {
-        "hash": items_hash(items),
+        "hash": store.items_hash(items),
         "rows": {wording(one): answering(one) for one in items},
     }

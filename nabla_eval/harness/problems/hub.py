@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nabla_eval.errors import DataError
-from nabla_eval.harness.problems.items import item
 from nabla_eval.harness.problems.sets import ProblemSet
-from nabla_eval.harness.problems.store import VARIABLE, Copy
+from nabla_eval.harness.problems.store import VARIABLE, Copy, item
 from nabla_eval.models.hub import hub_answers
 
 
 def from_hub(problems: ProblemSet) -> Copy:
-    """The set's items from its hub data set, or from what the cache holds of it.
+    """Return the set's items from its hub data set, or from what the cache holds of it.
 
     Raises `DataError` where it is neither within reach nor in the cache.
     """

@@ -1,22 +1,108 @@
-"""Folders of problems: one JSONL file a set, and a manifest of what was fetched into it."""
+"""Problems with their answers, and folders of them: one JSONL file a set, and a manifest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.harness.problems.items import Item, answering, item, items_hash, wording
-from nabla_eval.harness.problems.sets import ProblemSet
+from nabla_eval.harness.problems.sets import Hub, ProblemSet
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 VARIABLE = "NABLA_DATA"
 MANIFEST = "nabla_data.json"
+_INTEGER = re.compile(r"[-−]?[0-9]{1,1000}(?:\.0+)?")
+
+
+class Item(TypedDict):
+    """One problem, as the JSONL files store it and as lm-eval's tasks see it."""
+
+    id: str
+    problem: str
+    answer: str
+    source: str
+
+
+def item(
+    problems: ProblemSet, row: Mapping[str, Any], place: str, columns: Hub | None = None
+) -> Item:
+    """Return the item of a row, whose columns are called as in the files or as ``columns`` says.
+
+    Integer answers get one spelling: 25 for "025", "25.0" and 25.0, 70000 for "70,000". GSM8K's are
+    taken out of its worked solutions. Raises `DataError` that names the row by its `place`.
+    """
+    names = ("id", "problem", "answer")
+    if columns is not None:
+        names = (columns.id, columns.problem, columns.answer)
+    id_, problem, answer = (row.get(name) for name in names)
+    if not isinstance(problem, str) or not problem.strip():
+        held = ", ".join(map(repr, row)) or "nothing"
+        raise DataError(
+            f"{place} has no text under {names[1]!r}: it holds {held}. Each row needs a "
+            "problem and its answer."
+        )
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or answer == "":
+        raise DataError(
+            f"{place} has no answer under {names[2]!r} but {answer!r}. Each row needs a problem "
+            "and its answer."
+        )
+    text = str(answer).rpartition("####")[2].strip()
+    return {
+        "id": str(id_) if id_ is not None else place.rpartition(" ")[2],
+        "problem": problem,
+        "answer": _integer(text, place, problems) if problems.integers else text,
+        "source": str(row.get("source", columns or "")),
+    }
+
+
+def _integer(text: str, place: str, problems: ProblemSet) -> str:
+    plain = text.replace(",", "").replace("$", "")
+    if not _INTEGER.fullmatch(plain):
+        raise DataError(
+            f"{place} has the answer {text[:80]!r}, and every answer of {problems.title} is an "
+            "integer. Mend the row, or fetch it anew."
+        )
+    return str(int(plain.partition(".")[0].replace("−", "-")))
+
+
+def items_hash(items: Iterable[Item]) -> str:
+    """16 hex digits that name these problems with these answers in this order; ids do not count."""
+    digest = hashlib.sha256()
+    for one in items:
+        digest.update(json.dumps([one["problem"], one["answer"]]).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def wording(one: Item) -> str:
+    """8 hex digits of a problem's letters and digits: copies differ in spaces and in markup."""
+    return _short(re.sub(r"[^0-9a-z]", "", one["problem"].lower()))
+
+
+def answering(one: Item) -> str:
+    """8 hex digits of an answer without its spaces."""
+    return _short("".join(one["answer"].split()))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def repeated(items: Sequence[Item]) -> list[str]:
+    """Return the ids of items whose problem stands before them already."""
+    first: dict[str, int] = {}
+    keys = ["".join(one["problem"].split()) for one in items]
+    return [
+        one["id"]
+        for number, (key, one) in enumerate(zip(keys, items, strict=True))
+        if first.setdefault(key, number) < number
+    ]
 
 
 class Entry(TypedDict):
@@ -49,12 +135,12 @@ class Copy:
 
 
 def find(folder: Path, problems: ProblemSet) -> Path | None:
-    """The file of a folder that holds the set or, failing that, a part of it."""
+    """Return the file of a folder that holds the set or, failing that, a part of it."""
     return next((folder / name for name in problems.files if os.path.isfile(folder / name)), None)
 
 
 def read(folder: Path, problems: ProblemSet) -> Copy:
-    """The set's items out of a folder, all of them.
+    """Return the set's items out of a folder, all of them.
 
     Raises `DataError` where the folder or its file is missing or torn, or has another number of
     items than the set.
@@ -69,7 +155,7 @@ def read(folder: Path, problems: ProblemSet) -> Copy:
 
 
 def counted(copy: Copy) -> Copy:
-    """The same copy. Raises `DataError` where it has another number of items than the set."""
+    """Return the same copy. Raises `DataError` where it has not as many items as the set."""
     if len(copy.items) != copy.expected:
         raise DataError(
             f"{copy.source} has {len(copy.items)} items, and {copy.problems.title} has "
@@ -126,14 +212,12 @@ def write(folder: Path, copy: Copy) -> Path:
 
 
 def row_hashes(items: Sequence[Item]) -> list[str]:
-    """One hash an item, as the manifest keeps them."""
+    """Return one hash an item, as the manifest keeps them."""
     return [wording(one) + answering(one) for one in items]
 
 
 def manifest(folder: Path) -> dict[str, Entry]:
-    """Return what was fetched into a folder, by name of set; nothing for one that was filled
-    otherwise.
-    """
+    """Return what was fetched into a folder, by name of set; nothing for other folders."""
     file = folder / MANIFEST
     if not os.path.isfile(file):
         return {}
