@@ -1,16 +1,9 @@
 r"""The final answer in a model's response.
 
-What counts, in this order:
-
-1. the last ``\boxed{}`` (or several boxes that only commas or "and" separate, as a list);
-2. what follows the last ``####`` (GSM8K's own format);
-3. the value in the sentence after the last "answer is", "answer:" or "Answer" heading;
-4. the whole response, if it is one expression on one line, without prose;
-5. the last mathematical span (``$...$``, ``\(...\)``, ``\[...\]``) or, if one stands after it, the
-   last number.
-
-Only text after a thinking block counts, and text of an unfinished thought or an unclosed box is no
-answer. All of it takes time linear in the length of the response.
+The first of these that exists: the last ``\boxed{}``, the line after the last ``####``, the value
+in the sentence after the last "answer is", the whole response if it is one expression, the last
+mathematical span or number. The README of this folder has the details. Only text after a thinking
+block counts. All of it takes time linear in the length of the response.
 """
 
 from __future__ import annotations
@@ -28,6 +21,7 @@ MAX_RESPONSE = 2_000_000
 
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _STRUCK = re.compile(r"~~[^~\s][^~\n]{0,200}~~")
+_SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
 
@@ -46,19 +40,8 @@ def extract(text: str | None, *, in_thought: bool = False) -> str | None:
     )
     hashes = _HASHES.findall(text)
     found = boxed or (hashes and hashes[-1]) or _announced(text) or _bare(text) or _last(text)
-    found = _trim(found) if found else ""
+    found = (found or "").rstrip(_SPACES + ".,;:*_").lstrip(_SPACES + "*_")
     return found if found.strip("$ ") else None
-
-
-def _trim(answer: str) -> str:
-    """Return an answer without white space, emphasis and, at its end, punctuation."""
-    end = len(answer)
-    while end and (answer[end - 1].isspace() or answer[end - 1] in ".,;:*_"):
-        end -= 1
-    start = 0
-    while start < end and (answer[start].isspace() or answer[start] in "*_"):
-        start += 1
-    return answer[start:end]
 
 
 # --- boxes ---------------------------------------------------------------------------------------

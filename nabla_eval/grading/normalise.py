@@ -82,8 +82,9 @@ _PER = re.compile(
 _OHMS = re.compile(r"([0-9](?:\s|~|\\[,;:! ])*)\\Omega(?=[\s$})\].]*\Z)")
 
 _TOKEN = re.compile(r"\\([A-Za-z]+)\*?|\\.|[{}]|[^\\{}]+|\\", re.DOTALL)
-_OPTION = re.compile(r"\s*\[[^\[\]{}]{0,40}\](?=\s*[\[{])")
-_ARGUMENT = re.compile(r"\s*(?:\{|(\\[A-Za-z]+|[^\\\s{}]))")
+_ARGUMENT = re.compile(
+    r"(?:\s*\[[^\[\]{}]{0,40}\](?=\s*[\[{])){0,2}\s*(?:\{|(\\[A-Za-z]+|[^\\\s{}]))"
+)
 _AFTER_VALUE = re.compile(
     r"(?:[0-9)\]!]|(?<!\\circ)(?<!\\circ )\}|\\pi"
     rf"|(?<![A-Za-z])(?:{'|'.join(sorted(NAMES))}|k[gmJNW]|[cm]m)(?:\s*\^\s*\{{?-?[1-9]\}}?)?"
@@ -157,15 +158,14 @@ class _Layout:
             return self._keep_last(name, position)
         elif name in _DROPPED_WITH:
             self.out.append(" ")
-            return self._skip_argument(self._skip_option(position), letters=False)
+            return self._skip_argument(position, letters=False)
         else:
             self.out.append(" " if name in _DROPPED else _RENAMED.get(name, written))
         return position
 
     def _keep_last(self, name: str, position: int) -> int:
-        position = self._skip_option(position)
         for _ in range(_KEPT[name] - 1):
-            position = self._skip_option(self._skip_argument(position))
+            position = self._skip_argument(position)
         opening, closing = _AROUND.get(name, (" ", " "))
         match = _ARGUMENT.match(self.text, position)
         if match is None or match[1]:
@@ -209,10 +209,6 @@ class _Layout:
         if match[1]:
             return match.end() if letters else position
         return self.partner.get(match.end() - 1, match.end() - 1) + 1
-
-    def _skip_option(self, position: int) -> int:
-        match = _OPTION.match(self.text, position)
-        return match.end() if match else position
 
 
 def _si(unit: str) -> str:

@@ -20,16 +20,15 @@ _MAX_LENGTH = 400
 _MAX_EXPONENT = 300
 
 _UNSIGNED = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
-_DECIMAL = re.compile(rf"{_UNSIGNED}\Z")
 _FRACTION = re.compile(
     rf"(?:\\frac\{{(-?{_UNSIGNED})\}}\{{(-?{_UNSIGNED})\}}|({_UNSIGNED})/({_UNSIGNED}))\Z"
 )
 _MIXED = re.compile(r"([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))\Z")
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,40})\}")
 _REPEATED_INSIDE = re.compile(rf"(?<![0-9.]){_REPEATING.pattern}(?![0-9.])")
-_SCIENTIFIC = re.compile(
+_DECIMAL = re.compile(
     rf"({_UNSIGNED})(?:(?:\\times|\\cdot|\*) ?10\^\{{([+-]?[0-9]{{1,4}})\}}"
-    r"|[eE]([+-]?[0-9]{1,4}))\Z"
+    r"|[eE]([+-]?[0-9]{1,4}))?\Z"
 )
 
 
@@ -57,8 +56,8 @@ def parse_number(text: str) -> Number | None:
 
 
 def _unsigned(text: str) -> Number | None:
-    if _DECIMAL.match(text):
-        return _decimal(text)
+    if match := _DECIMAL.match(text):
+        return _decimal(match.group(1), int(match.group(2) or match.group(3) or 0))
     if match := _REPEATING.fullmatch(text):
         return Number(_repeating(match))
     if match := _MIXED.match(text):
@@ -69,14 +68,6 @@ def _unsigned(text: str) -> Number | None:
         top_text, bottom_text = (group for group in match.groups() if group is not None)
         denominator = Fraction(bottom_text)
         return Number(Fraction(top_text) / denominator) if denominator else None
-    if match := _SCIENTIFIC.match(text):
-        exponent = int(match.group(2) or match.group(3))
-        if abs(exponent) > _MAX_EXPONENT:
-            return None
-        scale = Fraction(10) ** exponent
-        mantissa = _decimal(match.group(1))
-        step = mantissa.step * scale if mantissa.step is not None else None
-        return Number(mantissa.value * scale, step, mantissa.digits)
     return None
 
 
@@ -101,12 +92,15 @@ def latex(value: Fraction) -> str:
     return rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
-def _decimal(text: str) -> Number:
+def _decimal(text: str, exponent: int) -> Number | None:
+    if abs(exponent) > _MAX_EXPONENT:
+        return None
+    value = Fraction(text) * Fraction(10) ** exponent
     whole, _, places = text.partition(".")
     if not places:
-        return Number(Fraction(int(whole)))
-    digits = len((whole + places).lstrip("0"))
-    return Number(Fraction(text), Fraction(1, 10 ** len(places)), digits)
+        return Number(value)
+    step = Fraction(10) ** (exponent - len(places))
+    return Number(value, step, len((whole + places).lstrip("0")))
 
 
 def tolerance(*numbers: Number) -> Fraction:

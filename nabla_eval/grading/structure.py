@@ -147,14 +147,13 @@ def _list(text: str, brackets: str, items: list[str], depth: int, grouped: bool)
     if brackets == "" and (whole := _combined(text, nodes) or _systems(text, nodes)):
         return whole
     if brackets in {"", "{}"}:
-        nodes = list({_key(node): node for node in _share_name(nodes)}.values())
+        distinct = {
+            (n.text.replace(";", ","), getattr(n, "units", None)): n for n in _share_name(nodes)
+        }
+        nodes = list(distinct.values())
         if len(nodes) == 1:
             return nodes[0]
     return Collection(text, brackets, tuple(nodes))
-
-
-def _key(node: Node) -> tuple[str, object]:
-    return node.text.replace(";", ","), node.units if isinstance(node, Leaf) else None
 
 
 def name_of(node: Node) -> str | None:
@@ -175,12 +174,8 @@ def _share_name(nodes: list[Node]) -> list[Node]:
 def _systems(text: str, nodes: list[Node]) -> Node | None:
     """``p=5, q=2, p=7, q=2`` as two solutions, the pairs (5, 2) and (7, 2)."""
     names = [name_of(node) for node in nodes]
-    width = len(set(names))
-    if (
-        None in names
-        or not 1 < width < len(names)
-        or names != names[:width] * (len(names) // width)
-    ):
+    width, rounds = len(set(names)), len(names) // len(set(names))
+    if None in names or min(width, rounds) < 2 or names != names[:width] * rounds:
         return None
     rows = [tuple(nodes[i : i + width]) for i in range(0, len(nodes), width)]
     pairs = [Collection(",".join(node.text for node in row), "", row) for row in rows]
@@ -234,9 +229,8 @@ def _related(text: str, sides: list[str], signs: list[str], depth: int, grouped:
             return solution
     elif bounded := _solution(sides, signs, depth + 1):
         names = [side.strip("|") for side in sides if is_name(side) or _ABSOLUTE.match(side)]
-        return Relation(
-            text, tuple(sides), tuple(signs), names[0] if len(names) == 1 else "", bounded
-        )
+        unknown = names[0] if len(names) == 1 else ""
+        return Relation(text, tuple(sides), tuple(signs), unknown, bounded)
     return Relation(text, tuple(sides), tuple(signs))
 
 

@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import threading
-import weakref
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -158,7 +157,8 @@ class GradingPool:
         self.size = size
         self._free = threading.BoundedSemaphore(size)
         self._idle: list[GradingWorker] = []
-        _pools.add(self)
+        atexit.register(self.close)
+        os.register_at_fork(after_in_child=self.forget)
 
     def ask(self, gold: str, answer: str, seconds: float, grader: str = "nabla_eval") -> Verdict:
         """Compare two normalised answers in a worker within ``seconds`` of its processor time.
@@ -203,27 +203,7 @@ class GradingPool:
             worker.process.returncode = 0
 
 
-_pools: weakref.WeakSet[GradingPool] = weakref.WeakSet()
-
-
-def _each(method: str) -> None:
-    for pool in list(_pools):
-        getattr(pool, method)()
-
-
-atexit.register(_each, "close")
-os.register_at_fork(after_in_child=lambda: _each("forget"))
-
-
-# In the worker process:
-
-
-def _limit_memory(megabytes: int) -> None:
-    limit = megabytes * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Refused where the hard limit is lower already, and by systems that do not limit memory.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+# --- in the worker process -----------------------------------------------------------------------
 
 
 def _reply(gold: str, answer: str, grader: str) -> dict[str, Any]:
@@ -267,7 +247,10 @@ def main(megabytes: int, pipe: int, lifeline: int) -> None:
     except ImportError as error:
         send({"ready": False, "error": str(error)})
         return
-    _limit_memory(megabytes)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Refused where the hard limit is lower already, and by systems that do not limit memory.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20,) * 2)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     send({"ready": True})
     with contextlib.suppress(EOFError, ConnectionResetError):
