@@ -30,7 +30,6 @@ from nabla_eval.validation import (
     NotNegative,
     Positive,
     Probability,
-    Share,
     as_declared,
     describe,
     shown,
@@ -128,49 +127,6 @@ class Sampling(Options):
     def sampling(self) -> Sampling:
         """How responses are drawn."""
         return self.part(Sampling)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resampling(Options):
-    """How the refined token is drawn; None takes the rollout's own value.
-
-    A draw that repeats the token at hand proposes nothing, so drawing warmer than the rollout pays;
-    the floor keeps what the policy finds absurd out of it (measured in `reports/defaults`).
-    """
-
-    resample_temperature: NotNegative | None = 1.5
-    resample_top_p: Probability | None = None
-    resample_top_k: Index | None = None
-    min_probability: Share = 0.01  # tokens that the policy itself gives less are never drawn
-
-    def of(self, rollout: Sampling) -> Sampling:
-        """Return the resample distribution's options, given the rollout's."""
-        chosen: dict[str, Any] = {
-            "temperature": self.resample_temperature,
-            "top_p": self.resample_top_p,
-            "top_k": self.resample_top_k,
-        }
-        changed = {name: value for name, value in chosen.items() if value is not None}
-        return dataclasses.replace(rollout.sampling, **changed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection(Options):
-    """Which positions are worth refining (the paper's section 3.3; DESIGN 3.4, 3.5)."""
-
-    uncertainty: Literal["entropy", "top_probability"] = "entropy"
-    entropy_threshold: NotNegative = 0.25  # nats; a position needs more
-    top_probability_threshold: Probability = 0.97  # a position needs at most this
-    gradient_threshold: NotNegative = 0.0  # a position needs more; 0 lets all through
-    # A norm equal to the threshold is enough (released code).
-    threshold_inclusive: bool = read_by("gate", False)
-    # Of dL/dz (paper) or dL/dy (released).
-    gradient_norm: Literal["logits", "onehot"] = read_by("gate", "logits")
-
-    def steep(self, norm: float) -> bool:
-        """Tell whether a gradient of this norm passes the gate."""
-        threshold = self.gradient_threshold
-        return norm >= threshold if self.threshold_inclusive else norm > threshold
 
 
 @dataclass(frozen=True, kw_only=True)

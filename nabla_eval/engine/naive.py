@@ -22,7 +22,7 @@ from nabla_eval.engine.gradient import no_gradient
 from nabla_eval.engine.response import no_distribution
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair, Policy
-from nabla_eval.options import DTO, Objective, Sampling, Selection
+from nabla_eval.options import DTO, Objective, Sampling
 from nabla_eval.outcome import Candidate, Draft, Outcome, StopReason, Verdict
 from nabla_eval.protocol import Problem
 from nabla_eval.randomness import Key
@@ -287,7 +287,7 @@ def _state(pair: Pair, problem: Problem, sequence: Sequence, row: int) -> Tensor
     return pair.policy.base(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
 
 
-def is_unsure(z: Tensor, selection: Selection) -> bool:
+def is_unsure(z: Tensor, selection: Nabla) -> bool:
     """Entropy above eps_ent (the paper), or top probability at most a bound (the released code)."""
     p = torch.softmax(z, -1)
     if selection.uncertainty == "entropy":

@@ -160,10 +160,10 @@ def _look_ahead(run: LoopState, wanted: int) -> Part:
 
 
 def _window(run: LoopState, sweep: int, start: int, size: int) -> Part:
-    """The next positions that pass both gates of the selection."""
-    selection = run.config
+    """The next positions that pass both gates of the config."""
+    config = run.config
     unsure = run.unsure[bisect_left(run.unsure, start) :]
-    if selection.gradient_threshold == 0:
+    if config.gradient_threshold == 0:
         return unsure[:size]
     window: list[int] = []
     while unsure and len(window) < size:
@@ -171,15 +171,15 @@ def _window(run: LoopState, sweep: int, start: int, size: int) -> Part:
         new = [i for i in ahead if i not in run.norms]
         gradients = yield [
             Differentiate(
-                run.problem, run.current, i, run.config.dto, rows=tuple(run.unsure),
-                norm=selection.gradient_norm, temperature=run.config.relaxation,
+                run.problem, run.current, i, config.dto, rows=tuple(run.unsure),
+                norm=config.gradient_norm, temperature=config.relaxation,
             )
             for i in new
         ]  # fmt: skip
         for i, gradient in zip(new, gradients, strict=True):
             run.norms.update(gradient.norms)
             run.passes.append(((sweep, i), gradient.cost.gradient_passes))
-        window += [i for i in ahead if selection.steep(run.norms[i])]
+        window += [i for i in ahead if config.steep(run.norms[i])]
     return window
 
 

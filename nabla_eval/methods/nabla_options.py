@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from nabla_eval.options import DTO, Budget, Resampling, Sampling, Selection, read_by
+from nabla_eval.options import DTO, Budget, Sampling, change, leaves, read_by
 from nabla_eval.outcome import Candidate
 from nabla_eval.protocol import Trajectory
-from nabla_eval.validation import Count, Finite, Positive
+from nabla_eval.validation import Count, Finite, Index, NotNegative, Positive, Probability, Share
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nabla(Sampling, Resampling, Selection, DTO, Budget):
+class Nabla(Sampling, DTO, Budget):
     """Options of ∇-Reasoner. The defaults are what measured best on the embedded pair."""
 
     n: Count = 8  # N_max: rollouts in all, the first draft included
@@ -27,6 +27,24 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
     # Draw without a gradient where none could change the draw; exact.
     certify: bool = read_by("steps", True)
     temperature: Positive = 0.7
+
+    # How the refined token is drawn; None takes the rollout's own value. A draw that repeats the
+    # token at hand proposes nothing, so drawing warmer than the rollout pays; the floor keeps what
+    # the policy finds absurd out of it (measured in `reports/defaults`).
+    resample_temperature: NotNegative | None = 1.5
+    resample_top_p: Probability | None = None
+    resample_top_k: Index | None = None
+    min_probability: Share = 0.01  # tokens that the policy itself gives less are never drawn
+
+    # Which positions are worth refining (the paper's section 3.3; DESIGN 3.4, 3.5).
+    uncertainty: Literal["entropy", "top_probability"] = "entropy"
+    entropy_threshold: NotNegative = 0.25  # nats; a position needs more
+    top_probability_threshold: Probability = 0.97  # a position needs at most this
+    gradient_threshold: NotNegative = 0.0  # a position needs more; 0 lets all through
+    # A norm equal to the threshold is enough (released code).
+    threshold_inclusive: bool = read_by("gate", False)
+    # Of dL/dz (paper) or dL/dy (released).
+    gradient_norm: Literal["logits", "onehot"] = read_by("gate", "logits")
 
     @property
     def idle(self) -> str | None:
@@ -44,7 +62,9 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
     @cached_property
     def drawing(self) -> Sampling:
         """How the refined token is drawn."""
-        return self.of(self)
+        own = {name: getattr(self, f"resample_{name}") for name in leaves(Sampling)}
+        given = {name: value for name, value in own.items() if value is not None}
+        return change(self.sampling, **given)
 
     @cached_property
     def certifies(self) -> bool:
@@ -53,6 +73,11 @@ class Nabla(Sampling, Resampling, Selection, DTO, Budget):
         plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
         needless = self.steps > 0 and self.gradient_threshold == 0
         return self.certify and needless and plain
+
+    def steep(self, norm: float) -> bool:
+        """Tell whether a gradient of this norm passes the gate."""
+        threshold = self.gradient_threshold
+        return norm >= threshold if self.threshold_inclusive else norm > threshold
 
     def judged(self, trajectory: Trajectory) -> Trajectory:
         """The response as the reward model is to read it: its end token too, if end_token=kept."""
@@ -110,15 +135,12 @@ def lookahead(config: Nabla, judged: Sequence[Candidate]) -> int:
     return 1 + int(math.log(1 / 2) / math.log(1 - rate))
 
 
-def uncertain(trajectory: Trajectory, selection: Selection) -> list[int]:
+def uncertain(trajectory: Trajectory, config: Nabla) -> list[int]:
     """Positions at which the policy is unsure of the token, in order (the paper's section 3.3).
 
     Entropy above eps_ent (the paper), or top probability at most a bound (the released code).
     """
-    if selection.uncertainty == "entropy":
-        threshold = selection.entropy_threshold
-        unsure = [entropy > threshold for entropy in trajectory.entropy]
-    else:
-        bound = selection.top_probability_threshold
-        unsure = [top <= bound for top in trajectory.top_probability]
-    return [i for i in range(len(trajectory.tokens)) if unsure[i]]
+    if config.uncertainty == "entropy":
+        return [i for i, h in enumerate(trajectory.entropy) if h > config.entropy_threshold]
+    bound = config.top_probability_threshold
+    return [i for i, top in enumerate(trajectory.top_probability) if top <= bound]

@@ -15,9 +15,9 @@ from nabla_eval.analysis.candidates import (
 )
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.gradient import hard_sequence
-from nabla_eval.methods.nabla_options import lookahead, uncertain
+from nabla_eval.methods.nabla_options import Nabla, lookahead, uncertain
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.options import DTO, Selection
+from nabla_eval.options import DTO
 from nabla_eval.protocol import (
     Differentiate,
     Generate,
@@ -312,8 +312,8 @@ EDGE = Trajectory((5, 6, 7), "", 3, "eos", (1, 2, 3), (0.25, 0.26, 0.2), (0.97, 
 
 def test_a_position_needs_more_entropy_than_the_threshold_or_at_most_the_probability():
     """The paper's gate is H > eps_ent, the released max p <= 0.97: equals are told apart."""
-    assert uncertain(EDGE, Selection(entropy_threshold=0.25)) == [1]
-    by_probability = Selection(uncertainty="top_probability", top_probability_threshold=0.97)
+    assert uncertain(EDGE, Nabla(entropy_threshold=0.25)) == [1]
+    by_probability = Nabla(uncertainty="top_probability", top_probability_threshold=0.97)
     assert uncertain(EDGE, by_probability) == [0, 2]
 
 

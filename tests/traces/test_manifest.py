@@ -9,11 +9,11 @@ import pytest
 
 from nabla_eval.errors import DataError
 from nabla_eval.methods.nabla_options import Nabla
-from nabla_eval.options import DTO, Selection, fingerprint
+from nabla_eval.options import DTO, fingerprint
 from nabla_eval.traces.manifest import FILE, differences, read_manifest, write_manifest
 
 LATER = [
-    (Nabla(), "end_token"), (Selection(), "threshold_inclusive"), (DTO(), "schedule"),
+    (Nabla(), "end_token"), (Nabla(), "threshold_inclusive"), (DTO(), "schedule"),
     (DTO(), "optimizer"), (DTO(), "logits_dtype"), (DTO(), "relaxation_temperature"),
 ]  # fmt: skip
 
