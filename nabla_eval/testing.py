@@ -114,13 +114,17 @@ class CountingExecutor:
     def __init__(self, execute: Callable[[list[Request]], list[Any]]) -> None:
         self.execute = execute
         self.totals: dict[str, Ledger] = {}
-        self.rounds: list[list[Request]] = []
-        self.results: list[list[Any]] = []
+        self.rounds = 0
+        self.asked: list[tuple[Request, Any]] = []  # with what was answered
 
     def __call__(self, requests: list[Request]) -> list[Any]:
         results = self.execute(requests)
-        self.rounds.append(requests)
-        self.results.append(results)
+        self.rounds += 1
         for request, result in zip(requests, results, strict=True):
+            self.asked.append((request, result))
             self.totals.setdefault(request.problem.id, Ledger()).add(result.cost)
         return results
+
+    def of(self, kind: type) -> list[tuple[Any, Any]]:
+        """Return the requests of one kind, each with its result."""
+        return [pair for pair in self.asked if isinstance(pair[0], kind)]

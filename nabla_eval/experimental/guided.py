@@ -59,6 +59,7 @@ def prefix_gradient(problem: Problem, config: PrefixGradient) -> Method:
     """
 
     def choose(response: Trajectory, position: int) -> Part:
+        """Return what is `Chosen` at a position."""
         lazy = config.guidance == "lazy"
         score = None
         if lazy:
@@ -103,6 +104,7 @@ def sequential_verify(problem: Problem, config: SequentialVerify) -> Method:
     """
 
     def choose(response: Trajectory, position: int) -> Part:
+        """Return what is `Chosen` at a position."""
         seen: list[Known] = []
         for rank in range(config.tries):
             (ranking,) = yield [
@@ -140,6 +142,7 @@ def exact_top_k(problem: Problem, config: ExactTopK) -> Method:
     """
 
     def choose(response: Trajectory, position: int) -> Part:
+        """Return what is `Chosen` at a position."""
         k = config.candidates
         (ranking,) = yield [Weigh(problem, response, position, k, 0, k, config.min_probability)]
         return _best_scored(ranking.tokens, ranking, lambda known: tilted(known, config.beta))

@@ -44,6 +44,7 @@ class Pool:
 
     @property
     def rewards(self) -> list[float]:
+        """Rewards of the samples that were judged."""
         return [score.reward for score in self.scores]
 
     @property

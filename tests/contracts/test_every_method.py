@@ -92,19 +92,14 @@ def test_the_ledger_equals_an_independent_count(name):
 def test_the_budget_of_rollouts_is_never_exceeded(name, n):
     executor = CountingExecutor(Executor(PAIR))
     outcomes = run(name, n=n, execute=executor)
-    rollouts = {}
-    for requests in executor.rounds:
-        for request in requests:
-            if isinstance(request, Generate):
-                rollouts[request.problem.id] = rollouts.get(request.problem.id, 0) + 1
+    rollouts = Counter(request.problem.id for request, _ in executor.of(Generate))
     assert max(rollouts.values()) <= n
     assert all(len(o.candidates) + len(o.drafts) <= n for o in outcomes)
 
 
 def about_the_reward(executor):
     """Whether something was asked of the reward model."""
-    asked = (request for requests in executor.rounds for request in requests)
-    return any(not isinstance(request, UNREWARDED) for request in asked)
+    return any(not isinstance(request, UNREWARDED) for request, _ in executor.asked)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,7 +152,7 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
     asked = CountingExecutor(Executor(pair_of(name)))
     unlimited = run(name, count=3, execute=asked)
-    at_once = len(asked.rounds) == 1  # there is nothing between requests
+    at_once = asked.rounds == 1  # there is nothing between requests
     for budget in ({"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}):
         for ours, theirs in zip(run(name, count=3, **budget), unlimited, strict=True):
             assert ours.tokens and ours.ledger.model_calls <= theirs.ledger.model_calls
@@ -202,16 +197,6 @@ def test_lookahead_uses_up_no_calls_that_the_sequential_loop_still_has(calls):
     assert [o.ledger for o in ours] == [o.ledger for o in theirs]
 
 
-def sequences(executor, kind, of):
-    """What the requests of a kind are about, with how often each was asked for."""
-    return Counter(
-        (request.problem.id, of(request))
-        for requests in executor.rounds
-        for request in requests
-        if isinstance(request, kind)
-    )
-
-
 @pytest.mark.parametrize("lookahead", [1, "auto", 4])
 @pytest.mark.parametrize("update", ["first", "all"])
 def test_nothing_is_done_twice(lookahead, update):
@@ -224,37 +209,22 @@ def test_nothing_is_done_twice(lookahead, update):
         accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
         assert outcome.ledger.gradient_passes <= accepted + 1 + outcome.ledger.flips
     assert sum(outcome.ledger.flips for outcome in outcomes) > 0
-    asked = [
-        sequences(executor, Score, lambda r: r.trajectory.tokens[: r.trajectory.scored]),
-        refined(executor),
-        sequences(executor, Generate, lambda r: (r.key, given(r))),
+    scored = [(r.problem.id, r.trajectory.shown) for r, _ in executor.of(Score)]
+    refined = [  # certified draws cost nothing
+        (r.problem.id, r.trajectory.key, r.trajectory.tokens, r.position)
+        for r, result in executor.of(Refine)
+        if result.cost.refinements
     ]
-    assert all(set(counts.values()) == {1} for counts in asked)
-    tokens = sum(len(t) - kept for t, kept in responses(executor))
+    written = [(r.problem.id, r.key, given(r)) for r, _ in executor.of(Generate)]
+    for asked in (scored, refined, written):
+        assert len(asked) == len(set(asked)) > 0
+    tokens = sum(len(result.tokens) - len(given(r)) for r, result in executor.of(Generate))
     assert tokens == sum(outcome.ledger.generated_tokens for outcome in outcomes)
-
-
-def refined(executor):
-    """Positions of trajectories at which something was refined: certified draws cost nothing."""
-    return Counter(
-        (request.problem.id, request.trajectory.key, request.trajectory.tokens, request.position)
-        for requests, results in zip(executor.rounds, executor.results, strict=True)
-        for request, result in zip(requests, results, strict=True)
-        if isinstance(request, Refine) and result.cost.refinements
-    )
 
 
 def given(request):
     """Tokens that a rollout starts from."""
     return () if request.prefix is None else (*request.prefix.tokens[: request.keep], request.token)
-
-
-def responses(executor):
-    """Every response rolled out, and how many of its tokens it was given."""
-    for requests, results in zip(executor.rounds, executor.results, strict=True):
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(request, Generate):
-                yield result.tokens, len(given(request))
 
 
 @pytest.mark.parametrize("lookahead", [1, "auto"])

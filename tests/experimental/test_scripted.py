@@ -32,7 +32,7 @@ DRAFT = (3, 3, 3)
 BAD_AT_1 = (1.0, -1.0, 2.0)
 
 
-def rank(request: Any, lacks: int = 0) -> Ranking:
+def rank(request, lacks=0):
     """Answer `Weigh` or `Tilt` from the tables, where the reward model lacks a token."""
     order, values = [v for v in RANKS if v != lacks], SCORES
     token = request.trajectory.tokens[request.position]
@@ -47,7 +47,7 @@ def rank(request: Any, lacks: int = 0) -> Ranking:
     return Ranking(tuple(found[: request.keep]), own)
 
 
-def response(tokens: tuple[int, ...], stop: Any, scored: int, top: float = 0.6) -> Trajectory:
+def response(tokens, stop, scored, top=0.6):
     numbers = tuple(0.1 * (i + 1) for i in range(len(tokens)))
     return Trajectory(
         tokens, "".join(map(str, tokens)), scored, stop, (3,) * len(tokens),
@@ -55,7 +55,7 @@ def response(tokens: tuple[int, ...], stop: Any, scored: int, top: float = 0.6) 
     )  # fmt: skip
 
 
-def unsure(requests: Sequence[Any], top: float = 0.6, lacks: int = 0) -> list[Any]:
+def unsure(requests, top=0.6, lacks=0):
     """A policy that is unsure everywhere, and a reward model that knows tokens alone."""
     results: list[Any] = []
     for request in requests:
@@ -69,7 +69,7 @@ def unsure(requests: Sequence[Any], top: float = 0.6, lacks: int = 0) -> list[An
     return results
 
 
-def guide(name: str, execute: Any = unsure, **options: Any) -> Outcome:
+def guide(name, execute=unsure, **options):
     (outcome,) = drive_all([start(PROBLEM, configure(name, options))], execute)
     return outcome
 
@@ -94,7 +94,7 @@ def guide(name: str, execute: Any = unsure, **options: Any) -> Outcome:
         ("exact_top_k", {"beta": 0}, 3),
     ],
 )
-def test_the_token_that_is_chosen(name: str, options: dict[str, Any], token: int) -> None:
+def test_the_token_that_is_chosen(name, options, token):
     outcome = guide(name, **options)
     assert outcome.tokens == (token,) * 4
     assert [choice.position for choice in outcome.choices] == [0, 1, 2, 3]
@@ -102,14 +102,12 @@ def test_the_token_that_is_chosen(name: str, options: dict[str, Any], token: int
 
 
 @pytest.mark.parametrize(("top", "asked"), [(0.98, 0), (0.97, 4)])
-def test_nothing_is_asked_where_the_policy_is_surer_than_the_confidence(
-    top: float, asked: int
-) -> None:
+def test_nothing_is_asked_where_the_policy_is_surer_than_the_confidence(top, asked):
     outcome = guide("exact_top_k", lambda requests: unsure(requests, top), confidence=0.97)
     assert len(outcome.choices) == asked and (asked or outcome.tokens[:1] == (3,))
 
 
-def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks() -> None:
+def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks():
     """Lazily: the first rank is 4 where the reward model has no 3, and its 0.5 is not the 3's."""
     outcome = guide(
         "prefix_gradient", lambda requests: unsure(requests, lacks=3), guidance="lazy",
@@ -119,7 +117,7 @@ def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks()
     assert {choice.old_score for choice in outcome.choices} == {None}
 
 
-def test_choices_say_what_was_known() -> None:
+def test_choices_say_what_was_known():
     (first, *_) = guide("sequential_verify").choices
     assert (first.old_score, first.new_score, first.scored) == (-2.0, 3.0, 3)
     assert (first.old_log_probability, first.new_log_probability) == (-0.5, -2.0)
@@ -130,7 +128,7 @@ def test_choices_say_what_was_known() -> None:
 
 
 @pytest.mark.parametrize("score", [-800.0, -1.0, 0.0, 2.5, 800.0])
-def test_log_sigmoid(score: float) -> None:
+def test_log_sigmoid(score):
     exact = score if score < -700 else -math.log1p(math.exp(-score))
     assert log_sigmoid(score) == pytest.approx(exact, abs=1e-12)
 
@@ -147,7 +145,7 @@ def test_log_sigmoid(score: float) -> None:
         ("locate_repair", "error_below", "inf"),
     ],
 )
-def test_options_out_of_range_are_refused(name: str, option: str, value: Any) -> None:
+def test_options_out_of_range_are_refused(name, option, value):
     with pytest.raises(ConfigError, match=option):
         configure(name, {option: value})
 
@@ -165,9 +163,7 @@ GREEDY: tuple[str, dict[str, Any]] = ("greedy", {})
         ("sequential_verify", {"tries": 1}, "tries=1 is greedy decoding", GREEDY),
     ],
 )
-def test_options_that_leave_nothing_are_said_and_leave_nothing(
-    method: str, options: dict[str, Any], said: str, other: tuple[str, dict[str, Any]]
-) -> None:
+def test_options_that_leave_nothing_are_said_and_leave_nothing(method, options, said, other):
     assert said in (configure(method, options).idle or "")
     pair = tiny_pair(process=True)
     for problem in ("ab", "cab"):
@@ -176,11 +172,11 @@ def test_options_that_leave_nothing_are_said_and_leave_nothing(
         assert ours.token_ids == theirs.token_ids
 
 
-def test_a_flipped_sign_is_a_control_and_not_idle() -> None:
+def test_a_flipped_sign_is_a_control_and_not_idle():
     assert configure("prefix_gradient", {"beta": -3}).idle is None
 
 
-def test_a_server_cannot_be_asked_about_every_token() -> None:
+def test_a_server_cannot_be_asked_about_every_token():
     from nabla_eval.engine.vllm import VLLMRollout
 
     pair = tiny_pair(seed=3)
@@ -195,9 +191,7 @@ def test_a_server_cannot_be_asked_about_every_token() -> None:
     ("keep", "first", "stop", "most"),
     [(3, 1, 9, 2), (9, 1, 4, 3), (1, 1, 0, 0)],  # no rank is past the last
 )
-def test_a_question_about_a_prefix_says_what_it_costs_at_most(
-    keep: int, first: int, stop: int, most: int
-) -> None:
+def test_a_question_about_a_prefix_says_what_it_costs_at_most(keep, first, stop, most):
     own = response((3,), "eos", 1)
     assert Weigh(PROBLEM, own, 0, keep, first, stop).most_calls == most
     assert Tilt(PROBLEM, own, 0, beta=1.0).most_calls == 2
@@ -233,7 +227,7 @@ class Repairs:
         return RewardScore(reward, tuple(scores)[: self.scored])
 
 
-def repair(script: Repairs, **options: Any) -> Outcome:
+def repair(script, **options):
     (outcome,) = drive_all([start(PROBLEM, configure("locate_repair", options))], script)
     return outcome
 
@@ -258,9 +252,7 @@ def tried(outcome: Outcome) -> list[int]:
         ({"chooser": "prefix_gradient", "beta": 0.0}, [4, 5, 6]),
     ],
 )
-def test_tokens_are_tried_once_each_in_the_choosers_order(
-    options: dict[str, Any], order: list[int]
-) -> None:
+def test_tokens_are_tried_once_each_in_the_choosers_order(options, order):
     """Nothing is better, so the draft stays as bad as it was: every token is tried there."""
     script = Repairs(HOPELESS)
     outcome = repair(script, **options)
@@ -271,12 +263,12 @@ def test_tokens_are_tried_once_each_in_the_choosers_order(
 
 
 @pytest.mark.parametrize("chooser", ["policy", "prefix_gradient"])
-def test_as_many_tokens_are_tried_where_the_one_at_hand_is_not_among_the_best(chooser: str) -> None:
+def test_as_many_tokens_are_tried_where_the_one_at_hand_is_not_among_the_best(chooser):
     script = Repairs({(3, 6, 3): (0.0, BAD_AT_1)}, draft=(3, 6, 3))
     assert tried(repair(script, chooser=chooser, candidates=2, beta=0.0)) == [3, 4]
 
 
-def test_what_is_better_is_kept_and_its_own_first_error_is_next() -> None:
+def test_what_is_better_is_kept_and_its_own_first_error_is_next():
     """A tie is not kept, even where nothing is bad in it; a score at the bound is no error."""
     script = Repairs({
         DRAFT: (0.0, BAD_AT_1),
@@ -292,7 +284,7 @@ def test_what_is_better_is_kept_and_its_own_first_error_is_next() -> None:
     assert (outcome.tokens, outcome.reward, outcome.ended) == ((3, 5, 4), 2.0, "done")
 
 
-def test_the_draft_is_one_of_n_rollouts() -> None:
+def test_the_draft_is_one_of_n_rollouts():
     script = Repairs(HOPELESS)
     outcome = repair(script, chooser="policy", n=3)
     assert tried(outcome) == [4, 5] and outcome.ended == "budget"
@@ -303,13 +295,13 @@ def test_the_draft_is_one_of_n_rollouts() -> None:
 
 
 @pytest.mark.parametrize(("stop", "tokens"), [(1.5, [4]), (0.0, [])])
-def test_a_reward_that_equals_stop_reward_ends_it(stop: float, tokens: list[int]) -> None:
+def test_a_reward_that_equals_stop_reward_ends_it(stop, tokens):
     script = Repairs({DRAFT: (0.0, BAD_AT_1), (3, 4, 3): (1.5, BAD_AT_1)})
     outcome = repair(script, chooser="policy", stop_reward=stop)
     assert tried(outcome) == tokens and outcome.ended == "reward"
 
 
-def test_repairs_say_what_was_known_of_both_tokens() -> None:
+def test_repairs_say_what_was_known_of_both_tokens():
     (choice, *_) = repair(Repairs(HOPELESS), chooser="exact_top_k").choices
     assert (choice.old_token, choice.new_token, choice.by, choice.scored) == (3, 5, "score", 8)
     assert (choice.old_score, choice.new_score) == (-1.0, 3.0)
@@ -334,14 +326,12 @@ def test_repairs_say_what_was_known_of_both_tokens() -> None:
         (0, -1.0, (), 0.0, 0),  # an end token alone
     ],
 )
-def test_the_first_error_of_a_response(
-    scored: int, reward: float, scores: tuple[float, ...], below: float, error: int | None
-) -> None:
+def test_the_first_error_of_a_response(scored, reward, scores, below, error):
     own = response((5, 6, 7, 8, 0)[: max(1, len(scores) + (scored < 5))], "eos", scored)
     assert first_error(own, RewardScore(reward, scores), below) == error
 
 
-def test_an_outcome_reward_has_no_error_to_locate() -> None:
+def test_an_outcome_reward_has_no_error_to_locate():
     pair = tiny_pair(seed=3, process=False)
     method = start(tiny_problems(pair, 1)[0], configure("locate_repair", {}))
     with pytest.raises(ModelError) as raised:

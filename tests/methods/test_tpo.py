@@ -20,28 +20,14 @@ WORTH = {"bad": 0.0, "good": 1.0, "better": 3.0, "best": 4.0, "worse": 2.0, "wor
 
 
 def scripted(critiques=("critique 1", "critique 2"), gradients=("do 1", "do 2")):
-    rounds = iter([["better", "worse"], ["worst", "best"]])
-    revisions = {}
+    replies = {"Two responses": iter(critiques), "A response": iter(gradients)}
+    revisions = iter(["better", "worse", "worst", "best"])
 
     def says(question, i):
-        if question.startswith("Two responses"):
-            return critiques[len(script.seen_losses(question)) - 1]
-        if question.startswith("A response"):
-            return gradients[critiques.index(question.rpartition("\n")[2])]
-        if question not in revisions:
-            revisions[question] = next(rounds)
-        return revisions[question][i]
+        kinds = [own for start, own in replies.items() if question.startswith(start)]
+        return next(kinds[0] if kinds else revisions)
 
-    script = ScriptedTree(lambda text, i: DRAFTS[i], WORTH.__getitem__, says)
-    losses = []
-
-    def seen(question):
-        if question not in losses:
-            losses.append(question)
-        return losses
-
-    script.seen_losses = seen
-    return script
+    return ScriptedTree(lambda text, i: DRAFTS[i], WORTH.__getitem__, says)
 
 
 def solve(script, **options):
@@ -77,10 +63,7 @@ def test_the_transcript_equals_the_script():
 )
 @pytest.mark.parametrize("kind", ["critique", "gradient"])
 def test_a_reply_of_no_use_ends_it_with_the_best_so_far(kind, reply, note):
-    options = {"critiques": (reply,)} if kind == "critique" else {"gradients": (reply,)}
-    if kind == "gradient":
-        options["critiques"] = ("critique 1",)
-    outcome = solve(scripted(**options))
+    outcome = solve(scripted(**{f"{kind}s": (reply,)}))
     assert outcome.ended == "malformed" and outcome.text == "good"
     assert (outcome.steps[-1].kind, outcome.steps[-1].note) == (kind, note)
     assert outcome.malformed == outcome.stats()["malformed"] == 1
