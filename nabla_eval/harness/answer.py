@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -37,18 +37,11 @@ class Answerer:
     rank: int = 0
     ranks: int = 1  # processes that share the problems, each with a shard of its own in trace_dir
 
-    def __call__(
-        self,
-        work: Sequence[Work],
-        finished: Callable[[int, NablaResponse], None],
-        resumed: Callable[[], None] = lambda: None,
-    ) -> list[NablaResponse]:
-        """Answers in the order of `work`; `finished(index, response)` is called as each is ready.
+    def __call__(self, work: Sequence[Work]) -> Generator[tuple[int, NablaResponse, bool]]:
+        """Yield place, response and whether it was stored, first the stored ones, as each is ready.
 
-        `resumed()` is called between those that an earlier sitting left and those to come.
-
-        With `trace_dir`, each answer is on disk before `finished` hears of it, and answers that the
-        folder holds already are taken from there. Raises `DataError` where it holds another run.
+        With `trace_dir`, each answer is on disk before it is yielded, and answers that the folder
+        holds already are taken from there. Raises `DataError` where it holds another run.
 
         Items that fail do not keep others from being answered. In the end they raise `ItemError`;
         with `allow_errors` they are answered by an empty response whose stats say `failed`.
@@ -62,11 +55,10 @@ class Answerer:
             writer = None  # first: who holds it may trust what the folder holds
             if folder is not None:
                 writer = stack.enter_context(TraceWriter(trace_path(folder, self.rank)))
-            responses = self._stored(work)
-            for index in sorted(responses):
-                finished(index, responses[index])
-            resumed()
-            left = [index for index in range(len(work)) if index not in responses]
+            stored = self._stored(work)
+            for index, response in stored.items():
+                yield index, response, True
+            left = [index for index in range(len(work)) if index not in stored]
 
             def method(index: int) -> Method:
                 began[index] = time.perf_counter()  # when it is admitted
@@ -76,24 +68,24 @@ class Answerer:
                     begun = seen[index].watch(begun)
                 return (yield from begun)
 
+            answered = len(stored)
             for place, end in drive(map(method, left), self.execute, self.width):
                 index, problem = left[place], work[left[place]][0]
                 observed = seen.pop(index, None)
+                answered += 1
                 if isinstance(end, Fault):
-                    failed = {"id": problem.id, "failed": str(end.error)}
-                    responses[index] = NablaResponse("", failed)
-                    faults.add(problem.id, end.error, answered=len(responses))
+                    faults.add(problem.id, end.error, answered)
+                    response = NablaResponse("", {"id": problem.id, "failed": str(end.error)})
                 else:
                     stops.update(step.stop for step in end.steps)
                     seconds = time.perf_counter() - began[index]
                     if writer is not None:
                         writer.write(self._record(*work[index], end, seconds, observed))
-                    responses[index] = self._response(problem, end, seconds)
-                finished(index, responses[index])
+                    response = self._response(problem, end, seconds)
+                yield index, response, False
         if isinstance(self.arguments.config, Steps) and stops and "step" not in stops:
             LOGGER.warning(_NO_DELIMITER, self.arguments.config.step)
-        faults.close(answered=len(responses))
-        return [responses[index] for index in range(len(work))]
+        faults.close(answered)
 
     def _stored(self, work: Sequence[Work]) -> dict[int, NablaResponse]:
         folder, method = self.arguments.trace_dir, self.arguments.method

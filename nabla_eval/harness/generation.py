@@ -64,7 +64,7 @@ class Reader:
         self._warned: set[str] = set()
 
     def __call__(self, options: Mapping[str, Any]) -> Asked:
-        """Raises `ConfigError` for an argument that is unknown or has a value that is not taken."""
+        """Read arguments. Raises `ConfigError` for an unknown one, or a value that is not taken."""
         name = json.dumps(options, default=str)  # in their order, on which the length depends
         if name not in self._read:
             self._read[name] = self._understand(dict(options))

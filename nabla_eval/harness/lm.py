@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +25,8 @@ from nabla_eval.harness.generation import Reader
 from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.progress import Progress
 from nabla_eval.harness.ranks import RankedLM
-from nabla_eval.harness.requests import SampleRequest, fit, samples
+from nabla_eval.harness.requests import SampleRequest, Thinking, fit, samples
 from nabla_eval.harness.response import NablaResponse
-from nabla_eval.harness.thinking import Thinking
 from nabla_eval.models.chat import check_asked, has_chat_template, render
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
@@ -98,7 +98,7 @@ class NablaLM(RankedLM):
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> NablaLM:
-        """Called by lm-eval with `--model_args`, which beat its own `--batch_size`, `--device`."""
+        """Make the model of `--model_args`, which beat lm-eval's own `--batch_size`, `--device`."""
         if "lm_eval._cli.run" in sys.modules:
             plain_errors()
         given = {n: v for n, v in (additional_config or {}).items() if v is not None}
@@ -221,17 +221,20 @@ class NablaLM(RankedLM):
             len(todo), self.arguments.method, self.progress, quiet=disable_tqdm or self.rank != 0
         )
 
-        def finished(index: int, response: NablaResponse) -> None:
-            if "failed" not in response.stats:
-                self.cache_hook.add_partial("generate_until", todo[index].request.args, response)
-            progress.advance()
-
-        with stoppable(lambda: self._how_to_go_on(progress.done, len(todo))), progress:
-            responses = answer(work, finished, progress.resumed)
+        responses: dict[int, NablaResponse] = {}
+        told = stoppable(lambda: self._how_to_go_on(progress.done, len(todo)))
+        with told, progress, closing(answer(work)) as answers:
+            for index, response, stored in answers:
+                responses[index] = response
+                if "failed" not in response.stats:
+                    asked = todo[index].request.args
+                    self.cache_hook.add_partial("generate_until", asked, response)
+                progress.advance(stored)
         self.seconds += time.perf_counter() - began
         self.peak_memory = larger(self.peak_memory, meter.read())
-        pairs = zip(todo, responses, strict=True)
-        ordered = {place: response for sample, response in pairs for place in sample.places}
+        ordered = {
+            place: responses[index] for index, sample in enumerate(todo) for place in sample.places
+        }
         return [ordered[place] for place in range(len(requests))]
 
     def _how_to_go_on(self, done: int, total: int) -> str:

@@ -64,17 +64,14 @@ class Progress:
             if kind is None:
                 self._say(self.line())
 
-    def advance(self) -> None:
-        """Count one more answer."""
+    def advance(self, stored: bool = False) -> None:
+        """Count one more answer; one that an earlier sitting stored took no time."""
         self.done += 1
+        self.kept += stored
         if self._bar is not None:
             self._bar.update()
         if self.shown is not None:
             self.shown(self.done, self.total)
-
-    def resumed(self) -> None:
-        """Note that what was counted so far took no time: an earlier sitting left it."""
-        self.kept = self.done
 
     def line(self) -> str:
         """Return `nabla: 37 of 200 in 12 min, about 53 min left, 3.2 GiB of memory`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,6 @@ class CellState:
     total: int = 0
     manifest: Manifest | None = None  # of a cell that is done or kept
     error: str = ""  # of one that failed
-    changed: float = field(default_factory=time.monotonic)
 
     @property
     def ended(self) -> bool:
@@ -106,7 +105,7 @@ class Sweep:
         def report(event: Event) -> None:
             state = states[event.job]
             if event.kind == "started":
-                state.state, state.changed = "running", time.monotonic()
+                state.state = "running"
             elif event.kind == "progress":
                 state.done, state.total = event.done, event.total
             else:
@@ -125,8 +124,7 @@ class Sweep:
         manifest: Manifest | None = None,
         error: str = "",
     ) -> None:
-        state.state, state.changed = how, time.monotonic()
-        state.manifest, state.error = manifest, error
+        state.state, state.manifest, state.error = how, manifest, error
         self.ended(state)
 
     def save(self) -> None:

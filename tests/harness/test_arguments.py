@@ -64,6 +64,12 @@ def test_every_argument_goes_to_its_owner():
         ({"n": 0}, ["n must be an integer >= 1, got 0"]),
         ({"method": "greedy", "n": 8}, ["no option 'n'", "best_of_n", "Leave it out"]),
         ({"pretrained": "a/policy"}, ["Pass reward=", "a/policy", "greedy"]),
+        ({"rollout": "vllm"}, ["needs vllm_url"]),
+        ({"vllm_url": "http://127.0.0.1:8000"}, ["rollout=vllm"]),
+        ({"rollout": "local", "vllm_model": "m"}, ["rollout=local asks none"]),
+        ({"rollout": "sglang"}, ["local, vllm"]),
+        ({"rollout": "vllm", "vllm_url": "somewhere"}, ["vllm_url"]),
+        ({"rollout": "vllm", "vllm_modle": "m"}, ["vllm_model"]),
     ],
 )
 def test_what_cannot_work_is_refused(options, words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -22,40 +21,35 @@ def instance(doc, repeats=1, idx=0, prompt="p"):
     return Instance("generate_until", {}, (prompt, {}), idx, metadata=(task, doc, repeats))
 
 
-def test_the_same_object_k_times_is_k_repeats():
-    one, two = instance(0, 2), instance(1, 2)
-    found = samples([one, one, two, two])
-    assert [sample.id for sample in found] == ["task/0/0", "task/0/1", "task/1/0", "task/1/1"]
-    assert found[1].key(3) == Key.root(3) / "task" / 0 / 1
-    assert len({sample.key(3).digest for sample in found}) == 4
+ONE, TWO = instance(0, 2), instance(1, 2)
 
 
-def test_padding_copies_are_no_new_repeats():
-    one, two = instance(0, 2), instance(1, 2)
-    found = samples([one, one, two, two, two, two])  # as evaluate() pads a short rank
-    assert [sample.places for sample in found] == [[0], [1], [2, 4], [3, 5]]
+@pytest.mark.parametrize(
+    ("requests", "alike", "found"),
+    [
+        # The same object k times is k repeats; further copies pad a short rank.
+        ([ONE, ONE, TWO, TWO], False, {"0/0": [0], "0/1": [1], "1/0": [2], "1/1": [3]}),
+        ([ONE, ONE] + [TWO] * 4, False, {"0/0": [0], "0/1": [1], "1/0": [2, 4], "1/1": [3, 5]}),
+        # A method that never samples answers all repeats at once.
+        ([ONE, ONE, TWO, TWO], True, {"0/0": [0, 1], "1/0": [2, 3]}),
+    ],
+)
+def test_which_draws_requests_are(requests, alike, found):
+    drawn = samples(requests, alike=alike)
+    assert {sample.id: sample.places for sample in drawn} == {
+        f"task/{name}": places for name, places in found.items()
+    }
+    assert len({sample.key(3).digest for sample in drawn}) == len(drawn)
+    for sample in drawn:
+        _, document, repeat = sample.id.split("/")
+        assert sample.key(3) == Key.root(3) / "task" / int(document) / int(repeat)
 
 
-def test_a_method_that_never_samples_answers_all_repeats_at_once():
-    one, two = instance(0, 2), instance(1, 2)
-    found = samples([one, one, two, two], alike=True)
-    assert [(sample.id, sample.places) for sample in found] == [
-        ("task/0/0", [0, 1]), ("task/1/0", [2, 3]),
-    ]  # fmt: skip
-
-
-def test_equal_requests_that_are_different_objects_are_not_repeats():
-    found = samples([instance(0), instance(0)])
-    assert [sample.repeat for sample in found] == [0, 0]
-
-
-def test_several_requests_of_a_document_have_streams_of_their_own():
+def test_requests_of_one_document_are_known_by_their_number_and_those_of_no_task_by_their_prompt():
+    assert [sample.repeat for sample in samples([instance(0), instance(0)])] == [0, 0]
     found = samples([instance(0, idx=0), instance(0, idx=1)])
     assert found[0].key(0) != found[1].key(0)
     assert found[0].key(0) == samples([instance(0)])[0].key(0)
-
-
-def test_requests_without_a_task_are_known_by_their_prompt():
     loose = instance(None, None, prompt="a")
     found = samples([loose, loose, instance(None, None, prompt="b")])
     assert len({sample.key(0).digest for sample in found}) == 3
@@ -208,10 +202,3 @@ def test_greedy_stays_greedy_and_says_so_once(caplog):
         reader({"do_sample": True, "temperature": 0.7})
     (record,) = caplog.records
     assert "greedy" in record.getMessage() and "0.6" in record.getMessage()
-
-
-def test_the_order_of_problems_changes_no_key():
-    forward = [instance(i) for i in range(5)]
-    keys = {sample.id: sample.key(1) for sample in samples(forward)}
-    assert {sample.id: sample.key(1) for sample in samples(forward[::-1])} == keys
-    assert replace(problem(), key=keys["task/0/0"]).key != keys["task/1/0"]

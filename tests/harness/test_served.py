@@ -42,22 +42,6 @@ def test_the_options_of_a_server_are_read_with_their_types():
     assert read({}).server is None and read({"rollout": "local"}).server is None
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"rollout": "vllm"}, "needs vllm_url"),
-        ({"vllm_url": URL}, "rollout=vllm"),
-        ({"rollout": "local", "vllm_model": "m"}, "rollout=local asks none"),
-        ({"rollout": "sglang"}, "local, vllm"),
-        ({"rollout": "vllm", "vllm_url": "somewhere"}, "vllm_url"),
-        ({"rollout": "vllm", "vllm_url": URL, "vllm_modle": "m"}, "vllm_model"),
-    ],
-)
-def test_arguments_that_contradict_each_other_are_refused(options, words):
-    with pytest.raises(ConfigError, match=words):
-        read(options)
-
-
 def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(monkeypatch):
     monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
     with pytest.raises(ServerError, match=r"No answer from .* Start one with `vllm serve MODEL`"):

@@ -139,8 +139,7 @@ def test_progress_is_a_bar_on_terminals_lines_elsewhere_and_nothing_where_quiet(
 ):
     def shown(quiet=False):
         with Progress(2, "nabla", None, quiet=quiet) as progress:
-            progress.advance()
-            progress.resumed()
+            progress.advance(stored=True)
             progress.advance()
         assert progress.done == 2
         return capsys.readouterr().err

@@ -13,13 +13,13 @@ from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments, loading
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.math_task import grade_batch
-from nabla_eval.harness.thinking import Thinking, opening
+from nabla_eval.harness.requests import Thinking
 from nabla_eval.methods.baselines import SelfConsistency, self_consistency
 from nabla_eval.models.chat import render
 from nabla_eval.protocol import Problem, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
 from nabla_eval.thought import TAGS as TAGS_OF_ALL
-from nabla_eval.thought import Thought, spoken
+from nabla_eval.thought import Thought, opening, spoken
 from nabla_eval.traces.schema import problem_hash
 
 TAGS = Thought("</think>", "<think>")

@@ -54,36 +54,40 @@ def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path):
     )
 
 
-def test_a_grid_alone_names_its_cells_by_method(tmp_path):
-    found = study(tmp_path, "tasks: a\ngrid: {method: [nabla, best_of_n], n: [2, 4]}")
-    assert [cell.name for cell in found.cells] == [
-        "nabla n=2", "nabla n=4", "best_of_n n=2", "best_of_n n=4",
-    ]  # fmt: skip
-    assert {cell.seed for cell in found.cells} == {0}
-
-
-def test_what_a_method_does_not_have_is_left_out_of_the_grid_but_not_of_a_variant(tmp_path):
-    found = study(
-        tmp_path,
-        "tasks: a\nseeds: [0, 1]\ngrid: {method: [greedy, best_of_n], n: [2, 4], steps: 3}",
-    )
-    assert rows(found) == [
-        ("greedy", "a", 0, {"method": "greedy"}),
-        ("best_of_n n=2", "a", 0, {"method": "best_of_n", "n": 2}),
-        ("best_of_n n=2", "a", 1, {"method": "best_of_n", "n": 2}),
-        ("best_of_n n=4", "a", 0, {"method": "best_of_n", "n": 4}),
-        ("best_of_n n=4", "a", 1, {"method": "best_of_n", "n": 4}),
-    ]
-    with pytest.raises(ConfigError, match="method=greedy has no option 'n'"):
-        study(tmp_path, "tasks: a\nvariants: [{method: greedy, n: 4}]")
-
-
-def test_null_takes_an_argument_out(tmp_path):
-    found = study(
-        tmp_path,
-        "tasks: a\ngrid: {stop_reward: 2, n: 4}\nvariants: [{stop_reward: null}, {name: b, n: 2}]",
-    )
-    assert [row[3] for row in rows(found)] == [{"n": 4}, {"stop_reward": 2, "n": 2}]
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        # A grid alone names its cells by method.
+        (
+            "tasks: a\ngrid: {method: [nabla, best_of_n], n: [2, 4]}",
+            [
+                ("nabla n=2", "a", 0, {"method": "nabla", "n": 2}),
+                ("nabla n=4", "a", 0, {"method": "nabla", "n": 4}),
+                ("best_of_n n=2", "a", 0, {"method": "best_of_n", "n": 2}),
+                ("best_of_n n=4", "a", 0, {"method": "best_of_n", "n": 4}),
+            ],
+        ),
+        # What a method does not have is left out of the grid; one that draws nothing has one seed.
+        (
+            "tasks: a\nseeds: [0, 1]\ngrid: {method: [greedy, best_of_n], n: [2, 4], steps: 3}",
+            [
+                ("greedy", "a", 0, {"method": "greedy"}),
+                ("best_of_n n=2", "a", 0, {"method": "best_of_n", "n": 2}),
+                ("best_of_n n=2", "a", 1, {"method": "best_of_n", "n": 2}),
+                ("best_of_n n=4", "a", 0, {"method": "best_of_n", "n": 4}),
+                ("best_of_n n=4", "a", 1, {"method": "best_of_n", "n": 4}),
+            ],
+        ),
+        # Null takes an argument out.
+        (
+            "tasks: a\ngrid: {stop_reward: 2, n: 4}\nvariants: [{stop_reward: null},"
+            " {name: b, n: 2}]",
+            [("nabla", "a", 0, {"n": 4}), ("b", "a", 0, {"stop_reward": 2, "n": 2})],
+        ),
+    ],
+)
+def test_the_cells_of_a_grid_and_its_variants(tmp_path, text, cells):
+    assert rows(study(tmp_path, text)) == cells
 
 
 def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path):
@@ -170,6 +174,7 @@ def test_long_and_odd_names_make_safe_folders(tmp_path):
         ("tasks: a\nvariants: {}", ["variants", "a list"]),
         ("tasks: a\nvariants: [{name: 3}]", ["variants[0].name", "3"]),
         ("tasks: a\nvariants: [{name: x}, {name: x, n: 2}]", ["two variants", "'x'"]),
+        ("tasks: a\nvariants: [{method: greedy, n: 4}]", ["method=greedy has no option 'n'"]),
         ("tasks: a\nvariants: [{method: nable}]", ["nable", "Did you mean nabla"]),
     ],
 )
