@@ -11,34 +11,29 @@ from pathlib import Path
 
 import click
 
-from nabla_eval.cli.main import COMMANDS, main
+from nabla_eval.cli.main import main
 from nabla_eval.errors import DataError
 
 BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with its full name, in the order of the list."""
-    for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        assert command is not None
-        yield from _leaves(name, command)
-
-
-def _leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def commands(name: str = "", command: click.Command = main) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that does something, with its full name, in the order of the list."""
     if not isinstance(command, click.Group):
         if not command.hidden:
             yield name, command
         return
-    for below, child in command.commands.items():
-        yield from _leaves(f"{name} {below}", child)
+    context = click.Context(command)
+    for below in command.commands or command.list_commands(context):
+        child = command.get_command(context, below)
+        assert child is not None
+        yield from commands(f"{name} {below}".strip(), child)
 
 
 def example(command: click.Command) -> str:
-    """The first example of a command's help, as one line; empty where there is none."""
+    """Return the first example of a command's help, as one line; empty where there is none."""
     _, _, after = (command.help or "").partition("Example")
-    joined = after.replace("\\\n", " ")
-    for line in joined.splitlines():
+    for line in after.replace("\\\n", " ").splitlines():
         words = line.lstrip(": ").split()
         if words[:1] in (["nabla-eval"], ["lm_eval"]):
             return " ".join(words)
@@ -46,23 +41,21 @@ def example(command: click.Command) -> str:
 
 
 def summary(command: click.Command) -> str:
-    """The first paragraph of a command's help, as one line."""
-    paragraph = (command.help or "").split("\n\n")[0]
-    return " ".join(paragraph.split())
+    """Return the first paragraph of a command's help, as one line."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
 
 
 def reference() -> str:
-    """The reference as a Markdown table."""
+    """Return the reference as a Markdown table."""
     lines = ["| command | what it does, and an example |", "|---|---|"]
     for name, command in commands():
-        shown = example(command).replace("|", "\\|")
-        text = summary(command).replace("|", "\\|")
-        lines.append(f"| `{name}` | {text}<br>`{shown}` |")
+        cells = (text.replace("|", "\\|") for text in (summary(command), example(command)))
+        lines.append("| `{}` | {}<br>`{}` |".format(name, *cells))
     return "\n".join(lines)
 
 
 def renewed(text: str) -> str:
-    """A page with its reference made anew.
+    """Return a page with its reference made anew.
 
     Raises `DataError` where the markers are missing.
     """

@@ -23,7 +23,7 @@ _PLAIN = {
 
 
 def plain(character: str) -> str:
-    """One character in ASCII: an equivalent if it has one, else the escape that JSON uses."""
+    """Return a character in ASCII: an equivalent if it has one, else the escape that JSON uses."""
     if character in _PLAIN:
         return _PLAIN[character]
     if "─" <= character <= "▟":  # box drawing, and blocks

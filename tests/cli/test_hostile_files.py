@@ -12,7 +12,6 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hostile import TEXTS, World, attack
 
+from nabla_eval.cli import reference
 from nabla_eval.cli.main import COMMANDS, main
 
 CASES, SEED = int(os.environ.get("NABLA_FUZZ", 130)), int(os.environ.get("NABLA_FUZZ_SEED", 0))
@@ -46,17 +46,6 @@ SELDOM = {
     "report all": 0.03, "check-pair": 0.3, "trace html": 0.5, "tasks path": 0.01, "tasks list": 0.1,
     "demo": 0.05, "theory": 0.05, "data fetch": 0.2,
 }  # fmt: skip
-
-
-def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
-        yield name, command
-        return
-    context = click.Context(command)
-    for below in command.list_commands(context):
-        child = command.get_command(context, below)
-        assert child is not None
-        yield from leaves(f"{name} {below}".strip(), child)
 
 
 def places(world: World, name: str) -> list[str]:
@@ -174,7 +163,7 @@ def test_every_command_takes_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
     world = World(tmp_path / "world")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    commands = list(leaves("", main))
+    commands = list(reference.commands())
     assert {name.split()[0] for name, _ in commands} == set(COMMANDS)
     tried = [attempt(case, commands, world, tmp_path / "out") for case in range(CASES)]
     assert {name for name, _ in tried} == {name for name, _ in commands}

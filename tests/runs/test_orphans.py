@@ -13,6 +13,7 @@ import time
 import warnings
 
 import pytest
+from lm_eval_process import launcher
 from nearly import same
 from sittings import Sitting
 
@@ -35,10 +36,11 @@ variants:
 """
 
 
-def sweep(tmp_path, folder, log):
+def sweep(forks, tmp_path, folder, log):
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
-    return Sitting(log, "sweep", str(file), "--output", str(folder), "--jobs", "2")
+    words = ("sweep", str(file), "--output", str(folder), "--jobs", "2")
+    return Sitting(log, *words, launcher=forks)
 
 
 def cells(folder):
@@ -83,11 +85,18 @@ def hit(sitting, number, at, folder, group):
         sitting.process.send_signal(number)
 
 
+@pytest.fixture
+def forks(tmp_path):
+    """A process that has imported what a sweep needs, and forks it."""
+    with launcher(tmp_path / "forks.txt") as made:
+        yield made
+
+
 @pytest.mark.slow
-def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path):
+def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(forks, tmp_path):
     calm = tmp_path / "calm"
     began = time.monotonic()
-    assert sweep(tmp_path, calm, tmp_path / "calm.txt").wait() == 0
+    assert sweep(forks, tmp_path, calm, tmp_path / "calm.txt").wait() == 0
     seconds, total = time.monotonic() - began, CELLS * LIMIT
     expected = result(calm)
     assert len(expected) == CELLS
@@ -97,7 +106,7 @@ def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path):
     sittings, at_work = 0, 0
     while hits:
         folder = tmp_path / f"chain{sittings}"
-        sitting = sweep(tmp_path, folder, tmp_path / "log.txt")
+        sitting = sweep(forks, tmp_path, folder, tmp_path / "log.txt")
         while hits and answered(folder) < total - 8:
             # By turns among the answers and at any time, most of which is spent loading.
             before, sittings, number = answered(folder), sittings + 1, hits.pop()
@@ -105,7 +114,7 @@ def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(tmp_path):
             at = goal if sittings % 3 else draw.uniform(0, seconds / 2)
             group = number != signal.SIGKILL and draw.random() < 0.5
             hit(sitting, number, at, folder, group)
-            following = sweep(tmp_path, folder, tmp_path / f"log{sittings}.txt")  # at once
+            following = sweep(forks, tmp_path, folder, tmp_path / f"log{sittings}.txt")  # at once
             status, said = sitting.wait(), sitting.log.read_text()
             assert status in (0, -9 if number == signal.SIGKILL else 128 + number), said
             assert sitting.leaves_nobody(), sitting.alive()

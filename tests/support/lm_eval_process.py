@@ -6,7 +6,7 @@ forks a child that runs lm-eval's own main function.
 `python lm_eval_process.py ARGUMENTS` runs lm-eval once, for torchrun.
 
 A line on its stdin, a JSON list [limit of file sizes, number of ranks, log, arguments], is answered
-by the pids of the ranks. A second line, "reap", is answered by their exit statuses.
+by the pids of the ranks; a list of pids is answered by their exit statuses, once they have ended.
 """
 
 from __future__ import annotations
@@ -51,15 +51,19 @@ class Launcher:
         Arguments that begin with `nabla-eval` are a command of ours instead. No file may grow
         beyond `largest_file`. With a `log` the processes are a session and write there.
         """
-        return self._ask(json.dumps([largest_file, ranks, log and str(log), arguments]))
+        self.pids = self._ask(json.dumps([largest_file, ranks, log and str(log), arguments]))
+        return self.pids
 
     def wait(self) -> int:
-        """Exit status of what was started: of the first rank that did not end well.
+        """Exit status of what was started last: of the first rank that did not end well.
 
         Negative for the signal that ended it.
         """
-        statuses = self._ask("reap")
-        return next((status for status in statuses if status), 0)
+        return next((status for status in self.reap(self.pids) if status), 0)
+
+    def reap(self, pids: Sequence[int]) -> list[int]:
+        """Exit statuses of processes, in their order, when all have ended."""
+        return self._ask(json.dumps(pids))
 
     def _ask(self, line: str) -> list[int]:
         assert self.process.stdin is not None
@@ -154,7 +158,12 @@ def _serve(modules: Sequence[str]) -> None:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():
-        largest_file, ranks, log, arguments = json.loads(line)
+        asked = json.loads(line)
+        if isinstance(asked[-1], int):
+            statuses = [os.waitpid(pid, 0)[1] for pid in asked]
+            print(*map(os.waitstatus_to_exitcode, statuses), flush=True)
+            continue
+        largest_file, ranks, log, arguments = asked
         port = _free_port()
         pids = []
         for rank in range(ranks):
@@ -183,9 +192,6 @@ def _serve(modules: Sequence[str]) -> None:
                 sys.stderr.flush()
                 os._exit(code)
         print(*pids, flush=True)
-        sys.stdin.readline()
-        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
-        print(*map(os.waitstatus_to_exitcode, statuses), flush=True)
 
 
 def _free_port() -> int:

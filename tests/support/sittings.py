@@ -26,7 +26,7 @@ class Forked:
 
     def poll(self) -> int | None:
         if self.status is None and ended(self.pid):
-            self.status = self.launcher.wait()
+            (self.status,) = self.launcher.reap([self.pid])
         return self.status
 
     def send_signal(self, number: int) -> None:
