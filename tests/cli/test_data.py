@@ -67,20 +67,17 @@ def test_what_is_there_and_right_is_kept(served: Callable[..., list[str]], tmp_p
     assert len(asked) == 3
 
 
-def test_a_set_that_cannot_be_fetched_does_not_stop_the_others(
+def test_what_cannot_be_fetched_is_said_and_does_not_stop_the_others(
     served: Callable[..., list[str]], tmp_path: Path
 ) -> None:
+    offline = run("fetch", tmp_path / "new")
+    assert offline.exit_code == 1 and not (tmp_path / "new").exists()
+    assert "there is no network" in offline.stderr and offline.stderr.strip().count("\n") == 0
     served(ROWS)  # which MATH-500 cannot be
     done = run("fetch", tmp_path, "--only", "math500", "--only", "aime25")
     assert done.exit_code == 1
     assert "HuggingFaceH4/MATH-500@6e4ed1a has 30 items, and MATH-500 has 500" in done.stdout
     assert (tmp_path / "aime25.jsonl").is_file() and not (tmp_path / "math500.jsonl").exists()
-
-
-def test_without_network_it_is_one_paragraph(tmp_path: Path) -> None:
-    done = run("fetch", tmp_path / "new")
-    assert done.exit_code == 1 and not (tmp_path / "new").exists()
-    assert "there is no network" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_check_names_the_rows_that_changed(
@@ -108,17 +105,14 @@ def test_check_of_the_shared_folder(shared_data: Path) -> None:
     assert "ok (part)" in done.stdout
 
 
-def test_a_torn_file_and_a_wrong_count(tmp_path: Path) -> None:
+def test_check_refuses_what_is_no_set(tmp_path: Path) -> None:
+    empty = run("check", tmp_path)
+    assert empty.exit_code == 1 and "holds no problem set" in empty.stderr
+    unknown = run("check", tmp_path, "--only", "aime")
+    assert unknown.exit_code == 1 and "Did you mean" in unknown.stderr
     (tmp_path / "amc23.jsonl").write_text('{"problem": "?", "answer": "1"}\n')
     (tmp_path / "aime25.jsonl").write_text('{"problem": "[red]?", "answer": "[red]"}\n')
     done = run("check", tmp_path)
     assert done.exit_code == 1
     assert "amc23.jsonl: 1 items instead of 40" in done.stdout
     assert "row 1 has the answer '[red]'" in done.stdout
-
-
-def test_an_empty_folder_and_an_unknown_name(tmp_path: Path) -> None:
-    empty = run("check", tmp_path)
-    assert empty.exit_code == 1 and "holds no problem set" in empty.stderr
-    unknown = run("check", tmp_path, "--only", "aime")
-    assert unknown.exit_code == 1 and "Did you mean" in unknown.stderr

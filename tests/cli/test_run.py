@@ -114,14 +114,23 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
     assert other.exit_code == 1 and "holds another run" in other.stderr
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RewardError])
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("nabla_eval.harness.answer.drive", KeyboardInterrupt),
+        ("nabla_eval.harness.answer.drive", SystemExit),
+        ("nabla_eval.harness.answer.drive", RewardError),
+        ("nabla_eval.engine.execute.score", RewardError),
+    ],
+)
 def test_a_dry_run_says_what_loading_tells_before_it_answers(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
+    where: str, error: type[BaseException],
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def stop(*_: Any, **__: Any) -> None:
         raise error("now")
 
-    monkeypatch.setattr(engine_run, "drive", stop)
+    monkeypatch.setattr(where, stop)
     result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "4")
     assert result.exit_code == (130 if error is KeyboardInterrupt else 1)
     assert plan_of(result.stdout)[::2] == [TASK, "24"]
@@ -137,22 +146,18 @@ def test_a_dry_run_says_what_loading_tells_before_it_answers(
     assert "What the run would take" not in result.stdout
     # Nothing is claimed to be kept: neither in the run's folder nor in the one that is gone.
     assert not (tmp_path / "run").exists()
-    for claim in ("same command", "answers are in", "dry-run-", "Nothing was kept"):
+    for claim in (
+        "same command",
+        "answers are in",
+        "others are in",
+        "dry-run-",
+        "Nothing was kept",
+    ):
         assert claim not in result.output
+    if where.endswith("score"):
+        assert "A dry run keeps no answers." in result.stderr
     if error is KeyboardInterrupt:
         assert "0 of 1 documents were tried. A dry run keeps no answers." in result.stderr
-
-
-def test_a_dry_run_keeps_no_answers_beside_a_failed_one(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> None:
-        raise RewardError("the reward model gave no number")
-
-    monkeypatch.setattr("nabla_eval.engine.execute.score", broken)
-    result = run(tmp_path / "run", tiny_folder, "--dry-run")
-    assert result.exit_code == 1 and "A dry run keeps no answers." in result.stderr
-    assert "The others are in" not in result.output
 
 
 def test_a_dry_run_writes_little_and_scales_what_it_cut(

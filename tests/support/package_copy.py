@@ -18,8 +18,7 @@ class PackageCopy:
 
     @classmethod
     def make(cls, root: Path, folder: Path) -> PackageCopy:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(root / "nabla_eval", folder / "nabla_eval", ignore=ignored)
+        shutil.copytree(root / "nabla_eval", folder / "nabla_eval")  # compiled files too
         return cls(folder)
 
     @property
