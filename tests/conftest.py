@@ -44,8 +44,13 @@ hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that share a fixture of their module to one process, which makes it once."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the tests that share a fixture of their module to one process, which makes it once.
+
+    Of several processes each begins with what takes long, so that they end together.
+    """
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         found = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         shared = any(each[-1].scope == "module" for each in found)
