@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nabla_eval.analysis.frames import grouped
+from nabla_eval.analysis.frames import grouped, means
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -90,7 +90,8 @@ def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     Scores of another scale than [0, 1] have a t interval of the problems' differences.
     """
     same_problems(a, b)
-    apart = [sum(a[p]) / len(a[p]) - sum(b[p]) / len(b[p]) for p in sorted(a)]
+    ours, theirs = means(a), means(b)
+    apart = [ours[problem] - theirs[problem] for problem in sorted(a)]
     shares = all(in_unit_interval(group) for side in (a, b) for group in side.values())
     most = min(runs_worth(a.values()), runs_worth(b.values())) if shares and apart else 0.0
     wins, losses = sum(gap > 0 for gap in apart), sum(gap < 0 for gap in apart)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nabla_eval.analysis.accuracy import accuracy
-from nabla_eval.analysis.frames import by_problem, sums
+from nabla_eval.analysis.frames import by_problem, means, sums
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -37,7 +37,7 @@ _RESAMPLES = 2000
 
 def mean_costs(run: Run, cost: str = "model_calls") -> dict[str, float]:
     """Return one of `COSTS` (or any count of the ledger) by problem: the mean of its answers."""
-    return {p: sum(group) / len(group) for p, group in by_problem(run.answers, cost).items()}
+    return means(by_problem(run.answers, cost))
 
 
 def costs(run: Run, level: float = LEVEL) -> dict[str, Estimate]:
@@ -52,7 +52,7 @@ def correct_per_cost(run: Run, cost: str = "model_calls", level: float = LEVEL) 
     resample: then the bounds are accuracy's over those of the mean cost.
     """
     spent = mean_costs(run, cost)
-    right = {problem: sum(group) / len(group) for problem, group in run.scores.items()}
+    right = means(run.scores)
     found = _ratio_of_means(right, spent, level)
     if len(set(right.values())) != 1 or min(spent.values()) <= 0:
         return found

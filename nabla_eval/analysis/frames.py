@@ -64,6 +64,11 @@ def by_problem(frame: DataFrame, column: str) -> dict[str, list[float]]:
     return {p: [float(value) for (value,) in rows] for p, rows in grouped(frame, column).items()}
 
 
+def means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the mean for each problem."""
+    return {problem: sum(group) / len(group) for problem, group in groups.items()}
+
+
 def sums(frame: DataFrame, values: Iterable[Any] | None = None) -> dict[str, float]:
     """Return the total for each problem of values that belong to the rows; without, their count."""
     found: dict[str, float] = defaultdict(float)

@@ -10,6 +10,7 @@ import numpy as np
 
 from nabla_eval.analysis.accuracy import Difference, accuracy
 from nabla_eval.analysis.cost import mean_costs
+from nabla_eval.analysis.frames import means
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
@@ -95,28 +96,33 @@ def at_equal_cost(
     the same data looks a little better than it is, which counts against us: simulated, the
     interval covers .93 to .97 and the test errs in at most 6 % (`reports/coverage.md`).
     """
-    spent, right = mean_costs(ours, cost), _means(ours.scores)
-    ladder = []
-    for rival in rivals:
-        prices = mean_costs(rival, cost)
-        same_problems(spent, prices)
-        ladder.append((_array(prices), _array(_means(rival.scores)), rival))
+    problems = sorted(ours.scores)
+
+    def array(values: Mapping[str, float]) -> np.ndarray:
+        same_problems(ours.scores, values)
+        return np.array([values[problem] for problem in problems], dtype=float)
+
+    ladder = [(array(mean_costs(r, cost)), array(means(r.scores)), r) for r in rivals]
     ladder.sort(key=lambda step: float(step[0].mean()))
     if not ladder:
         return None
     costs, scores = (np.array([step[i] for step in ladder]) for i in (0, 1))
-    own_cost, own_score = _array(spent), _array(right)
+    own_cost, own_score = array(mean_costs(ours, cost)), array(means(ours.scores))
     target = float(own_cost.mean())
     if not (1 - _ROUNDING) * costs[0].mean() <= target <= (1 + _ROUNDING) * costs[-1].mean():
         return None
     low, high, weight = best = _best(costs, scores, target)
     gaps = own_score - _mixed(best, costs, scores, own_cost)
-    found = _mixture_difference(gaps, runs_worth(ours.scores.values()), level)
+    if (np.abs(gaps) <= 1).all():
+        estimate = won_minus_lost(gaps, len(gaps), runs_worth(ours.scores.values()), level)
+    else:  # costs push a gap beyond what a difference of shares is
+        estimate = mean(list(gaps), level)
+    found = Difference(estimate, None, None, None, sign_flip_test(list(gaps)))
     return AtEqualCost(ladder[low][2], ladder[high][2], weight, found)
 
 
 def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, int, float]:
-    """The mixture that scores best for at most `budget` a problem: two runs, share of the dearer.
+    """Return the best mixture for at most `budget` a problem: two runs, share of the dearer.
 
     Shapes `[runs, problems]`, runs by rising cost. A single run is mixed with itself, share 1; of
     equally good ones the cheapest is taken.
@@ -135,9 +141,7 @@ def _best(costs: np.ndarray, scores: np.ndarray, budget: float) -> tuple[int, in
 def _mixed(
     chosen: tuple[int, int, float], costs: np.ndarray, scores: np.ndarray, spent: np.ndarray
 ) -> np.ndarray:
-    """Return what the mixture of two runs scores on each problem for what we spent there;
-    `[problems]`.
-    """
+    """Return what the mixture scores on each problem for what we spent there; `[problems]`."""
     low, high, weight = chosen
     room = float(costs[high].mean() - costs[low].mean())
     if room <= 0:  # one run, which may cost less than ours and is as right for it
@@ -147,19 +151,3 @@ def _mixed(
     price = (1 - weight) * costs[low] + weight * costs[high]
     found: np.ndarray = mixed + slope * (spent - price)
     return found
-
-
-def _mixture_difference(gaps: np.ndarray, most: float, level: float) -> Difference:
-    """Mean gap; with a t interval where costs push a gap beyond what a difference of shares is."""
-    shares = bool((np.abs(gaps) <= 1).all())
-    estimate = won_minus_lost(gaps, len(gaps), most, level) if shares else mean(list(gaps), level)
-    return Difference(estimate, None, None, None, sign_flip_test(list(gaps)))
-
-
-def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {problem: sum(group) / len(group) for problem, group in groups.items()}
-
-
-def _array(values: Mapping[str, float]) -> np.ndarray:
-    """The values in the order of their problems' names."""
-    return np.array([values[problem] for problem in sorted(values)], dtype=float)

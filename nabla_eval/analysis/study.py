@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nabla_eval.analysis.folders import find, read_folder
-from nabla_eval.analysis.frames import Frames
+from nabla_eval.analysis.frames import Frames, means
 from nabla_eval.analysis.runs import Run, Scores, identity, merged_versions, names
 from nabla_eval.errors import DataError
 
@@ -103,9 +103,7 @@ def frame(
         options = {f"option.{name}": value for name, value in run.config.items()}
         more = {"method": run.method, "preset": run.preset, "n": run.n}
         further = {
-            f"metric.{name}": run.answers["problem"].map(
-                {p: sum(group) / len(group) for p, group in scores.items()}
-            )
+            f"metric.{name}": run.answers["problem"].map(means(scores))
             for name, scores in run.metrics.items()
         }
         answers.append(_beside({**of_run, **more}, run.answers, {**further, **options}))

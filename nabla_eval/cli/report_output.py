@@ -30,8 +30,7 @@ def told_warnings() -> Iterator[list[str]]:
     def tell(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in told:
             told.append(str(message))
-            line = Text.assemble(("Warning: ", "yellow"), str(message))
-            console.print(line, soft_wrap=not console.is_terminal)
+            console.paragraph(Text.assemble(("Warning: ", "yellow"), str(message)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -40,7 +39,7 @@ def told_warnings() -> Iterator[list[str]]:
 
 
 def tracked(what: str) -> Callable[[Iterable[T]], Iterable[T]]:
-    """Wraps things that are gone through one by one in a progress bar on a terminal's stderr."""
+    """Return a wrapper of things that shows a progress bar for them on a terminal's stderr."""
     from rich.progress import track
 
     from nabla_eval.cli.screen import Screen
@@ -124,14 +123,10 @@ def print_rich(made: Report, file: Any = None) -> None:
     from rich.text import Text
 
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.reporting.tables import fitting, to_rich
     from nabla_eval.reporting.text import bullet
 
     console = Screen(file)
-    for table in made.tables:
-        for part in fitting(table, console.width) if table.rows else ():
-            console.print()
-            console.print(to_rich(part))
+    console.tables(table for table in made.tables if table.rows)
     if made.sentences:
         console.print(Text("\nIn words", style="bold"))
     for sentence in made.sentences:

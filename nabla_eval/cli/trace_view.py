@@ -104,12 +104,14 @@ def _facts(home: Path) -> dict[str, str]:
     return {**told, **facts}
 
 
-def _table(*headings: str, right: Iterable[str] = (), fold: str = "") -> Table:
-    """Return a plain table; cells of one column may be broken into several lines."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(
+    *headings: str, right: Iterable[str] = (), fold: Iterable[str] = (), gap: int = 0
+) -> Table:
+    """Return a plain table; cells of the columns in `fold` may be broken into several lines."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap or 2, 0, gap))
     for heading in headings:
         table.add_column(
-            heading, no_wrap=heading != fold, overflow="fold" if fold else "ellipsis",
+            heading, no_wrap=heading not in fold, overflow="fold" if fold else "ellipsis",
             justify="right" if heading in right else "left",
         )  # fmt: skip
     return table
@@ -165,8 +167,8 @@ def told(story: Story) -> Iterator[RenderableType]:
 
 
 def _choices(choices: Sequence[Chosen]) -> RenderableType:
-    """Every token that was chosen with the reward model's help; replaced ones are bold."""
-    table = _table("Token", "Top", "Text", "By", "log π", "G", "Score", fold="Text")
+    """Tabulate the tokens chosen with the reward model's help; replaced ones are bold."""
+    table = _table("Token", "Top", "Text", "By", "log π", "G", "Score", fold=("Text",))
     for choice in choices:
         text = _line(choice.old_text)
         if choice.replaced:
@@ -180,21 +182,16 @@ def _choices(choices: Sequence[Chosen]) -> RenderableType:
 
 
 def _pair(values: tuple[float | None, float | None]) -> str:
-    """A number of the policy's token and of the one that was written; one where they agree."""
+    """Word a number of the policy's token and of the written one; once where they agree."""
     old, new = (number(value, 2) for value in values)
     return old if old == new else f"{old} → {new}"
 
 
 def _moves(moves: Sequence[Move]) -> RenderableType:
-    """The search as a tree; what leads to the answer has an arrow."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("")
-    table.add_column("Move", overflow="fold")
-    table.add_column("Value", justify="right", no_wrap=True)
+    """Draw the search as a tree; what leads to the answer has an arrow."""
     visited = any(move.visits for move in moves)
-    if visited:
-        table.add_column("Visits", justify="right", no_wrap=True)
-    table.add_column("Note", overflow="fold")
+    headings = ("", "Move", "Value", *(["Visits"] if visited else []), "Note")
+    table = _table(*headings, right=("Value", "Visits"), fold=("Move", "Note"), gap=1)
     for move in moves:
         kind = "" if move.kind == "step" else f"{visible(move.kind)}: "
         notes = [visible(move.note)] if move.note else []
@@ -213,7 +210,7 @@ def _moves(moves: Sequence[Move]) -> RenderableType:
 
 
 def _indent(depth: int, most: int = 8) -> str:
-    """Lines down to a move; from `most` on its depth as a number."""
+    """Draw lines down to a move; from `most` on its depth as a number."""
     return "│ " * min(depth, most) + (f"({depth}) " if depth > most else "")
 
 
@@ -241,7 +238,7 @@ def _step(step: StoryStep) -> RenderableType:
 
 
 def _response(tokens: Sequence[Token]) -> Text:
-    """A response, its revised tokens marked with the number of the candidate."""
+    """Mark a response's revised tokens with the number of the candidate."""
     text = Text()
     for token in tokens:
         if token.revised and token.by is not None:

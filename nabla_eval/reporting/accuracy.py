@@ -10,7 +10,7 @@ from nabla_eval.analysis.accuracy import accuracy, difference, majority_accuracy
 from nabla_eval.analysis.candidates import rate
 from nabla_eval.analysis.controls import alike, controls_of, twin_of
 from nabla_eval.analysis.cost import FAILURES, correct_per_cost, costs, mean_costs, truncated
-from nabla_eval.analysis.frames import grouped
+from nabla_eval.analysis.frames import grouped, means
 from nabla_eval.analysis.intervals import paired
 from nabla_eval.analysis.runs import Run, option_text
 from nabla_eval.errors import DataError, suggest
@@ -172,9 +172,10 @@ def _told_apart(a: Run, b: Run) -> tuple[Run, Run]:
 def _apart_rows(a: Run, b: Run) -> list[Row]:
     """Return the problems on which one of two runs scored higher, with the first answer of each."""
     ours, theirs = (grouped(run.answers, "prompt", "text") for run in (a, b))
+    right, other = means(a.scores), means(b.scores)
     rows = []
-    for problem in a.scores:
-        x, y = (sum(s) / len(s) for s in (a.scores[problem], b.scores[problem]))
+    for problem, x in right.items():
+        y = other[problem]
         if x != y:
             (prompt, answer_a), (_, answer_b) = ours[problem][0], theirs[problem][0]
             rows.append(

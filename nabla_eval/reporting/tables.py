@@ -126,24 +126,17 @@ def fitting(table: Table, width: int) -> list[Table]:
     groups: list[list[int]] = [[]]
     for place in range(heads, len(columns)):
         taken = [*range(heads), *groups[-1], place]
-        if groups[-1] and sum(widths[i] + _GAP for i in taken) > width:
+        # Two spaces between columns, the table's edges together included.
+        if groups[-1] and sum(widths[i] + 2 for i in taken) > width:
             groups.append([])
         groups[-1].append(place)
-    parts = []
-    for i, group in enumerate(groups):
-        last = i == len(groups) - 1
-        parts.append(
-            replace(
-                table,
-                title=table.title if i == 0 else f"{table.title} (continued)",
-                columns=[columns[place] for place in (*range(heads), *group)],
-                notes=table.notes if last else (),
-            )
-        )
+    parts: list[Table] = []
+    for group in groups:
+        title = f"{table.title} (continued)" if parts else table.title
+        shown = [columns[place] for place in (*range(heads), *group)]
+        notes = table.notes if group is groups[-1] else ()
+        parts.append(replace(table, title=title, columns=shown, notes=notes))
     return parts
-
-
-_GAP = 2  # between the columns of a rich table, its edges together included
 
 
 def _whole(column: Column) -> bool:

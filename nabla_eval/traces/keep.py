@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from nabla_eval.traces.read import Place, fetch, parse, places, scan
+from nabla_eval.traces.read import fetch, parse, scan
 from nabla_eval.traces.schema import Record
 
 _DRAFT = ("stop", "reward")
@@ -35,20 +35,9 @@ def kept(path: str | Path) -> Iterator[Record]:
         yield cast(Record, {**record, "place": (record["id"], place)})
 
 
-def placed(path: str | Path) -> Iterator[Record]:
-    """The records of `traces.stream`, of which only the id is kept."""
-    for name, place in places(path):
-        yield cast(Record, {"id": name, "place": (name, place)})
-
-
-def place_of(record: Record) -> tuple[str, Place]:
-    """The id in the trace, which pooling changes, and the place of a record of this module."""
-    return cast("tuple[str, Place]", record["place"])
-
-
 def whole(record: Record) -> Record:
     """All of a record: read from its shard if it was shortened, else itself."""
-    return fetch(*place_of(record)) if "place" in record else record
+    return fetch(*cast(Any, record)["place"]) if "place" in record else record
 
 
 def light(record: Record) -> Record:
