@@ -1,4 +1,4 @@
-"""What holds of `equal`, `grade` and `cluster` besides the rows of `kinds.tsv`."""
+"""Properties of `equal`, `grade` and `cluster` besides the rows of `kinds.tsv`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What finding an answer costs grows with the length of the response, and no faster.
+"""The cost of finding an answer grows with the length of the response, and no faster.
 
 Steps are lines of our code that run and characters that slices copy; only of regular expressions,
 which count neither, the processor time is taken.

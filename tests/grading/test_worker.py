@@ -45,7 +45,7 @@ def _run(code: str) -> str:
 
 
 def _gone(pid: int, seconds: float) -> bool:
-    """Whether the process ends within ``seconds``; a zombie has ended."""
+    """Return whether the process ends within ``seconds``; a zombie has ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

@@ -15,7 +15,7 @@ FAILURE_PROBABILITY = 1e-6
 
 
 class Sense(str, Enum):
-    """How `measured` is held against `expected`."""
+    """Relation in which `measured` must stand to `expected`."""
 
     CLOSE = "="
     """|measured - expected| <= tolerance"""
@@ -47,7 +47,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Context:
-    """What a claim may depend on."""
+    """Settings that a claim may depend on."""
 
     seed: int = 0
     device: str = "cpu"

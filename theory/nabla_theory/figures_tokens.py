@@ -13,7 +13,7 @@ from nabla_theory.plotting import BLACK, BLUE, GREEN, PURPLE, RED, SKY, canvas
 
 
 def dto_reach(context: Context) -> Figure:
-    """How far 20 Adam steps can move the next-token distribution."""
+    """Plot how far 20 Adam steps can move the next-token distribution."""
     rates = np.geomspace(1e-3, 1.0, 60)
     figure, (ax,) = canvas(width=7.0)
     for temperature, colour, style in ((1.0, BLUE, "-"), (0.5, RED, "--")):

@@ -37,7 +37,7 @@ def on_grid(rho: Array, target: Target, grid: Grid) -> float:
 
 @dataclass(frozen=True)
 class Optimum:
-    """What every route must reach, by quadrature."""
+    """Values that every route must reach, by quadrature."""
 
     log_z: float  # log E_π[e^{λr}], nats
     reward: float  # E_ρ*[r]

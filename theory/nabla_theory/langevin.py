@@ -105,7 +105,7 @@ def init(position: Tensor, target: Target, kernel: str, field: Field) -> State:
 
 
 def diagnose(before: State, after: State, kernel: str) -> Info:
-    """What happened in one step."""
+    """Return what happened in one step."""
     moved = 1.0
     if kernel == "mala":
         moved = (before.position != after.position).any(-1).double().mean().item()

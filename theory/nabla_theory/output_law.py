@@ -43,7 +43,7 @@ def refined(
 def draws(
     responses: Responses, *, lam: float, steps: int, lr: float, temperature: float = 1.0
 ) -> list[Array]:
-    """What `refined` gives at every position: the laws of ỹ_i; L arrays [S, V]."""
+    """Return the laws of ỹ_i, `refined` at every position: L arrays [S, V]."""
     return [
         refined(responses, at, lam=lam, steps=steps, lr=lr, temperature=temperature)
         for at in range(responses.tokens.shape[1])

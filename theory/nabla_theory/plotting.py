@@ -1,4 +1,4 @@
-"""What the figures share: Okabe and Ito's palette, and axes made without global state."""
+"""Parts that the figures share: Okabe and Ito's palette, and axes made without global state."""
 
 from __future__ import annotations
 

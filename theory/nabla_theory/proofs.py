@@ -30,7 +30,7 @@ def reward_symbol(x: Sequence[Symbol]) -> Expr:
 
 
 def is_zero(expression: Expr) -> bool:
-    """Whether an expression vanishes identically, over a common denominator if need be."""
+    """Return whether an expression vanishes identically, over a common denominator."""
     expanded = sympy.expand(expression)
     return bool(expanded == 0 or sympy.expand(sympy.numer(sympy.together(expanded))) == 0)
 

@@ -100,7 +100,7 @@ def adam_path(gradients: np.ndarray, rates: list[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a DTO-like run did to the logits."""
+    """Effect of a DTO-like run on the logits."""
 
     before: Tensor  # [L, V]
     after: Tensor  # [L, V]

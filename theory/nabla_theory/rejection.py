@@ -35,7 +35,7 @@ def challenger_rejection_rate(n: int) -> Fraction:
 
 
 def records(values: Sequence[int]) -> int:
-    """How many values are strictly above all before them; the first always is."""
+    """Count the values that are strictly above all before them; the first always is."""
     best, count = None, 0
     for value in values:
         if best is None or value > best:

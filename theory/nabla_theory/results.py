@@ -37,7 +37,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every row passed for every seed."""
+        """Return whether every row passed for every seed."""
         every = all(row.passed for row in self.rows)
         return every and all(repeat.held == repeat.seeds for repeat in self.repeats)
 

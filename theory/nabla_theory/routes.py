@@ -35,7 +35,7 @@ STEPS = {
 
 
 class Numbers(NamedTuple):
-    """What a route reached; at ρ* the last is -log Z."""
+    """Values that a route reached; at ρ* the last is -log Z."""
 
     reward: float  # E_ρ[r]
     kl: float  # KL(ρ‖π), nats
@@ -60,7 +60,7 @@ def of_density(rho: Array, target: Target, grid: Grid) -> Numbers:
 
 
 def by_quadrature(setting: Setting) -> Numbers:
-    """What every route must reach."""
+    """Return the values that every route must reach."""
     best = free_energy.optimum(setting.target, setting.box)
     return Numbers(best.reward, best.kl, -best.log_z)
 

@@ -94,7 +94,7 @@ class Flat:
 
 @dataclass(frozen=True)
 class Jacobian(Flat):
-    """What the segment's Lebesgue measure is on its logit z: density s(1 - s), s = σ(z)."""
+    """Lebesgue measure of the segment on its logit z: density s(1 - s), s = σ(z)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         return log_jacobian(torch.cat([x, torch.zeros_like(x)], dim=-1))

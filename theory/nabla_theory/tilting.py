@@ -158,7 +158,7 @@ def remainder_bound(along: Tensor) -> Tensor:
 
 
 def lost_objective(choice: Choice, linear: Tensor, beta: float) -> Tensor:
-    """What the tilt of the tangent loses of the exact gains' optimum."""
+    """Return what the tilt of the tangent loses of the exact gains' optimum."""
     exact = choice.exact()
     best = tilt(choice.log_policy, exact, beta)
     ours = tilt(choice.log_policy, linear, beta)

@@ -113,7 +113,7 @@ def output_law(context: Context) -> list[Check]:
 
 
 def _shortfall(responses: Responses, law: Array) -> float:
-    """How much E[r] a law misses at its own KL(·‖π)."""
+    """Return how much E[r] a law misses at its own KL(·‖π)."""
     kl = discrete.divergence(law, np.exp(responses.log_policy))
     return discrete.frontier(responses, kl) - float(law @ responses.reward)
 

@@ -108,7 +108,7 @@ def particles_in_distribution(context: Context) -> list[Check]:
 
 
 def _like_exact(name: str, statement: str, distance: float, exact: list[float]) -> Check:
-    """Whether a distance lies where those of exact samples say that the next one must."""
+    """Return whether a distance lies where those of exact samples say that the next one must."""
     count = len(exact)
     limit = float(stats.t.isf(FAILURE_PROBABILITY, count - 1)) * math.sqrt(1 + 1 / count)
     score = (distance - np.mean(exact)) / np.std(exact, ddof=1)
