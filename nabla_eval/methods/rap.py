@@ -204,7 +204,8 @@ class Search:
         paths: dict[int, set[Node]] = defaultdict(set)
         for i, group in groups.items():
             paths[group].update(leaves[i].path)
-        winner = max(paths, key=lambda group: sum(map(reward, paths[group])))
+        # `fsum` rounds once: sets have no order that is the same on every run.
+        winner = max(paths, key=lambda group: math.fsum(map(reward, paths[group])))
         return [leaves[i] for i, group in groups.items() if group == winner]
 
 
