@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -45,6 +45,7 @@ class Batching:
     rows: Rows = "padded"  # may differ in length; "equal" may not, "alone" share no batch
     cached: bool = True  # whether the model's cache can keep some of its rows, and is used
     joins: bool = True  # whether keys and values of rows of any lengths may be put together
+    reusable: bool = True  # and those of a prefix are the same whatever follows
 
     def describe(self) -> str:
         """Return what is slower than it might be; empty where nothing is."""
@@ -57,7 +58,7 @@ _FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
 
 def batching(base: torch.nn.Module) -> Batching:
     """Return what the probe found of a model; if it was never tried, what its config says."""
-    return _FOUND.get(base) or Batching(joins=joinable(base))
+    return _FOUND.get(base) or Batching(reusable=_reusable(base))
 
 
 def cache_name(model: torch.nn.Module) -> str:
@@ -111,7 +112,7 @@ def is_plain(cache: Any) -> bool:
     )
 
 
-def joinable(base: torch.nn.Module) -> bool:
+def _reusable(base: torch.nn.Module) -> bool:
     """Return whether a prefix's keys and values are the same whatever follows, by the config.
 
     Every layer sees all tokens, and positions are rotated alike at every length.
@@ -146,16 +147,16 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
     wanted = [base(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
     short, own = [rows[0][:3], rows[1]], [wanted[0][:3], wanted[1]]  # causal: a prefix's are known
     can = Batching(rows="alone")
-    if _agrees(lambda: _whole(base, short), own):
+    if _agrees(lambda: _together(base, short, own)):
         can, rows, wanted = Batching(), short, own
-    elif _agrees(lambda: _whole(base, rows), wanted):
+    elif _agrees(lambda: _together(base, rows, wanted)):
         can = Batching(rows="equal")
     else:
         rows, wanted = rows[:1], wanted[:1]
     cache = RowCache(base, can)
-    works = _agrees(lambda: _decoded(cache, rows), _left(wanted))
-    plain = is_plain(cache.held) and joinable(base)
-    can = replace(can, cached=works, joins=plain and works and can.rows == "padded")
+    works = _agrees(lambda: _decoded(cache, rows, wanted))
+    joins = works and can.rows == "padded" and is_plain(cache.held)
+    can = replace(can, cached=works, joins=joins, reusable=joins and _reusable(base))
     if can.rows != "padded":
         _separate(base, can.rows)
     _FOUND[base] = can
@@ -164,14 +165,14 @@ def probe(base: torch.nn.Module, vocabulary: int, name: str) -> Batching:
     return can
 
 
-def _agrees(run: Callable[[], Sequence[Tensor]], wanted: Sequence[Tensor]) -> bool:
+def _agrees(run: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> bool:
+    """Return whether found and wanted states `[T, D]` agree; an error of the model's says no."""
     try:
-        found = run()
+        pairs = list(run())
     except Exception:  # whatever the code of a model raises where it is asked for too much
         return False
-    pairs = zip(found, wanted, strict=True)
     errors = torch.cat([(own - other).norm(dim=-1) / other.norm(dim=-1) for own, other in pairs])
-    tolerance = _TOLERANCE.get(wanted[0].dtype)
+    tolerance = _TOLERANCE.get(pairs[0][1].dtype)
     if tolerance is None:
         return bool(errors.float().median() <= _NARROW)
     return bool(errors.max() <= tolerance)  # and not nan
@@ -185,35 +186,34 @@ def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return ids, torch.stack([(columns >= width - len(row)).long() for row in rows])
 
 
-def _whole(base: torch.nn.Module, rows: Sequence[Tensor]) -> list[Tensor]:
+def _together(
+    base: torch.nn.Module, rows: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Run rows as one batch without a cache."""
     ids, mask = _padded(rows)
     states = base(
         input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False
     ).last_hidden_state
-    return [own[-len(row) :] for own, row in zip(states, rows, strict=True)]
+    for own, other in zip(states, wanted, strict=True):
+        yield own[-len(other) :], other
 
 
-def _decoded(cache: RowCache, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Decode rows' last tokens: rows swap and one is repeated, then some leave."""
+def _decoded(
+    cache: RowCache, rows: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Decode rows' last two tokens: two rows swap and one is repeated, then one leaves."""
     ids, mask = _padded(rows)
-    order = torch.arange(len(rows), device=ids.device)
-    states, width = [], ids.shape[1]
-    cache.encode(ids[:, : width - 2], mask[:, : width - 2], _positions(mask[:, : width - 2]))
-    for stop, kept in zip((width - 1, width), _orders(len(rows)), strict=True):
-        order = order[kept]
+    begun = ids.shape[1] - 2
+    cache.encode(ids[:, :begun], mask[:, :begun], _positions(mask[:, :begun]))
+    order = list(range(len(rows)))
+    steps = [[1, 0, 1], [2, 1]] if len(rows) == 2 else [[0], [0]]
+    for column, kept in enumerate(steps, start=begun):
+        order = [order[i] for i in kept]
         cache.select(kept)
-        seen = mask[order, :stop]
-        states.append(cache.encode(ids[order, stop - 1 : stop], seen, _positions(seen)[:, -1:]))
-    return [own for step in states for own in step]
-
-
-def _orders(count: int) -> list[list[int]]:
-    return [[1, 0, 1], [2, 1]] if count == 2 else [[0], [0]]
-
-
-def _left(wanted: Sequence[Tensor]) -> list[Tensor]:
-    first, second = _orders(len(wanted))
-    return [wanted[i][-2:-1] for i in first] + [wanted[first[i]][-1:] for i in second]
+        seen = mask[order, : column + 1]
+        states = cache.encode(ids[order, column, None], seen, _positions(seen)[:, -1:])
+        for own, i in zip(states, order, strict=True):
+            yield own, wanted[i][column - begun - 2, None]
 
 
 def _positions(mask: Tensor) -> Tensor:

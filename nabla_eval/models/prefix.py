@@ -3,7 +3,7 @@
 A causal model's keys and values of a prefix do not depend on what follows it. So a prefix that rows
 share is encoded once, one that lies before the first wanted gradient is encoded without a graph,
 and one that was encoded before not at all; the rest of each row attends to its keys and values as
-constants. Exact for models whose cache is plain (`Batching.joins`); others run whole.
+constants. Exact for models whose cache is plain (`Batching.reusable`); others run whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORTH = 256
 
 def keepable(base: torch.nn.Module) -> bool:
     """Return whether what it encoded can be kept: its cache is plain, and on one device."""
-    return batching(base).joins and len({weight.device for weight in base.parameters()}) == 1
+    return batching(base).reusable and len({weight.device for weight in base.parameters()}) == 1
 
 
 class _Constant(DynamicLayer):
@@ -111,7 +111,7 @@ def forward(
     They stand for the encoding where they suffice for every row.
     """
     rest = [row[start:] for row, start in zip(rows, starts, strict=True)]
-    if not batching(base).joins or not any(rest):
+    if not batching(base).reusable or not any(rest):
         return extend(base, embed, rows, device, grad, None)
     if len(known) == len(rows) and max(starts) > 0:
         held = [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, DependencyError, suggest
@@ -247,6 +247,7 @@ def make_trainer(setting: Setting, examples: Sequence[Example], model: Any) -> A
     from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
     recipe, tokenizer = setting.job.recipe, setting.checkpoint.tokenizer
+    set_seed(recipe.seed)  # older TRL draws adapters before it sets the seed
     arguments = _arguments(setting)
     shared = {"model": model, "processing_class": tokenizer, "peft_config": _adapters(recipe)}
     if isinstance(recipe, SFT):

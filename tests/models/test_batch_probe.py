@@ -29,9 +29,10 @@ from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
 F32, F64 = torch.float32, torch.float64
-HYBRID = Batching("padded", cached=True, joins=False)  # and purely recurrent ones
-APART = Batching("equal", cached=True, joins=False)
-AGAIN = Batching("padded", cached=False, joins=False)
+ALONE = {"joins": False, "reusable": False}
+HYBRID = Batching("padded", cached=True, **ALONE)  # and purely recurrent ones
+APART = Batching("equal", cached=True, **ALONE)
+AGAIN = Batching("padded", cached=False, **ALONE)
 
 # Architecture, dtype, attention, and what the probe should find.
 CASES = [
@@ -52,8 +53,8 @@ CASES = [
     ("mamba2", F64, None, HYBRID),
     ("falcon_mamba", F64, None, HYBRID),
     ("minimax", F32, None, AGAIN),
-    ("recurrent_gemma", F64, None, Batching("equal", cached=False, joins=False)),
-    ("rwkv", F64, None, Batching("equal", cached=False, joins=False)),
+    ("recurrent_gemma", F64, None, Batching("equal", cached=False, **ALONE)),
+    ("rwkv", F64, None, Batching("equal", cached=False, **ALONE)),
     ("gemma2", F64, "eager", APART),
     ("qwen2", F64, "eager", APART),
     ("bloom", F64, "eager", APART),

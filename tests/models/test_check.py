@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig
 
 from nabla_eval.cli.check_pair import check_pair as command
-from nabla_eval.models.check import PairUse, check_pair
+from nabla_eval.models.check import PairReport, PairUse, check_pair
 
 Make = Callable[..., Path]
 OUTCOME = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -124,26 +124,25 @@ def test_faults_of_both_sides_are_reported(checkpoints: Make) -> None:
     assert "does not exist" in failed["policy"] and "has 3 labels" in failed["score"]
 
 
-def test_memory_counts_in_the_dtype_that_each_model_will_run_in(checkpoints: Make) -> None:
-    policy = str(checkpoints("policy", dtype=torch.bfloat16))
-    reward = str(checkpoints("process", dtype=torch.float32))
+def test_memory_grows_with_what_is_asked_and_counts_in_each_models_dtype(
+    checkpoints: Make,
+) -> None:
+    names = [
+        str(checkpoints(kind, dtype=dtype))
+        for kind, dtype in (("policy", torch.bfloat16), ("process", torch.float32))
+    ]
 
-    def sizes(**asked: Any) -> list[str]:
-        report = check_pair(policy, reward, PairUse(length=64, **asked))
-        return [part.terms[0].arithmetic.split(" × ")[1] for _, part in report.memory]
+    def report(**asked: Any) -> PairReport:
+        return check_pair(*names, PairUse(length=64, **asked))
 
-    assert sizes() == ["2 bytes", "4 bytes"]
-    assert sizes(dtype="float64") == ["8 bytes", "8 bytes"]
-    assert sizes(dtype="float64", reward_dtype="bf16") == ["8 bytes", "2 bytes"]
-
-
-def test_memory_grows_with_what_is_asked(checkpoints: Make) -> None:
-    names = str(checkpoints("policy")), str(checkpoints("process"))
-    one = check_pair(*names, PairUse(length=64, dtype="float32"))
-    two = check_pair(*names, PairUse(length=64, batch=2, dtype="float32"))
-    four = check_pair(*names, PairUse(length=64, batch=4, dtype="float32"))
-    wide = check_pair(*names, PairUse(length=64, dtype="float64"))
+    for asked, sizes in (
+        ({}, [2, 4]),
+        ({"dtype": "float64"}, [8, 8]),
+        ({"dtype": "float64", "reward_dtype": "bf16"}, [8, 2]),
+    ):
+        weights = [part.terms[0].arithmetic for _, part in report(**asked).memory]
+        assert [text.split(" × ")[1] for text in weights] == [f"{size} bytes" for size in sizes]
+    one, two, four = (report(batch=count, dtype="float32") for count in (1, 2, 4))
     assert one.bytes < two.bytes < four.bytes < 2 * two.bytes  # weights are there once
-    assert one.bytes < wide.bytes
-    for _, part in one.memory:
-        assert part.bytes == sum(term.bytes for term in part.terms)
+    assert one.bytes < report(dtype="float64").bytes
+    assert all(part.bytes == sum(term.bytes for term in part.terms) for _, part in one.memory)

@@ -35,24 +35,22 @@ TOKENS = torch.tensor([[5, 3, 11, 2, 7]])
 def test_policy_is_its_head_on_its_base(family: str, tied: bool) -> None:
     if family == "gemma3_text" and MAJOR < 5:
         pytest.skip("refused before transformers 5: its class says nothing of its base")
-    tokenizer = build.word_tokenizer()
-    model = build.tiny("policy", tokenizer, family, tie_word_embeddings=tied, **POLICIES[family])
-    policy = policy_from(model, tokenizer)
+    options = {"tie_word_embeddings": tied, **POLICIES[family]}
+    model = build.tiny("policy", build.word_tokenizer(), family, **options)
+    halves = split_policy(model, family)
     with torch.no_grad():
-        states = policy.base(inputs_embeds=policy.embedding[TOKENS]).last_hidden_state
-        torch.testing.assert_close(policy.head(states), model(input_ids=TOKENS).logits)
+        whole = model(input_ids=TOKENS).logits
+        torch.testing.assert_close(halves.head(halves.states(TOKENS)), whole)
 
 
 @pytest.mark.parametrize("kind", ["outcome", "process"])
 @pytest.mark.parametrize("family", REWARDS)
 def test_reward_is_its_head_on_its_base(family: str, kind: str) -> None:
-    tokenizer = build.word_tokenizer()
-    model = build.tiny(kind, tokenizer, family)
+    model = build.tiny(kind, build.word_tokenizer(), family)
     halves, process = split_reward(model, family)
     assert process == (kind == "process")
     with torch.no_grad():
-        states = halves.base(inputs_embeds=halves.embedding[TOKENS]).last_hidden_state
-        scores, whole = halves.head(states), model(input_ids=TOKENS).logits[..., 0]
+        scores, whole = halves.head(halves.states(TOKENS)), model(input_ids=TOKENS).logits[..., 0]
     torch.testing.assert_close(scores if process else scores[:, -1], whole)
 
 
@@ -67,8 +65,7 @@ def test_two_labels_become_log_odds_or_the_probability_of_right() -> None:
             ("probability", torch.stack([wrong, right]).softmax(0)[1]),
         ):
             halves, _ = split_reward(model, "m", how)  # type: ignore[arg-type]
-            states = halves.base(inputs_embeds=halves.embedding[TOKENS]).last_hidden_state
-            torch.testing.assert_close(halves.head(states), expected)
+            torch.testing.assert_close(halves.head(halves.states(TOKENS)), expected)
 
 
 def test_bfloat16_scores_are_not_rounded_to_bfloat16() -> None:

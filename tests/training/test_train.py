@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import MAJOR
 from safetensors.torch import load_file
 
 import nabla_eval as ne
@@ -149,6 +148,7 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
     output, again = tmp_path / "lora", tmp_path / "again"
     recipe = SFT(steps=4, batch_size=8, save_every=2, lora=LoRA(rank=4, alpha=8), lr=1e-2)
     record = train(recipe, output, policy=str(tiny_policy), size=16)
+    torch.manual_seed(99)  # adapters are a function of the recipe's seed and of nothing else
     assert 0 < record["parameters"]["trained"] < record["parameters"]["total"]
     start = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
     merged = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
@@ -160,8 +160,7 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
     assert (after - before).abs().max() > 1e-2
 
     killed_and_resumed(recipe, again, policy=str(tiny_policy), size=16)
-    if MAJOR >= 5:  # before, transformers resumes adapters to other weights
-        assert same(weights(again), weights(output))
+    assert same(weights(again), weights(output))
 
 
 # --- GRPO -----------------------------------------------------------------------------------------
