@@ -1,4 +1,10 @@
-"""The ledger: what one problem cost, in the paper's units and in ours (DESIGN 8)."""
+"""The ledger: what one problem cost, in the paper's units and in ours (DESIGN 8).
+
+Floating-point operations are those of dense transformers, to first order: 2P per token forward and
+as much again for a backward pass that stops at the input embeddings (weights get no gradient), P
+the number of parameters outside the input embedding table (Kaplan et al. 2020, section 2.1;
+attention's quadratic term is left out, as there).
+"""
 
 from __future__ import annotations
 
@@ -63,3 +69,18 @@ class Ledger:
 
 
 _NAMES = tuple(field.name for field in fields(Ledger))
+
+
+def forward_flops(parameters: int, tokens: int) -> float:
+    """Return the operations of `tokens` forward through a model of `parameters` parameters."""
+    return 2.0 * parameters * tokens
+
+
+def gradient_flops(parameters: int, tokens: int) -> float:
+    """Return the operations of a forward pass and a backward pass to the inputs."""
+    return 4.0 * parameters * tokens
+
+
+def table_flops(vocabulary: int, hidden: int) -> float:
+    """Return the operations of one vector times an embedding table: a mean embedding, or G."""
+    return 2.0 * vocabulary * hidden

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nabla_eval.cost.flops import gradient_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, gradient_flops
 from nabla_eval.dto.objective import (
     EmbeddingGradients,
     Site,

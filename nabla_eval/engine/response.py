@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.engine.stop_strings import BROKEN, stop_cut
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.models.pair import Policy

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.engine.batch_cache import NoCache, PaddedCache, rows_of
 from nabla_eval.engine.prefix_cache import PrefixCache
 from nabla_eval.engine.response import COLUMNS, NOTHING, Known, Response, statistics, trajectories

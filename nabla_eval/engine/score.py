@@ -15,8 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
 from nabla_eval.engine.batch_cache import PaddedCache, rows_of
 from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches, agreement

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.engine.response import no_distribution, statistics
 from nabla_eval.errors import ContextError
 from nabla_eval.models.pair import Policy

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from nabla_eval.cost.flops import forward_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.completions import Completion, Server
 from nabla_eval.engine.response import Known, Response, trajectories

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nabla_eval.cost.flops import forward_flops, gradient_flops, table_flops
-from nabla_eval.cost.ledger import Ledger
+from nabla_eval.cost.ledger import Ledger, forward_flops, gradient_flops, table_flops
 from nabla_eval.dto.objective import embed_reward, widen
 from nabla_eval.engine.execute import HANDLERS, Executor, Handler
 from nabla_eval.engine.prefix_cache import PrefixCaches
