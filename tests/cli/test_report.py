@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,16 +68,26 @@ def run(*arguments, code=0):
     return result
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@cache
+def stored_by(*arguments):
+    """What a report says in JSON."""
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.mark.parametrize("name", KEYS)
 def test_every_report_in_every_format(study, name, tmp_path):
-    stored = json.loads(run(name, study, "--json").stdout)
-    page = run(name, study, "--format", "markdown").stdout
-    shown = run(name, study).stdout
-    assert stored == json.loads(run(name, study, "--format", "json").stdout)
+    folders = [study / "lr", study / "nabla8"] if name == "compare" else [study]
+    stored = stored_by(name, *folders)
+    assert stored.keys() == KEYS[name].keys()
+    for table, keys in KEYS[name].items():
+        assert all(sorted(row) == keys for row in stored[table]), (table, stored[table][:1])
+        assert stored[table] or table == "models"
+    page = run(name, *folders, "--format", "markdown").stdout
+    shown = run(name, *folders).stdout
     assert page.startswith("## ") and "| :---" in page
     assert shown.strip() and "…" not in shown  # 80 columns cut no number off
     for table, rows in stored.items():
-        text = run(name, study, "--format", "csv", "--table", table).stdout
+        text = run(name, *folders, "--format", "csv", "--table", table).stdout
         lines = list(csv.DictReader(io.StringIO(text)))
         assert len(lines) == len(rows), table
         for line, row in zip(lines, rows, strict=True):
@@ -84,18 +95,8 @@ def test_every_report_in_every_format(study, name, tmp_path):
                 if isinstance(value, float):
                     assert float(line[key]) == value  # unrounded
     out = tmp_path / "page.md"
-    assert run(name, study, "--format", "markdown", "--output", out).stdout == ""
+    assert run(name, *folders, "--format", "markdown", "--output", out).stdout == ""
     assert out.read_text() == page
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_the_keys_of_the_json_stay(study, name):
-    folders = [study / "lr", study / "nabla8"] if name == "compare" else [study]
-    stored = json.loads(run(name, *folders, "--json").stdout)
-    assert stored.keys() == KEYS[name].keys()
-    for table, keys in KEYS[name].items():
-        assert all(sorted(row) == keys for row in stored[table]), (table, stored[table][:1])
-        assert stored[table] or table in ("models",)
 
 
 def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(study):
@@ -124,7 +125,7 @@ def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(stud
 
 
 def test_rejection_json_has_the_documented_shape(study):
-    stored = json.loads(run("rejection", study, "--json").stdout)
+    stored = stored_by("rejection", study)
     row = next(r for r in stored["runs"] if r["run"] == "nabla n=8")
     assert (row["method"], row["n"], row["task"]) == ("nabla", 8, "toy")
     assert row["candidates"] == 12 and row["problems"] == 8
@@ -144,7 +145,7 @@ def test_all_writes_the_same_numbers_everywhere(study, tmp_path):
     stored = json.loads((out / "report.json").read_text())
     page, html = (out / "report.md").read_text(), (out / "report.html").read_text()
     for name in REPORTS:
-        alone = json.loads(run(name, study, "--json").stdout)
+        alone = stored_by(name, study)
         for table, rows in stored[name].items():
             assert rows, "empty tables are left out"
             assert alone[table] == rows

@@ -45,6 +45,8 @@ def test_every_format_prints_and_writes_them(
         assert "\\ud800" not in shown and "half �" in str(json.loads(shown))
     if form == "csv":
         assert list(csv.DictReader(shown.splitlines()))
+    if name != "accuracy":  # files are written alike
+        return
     file = tmp_path / "out"
     assert CliRunner().invoke(main, [*words, "--output", str(file)]).exit_code == 0
     for path in [file] if file.is_file() else file.iterdir():
