@@ -20,6 +20,7 @@ def test_the_method_is_known():
     assert METHODS["longest_of_n"].summary == "the longest of n samples"
     assert {"n", "temperature", "max_calls"} < {*option_names("longest_of_n")}
 """
+PLAIN = ("-o", "addopts=--import-mode=importlib")  # without checks of shapes at every call
 # What holds of every method and every file, as far as it says nothing of pages and commits.
 CHECKS = "longest_of_n or the_method_is_known or class_name or name_no_cache or only_the_sinks"
 
@@ -48,7 +49,9 @@ def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> N
     shutil.copy(root / "tests" / "conftest.py", tests)
     shutil.copy(root / "pyproject.toml", tmp_path)
     files = ("contracts/test_every_method", "architecture/test_conventions", "test_named")
-    said = copy.run("-m", "pytest", "-q", *(f"tests/{file}.py" for file in files), "-k", CHECKS)
+    said = copy.run(
+        "-m", "pytest", "-q", *PLAIN, *(f"tests/{file}.py" for file in files), "-k", CHECKS
+    )
     assert re.search(r"^\d\d+ passed", said, re.MULTILINE), said
 
 
