@@ -11,7 +11,7 @@ from nabla_eval import extensions
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.gradient import Gradients, affordable, gradient_norms
 from nabla_eval.engine.prefix_cache import PrefixCaches
-from nabla_eval.engine.refine import free_rows, refine
+from nabla_eval.engine.refine import free_rows, refine, refine_at_once
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
 from nabla_eval.engine.teacher_force import replay
@@ -91,11 +91,15 @@ class Executor:
         weakref.finalize(session, self.caches.clear)
         return session
 
-    def run(self, requests: list[Any]) -> list[Any]:
-        """Results of requests of one group, but for rollouts of the local decode loop."""
+    def run(self, requests: list[Any], early: bool = False) -> list[Any]:
+        """Results of requests of one group, but for rollouts of the local decode loop.
+
+        `early`: only of those that need no pass through a model, None of the others.
+        """
         handler = HANDLERS[type(requests[0])]
+        run = handler.early if early and handler.early is not None else handler.run
         return in_batches(
-            lambda batch: handler.run(self, batch),
+            lambda batch: run(self, batch),
             requests,
             lambda request: handler.length(self, request),
             handler.budget(self, requests[0]),
@@ -108,13 +112,15 @@ class Handler:
     """How the engine answers requests of one kind.
 
     A micro-batch holds requests of one `group` whose lengths, padded to the longest, stay within
-    the `budget`.
+    the `budget`. Where a kind has an `early` answer, None for some requests, these wait for each
+    other until nothing but rollouts is left to do.
     """
 
     run: Callable[[Executor, list[Any]], list[Any]]
     length: Callable[[Executor, Any], int]
     budget: Callable[[Executor, Any], int] = lambda executor, request: executor.max_batch_tokens
     group: Callable[[Any], Hashable] = lambda request: None
+    early: Callable[[Executor, list[Any]], list[Any]] | None = None
 
 
 def compose(
@@ -200,6 +206,7 @@ HANDLERS: dict[type, Handler] = {
         lambda executor, batch: refine(executor.pair, batch, executor.caches, executor.gradients),
         lambda executor, request: len(free_rows(request)), _row_budget,
         lambda r: (r.dto, r.norm, r.relaxation, r.certify, r.upto),
+        lambda executor, batch: refine_at_once(executor.pair, batch, executor.gradients),
     ),
 }  # fmt: skip
 
@@ -227,6 +234,7 @@ class Session:
         self._waiting: dict[type, list[tuple[Place, Any]]] = {
             kind: [] for kind in (*HANDLERS, Generate)
         }
+        self._late: list[tuple[Place, Any]] = []  # without an early answer
 
     def submit(self, ticket: int, requests: list[Request]) -> None:
         """Add a list of requests."""
@@ -263,12 +271,17 @@ class Session:
         for kind, waiting in self._waiting.items():
             if waiting and (kind is not Generate or self.executor.rollout is not None):
                 self._waiting[kind] = []
-                return self._run(waiting)
+                return self._run(waiting, early=True)
+        if self._late:
+            late, self._late = self._late, []
+            return self._run(late)
         self.decoder.add(self._waiting[Generate])
         self._waiting[Generate] = []
         return self.decoder.run()
 
-    def _run(self, waiting: list[tuple[Place, Any]]) -> list[tuple[Place, Any]]:
+    def _run(
+        self, waiting: list[tuple[Place, Any]], early: bool = False
+    ) -> list[tuple[Place, Any]]:
         groups: dict[Hashable, list[tuple[Place, Any]]] = {}
         for place, request in waiting:
             handler = HANDLERS.get(type(request))
@@ -278,8 +291,12 @@ class Session:
         for own in groups.values():
             places, requests = [place for place, _ in own], [request for _, request in own]
             remote = isinstance(requests[0], Generate) and self.executor.rollout
-            results = _served(remote, requests) if remote else self.executor.run(requests)
-            answered += zip(places, results, strict=True)
+            results = _served(remote, requests) if remote else self.executor.run(requests, early)
+            for result, own_place, request in zip(results, places, requests, strict=True):
+                if result is None:
+                    self._late.append((own_place, request))
+                else:
+                    answered.append((own_place, result))
         return answered
 
 

@@ -64,13 +64,8 @@ def refine(
     """
     caches, gradients = caches or PrefixCaches(), gradients or Gradients()
     dto, upto, objective = requests[0].dto, requests[0].upto, requests[0].dto.objective
-    known = certified(pair, requests)
-    results: list[Any] = []
-    for request, tokens in zip(requests, known, strict=True):
-        ready = not dto.steps or gradients.find(start_of(request), objective) is not None
-        flags = tuple(token is not None for token in tokens)
-        results.append(Refinement(tokens, flags, ready=ready))
-    open_ = [i for i, tokens in enumerate(known) if tokens[0] is None]
+    results: list[Any] = _without_gradient(pair, requests, gradients)
+    open_ = [i for i, own in enumerate(results) if own.tokens[0] is None]
     if not open_ or upto == "certified":
         return results
     asked = [requests[i] for i in open_]
@@ -89,6 +84,30 @@ def refine(
         if isinstance(own, Refinement):
             results[i] = replace(own, certified=flags, ready=True, cost=own.cost + cost)
     return results
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def refine_at_once(
+    pair: Pair, requests: Sequence[Refine], gradients: Gradients
+) -> list[Refinement | None]:
+    """Answer requests that need no gradient, as `refine` would; None for the others."""
+    whole = requests[0].upto == "certified"
+    found = _without_gradient(pair, requests, gradients)
+    return [own if whole or own.tokens[0] is not None else None for own in found]
+
+
+def _without_gradient(
+    pair: Pair, requests: Sequence[Refine], gradients: Gradients
+) -> list[Refinement]:
+    """Return what certified draws say, and whether a gradient would have to be taken."""
+    dto = requests[0].dto
+    found = []
+    for request, tokens in zip(requests, certified(pair, requests), strict=True):
+        ready = not dto.steps or gradients.find(start_of(request), dto.objective) is not None
+        flags = tuple(token is not None for token in tokens)
+        found.append(Refinement(tokens, flags, ready=ready))
+    return found
 
 
 def _drawn(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.drive import drive, drive_all
-from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.execute import HANDLERS, Executor, Handler
 from nabla_eval.errors import Fault, ModelError, RewardError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair
@@ -51,6 +52,39 @@ def test_every_method_gets_its_own_results_in_order(width):
         expected = sum(100.0 * name + 10 * i + j for i in range(count) for j in range(name % 3))
         assert outcome.text == str(float(expected)) and outcome.tokens == (name,)
         assert outcome.ledger.scorings == count * (name % 3)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A request that is answered at once, or takes a pass."""
+
+    problem: Any
+    sure: bool
+    most_calls = 1
+
+
+def test_requests_without_an_early_answer_wait_for_those_of_other_problems(monkeypatch):
+    answer, batches = RewardScore(0.0), []
+
+    def run(executor, batch):
+        batches.append(len(batch))
+        return [answer] * len(batch)
+
+    def early(executor, batch):
+        return [answer if request.sure else None for request in batch]
+
+    monkeypatch.setitem(HANDLERS, Look, Handler(run, lambda executor, request: 1, early=early))
+
+    def method(problem, looks):
+        for _ in range(looks):
+            yield [Look(problem, True)]
+        yield [Look(problem, False), Look(problem, True)]
+        return Outcome("", (looks,), "eos")
+
+    pair = tiny_pair()
+    asked = [method(problem, looks) for looks, problem in enumerate(tiny_problems(pair, 4))]
+    assert len(drive_all(asked, Executor(pair))) == len(asked)
+    assert batches == [len(asked)]
 
 
 @pytest.mark.parametrize(
