@@ -125,7 +125,8 @@ class Answer(JsonObject):
     reward: float | None = None  # of the returned response, where it was scored
     ended: str = "done"  # why the method stopped: done, budget, reward, malformed, one of BUDGETS
     visited: Index = 0  # positions at which a refined distribution was drawn from
-    certified: Index = 0  # of those: draws that no gradient could change
+    # Of those: draws that no gradient could change; traces older than `certify` do not say.
+    certified: Index | None = None
     positions: Index = 0  # positions passed in all sweeps, refined or skipped
 
 
@@ -133,6 +134,7 @@ class Answer(JsonObject):
 class Outcome(Answer):
     """What a method returns for one problem."""
 
+    certified: Index = 0
     drafts: tuple[Draft, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     steps: tuple[Step, ...] = ()
