@@ -83,6 +83,8 @@ class LazyGroup(click.Group):
                 raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command: signals end it in words, and errors of ours are shown without a trace."""
+
         def words() -> str:
             entry = COMMANDS.get(ctx.invoked_subcommand or "")
             return "" if entry is None else entry.stopped

@@ -269,14 +269,16 @@ class Session:
     def _advance(self) -> list[tuple[Place, Any]]:
         """Answer all requests of the first kind that is waiting, or go on decoding."""
         for kind, waiting in self._waiting.items():
-            if waiting and (kind is not Generate or self.executor.rollout is not None):
+            if waiting and kind is not Generate:
                 self._waiting[kind] = []
                 return self._run(waiting, early=True)
         if self._late:
             late, self._late = self._late, []
             return self._run(late)
-        self.decoder.add(self._waiting[Generate])
-        self._waiting[Generate] = []
+        rollouts, self._waiting[Generate] = self._waiting[Generate], []
+        if self.executor.rollout is not None:
+            return self._run(rollouts)
+        self.decoder.add(rollouts)
         return self.decoder.run()
 
     def _run(

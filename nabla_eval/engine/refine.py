@@ -91,7 +91,7 @@ def refine(
 def refine_at_once(
     pair: Pair, requests: Sequence[Refine], gradients: Gradients
 ) -> list[Refinement | None]:
-    """Answer requests that need no gradient, as `refine` would; None for the others."""
+    """Answer requests whose first draw is certified as `refine` would; None for the others."""
     whole = requests[0].upto == "certified"
     found = _without_gradient(pair, requests, gradients)
     return [own if whole or own.tokens[0] is not None else None for own in found]

@@ -128,6 +128,7 @@ class _Layout:
         self.open = [_Group(0, "")]
 
     def result(self) -> str:
+        """Return the text with its commands rewritten, in one pass over the tokens."""
         position = 0
         while match := _TOKEN.match(self.text, position):
             position = match.end()

@@ -84,6 +84,10 @@ class HubRows(Rows):
         self.subset = subset
 
     def problems(self) -> Iterator[tuple[int, str]]:
+        """Yield the index and the problem of the rows that belong to the subset.
+
+        Raises `DataError` where no column has a name that problems go by.
+        """
         named = self.examples.column_names
         column = next((name for name in PROBLEM if name in named), None)
         if column is None:

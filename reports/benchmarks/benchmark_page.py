@@ -80,6 +80,7 @@ def engine(figures: Sequence[Figure]) -> list[str]:
 
 
 def by_specification(figures: Sequence[Figure]) -> list[str]:
+    """Figure (a): the fast engine's seconds and those of `engine/naive.py`."""
     rows = [
         [
             f"{f['problems']} problems (the specification: {f['naive_problems']}, scaled)",
@@ -96,6 +97,7 @@ def by_specification(figures: Sequence[Figure]) -> list[str]:
 
 
 def by_best_of_n(figures: Sequence[Figure]) -> list[str]:
+    """Figure (b): ∇-Reasoner's seconds by those of best-of-N at the same N."""
     rows = [
         [
             f"{f['width']} {'problems' if f['equal'] == 'problems' else 'responses'}",
@@ -131,6 +133,7 @@ def by_best_of_n(figures: Sequence[Figure]) -> list[str]:
 
 
 def by_generate(figures: Sequence[Figure]) -> list[str]:
+    """Figure (c): tokens per second by those of transformers' `generate`."""
     batches = {"unequal": "random weights, 16 to 256 tokens a row", "embedded": "embedded policy"}
     rows = [
         [
@@ -149,6 +152,7 @@ def by_generate(figures: Sequence[Figure]) -> list[str]:
 
 
 def by_bare_pass(figures: Sequence[Figure]) -> list[str]:
+    """Figure (d): seconds of DTO by those of one forward and backward pass of both models."""
     pairs = {"small": "random weights", "embedded": "embedded pair"}
     rows = [
         [

@@ -87,6 +87,31 @@ def test_requests_without_an_early_answer_wait_for_those_of_other_problems(monke
     assert batches == [len(asked)]
 
 
+def test_a_server_writes_after_all_else_that_waits(monkeypatch):
+    answer, events = RewardScore(0.0), []
+
+    def run(executor, batch):
+        events.append("pass")
+        return [answer] * len(batch)
+
+    def rollout(requests):
+        events.append("rollouts")
+        return [answer] * len(requests)
+
+    handler = Handler(run, lambda executor, request: 1, early=lambda executor, batch: [None])
+    monkeypatch.setitem(HANDLERS, Look, handler)
+
+    def method(request):
+        yield [request]
+        return Outcome("", (), "eos")
+
+    pair = tiny_pair()
+    one, other = tiny_problems(pair, 2)
+    asked = [method(Generate(one, one.key, Sampling())), method(Look(other, False))]
+    drive_all(asked, Executor(pair, rollout=rollout))
+    assert events == ["pass", "rollouts"]
+
+
 @pytest.mark.parametrize(
     ("lengths", "budget", "sizes"),
     [
