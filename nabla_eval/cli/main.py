@@ -41,7 +41,7 @@ COMMANDS = {
     "check-pair": Lazy(
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
     ),
-    "train": Lazy("nabla_eval.cli.train:train", "Train a policy by SFT or GRPO (needs TRL)."),
+    "train": Lazy("nabla_training.__main__:train", "Train a policy by SFT or GRPO (needs TRL)."),
     "theory": Lazy("nabla_theory.__main__:main", "Check the paper's mathematics numerically."),
 }
 

@@ -14,7 +14,7 @@ from prefix_oracle import EOS, prefix_labels, prefix_reachable, tokenise
 from transformers import AutoTokenizer
 
 from nabla_eval.embedded import countdown, paths
-from nabla_eval.training.data import one_solution
+from nabla_training.data import one_solution
 
 BUILT = build_tokenizer()
 PROBLEMS = countdown.problems(200, "validation")

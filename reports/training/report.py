@@ -18,8 +18,8 @@ from nabla_eval.analysis.accuracy import accuracy, difference
 from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.embedded.countdown import Puzzle, split_of
 from nabla_eval.reporting.text import p_value
-from nabla_eval.training.data import fingerprint, open_rows, rank
-from nabla_eval.training.reward import VERIFIERS
+from nabla_training.data import fingerprint, open_rows, rank
+from nabla_training.reward import VERIFIERS
 
 ROWS = {  # folder of the evaluation: what the page calls it, where its training began
     "start400": ("400 steps", None),

@@ -45,7 +45,8 @@ def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> N
     for folder in ("contracts", "support", "architecture"):
         shutil.copytree(root / "tests" / folder, tests / folder)
     (tests / "test_named.py").write_text(NAMED)
-    shutil.copytree(root / "theory", tmp_path / "theory")
+    for folder in ("theory", "examples"):
+        shutil.copytree(root / folder, tmp_path / folder)
     shutil.copy(root / "tests" / "conftest.py", tests)
     shutil.copy(root / "pyproject.toml", tmp_path)
     files = ("contracts/test_every_method", "architecture/test_conventions", "test_named")

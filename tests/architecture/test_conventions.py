@@ -52,7 +52,7 @@ def test_the_loop_is_one_page_beside_its_specification() -> None:
     assert len(lines) <= 250
 
 
-@pytest.mark.parametrize("folder", ["nabla_eval", "theory"])
+@pytest.mark.parametrize("folder", ["nabla_eval", "theory", "examples"])
 def test_no_class_name_occurs_twice(folder: str) -> None:
     found = (node for tree in trees(ROOT / folder) for node in ast.walk(tree))
     names = Counter(node.name for node in found if isinstance(node, ast.ClassDef))

@@ -19,12 +19,12 @@ from nabla_eval.runs.command import Evaluation, compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-CODE = ("nabla_eval", "theory", "tests", "reports", "startup", "tasks", "docs")
+CODE = ("nabla_eval", "theory", "examples", "tests", "reports", "startup", "tasks", "docs")
 TEXT = {".py", ".md", ".yaml", ".jinja", ".sh", ".toml"}
 # "DESIGN 3.8", also "DESIGN 4, 6" and with a line's end after the word.
 NUMBER = r"\d+(?:\.\d+)*"
 REFERENCE = re.compile(rf"\bDESIGN\b(?:[\s#]+({NUMBER}(?:(?:, | and ){NUMBER})*)|(?! n\b))")
-PLACES = re.compile(r"(?:nabla_eval|theory|tests|reports|docs|startup|tasks)/[\w./*-]*")
+PLACES = re.compile(r"(?:nabla_eval|theory|examples|tests|reports|docs|startup|tasks)/[\w./*-]*")
 COMMON = {*leaves(Budget), *leaves(Sampling)}  # described once, for every method
 EXPERIMENTAL = (ROOT / "nabla_eval/experimental").is_dir()  # the package works without it
 # Headings of docs/methods.md, and the methods whose options stand below.

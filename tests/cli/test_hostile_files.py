@@ -29,7 +29,7 @@ SECONDS = 60.0  # of processor time, for one command
 # Where commands begin to compute with models, for minutes: they are tried up to there.
 COMPUTING = (
     "nabla_eval.runs.evaluate.Evaluator.evaluate", "nabla_eval.runs.sweep.Sweep._run",
-    "nabla_eval.training.run.claim", "nabla_theory.report.execute",
+    "nabla_training.run.claim", "nabla_theory.report.execute",
     "nabla_eval.harness.problems.hub.from_hub",
 )  # fmt: skip
 # What commands read, by the beginning of their names; others get anything.

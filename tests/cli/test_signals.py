@@ -24,7 +24,7 @@ SMALL = ("--batch-size", "4", "--device", "cpu")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     """A process that has imported what commands need, and forks them."""
     log = tmp_path_factory.mktemp("log") / "log.txt"
-    modules = ("trl", "nabla_eval.training.run", "nabla_eval.reporting.overview")
+    modules = ("trl", "nabla_training.run", "nabla_eval.reporting.overview")
     with launcher(log, *modules) as made:
         yield made
 

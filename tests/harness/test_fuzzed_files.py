@@ -33,8 +33,8 @@ from nabla_eval.runs.folder import inspect
 from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.traces import TraceWriter, read
 from nabla_eval.traces.manifest import read_manifest
-from nabla_eval.training.data import open_rows
-from nabla_eval.training.folder import claim
+from nabla_training.data import open_rows
+from nabla_training.folder import claim
 
 in_a_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100

@@ -70,7 +70,8 @@ def test_the_wheel_is_complete_and_holds_nothing_else_at_its_root(wheel: Path, r
     names = set(zipfile.ZipFile(wheel).namelist())
     shared = f"{wheel.name.split('-py3')[0]}.data/data/share/nabla_eval"
     assert {"nabla_eval_hook.pth", "_nabla_eval_hook.py", "nabla_eval/py.typed"} <= names
-    for package in (root / "nabla_eval", root / "theory" / "nabla_theory"):
+    packages = ("nabla_eval", "theory/nabla_theory", "examples/training/nabla_training")
+    for package in (root / name for name in packages):
         sources = {str(p.relative_to(package.parent)) for p in package.rglob("*.py")}
         assert sources and sources <= names
     for pattern in ("*.safetensors", "*.json"):
@@ -80,7 +81,8 @@ def test_the_wheel_is_complete_and_holds_nothing_else_at_its_root(wheel: Path, r
     assert tasks and tasks <= names
     tops = {name.split("/")[0] for name in names}
     own = {top for top in tops if not top.endswith((".dist-info", ".data"))}
-    assert own == {"nabla_eval", "nabla_theory", "_nabla_eval_hook.py", "nabla_eval_hook.pth"}
+    hook = {"_nabla_eval_hook.py", "nabla_eval_hook.pth"}
+    assert own == {"nabla_eval", "nabla_theory", "nabla_training"} | hook
 
 
 def test_importing_the_package_imports_nothing_else_of_weight() -> None:

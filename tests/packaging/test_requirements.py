@@ -16,7 +16,8 @@ INSTALLS = packages_distributions()  # import name -> names of what installs it
 MADE_BY_TESTS = {"watched_by_the_hook"}
 # Who may import what: the dependencies and these extras.
 FOLDERS = {
-    "nabla_eval": ("train",),
+    "examples": ("train",),
+    "nabla_eval": (),
     "reports": ("test",),  # their tests lie beside them
     "startup": (),
     "tasks": (),
@@ -55,20 +56,13 @@ def test_every_import_is_asked_for(root: Path, folder: str) -> None:
     named = {canonicalize_name(n.name) for extra in ("", *FOLDERS[folder]) for n in asked[extra]}
     scripts = ("reports", "startup", "tests/support")  # modules without a package around them
     beside = {file.stem for top in scripts for file in (root / top).rglob("*.py")}
-    own = frozenset({"nabla_eval", "nabla_theory"} | beside | MADE_BY_TESTS)
+    own = frozenset({"nabla_eval", "nabla_theory", "nabla_training"} | beside | MADE_BY_TESTS)
     missing = {
         name: file
         for name, file in third_parties(root / folder, own).items()
         if not named & {canonicalize_name(found) for found in INSTALLS.get(name, [name])}
     }
     assert missing == {}
-
-
-def test_only_training_imports_what_only_training_asks_for(root: Path) -> None:
-    extra = {need.name for need in requirements()["train"]}
-    for file in sorted((root / "nabla_eval").rglob("*.py")):
-        if file.parent.name != "training":
-            assert not extra & set(imported(file.read_text(encoding="utf-8"))), file
 
 
 def test_every_requirement_names_one_oldest_version() -> None:

@@ -40,6 +40,7 @@ class Launcher:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, SERVE, *modules],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         assert self._line() == "ready", log.read_text()
 

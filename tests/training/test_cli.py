@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from nabla_eval.cli.main import main
 from nabla_eval.errors import ConfigError
 from nabla_eval.models.checkpoint import Trust
-from nabla_eval.training import run
-from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
-from nabla_eval.training.run import TrainJob
+from nabla_training import run
+from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.run import TrainJob
 
 
 def call(*arguments: str) -> Result:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nabla_eval.embedded.countdown import Puzzle, problems, split_of, verify
 from nabla_eval.errors import DataError
 from nabla_eval.harness import countdown as task
-from nabla_eval.training.data import (
+from nabla_training.data import (
     COUNTDOWN,
     SUBSETS,
     Example,
@@ -25,7 +25,7 @@ from nabla_eval.training.data import (
     rank,
     select,
 )  # fmt: skip
-from nabla_eval.training.reward import VERIFIERS
+from nabla_training.reward import VERIFIERS
 
 MATHS, DOWN = VERIFIERS["maths"], VERIFIERS["countdown"]
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=1, max_size=30, unique=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nabla_eval.embedded.countdown import verify
-from nabla_eval.training.recipe import GRPO
-from nabla_eval.training.run import TrainJob, choose, make_trainer, prepare, save
+from nabla_training.recipe import GRPO
+from nabla_training.run import TrainJob, choose, make_trainer, prepare, save
 
 TEMPERATURE = 0.7
 RECIPE = GRPO(

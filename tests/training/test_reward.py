@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scripted_policy import tokenizer_with
 
-from nabla_eval.training.reward import VERIFIERS, reward_function
+from nabla_training.reward import VERIFIERS, reward_function
 
 MATHS = [
     ("1/2", "So it is \\boxed{\\frac{2}{4}}.", 1.0),

@@ -15,8 +15,8 @@ import nabla_eval as ne
 from nabla_eval.embedded.countdown import problems, verify
 from nabla_eval.errors import ConfigError, ContextError, DataError, ModelError
 from nabla_eval.models import checkpoint
-from nabla_eval.training.data import DataFacts
-from nabla_eval.training.folder import (
+from nabla_training.data import DataFacts
+from nabla_training.folder import (
     ADAPTER,
     CHECKPOINTS,
     LOG,
@@ -25,8 +25,8 @@ from nabla_eval.training.folder import (
     TrainRecord,
     claim,
 )
-from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
-from nabla_eval.training.run import TrainJob, choose, make_trainer, prepare, run
+from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.run import TrainJob, choose, make_trainer, prepare, run
 
 FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
 # The shipped policy, since a random one is never right and has nothing to reinforce.

@@ -19,10 +19,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, DependencyError, suggest
 from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
-from nabla_eval.training.data import COUNTDOWN, DataFacts, Example, identities, open_rows, select
-from nabla_eval.training.folder import ADAPTER, CHECKPOINTS, TrainRecord, claim, finish
-from nabla_eval.training.recipe import GRPO, SFT, Recipe
-from nabla_eval.training.reward import VERIFIERS, Verifier, reward_function
+from nabla_training.data import COUNTDOWN, DataFacts, Example, identities, open_rows, select
+from nabla_training.folder import ADAPTER, CHECKPOINTS, TrainRecord, claim, finish
+from nabla_training.recipe import GRPO, SFT, Recipe
+from nabla_training.reward import VERIFIERS, Verifier, reward_function
 
 Report = Callable[[int, int, Mapping[str, float]], None]  # (step, of steps, figures of the step)
 

@@ -18,8 +18,8 @@ from nabla_eval.embedded.countdown import Puzzle, moves, problems, reachable
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.grading import extract
 from nabla_eval.randomness import Key
-from nabla_eval.training.reward import Verifier
 from nabla_eval.validation import UNREADABLE, text_of
+from nabla_training.reward import Verifier
 
 PROBLEM = ("problem", "prompt", "question")
 SOLUTION = ("solution", "completion", "response")

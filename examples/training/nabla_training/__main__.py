@@ -16,12 +16,12 @@ from nabla_eval.cli.options import COUNT, FOLDER, Decorator, device, option, opt
 from nabla_eval.cli.screen import Screen
 from nabla_eval.runs.quiet import quiet
 from nabla_eval.signals import stoppable
-from nabla_eval.training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
 
 if TYPE_CHECKING:
-    from nabla_eval.training.data import DataFacts
-    from nabla_eval.training.folder import TrainRecord
-    from nabla_eval.training.run import Report
+    from nabla_training.data import DataFacts
+    from nabla_training.folder import TrainRecord
+    from nabla_training.run import Report
 
 # What the screen shows of each method's figures: TRL's name, ours, decimals.
 SHOWN = {"sft": ("loss", "loss", 3), "grpo": ("reward", "share right", 3)}
@@ -139,7 +139,7 @@ def grpo(**chosen: Any) -> None:
     Example: nabla-eval train grpo --policy Qwen/Qwen2.5-7B --data numinamath-35k
     --exclude problems/math500.jsonl --lora --output results/grpo
     """
-    from nabla_eval.training.data import COUNTDOWN
+    from nabla_training.data import COUNTDOWN
 
     if chosen["max_new_tokens"] is None:
         short = chosen["data"] in COUNTDOWN
@@ -157,8 +157,8 @@ def _taken(recipe: type[Recipe], chosen: dict[str, Any]) -> dict[str, Any]:
 def _train(recipe: Recipe, chosen: dict[str, Any]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
     from nabla_eval.models.checkpoint import Trust
-    from nabla_eval.training.folder import LOG, kept
-    from nabla_eval.training.run import TrainJob, run
+    from nabla_training.folder import LOG, kept
+    from nabla_training.run import TrainJob, run
 
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
     job = TrainJob(recipe=recipe, trust=trust, **chosen)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
-from nabla_eval.training.data import DataFacts
 from nabla_eval.validation import UNREADABLE, mismatch, text_of
+from nabla_training.data import DataFacts
 
 OPTIONS = "options.json"
 RECORD = "training.json"
