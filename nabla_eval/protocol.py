@@ -34,7 +34,7 @@ class Problem:
 
     key: Key
     prompt: tuple[int, ...]  # policy token ids
-    frame: TemplateAffixes
+    affixes: TemplateAffixes
     max_new_tokens: int
     stop: tuple[str, ...] = ()  # strings that end the answer and are cut from it
     thought: Thought | None = None  # stop strings inside a thought do not count
@@ -234,7 +234,7 @@ class Prompt:
 class Compose:
     """Render messages with the policy's chat template: a question to the policy itself.
 
-    The prompt keeps the problem's key, id and frame, so that the reward model judges what answers
+    The prompt keeps the problem's key, id and affixes, so that the reward model judges what answers
     it as an answer to the problem. Its `max_new_tokens` are those asked for, or what the context
     leaves; 0 where nothing fits. No model is called.
     """

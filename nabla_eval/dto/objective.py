@@ -30,15 +30,15 @@ _ELEMENTS = 2**25  # of rows x V formed at once
 
 @dataclass(frozen=True)
 class Site:
-    """One sequence: the prompt, the reward model's frame, the response and how much is scored.
+    """One sequence: the prompt, the reward model's affixes, the response and how much is scored.
 
     What the models encoded of its beginning before, where that was kept: `policy` of prompt and
     tokens, with the states that predict these tokens and the one after them, and `reward` of the
-    frame and tokens.
+    affixes and tokens.
     """
 
     prompt: tuple[int, ...]
-    frame: TemplateAffixes
+    affixes: TemplateAffixes
     tokens: tuple[int, ...]
     scored: int
     policy: Float[Tensor, "N 2 H T Dh"] | None = field(repr=False, compare=False, default=None)
@@ -153,18 +153,20 @@ def _ids(values: Sequence[int], like: Tensor) -> Int[Tensor, " N"]:
 
 
 def reward_rows(reward: Reward, sites: Sequence[Site]) -> list[tuple[int, ...]]:
-    """TemplateAffixes and scored tokens of each sequence, as ids for `embed_reward`."""
+    """Template and scored tokens of each sequence, as ids for `embed_reward`."""
     words = reward.embedding.shape[0]
-    frames = {
-        frame: [tuple(words + token for token in part) for part in (frame.before, frame.after)]
-        for frame in {site.frame for site in sites}
+    around = {
+        affixes: [
+            tuple(words + token for token in part) for part in (affixes.before, affixes.after)
+        ]
+        for affixes in {site.affixes for site in sites}
     }
-    parts = [(frames[site.frame], site.tokens[: site.scored]) for site in sites]
+    parts = [(around[site.affixes], site.tokens[: site.scored]) for site in sites]
     return [before + tokens + after for (before, after), tokens in parts]
 
 
 def embed_reward(reward: Reward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T Dr"]:
-    """Embeddings of the policy's tokens, and from V on of the reward model's own (its frame's)."""
+    """Embed the policy's tokens, and from V on the reward model's own, of its template."""
     words = reward.embedding.shape[0]
     response = reward.embedding[ids.clamp(max=words - 1)]
     return torch.where((ids < words)[..., None], response, reward.table[(ids - words).clamp(min=0)])
@@ -177,9 +179,9 @@ def _reward_pass(
     rows = reward_rows(reward, sites)
     starts, spans = [], []  # where each row's graph begins; its wanted tokens, from the row's end
     for site, row, first in zip(sites, rows, firsts, strict=True):
-        start = len(site.frame.before) + min(first, site.scored)
+        start = len(site.affixes.before) + min(first, site.scored)
         starts.append(min(start, len(row) - 1))
-        spans.append((len(row) - start, len(site.frame.after)))
+        spans.append((len(row) - start, len(site.affixes.after)))
     run = forward(
         reward.base,
         partial(embed_reward, reward),

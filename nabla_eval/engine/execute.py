@@ -158,7 +158,7 @@ def _thought(
 
 
 def _frame_length(problem: Problem) -> int:
-    return len(problem.frame.before) + len(problem.frame.after)
+    return len(problem.affixes.before) + len(problem.affixes.after)
 
 
 def _length(executor: Executor, request: Score | Differentiate) -> int:

@@ -117,7 +117,7 @@ def take_passes(
             pair, [_site(pair, s, caches) for s in batch], objective, [s.first for s in batch]
         ),
         starts,
-        lambda s: sum(map(len, (s.problem.prompt, s.problem.frame.before, s.hard))),
+        lambda s: sum(map(len, (s.problem.prompt, s.problem.affixes.before, s.hard))),
         affordable(pair),
         caches.clear,
     )
@@ -133,7 +133,7 @@ def _site(pair: Pair, start: Start, caches: PrefixCaches) -> Site:
     With what is cached of it, as far as it agrees with the trajectory, whose states it takes.
     """
     problem, trajectory, hard = start.problem, start.trajectory, start.hard
-    own = Site(problem.prompt, problem.frame, hard, trajectory.scored, states=trajectory.states)
+    own = Site(problem.prompt, problem.affixes, hard, trajectory.scored, states=trajectory.states)
     same = agreement(hard, trajectory.tokens)
     policy = caches.policy.find(problem.key, problem.prompt + hard[:same])
     reward = caches.reward.find(problem.key, reward_rows(pair.judge, [own])[0])
@@ -241,8 +241,8 @@ def no_gradient(pair: Pair, problem: Problem, tokens: int) -> PolicyError:
 
 def pass_cost(pair: Pair, problem: Problem, trajectory: Trajectory, passes: int = 1) -> Ledger:
     """Return the cost of gradient passes through both models."""
-    frame = problem.frame
-    reward_tokens = len(frame.before) + trajectory.scored + len(frame.after)
+    affixes = problem.affixes
+    reward_tokens = len(affixes.before) + trajectory.scored + len(affixes.after)
     policy_tokens = len(problem.prompt) + len(trajectory.tokens) - 1
     one = gradient_flops(pair.policy.parameters, policy_tokens)
     one += gradient_flops(pair.judge.parameters, reward_tokens)

@@ -148,11 +148,13 @@ def rollout(
 
 
 def scores_of(pair: Pair, problem: Problem, y: Tensor) -> Tensor:
-    """Return what the reward model says after each token of its frame with one-hot rows y
+    """Return what the reward model says after each token of its affixes with one-hot rows y
     inside.
     """
     judge = pair.judge
-    before, after = (judge.table[list(ids)] for ids in (problem.frame.before, problem.frame.after))
+    before, after = (
+        judge.table[list(ids)] for ids in (problem.affixes.before, problem.affixes.after)
+    )
     inputs = torch.cat([before, y @ judge.embedding, after])
     return judge.head(judge.base(inputs_embeds=inputs[None], use_cache=False).last_hidden_state)[0]
 
@@ -167,7 +169,7 @@ def reward_of(
     tokens = [int(row.argmax()) for row in y]
     ends = [True] * len(y) if judge.ends is None else judge.ends(tokens)
     steps = [i for i, end in enumerate(ends) if end]
-    prefixes = scores[len(problem.frame.before) :]
+    prefixes = scores[len(problem.affixes.before) :]
     return scores[-1] + objective.process_weight * sum(prefixes[i] for i in steps)
 
 

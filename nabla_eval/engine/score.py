@@ -37,7 +37,7 @@ def site_of(request: Score) -> Site:
     if request.repeat_prompt:
         # The released code's fault (DESIGN 3.5): the prompt's ids once more inside the response.
         tokens = problem.prompt + tokens
-    return Site(problem.prompt, problem.frame, tokens, len(tokens))
+    return Site(problem.prompt, problem.affixes, tokens, len(tokens))
 
 
 @torch.inference_mode(False)
@@ -67,7 +67,7 @@ def score(
     return [
         RewardScore(
             reward=own[-1],
-            prefix_scores=tuple(own[len(site.frame.before) :][: site.scored])
+            prefix_scores=tuple(own[len(site.affixes.before) :][: site.scored])
             if reward.process
             else (),
             cost=Ledger(scorings=1, flops=forward_flops(reward.parameters, len(row))),

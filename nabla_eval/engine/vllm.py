@@ -15,9 +15,9 @@ from typing import Any
 
 from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.engine.batching import in_batches
-from nabla_eval.engine.completions import Completion, Server
 from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.engine.teacher_force import Written, read
+from nabla_eval.engine.vllm_client import Completion, Server
 from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import DELIMITERS, Sampling

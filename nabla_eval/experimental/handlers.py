@@ -37,13 +37,15 @@ class _Positions:
         self.keys = [request.problem.key for request in requests]
         words = reward.embedding.shape[0]
         written = [request.trajectory.tokens[: request.position] for request in requests]
-        frames = [request.problem.frame for request in requests]
+        around = [request.problem.affixes for request in requests]
         # Rows of ids as `embed_reward` takes them: the template's tokens stand behind the words.
         self.before: list[Ids] = [
-            tuple(words + token for token in frame.before) + tokens
-            for frame, tokens in zip(frames, written, strict=True)
+            tuple(words + token for token in affixes.before) + tokens
+            for affixes, tokens in zip(around, written, strict=True)
         ]
-        self.after: list[Ids] = [tuple(words + token for token in frame.after) for frame in frames]
+        self.after: list[Ids] = [
+            tuple(words + token for token in affixes.after) for affixes in around
+        ]
         self.ends = [
             ends_of(policy, request.problem, tokens)
             for request, tokens in zip(requests, written, strict=True)
@@ -317,8 +319,9 @@ def _length(executor: Executor, request: Weigh | Tilt) -> int:
     """
     limit = max(1, _ELEMENTS // executor.pair.policy.vocabulary)
     rows = request.stop - request.first if isinstance(request, Weigh) else 1
-    frame = len(request.problem.frame.before) + len(request.problem.frame.after)
-    tokens = max(1, rows) * (frame + request.position + 1)
+    affixes = request.problem.affixes
+    around = len(affixes.before) + len(affixes.after)
+    tokens = max(1, rows) * (around + request.position + 1)
     return max(executor.max_batch_tokens // limit, tokens)
 
 

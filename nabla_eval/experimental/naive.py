@@ -37,14 +37,14 @@ def rows(pair: Pair, problem: Problem, y: list[int]) -> Tensor:
     """E_r in the policy's order; a token that ends a response is what the template ends with."""
     table = pair.judge.embedding.clone()
     for token in closing(pair, problem, y):
-        if problem.frame.after and token < len(table):
-            table[token] = pair.judge.table[problem.frame.after[0]]
+        if problem.affixes.after and token < len(table):
+            table[token] = pair.judge.table[problem.affixes.after[0]]
     return table
 
 
 def known(pair: Pair, problem: Problem, y: list[int], token: int) -> bool:
     """Return whether the reward model can be shown a token after y."""
-    if token in closing(pair, problem, y) and problem.frame.after:
+    if token in closing(pair, problem, y) and problem.affixes.after:
         return True
     return pair.judge.known is None or bool(pair.judge.known[token])
 
@@ -57,11 +57,11 @@ def prefix_score(pair: Pair, problem: Problem, y: list[int], last: Tensor | None
     judge = pair.judge
     closed = last is None and bool(y) and y[-1] in closing(pair, problem, y[:-1])
     shown = y[:-1] if closed else y
-    parts = [judge.table[list(problem.frame.before)], judge.embedding[shown]]
+    parts = [judge.table[list(problem.affixes.before)], judge.embedding[shown]]
     if last is not None:
         parts.append((last @ rows(pair, problem, y))[None])
     if closed or not judge.process:
-        parts.append(judge.table[list(problem.frame.after)])
+        parts.append(judge.table[list(problem.affixes.after)])
     inputs = torch.cat(parts)
     return judge.head(judge.base(inputs_embeds=inputs[None]).last_hidden_state)[0, -1]
 

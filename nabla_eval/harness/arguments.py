@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nabla_eval.engine.completions import ServerOptions
+from nabla_eval.engine.vllm_client import ServerOptions
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.registry import (
     METHODS,

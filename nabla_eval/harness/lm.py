@@ -13,10 +13,10 @@ import torch
 from lm_eval.utils import simple_parse_args_string
 
 from nabla_eval.cost.peak import PeakMemory, larger
-from nabla_eval.engine.completions import Server
 from nabla_eval.engine.drive import Execute
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nabla_eval import embedded
-from nabla_eval.engine.completions import Server
+from nabla_eval.engine.vllm_client import Server
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template

@@ -71,10 +71,10 @@ def fit(problem: Problem, pair: Pair, *, asked: bool, served: int | None = None)
 
     Raises `ContextError` where nothing fits, or less than was `asked` for.
     """
-    frame, wanted = problem.frame, problem.max_new_tokens
+    affixes, wanted = problem.affixes, problem.max_new_tokens
     limits = [("prompt", "policy", len(problem.prompt), pair.policy.context)]
     if pair.reward is not None:
-        taken = len(frame.before) + len(frame.after)
+        taken = len(affixes.before) + len(affixes.after)
         limits.append(("conversation", "reward model", taken, pair.reward.context))
     if served is not None:
         limits.append(("prompt", "vLLM server", len(problem.prompt), served))

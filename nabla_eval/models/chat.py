@@ -169,10 +169,10 @@ class Framer:
 
         Raises `ModelError` where the template drops or rewrites an ordinary response.
         """
-        frame = self._plain_frame(messages) if self.plain else self._template_frame(messages)
+        affixes = self._plain_frame(messages) if self.plain else self._template_frame(messages)
         if self.template.delimiter is None:
-            return frame
-        return TemplateAffixes(frame.before, encode(self.tokenizer, self.template.delimiter))
+            return affixes
+        return TemplateAffixes(affixes.before, encode(self.tokenizer, self.template.delimiter))
 
     def render(self, messages: Messages, response: str) -> str:
         """Return the reward model's whole input as text, response included."""
@@ -253,7 +253,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
 QUESTION: Messages = ({"role": "user", "content": "What is 2+2?"},)
 THINKING = "<think>\nTwo and two.\n</think>\n\nFour."
 ORDINARY = ("The answer is \\boxed{12}.", "First, $x^2 = 9$.\n\nSo $x = 3$, or ∇f = 0.")
-# What templates are known to touch. The frame keeps all of it.
+# What templates are known to touch. Between the affixes all of it is kept.
 TOUCHY = ("Ends in a line break.\n", "\nStarts with one.", THINKING)
 
 
@@ -270,27 +270,27 @@ class RoundTrip:
 
 
 def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> RoundTrip:
-    """Compare the frame with the ids of the whole rendered conversation."""
+    """Compare the affixes with the ids of the whole rendered conversation."""
     framer = replace(framer, template=replace(framer.template, delimiter=None))
-    frame, text = framer(messages), framer.render(messages, response)
+    affixes, text = framer(messages), framer.render(messages, response)
     whole = encode(framer.tokenizer, text)
     if framer.plain:
         bos = bos_ids(framer.tokenizer)
-        whole = (whole if whole[: len(bos)] == bos else bos + whole) + frame.after
-    start, stop = len(frame.before), len(whole) - len(frame.after)
+        whole = (whole if whole[: len(bos)] == bos else bos + whole) + affixes.after
+    start, stop = len(affixes.before), len(whole) - len(affixes.after)
     shown = decode(framer.tokenizer, whole[start:stop], special=True)
     # SentencePiece glues the blank before a word to the word.
     same = response in (shown, shown.lstrip(" "))
-    if same and whole[:start] == frame.before and whole[stop:] == frame.after:
+    if same and whole[:start] == affixes.before and whole[stop:] == affixes.after:
         return RoundTrip(response, "")
     bare = response.strip()
     if bare != response and framer.render(messages, bare) == text:
-        return RoundTrip(response, "white space at its ends is trimmed; the frame keeps it")
+        return RoundTrip(response, "white space at its ends is trimmed; here it is kept")
     if "<think>" in response and not framer.plain:
         reason = "thinking blocks are added, moved or dropped (see the option thinking)"
         return RoundTrip(response, reason)
     if response in text:
-        return RoundTrip(response, "tokens merge across its border; the frame keeps them apart")
+        return RoundTrip(response, "tokens merge across its border; here they are kept apart")
     return RoundTrip(response, "words are changed")
 
 

@@ -181,15 +181,15 @@ def _score(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
 def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     framer = Framer(judge.tokenizer, asked.template)
     trips = chat.check_frame(framer)
-    frame = framer(chat.QUESTION)
+    affixes = framer(chat.QUESTION)
     shown = "plain text, no chat template" if framer.plain else "its own chat template"
     if asked.template.chat_template is not None and not framer.plain:
         shown = "the chat template that was given"
     yield Finding(
         "template",
         "ok" if trips else "skipped",
-        f"{shown}: {len(frame.before)} tokens before and {len(frame.after)} after the response; "
-        f"{sum(trip.exact for trip in trips)} of {len(trips)} probe responses are framed exactly",
+        f"{shown}: {len(affixes.before)} tokens before and {len(affixes.after)} after the "
+        f"response; {sum(trip.exact for trip in trips)} of {len(trips)} probe responses are framed exactly",
     )
     for trip in trips:
         if not trip.exact:

@@ -190,7 +190,7 @@ def reward_from(
         head=halves.head,
         table=table[: halves.embedding.shape[0]],
         embedding=embedding,
-        frame=framer,
+        affixes=framer,
         context=context or halves.context,
         parameters=halves.parameters,
         known=known,

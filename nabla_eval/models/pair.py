@@ -110,7 +110,7 @@ class Reward:
     head: Callable[[Tensor], Tensor] = field(repr=False)  # [..., D] -> scores [...]
     table: Tensor = field(repr=False)  # [own vocabulary, D], for the template's tokens
     embedding: Tensor = field(repr=False)  # [V, D], rows in the policy's order
-    frame: Callable[[Messages], TemplateAffixes] = field(
+    affixes: Callable[[Messages], TemplateAffixes] = field(
         repr=False
     )  # user messages -> ids around a response
     context: int
@@ -172,7 +172,9 @@ class Pair:
         return Problem(
             key=key,
             prompt=ids,
-            frame=TemplateAffixes((), ()) if self.reward is None else self.reward.frame(messages),
+            affixes=TemplateAffixes((), ())
+            if self.reward is None
+            else self.reward.affixes(messages),
             max_new_tokens=max_new_tokens,
             stop=tuple(stop),
             text=text,

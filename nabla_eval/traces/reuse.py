@@ -32,7 +32,7 @@ def unlike(
     if not found and record["config_hash"] != fingerprint(options):
         found.append("the options")  # of a type that JSON does not tell apart
     if record["id"] != problem.id or record["problem_hash"] != problem_hash(problem):
-        found.append("the problem: its prompt, reward frame, length limit or stop strings")
+        found.append("the problem: its prompt, reward affixes, length limit or stop strings")
     if record["key"] != problem.key.digest.hex():
         found.append("the seed")
     return found

@@ -48,7 +48,7 @@ class Record(JsonObject):
 
     schema: int = SCHEMA
     id: str  # task/document/repeat
-    problem_hash: str  # of prompt ids, reward frame, length limit and stop strings
+    problem_hash: str  # of prompt ids, reward affixes, length limit and stop strings
     key: str  # of the problem's randomness, hexadecimal: it depends on the seed
     prompt: str
     method: str
@@ -116,11 +116,11 @@ def complete(method: str, options: dict[str, Any], stored_hash: str) -> dict[str
 
 def problem_hash(problem: Problem) -> str:
     """Short hash of everything that a problem asks: equal exactly when the inputs are."""
-    frame = problem.frame
+    affixes = problem.affixes
     asked: list[Any] = [
         problem.prompt,
-        frame.before,
-        frame.after,
+        affixes.before,
+        affixes.after,
         problem.max_new_tokens,
         problem.stop,
     ]

@@ -66,7 +66,9 @@ def swapped(
     logs = torch.log_softmax(pair.policy.head(states[:, start - 1 : -1]).double(), -1)
     likelihood = logs.gather(2, rows[:, :, None])[:, :, 0].sum(1)
     judge = pair.judge
-    before, after = (judge.table[list(ids)] for ids in (problem.frame.before, problem.frame.after))
+    before, after = (
+        judge.table[list(ids)] for ids in (problem.affixes.before, problem.affixes.after)
+    )
     inside = judge.embedding[rows[:, :scored]]
     inputs = [part.expand(vocabulary, -1, -1) for part in (before, after)]
     read = judge.base(inputs_embeds=torch.cat([inputs[0], inside, inputs[1]], 1)).last_hidden_state

@@ -25,7 +25,7 @@ def sites(pair, lengths=(5, 1, 9, 12)):
     words = pair.policy.vocabulary
     tokens = [tuple((3 * i + 5 * j) % words for j in range(n)) for i, n in enumerate(lengths)]
     return problems, [
-        Site(problem.prompt, problem.frame, own, len(own) - i % 2)
+        Site(problem.prompt, problem.affixes, own, len(own) - i % 2)
         for i, (problem, own) in enumerate(zip(problems, tokens, strict=True))
     ]
 

@@ -13,11 +13,11 @@ from scripted_server import Script, choice, serving
 
 import nabla_eval as ne
 from nabla_eval.engine import naive
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import Fault, PolicyError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import Sampling

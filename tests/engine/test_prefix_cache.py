@@ -275,7 +275,7 @@ def test_a_score_goes_on_from_what_was_encoded(process: bool, budget: int) -> No
         ours = score(pair.judge, rivals, caches)
     same_scores(ours, [score(pair.judge, [one])[0] for one in rivals])
     assert all(bool(one.prefix_scores) == process for one in ours if isinstance(one, RewardScore))
-    rows = [(p.frame.before, p.frame.after, own) for p in problems for own in RIVALS]
+    rows = [(p.affixes.before, p.affixes.after, own) for p in problems for own in RIVALS]
     every = sum(len(before) + len(own) + len(after) for before, after, own in rows)
     spared = sum(alike(own, bool(after)) + len(before) for before, after, own in rows)
     assert {10**6: every - spared, 0: every}.get(budget, sum(passes)) == sum(passes) <= every
@@ -290,8 +290,8 @@ def test_what_scores_begin_with_is_encoded_once(monkeypatch: pytest.MonkeyPatch)
     for budget in (0, 10**6):
         with forwarded(pair.judge.base) as passes:
             same_scores(score(pair.judge, rivals, PrefixCaches(budget)), alone)
-        shared = sum(len(problem.frame.before) + 2 for problem in problems)  # they agree on two
-        ends = sum(len(problem.frame.after) for problem in problems)
+        shared = sum(len(problem.affixes.before) + 2 for problem in problems)  # they agree on two
+        ends = sum(len(problem.affixes.after) for problem in problems)
         assert passes == [shared, 2 * (2 + 5) + 2 * ends]
 
 
@@ -319,7 +319,7 @@ def test_a_gradient_goes_on_from_rollouts_and_scores(weight: float) -> None:
             torch.testing.assert_close(getattr(one, name), getattr(other, name), **EXACT)
         assert one.value == pytest.approx(other.value, abs=1e-12)
     assert spent[2] - spent[0] == sum(len(p.prompt) + 2 for p, _ in own)
-    assert spent[3] - spent[1] == sum(len(p.frame.before) + 2 for p, _ in own)
+    assert spent[3] - spent[1] == sum(len(p.affixes.before) + 2 for p, _ in own)
 
 
 def run(pair: Pair, budget: int) -> tuple[list[tuple[int, ...]], list[Ledger], int]:

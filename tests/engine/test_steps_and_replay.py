@@ -139,7 +139,7 @@ def test_a_question_to_the_policy_is_its_chat_template_around_the_words():
     (prompt,) = Executor(pair)([ask])
     assert pair.policy.decode(prompt.problem.prompt) == "Is it right?\n"
     assert prompt.problem.max_new_tokens == 9 and prompt.cost.model_calls == 0
-    assert (prompt.problem.key, prompt.problem.frame) == (problem.key, problem.frame)
+    assert (prompt.problem.key, prompt.problem.affixes) == (problem.key, problem.affixes)
     assert prompt.problem.question == "Is it right?"
     (long,) = Executor(pair)([replace(ask, messages=(("user", "x" * 4090),))])
     assert long.problem.max_new_tokens == 4096 - 4091

@@ -12,10 +12,10 @@ from scripted_policy import logits_of, scripted_pair, served, tokenizer_with
 from scripted_server import Script, serving
 
 from nabla_eval.engine import naive
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.naive import ended
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling, Steps
 from nabla_eval.protocol import Generate, Problem, Trajectory

@@ -11,12 +11,12 @@ import pytest
 import torch
 from scripted_server import Answer, Script, choice, serving
 
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter
 from nabla_eval.engine.vllm import VLLMRollout, seed_of
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ContextError, ModelError, ServerError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy

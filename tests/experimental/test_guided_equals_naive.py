@@ -76,7 +76,9 @@ def problems(pair, seed, stop, framed, count=3, thought=None):
     found = tiny_problems(pair, count, seed=seed, stop=stop)
     found = [dataclasses.replace(problem, thought=thought) for problem in found]
     if not framed:  # a template without an end: the last token's own score is that of the response
-        found = [dataclasses.replace(p, frame=TemplateAffixes(p.frame.before, ())) for p in found]
+        found = [
+            dataclasses.replace(p, affixes=TemplateAffixes(p.affixes.before, ())) for p in found
+        ]
     return found
 
 
@@ -245,9 +247,9 @@ def test_the_reward_model_reads_what_the_ledger_says(name, kind, past):
     if not past:
         return
     for problem, outcome in zip(asked, outcomes, strict=True):
-        tail = 1 if kind == "process" else 1 + len(problem.frame.after)
+        tail = 1 if kind == "process" else 1 + len(problem.affixes.after)
         probes = outcome.ledger.prefix_scorings + outcome.ledger.prefix_gradients
-        known = len(problem.frame.before) + len(outcome.tokens)
+        known = len(problem.affixes.before) + len(outcome.tokens)
         assert outcome.ledger.reward_tokens <= known + tail * probes
 
 
@@ -262,4 +264,4 @@ def test_a_token_that_was_scored_and_then_written_is_not_read_again():
         request = Weigh(problem, trajectory, position, rank + 1, rank, rank + 1)
         (ranking,) = weigh(pair, [request], caches)
         read.append(ranking.cost.reward_tokens)
-    assert read == [len(problem.frame.before) + 1, 1, 1, 1]
+    assert read == [len(problem.affixes.before) + 1, 1, 1, 1]

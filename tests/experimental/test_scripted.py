@@ -23,7 +23,7 @@ from nabla_eval.protocol import Generate, Problem, RewardScore, TemplateAffixes,
 from nabla_eval.randomness import Key
 from nabla_eval.testing import tiny_pair, tiny_problems
 
-PROBLEM = Problem(Key.root(0), prompt=(1, 2), frame=TemplateAffixes((), ()), max_new_tokens=4)
+PROBLEM = Problem(Key.root(0), prompt=(1, 2), affixes=TemplateAffixes((), ()), max_new_tokens=4)
 # At every position: the policy's ranking, exact scores and gradients of the tokens.
 RANKS = {3: -0.5, 4: -1.5, 5: -2.0, 6: -3.0}
 SCORES = {3: -2.0, 4: 0.5, 5: 3.0, 6: 0.7}

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_server import talking
 
-from nabla_eval.engine.completions import Completion, Server, ServerOptions
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Completion, Server, ServerOptions
 from nabla_eval.errors import NablaError
 from nabla_eval.grading import equal, extract
 from nabla_eval.harness.arguments import read

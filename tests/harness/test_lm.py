@@ -74,11 +74,11 @@ def test_generation_arguments_of_the_command_line_reach_the_method(lm, evaluate,
 def test_a_conversation_reaches_the_reward_model_in_its_own_template(lm, evaluate, monkeypatch):
     model = lm(method="best_of_n", n=2)
     seen = []
-    frame = type(model.pair.reward.frame).__call__
+    affixes = type(model.pair.reward.affixes).__call__
     monkeypatch.setattr(
-        type(model.pair.reward.frame),
+        type(model.pair.reward.affixes),
         "__call__",
-        lambda self, messages: seen.append(messages) or frame(self, messages),
+        lambda self, messages: seen.append(messages) or affixes(self, messages),
     )
     options = {"apply_chat_template": True, "system_instruction": "Count."}
     results = evaluate(model, COUNTDOWN, limit=2, **options)

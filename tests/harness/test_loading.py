@@ -35,7 +35,7 @@ def test_a_reward_model_can_be_named_with_options_of_its_own(policy_folder, ask)
     )
     judge = model.pair.judge
     assert (judge.name, judge.embedding.dtype) == (str(reward), torch.float64)
-    assert judge.frame.plain
+    assert judge.affixes.plain
     assert model.pair.policy.embedding.dtype == torch.float32
     assert math.isfinite(model.generate_until([ask()], disable_tqdm=True)[0].stats["reward"])
 

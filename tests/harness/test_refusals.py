@@ -16,8 +16,8 @@ from nabla_eval.analysis.folders import read_folder
 from nabla_eval.cli.main import main
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import read_card, render_card
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
 from nabla_eval.harness.tasks import list_tasks
 from nabla_eval.methods.nabla_options import Nabla

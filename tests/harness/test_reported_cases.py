@@ -20,9 +20,9 @@ from scripted_policy import logits_of, scripted_pair, served, tokenizer_with
 from scripted_server import Script, serving
 from tokenizers.processors import TemplateProcessing
 
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, ItemError, ModelError
 from nabla_eval.grading import grade
 from nabla_eval.harness import arguments

@@ -57,8 +57,8 @@ def test_requests_of_one_document_are_known_by_their_number_and_those_of_no_task
 
 
 def problem(prompt=10, framed=4, wanted=50):
-    frame = TemplateAffixes((0,) * framed, ())
-    return Problem(Key.root(0), (0,) * prompt, frame, wanted, id="task/0/0")
+    affixes = TemplateAffixes((0,) * framed, ())
+    return Problem(Key.root(0), (0,) * prompt, affixes, wanted, id="task/0/0")
 
 
 def pair(policy=100, reward=100):

@@ -17,8 +17,8 @@ def rows(dtype: torch.dtype) -> tuple[torch.Tensor, float]:
     assert pair.policy.embedding.dtype == pair.judge.embedding.dtype == dtype
     prompt = pair.policy.encode(TEXT)
     tokens = pair.policy.encode(RESPONSE, special=False)
-    frame = pair.judge.frame([{"role": "user", "content": TEXT}])
-    site, objective = Site(prompt, frame, tokens, len(tokens)), Objective(nll_weight=0.1)
+    affixes = pair.judge.affixes([{"role": "user", "content": TEXT}])
+    site, objective = Site(prompt, affixes, tokens, len(tokens)), Objective(nll_weight=0.1)
     (backward,) = differentiate(pair, [site], objective)
     return row_gradient(pair, backward, range(len(tokens)), objective), backward.value
 

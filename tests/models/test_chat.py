@@ -48,9 +48,9 @@ def test_frame_is_what_transformers_renders(
     real: Callable[[str], Any], name: str, conversation: str
 ) -> None:
     tokenizer, messages = real(name), CONVERSATIONS[conversation]
-    frame = Framer(tokenizer)(messages)
+    affixes = Framer(tokenizer)(messages)
     for response in RESPONSES:
-        framed = frame.before + encode(tokenizer, response) + frame.after
+        framed = affixes.before + encode(tokenizer, response) + affixes.after
         assert framed == hf_ids(tokenizer, messages, response)
 
 
@@ -153,18 +153,18 @@ def test_a_template_that_does_not_show_a_response_as_it_is(
 def test_without_a_template_the_texts_are_joined_and_eos_closes() -> None:
     tokenizer = build.word_tokenizer(chat=None)
     framer = Framer(tokenizer)
-    frame = framer([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
-    assert tokenizer.decode(frame.before) == "1+1\n\n2="
-    assert frame.after == (tokenizer.eos_token_id,)
+    affixes = framer([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
+    assert tokenizer.decode(affixes.before) == "1+1\n\n2="
+    assert affixes.after == (tokenizer.eos_token_id,)
     assert all(trip.exact for trip in check_frame(framer))
 
 
 def test_a_delimiter_closes_the_last_step() -> None:
     tokenizer = build.word_tokenizer()
     framer = Framer(tokenizer, Template(delimiter="\n"))
-    frame = framer([{"role": "user", "content": "1+1"}])
-    assert frame.before == encode(tokenizer, "1+1")
-    assert frame.after == encode(tokenizer, "\n")
+    affixes = framer([{"role": "user", "content": "1+1"}])
+    assert affixes.before == encode(tokenizer, "1+1")
+    assert affixes.after == encode(tokenizer, "\n")
     assert all(trip.exact for trip in check_frame(framer))
 
 
@@ -184,9 +184,9 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 def test_a_blank_before_the_response_belongs_to_its_first_token() -> None:
     tokenizer = metaspace_tokenizer()
     framer = Framer(tokenizer)
-    frame = framer([{"role": "user", "content": "What"}])
-    assert tokenizer.convert_ids_to_tokens(list(frame.before)) == ["▁[I]", "▁What", "▁[/I]"]
-    assert frame.after == (tokenizer.eos_token_id,)
+    affixes = framer([{"role": "user", "content": "What"}])
+    assert tokenizer.convert_ids_to_tokens(list(affixes.before)) == ["▁[I]", "▁What", "▁[/I]"]
+    assert affixes.after == (tokenizer.eos_token_id,)
     assert round_trip(framer, "Four a b", [{"role": "user", "content": "What"}]).exact
 
 

@@ -38,9 +38,9 @@ def test_the_embedded_pair_is_the_default() -> None:
     assert pair.policy.embedding.dtype == torch.float64
     assert pair.judge.process and pair.judge.ends is None
     assert pair.judge.embedding.data_ptr() == pair.judge.table.data_ptr()
-    frame = pair.judge.frame([{"role": "user", "content": "20,14,7,3=39?"}])
-    assert pair.policy.decode(frame.before) == "20,14,7,3=39?"
-    assert frame.after == pair.policy.end_ids
+    affixes = pair.judge.affixes([{"role": "user", "content": "20,14,7,3=39?"}])
+    assert pair.policy.decode(affixes.before) == "20,14,7,3=39?"
+    assert affixes.after == pair.policy.end_ids
 
 
 @pytest.mark.parametrize("kind", ["outcome", "process"])
@@ -121,8 +121,10 @@ def test_template_options_reach_the_frame(checkpoints: Make) -> None:
     pair = load_pair(
         checkpoints("policy"), checkpoints("process"), template=Template(chat_template="plain")
     )
-    frame = pair.judge.frame([{"role": "user", "content": "1"}, {"role": "user", "content": "2"}])
-    assert pair.policy.decode(frame.before) == "1\n\n2"
+    affixes = pair.judge.affixes(
+        [{"role": "user", "content": "1"}, {"role": "user", "content": "2"}]
+    )
+    assert pair.policy.decode(affixes.before) == "1\n\n2"
 
 
 def test_vocabularies_are_compared_before_weights_are_read(checkpoints: Make) -> None:

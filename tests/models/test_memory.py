@@ -144,7 +144,7 @@ def taken(pair: Pair, firsts: list[int]) -> tuple[list[torch.Tensor], int]:
     """Gradient rows, and the bytes that autograd kept for them beside the weights."""
     tokens = [tuple((2 + i + 3 * j) % 11 for j in range(12 - i)) for i in range(3)]
     problems = zip(tiny_problems(pair, 3), tokens, strict=True)
-    sites = [Site(p.prompt, p.frame, own, len(own)) for p, own in problems]
+    sites = [Site(p.prompt, p.affixes, own, len(own)) for p, own in problems]
     with kept_by_autograd([pair.policy.base, pair.judge.base]) as kept:
         found = differentiate(pair, sites, OBJECTIVE, firsts)
     rows = [

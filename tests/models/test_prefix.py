@@ -50,7 +50,7 @@ def batch(pair: Pair, lengths: tuple[int, ...] = (5, 1, 9, 12)) -> list[Site]:
     problems, words = tiny_problems(pair, len(lengths)), pair.policy.vocabulary
     tokens = [tuple((3 * i + 5 * j) % words for j in range(n)) for i, n in enumerate(lengths)]
     return [
-        Site(problem.prompt, problem.frame, own, len(own) - i % 2)
+        Site(problem.prompt, problem.affixes, own, len(own) - i % 2)
         for i, (problem, own) in enumerate(zip(problems, tokens, strict=True))
     ]
 

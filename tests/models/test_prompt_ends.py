@@ -87,10 +87,10 @@ def test_every_prompt_of_a_pair_and_the_frame_of_a_reward_model() -> None:
     bos, eos = made.bos_token_id, made.eos_token_id
     problem = pair.problem("1+1", Key.root(0))
     assert problem.prompt == (bos, 1, 10, 1)
-    assert problem.frame.before == (bos, 1, 10, 1) and problem.frame.after == (eos,)
+    assert problem.affixes.before == (bos, 1, 10, 1) and problem.affixes.after == (eos,)
     asked = replace(
         Template(), chat_template="{% for m in messages %}{{ m.content }}<end>{% endfor %}"
     )
-    frame = Framer(made, asked)([{"role": "user", "content": "1"}])
+    affixes = Framer(made, asked)([{"role": "user", "content": "1"}])
     end = made.convert_tokens_to_ids("<end>")
-    assert frame.before == (1, end) and frame.after == (end,)  # the template's own ends stay
+    assert affixes.before == (1, end) and affixes.after == (end,)  # the template's own ends stay

@@ -94,7 +94,7 @@ def test_a_padded_batch_of_scores_equals_row_by_row(asked: dict[str, Any]) -> No
     drafts = rollout(policy, [Generate(p, p.key / 0, Sampling()) for p in problems])
     scored = score(pair.judge, [Score(p, d) for p, d in zip(problems, drafts, strict=True)])
     for problem, draft, judged in zip(problems, drafts, scored, strict=True):
-        shown = (*problem.frame.before, *draft.tokens[: draft.scored], *problem.frame.after)
+        shown = (*problem.affixes.before, *draft.tokens[: draft.scored], *problem.affixes.after)
         with torch.no_grad():
             hidden = judge.base_model(input_ids=torch.tensor([shown])).last_hidden_state
             wanted = float(judge.score(hidden)[0, -1, 0])

@@ -1,4 +1,4 @@
-"""The reward's whole path (frame, aligned table, base, head) against transformers' own."""
+"""The reward's whole path (affixes, aligned table, base, head) against transformers' own."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RESPONSES = ("The answer is \\boxed{56}.", "It is 56, for:\n\n- 7*8 = 56 ✓", "
 
 def path(reward: Reward, messages: list[dict[str, str]], rows: list[tuple[int, ...]]) -> Any:
     """Scores `[B, T]` of policy token rows as one left-padded batch, and the mask."""
-    frame = reward.frame(messages)
-    sites = [Site((), frame, row, len(row)) for row in rows]
+    affixes = reward.affixes(messages)
+    sites = [Site((), affixes, row, len(row)) for row in rows]
     embeds, mask = inputs(reward, sites)
     return scores_of(reward, embeds, mask), mask
 
@@ -98,7 +98,7 @@ def test_a_shuffled_vocabulary_gives_the_same_reward(seed: int) -> None:
     chat = [{"role": "user", "content": "1+2=?"}]
     one, other = (path(pair.judge, chat, rows)[0] for pair in (straight, shuffled))
     assert torch.equal(one[:, -1], other[:, -1])
-    assert shuffled.judge.frame(chat).before != straight.judge.frame(chat).before
+    assert shuffled.judge.affixes(chat).before != straight.judge.affixes(chat).before
     assert shuffled.judge.known is None
 
 
@@ -117,9 +117,9 @@ def test_gradient_flows_through_the_aligned_table() -> None:
     judge = shuffled_pair(1)[1].judge
     row = (3, 1, 4, 1, 5)
     chat = [{"role": "user", "content": "1+2=?"}]
-    site = Site((), judge.frame(chat), row, len(row))
+    site = Site((), judge.affixes(chat), row, len(row))
     embeds, mask = inputs(judge, [site])
-    before = len(site.frame.before)
+    before = len(site.affixes.before)
     span = slice(before, before + len(row))
     embeds.requires_grad_()
     (gradient,) = torch.autograd.grad(scores_of(judge, embeds, mask)[0, -1], embeds)
@@ -140,7 +140,7 @@ def test_outcome_classifier_agrees_when_it_pools_embeddings_itself() -> None:
     policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
     model = build.tiny("outcome", tokenizer, seed=1)
     judge = reward_from(model, tokenizer, policy)
-    sites = [Site((), judge.frame([USER]), row, len(row)) for row in ((3, 1, 4), (5,))]
+    sites = [Site((), judge.affixes([USER]), row, len(row)) for row in ((3, 1, 4), (5,))]
     embeds, mask = inputs(judge, sites)
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():

@@ -128,7 +128,7 @@ def test_a_real_tokenizers_pieces(real: Callable[[str], Any]) -> None:
 def test_steps_of_a_loaded_process_reward(checkpoints: Make, rule: str) -> None:
     policy, reward = checkpoints("policy"), checkpoints("process")
     pair = load_pair(policy, reward, step_delimiter=rule)
-    after = pair.judge.frame([{"role": "user", "content": "1"}]).after
+    after = pair.judge.affixes([{"role": "user", "content": "1"}]).after
     assert pair.policy.decode(after) == ";"
     assert pair.judge.ends is not None
     tokens = pair.policy.encode("1+1=2;2+1=3", special=False)
@@ -150,7 +150,7 @@ def test_the_gradient_counts_scores_at_the_ends_of_steps(rule: str) -> None:
     stepped = dataclasses.replace(pair, reward=ended)
     (problem,) = tiny_problems(pair, 1)
     tokens = tuple((3 * i) % pair.policy.vocabulary for i in range(12))
-    site = Site(problem.prompt, problem.frame, tokens, len(tokens))
+    site = Site(problem.prompt, problem.affixes, tokens, len(tokens))
     objective = Objective(reward_gradient="process", nll_weight=0.0)
     expected = naive.token_gradient(stepped, problem, list(tokens), len(tokens), objective)
     found = [row_gradient(own, *differentiated(own, site, objective)) for own in (stepped, pair)]

@@ -155,7 +155,7 @@ class Plain:
         tokens = list(trajectory.tokens[: trajectory.scored])
         if request.repeat_prompt:
             tokens = [*problem.prompt, *tokens]
-        before, after = problem.frame.before, problem.frame.after
+        before, after = problem.affixes.before, problem.affixes.after
         inputs = torch.cat(
             [judge.table[list(before)], judge.embedding[tokens], judge.table[list(after)]]
         )
@@ -191,9 +191,9 @@ class Plain:
         return gradient, self.pass_cost(problem, trajectory, 1)
 
     def pass_cost(self, problem: Problem, trajectory: Trajectory, passes: int) -> Ledger:
-        policy, judge, frame = self.pair.policy, self.pair.judge, problem.frame
+        policy, judge, affixes = self.pair.policy, self.pair.judge, problem.affixes
         read = len(problem.prompt) + len(trajectory.tokens) - 1
-        judged = len(frame.before) + trajectory.scored + len(frame.after)
+        judged = len(affixes.before) + trajectory.scored + len(affixes.after)
         flops = passes * 4.0 * (policy.parameters * read + judge.parameters * judged)
         return Ledger(gradient_passes=passes, flops=flops)
 

@@ -26,7 +26,7 @@ def accepts(pair: Pair, problem: Problem, current: list[int], rival: list[int]) 
     The current response is shown to the reward model with the prompt's ids before it.
     """
     judge = pair.judge
-    before, after = (list(ids) for ids in (problem.frame.before, problem.frame.after))
+    before, after = (list(ids) for ids in (problem.affixes.before, problem.affixes.after))
 
     def reward(tokens: list[int]) -> float:
         shown = torch.cat([judge.table[before], judge.embedding[tokens], judge.table[after]])
@@ -52,9 +52,9 @@ class ReleasedLoop:
         self.table, self.reward_table = policy.embedding, judge.embedding
         given = torch.tensor([*self.problem.prompt, *self.committed])
         self.before = self.table[given]
-        frame, own = self.problem.frame, self.reward_table[self.committed]
-        self.reward_before = torch.cat([judge.table[list(frame.before)], own])
-        self.reward_after = judge.table[list(frame.after)]
+        affixes, own = self.problem.affixes, self.reward_table[self.committed]
+        self.reward_before = torch.cat([judge.table[list(affixes.before)], own])
+        self.reward_after = judge.table[list(affixes.after)]
 
     def ahead(self, response: list[int]) -> Tensor:
         """Logits of the response's tokens after the committed ones, by one pass over them all."""

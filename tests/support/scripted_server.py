@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nabla_eval.engine.completions import Server, ServerOptions
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ServerError
 
 Answer = tuple[int, Any]  # status and body

@@ -19,7 +19,7 @@ def problem(index: int = 0, seed: int = 0, **changes) -> Problem:
     base = Problem(
         key=Key.root(seed) / index,
         prompt=(5, 6, 7 + index),
-        frame=TemplateAffixes((1,), (2,)),
+        affixes=TemplateAffixes((1,), (2,)),
         max_new_tokens=18,
         stop=(";",),
         text=f"problem {index}",

@@ -149,7 +149,7 @@ def test_only_the_same_work_is_resumed_and_differences_are_named(tmp_path):
 
     assert found() == []
     assert found(problem(seed=1)) == ["the seed"]
-    for change_ in ({"prompt": (5,)}, {"max_new_tokens": 9}, {"frame": TemplateAffixes((), ())}):
+    for change_ in ({"prompt": (5,)}, {"max_new_tokens": 9}, {"affixes": TemplateAffixes((), ())}):
         (words,) = found(problem(**change_))
         assert words.startswith("the problem")
     assert found(method="twin") == ["method: nabla there, twin here"]

@@ -17,10 +17,10 @@ import torch
 from scipy.stats import chi2
 
 from nabla_eval.embedded.countdown import test_problems as countdown
-from nabla_eval.engine.completions import Server, ServerOptions
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter
 from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, ModelError, ServerError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models.pair import Pair
