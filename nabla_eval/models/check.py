@@ -189,7 +189,8 @@ def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
         "template",
         "ok" if trips else "skipped",
         f"{shown}: {len(affixes.before)} tokens before and {len(affixes.after)} after the "
-        f"response; {sum(trip.exact for trip in trips)} of {len(trips)} probe responses are framed exactly",
+        f"response; {sum(trip.exact for trip in trips)} of {len(trips)} probe responses are framed "
+        "exactly",
     )
     for trip in trips:
         if not trip.exact:
