@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nabla_eval.cli.options import COUNT, FOLDER, device, option
+from nabla_eval.cli.report_output import print_rich
 from nabla_eval.cli.screen import Screen, load
+from nabla_eval.cli.sweep import SweepProgress
 from nabla_eval.errors import DataError
 from nabla_eval.signals import stoppable
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.analysis.runs import Run
-    from nabla_eval.reporting.demo import Summary
-    from nabla_eval.runs.sweep import Sweep
     from nabla_eval.runs.sweep_file import SweepFile
 
 TASK = "nabla_countdown"
@@ -70,13 +70,15 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | None) -> None:
     """Compare ∇-Reasoner, its zeroth-order twin and the sampling baselines on the embedded pair.
 
-    Runs the task nabla_countdown through lm-eval once per method, prints accuracy, cost,
-    rejection rates and example revisions, and writes everything to the output folder.
+    Runs the task nabla_countdown through lm-eval once per method, prints accuracy, cost and
+    rejection rates beside their controls, and writes everything to the output folder.
 
     Example: nabla-eval demo --limit 500 --seed 1
     """
     from nabla_eval.analysis.folders import read_folder
-    from nabla_eval.cli.sweep import SweepProgress
+    from nabla_eval.reporting.demo import demo_report
+    from nabla_eval.reporting.tables import json_text, report_json, report_markdown
+    from nabla_eval.reporting.text import write_files
     from nabla_eval.runs.folder import clear
     from nabla_eval.runs.sweep import Sweep
 
@@ -95,12 +97,20 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
             sweep.run()
         if sweep.failed:
             raise DataError(sweep.failed[0].error)
-        runs = {}
-        for folder, row in ROWS.items():
-            (run,) = read_folder(output / folder)
-            runs[folder] = replace(run, name=str(row["name"]))
-        summary = summarise(runs, command, facts_of(sweep, len(runs["greedy"].answers)))
-    present(console, summary, output, time.perf_counter() - began)
+        found = [(row["name"], read_folder(output / folder)) for folder, row in ROWS.items()]
+        made = demo_report([replace(run, name=str(name)) for name, (run,) in found])
+    stored = {"title": made.title, "summary": list(made.sentences), **report_json(made)}
+    summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
+    write_files(output, summary)
+    print_rich(made)
+    files = {
+        "summary.md, summary.json": "these tables, unrounded in the JSON",
+        "METHOD/trace-rank0.jsonl": "every decision and cost of each problem",
+        "METHOD/results_*, samples_*": "what lm-eval reports",
+        "study.json, log.txt": "command and versions; what libraries printed",
+    }
+    console.files(f"{time.perf_counter() - began:.0f} s in all. Everything is in {output}", files)
+    say(f"More tables and figures: nabla-eval report all {output} --output {output}/report")
 
 
 def sweep_of_rows(**options: Any) -> SweepFile:
@@ -111,74 +121,3 @@ def sweep_of_rows(**options: Any) -> SweepFile:
     read = sweep_of(Path("demo"), source)
     pairs = zip(read.cells, ROWS, strict=True)
     return replace(read, cells=tuple(replace(cell, folder=folder) for cell, folder in pairs))
-
-
-def facts_of(sweep: Sweep, problems: int) -> dict[str, Any]:
-    """Return what a reader needs to make the same numbers again."""
-    manifests = {s.cell.folder: s.manifest for s in sweep.cells if s.manifest is not None}
-    best = manifests["best_of_n"]  # greedy asks no reward model
-    return {
-        "task": TASK,
-        "problems per method": problems,
-        "seed": sweep.cells[0].cell.seed,
-        "batch size": best["batch_size"],
-        "device": best["device"],
-        "models": best["models"],
-        "versions": best["versions"],
-        "options": {m["name"]: {"method": m["method"], **m["config"]} for m in manifests.values()},
-    }
-
-
-def summarise(runs: Mapping[str, Run], command: str, facts: Mapping[str, Any]) -> Summary:
-    """Return tables, and what they say about the questions that the method has to answer."""
-    from nabla_eval.reporting import demo as tables_of
-    from nabla_eval.reporting.rows import verdict
-
-    searches = [runs[name] for name in ("nabla", "twin", "nabla_stop", "twin_stop")]
-    nabla, twin, nabla_stop, twin_stop = searches
-    best, best_stop = runs["best_of_n"], runs["best_of_n_stop"]
-    accuracy = tables_of.accuracy_and_cost_table(runs.values())
-    stops = tables_of.against_table(nabla_stop, [twin_stop, best_stop], twins=[twin_stop])
-    differences = [
-        tables_of.against_table(nabla, [twin, best], twins=[twin]),
-        replace(stops, name="differences_stop"),
-    ]
-    tables = [
-        accuracy,
-        tables_of.rates_table(searches, best),
-        tables_of.rates_by_candidate_table(searches),
-        *differences,
-        tables_of.revision_table(nabla),
-    ]
-    compared = [row for table in differences for row in table.rows]
-    calls = {row["run"]: row["model_calls"] for row in accuracy.rows}
-    spent = ", ".join(f"{run.name} {calls[run.name]:.0f}" for run in (*searches, best, best_stop))
-    sentences = [
-        *(verdict(row) for row in compared if row["measure"] != "first rejection"),
-        f"Model calls per problem: {spent}.",
-        "The twin is ∇-Reasoner without its gradient (steps=0): what the gradient adds is nabla "
-        "minus twin. Stop: end at the first response whose reward reaches "
-        f"{STOP_REWARD:g}, likelier right than wrong.",
-        "One seed and one small pair: a result about these, not about ∇-Reasoner at large.",
-    ]
-    title = "nabla_eval demo: Countdown on the embedded pair"
-    return tables_of.Summary(title, command, sentences, tables, facts)
-
-
-def present(console: Screen, summary: Summary, output: Path, seconds: float) -> None:
-    """Print the tables and the sentences, write the files, say where they are."""
-    from nabla_eval.reporting.demo import write
-    from nabla_eval.reporting.text import bullet
-
-    write(summary, output)
-    console.tables(summary.tables)
-    console.print("\nWhat happened", style="bold")
-    for sentence in summary.sentences:
-        console.print(bullet(sentence, console.width))
-    files = {
-        "summary.md, summary.json": "these tables, unrounded in the JSON",
-        "METHOD/trace-rank0.jsonl": "every decision and cost of each problem",
-        "METHOD/results_*, samples_*": "what lm-eval reports",
-        "log.txt": "what lm-eval and its libraries printed",
-    }
-    console.files(f"{seconds:.0f} s in all. Everything is in {output}", files)

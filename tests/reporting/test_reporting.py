@@ -15,18 +15,9 @@ from run_folders import as_run, candidate, record
 
 from nabla_eval.analysis.candidates import challengers_baseline, first_accepted_baseline
 from nabla_eval.analysis.runs import Run
-from nabla_eval.errors import DataError
-from nabla_eval.reporting.demo import (
-    Summary,
-    accuracy_and_cost_table,
-    against_table,
-    rates_by_candidate_table,
-    rates_table,
-    revision_table,
-    write,
-)
-from nabla_eval.reporting.rejection import iid_rows
-from nabla_eval.reporting.rows import accuracy_difference, decided, verdict
+from nabla_eval.reporting.demo import accuracy_and_cost_table, demo_report
+from nabla_eval.reporting.rejection import iid_rows, rejection_report
+from nabla_eval.reporting.rows import INTERVAL, accuracy_difference, decided, verdict
 from nabla_eval.reporting.tables import Column, Table, fitting, text, to_json, to_markdown, to_rich
 from nabla_eval.reporting.text import MISSING, code, markdown, number, percent, points, printable
 
@@ -60,18 +51,8 @@ def screen(table) -> str:
     return console.file.getvalue()
 
 
-def all_tables(ours, twin):
-    return [
-        accuracy_and_cost_table([ours, twin]),
-        rates_table([ours, twin], ours),
-        rates_by_candidate_table([ours, twin]),
-        against_table(ours, [twin], [twin]),
-        revision_table(ours),
-    ]
-
-
 def test_terminal_and_markdown_show_the_same_cells(ours, twin):
-    for table in all_tables(ours, twin):
+    for table in demo_report([ours, twin]).tables:
         shown, page = screen(table), to_markdown(table)
         assert len(table.cells()) == len(table.rows) > 0
         for row in table.cells():
@@ -91,23 +72,23 @@ def test_json_has_the_unrounded_numbers_behind_the_cells(ours, twin):
 
 
 def test_rejection_stands_beside_its_controls(ours, twin):
-    rows = to_json(rates_table([ours, twin], ours))
-    assert [row["run"] for row in rows[:2]] == ["ours", "twin"]
+    rows = to_json(rejection_report([ours, twin]).table("runs"))
+    assert [row["run"] for row in rows] == ["ours", "twin"]
     assert (rows[0]["candidates"], rows[0]["rejected"], rows[0]["ties"]) == (4, 2, 1)
     assert rows[0]["by_index"][0]["candidates"] == 3 and rows[0]["by_index"][0]["index"] == 1
-    drafts, challengers, exact, exact_challengers = rows[2:]
+    drafts, challengers, exact, exact_challengers = iid_rows(ours)
     assert (drafts["candidates"], challengers["candidates"]) == (32, 28)
     assert drafts["rejected"] == challengers["rejected"] == 0  # the fixture's drafts all rise
-    assert exact["rate"] == float(first_accepted_baseline(8))
+    assert exact["rate"] == rows[0]["baseline_h"] == float(first_accepted_baseline(8))
     assert exact_challengers["rate"] == float(challengers_baseline(8))
-    shown = screen(rates_table([ours], ours))
-    assert "66.03 %" in shown and "75.46 %" in shown
+    shown = screen(rejection_report([ours]).table("runs"))
+    assert "66.0" in shown and "75.5" in shown
 
 
 def test_rejection_by_index_says_how_many_problems_got_that_far(ours, twin):
-    assert rates_by_candidate_table([ours, twin]).cells() == [
-        ["ours", "33 (3)", "100 (1)"],
-        ["twin", "75 (4)", MISSING],
+    assert rejection_report([ours, twin]).table("by_index").cells() == [
+        ["ours", "33 % (3)", "100 % (1)"],
+        ["twin", "75 % (4)", MISSING],
     ]
 
 
@@ -134,24 +115,14 @@ def test_differences_are_worded_as_their_intervals_allow(ours, twin):
     assert "no data" in verdict(nothing) and not decided(nothing)
 
 
-def test_examples_show_one_of_each_verdict_in_the_order_of_the_problems(ours, twin):
-    found = revision_table(ours).rows
-    assert [row["verdict"] for row in found] == ["accepted", "rejected", "tie"]
-    assert [row["problem"] for row in found] == ["toy/0/0", "toy/1/0", "toy/0/0"]
-    only = make_run("r", [["rejected", "rejected", "rejected"], ["rejected"]], [0, 0])
-    assert [row["problem"] for row in revision_table(only).rows] == ["toy/0/0"] * 3
-    assert revision_table(make_run("none", [[]], [0])).rows == []
-
-
-def test_model_text_is_inert_everywhere(tmp_path):
-    hostile = make_run("r", [["accepted"]], [1], HOSTILE, prompt=HOSTILE)
-    table = revision_table(hostile)
-    for shown in (screen(table), to_markdown(table)):
-        assert "\x1b" not in shown and "\u202e" not in shown
-    assert "[red]<script>alert(1)</script>" in re.sub(r"\s+", "", screen(table))
-    page = to_markdown(table)
+def test_model_text_is_inert_everywhere():
+    columns = [text("Prompt", "prompt"), text("Response", "text")]
+    table = Table("t", "Title", columns, [{"prompt": HOSTILE, "text": HOSTILE}])
+    shown, page = screen(table), to_markdown(table)
+    assert not {"\x1b", "\u202e"} & {*shown, *page}
+    assert "[red]<script>alert(1)</script>" in re.sub(r"\s+", "", shown)
     assert "<script>" not in page
-    row = page.splitlines()[-3]
+    row = page.splitlines()[-1]
     assert len(re.findall(r"(?<!\\)\|", row)) == len(table.columns) + 1
     (stored,) = to_json(table)
     assert json.loads(json.dumps(stored))["prompt"] == HOSTILE
@@ -167,27 +138,10 @@ def test_printable_text_has_no_control_and_markdown_no_tag(text):
 
 def test_what_is_unknown_is_a_dash_in_words_and_null_in_json():
     assert number(math.nan) == percent(None) == points(math.nan) == MISSING
-    none = make_run("none", [[]], [0])
-    assert MISSING in rates_table([none], none).cells()[0]
-    row = to_json(rates_table([none], none))[0]
-    assert row["rate"] is None and row["ci95"] == [None, None]
-
-
-def test_a_summary_is_written_twice_with_the_same_rows(tmp_path, ours, twin):
-    tables = all_tables(ours, twin)
-    summary = Summary("Title", "nabla-eval demo", ["It ended."], tables, {"seed": 0, "x": math.nan})
-    paths = write(summary, tmp_path / "new")
-    assert [path.name for path in paths] == ["summary.json", "summary.md"]
-    stored = json.loads(paths[0].read_text(), parse_constant=lambda word: pytest.fail(word))
-    assert stored["facts"] == {"seed": 0, "x": None}
-    assert stored["accuracy"] == json.loads(json.dumps(to_json(tables[0])))
-    page = paths[1].read_text()
-    assert page.startswith("# Title\n\nMade by `nabla-eval demo`.\n\n- It ended.\n")
-    for table in tables:
-        assert to_markdown(table) in page
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="Cannot write"):
-        write(summary, tmp_path / "file")
+    unknown = [{"rate": math.nan, "ci95": (math.nan, math.nan)}]
+    table = Table("t", "T", [Column("Rate", "rate", percent), INTERVAL], unknown)
+    assert table.cells() == [[MISSING, MISSING]]
+    assert to_json(table) == [{"rate": None, "ci95": [None, None]}]
 
 
 @given(st.text("`a \n\x1b", min_size=1))

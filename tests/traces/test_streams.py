@@ -15,7 +15,6 @@ from nabla_eval.analysis.calibration import drafted_answers
 from nabla_eval.analysis.candidates import gain, rejection
 from nabla_eval.analysis.cost import acceleration
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.demo import revision_table
 from nabla_eval.traces import TraceWriter, done, read, trace_path
 from nabla_eval.traces.keep import kept, whole
 from nabla_eval.traces.read import places, stream
@@ -142,8 +141,6 @@ def test_analyses_of_what_is_kept_are_those_of_whole_records(tmp_path):
     run = write_run(tmp_path / "nabla", records, [1.0, 0.0, 1.0])
     short, full = list(kept(run)), read(run)
     kept_run, full_run = as_run(short), as_run(full)
-    examples = revision_table(full_run).rows
-    assert revision_table(kept_run).rows == examples and len(examples) == 3
     for analysis in (gain, acceleration, lambda r: rejection(r.candidates)):
         assert repr(asdict(analysis(kept_run))) == repr(asdict(analysis(full_run)))
     assert [whole(each) for each in short] == full
