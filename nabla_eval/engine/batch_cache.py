@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nabla_eval.models.batch_probe import cache_name, is_plain
-from nabla_eval.models.prefix import position_ids
+from nabla_eval.models.prefix import cache_name, is_plain, position_ids
 
 _SPARE = 16  # columns that are allocated ahead of those in use, at least
 

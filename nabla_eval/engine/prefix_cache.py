@@ -1,7 +1,7 @@
 """Keys and values of token prefixes: found by their tokens, dropped least recently used first.
 
 A token's keys and values depend on the tokens before it and on nothing else where every layer has
-plain full attention; only such models add entries (`models.batch_probe`, `models.prefix`). Nothing
+plain full attention; only such models add entries (`models.prefix`). Nothing
 outside of the engine knows of them: a request names tokens, and is answered faster where their
 beginning is cached.
 

@@ -17,9 +17,8 @@ from nabla_eval.engine.prefix_cache import PrefixCache
 from nabla_eval.engine.response import COLUMNS, NOTHING, Known, Response, statistics, trajectories
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
-from nabla_eval.models.batch_probe import RowCache, batching
 from nabla_eval.models.pair import Policy
-from nabla_eval.models.prefix import padded, position_ids
+from nabla_eval.models.prefix import RowCache, batching, padded, position_ids
 from nabla_eval.protocol import Generate, Trajectory
 from nabla_eval.randomness import Key, uniforms
 
@@ -233,9 +232,7 @@ class Decoder:
     def _alike(self, row: Response, new: Sequence[Response]) -> bool:
         """Return whether a row may share a batch with new ones: its cache may take no padding."""
         can = batching(self.policy.base)
-        if can.rows == "padded" or not can.cached:
-            return True
-        return can.rows == "equal" and row.length == new[0].length
+        return can.padded or not can.cached or row.length == new[0].length
 
     def _admit(self, new: list[Response]) -> None:
         """Join rows to the running batch."""
@@ -294,9 +291,9 @@ class Decoder:
         if not own.can.cached:
             return set(rows), NoCache(base, ids[index])
         # Where rows take no padding, all of them have as many tokens, and may have none.
-        if own.can.rows == "padded" or any(lengths):
+        if own.can.padded or any(lengths):
             own.encode(ids, mask, position_ids(mask))
-        found = rows_of(own.held, lengths) if own.can.joins else None
+        found = rows_of(own.held, lengths) if own.can.padded else None
         if found is None:
             return first, own.select(index)
         known.update((row, found[i]) for row, i in zip(rows, index, strict=True))

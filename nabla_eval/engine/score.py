@@ -21,9 +21,8 @@ from nabla_eval.engine.batch_cache import PaddedCache, rows_of
 from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches, agreement
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models import prefix
-from nabla_eval.models.batch_probe import cache_name
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import extend, keepable, padded, position_ids
+from nabla_eval.models.prefix import cache_name, extend, keepable, padded, position_ids
 from nabla_eval.protocol import RewardScore, Score
 from nabla_eval.randomness import Key
 

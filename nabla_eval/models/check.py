@@ -12,7 +12,6 @@ from typing import Literal
 
 from nabla_eval.errors import ModelError, NablaError
 from nabla_eval.models import chat, memory, vocabulary
-from nabla_eval.models.batch_probe import batching
 from nabla_eval.models.chat import Framer, Template
 from nabla_eval.models.checkpoint import (
     Checkpoint,
@@ -27,6 +26,7 @@ from nabla_eval.models.checkpoint import (
 )
 from nabla_eval.models.heads import check_labels, context_length
 from nabla_eval.models.load import end_ids, policy_from, with_reward
+from nabla_eval.models.prefix import batching
 from nabla_eval.models.step_ends import checked_steps
 from nabla_eval.models.tokenizers import encode
 from nabla_eval.models.vocabulary import Mode, Overlap

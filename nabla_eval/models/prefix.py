@@ -8,19 +8,119 @@ constants. Exact for models whose cache is plain (`Batching.reusable`); others r
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
-
-from nabla_eval.models.batch_probe import batching, cache_name
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 # A second forward call must save at least this many token-forwards: it costs about as much.
 WORTH = 256
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The ways in which rows may share a batch without changing each other's results."""
+
+    padded: bool = True  # rows may differ in length
+    cached: bool = True  # the model's cache can keep some of its rows, and is used
+    reusable: bool = True  # keys and values of a prefix are the same whatever follows
+
+    def describe(self) -> str:
+        """Return what is slower than it might be; empty where nothing is."""
+        slower = []
+        if not self.padded:
+            slower.append("rows of different lengths run apart, because padding changes results")
+        if not self.cached:
+            slower.append(
+                "each step encodes its context again, because rows cannot leave its cache"
+            )
+        return "; ".join(slower)
+
+
+FOUND: WeakKeyDictionary[torch.nn.Module, Batching] = WeakKeyDictionary()
+
+
+def batching(base: torch.nn.Module) -> Batching:
+    """Return what the probe found of a model, or what the config of an untried one says."""
+    return FOUND.get(base) or Batching(reusable=reusable_by_config(base))
+
+
+def cache_name(model: torch.nn.Module) -> str:
+    """Return what a model calls its cache; from transformers 5.24 on all call it `cache`."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "cache_params") if name in taken), "past_key_values")
+
+
+class RowCache:
+    """The cache that a model makes for the rows of a batch."""
+
+    def __init__(self, base: torch.nn.Module, can: Batching | None = None) -> None:
+        self.base, self.can = base, can or batching(base)
+        self.name = cache_name(base)
+        taken = inspect.signature(base.forward).parameters
+        self.recurrent = self.name != "past_key_values" and "position_ids" not in taken
+        self.held: Any = None
+        self.width = 0  # columns that were encoded
+
+    def encode(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Return last hidden states `[B, T, D]` of ids `[B, T]`, which join what is held.
+
+        `mask` covers what is held too.
+        """
+        # Purely recurrent models have no mask for what is held, and lay one over the new ids only.
+        recurrent = self.recurrent and self.held is not None
+        output = self.base(
+            input_ids=ids,
+            attention_mask=None if recurrent or not self.can.padded else mask,
+            position_ids=positions,
+            use_cache=True,
+            **{self.name: self.held},
+        )
+        self.held = getattr(output, self.name)
+        self.width += ids.shape[1]
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def select(self, rows: Sequence[int], unused: int = 0) -> RowCache:
+        """Keep these rows in this order; a row may be repeated. Unused columns stay too."""
+        if self.held is not None:
+            device = next(self.base.parameters()).device
+            self.held.reorder_cache(torch.tensor(rows, device=device))
+        return self
+
+
+def is_plain(cache: Any) -> bool:
+    """Return whether every layer holds keys and values of all tokens, and nothing else."""
+    return type(cache) is DynamicCache and all(
+        type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+    )
+
+
+def reusable_by_config(base: torch.nn.Module) -> bool:
+    """Return whether a prefix's keys and values are the same whatever follows, by the config.
+
+    Every layer sees all tokens, and positions are rotated alike at every length.
+    """
+    config: Any = getattr(base, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return False
+    text = config.get_text_config()
+    layers = DynamicCache(config=text).layers
+    rotation = str(getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None))
+    return (
+        getattr(text, "is_causal", True)
+        and len(layers) == text.num_hidden_layers
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+        # Whose angles depend on how long the whole sequence is.
+        and not any(kind in rotation for kind in ("dynamic", "longrope"))
+    )
 
 
 def keepable(base: torch.nn.Module) -> bool:

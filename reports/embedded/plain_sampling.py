@@ -13,7 +13,7 @@ from pair_tokenizer import EOS_ID, PAD_ID, encode_prompt, token_strings
 from torch import Tensor
 
 from nabla_eval.embedded.countdown import Puzzle
-from nabla_eval.models.batch_probe import cache_name
+from nabla_eval.models.prefix import cache_name
 
 _ROWS = 512
 

@@ -21,18 +21,19 @@ from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ModelError
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.models.batch_probe import Batching, batching, probe
+from nabla_eval.models.batch_probe import probe
 from nabla_eval.models.check import PairUse, check_pair
+from nabla_eval.models.prefix import Batching, batching
 from nabla_eval.options import Objective, Sampling
 from nabla_eval.protocol import Generate, Problem, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
 F32, F64 = torch.float32, torch.float64
-ALONE = {"joins": False, "reusable": False}
-HYBRID = Batching("padded", cached=True, **ALONE)  # and purely recurrent ones
-APART = Batching("equal", cached=True, **ALONE)
-AGAIN = Batching("padded", cached=False, **ALONE)
+HYBRID = Batching(reusable=False)  # and purely recurrent ones
+APART = Batching(padded=False, reusable=False)
+AGAIN = Batching(cached=False, reusable=False)
+NEITHER = Batching(padded=False, cached=False, reusable=False)
 
 # Architecture, dtype, attention, and what the probe should find.
 CASES = [
@@ -53,8 +54,8 @@ CASES = [
     ("mamba2", F64, None, HYBRID),
     ("falcon_mamba", F64, None, HYBRID),
     ("minimax", F32, None, AGAIN),
-    ("recurrent_gemma", F64, None, Batching("equal", cached=False, **ALONE)),
-    ("rwkv", F64, None, Batching("equal", cached=False, **ALONE)),
+    ("recurrent_gemma", F64, None, NEITHER),
+    ("rwkv", F64, None, NEITHER),
     ("gemma2", F64, "eager", APART),
     ("qwen2", F64, "eager", APART),
     ("bloom", F64, "eager", APART),
@@ -180,20 +181,10 @@ class Leaky(torch.nn.Module):
         return output
 
 
-def test_rows_that_change_each_other_run_alone() -> None:
+def test_a_model_whose_rows_change_each_other_is_refused() -> None:
     pair = tiny_pair()
-    base = Leaky(pair.policy.base)
-    found = probe(base, pair.policy.vocabulary, "leaky")
-    assert (found.rows, found.cached) == ("alone", True)
-    assert found.describe() == "rows run one by one, because other rows change results"
-    mixed = replace(pair, policy=replace(pair.policy, base=base))
-    problems = uneven(mixed, 3)
-    asked = [Generate(p, p.key / 0, Sampling(temperature=1.2)) for p in problems]
-    for one, own in zip(asked, rollout(mixed.policy, asked), strict=True):
-        assert rollout(mixed.policy, [one])[0].tokens == own.tokens
-    same_gradients(
-        mixed, [Site((2, 3), TemplateAffixes((), ()), (4, 5, 6)[: 2 + i], 1) for i in (1, 0, 1)]
-    )
+    with pytest.raises(ModelError, match="leaky gives a row of a batch other results"):
+        probe(Leaky(pair.policy.base), pair.policy.vocabulary, "leaky")
 
 
 def test_the_probe_costs_a_few_passes_of_a_few_tokens() -> None:
@@ -229,7 +220,7 @@ def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
         config, dtype=F64, attn_implementation="eager"
     ).eval()
     pair = replace(pair, reward=reward_from(judge, WORDS, pair.policy))
-    assert batching(pair.judge.base).rows == "equal"
+    assert batching(pair.judge.base) == APART
     problems = uneven(pair)
     drafts = rollout(pair.policy, [Generate(p, p.key / 0, Sampling()) for p in problems])
     asked = [Score(p, d) for p, d in zip(problems, drafts, strict=True)]

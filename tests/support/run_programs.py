@@ -18,8 +18,8 @@ from nabla_eval.engine.prefix_cache import CachedPrefix
 from nabla_eval.engine.response import Response
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.methods.registry import start
-from nabla_eval.models.batch_probe import RowCache
 from nabla_eval.models.pair import Pair
+from nabla_eval.models.prefix import RowCache
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Method, Trajectory
 

@@ -36,7 +36,7 @@ from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.prefix_cache import CachedPrefix
 from nabla_eval.engine.response import Response
 from nabla_eval.methods.registry import start
-from nabla_eval.models.batch_probe import RowCache
+from nabla_eval.models.prefix import RowCache
 
 GROWTH = 1.05
 BATCH, RUN_EVERY = 20, 10  # programs side by side; batches of them from one lm_eval run to the next
