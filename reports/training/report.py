@@ -48,7 +48,7 @@ def trained_on(facts: dict[str, Any]) -> set[str]:
     """Canonical problems that a run was trained on, made again and checked by their fingerprint."""
     verifier = VERIFIERS["countdown"]
     rows = open_rows(facts["name"], size=facts["read"], seed=facts["seed"])
-    found = rank({verifier.identity(problem) for _, problem in rows.problems()}, facts["seed"])
+    found = rank({verifier.identity(problem) for problem in rows.problems}, facts["seed"])
     assert fingerprint(found) == facts["fingerprint"], "these are not the problems of the record"
     return set(found)
 

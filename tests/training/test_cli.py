@@ -11,10 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nabla_eval.cli.main import main
+from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import ConfigError
 from nabla_eval.models.checkpoint import Trust
 from nabla_training import run
-from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.__main__ import show_data
+from nabla_training.data import DataFacts
+from nabla_training.recipe import GRPO, SFT, Recipe
 from nabla_training.run import TrainJob
 
 
@@ -77,8 +80,8 @@ def test_every_option_arrives(job: list[TrainJob], tmp_path: Path) -> None:
     )  # fmt: skip
     shared: dict[str, Any] = {
         "seed": 7, "epochs": 2.0, "steps": 5, "lr": 0.5, "schedule": "cosine", "warmup": 0.25,
-        "weight_decay": 0.125, "batch_size": 6, "accumulate": 3, "lora": LoRA(rank=2, alpha=4),
-        "save_every": 9, "keep": 1,
+        "weight_decay": 0.125, "batch_size": 6, "accumulate": 3, "lora": True, "lora_rank": 2,
+        "lora_alpha": 4, "save_every": 9, "keep": 1,
     }  # fmt: skip
     first, second = job
     assert first.recipe == SFT(max_length=99, **shared)
@@ -95,13 +98,10 @@ def test_every_option_arrives(job: list[TrainJob], tmp_path: Path) -> None:
 
 
 def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def missing(package: str) -> str:
-        raise ModuleNotFoundError(package)
-
-    monkeypatch.setattr(run, "version", missing)
+    monkeypatch.setattr(run, "_PACKAGES", ("torch", "trl-that-is-absent"))
     result = call("sft", "--output", str(tmp_path / "out"))
     assert result.exit_code == 1
-    assert "Training needs trl" in result.stderr
+    assert "Training needs trl-that-is-absent" in result.stderr
     assert "pip install -e '.[train]'" in result.stderr
 
 
@@ -122,23 +122,22 @@ def test_errors_are_one_paragraph(
     assert result.stdout.strip() == ""
 
 
-def test_unchecked_data_are_pointed_out(jsonl: Any, tiny_policy: Path, tmp_path: Path) -> None:
-    rows = jsonl([{"problem": f"{i}+1?", "solution": f"{i}+1", "answer": i} for i in range(9)])
-    base = ["sft", "--policy", str(tiny_policy), "--data", rows, "--steps", "1", "--device", "cpu"]
-    result = call(*base, "--output", str(tmp_path / "a"))
-    assert result.exit_code == 0, result.output
-    assert "No evaluation set was named with --exclude" in result.stdout
-    some = jsonl([{"problem": " 3 + 1 ?", "answer": "4"}], "evaluated.jsonl")
-    result = call(*base, "--output", str(tmp_path / "b"), "--exclude", some)
-    assert "8 problems of" in result.stdout and "(left out: 1 evaluated)" in result.stdout
-    assert "No evaluation set" not in result.stdout
+def test_what_is_left_out_is_said_and_unchecked_data_are_pointed_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = DataFacts(
+        name="rows.jsonl", seed=0, problems=8, fingerprint="", read=9,
+        duplicates=0, held_out=0, evaluated=1, unusable=0, too_long=0,
+    )  # fmt: skip
+    show_data(Screen(), facts, ["evaluated.jsonl"])
+    first = capsys.readouterr().out
+    assert "8 problems of rows.jsonl, seed 0 (left out: 1 evaluated)" in first
+    assert "No evaluation set" not in first
+    show_data(Screen(), facts, [])
+    assert "No evaluation set was named with --exclude" in capsys.readouterr().out
 
 
 # --- recipes --------------------------------------------------------------------------------------
-
-
-def default(config: type, name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(config) if field.name == name)
 
 
 def test_defaults_are_trls_own() -> None:
@@ -156,41 +155,31 @@ def test_defaults_are_trls_own() -> None:
     for options, config, names in (
         (SFT(), SFTConfig, shared | sft),
         (GRPO(), GRPOConfig, shared | grpo),
-        (LoRA(), ModelConfig, {"rank": "lora_r", "alpha": "lora_alpha"}),
+        (SFT(), ModelConfig, {"lora_rank": "lora_r", "lora_alpha": "lora_alpha"}),
     ):
-        for ours, theirs in names.items():
-            assert getattr(options, ours) == default(config, theirs), ours
+        theirs = {field.name: field.default for field in dataclasses.fields(config)}
+        assert {ours: getattr(options, ours) for ours in names} == {
+            ours: theirs[name] for ours, name in names.items()
+        }
 
 
 def test_adapters_learn_faster_unless_told() -> None:
-    assert SFT(lora=LoRA()).learning_rate == pytest.approx(2e-4)
-    assert GRPO(lora=LoRA()).learning_rate == pytest.approx(1e-5)
-    assert GRPO(lora=LoRA(), lr=0.5).learning_rate == 0.5
+    assert SFT(lora=True).learning_rate == pytest.approx(2e-4)
+    assert GRPO(lora=True).learning_rate == pytest.approx(1e-5)
+    assert GRPO(lora=True, lr=0.5).learning_rate == 0.5
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (SFT, {"epochs": 0}),
-        (SFT, {"steps": 0}),
-        (SFT, {"lr": -1.0}),
-        (SFT, {"lr": float("nan")}),
-        (SFT, {"warmup": 1.0}),
-        (SFT, {"weight_decay": float("inf")}),
-        (SFT, {"batch_size": 0}),
-        (SFT, {"save_every": 0}),
-        (SFT, {"max_length": 1}),
-        (SFT, {"batch_size": 6, "accumulate": 4}),
-        (GRPO, {"batch_size": 3, "generations": 3, "accumulate": 6}),
-        (GRPO, {"generations": 1}),
-        (GRPO, {"temperature": 0.0}),
-        (GRPO, {"max_new_tokens": 0}),
-        (GRPO, {"beta": -0.1}),
-        (GRPO, {"clip": 1.0}),
+        (SFT, {"epochs": 0}), (SFT, {"steps": 0}), (SFT, {"lr": -1.0}), (SFT, {"lr": float("nan")}),
+        (SFT, {"warmup": 1.0}), (SFT, {"weight_decay": float("inf")}), (SFT, {"batch_size": 0}),
+        (SFT, {"save_every": 0}), (SFT, {"max_length": 1}), (SFT, {"lora_rank": 0}),
+        (SFT, {"batch_size": 6, "accumulate": 4}), (GRPO, {"generations": 1}),
+        (GRPO, {"batch_size": 3, "generations": 3, "accumulate": 6}), (GRPO, {"temperature": 0.0}),
+        (GRPO, {"max_new_tokens": 0}), (GRPO, {"beta": -0.1}), (GRPO, {"clip": 1.0}),
     ],
-)
+)  # fmt: skip
 def test_values_out_of_range_are_named(kind: type[Recipe], options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{list(options)[-1]} must be .*, got "):
         kind(**options)
-    with pytest.raises(ConfigError, match="rank must be an integer >= 1, got 0"):
-        LoRA(rank=0)

@@ -25,7 +25,7 @@ from nabla_training.folder import (
     TrainRecord,
     claim,
 )
-from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.recipe import GRPO, SFT, Recipe
 from nabla_training.run import TrainJob, choose, make_trainer, prepare, run
 
 FEW = SFT(steps=6, lr=1e-2, batch_size=16, save_every=2)
@@ -146,7 +146,7 @@ def test_adapters_are_merged_into_the_checkpoint(tiny_policy: Path, tmp_path: Pa
     from transformers import AutoModelForCausalLM
 
     output, again = tmp_path / "lora", tmp_path / "again"
-    recipe = SFT(steps=4, batch_size=8, save_every=2, lora=LoRA(rank=4, alpha=8), lr=1e-2)
+    recipe = SFT(steps=4, batch_size=8, save_every=2, lora=True, lora_rank=4, lora_alpha=8, lr=1e-2)
     record = train(recipe, output, policy=str(tiny_policy), size=16)
     torch.manual_seed(99)  # adapters are a function of the recipe's seed and of nothing else
     assert 0 < record["parameters"]["trained"] < record["parameters"]["total"]

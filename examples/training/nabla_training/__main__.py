@@ -1,4 +1,4 @@
-"""`nabla-eval train`: the training-based rows, SFT and GRPO."""
+"""`nabla-eval train`, `python -m nabla_training`: the training-based rows, SFT and GRPO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nabla_eval.cli.options import COUNT, FOLDER, Decorator, device, option, opt
 from nabla_eval.cli.screen import Screen
 from nabla_eval.runs.quiet import quiet
 from nabla_eval.signals import stoppable
-from nabla_training.recipe import GRPO, SFT, LoRA, Recipe
+from nabla_training.recipe import GRPO, SFT, Recipe
 
 if TYPE_CHECKING:
     from nabla_training.data import DataFacts
@@ -25,29 +25,6 @@ if TYPE_CHECKING:
 
 # What the screen shows of each method's figures: TRL's name, ours, decimals.
 SHOWN = {"sft": ("loss", "loss", 3), "grpo": ("reward", "share right", 3)}
-# The options of the recipes, each with the default of its field.
-HELP = {
-    "seed": "Of data, adapters, order and draws.",
-    "epochs": "Passes over the data.",
-    "steps": "Optimiser steps, in place of epochs.",
-    "lr": "Learning rate.  [default: {base_lr:g}; tenfold with --lora]",
-    "schedule": "Of the learning rate.",
-    "warmup": "Share of the steps.",
-    "weight_decay": "AdamW's.",
-    "batch_size": "Problems per optimiser step and device.",
-    "accumulate": "Parts a batch goes through in, to save memory.",
-    "lora": "Train low-rank adapters, merged in the end.",
-    "save_every": "Steps between checkpoints.",
-    "keep": "Checkpoints that stay.",
-    "max_length": "Tokens of problem and solution; longer examples are left out.",
-    "generations": "Answers per problem.",
-    "temperature": "Of their sampling.",
-    "max_new_tokens": "Of an answer.  [default: {max_new_tokens}; 24 on Countdown]",
-    "beta": "Weight of the divergence from the start.",
-    "clip": "Epsilon of the clipped ratio.",
-    "scale": "Standard deviation that advantages are divided by.",
-    "loss": "How tokens are averaged.",
-}
 
 
 @click.group()
@@ -93,44 +70,37 @@ def _job_options() -> Decorator:
     )
 
 
-def _recipe_options(recipe: Recipe) -> Decorator:
+def _recipe_options(recipe: type[Recipe]) -> Decorator:
     """Return an option for each field of a recipe."""
     made: list[Decorator] = []
-    hints = get_type_hints(type(recipe))
-    for name in (field.name for field in fields(recipe)):
-        if name == "lora":
-            made += [
-                option("--lora", HELP[name], is_flag=True),
-                option("--lora-rank", "Their rank.", default=LoRA().rank),
-                option("--lora-alpha", "Their scale is alpha / rank.", default=LoRA().alpha),
-            ]
-            continue
-        default, hint = getattr(recipe, name), hints[name]
-        told = HELP[name].format(base_lr=recipe.base_lr, max_new_tokens=default)
-        kind = (*get_args(hint), hint)[0]  # of `int | None`, int
+    hints = get_type_hints(recipe)
+    for field in fields(recipe):
+        hint = hints[field.name]
+        kind: Any = (*get_args(hint), hint)[0]  # of `int | None`, int
         if get_origin(hint) is Literal:
             kind = click.Choice(get_args(hint))
-        if name == "max_new_tokens":
-            default = None  # it depends on the data
-        made.append(option(f"--{name.replace('_', '-')}", told, type=kind, default=default))
+        text = field.metadata["help"].format(base_lr=recipe.base_lr)
+        default = None if "[default" in text else field.default
+        name = f"--{field.name.replace('_', '-')}"
+        made.append(option(name, text, type=kind, is_flag=hint is bool, default=default))
     return options(*made)
 
 
 @train.command()
 @_job_options()
-@_recipe_options(SFT())
+@_recipe_options(SFT)
 def sft(**chosen: Any) -> None:
     """Fine-tune on solutions: cross-entropy of their tokens.
 
     Example: nabla-eval train sft --policy Qwen/Qwen2.5-7B --data open-thoughts-10k-solutions
     --exclude problems/math500.jsonl --lora --output results/sft
     """
-    _train(SFT(**_taken(SFT, chosen)), chosen)
+    _train(SFT, chosen)
 
 
 @train.command()
 @_job_options()
-@_recipe_options(GRPO())
+@_recipe_options(GRPO)
 def grpo(**chosen: Any) -> None:
     """Reinforce answers that are graded right, relative to others to the same problem.
 
@@ -142,24 +112,17 @@ def grpo(**chosen: Any) -> None:
     from nabla_training.data import COUNTDOWN
 
     if chosen["max_new_tokens"] is None:
-        short = chosen["data"] in COUNTDOWN
-        chosen["max_new_tokens"] = 24 if short else GRPO().max_new_tokens
-    _train(GRPO(**_taken(GRPO, chosen)), chosen)
+        chosen["max_new_tokens"] = 24 if chosen["data"] in COUNTDOWN else GRPO.max_new_tokens
+    _train(GRPO, chosen)
 
 
-def _taken(recipe: type[Recipe], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of a recipe out of the chosen ones."""
-    adapters = LoRA(rank=chosen.pop("lora_rank"), alpha=chosen.pop("lora_alpha"))
-    chosen["lora"] = adapters if chosen["lora"] else None
-    return {field.name: chosen.pop(field.name) for field in fields(recipe)}
-
-
-def _train(recipe: Recipe, chosen: dict[str, Any]) -> None:
+def _train(kind: type[Recipe], chosen: dict[str, Any]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports what is trained
     from nabla_eval.models.checkpoint import Trust
     from nabla_training.folder import LOG, kept
     from nabla_training.run import TrainJob, run
 
+    recipe = kind(**{field.name: chosen.pop(field.name) for field in fields(kind)})
     trust = Trust(chosen.pop("trust_remote_code"), chosen.pop("allow_pickle"))
     job = TrainJob(recipe=recipe, trust=trust, **chosen)
     console = Screen()
@@ -174,28 +137,19 @@ def _train(recipe: Recipe, chosen: dict[str, Any]) -> None:
 
 @contextmanager
 def progress_bar(console: Screen, method: str) -> Iterator[Report]:
-    """Show one bar over the optimiser steps, with a smoothed figure; gone when the run is over."""
-    from rich import progress as rich_progress
+    """Show one bar over the optimiser steps, with the step's figure; gone when the run is over."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
     name, label, decimals = SHOWN[method]
-    columns = (
-        rich_progress.TextColumn("{task.description}", markup=False),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[figure]}", markup=False),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
-    smoothed: list[float] = []
-    with rich_progress.Progress(*columns, console=console, transient=True) as progress:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    figure = TextColumn("{task.fields[figure]}", markup=False)
+    with Progress(*columns, figure, console=console, transient=True) as progress:
         task = progress.add_task("reading data", total=None, figure="")
 
         def report(step: int, steps: int, figures: Mapping[str, float]) -> None:
+            progress.update(task, description=method, total=steps, completed=step)
             if name in figures:
-                before = smoothed[-1] if smoothed else figures[name]
-                smoothed.append(0.9 * before + 0.1 * figures[name])
-            figure = f"{label} {smoothed[-1]:.{decimals}f}" if smoothed else ""
-            progress.update(task, description=method, total=steps, completed=step, figure=figure)
+                progress.update(task, figure=f"{label} {figures[name]:.{decimals}f}")
 
         yield report
 
@@ -245,3 +199,6 @@ train.add_command(
         "result as reward=FOLDER.",
     )
 )
+
+if __name__ == "__main__":
+    train()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -37,125 +37,17 @@ class Example:
     answer: str | None = None
 
 
-# --- rows of files and data sets ----------------------------------------------------------------
-
-
-class Rows:
-    """Examples in memory. `size` is how many are meant, where a name says so."""
-
-    def __init__(self, name: str, examples: Any, size: int | None = None) -> None:
-        self.name, self.size, self.examples = name, size, examples
-
-    def problems(self) -> Iterator[tuple[int, str]]:
-        """Yield index and text of every problem, before any example is asked for."""
-        return ((index, example.problem) for index, example in enumerate(self.examples))
-
-    def example(self, index: int) -> Example:
-        """Return one row."""
-        found: Example = self.examples[index]
-        return found
-
-
 @dataclass(frozen=True)
-class Subset:
-    """A named subset of a hub data set: `size` of its usable rows, chosen by the seed."""
+class Rows:
+    """The problem of every row, and `example`, which reads one row: only chosen ones are read."""
 
-    path: str
-    read: Callable[[Mapping[str, Any]], Example]
-    size: int | None = None
-    config: str | None = None
-    keep: tuple[str, str] | None = None  # column and the value that it must have
-
-
-class HubRows(Rows):
-    """A hub data set (or a folder that `datasets` reads), memory-mapped: only chosen rows load."""
-
-    def __init__(self, name: str, subset: Subset, split: str) -> None:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(subset.path, subset.config, split=split)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"Cannot load the data set {subset.path} (split {split}): {error} "
-                "Check the name and the connection, or give a JSON Lines file."
-            ) from error
-        super().__init__(name, rows, subset.size)
-        self.subset = subset
-
-    def problems(self) -> Iterator[tuple[int, str]]:
-        """Yield the index and the problem of the rows that belong to the subset.
-
-        Raises `DataError` where no column has a name that problems go by.
-        """
-        named = self.examples.column_names
-        column = next((name for name in PROBLEM if name in named), None)
-        if column is None:
-            raise DataError(
-                f"{self.name} has none of the columns {', '.join(PROBLEM)}, but "
-                f"{', '.join(named)}. Write it as JSON lines with a key 'problem', and 'solution' "
-                "or 'answer'."
-            )
-        kept, value = self.subset.keep or (column, None)
-        for index, row in enumerate(self.examples.select_columns(list({column, kept}))):
-            if value is None or row[kept] == value:
-                yield index, str(row[column] or "")
-
-    def example(self, index: int) -> Example:
-        return self.subset.read(self.examples[index])
+    name: str
+    problems: Sequence[str]
+    example: Callable[[int], Example]
+    size: int | None = None  # how many are meant, where a name says so
 
 
-def _standard(row: Mapping[str, Any]) -> Example:
-    """Read a column of each group of names; answers are taken out of solutions if need be."""
-    problem, solution, answer = (_first(row, names) for names in (PROBLEM, SOLUTION, ANSWER))
-    if problem is None:
-        found = ", ".join(map(repr, row)) or "nothing"
-        raise DataError(f"has none of the keys {', '.join(PROBLEM)} with a text, but {found}")
-    if answer is not None and ("####" in answer or "\\boxed" in answer):
-        solution, answer = solution or answer, extract(answer)
-    if answer is None and solution is not None:
-        answer = extract(solution)
-    return Example(problem, solution, answer)
-
-
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """Return the first of the named columns that holds a text or a number."""
-    values = (row.get(name) for name in names)
-    texts = (
-        str(value).strip()
-        for value in values
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    )
-    return next(filter(None, texts), None)
-
-
-def _without_thought(row: Mapping[str, Any]) -> Example:
-    solution = str(row["deepseek_solution"]).strip()
-    return Example(str(row["problem"]).strip(), solution, extract(solution))
-
-
-def _with_thought(row: Mapping[str, Any]) -> Example:
-    """Put the model's thought before its solution, which is what OpenThoughts' authors train on."""
-    short = _without_thought(row)
-    thought = f"<think>\n{str(row['deepseek_reasoning']).strip()}\n</think>\n\n"
-    return Example(short.problem, f"{thought}{short.solution}", short.answer)
-
-
-_OPEN_THOUGHTS: dict[str, Any] = {
-    "path": "open-thoughts/OpenThoughts-114k",
-    "config": "metadata",  # the configuration that says what each row is about
-    "keep": ("domain", "math"),
-    "size": 10_000,
-}
-
-# The sizes are the paper's; its choice of rows is not published, so ours is the seed's. Of
-# Open-Thoughts the mathematics, since that is what is evaluated. Its thoughts run to thousands of
-# tokens, far beyond the 1024-3072 that the paper lets a response have: hence -solutions.
-SUBSETS: Mapping[str, Subset] = {
-    "open-thoughts-10k": Subset(read=_with_thought, **_OPEN_THOUGHTS),
-    "open-thoughts-10k-solutions": Subset(read=_without_thought, **_OPEN_THOUGHTS),
-    "numinamath-35k": Subset(path="AI-MO/NuminaMath-CoT", size=35_000, read=_standard),
-}
+# --- rows of files and data sets ----------------------------------------------------------------
 
 
 def open_rows(name: str, *, split: str = "train", size: int | None = None, seed: int = 0) -> Rows:
@@ -167,18 +59,24 @@ def open_rows(name: str, *, split: str = "train", size: int | None = None, seed:
     if name in COUNTDOWN:
         count = COUNTDOWN_SIZE if size is None else size
         drawn = problems(count, "train", numbers=COUNTDOWN[name], seed=seed)
-        return Rows(name, [Example(p.prompt, one_solution(p, seed), str(p.target)) for p in drawn])
+
+        def solved(index: int) -> Example:
+            puzzle = drawn[index]
+            return Example(puzzle.prompt, one_solution(puzzle, seed), str(puzzle.target))
+
+        return Rows(name, [puzzle.prompt for puzzle in drawn], solved)
     if name in SUBSETS:
-        return HubRows(name, SUBSETS[name], split)
+        return SUBSETS[name](name, split=split)
     path = Path(name).expanduser()
     if path.suffix in (".jsonl", ".json") or os.path.isfile(path):
-        return Rows(name, list(_lines(path)))
+        examples = list(_lines(path))
+        return Rows(name, [example.problem for example in examples], examples.__getitem__)
     if "/" not in name and not os.path.isdir(path):
         raise DataError(
             f"No data {name!r}: neither a file nor a name that is known here. "
             f"{suggest(name, [*COUNTDOWN, *SUBSETS])} Hub ids look like AI-MO/NuminaMath-CoT."
         )
-    return HubRows(name, Subset(path=name, read=_standard), split)
+    return _hub(name, name, split=split)
 
 
 def _lines(path: Path) -> Iterator[Example]:
@@ -199,6 +97,84 @@ def _lines(path: Path) -> Iterator[Example]:
                 f"{path}, line {number}: {error}. Every line is an object such as "
                 '{"problem": "1+1=?", "solution": "1+1=2", "answer": "2"}.'
             ) from None
+
+
+def _standard(row: Mapping[str, Any]) -> Example:
+    """Read a column of each group of names; answers are taken out of solutions if need be."""
+    problem, solution, answer = (_first(row, names) for names in (PROBLEM, SOLUTION, ANSWER))
+    if problem is None:
+        found = ", ".join(map(repr, row)) or "nothing"
+        raise DataError(f"has none of the keys {', '.join(PROBLEM)} with a text, but {found}")
+    if answer is not None and ("####" in answer or "\\boxed" in answer):
+        solution, answer = solution or answer, extract(answer)
+    if answer is None and solution is not None:
+        answer = extract(solution)
+    return Example(problem, solution, answer)
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """Return the first of the named columns that holds a text or a number."""
+    for value in map(row.get, names):
+        readable = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        if readable and (text := str(value).strip()):
+            return text
+    return None
+
+
+def _open_thoughts(row: Mapping[str, Any], *, thought: bool) -> Example:
+    """With its thought before a solution, which is what OpenThoughts' authors train on."""
+    solution = str(row["deepseek_solution"]).strip()
+    before = f"<think>\n{str(row['deepseek_reasoning']).strip()}\n</think>\n\n" if thought else ""
+    return Example(str(row["problem"]).strip(), before + solution, extract(solution))
+
+
+def _hub(
+    name: str,
+    path: str,
+    read: Callable[[Mapping[str, Any]], Example] = _standard,
+    *,
+    split: str,
+    size: int | None = None,
+    config: str | None = None,
+    domain: str | None = None,
+) -> Rows:
+    """Open a hub data set (or a folder that `datasets` reads): rows of one domain, if one is named.
+
+    Raises `DataError` where it cannot be had, or no column has a name that problems go by.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(path, config, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"Cannot load the data set {path} (split {split}): {error} "
+            "Check the name and the connection, or give a JSON Lines file."
+        ) from error
+    column = next((one for one in PROBLEM if one in rows.column_names), None)
+    if column is None:
+        raise DataError(
+            f"{name} has none of the columns {', '.join(PROBLEM)}, but "
+            f"{', '.join(rows.column_names)}. Write it as JSON lines with a key 'problem', and "
+            "'solution' or 'answer'."
+        )
+    if domain is not None:
+        rows = rows.select([i for i, found in enumerate(rows["domain"]) if found == domain])
+    texts = [str(text or "") for text in rows[column]]
+    return Rows(name, texts, lambda index: read(rows[index]), size)
+
+
+# The sizes are the paper's; its choice of rows is not published, so ours is the seed's. Of
+# Open-Thoughts the mathematics, since that is what is evaluated. Its thoughts run to thousands of
+# tokens, far beyond the 1024-3072 that the paper lets a response have: hence -solutions.
+_THOUGHTS = partial(
+    _hub, path="open-thoughts/OpenThoughts-114k", size=10_000, config="metadata", domain="math"
+)
+SUBSETS: Mapping[str, partial[Rows]] = {
+    "open-thoughts-10k": partial(_THOUGHTS, read=partial(_open_thoughts, thought=True)),
+    "open-thoughts-10k-solutions": partial(_THOUGHTS, read=partial(_open_thoughts, thought=False)),
+    "numinamath-35k": partial(_hub, path="AI-MO/NuminaMath-CoT", size=35_000),
+}
 
 
 # --- solutions of Countdown ---------------------------------------------------------------------
@@ -270,17 +246,18 @@ def select(
     problem, and where fewer than `size` are left.
     """
     size = rows.size if size is None else size
-    count: Counter[str] = Counter()
+    facts = DataFacts(
+        name=rows.name, seed=seed, problems=0, fingerprint="", read=len(rows.problems),
+        duplicates=0, held_out=0, evaluated=0, unusable=0, too_long=0,
+    )  # fmt: skip
     found: dict[str, int] = {}
-    for index, problem in rows.problems():
-        identity = _identity(rows, index, problem, verifier)
-        count["read"] += 1
-        if not verifier.trainable(problem):
-            count["held_out"] += 1
+    for index, identity in enumerate(_identities(rows, verifier)):
+        if not verifier.trainable(rows.problems[index]):
+            facts["held_out"] += 1
         elif identity in evaluated:
-            count["evaluated"] += 1
+            facts["evaluated"] += 1
         elif identity in found:
-            count["duplicates"] += 1
+            facts["duplicates"] += 1
         else:
             found[identity] = index
     chosen: dict[str, Example] = {}
@@ -289,30 +266,19 @@ def select(
             break
         example = rows.example(found[identity])
         if getattr(example, need) is None:
-            count["unusable"] += 1
+            facts["unusable"] += 1
         elif not fits(example):
-            count["too_long"] += 1
+            facts["too_long"] += 1
         else:
             chosen[identity] = example
-    facts = DataFacts(
-        name=rows.name,
-        seed=seed,
-        problems=len(chosen),
-        fingerprint=fingerprint(chosen),
-        read=count["read"],
-        duplicates=count["duplicates"],
-        held_out=count["held_out"],
-        evaluated=count["evaluated"],
-        unusable=count["unusable"],
-        too_long=count["too_long"],
-    )
+    facts["problems"], facts["fingerprint"] = len(chosen), fingerprint(chosen)
     if not chosen or size not in (None, len(chosen)):
         wanted = "at least 1" if size is None else f"{size:,}"
         raise DataError(
             f"{rows.name} leaves {len(chosen):,} problems to train on, and {wanted} are asked for: "
-            f"of {count['read']:,}, {count['held_out']:,} are held out, {count['evaluated']:,} are "
-            f"evaluated, {count['duplicates']:,} are duplicates, {count['unusable']:,} have no "
-            f"{need} and {count['too_long']:,} are too long. "
+            f"of {facts['read']:,}, {facts['held_out']:,} are held out, {facts['evaluated']:,} are "
+            f"evaluated, {facts['duplicates']:,} are duplicates, {facts['unusable']:,} have no "
+            f"{need} and {facts['too_long']:,} are too long. "
             "Ask for fewer (--size), allow more tokens, or give more data."
         )
     return list(chosen.values()), facts
@@ -332,13 +298,12 @@ def fingerprint(identities: Iterable[str]) -> str:
 def identities(names: Iterable[str], verifier: Verifier, split: str = "test") -> frozenset[str]:
     """Return the identity of every problem of some evaluation sets (files or hub ids)."""
     opened = [open_rows(name, split=split) for name in names]
-    return frozenset(
-        _identity(rows, index, text, verifier) for rows in opened for index, text in rows.problems()
-    )
+    return frozenset(found for rows in opened for found in _identities(rows, verifier))
 
 
-def _identity(rows: Rows, index: int, problem: str, verifier: Verifier) -> str:
-    try:
-        return verifier.identity(problem)
-    except DataError as error:
-        raise DataError(f"{rows.name}, row {index + 1}: {error}") from None
+def _identities(rows: Rows, verifier: Verifier) -> Iterator[str]:
+    for number, problem in enumerate(rows.problems, start=1):
+        try:
+            yield verifier.identity(problem)
+        except DataError as error:
+            raise DataError(f"{rows.name}, row {number}: {error}") from None

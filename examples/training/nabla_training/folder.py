@@ -17,6 +17,7 @@ RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 LOG = "log.txt"  # what libraries print; it may be there before the run is
+ELSE = "Choose another --output."
 
 
 class TrainRecord(TypedDict):
@@ -47,41 +48,28 @@ def claim(folder: Path, options: Mapping[str, Any], *, resume: bool) -> Path | N
     asked to be resumed.
     """
     if os.path.exists(folder / RECORD):
-        raise DataError(
-            f"{folder} holds a finished training run. Choose another --output, or remove it."
-        )
+        raise DataError(f"{folder} holds a finished training run. {ELSE}")
     stored = _stored(folder)
     if resume and stored is None:
         raise DataError(f"There is nothing to resume in {folder}. Leave out --resume.")
     if stored is not None and not resume:
+        raise DataError(f"{folder} holds an unfinished training run. Go on with --resume. {ELSE}")
+    now = json.loads(json.dumps(options))
+    if stored is None:
+        if folder.exists() and any(path.name != LOG for path in folder.iterdir()):
+            raise DataError(f"{folder} is not empty and holds no training run. {ELSE}")
+    elif odd := sorted(key for key in stored.keys() | now if stored.get(key) != now.get(key)):
+        first = f"{odd[0]}={stored.get(odd[0])!r} there, {now.get(odd[0])!r} here"
         raise DataError(
-            f"{folder} holds an unfinished training run. Go on with --resume, or choose "
-            "another --output."
-        )
-    if stored is not None:
-        now = json.loads(json.dumps(options))
-        odd = sorted(key for key in stored.keys() | now.keys() if stored.get(key) != now.get(key))
-        if odd:
-            first = f"{odd[0]}={stored.get(odd[0])!r} there, {now.get(odd[0])!r} here"
-            raise DataError(
-                f"{folder} holds a run with other options: {', '.join(odd)} (first: {first}). "
-                "Resume with the same, or choose another --output."
-            )
-    elif folder.exists() and any(path.name != LOG for path in folder.iterdir()):
-        raise DataError(
-            f"{folder} is not empty and holds no training run. Choose another --output."
+            f"{folder} holds a run with other options: {', '.join(odd)} (first: {first}). "
+            f"Resume with the same. {ELSE}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / OPTIONS, options)
+        write(folder / OPTIONS, now)
     except OSError as error:
-        raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
+        raise DataError(f"Cannot write to {folder}: {error}. {ELSE}") from error
     return _newest(folder / CHECKPOINTS)
-
-
-def finish(folder: Path, record: TrainRecord) -> None:
-    """Write the record: from now on the run counts as finished."""
-    _write(folder / RECORD, record)
 
 
 def kept(folder: Path) -> str:
@@ -95,44 +83,41 @@ def kept(folder: Path) -> str:
     return f"the same command with --resume goes on from {where} in {folder}."
 
 
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """Read the options of the run that the folder holds, if any."""
-    path = folder / OPTIONS
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file. Choose another --output.")
-    if not path.exists():
-        return None
-    try:
-        options = json.loads(text_of(path))
-        wrong = mismatch(options, dict[str, Any])
-    except UNREADABLE as error:
-        options, wrong = {}, str(error)
-    if wrong:
-        raise DataError(f"{path} is torn: {wrong}. Choose another --output.")
-    return dict(options)
-
-
-def _newest(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest step that was written to its end, or None."""
-    steps = {
-        int(step): path
-        for path in folder.glob("checkpoint-*")
-        if (step := path.name.partition("-")[2]).isdigit() and _complete(path)
-    }
-    return steps[max(steps)] if steps else None
-
-
-def _complete(checkpoint: Path) -> bool:
-    """transformers writes trainer_state.json last, so a whole one says that the rest is there."""
-    try:
-        json.loads(text_of(checkpoint / "trainer_state.json"))
-    except UNREADABLE:
-        return False
-    return True
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the file whole or not at all: a killed run leaves no half file."""
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """Read the options of the run that the folder holds, if any."""
+    path = folder / OPTIONS
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file. {ELSE}")
+    if not path.exists():
+        return None
+    options: dict[str, Any] = {}
+    try:
+        options = json.loads(text_of(path))
+        wrong = mismatch(options, dict[str, Any])
+    except UNREADABLE as error:
+        wrong = str(error)
+    if wrong:
+        raise DataError(f"{path} is torn: {wrong}. {ELSE}")
+    return options
+
+
+def _newest(folder: Path) -> Path | None:
+    """Return the checkpoint of the latest step that was written to its end, or None.
+
+    transformers writes trainer_state.json last, so a whole one says that the rest is there.
+    """
+    steps = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads(text_of(path / "trainer_state.json"))
+            steps[int(path.name.partition("-")[2])] = path
+        except UNREADABLE:
+            continue
+    return steps[max(steps)] if steps else None

@@ -6,8 +6,9 @@ NuminaMath, which `data.SUBSETS` holds; of the rest only its limit of new tokens
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -21,37 +22,37 @@ Within: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
 LORA_FACTOR = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoRA(Options):
-    """Low-rank adapters on every linear layer but the head; rank and alpha as in TRL's ModelConfig.
-
-    No dropout, so that a resumed run and an uninterrupted one agree.
-    """
-
-    rank: Count = 16
-    alpha: Count = 32
+def told(default: Any, help: str) -> Any:
+    """Declare an option with what `nabla-eval train` says of it."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Options):
-    """The options of both SFT and GRPO: AdamW with a warm-up and a schedule, in steps or epochs."""
+    """The options of both SFT and GRPO: AdamW with a warm-up and a schedule, in steps or epochs.
+
+    Adapters are on every linear layer but the head, and without dropout, so that a resumed run and
+    an uninterrupted one agree.
+    """
 
     method: ClassVar[Literal["sft", "grpo"]]
     need: ClassVar[Literal["solution", "answer"]]  # what every example must have
     base_lr: ClassVar[float]  # the learning rate if none is given and all weights are trained
 
-    seed: int = 0
-    epochs: Positive = 3.0
-    steps: Count | None = None  # optimiser steps, in place of epochs
-    lr: Positive | None = None  # None: `base_lr`, times LORA_FACTOR with adapters
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Share = 0.0  # share of the steps
-    weight_decay: NotNegative = 0.0
-    batch_size: Count = 8  # problems per optimiser step, on each device
-    accumulate: Count = 1  # parts in which a batch goes through the model: less memory, same result
-    lora: LoRA | None = None
-    save_every: Count = 100  # optimiser steps between checkpoints
-    keep: Count = 2  # newest checkpoints that stay
+    seed: int = told(0, "Of data, adapters, order and draws.")
+    epochs: Positive = told(3.0, "Passes over the data.")
+    steps: Count | None = told(None, "Optimiser steps, in place of epochs.")
+    lr: Positive | None = told(None, "Learning rate.  [default: {base_lr:g}; tenfold with --lora]")
+    schedule: Literal["linear", "cosine", "constant"] = told("linear", "Of the learning rate.")
+    warmup: Share = told(0.0, "Share of the steps.")
+    weight_decay: NotNegative = told(0.0, "AdamW's.")
+    batch_size: Count = told(8, "Problems per optimiser step and device.")
+    accumulate: Count = told(1, "Parts a batch goes through in, to save memory.")
+    lora: bool = told(False, "Train low-rank adapters, merged in the end.")
+    lora_rank: Count = told(16, "Their rank.")
+    lora_alpha: Count = told(32, "Their scale is alpha / rank.")
+    save_every: Count = told(100, "Steps between checkpoints.")
+    keep: Count = told(2, "Checkpoints that stay.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +69,7 @@ class Recipe(Options):
         """The learning rate in use."""
         if self.lr is not None:
             return self.lr
-        return self.base_lr * (1 if self.lora is None else LORA_FACTOR)
+        return self.base_lr * (LORA_FACTOR if self.lora else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,9 @@ class SFT(Recipe):
     need = "solution"
     base_lr = 2e-5
 
-    max_length: Several = 4096  # tokens of prompt and solution; longer examples are left out
+    max_length: Several = told(
+        4096, "Tokens of problem and solution; longer examples are left out."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +97,21 @@ class GRPO(Recipe):
     need = "answer"
     base_lr = 1e-6
 
-    epochs: Positive = 1.0
-    generations: Several = 8  # answers per problem, which are compared with each other
-    temperature: Positive = 1.0
-    max_new_tokens: Count = 1024  # the paper's limit on MATH-500 and AMC
-    beta: NotNegative = 0.0  # weight of KL(policy || start); 0.04 in Shao et al.
-    clip: Within = 0.2  # epsilon of the clipped ratio
-    # What advantages are divided by: "group" is Shao et al.'s standard deviation of each group,
-    # "none" (Dr. GRPO, Liu et al. 2025) keeps groups that hardly differ from counting most.
-    scale: Literal["group", "batch", "none"] = "group"
-    # How tokens are averaged: "grpo" is Shao et al.'s (by answer), "dapo" TRL's (by token).
-    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"
+    epochs: Positive = told(1.0, "Passes over the data.")
+    generations: Several = told(8, "Answers per problem.")
+    temperature: Positive = told(1.0, "Of their sampling.")
+    # The paper's limit on MATH-500 and AMC.
+    max_new_tokens: Count = told(1024, "Of an answer.  [default: 1024; 24 on Countdown]")
+    # 0.04 in Shao et al.
+    beta: NotNegative = told(0.0, "Weight of the divergence from the start.")
+    clip: Within = told(0.2, "Epsilon of the clipped ratio.")
+    # "group" is Shao et al.'s standard deviation of each group, "none" (Dr. GRPO, Liu et al. 2025)
+    # keeps groups that hardly differ from counting most.
+    scale: Literal["group", "batch", "none"] = told(
+        "group", "Standard deviation that advantages are divided by."
+    )
+    # "grpo" is Shao et al.'s (by answer), "dapo" TRL's (by token).
+    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = told("dapo", "How tokens are averaged.")
 
     @property
     def rows(self) -> int:

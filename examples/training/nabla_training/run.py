@@ -20,7 +20,7 @@ from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, DependencyError, suggest
 from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
 from nabla_training.data import COUNTDOWN, DataFacts, Example, identities, open_rows, select
-from nabla_training.folder import ADAPTER, CHECKPOINTS, TrainRecord, claim, finish
+from nabla_training.folder import ADAPTER, CHECKPOINTS, RECORD, TrainRecord, claim, write
 from nabla_training.recipe import GRPO, SFT, Recipe
 from nabla_training.reward import VERIFIERS, Verifier, reward_function
 
@@ -52,13 +52,10 @@ class TrainJob:
 
     def options(self) -> dict[str, Any]:
         """Return what the result depends on: a resumed run must have the same."""
-        own = {
-            option.name: getattr(self, option.name)
-            for option in dataclasses.fields(self)
-            if option.name not in ("output", "trust", "resume")
-        }
-        own |= {"exclude": list(self.exclude), "recipe": dataclasses.asdict(self.recipe)}
-        return {"method": self.recipe.method, **own, "policy": self.policy or "embedded"}
+        own = {"method": self.recipe.method, **dataclasses.asdict(self)}
+        for name in ("output", "trust", "resume"):
+            del own[name]
+        return own | {"policy": self.policy or "embedded", "exclude": list(self.exclude)}
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,12 @@ class Setting:
         if solution is not None:
             text = text + self.completion(solution)
         if self.chat:
-            opening = solution is None
             encoded = tokenizer.apply_chat_template(
-                text, add_generation_prompt=opening, return_dict=True
+                text, add_generation_prompt=solution is None, return_dict=True
             )
-            return len(encoded["input_ids"])
-        return len(tokenizer(text if solution is None else text + tokenizer.eos_token)["input_ids"])
+        else:
+            encoded = tokenizer(text if solution is None else text + tokenizer.eos_token)
+        return len(encoded["input_ids"])
 
     def fits(self, example: Example) -> bool:
         """Return whether the policy can take an example.
@@ -105,21 +102,19 @@ class Setting:
         learn not to finish. GRPO's prompts must leave room for the answer in the policy's context;
         raises `ContextError` where the answer alone is more than that.
         """
-        recipe, limit = self.job.recipe, sys.maxsize
+        recipe = self.job.recipe
         context = getattr(self.checkpoint.config, "max_position_embeddings", None)
-        if isinstance(context, int):
-            limit = context
+        limit = context if isinstance(context, int) else sys.maxsize
         if isinstance(recipe, SFT):
             length = self.tokens(example.problem, example.solution)
             return length <= min(limit, recipe.max_length)
         assert isinstance(recipe, GRPO)
-        room = limit - recipe.max_new_tokens
-        if room <= 0:
+        if recipe.max_new_tokens >= limit:
             raise ContextError(
                 f"{recipe.max_new_tokens} new tokens do not fit the policy's context of {limit}. "
                 f"Try --max-new-tokens {limit // 2}."
             )
-        return self.tokens(example.problem) <= room
+        return self.tokens(example.problem) <= limit - recipe.max_new_tokens
 
 
 def prepare(job: TrainJob) -> Setting:
@@ -128,16 +123,17 @@ def prepare(job: TrainJob) -> Setting:
     if name not in VERIFIERS:
         raise ConfigError(f"Unknown verifier {name!r}. {suggest(name, VERIFIERS)}")
     verifier = VERIFIERS[name]
-    policy = str(embedded.paths()[0]) if job.policy is None else job.policy
+    policy = job.policy or str(embedded.paths()[0])
     checkpoint = examine(job.trust.source(policy, "policy", None, {}))
-    if checkpoint.tokenizer.eos_token_id is None:
+    tokenizer = checkpoint.tokenizer
+    if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"The tokenizer of {policy} has no end token, so no answer would end. Set one "
             "(tokenizer.eos_token) and save it."
         )
     device = parse_device(job.device)
     # Small updates are lost in bfloat16 weights; adapters are float32 whatever lies under them.
-    small = job.recipe.lora is not None and device.type == "cuda"
+    small = job.recipe.lora and device.type == "cuda"
     dtype = checkpoint.dtype(job.dtype or ("bfloat16" if small else "float32"))
     text = verifier.prompt if job.prompt is None else job.prompt
     if text.count(FIELD) != 1:
@@ -145,7 +141,7 @@ def prepare(job: TrainJob) -> Setting:
             f"The prompt {text!r} must contain {FIELD} once: the problem goes there. "
             f"Try '{FIELD}\\nThink step by step.'"
         )
-    templated = bool(getattr(checkpoint.tokenizer, "chat_template", None))
+    templated = bool(getattr(tokenizer, "chat_template", None))
     if job.chat and not templated:
         raise ConfigError(f"The tokenizer of {policy} has no chat template. Use --no-chat.")
     chat = templated if job.chat is None else job.chat
@@ -186,8 +182,13 @@ def run(
     `ModelError`. A run that is stopped goes on from its newest checkpoint with `resume`, and on
     the same machine ends with the same weights as one that was not.
     """
-    for package in ("trl", "peft"):
-        _require(package)
+    try:
+        versions = {package: version(package) for package in _PACKAGES}
+    except ImportError as error:
+        raise DependencyError(
+            f"Training needs {error.name}, which is not installed. "
+            "In a clone of nabla_eval: pip install -e '.[train]'"
+        ) from None
     setting = prepare(job)
     examples, facts = choose(setting)
     selected(facts)
@@ -198,43 +199,78 @@ def run(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(report))
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    steps = history(trainer)
-    tenth = max(1, len(steps) // 10)
+    history = [_numbers(logs) for logs in trainer.state.log_history if "train_runtime" not in logs]
+    tenth = max(1, len(history) // 10)
+    weights = list(trainer.model.parameters())
     record = TrainRecord(
         schema=1,
         method=job.recipe.method,
         options=job.options(),
         data=facts,
         learning_rate=job.recipe.learning_rate,
-        parameters=parameters(trainer.model),
+        parameters={
+            "total": sum(weight.numel() for weight in weights),
+            "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
+        },
         steps=trainer.state.global_step,
         resumed_from=None if newest is None else int(newest.name.partition("-")[2]),
         seconds=round(time.perf_counter() - began, 1),
-        first=mean(steps[:tenth]),
-        last=mean(steps[-tenth:]),
-        history=steps,
+        first=_mean(history[:tenth]),
+        last=_mean(history[-tenth:]),
+        history=history,
         threads=torch.get_num_threads(),
         device=str(setting.device),
         dtype=str(setting.dtype).removeprefix("torch."),
-        versions={"python": platform.python_version(), **{n: version(n) for n in _PACKAGES}},
+        versions={"python": platform.python_version(), **versions},
     )
     save(trainer, job.output)
     if trainer.is_world_process_zero():
-        finish(job.output, record)
+        write(job.output / RECORD, record)  # from now on the run counts as finished
     return record
 
 
+def save(trainer: Any, output: Path) -> None:
+    """Save a checkpoint that loads without peft; adapters are merged, and kept beside it."""
+    if not hasattr(trainer.model, "merge_and_unload"):
+        trainer.save_model(str(output))
+    else:
+        trainer.save_model(str(output / ADAPTER))
+        if trainer.is_world_process_zero():
+            model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+            model.save_pretrained(output)
+            trainer.processing_class.save_pretrained(output)
+    for path in (output, output / ADAPTER):
+        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json says it
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.report(state.global_step, state.max_steps, {})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "train_runtime" not in logs:  # the summary after the last step
+            self.report(state.global_step, state.max_steps, _numbers(logs))
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in entry.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def _mean(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return means of the figures that every entry has."""
+    names = set.intersection(*map(set, entries)) if entries else set()
+    names -= {"step", "epoch", "num_tokens"}
+    return {name: sum(entry[name] for entry in entries) / len(entries) for name in sorted(names)}
+
+
 # --- TRL ----------------------------------------------------------------------------------------
-
-
-def _require(package: str) -> None:
-    try:
-        version(package)
-    except ImportError:
-        raise DependencyError(
-            f"Training needs {package}, which is not installed. "
-            "In a clone of nabla_eval: pip install -e '.[train]'"
-        ) from None
 
 
 def make_trainer(setting: Setting, examples: Sequence[Example], model: Any) -> Any:
@@ -249,25 +285,19 @@ def make_trainer(setting: Setting, examples: Sequence[Example], model: Any) -> A
     recipe, tokenizer = setting.job.recipe, setting.checkpoint.tokenizer
     set_seed(recipe.seed)  # older TRL draws adapters before it sets the seed
     arguments = _arguments(setting)
+    rows: list[dict[str, Any]] = [{"prompt": setting.prompt(one.problem)} for one in examples]
     shared = {"model": model, "processing_class": tokenizer, "peft_config": _adapters(recipe)}
     if isinstance(recipe, SFT):
-        rows = [
-            {
-                "prompt": setting.prompt(example.problem),
-                "completion": setting.completion(example.solution or ""),
-            }
-            for example in examples
-        ]
+        for row, one in zip(rows, examples, strict=True):
+            row["completion"] = setting.completion(one.solution or "")
         return SFTTrainer(
             args=SFTConfig(**arguments, max_length=None, completion_only_loss=True),
             train_dataset=Dataset.from_list(rows),
             **shared,
         )
     assert isinstance(recipe, GRPO)
-    rows = [
-        {"prompt": setting.prompt(one.problem), "problem": one.problem, "answer": one.answer}
-        for one in examples
-    ]
+    for row, one in zip(rows, examples, strict=True):
+        row |= {"problem": one.problem, "answer": one.answer}
     args = GRPOConfig(
         **arguments,
         num_generations=recipe.generations,
@@ -322,70 +352,14 @@ def _arguments(setting: Setting) -> dict[str, Any]:
 
 
 def _adapters(recipe: Recipe) -> Any:
-    if recipe.lora is None:
+    if not recipe.lora:
         return None
     from peft import LoraConfig
 
     return LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.report(state.global_step, state.max_steps, {})
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if "train_runtime" not in logs:  # the summary after the last step
-            self.report(state.global_step, state.max_steps, _numbers(logs))
-
-
-def save(trainer: Any, output: Path) -> None:
-    """Save a checkpoint that loads without peft; adapters are merged, and kept beside it."""
-    if not hasattr(trainer.model, "merge_and_unload"):
-        trainer.save_model(str(output))
-    else:
-        trainer.save_model(str(output / ADAPTER))
-        if trainer.is_world_process_zero():
-            model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-            model.save_pretrained(output)
-            trainer.processing_class.save_pretrained(output)
-    for path in (output, output / ADAPTER):
-        (path / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json says it
-
-
-def parameters(model: Any) -> dict[str, int]:
-    """Count the weights, and those of them that were trained."""
-    weights = list(model.parameters())
-    return {
-        "total": sum(weight.numel() for weight in weights),
-        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
-    }
-
-
-def history(trainer: Any) -> list[dict[str, float]]:
-    """Return the figures of every step."""
-    logs = trainer.state.log_history
-    return [_numbers(entry) for entry in logs if "train_runtime" not in entry]
-
-
-def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in entry.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
-
-
-def mean(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return means of the figures that every entry has."""
-    names = set.intersection(*map(set, entries)) if entries else set()
-    names -= {"step", "epoch", "num_tokens"}
-    return {name: sum(entry[name] for entry in entries) / len(entries) for name in sorted(names)}
