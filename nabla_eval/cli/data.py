@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from nabla_eval.harness.problems.sets import ProblemSet
     from nabla_eval.harness.problems.store import Copy
 
+ONLY = option(
+    "--only",
+    "One set, such as aime24; may be repeated.  [default: all]",
+    "names",
+    multiple=True,
+    metavar="NAME",
+)
 STYLES = {"ok": "green", "other wording": "yellow", "wrong": "bold red"}
 
 
@@ -33,12 +40,6 @@ class Checked(NamedTuple):
         return bool(self.findings.faults)
 
 
-def only() -> Any:
-    """Return `--only`."""
-    told = "One set, such as aime24; may be repeated.  [default: all]"
-    return option("--only", told, "names", multiple=True, metavar="NAME")
-
-
 @click.group()
 def data() -> None:
     """The problems that the tasks ask, stored for machines without network.
@@ -49,7 +50,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", type=FOLDER)
-@only()
+@ONLY
 @option("--force", "Also fetch what is there already, and right.", is_flag=True)
 @click.pass_context
 def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool) -> None:
@@ -85,7 +86,7 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
 
 @data.command()
 @click.argument("folder", type=FOLDER)
-@only()
+@ONLY
 @as_json()
 @click.pass_context
 def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: bool) -> None:
@@ -102,14 +103,13 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
     found = {problems: check_one(folder, problems) for problems in chosen(names)}
     checked = [one for one in found.values() if one is not None]
     missing = [
-        f"{problems.file} ({problems.title}) was fetched once, and is not there"
+        f"{problems.file} ({problems.title}) is not there"
         for problems, one in found.items()
         if one is None and (names or problems.name in fetched)
     ]
     if not checked and not missing:
-        wanted = ", ".join(problems.file for problems in found)
         raise DataError(
-            f"{folder} holds no problem set: none of {wanted}. Check the folder, or fill it with "
+            f"{folder} holds no problem set. Check the folder, or fill it with "
             f"nabla-eval data fetch {folder}."
         )
     if as_json:
@@ -135,13 +135,12 @@ def check_one(folder: Path, problems: ProblemSet) -> Checked | None:
     if file is None:
         return None
     entry = store.manifest(folder).get(problems.name)
-    if entry is not None and entry["file"] != file.name:
-        entry = None
     try:
         copy = store.read(folder, problems)
     except DataError as error:
         return Checked(problems, file, None, Findings((str(error),)))
-    return Checked(problems, file, copy, examine(copy, entry))
+    same = entry is not None and entry["file"] == file.name
+    return Checked(problems, file, copy, examine(copy, entry if same else None))
 
 
 def as_dict(folder: Path, checked: list[Checked], missing: list[str]) -> dict[str, Any]:

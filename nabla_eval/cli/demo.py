@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nabla_eval.cli.options import COUNT, FOLDER, device, option
-from nabla_eval.cli.report_output import print_rich
 from nabla_eval.cli.screen import Screen, load
 from nabla_eval.cli.sweep import SweepProgress
 from nabla_eval.errors import DataError
@@ -102,7 +101,7 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     stored = {"title": made.title, "summary": list(made.sentences), **report_json(made)}
     summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
     write_files(output, summary)
-    print_rich(made)
+    console.report(made)
     files = {
         "summary.md, summary.json": "these tables, unrounded in the JSON",
         "METHOD/trace-rank0.jsonl": "every decision and cost of each problem",

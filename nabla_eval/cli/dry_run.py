@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,25 +26,10 @@ if TYPE_CHECKING:
 TOKENS = 32  # of a response, at most, that a dry run writes
 SECONDS = 60.0  # after which it begins nothing more of an item
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class TaskEstimate:
-    """What one task will take, from what its first document took. Means are per item."""
-
-    task: str
-    items: int
-    calls: float
-    tokens: float
-    seconds: float  # alone, without others in its batch
-    bytes: float  # of trace
-    scaled: bool  # responses were cut short: the figures are for the longest they may be
-    stopped: bool  # after SECONDS: the figures are too low
-
-    @property
-    def hours(self) -> float:
-        """One item after another."""
-        return self.items * self.seconds / 3600
+REMARK = (
+    "One document says little about the mean, and items in batches take less than one by one: the "
+    "hours are an upper bound."
+)
 
 
 @dataclass
@@ -82,16 +67,53 @@ class DryRun:
         self.screen.print(table(columns, rows, right=columns[1:], title=title))
         options = self.evaluation.options
         longest = max(prompts[task] + most for task, most in self.longest.items())
+        place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
         lines = [
             f"Device: {device_name(options['device'])}. Batch size: {options['batch_size']}.",
             f"Policy: {models.get('policy')}",
             f"Reward: {models.get('reward')}",
             *memory(self.evaluation, models, longest),
-            f"Disk: {free_space(self.folder) / GIB:,.1f} GiB are free.",
+            f"Disk: {shutil.disk_usage(place).free / GIB:,.1f} GiB are free.",
             f"Trying one document of each task: at most {TOKENS} tokens a response, and "
             f"{SECONDS:.0f} s an item.",
         ]
         self.screen.print("\n".join(lines), soft_wrap=True)
+
+    def estimate(self, tried: Path) -> None:
+        """Print what the run will take, from the traces of the documents that were tried."""
+        from nabla_eval.traces import read
+
+        documents, records = documents_of(tried, self.evaluation), read(tried)
+        size = sum(file.stat().st_size for file in tried.glob("trace-*")) / max(1, len(records))
+        rows, traces, notes = [], 0.0, [REMARK]
+        for task, most in self.longest.items():
+            own = [record for record in records if record["id"].split("/")[0] == task]
+            items = documents[task] * len(own)  # the document is answered `repeats` times
+            cut = most > TOKENS and any(map(_cut, own))
+            mean = (most / TOKENS if cut else 1.0) / max(1, len(own))
+            calls = mean * sum(record["ledger"]["model_calls"] for record in own)
+            tokens = mean * sum(record["ledger"]["generated_tokens"] for record in own)
+            hours = items * mean * sum(record["seconds"] for record in own) / 3600
+            rows.append(
+                (task, f"{items:,}", f"{calls:,.0f}", f"{tokens:,.0f}", f"{items * calls:,.0f}",
+                 f"{hours:,.2g}")
+            )  # fmt: skip
+            traces += items * size * (most / TOKENS if cut else 1.0)
+            if cut:
+                notes.append(
+                    f"Responses of {task} were cut after {TOKENS} tokens: the figures are those of "
+                    "the longest that they may be."
+                )
+            if any(record["outcome"]["ended"] == "max_item_seconds" for record in own):
+                notes.append(
+                    f"{task} took more than {SECONDS:.0f} s an item and was stopped: its figures "
+                    "are too low."
+                )
+        columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
+        title = "What the run would take, from one document of each task"
+        self.screen.print(table(columns, rows, right=columns[1:], title=title))
+        notes.append(f"Traces: about {traces / 2**20:,.1f} MiB.")
+        self.screen.print("\n".join(notes), soft_wrap=True)
 
 
 def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path) -> None:
@@ -116,24 +138,12 @@ def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path
         TemporaryDirectory(prefix="nabla-eval-dry-run-") as place,
         redirect_stdout(sys.stderr),
     ):
-        evaluator = Evaluator(keep=False)
-        done = evaluator.evaluate(Path(place), brief, manifest, begin=dry.begin)
+        done = Evaluator(keep=False).evaluate(Path(place), brief, manifest, begin=dry.begin)
         if process_number("RANK", 0) > 0:
             return
-        documents = documents_of(Path(place), evaluation)
-        estimates = estimate(Path(place), documents, dry.longest)
-    rows = [
-        (item.task, f"{item.items:,}", f"{item.calls:,.0f}", f"{item.tokens:,.0f}",
-         f"{item.items * item.calls:,.0f}", f"{item.hours:,.2g}")
-        for item in estimates
-    ]  # fmt: skip
-    columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
-    title = "What the run would take, from one document of each task"
-    dry.screen.print(table(columns, rows, right=columns[1:], title=title))
-    say("\n".join(remarks(estimates)))
+        dry.estimate(Path(place))
     if done["peak_memory"] is not None:
         say(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
-    say(disk(folder, sum(item.items * item.bytes for item in estimates)))
     word = {"new": "would be made", "unfinished": "would be continued", "done": "is done already"}
     say(f"Nothing was kept. {folder} {word[state]}.")
 
@@ -154,57 +164,9 @@ def documents_of(folder: Path, evaluation: Evaluation) -> dict[str, int]:
     return found
 
 
-def estimate(
-    folder: Path, documents: Mapping[str, int], longest: Mapping[str, int]
-) -> list[TaskEstimate]:
-    """Return what each task will take, from the traces of its first document."""
-    from nabla_eval.traces import read
-
-    sizes = [file.stat().st_size for file in folder.glob("trace-*")]
-    records = read(folder)
-    found = []
-    for task, most in longest.items():
-        own = [record for record in records if record["id"].split("/")[0] == task]
-        scaled = most > TOKENS and any(_cut(record) for record in own)
-        scale = most / TOKENS if scaled else 1.0
-        mean = scale / max(1, len(own))
-        found.append(
-            TaskEstimate(
-                task=task,
-                items=documents[task] * len(own),  # the document is answered `repeats` times
-                calls=mean * sum(record["ledger"]["model_calls"] for record in own),
-                tokens=mean * sum(record["ledger"]["generated_tokens"] for record in own),
-                seconds=mean * sum(record["seconds"] for record in own),
-                bytes=scale * sum(sizes) / max(1, len(records)),
-                scaled=scaled,
-                stopped=any(record["outcome"]["ended"] == "max_item_seconds" for record in own),
-            )
-        )
-    return found
-
-
 def _cut(record: Record) -> bool:
     """Return whether a response ended because there was no room for more."""
     return any(end["stop"] == "length" for end in (record["outcome"], *record["drafts"]))
-
-
-def remarks(estimates: Sequence[TaskEstimate]) -> list[str]:
-    """Return how far the figures of a dry run can be trusted."""
-    lines = [
-        "One document says little about the mean, and items in batches take less than one by one:"
-        " the hours are an upper bound."
-    ]
-    if scaled := [item.task for item in estimates if item.scaled]:
-        lines.append(
-            f"Responses of {', '.join(scaled)} were cut after {TOKENS} tokens: the figures are "
-            "those of the longest that they may be."
-        )
-    if stopped := [item.task for item in estimates if item.stopped]:
-        lines.append(
-            f"{', '.join(stopped)} took more than {SECONDS:.0f} s an item and was stopped: the "
-            "figures are too low, the hours too."
-        )
-    return lines
 
 
 def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[str]:
@@ -219,15 +181,15 @@ def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[
     size = str(evaluation.options["batch_size"])
     batch = int(size) if size.isdecimal() else 1
     batch = max(1, min(batch, evaluation.arguments.max_batch_tokens // tokens))
-
-    def needed(batch: int) -> int:
-        use = PairUse(
-            length=tokens, batch=batch, vocab="force", dtype=models["dtype"],
-            reward_dtype=evaluation.arguments.dtype_of_reward,
-        )  # fmt: skip
-        return check_pair(models["policy"], models["reward"], use).bytes
-
-    one, all_ = needed(1), needed(batch)
+    dtypes = {"dtype": models["dtype"], "reward_dtype": evaluation.arguments.dtype_of_reward}
+    one, whole = (
+        check_pair(
+            models["policy"],
+            models["reward"],
+            PairUse(length=tokens, batch=rows, vocab="force", **dtypes),
+        ).bytes
+        for rows in (1, batch)
+    )
     there = device_memory(evaluation.options["device"])
     words = f"{tokens:,} tokens and {models['dtype']} weights"
     if one > there:
@@ -237,10 +199,10 @@ def memory(evaluation: Evaluation, models: dict[str, Any], tokens: int) -> list[
             "max_gen_toks, or smaller models."
         )
     line = (
-        f"Memory: about {all_ / GIB:,.2f} GiB of {there / GIB:,.1f} for gradients of "
+        f"Memory: about {whole / GIB:,.2f} GiB of {there / GIB:,.1f} for gradients of "
         f"{batch} × {words}, with the cache of as many rollouts."
     )
-    if all_ > there:
+    if whole > there:
         line += " Too much: batches will be halved; a smaller batch_size avoids it."
     return [line]
 
@@ -253,16 +215,3 @@ def device_memory(device: str | None) -> int:
     if torch.cuda.is_available() and not str(device or "cuda").startswith("cpu"):
         return int(torch.cuda.get_device_properties(torch.device(device or "cuda")).total_memory)
     return int(psutil.virtual_memory().total)
-
-
-def free_space(folder: Path) -> int:
-    """Return the bytes that are free where a folder is, or would be made."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(place).free
-
-
-def disk(folder: Path, needed: float) -> str:
-    """Say whether the traces will fit."""
-    free = free_space(folder)
-    words = f"Disk: about {needed / 2**20:,.1f} MiB of traces, {free / GIB:,.1f} GiB are free"
-    return f"{words}." if needed < free / 2 else f"{words}: too little. Choose another --output."

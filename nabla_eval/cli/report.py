@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nabla_eval.cli.options import removed
-from nabla_eval.cli.report_output import present, stages, told_warnings, tracked
+from nabla_eval.cli.options import option, options, removed
+from nabla_eval.cli.screen import Screen, told_warnings
+from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
     from nabla_eval.analysis.runs import Run
     from nabla_eval.reporting.tables import Report
 
-F = TypeVar("F", bound=Callable[..., Any])
-FORMATS = ("rich", "markdown", "json", "csv")
-
-_FOLDERS = click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-_WHICH = (
-    click.option("--task", "tasks", multiple=True, help="Only this task; repeatable."),
-    click.option("--metric", default=None,
-                 help="What counts as the score; 'name,filter' picks a filter too.  "
-                      "[default: exact_match]"),
-    click.option("--common", is_flag=True,
-                 help="Use the problems that all runs share, where they hold different ones."),
-)  # fmt: skip
-_FORM = (
-    click.option("--format", "form", type=click.Choice(FORMATS), default="rich",
-                 show_default=True, help="How the tables are written."),
-    click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
-    click.option("--output", type=click.Path(path_type=Path), default=None,
-                 help="File to write to; with csv, a folder of one file per table."),
-    click.option("--table", default=None, help="Only this table (its name in the JSON)."),
-)  # fmt: skip
+PATH = click.Path(path_type=Path)
+FOLDERS = click.argument("folders", nargs=-1, required=True, type=PATH)
+WHICH = options(
+    option("--task", "Only this task; repeatable.", "tasks", multiple=True),
+    option(
+        "--metric",
+        "What counts as the score; 'name,filter' picks a filter too.  [default: exact_match]",
+    ),
+    option("--common", "Use the problems that all runs share, where they differ.", is_flag=True),
+)
+FORM = options(
+    WHICH,
+    option(
+        "--format",
+        "How the tables are written.",
+        "form",
+        type=click.Choice(("rich", "markdown", "json", "csv")),
+        default="rich",
+    ),
+    option("--json", "Short for --format json.", "as_json", is_flag=True),
+    option("--output", "File to write to; with csv, a folder of one file per table.", type=PATH),
+    option("--table", "Only this table (its name in the JSON)."),
+)
 
 
 @click.group()
@@ -51,70 +56,79 @@ def report() -> None:
     """
 
 
-def which_options(command: F) -> F:
-    """Add the options that choose tasks, metric and problems."""
-    for option in reversed(_WHICH):
-        command = option(command)
-    return command
+@report.command()
+@FOLDERS
+@FORM
+def accuracy(folders: tuple[Path, ...], **given: Any) -> None:
+    """Accuracy of each run, differences from its controls, answers that failed.
 
+    Example: nabla-eval report accuracy results/demo --format markdown
+    """
+    from nabla_eval.reporting.accuracy import accuracy_report
 
-def common_options(command: F) -> F:
-    """Add the options that every single report has."""
-    for option in reversed(_FORM):
-        command = option(command)
-    return which_options(command)
-
-
-# Reports that take no options of their own: their file, what they tell, and an example.
-_PLAIN = {
-    "accuracy": ("accuracy",
-                 "Accuracy of each run, differences from its controls, answers that failed.",
-                 "results/demo --format markdown"),
-    "rejection": ("rejection", "Rejection rates beside their controls, and where candidates are "
-                  "accepted (Table 4).", "results/demo --json"),
-    "cost": ("cost", "Cost per answer, against the controls, and what was saved on the way "
-             "(Fig. 3, D.2).", "results/demo"),
-    "scaling": ("cost", "Accuracy against model calls over N, and against rivals at equal calls "
-                "(Fig. 4).", "results/study --json"),
-}  # fmt: skip
-
-
-def _plain(name: str) -> click.Command:
-    """Return the command of a report that takes no options of its own."""
-    file, told, example = _PLAIN[name]
-
-    def command(folders: tuple[Path, ...], **options: Any) -> None:
-        module = import_module(f"nabla_eval.reporting.{file}")
-        _show(folders, getattr(module, f"{name}_report"), options)
-
-    told = f"{told}\n\nExample: nabla-eval report {name} {example}"
-    return click.command(name, help=told)(_FOLDERS(common_options(command)))
-
-
-for _name in _PLAIN:
-    report.add_command(_plain(_name))
+    _report(folders, accuracy_report, **given)
 
 
 @report.command()
-@_FOLDERS
-@common_options
-@click.option("--base", default=None,
-              help="Run to compare with: its name or its folder's.  "
-                   "[default: the one with most neighbours]")  # fmt: skip
-def ablation(folders: tuple[Path, ...], base: str | None, **options: Any) -> None:
+@FOLDERS
+@FORM
+def rejection(folders: tuple[Path, ...], **given: Any) -> None:
+    """Rejection rates beside their controls, and where candidates are accepted (Table 4).
+
+    Example: nabla-eval report rejection results/demo --json
+    """
+    from nabla_eval.reporting.rejection import rejection_report
+
+    _report(folders, rejection_report, **given)
+
+
+@report.command()
+@FOLDERS
+@FORM
+def cost(folders: tuple[Path, ...], **given: Any) -> None:
+    """Cost per answer, against the controls, and what was saved on the way (Fig. 3, D.2).
+
+    Example: nabla-eval report cost results/demo
+    """
+    from nabla_eval.reporting.cost import cost_report
+
+    _report(folders, cost_report, **given)
+
+
+@report.command()
+@FOLDERS
+@FORM
+def scaling(folders: tuple[Path, ...], **given: Any) -> None:
+    """Accuracy against model calls over N, and against rivals at equal calls (Fig. 4).
+
+    Example: nabla-eval report scaling results/study --json
+    """
+    from nabla_eval.reporting.cost import scaling_report
+
+    _report(folders, scaling_report, **given)
+
+
+@report.command()
+@FOLDERS
+@FORM
+@option(
+    "--base",
+    "Run to compare with: its name or its folder's.  [default: the one with most neighbours]",
+)
+def ablation(folders: tuple[Path, ...], base: str | None, **given: Any) -> None:
     """The contribution of each changed option, each run beside its own twin.
 
     Example: nabla-eval report ablation results/study --base "nabla n=8"
     """
     from nabla_eval.reporting.accuracy import ablation_report
 
-    _show(folders, lambda runs: ablation_report(runs, base), options)
+    _report(folders, lambda runs: ablation_report(runs, base), **given)
 
 
 @report.command()
-@_FOLDERS
-@common_options
-def reward(folders: tuple[Path, ...], **options: Any) -> None:
+@FOLDERS
+@FORM
+def reward(folders: tuple[Path, ...], **given: Any) -> None:
     """Calibration of the reward, reward models against each other, gain per candidate (Table 3).
 
     Drafts of best-of-N runs are graded again, each on its own.
@@ -124,15 +138,16 @@ def reward(folders: tuple[Path, ...], **options: Any) -> None:
     from nabla_eval.cli.grading import grader
     from nabla_eval.reporting.reward import reward_report
 
-    graded = tracked("Grading runs")
-    _show(folders, lambda runs: reward_report(runs, grader, graded), options, bar=False)
+    _report(folders, lambda runs: reward_report(runs, grader), **given)
 
 
 @report.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@common_options
-def compare(a: Path, b: Path, **options: Any) -> None:
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@FORM
+def compare(
+    a: Path, b: Path, tasks: tuple[str, ...], metric: str | None, common: bool, **form: Any
+) -> None:
     """Run A minus run B on the same problems: accuracy, calls, rejection, where they differ.
 
     Each folder holds one run (or the seeds of one).
@@ -143,8 +158,8 @@ def compare(a: Path, b: Path, **options: Any) -> None:
     from nabla_eval.reporting.accuracy import compare_report
 
     with told_warnings():
-        made = compare_report(*load_pair(a, b, **_which(options)))
-    present(made, options)
+        made = compare_report(*load_pair(a, b, tasks=tasks, metric=metric, common=common))
+    _write(made, **form)
 
 
 report.add_command(
@@ -157,69 +172,101 @@ report.add_command(
 
 
 @report.command("all")
-@_FOLDERS
-@click.option(
+@FOLDERS
+@option(
     "--output",
+    "Folder for report.md, report.html, report.json, csv/ and figures/.",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder for report.md, report.html, report.json, csv/ and figures/.",
 )
-@click.option("--title", default="Report", show_default=True, help="Title of the page.")
-@which_options
-def everything(folders: tuple[Path, ...], output: Path, title: str, **options: Any) -> None:
+@option("--title", "Title of the page.", default="Report")
+@WHICH
+def everything(folders: tuple[Path, ...], output: Path, title: str, **which: Any) -> None:
     """Every report at once: a Markdown page, a self-contained HTML page, JSON, CSV, figures.
 
     Example: nabla-eval report all results/demo --output results/demo/report
     """
-    import shlex
-
-    from rich.text import Text
-
     from nabla_eval.cli.grading import grader
-    from nabla_eval.cli.screen import Screen
-    from nabla_eval.reporting.page import PARTS, Page, all_reports, facts_of, write_page
-    from nabla_eval.reporting.text import bullet
+    from nabla_eval.reporting.page import Page, all_reports, facts_of, write_page
 
     words = ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
-    console = Screen()
     with told_warnings() as told:
-        runs = load_runs(folders, options)
-        with stages(f"Analysing {len(runs)} runs", PARTS + 1) as begin:
-            made = all_reports(runs, grader, begin)
-            begin("pages and figures")
+        runs = _runs(folders, **which)
+        what = f"Analysing {len(runs)} runs"
+        with Screen(err=True).status(what) as status:
+            made = all_reports(runs, grader, lambda part: status.update(f"{what}: {part}"))
+            status.update(f"{what}: pages and figures")
             page = Page(title, shlex.join(words), made, told, facts_of(runs))
             paths = write_page(page, output)
+    console = Screen()
     for each in made:
-        if each.sentences:
-            console.print(Text(f"\n{each.title}", style="bold"))
-        for sentence in each.sentences[:6]:
-            console.print(Text(bullet(sentence, console.width)))
+        console.sentences(each.title, each.sentences[:6])
     pictures = sum(path.suffix == ".png" for path in paths)
-    console.print(Text(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold"))
+    console.print(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold")
     for name in ("report.html", "report.md", "report.json", "csv/", "figures/"):
-        console.print(Text(f"  {output / name}"), soft_wrap=True)
+        console.print(f"  {output / name}", soft_wrap=True)
 
 
-def _show(
+def _report(
     folders: Iterable[Path],
     make: Callable[[list[Run]], Report],
-    options: dict[str, Any],
-    bar: bool = True,
+    tasks: tuple[str, ...],
+    metric: str | None,
+    common: bool,
+    **form: Any,
 ) -> None:
-    """Load, make the report, write it as asked; without `bar`, `make` shows its own progress."""
+    """Load runs, make a report of them, write it as asked."""
+
     with told_warnings():
-        runs = load_runs(folders, options)
-        with stages(f"Analysing {len(runs)} runs") if bar else nullcontext():
+        runs = _runs(folders, tasks=tasks, metric=metric, common=common)
+        with Screen(err=True).status(f"Analysing {len(runs)} runs"):
             made = make(runs)
-    present(made, options)
+    _write(made, **form)
 
 
-def _which(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("metric", "common", "tasks")}
-
-
-def load_runs(folders: Iterable[Path], options: dict[str, Any]) -> list[Run]:
+def _runs(folders: Iterable[Path], **which: Any) -> list[Run]:
     """Return the runs of some folders, with a progress bar on a terminal's stderr."""
+    from rich.progress import track
+
     from nabla_eval.analysis.study import load
 
-    return load(folders, **_which(options), progress=tracked("Reading runs"))
+    def progress(homes: Iterable[Path]) -> Iterable[Path]:
+        console = Screen(err=True)
+        return track(
+            list(homes), "Reading runs", console=console, transient=True,
+            disable=not console.is_terminal,
+        )  # fmt: skip
+
+    return load(folders, **which, progress=progress)
+
+
+def _write(made: Report, form: str, as_json: bool, output: Path | None, table: str | None) -> None:
+    """Write a report to stdout or a file; as CSV to stdout its first table, to a folder all."""
+    from nabla_eval.reporting import tables
+    from nabla_eval.reporting.text import write_files
+
+    form = "json" if as_json else form
+    if table is not None:
+        made = replace(made, tables=[made.table(table)], sentences=())
+    if form == "rich":
+        shown = None if output is None else io.StringIO()
+        Screen(shown).report(made)
+        text = "" if shown is None else shown.getvalue()
+    elif form == "json":
+        text = tables.json_text(tables.report_json(made))
+    elif form == "markdown":
+        text = tables.report_markdown(made)
+    else:
+        text = tables.to_csv(made.tables[0])
+    if output is None:
+        say(text, end="")
+        if form == "csv" and len(made.tables) > 1:
+            names = ", ".join(each.name for each in made.tables[1:])
+            first = made.tables[0].name
+            say(f"Shown: {first}. Others with --table or --output DIR: {names}.", err=True)
+        return
+    files = {output.name: text}
+    if form == "csv":
+        files = {f"{output.name}/{each.name}.csv": tables.to_csv(each) for each in made.tables}
+    write_files(output.parent, files)
+    say(f"Written to {output}.", err=True)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from nabla_eval.terminal import visible
 
 if TYPE_CHECKING:
-    from nabla_eval.reporting import tables
+    from nabla_eval.reporting.tables import Report
+    from nabla_eval.reporting.tables import Table as ReportTable
 
 # In the order in which lm-eval and nabla_eval import them: what the line says, and the module.
 EVALUATION = {
@@ -48,7 +52,12 @@ class Screen(Console):
         """Print a paragraph: wrapped on a terminal, in one line where it goes to a log."""
         self.print(text, soft_wrap=not self.is_terminal)
 
-    def tables(self, made: Iterable[tables.Table]) -> None:
+    def report(self, made: Report) -> None:
+        """Print the tables that have rows, and what the report says of them."""
+        self.tables(table for table in made.tables if table.rows)
+        self.sentences("In words", made.sentences)
+
+    def tables(self, made: Iterable[ReportTable]) -> None:
         """Print the tables of a report, each in as many parts as the width asks for."""
         from nabla_eval.reporting.tables import fitting, to_rich
 
@@ -56,6 +65,15 @@ class Screen(Console):
             for part in fitting(table, self.width):
                 self.print()
                 self.print(to_rich(part))
+
+    def sentences(self, heading: str, made: Sequence[str]) -> None:
+        """Print sentences as a list below a heading; nothing where there are none."""
+        from nabla_eval.reporting.text import bullet
+
+        if made:
+            self.print(f"\n{heading}", style="bold")
+        for sentence in made:
+            self.print(bullet(sentence, self.width))
 
     def files(self, heading: str, files: Mapping[str, str]) -> None:
         """Print what a folder holds: names, and what is in them."""
@@ -79,6 +97,23 @@ def table(
     for row in rows:
         made.add_row(*row)
     return made
+
+
+@contextmanager
+def told_warnings() -> Iterator[list[str]]:
+    """Print warnings as paragraphs on stderr, once each; yields their texts."""
+    told: list[str] = []
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:
+            told.append(str(message))
+            words = Text.assemble(("Warning: ", "yellow"), str(message))
+            Screen(err=True).paragraph(words)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell
+        yield told
 
 
 def load() -> None:

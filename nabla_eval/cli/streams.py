@@ -7,54 +7,36 @@ import errno
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nabla_eval.terminal import say
 
-SPELLED = "nabla_eval.spelled"  # the error handler, as Python's codecs know it
-# How our own signs read where a terminal has only ASCII; foreign text is escaped.
-_PLAIN = {
-    "∇": "nabla", "–": "-", "—": "-", "−": "-", "‘": "'", "’": "'", "•": "*", "×": "x", "·": "*",
-    "±": "+/-", "≥": ">=", "≤": "<=", "≠": "!=", "→": "->", "←": "<-", "↑": "^", "↓": "v",
-    "λ": "lambda", "π": "pi", "τ": "tau", "β": "beta", "ε": "eps", "√": "sqrt", "∞": "inf",
-}  # fmt: skip
+ESCAPED = "nabla_eval.escaped"  # the error handler, as Python's codecs know it
 
 
-def plain(character: str) -> str:
-    """Return a character in ASCII: an equivalent if it has one, else the escape that JSON uses."""
-    if character in _PLAIN:
-        return _PLAIN[character]
-    if "─" <= character <= "▟":  # box drawing, and blocks
-        return {"─": "-", "━": "-", "═": "-", "│": "|", "┃": "|", "║": "|"}.get(character, "+")
-    same = unicodedata.normalize("NFKD", character)
-    if same.isascii() and same.isalnum():  # subscripts; a wide quote must not become a quote
-        return same
-    return json.dumps(character)[1:-1]
-
-
-def _spelled(error: UnicodeError) -> tuple[str, int]:
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Escape what an encoding lacks as JSON does, so that JSON stays JSON."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(plain, error.object[error.start : error.end])), error.end
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
-codecs.register_error(SPELLED, _spelled)
+codecs.register_error(ESCAPED, _escaped)
 
 
 @contextmanager
 def sturdy_streams() -> Iterator[None]:
     """Let stdout and stderr take any text; on leaving, exit with 1 where stdout did not.
 
-    A character that the encoding lacks (an ASCII locale, a lone surrogate) is spelled in others.
-    A stream that was closed from the start is nowhere. A reader that went away ends the program
-    without a word, as it does everywhere; a full disk is an error in one line.
+    A character that the encoding lacks (an ASCII locale, a lone surrogate) is escaped. What is
+    written to a stream that was closed from the start goes nowhere. A reader that went away ends
+    the program without a word, as it does everywhere; a full disk is an error in one line.
     """
     _reopen()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=SPELLED)
+            stream.reconfigure(errors=ESCAPED)
     try:
         yield
     finally:

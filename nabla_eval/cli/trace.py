@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nabla_eval.cli.report_output import stages, told_warnings
+from nabla_eval.cli.screen import Screen, told_warnings
 from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
@@ -45,7 +45,6 @@ def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
 
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
-    from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.trace_view import entries_of, problem_table
 
     with told_warnings():
@@ -68,7 +67,6 @@ def show(run: Path, problem: str) -> None:
 
     Example: nabla-eval trace show results/nabla nabla_countdown/7/0
     """
-    from nabla_eval.cli.screen import Screen
     from nabla_eval.cli.trace_view import entries_of, told
 
     console = Screen()
@@ -93,7 +91,7 @@ def html(run: Path, output: Path) -> None:
     from nabla_eval.cli.trace_view import pages_of
     from nabla_eval.reporting.viewer import beside, write_pages
 
-    with told_warnings(), stages("Writing pages"):
+    with told_warnings(), Screen(err=True).status("Writing pages"):
         paths = write_pages(pages_of(run), output)
     for path in paths:
         say(path)

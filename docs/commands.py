@@ -1,20 +1,26 @@
 """The command reference, `docs/commands.md`, made from the commands' own help.
 
-`python -m nabla_eval.cli.reference` writes it between the markers; a test fails where it is stale.
+`python -m docs.commands`, in the root of the repository, writes it; a test fails where it is stale.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from nabla_eval.cli.main import main
-from nabla_eval.errors import DataError
 
-BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
+PAGE = Path(__file__).with_suffix(".md")
+HEAD = """# Commands
+
+Made from the commands' own help by `python -m docs.commands`. `nabla-eval COMMAND --help` shows
+every option.
+
+| command | what it does, and an example |
+|---|---|
+"""
 
 
 def commands(name: str = "", command: click.Command = main) -> Iterator[tuple[str, click.Command]]:
@@ -45,27 +51,14 @@ def summary(command: click.Command) -> str:
     return " ".join((command.help or "").split("\n\n")[0].split())
 
 
-def reference() -> str:
-    """Return the reference as a Markdown table."""
-    lines = ["| command | what it does, and an example |", "|---|---|"]
+def page() -> str:
+    """Return the page: a Markdown table of all commands."""
+    lines = []
     for name, command in commands():
         cells = (text.replace("|", "\\|") for text in (summary(command), example(command)))
-        lines.append("| `{}` | {}<br>`{}` |".format(name, *cells))
-    return "\n".join(lines)
-
-
-def renewed(text: str) -> str:
-    """Return a page with its reference made anew.
-
-    Raises `DataError` where the markers are missing.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataError(f"The page has no {BEGIN} and {END}. Put them where the table belongs.")
-    return f"{before}{BEGIN}\n{reference()}\n{END}{after}"
+        lines.append("| `{}` | {}<br>`{}` |\n".format(name, *cells))
+    return HEAD + "".join(lines)
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/commands.md")
-    page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
