@@ -36,15 +36,18 @@ def in_batches(
     results: dict[int, Result] = {}
     while order:
         rows = max(1, budget // max(1, length(items[order[0]])))
-        rows = _cut([length(items[i]) for i in order[:rows]])
+        rows = cut([length(items[i]) for i in order[:rows]])
         batch, order = order[:rows], order[rows:]
         outputs = _halving(run, [items[i] for i in batch], relieve)
         results.update(zip(batch, outputs, strict=True))
     return [results[i] for i in range(len(items))]
 
 
-def _cut(lengths: Sequence[int]) -> int:
-    """Return how many of the longest items go first, of lengths that fall."""
+def cut(lengths: Sequence[int]) -> int:
+    """Return how many of the longest items go first, of lengths that fall.
+
+    Fewer than all where the padding of the others would cost more than a call of their own.
+    """
     count = len(lengths)
     while count > 1:
         # Those from i on are padded to the longest of them and not to the longest of all.

@@ -214,14 +214,15 @@ def statistics(logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = wide.log_softmax(-1)
     top, argmax = log_probabilities.max(-1)
-    entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
-    mean = log_probabilities.clamp_min(_RAREST).mean(-1)
+    chosen = log_probabilities.gather(-1, tokens[:, None])[:, 0]
+    probabilities = log_probabilities.exp()
+    log_probabilities.clamp_min_(_RAREST)  # finite: 0 log 0 is 0
     return {
-        "entropy": entropy,
+        "entropy": 0 - torch.linalg.vecdot(probabilities, log_probabilities),
         "argmax": argmax,
         "top_probability": top.exp(),
-        "log_probability": log_probabilities.gather(-1, tokens[:, None])[:, 0],
-        "certainty": -math.log(logits.shape[-1]) - mean,
+        "log_probability": chosen,
+        "certainty": -math.log(logits.shape[-1]) - log_probabilities.mean(-1),
     }
 
 

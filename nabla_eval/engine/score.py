@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from nabla_eval.cost.ledger import Ledger, forward_flops
 from nabla_eval.dto.objective import Site, embed_reward, reward_rows, widen
 from nabla_eval.engine.batch_cache import PaddedCache, rows_of
+from nabla_eval.engine.batching import cut
 from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches, agreement
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models import prefix
@@ -165,18 +167,20 @@ class RewardEncoder:
                     known[i] = start
 
     def _extend(self, rows: Sequence[Ids], known: Sequence[Encoded], keep: bool) -> list[Encoded]:
-        """One forward pass for all rows, over the ids that are not known."""
+        """Forward the ids that are not known, rows with about as many of them together."""
         counts = [len(row) - len(own.ids) for row, own in zip(rows, known, strict=True)]
         found = [Encoded(row, own.kv, own.scores) for row, own in zip(rows, known, strict=True)]
-        open_ = [i for i, count in enumerate(counts) if count > 0]
-        if not open_:
-            return found
-        parts = [rows[i][len(known[i].ids) :] for i in open_]
-        states, kvs = self._forward(parts, [known[i].kv for i in open_], keep)
-        late = widen(self.reward.head(torch.cat(states))).tolist()
-        for i, kv in zip(open_, kvs, strict=True):
-            own, late = late[: counts[i]], late[counts[i] :]
-            found[i] = Encoded(rows[i], kv, (*known[i].scores, *own), counts[i])
+        order = sorted(range(len(rows)), key=counts.__getitem__, reverse=True)
+        left = [i for i in order if counts[i] > 0]
+        while left:
+            size = cut([counts[i] for i in left])
+            batch, left = left[:size], left[size:]
+            parts = [rows[i][len(known[i].ids) :] for i in batch]
+            states, kvs = self._forward(parts, [known[i].kv for i in batch], keep)
+            late = iter(widen(self.reward.head(torch.cat(states))).tolist())
+            for i, kv in zip(batch, kvs, strict=True):
+                own = islice(late, counts[i])
+                found[i] = Encoded(rows[i], kv, (*known[i].scores, *own), counts[i])
         return found
 
     def _forward(

@@ -11,9 +11,10 @@ from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from nabla_eval.engine.naive import distribution as naive_distribution
+from nabla_eval.engine.naive import draw as naive_draw
 from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
-from nabla_eval.engine.sampler import Filter, draw
+from nabla_eval.engine.sampler import Filter, draw, draws
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key, uniforms
@@ -67,6 +68,34 @@ def test_filters_are_those_of_transformers_and_of_the_specification(sampling):
         if sampling.top_p < 1:
             scores = TopPLogitsWarper(sampling.top_p)(None, scores)
         torch.testing.assert_close(ours, scores.softmax(-1), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("flat", [0.2, 1.0, 6.0], ids=["flat", "usual", "peaked"])
+def test_large_vocabularies_are_filtered_and_drawn_from_as_the_specification_does(flat):
+    """Past the few tokens and the one block that are looked at first; half of them are ties."""
+    z = flat * logits(len(SETTINGS), 5003)
+    z[:, ::2] = z[:, ::2].round()
+    z[:, 7::11] = -torch.inf
+    numbers = torch.from_numpy(uniforms([Key.root(i) for i in range(len(z))], 0, 20))
+    numbers[:, 0], numbers[:, 1] = 2.0**-53, 1 - 2.0**-53
+    found = Filter(SETTINGS, CPU).distribution(z)
+    tokens = draws(found, numbers)
+    for i, sampling in enumerate(SETTINGS):
+        expected = naive_distribution(z[i], sampling)
+        torch.testing.assert_close(found[i].tolist(), expected, rtol=0, atol=1e-13)
+        assert tokens[i].tolist() == [naive_draw(expected, float(u)) for u in numbers[i]]
+
+
+def test_a_number_below_one_never_draws_a_token_without_probability():
+    """Nor does one that rounding puts behind the last token of its block."""
+    p = torch.zeros(3, 2000)
+    p[0, [3, 511]], p[1, [600, 601]], p[2, [0, 1999]] = 0.5, 0.5, 0.5
+    edges = [2.0**-53, 0.5 - 2.0**-53, 0.5, 1 - 2.0**-53]
+    assert draws(p, torch.tensor([edges] * 3, dtype=torch.float64)).tolist() == [
+        [3, 3, 511, 511], [600, 600, 601, 601], [0, 0, 1999, 1999],
+    ]  # fmt: skip
+    nothing = torch.stack([torch.full((2000,), torch.nan), torch.zeros(2000)])
+    assert (draws(nothing, torch.rand(2, 5).double()) < 2000).all()  # told apart elsewhere
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3)])
