@@ -13,7 +13,7 @@ from nabla_eval.errors import DataError
 from nabla_eval.terminal import say
 
 if TYPE_CHECKING:
-    from nabla_eval.harness.problems.check import Findings
+    from nabla_eval.harness.problems.known import Findings
     from nabla_eval.harness.problems.sets import ProblemSet
     from nabla_eval.harness.problems.store import Copy
 
@@ -62,7 +62,7 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
     """
     from rich.progress import Progress
 
-    from nabla_eval.harness.problems import hub, store
+    from nabla_eval.harness.problems import store
     from nabla_eval.models.hub import hub_answers
 
     failures, checked = [], []
@@ -71,7 +71,7 @@ def fetch(ctx: click.Context, folder: Path, names: tuple[str, ...], force: bool)
             here = None if force else check_one(folder, problems)
             if here is None or here.wrong or here.file.name != problems.file:
                 try:
-                    store.write(folder, store.counted(hub.from_hub(problems)))
+                    store.write(folder, store.counted(store.from_hub(problems)))
                 except DataError as error:
                     if not hub_answers():
                         raise
@@ -96,16 +96,14 @@ def check(ctx: click.Context, folder: Path, names: tuple[str, ...], as_json: boo
 
     Example: nabla-eval data check problems
     """
-    from nabla_eval.harness.problems.store import manifest
     from nabla_eval.reporting.tables import json_text
 
-    fetched = manifest(folder)
     found = {problems: check_one(folder, problems) for problems in chosen(names)}
     checked = [one for one in found.values() if one is not None]
     missing = [
         f"{problems.file} ({problems.title}) is not there"
         for problems, one in found.items()
-        if one is None and (names or problems.name in fetched)
+        if one is None and names
     ]
     if not checked and not missing:
         raise DataError(
@@ -129,18 +127,16 @@ def chosen(names: tuple[str, ...]) -> list[ProblemSet]:
 def check_one(folder: Path, problems: ProblemSet) -> Checked | None:
     """Return what a folder holds of a set; None for nothing."""
     from nabla_eval.harness.problems import store
-    from nabla_eval.harness.problems.check import Findings, examine
+    from nabla_eval.harness.problems.known import Findings, examine
 
     file = store.find(folder, problems)
     if file is None:
         return None
-    entry = store.manifest(folder).get(problems.name)
     try:
         copy = store.read(folder, problems)
     except DataError as error:
         return Checked(problems, file, None, Findings((str(error),)))
-    same = entry is not None and entry["file"] == file.name
-    return Checked(problems, file, copy, examine(copy, entry if same else None))
+    return Checked(problems, file, copy, examine(copy))
 
 
 def as_dict(folder: Path, checked: list[Checked], missing: list[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def path() -> None:
     Example:
       lm_eval --model nabla --tasks nabla_countdown --include_path "$(nabla-eval tasks path)"
     """
-    from nabla_eval.harness.tasks import tasks_path
+    from nabla_eval.harness.task_files import tasks_path
 
     say(tasks_path())
 
@@ -38,7 +38,7 @@ def list_() -> None:
     Example: nabla-eval tasks list
     """
     from nabla_eval.cli.screen import Screen, table
-    from nabla_eval.harness.tasks import list_tasks, tasks_path
+    from nabla_eval.harness.task_files import list_tasks, tasks_path
 
     folder = tasks_path()
     rows = [

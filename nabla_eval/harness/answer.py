@@ -11,7 +11,7 @@ from typing import Any
 from nabla_eval.engine.drive import Execute, drive
 from nabla_eval.errors import DataError, Fault, ItemError
 from nabla_eval.harness.arguments import Arguments
-from nabla_eval.harness.response import NablaResponse
+from nabla_eval.harness.metrics import NablaResponse
 from nabla_eval.methods.registry import start
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import Steps

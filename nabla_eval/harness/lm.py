@@ -17,16 +17,15 @@ from nabla_eval.engine.drive import Execute
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.engine.vllm_client import Server
-from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
 from nabla_eval.harness.answer import Answerer, Work
-from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.instances import GenerationReader, SampleRequest, Thinking, fit, samples
+from nabla_eval.harness.metrics import NablaResponse
 from nabla_eval.harness.preflight import plain_errors
 from nabla_eval.harness.progress import Progress
 from nabla_eval.harness.ranks import RankedLM
-from nabla_eval.harness.requests import SampleRequest, Thinking, fit, samples
-from nabla_eval.harness.response import NablaResponse
 from nabla_eval.models.chat import check_asked, has_chat_template, render
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
@@ -92,7 +91,7 @@ class NablaLM(RankedLM):
         self._thinking = Thinking.of(
             self.think_end_token, self.enable_thinking, self._end_of_thought, policy.thought
         )
-        self._read = Reader(self.arguments, self.tok_decode([self.eot_token_id], False))
+        self._read = GenerationReader(self.arguments, self.tok_decode([self.eot_token_id], False))
 
     @classmethod
     def create_from_arg_obj(
@@ -181,22 +180,16 @@ class NablaLM(RankedLM):
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Accept lm-eval's `--use_cache`, whose keys name neither method, options, seed nor models.
+        """Refuse lm-eval's `--use_cache`, whose keys name neither method, options, seed nor models.
 
-        Raises `DataError` for a cache that another run has filled.
+        Raises `ConfigError`.
         """
-        super().set_cache_hook(cache_hook)
-        if cache_hook.dbdict is None:
-            return
-        mine = {**self._info(), "models": self.models}
-        found = cache_hook.dbdict.get("nabla_eval")
-        if found is not None and found != mine:
-            differing = sorted(name for name in mine if found.get(name) != mine[name])
-            raise DataError(
-                "The cache of --use_cache was filled by a run with another "
-                f"{', '.join(differing)}; its answers are not this run's. Use another file."
+        if cache_hook.dbdict is not None:
+            raise ConfigError(
+                "--use_cache would answer with what another method, seed or model has written. "
+                "Leave it out; trace_dir=FOLDER keeps answers and continues a stopped run."
             )
-        cache_hook.dbdict["nabla_eval"] = mine
+        super().set_cache_hook(cache_hook)
 
     def generate_until(
         self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -207,7 +200,6 @@ class NablaLM(RankedLM):
         first token is drawn.
         """
         todo = samples(requests, alike=not self.arguments.spec.samples)
-        self._refuse_cached_repeats(todo)
         seed = self.seed
         began = time.perf_counter()
         meter = Meter.start(devices(self.pair))
@@ -226,9 +218,6 @@ class NablaLM(RankedLM):
         with told, progress, closing(answer(work)) as answers:
             for index, response, stored in answers:
                 responses[index] = response
-                if "failed" not in response.stats:
-                    asked = todo[index].request.args
-                    self.cache_hook.add_partial("generate_until", asked, response)
                 progress.advance(stored)
         self.seconds += time.perf_counter() - began
         self.peak_memory = larger(self.peak_memory, meter.read())
@@ -278,15 +267,13 @@ class NablaLM(RankedLM):
         if prompt in self._conversations:
             return self._conversations[prompt]
         text = prompt.removeprefix(self.tokenizer.bos_token or "")
-        if self._warned:
-            pass
-        elif any(token in text for token in self.tokenizer.all_special_tokens):
+        if not self._warned and any(t in text for t in self.tokenizer.all_special_tokens):
             LOGGER.warning(
                 "A prompt holds special tokens, and no conversation is known that it was made of "
                 "(--cache_requests?): the reward model sees it as one user message, %.60r...",
                 text,
             )
-        elif has_chat_template(self.tokenizer):
+        elif not self._warned and has_chat_template(self.tokenizer):
             LOGGER.warning(
                 "The policy has a chat template and is prompted without it: that suits base models "
                 "only. Add --apply_chat_template for an instruction-tuned one."
@@ -294,28 +281,16 @@ class NablaLM(RankedLM):
         self._warned = True
         return [{"role": "user", "content": text}]
 
-    def _refuse_cached_repeats(self, todo: Sequence[SampleRequest]) -> None:
-        if self.cache_hook.dbdict is None:
-            return
-        for sample in todo:
-            if sample.repeat > 0 and not sample.request.args[1].get("do_sample", False):
-                raise ConfigError(
-                    f"--use_cache keeps one answer per prompt, and {sample.request.task_name} "
-                    f"draws {sample.request.repeats}: a second run would read the same one every "
-                    "time. Leave --use_cache out; trace_dir= continues a stopped run."
-                )
-
-    def _info(self) -> dict[str, Any]:
-        return {
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval's results say about the model: hf's facts, the method, the models."""
+        nabla = {
             "method": self.arguments.method,
             "preset": self.arguments.preset,
             "config": flatten(self.arguments.config),
             "config_hash": self.arguments.fingerprint,
             "seed": self.seed,
+            "models": self.models,
+            "seconds": self.seconds,
+            "peak_memory": self.peak_memory,
         }
-
-    def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval's results say about the model: hf's facts, the method, the models."""
-        spent = {"seconds": self.seconds, "peak_memory": self.peak_memory}
-        nabla = {**self._info(), "models": self.models, **spent}
         return {**super().get_model_info(), "nabla": nabla}

@@ -1,16 +1,15 @@
-"""Metrics of tasks: are the samples of a document right, and what did they cost?"""
+"""Responses that know what they cost, and the metrics of tasks: is it right, what did it take?"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import comb
 from typing import Any
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading import Grade, cluster
-from nabla_eval.harness.response import NablaResponse
 
 COSTS = ("model_calls", "generated_tokens")
 _OVER_SAMPLES = re.compile(r"(pass|maj)@([1-9][0-9]*)")
@@ -24,6 +23,43 @@ HIGHER_IS_BETTER = {
     "malformed": False,
     "failed": False,
 }
+
+
+class NablaResponse(str):
+    """A response that remembers what producing it took, in `stats`.
+
+    The stats are `Outcome.stats()` (model calls and their parts, candidates, rejected, ties,
+    rejection rate, truncated, reward) with the problem's `id`, the `method` and its `seconds`.
+    It is a plain string to everything that does not ask. It keeps its stats through the string
+    methods that lm-eval's filters use, through pickling (several ranks) and copying;
+    a filter that builds a new string, as `regex` does, loses them: read the stats before it.
+    """
+
+    stats: dict[str, Any]
+
+    def __new__(cls, text: str = "", stats: Mapping[str, Any] | None = None) -> NablaResponse:
+        response = super().__new__(cls, text)
+        response.stats = dict(stats or {})
+        return response
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.stats)
+
+
+def _with_stats(name: str) -> Callable[..., NablaResponse]:
+    plain = getattr(str, name)
+
+    def method(self: NablaResponse, *arguments: Any) -> NablaResponse:
+        return NablaResponse(plain(self, *arguments), self.stats)
+
+    return method
+
+
+for _name in (
+    "__getitem__", "strip", "lstrip", "rstrip", "lower", "upper", "replace", "removeprefix",
+    "removesuffix", "translate",
+):  # fmt: skip
+    setattr(NablaResponse, _name, _with_stats(_name))
 
 
 def listed(results: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Refusing a wrong command line at once, and in one paragraph.
+"""lm-eval's command line: read as it reads it, and refused at once, in one paragraph.
 
 lm-eval indexes all its tasks (some 10 to 20 seconds) and loads torch before it asks for the model.
 So `check_command_line` is for the start-up hook to call when lm-eval's command line begins to run.
@@ -6,11 +6,11 @@ So `check_command_line` is for the start-up hook to call when lm-eval's command 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict
+from unittest.mock import patch
 
 from nabla_eval.errors import ConfigError, NablaError
 from nabla_eval.harness.register import NAME
@@ -18,62 +18,65 @@ from nabla_eval.signals import told
 from nabla_eval.terminal import guard_streams, say, visible
 
 
-def check_command_line(argv: Sequence[str] | None = None) -> None:
+class ConfigFile(TypedDict, total=False):
+    """What is read of lm-eval's `--config` file; lm-eval reads the rest itself."""
+
+    model: str
+    model_args: dict[str, Any] | str | None
+    tasks: list[Any] | str | None
+    limit: float | None
+    device: str | None
+    batch_size: int | str | None
+
+
+def check_command_line(words: Sequence[str] | None = None) -> None:
     """Exit with a message where `lm_eval --model nabla` got `--model_args` that cannot work.
 
     Command lines for other models, and those that this cannot read, are left to lm-eval.
     """
-    asked = model_args(sys.argv[1:] if argv is None else argv)
-    if asked is None:
+    try:
+        options = parse(sys.argv[1:] if words is None else words)
+        stored = read_config(options.get("config"))
+    except (Exception, SystemExit):  # lm-eval says what is wrong with it
+        return
+    if (options.get("model") or stored.get("model")) != NAME:
         return
     plain_errors()
     from nabla_eval.harness.arguments import read
 
     try:
-        read(asked)
+        read(options["model_args"] or stored.get("model_args") or {})
     except ConfigError as error:
         raise SystemExit(visible(f"Error: {error}")) from None
 
 
-def model_args(argv: Sequence[str]) -> dict[str, Any] | None:
-    """`--model_args` of a command line for `--model nabla`, as lm-eval reads them; else None."""
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones."""
+    from lm_eval._cli import HarnessCLI
+
+    with patch.object(sys, "argv", ["lm_eval", *words]):
+        options = vars(HarnessCLI().parse_args())
+    return {name: value for name, value in options.items() if name not in ("command", "func")}
+
+
+def read_config(path: str | None) -> dict[str, Any]:
+    """Read lm-eval's `--config` file, with `model_args` as a dict. Raises `ConfigError`."""
+    if path is None:
+        return {}
     import yaml
-
-    from nabla_eval.validation import text_of
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--model", "-M")
-    parser.add_argument("--model_args", "-a", nargs="+", action="append", default=[])
-    parser.add_argument("--config", "-C")
-    try:
-        asked = parser.parse_known_args(list(argv))[0]
-        stored = {} if asked.config is None else dict(yaml.safe_load(text_of(asked.config)))
-        if (asked.model or stored.get("model")) != NAME:
-            return None
-        return _merged(asked.model_args) if asked.model_args else as_dict(stored.get("model_args"))
-    except Exception:  # lm-eval says what is wrong with it
-        return None
-
-
-def _merged(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
-    from lm_eval._cli.utils import key_val_to_dict, try_parse_json
-
-    merged: dict[str, Any] = {}
-    for group in groups:
-        whole = try_parse_json(group[0])
-        if isinstance(whole, dict):
-            merged |= whole
-        else:
-            for part in group:
-                merged |= key_val_to_dict(part)
-    return merged
-
-
-def as_dict(value: Any) -> dict[str, Any]:
-    """Model arguments of a `--config` file, which may be one text as on the command line."""
     from lm_eval.utils import simple_parse_args_string
 
-    return dict(value) if isinstance(value, dict) else simple_parse_args_string(value)
+    from nabla_eval.validation import UNREADABLE, mismatch, text_of
+
+    try:
+        content = yaml.safe_load(text_of(path))
+        if wrong := mismatch(content, ConfigFile):
+            raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
+        if isinstance(content.get("model_args"), str):
+            content["model_args"] = simple_parse_args_string(content["model_args"])
+    except (*UNREADABLE, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {error}. Try a YAML file.") from error
+    return dict(content)
 
 
 def plain_errors() -> None:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from nabla_eval.terminal import say, visible
 
 SECONDS = 60.0
-SCARCE = 0.05  # share of the machine's memory that is left when it is worth a warning
 
 
 class Progress:
@@ -62,7 +61,7 @@ class Progress:
             self._ended.set()
             self._lines.join()
             if kind is None:
-                self._say(self.line())
+                say(self.line(), file=self._stream)
 
     def advance(self, stored: bool = False) -> None:
         """Count one more answer; one that an earlier sitting stored took no time."""
@@ -85,19 +84,8 @@ class Progress:
         return ", ".join(words)
 
     def _write_lines(self) -> None:
-        warned = False
         while not self._ended.wait(self.every):
-            self._say(self.line())
-            memory = psutil.virtual_memory()
-            if not warned and memory.available < SCARCE * memory.total:
-                warned = True
-                self._say(
-                    f"Only {memory.available / 2**30:.1f} GiB of this machine's memory are left. "
-                    "A smaller batch_size or max_batch_tokens needs less."
-                )
-
-    def _say(self, text: str) -> None:
-        say(text, file=self._stream)
+            say(self.line(), file=self._stream)
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ which rank answers a document does not matter.
 from __future__ import annotations
 
 import atexit
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ class RankedLM(HFLM):
         """
         if not hasattr(self, "accelerator"):  # HFLM makes one, but not around a loaded model
             if process_number("WORLD_SIZE", 1) <= 1:
-                _warn_of_one_process()
                 return
             self.accelerator = Accelerator(kwargs_handlers=[_PATIENT])
         atexit.register(_part)
@@ -84,15 +82,6 @@ def _part() -> None:
     """
     if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
-
-
-def _warn_of_one_process() -> None:
-    """`accelerate launch --cpu` announces several processes and, without mpirun, starts one."""
-    if parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ:
-        LOGGER.warning(
-            "`accelerate launch --cpu` starts one process, whatever --num_processes says, unless "
-            "it is given an --mpirun_hostfile. For two: torchrun --nproc-per-node 2 -m lm_eval ..."
-        )
 
 
 def _with_all_metrics(gathered: list[Any]) -> list[Any]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, TypedDict, cast
-from unittest.mock import patch
-
-import yaml
+from typing import Any, cast
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness.arguments import NEUTRAL, Arguments
-from nabla_eval.harness.preflight import as_dict
+from nabla_eval.harness.preflight import parse, read_config
 from nabla_eval.harness.register import NAME
 from nabla_eval.methods.registry import option_names
 from nabla_eval.options import flatten
@@ -102,17 +96,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-class _ConfigFile(TypedDict, total=False):
-    """What is read of lm-eval's `--config` file; lm-eval reads the rest itself."""
-
-    model: str
-    model_args: dict[str, Any] | str | None
-    tasks: list[Any] | str | None
-    limit: float | None
-    device: str | None
-    batch_size: int | str | None
-
-
 def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     """Read lm-eval's own options (`rest`) and those of `nabla-eval run` (`given`), which win.
 
@@ -120,10 +103,10 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     grader (passed to tasks on problem sets in lm-eval's metadata).
     Raises `ConfigError` for model arguments that cannot work; lm-eval's parser exits on its own.
     """
-    options = _parsed(rest)
-    stored = _config_file(options.get("config"))
+    options = parse(["run", "--model", NAME, *rest])
+    stored = read_config(options["config"])
     _refuse(options, stored)
-    arguments = {**as_dict(stored.get("model_args")), **(options["model_args"] or {})}
+    arguments = {**(stored.get("model_args") or {}), **(options["model_args"] or {})}
     arguments |= {n: given[n] for n in ("method", "preset", "n") if given.get(n) is not None}
     arguments |= given.get("settings") or {}
     _seed(options, arguments, given.get("seed"))
@@ -152,33 +135,6 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     return made
 
 
-def _parsed(rest: Sequence[str]) -> dict[str, Any]:
-    """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones."""
-    with patch.object(sys, "argv", ["lm_eval", "run", "--model", NAME, *rest]):
-        namespace: Namespace = _lm_eval_parser().parse_args()
-    return {n: value for n, value in vars(namespace).items() if n not in ("command", "func")}
-
-
-@functools.cache  # making it takes a while
-def _lm_eval_parser() -> Any:
-    from lm_eval._cli import HarnessCLI
-
-    return HarnessCLI()
-
-
-def _config_file(path: str | None) -> dict[str, Any]:
-    """Read lm-eval's `--config` file."""
-    if path is None:
-        return {}
-    try:
-        content = yaml.safe_load(text_of(path))
-    except (*UNREADABLE, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}. Try a YAML file.") from error
-    if wrong := mismatch(content, _ConfigFile):
-        raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
-    return dict(content)
-
-
 def _refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for another model, and for an output path."""
     models = {options["model"], stored.get("model", NAME)}
@@ -201,7 +157,7 @@ def _seed(options: dict[str, Any], arguments: dict[str, Any], seed: str | None) 
     try:
         arguments["seed"] = int(seed)
     except ValueError:
-        options["seed"] = _parsed(["--seed", seed])["seed"]
+        options["seed"] = parse(["run", "--seed", seed])["seed"]
 
 
 def _check_grader(metadata: Mapping[str, Any] | None, tasks: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from nabla_eval.errors import DataError, suggest
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness.arguments import process_number
 from nabla_eval.harness.register import NAME, register
-from nabla_eval.harness.tasks import list_tasks, tasks_path
+from nabla_eval.harness.task_files import list_tasks, tasks_path
 from nabla_eval.runs.command import Evaluation
 from nabla_eval.runs.folder import complete, fail
 from nabla_eval.traces.manifest import Manifest

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nabla_eval.cli.main import main
-from nabla_eval.harness.problems import check, hub, store
+from nabla_eval.harness.problems import known, store
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.models import hub as models_hub
 
@@ -36,8 +36,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return rows
 
         monkeypatch.setattr(datasets, "load_dataset", load)
-        monkeypatch.setattr(check, "known", dict)
-        for module in (hub, models_hub):
+        monkeypatch.setattr(known, "reference_copies", dict)
+        for module in (store, models_hub):
             monkeypatch.setattr(module, "hub_answers", lambda: True)
         return asked
 
@@ -80,20 +80,18 @@ def test_what_cannot_be_fetched_is_said_and_does_not_stop_the_others(
     assert (tmp_path / "aime25.jsonl").is_file() and not (tmp_path / "math500.jsonl").exists()
 
 
-def test_check_names_the_rows_that_changed(
-    served: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_check_names_what_is_wrong(served: Callable[..., list[str]], tmp_path: Path) -> None:
     served(ROWS)
     run("fetch", tmp_path, "--only", "aime24")
     file = tmp_path / "aime24.jsonl"
-    file.write_text(file.read_text().replace('"answer": "8"', '"answer": "9"'))
+    file.write_text(file.read_text().replace("What is 8 + 1?", "What is 7 + 1?"))
     done = run("check", tmp_path)
     assert done.exit_code == 1
-    assert "aime24.jsonl: no longer what was fetched: 7." in done.stdout
+    assert "aime24.jsonl: problems that stand there twice: 8." in done.stdout
     found = json.loads(run("check", tmp_path, "--json").stdout)
     assert not found["ok"] and found["sets"]["aime24"]["verdict"] == "wrong"
     file.unlink()
-    gone = run("check", tmp_path)
+    gone = run("check", tmp_path, "--only", "aime24")
     assert gone.exit_code == 1 and "aime24.jsonl" in gone.stdout and "not there" in gone.stdout
 
 

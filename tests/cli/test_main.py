@@ -20,7 +20,7 @@ from nabla_eval.cli import screen
 from nabla_eval.cli.main import COMMANDS, Lazy, main
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments
-from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.registry import configure
 from nabla_eval.options import REMOVED
 

@@ -25,7 +25,7 @@ from nabla_eval.embedded.card import read_card, render_card, verify_files
 from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.harness.problems import store
 from nabla_eval.harness.problems.sets import SETS
-from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.questions import PLACES
 from nabla_eval.methods.registry import configure
 from nabla_eval.runs.command import compose
@@ -184,19 +184,12 @@ def test_files_of_a_finished_run(tmp_path_factory, kind, draw):
 
 @in_a_folder
 @given(
-    name=st.sampled_from(sorted(SETS)),
-    content=lines({"id": 1, "problem": "1+1=?", "answer": "2"}),
-    entries=texts
-    | spoiled({"toy": {"file": "f", "items": 1, "hash": "h", "dataset": "d", "rows": ["r"]}}).map(
-        as_json
-    ),
+    name=st.sampled_from(sorted(SETS)), content=lines({"id": 1, "problem": "1+1=?", "answer": "2"})
 )
-def test_problem_sets(here, name, content, entries):
+def test_problem_sets(here, name, content):
     (here / SETS[name].file).write_bytes(content)
-    (here / store.MANIFEST).write_bytes(entries)
     found = answered(lambda: store.read(here, SETS[name]))
     assert found is None or all(isinstance(one["answer"], str) for one in found.items)
-    answered(lambda: store.manifest(here))
     (here / SETS[name].file).unlink()
 
 

@@ -1,7 +1,10 @@
-"""avg@k, pass@k and maj@k of graded samples."""
+"""Responses keep their statistics through lm-eval; avg@k, pass@k and maj@k of graded samples."""
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import sys
 from fractions import Fraction
 from itertools import combinations, permutations, product
@@ -9,20 +12,78 @@ from itertools import combinations, permutations, product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.filters import build_filter_ensemble
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.grading import Grade, cluster, extract, grade
 from nabla_eval.harness.metrics import (
+    NablaResponse,
     check_metrics,
+    cost_metrics,
+    listed,
     majority,
     metric_list,
     pass_at_k,
     sample_metrics,
 )
-from nabla_eval.harness.response import NablaResponse
 
 RIGHT, WRONG, NONE = Grade(True, "1"), Grade(False, "2"), Grade(False, None, reason="no_answer")
 OTHER, LATE = Grade(False, "3"), Grade(False, "4", timed_out=True, reason="grader_timeout")
+
+
+STATS = {"model_calls": 12, "generated_tokens": 7, "candidates": 3, "rejected": 2}
+
+
+def response(text=" The answer is 42. "):
+    return NablaResponse(text, STATS)
+
+
+def filtered(*functions):
+    instance = Instance("generate_until", {}, ("p", {}), 0, resps=[response("b "), response("a ")])
+    build_filter_ensemble("f", [list(entry) for entry in functions]).apply([instance])
+    return instance.filtered_resps["f"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda r: pickle.loads(pickle.dumps(r)), copy.copy, copy.deepcopy, lambda r: r.strip(),
+        lambda r: r.lstrip().rstrip(), lambda r: r.lower(), lambda r: r.upper(),
+        lambda r: r.replace("42", "43"), lambda r: r.removeprefix(" "), lambda r: r[2:],
+        lambda r: r.removesuffix(" "), lambda r: r.translate({}),
+        lambda r: filtered(("take_first", None)), lambda r: filtered(("majority_vote", None))[0],
+        lambda r: filtered(("remove_whitespace", None), ("take_first_k", {"k": 2}))[1],
+    ],
+)  # fmt: skip
+def test_statistics_survive_what_lm_eval_does_with_a_string(kept):
+    result = kept(response())
+    assert type(result) is NablaResponse and result.stats == STATS
+
+
+def test_a_response_is_its_text():
+    text = str(response())
+    assert json.dumps(response("a")) == '"a"' and type(text) is str
+    assert response().strip() == text.strip()
+    assert response().replace("4", "5", 1) == text.replace("4", "5", 1)
+    assert response()[4:7] == text[4:7] and response()[-1] == text[-1]
+    assert response("x").stats is not STATS  # a copy of its own
+
+
+def test_a_regex_filter_builds_new_strings():
+    (first, _) = filtered(("regex", {"regex_pattern": "(a|b)"}))
+    assert first == "b" and not isinstance(first, NablaResponse)
+    assert cost_metrics([first]) == {}  # and then there are no cost metrics, but no crash
+
+
+def test_cost_metrics_are_means_over_the_responses_of_a_document():
+    other = NablaResponse("", {**STATS, "model_calls": 20, "candidates": 5, "rejected": 4})
+    assert cost_metrics([response(), other]) == {
+        "model_calls": 16.0, "generated_tokens": 7.0, "rejection_rate": 6 / 8,
+    }  # fmt: skip
+    none = NablaResponse("", {**STATS, "candidates": 0, "rejected": 0})
+    assert "rejection_rate" not in cost_metrics([none])
+    assert (listed(["a"]), listed([["a", "b"]])) == (["a"], ["a", "b"])
 
 
 def named(names):
@@ -51,14 +112,15 @@ def test_pass_at_k_is_unbiased():
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ConfigError, match=r"pass@8 of the task needs at least 8 samples .* are 4"):
-        pass_at_k(4, 1, 8)
-    with pytest.raises(ConfigError, match=r"pass@5 of t needs at least 5 .* Set repeats: 5"):
-        check_metrics(["exact_match", "pass@5"], 4, "t")
-    with pytest.raises(ConfigError, match="maj@2 of t needs exactly 2"):
-        check_metrics(["maj@2"], 4, "t")
-    with pytest.raises(ConfigError, match="t has no metric 'pass@0'"):
-        check_metrics(["pass@0"], 4, "t")
+    with pytest.raises(ConfigError, match=r"pass@4 of the task needs at least 4 samples .* are 2"):
+        pass_at_k(2, 1, 4)
+    for names, said in (
+        (["exact_match", "pass@5"], r"pass@5 of t needs at least 5 .* Set repeats: 5"),
+        (["maj@2"], "maj@2 of t needs exactly 2"),
+        (["pass@0"], "t has no metric 'pass@0'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_metrics(names, 4, "t")
     check_metrics(["pass@1", "pass@3", *named(metric_list(4))], 4, "t")
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from nabla_eval.errors import ConfigError, DataError
-from nabla_eval.harness.problems import check, hub, store
-from nabla_eval.harness.problems.check import examine, fingerprint, known
+from nabla_eval.harness.problems import known, store
+from nabla_eval.harness.problems.known import Findings, examine, fingerprint, reference_copies
 from nabla_eval.harness.problems.sets import SETS, Hub, ProblemSet, problem_set
-from nabla_eval.harness.problems.store import Copy, Item, item, items_hash
+from nabla_eval.harness.problems.store import Copy, Item, from_hub, item, items_hash
 
 COUNTS = {"aime24": 30, "aime25": 30, "amc": 83, "amc23": 40, "math500": 500, "gsm8k": 1319}
 TOY = ProblemSet("toy", "Toy", 3, "toy.jsonl", Hub("owner/toy", "0" * 40, "test"))
@@ -34,12 +34,6 @@ def fill(folder, rows):
     return file
 
 
-@pytest.fixture
-def tested(monkeypatch):
-    """As if the toy set were one that nabla_eval was tested with."""
-    monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS).items)})
-
-
 def test_the_sets_have_their_published_sizes():
     assert {name: problems.items for name, problems in SETS.items()} == COUNTS
     assert problem_set("nabla_amc23") is SETS["amc23"]
@@ -53,8 +47,8 @@ def test_the_sets_have_their_published_sizes():
 def test_the_known_hashes_are_those_of_the_shared_copies(shared_data, name):
     copy = store.counted(store.read(shared_data, SETS[name]))
     assert len(copy.items) == (200 if name == "gsm8k" else COUNTS[name])
-    assert fingerprint(copy.items) == known()[name]
-    assert examine(copy) == check.Findings(())
+    assert fingerprint(copy.items) == reference_copies()[name]
+    assert examine(copy) == Findings(())
 
 
 def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data):
@@ -73,14 +67,11 @@ def test_the_circulating_copy_of_aime24_is_told_from_the_right_one(shared_data):
         ("−4", "-4"), ("70,000", "70000"), ("$18", "18"), ("She has 3.\n#### 1,200", "1200"),
     ],
 )  # fmt: skip
-def test_integer_answers_get_one_spelling(answer, expected):
-    assert item(TOY, {"problem": "?", "answer": answer}, "row 1")["answer"] == expected
-
-
-def test_other_answers_are_left_as_they_are():
-    problems = replace(TOY, integers=False)
-    for answer in ("025", r"\frac{1}{2}", "[-2,7]", r"\text{odd}"):
-        assert item(problems, {"problem": "?", "answer": answer}, "row 1")["answer"] == answer
+def test_integer_answers_get_one_spelling_and_others_stay(answer, expected):
+    row = {"problem": "?", "answer": answer}
+    assert item(TOY, row, "row 1")["answer"] == expected
+    text = str(answer).rpartition("#### ")[2]
+    assert item(replace(TOY, integers=False), row, "row 1")["answer"] == text
 
 
 @pytest.mark.parametrize(
@@ -113,23 +104,18 @@ def test_the_hash_names_problems_answers_and_order():
     assert len({items_hash(other) for other in [*others, items]}) == 5
 
 
-def test_a_folder_is_read_whole_and_counted(tmp_path):
-    fill(tmp_path, ROWS)
-    copy = store.counted(store.read(tmp_path, TOY))
-    assert [one["answer"] for one in copy.items] == ["2", "4", "-3"]
-    assert copy.source == str(tmp_path / TOY.file)
-    fill(tmp_path, ROWS[:2])
-    with pytest.raises(DataError, match="has 2 items, and Toy has 3"):
-        store.counted(store.read(tmp_path, TOY))
-
-
-def test_a_part_is_taken_where_the_whole_is_missing(tmp_path):
+def test_a_folder_is_read_whole_and_a_part_is_taken_where_the_whole_is_missing(tmp_path):
     problems = replace(TOY, parts={"toy_first1.jsonl": 1})
     (tmp_path / "toy_first1.jsonl").write_text(json.dumps(ROWS[0]))
     part = store.counted(store.read(tmp_path, problems))
     assert part.part and len(part.items) == 1
     fill(tmp_path, ROWS)
-    assert not store.read(tmp_path, problems).part
+    copy = store.counted(store.read(tmp_path, problems))
+    assert not copy.part and copy.source == str(tmp_path / TOY.file)
+    assert [one["answer"] for one in copy.items] == ["2", "4", "-3"]
+    fill(tmp_path, ROWS[:2])
+    with pytest.raises(DataError, match="has 2 items, and Toy has 3"):
+        store.counted(store.read(tmp_path, TOY))
 
 
 @pytest.mark.parametrize(
@@ -156,9 +142,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     copy = copy_of([*ROWS[:2], {**ROWS[2], "problem": "Ist 1 ≤ 2?\u2028ja"}])
     file = store.write(tmp_path / "new", copy)
     assert store.read(file.parent, TOY).items == copy.items
-    entry = store.manifest(file.parent)["toy"]
-    assert (entry["hash"], entry["items"], len(entry["rows"])) == (copy.hash, 3, 3)
-    assert sorted(path.name for path in file.parent.iterdir()) == [store.MANIFEST, TOY.file]
+    assert [path.name for path in file.parent.iterdir()] == [TOY.file]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -172,17 +156,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"cannot be written: .*No space left"):
         store.write(tmp_path, copy_of(ROWS[:1]))
     assert (tmp_path / TOY.file).read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2, "no temporary file stays behind"
+    assert len(list(tmp_path.iterdir())) == 1, "no temporary file stays behind"
 
 
-def test_a_foreign_manifest_is_refused(tmp_path):
-    for text in ("[]", '{"toy": {"file": "toy.jsonl"}}', "{"):
-        (tmp_path / store.MANIFEST).write_text(text)
-        with pytest.raises(DataError, match="no manifest of nabla-eval data fetch"):
-            store.manifest(tmp_path)
-
-
-@pytest.mark.usefixtures("tested")
 @pytest.mark.parametrize(
     ("rows", "faults", "notes"),
     [
@@ -196,7 +172,9 @@ def test_a_foreign_manifest_is_refused(tmp_path):
         ([*ROWS, ROWS[0]], ["4 items instead", "stand there twice: a", "known ones: a"], []),
     ],
 )  # fmt: skip
-def test_copies_are_compared_with_the_tested_one(rows, faults, notes):
+def test_copies_are_compared_with_the_tested_one(rows, faults, notes, monkeypatch):
+    tested = {"toy": fingerprint(copy_of(ROWS).items)}
+    monkeypatch.setattr(known, "reference_copies", lambda: tested)
     findings = examine(copy_of(rows))
     assert len(findings.faults) == len(faults) and len(findings.notes) == len(notes)
     for found, part in zip((*findings.faults, *findings.notes), [*faults, *notes], strict=True):
@@ -205,65 +183,42 @@ def test_copies_are_compared_with_the_tested_one(rows, faults, notes):
 
 
 def test_of_a_set_that_is_known_in_part_nothing_is_said_about_the_rest(monkeypatch):
-    monkeypatch.setattr(check, "known", lambda: {"toy": fingerprint(copy_of(ROWS[:1]).items)})
+    tested = {"toy": fingerprint(copy_of(ROWS[:1]).items)}
+    monkeypatch.setattr(known, "reference_copies", lambda: tested)
     assert examine(copy_of(ROWS)).verdict == "ok"
     (fault,) = examine(copy_of([{**ROWS[0], "problem": "1?", "answer": "9"}, *ROWS[1:]])).faults
     assert fault == "1 known problems, or their answers, are not there"
 
 
-def test_what_was_fetched_is_compared_row_by_row(tmp_path):
-    store.write(tmp_path, copy_of(ROWS))
-    entry = store.manifest(tmp_path)["toy"]
-    assert examine(store.read(tmp_path, TOY), entry).verdict == "ok"
-    for rows, what in (
-        ([ROWS[0], {**ROWS[1], "answer": "5"}, ROWS[2]], "b"),
-        (ROWS[::-1], "order or markup differs"),
-    ):
-        fill(tmp_path, rows)
-        (fault,) = examine(store.read(tmp_path, TOY), entry).faults
-        assert fault == f"no longer what was fetched: {what}"
-
-
-@pytest.fixture
-def load_dataset(monkeypatch):
-    """Has `datasets.load_dataset` give rows, or fail."""
+def test_hub_rows_become_items(monkeypatch):
     import datasets
 
-    def install(result):
-        def load(path, name, *, split, revision):
-            if isinstance(result, Exception):
-                raise result
-            return result
-
-        monkeypatch.setattr(datasets, "load_dataset", load)
-
-    return install
-
-
-def test_hub_rows_become_items(load_dataset):
-    load_dataset([{"question": "1+1?", "answer": "It is 2.\n#### 2"}] * 2)
-    copy = hub.from_hub(SETS["gsm8k"])
-    assert copy.items[1] == {
+    rows = {
+        "gsm8k": {"question": "1+1?", "answer": "It is 2.\n#### 2"},
+        "math500": {"unique_id": "test/a.json", "problem": "?", "answer": r"\frac12"},
+        "amc": {"id": 3, "problem": "?", "answer": -4.0, "url": "https://"},
+    }
+    found = {}
+    for name, row in rows.items():
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, told=row, **__: [told] * 2)
+        found[name] = from_hub(SETS[name]).items[1]
+    assert found["gsm8k"] == {
         "id": "2", "problem": "1+1?", "answer": "2", "source": "openai/gsm8k@740312a",
     }  # fmt: skip
-    load_dataset([{"unique_id": "test/a.json", "problem": "?", "answer": r"\frac12"}])
-    assert hub.from_hub(SETS["math500"]).items[0]["id"] == "test/a.json"
-    load_dataset([{"id": 3, "problem": "?", "answer": -4.0, "url": "https://"}])
-    assert hub.from_hub(SETS["amc"]).items[0]["answer"] == "-4"
+    assert (found["math500"]["id"], found["amc"]["answer"]) == ("test/a.json", "-4")
 
 
-def test_without_network_the_folder_is_offered_at_once():
+def test_a_hub_that_cannot_be_reached_or_refuses(monkeypatch):
     with pytest.raises(DataError) as caught:
-        hub.from_hub(TOY)
+        from_hub(TOY)
     text = str(caught.value)
     assert "there is no network, and it is not in the cache" in text and "\n" not in text
     assert "nabla-eval data fetch DIR" in text and "NABLA_DATA=DIR" in text
 
+    def gated(*_, **__):
+        raise ValueError("Dataset 'owner/toy' is gated.\nAsk for access.")
 
-def test_a_hub_that_refuses_is_quoted(load_dataset, monkeypatch):
-    monkeypatch.setattr(hub, "hub_answers", lambda: True)
-    load_dataset(ValueError("Dataset 'owner/toy' is gated.\nAsk for access."))
-    with pytest.raises(
-        DataError, match=r"ValueError: Dataset 'owner/toy' is gated. Ask for access"
-    ):
-        hub.from_hub(TOY)
+    monkeypatch.setattr("datasets.load_dataset", gated)
+    monkeypatch.setattr(store, "hub_answers", lambda: True)
+    with pytest.raises(DataError, match=r"is gated. Ask for access"):
+        from_hub(TOY)

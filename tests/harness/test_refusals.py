@@ -19,7 +19,7 @@ from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
-from nabla_eval.harness.tasks import list_tasks
+from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.checkpoint import parse_device

@@ -10,10 +10,10 @@ import pytest
 from scripted_policy import logits_of, scripted_pair, tokenizer_with
 
 from nabla_eval.errors import ConfigError
+from nabla_eval.grading import grade_batch
 from nabla_eval.harness import arguments, loading
+from nabla_eval.harness.instances import Thinking
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.harness.math_task import grade_batch
-from nabla_eval.harness.requests import Thinking
 from nabla_eval.methods.baselines import SelfConsistency, self_consistency
 from nabla_eval.models.chat import render
 from nabla_eval.protocol import Problem, TemplateAffixes, Trajectory

@@ -9,7 +9,7 @@ import pytest
 from nabla_eval import generate
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness.arguments import read
-from nabla_eval.harness.generation import Reader
+from nabla_eval.harness.instances import GenerationReader
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import METHODS, configure, option_names
 from nabla_eval.options import DTO, change, fingerprint, flatten
@@ -172,7 +172,7 @@ def test_defaults_presets_and_controls_are_not_idle(method):
 
 
 def test_a_run_says_it_once_also_where_the_task_asks_for_it(caplog):
-    reader = Reader(read({"method": "best_of_n"}))
+    reader = GenerationReader(read({"method": "best_of_n"}))
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         reader({"max_gen_toks": 3})
         assert not caplog.records

@@ -7,7 +7,7 @@ from lm_eval.api.instance import Instance
 
 from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.harness.tasks import tasks_path
+from nabla_eval.harness.task_files import tasks_path
 from nabla_eval.runs.command import compose
 from nabla_eval.runs.evaluate import Evaluator, knows
 from nabla_eval.traces.manifest import read_manifest

@@ -15,7 +15,7 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
-from nabla_eval.harness.requests import fit
+from nabla_eval.harness.instances import fit
 from nabla_eval.methods.registry import METHODS, configure
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair

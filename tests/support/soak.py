@@ -97,7 +97,7 @@ def evaluated(number: int) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from nabla_eval.harness.tasks import tasks_path
+    from nabla_eval.harness.task_files import tasks_path
 
     method = ("nabla", "best_of_n", "greedy", "self_consistency")[number % 4]
     quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())

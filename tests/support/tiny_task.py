@@ -16,7 +16,7 @@ doc_to_target: "{{{{target}}}}"
 target_delimiter: ""
 num_fewshot: 0
 generation_kwargs: {{until: ["\\n"], max_gen_toks: 24}}
-process_results: !function nabla_eval.harness.countdown.process_results
+process_results: !function nabla_eval.harness.tasks.score_countdown
 metric_list:
   - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
   - {{metric: model_calls, aggregation: mean, higher_is_better: false}}

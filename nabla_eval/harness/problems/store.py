@@ -1,4 +1,4 @@
-"""Problems with their answers, and folders of them: one JSONL file a set, and a manifest."""
+"""Problems with their answers: from a folder with one JSONL file a set, or from the hub."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import Hub, ProblemSet
-from nabla_eval.validation import UNREADABLE, mismatch, text_of
+from nabla_eval.models.hub import hub_answers
+from nabla_eval.validation import UNREADABLE, text_of
 
 VARIABLE = "NABLA_DATA"
-MANIFEST = "nabla_data.json"
 _INTEGER = re.compile(r"[-−]?[0-9]{1,1000}(?:\.0+)?")
 
 
@@ -105,16 +106,6 @@ def repeated(items: Sequence[Item]) -> list[str]:
     ]
 
 
-class Entry(TypedDict):
-    """The manifest's entry about one file."""
-
-    file: str
-    items: int
-    hash: str
-    dataset: str
-    rows: list[str]  # wording and answer of each item, in order: says which of them changed
-
-
 @dataclass(frozen=True)
 class Copy:
     """The items of one set, and where they came from."""
@@ -195,58 +186,62 @@ def _rows(file: Path) -> Iterator[Any]:
 
 
 def write(folder: Path, copy: Copy) -> Path:
-    """Store a copy as the folder's file of its set and in its manifest, each atomically."""
+    """Store a copy as the folder's file of its set: a reader sees the old or the new one whole."""
     file = folder / copy.problems.file
-    lines = [json.dumps(one, ensure_ascii=False) for one in copy.items]
-    _replace(file, "\n".join(lines) + "\n")
-    entry: Entry = {
-        "file": file.name,
-        "items": len(copy.items),
-        "hash": copy.hash,
-        "dataset": copy.source,
-        "rows": row_hashes(copy.items),
-    }
-    entries = {**manifest(folder), copy.problems.name: entry}
-    _replace(folder / MANIFEST, json.dumps(entries, indent=1) + "\n")
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in copy.items]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{file.name}.") as draft:
+            whole = Path(draft, file.name)
+            with whole.open("w", encoding="utf-8") as stream:
+                stream.writelines(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(whole, file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be written: {error}. Choose another folder.") from error
     return file
 
 
-def row_hashes(items: Sequence[Item]) -> list[str]:
-    """Return one hash an item, as the manifest keeps them."""
-    return [wording(one) + answering(one) for one in items]
+def from_hub(problems: ProblemSet) -> Copy:
+    """Return the set's items from its hub data set, or from what the cache holds of it.
 
+    Raises `DataError` where it is neither within reach nor in the cache.
+    """
+    import datasets
 
-def manifest(folder: Path) -> dict[str, Entry]:
-    """Return what was fetched into a folder, by name of set; nothing for other folders."""
-    file = folder / MANIFEST
-    if not os.path.isfile(file):
-        return {}
+    hub = problems.hub
     try:
-        entries = json.loads(text_of(file))
-        wrong = mismatch(entries, dict[str, Entry])
-    except UNREADABLE as error:
-        entries, wrong = {}, str(error)
-    if wrong:
-        raise DataError(
-            f"{file} is no manifest of nabla-eval data fetch ({wrong}). Remove it, or fetch anew."
-        )
-    return dict(entries)
+        with _no_waiting():
+            rows = datasets.load_dataset(hub.path, hub.name, split=hub.split, revision=hub.revision)
+    except Exception as error:  # of huggingface_hub, requests, httpx, fsspec, pyarrow, ...
+        raise DataError(_explain(problems, error)) from error
+    items = tuple(
+        item(problems, row, f"{hub}, row {number}", hub) for number, row in enumerate(rows, 1)
+    )
+    return Copy(problems, items, str(hub), problems.items)
 
 
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that a reader, or a run that is killed, sees the old or the new one whole."""
+def _explain(problems: ProblemSet, error: Exception) -> str:
+    what = f"{problems.title} ({problems.hub}) cannot be had from the hub"
+    if hub_answers():
+        detail = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(". ")
+        return f"{what}: {detail}. Try again later, or give a folder of problems ({VARIABLE}=DIR)."
+    return (
+        f"{what}: there is no network, and it is not in the cache. Run `nabla-eval data fetch DIR` "
+        f"where there is one, copy DIR here, and set {VARIABLE}=DIR (or pass "
+        """--metadata '{"data_dir": "DIR"}' to lm_eval)."""
+    )
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Without network, look into the cache only; else the client retries for half a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not hub_answers()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)  # mkstemp's files are for their owner's eyes only
-            os.replace(name, file)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise DataError(f"{file} cannot be written: {error}. Choose another folder.") from error
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
