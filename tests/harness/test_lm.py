@@ -109,7 +109,7 @@ def test_few_shot_examples_are_turns_of_the_conversation(lm, evaluate, root, tmp
 
 LOGLIKELIHOOD = """
 task: choices
-custom_dataset: !function nabla_eval.harness.tasks.dataset
+custom_dataset: !function nabla_eval.harness.tasks.countdown
 dataset_kwargs: {countdown_numbers: 4}
 test_split: test
 output_type: multiple_choice
