@@ -18,10 +18,10 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.engine.teacher_force import Written, read
 from nabla_eval.engine.vllm_client import Completion, Server
-from nabla_eval.errors import ConfigError, ContextError, Fault, ModelError, ServerError
+from nabla_eval.errors import ConfigError, Fault, ModelError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import DELIMITERS, Sampling
-from nabla_eval.protocol import Generate, Problem, Trajectory
+from nabla_eval.protocol import Generate, Trajectory
 from nabla_eval.randomness import Key
 
 _PROBE = "20,14,7=42?"  # any text would do
@@ -44,16 +44,13 @@ class VLLMRollout:
         """Roll out responses; results in the order of the requests.
 
         A response whose tokens the local policy cannot read comes back as a `Fault`.
-        Raises `ServerError` for a server that stays away, `ContextError` for a response that does
-        not fit its context.
+        Raises `ServerError` for a server that stays away or cannot answer.
         """
-        for request in requests:
-            self._refuse(request.problem)
-            if request.confidence is not None:
-                raise ConfigError(
-                    "This method looks at the policy's confidence at every token, which a server's "
-                    "answers come too late for. Leave rollout=vllm out."
-                )
+        if any(request.confidence is not None for request in requests):
+            raise ConfigError(
+                "This method looks at the policy's confidence at every token, which a server's "
+                "answers come too late for. Leave rollout=vllm out."
+            )
         rows = [Response.of(request, self.policy) for request in requests]
         while unfinished := [row for row in rows if row.stop is None]:
             for row in unfinished:
@@ -84,17 +81,6 @@ class VLLMRollout:
             else:
                 known[row] = own
         return known
-
-    def _refuse(self, problem: Problem) -> None:
-        """Raise `ContextError` for a problem that the server has no room for."""
-        room, taken = self.server.context, len(problem.prompt)
-        if room is not None and taken + problem.max_new_tokens > room:
-            raise ContextError(
-                f"The prompt of {problem.id or 'a problem'} takes {taken} tokens and up to "
-                f"{problem.max_new_tokens} more are to be generated, but {self.server!r} holds "
-                f"{room}. Start it with a larger --max-model-len, or generate at most "
-                f"{max(0, room - taken)} tokens."
-            )
 
     def _body(self, row: Response) -> dict[str, Any]:
         """Return a request for the rest of a row.
@@ -136,7 +122,7 @@ class VLLMRollout:
         A row that has not ended then (the server saw a stop string that does not count) is asked
         for again from there.
         """
-        self._check(row, completion)
+        self._check(completion, _room(row))
         for count, token in enumerate(completion.tokens, start=1):
             row.tokens.append(token)
             row.check(self.policy)
@@ -144,14 +130,15 @@ class VLLMRollout:
                 row.cost.generated_tokens += len(completion.tokens) - count
                 return
 
-    def _check(self, row: Response, completion: Completion) -> None:
+    def _check(self, completion: Completion, asked: int) -> None:
+        """Raise for tokens that the policy lacks, and for another number of them than asked for."""
         wrong = next((t for t in completion.tokens if not 0 <= t < self.policy.vocabulary), None)
         if wrong is not None:
             raise ModelError(
                 f"{self.server!r} gave token {wrong}, and {self.policy.name} has "
                 f"{self.policy.vocabulary} tokens. Serve the policy itself."
             )
-        asked, count = _room(row), len(completion.tokens)
+        count = len(completion.tokens)
         whole = {"stop": 0 < count <= asked, "length": count == asked}
         if not whole.get(completion.finish, False):
             raise ServerError(
@@ -161,25 +148,14 @@ class VLLMRollout:
 
     def _compare(self) -> None:
         """Raise where the server's greedy tokens are unlikely under the local policy."""
-        prompt = self.policy.encode(_PROBE) or (1,)
-        body = {
-            "prompt": list(prompt),
-            "max_tokens": _PROBE_TOKENS,
-            **sampling_arguments(Sampling(temperature=0)),
-        }
+        prompt, greedy = self.policy.encode(_PROBE) or (1,), Sampling(temperature=0)
+        body = {"prompt": list(prompt), "max_tokens": _PROBE_TOKENS, **sampling_arguments(greedy)}
         (completion,) = self.server.complete_all([body])
-        if not 0 < len(completion.tokens) <= _PROBE_TOKENS:
-            wrote = f"{len(completion.tokens)} tokens" if completion.tokens else "nothing"
-            raise ServerError(
-                f"{self.server!r} wrote {wrote} after {_PROBE!r}, and was asked for "
-                f"{_PROBE_TOKENS} at most. Look at its log."
-            )
-        gap = math.inf
-        if all(0 <= token < self.policy.vocabulary for token in completion.tokens):
-            whole = Written((*prompt, *completion.tokens), len(completion.tokens))
-            ((columns, _),) = read(self.policy, [whole])
-            likely = zip(columns["top_probability"], columns["log_probability"], strict=True)
-            gap = fmean(math.log(top) - own for top, own in likely)
+        self._check(completion, _PROBE_TOKENS)
+        whole = Written((*prompt, *completion.tokens), len(completion.tokens))
+        ((columns, _),) = read(self.policy, [whole])
+        likely = zip(columns["top_probability"], columns["log_probability"], strict=True)
+        gap = fmean(math.log(top) - own for top, own in likely)
         if gap > _FOREIGN:
             raise ModelError(
                 f"{self.server!r} serves another model than {self.policy.name}: the tokens that it "
@@ -191,9 +167,7 @@ class VLLMRollout:
 def _room(row: Response) -> int:
     """Return how many tokens a row may still take, of its response or of its step."""
     room, until = row.request.problem.max_new_tokens - len(row.tokens), row.request.until
-    if until is None:
-        return room
-    return min(room, until.step_tokens - row.steps)
+    return room if until is None else min(room, until.step_tokens - row.steps)
 
 
 def seed_of(key: Key, position: int) -> int:

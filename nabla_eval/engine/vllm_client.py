@@ -370,16 +370,17 @@ def _reason(error: Exception) -> str:
 
 
 def _chosen(options: ServerOptions, names: list[str]) -> str:
-    if options.vllm_model is None and len(names) == 1:
-        return names[0]
-    if options.vllm_model in names:
-        return str(options.vllm_model)
+    """Return the model that was asked for, or the only one."""
+    asked = options.vllm_model
+    if asked in names or (asked is None and len(names) == 1):
+        return asked or names[0]
     listed = [_quoted(name) for name in names[:_LISTED]]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    asked = "none was asked for" if options.vllm_model is None else f"not {options.vllm_model!r}"
-    close = difflib.get_close_matches(options.vllm_model or "", listed, n=1, cutoff=0.6)
-    hint = f"Did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(asked or "", listed, n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    if len(names) > _LISTED:
+        listed.append(f"and {len(names) - _LISTED} more")
+    wanted = "none was asked for" if asked is None else f"not {asked!r}"
     raise ConfigError(
-        f"The vLLM server at {options.vllm_url} offers {', '.join(listed) or 'no model'}{more}; "
-        f"{asked}. Pass one of its names as vllm_model. {hint}".rstrip()
+        f"The vLLM server at {options.vllm_url} offers {', '.join(listed) or 'no model'}; "
+        f"{wanted}. Pass one of its names as vllm_model.{hint}"
     )

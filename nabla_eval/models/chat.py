@@ -151,7 +151,7 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Framer:
+class AffixFinder:
     """A reward model's template as a function: messages -> ids before and after the response."""
 
     tokenizer: Any
@@ -169,7 +169,7 @@ class Framer:
 
         Raises `ModelError` where the template drops or rewrites an ordinary response.
         """
-        affixes = self._plain_frame(messages) if self.plain else self._template_frame(messages)
+        affixes = self._plain(messages) if self.plain else self._rendered(messages)
         if self.template.delimiter is None:
             return affixes
         return TemplateAffixes(affixes.before, encode(self.tokenizer, self.template.delimiter))
@@ -188,14 +188,14 @@ class Framer:
         own = template.chat_template
         return render(self.tokenizer, chat, generate=False, chat_template=own)
 
-    def _plain_frame(self, messages: Messages) -> TemplateAffixes:
+    def _plain(self, messages: Messages) -> TemplateAffixes:
         before = bos_ids(self.tokenizer) + encode(self.tokenizer, self.render(messages, ""))
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if bos is not None and before[:2] == (bos, bos):
             before = before[1:]
         return TemplateAffixes(before=before, after=() if eos is None else (eos,))
 
-    def _template_frame(self, messages: Messages) -> TemplateAffixes:
+    def _rendered(self, messages: Messages) -> TemplateAffixes:
         marker = _MARKER
         while any(marker in message["content"] for message in messages):
             marker += "x"
@@ -239,13 +239,13 @@ def end_of_turn(tokenizer: Any) -> int | None:
     if getattr(tokenizer, "chat_template", None) is None:
         return None
     try:
-        after = Framer(tokenizer)([{"role": "user", "content": "a"}]).after
+        after = AffixFinder(tokenizer)([{"role": "user", "content": "a"}]).after
     except ModelError:
         return None
     return after[0] if after and after[0] in special_ids(tokenizer) else None
 
 
-# --- is the framed response what the reward model would read? -----------------------------------
+# --- is a response between its affixes what the reward model would read? ------------------------
 
 # Templates trim, drop or move what is in a response. Each probe is rendered and tokenised whole,
 # and the tokens between the two sides must be the response, the whole response, and nothing else.
@@ -257,58 +257,46 @@ ORDINARY = ("The answer is \\boxed{12}.", "First, $x^2 = 9$.\n\nSo $x = 3$, or â
 TOUCHY = ("Ends in a line break.\n", "\nStarts with one.", THINKING)
 
 
-@dataclass(frozen=True)
-class RoundTrip:
-    """The comparison of a framed response with the reward model's rendered input."""
-
-    response: str
-    reason: str  # why they differ; empty where they do not
-
-    @property
-    def exact(self) -> bool:
-        return not self.reason
-
-
-def round_trip(framer: Framer, response: str, messages: Messages = QUESTION) -> RoundTrip:
-    """Compare the affixes with the ids of the whole rendered conversation."""
-    framer = replace(framer, template=replace(framer.template, delimiter=None))
-    affixes, text = framer(messages), framer.render(messages, response)
-    whole = encode(framer.tokenizer, text)
-    if framer.plain:
-        bos = bos_ids(framer.tokenizer)
+def altered(finder: AffixFinder, response: str, messages: Messages = QUESTION) -> str:
+    """Say what the rendered conversation makes of a response; empty where it is kept as it is."""
+    finder = replace(finder, template=replace(finder.template, delimiter=None))
+    affixes, text = finder(messages), finder.render(messages, response)
+    whole = encode(finder.tokenizer, text)
+    if finder.plain:
+        bos = bos_ids(finder.tokenizer)
         whole = (whole if whole[: len(bos)] == bos else bos + whole) + affixes.after
     start, stop = len(affixes.before), len(whole) - len(affixes.after)
-    shown = decode(framer.tokenizer, whole[start:stop], special=True)
+    shown = decode(finder.tokenizer, whole[start:stop], special=True)
     # SentencePiece glues the blank before a word to the word.
     same = response in (shown, shown.lstrip(" "))
     if same and whole[:start] == affixes.before and whole[stop:] == affixes.after:
-        return RoundTrip(response, "")
+        return ""
     bare = response.strip()
-    if bare != response and framer.render(messages, bare) == text:
-        return RoundTrip(response, "white space at its ends is trimmed; here it is kept")
-    if "<think>" in response and not framer.plain:
-        reason = "thinking blocks are added, moved or dropped (see the option thinking)"
-        return RoundTrip(response, reason)
+    if bare != response and finder.render(messages, bare) == text:
+        return "white space at its ends is trimmed; here it is kept"
+    if "<think>" in response and not finder.plain:
+        return "thinking blocks are added, moved or dropped (see the option thinking)"
     if response in text:
-        return RoundTrip(response, "tokens merge across its border; here they are kept apart")
-    return RoundTrip(response, "words are changed")
+        return "tokens merge across its border; here they are kept apart"
+    return "words are changed"
 
 
-def check_frame(framer: Framer) -> tuple[RoundTrip, ...]:
-    """Return round trips of probe responses, ordinary ones first.
+def check_template(finder: AffixFinder) -> dict[str, str]:
+    """Return what becomes of probe responses, ordinary ones first; empty where they are kept.
 
-    Raises `ModelError` where an ordinary response is not framed exactly.
+    Raises `ModelError` where an ordinary response is altered.
     """
-    ordinary = [THINKING] if framer.template.thinking else probes(framer.tokenizer)
-    trips = [round_trip(framer, response) for response in ordinary]
-    wrong = next((trip for trip in trips if not trip.exact), None)
-    if wrong is not None:
-        raise ModelError(
-            "The reward model's chat template does not show a response word for word: of "
-            f"{wrong.response!r} {wrong.reason}. {framer.template.advice}"
-        )
-    touchy = [f"{THINKING}\n"] if framer.template.thinking else TOUCHY
-    return (*trips, *(round_trip(framer, r) for r in touchy if _encodable(framer.tokenizer, r)))
+    thinking, tokenizer = finder.template.thinking, finder.tokenizer
+    found = {}
+    for response in [THINKING] if thinking else probes(tokenizer):
+        found[response] = altered(finder, response)
+        if found[response]:
+            raise ModelError(
+                "The reward model's chat template does not show a response word for word: of "
+                f"{response!r} {found[response]}. {finder.template.advice}"
+            )
+    touchy = [f"{THINKING}\n"] if thinking else TOUCHY
+    return found | {text: altered(finder, text) for text in touchy if _encodable(tokenizer, text)}
 
 
 def probes(tokenizer: Any) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from nabla_eval.errors import ModelError, NablaError
 from nabla_eval.models import chat, memory, vocabulary
-from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.chat import AffixFinder, Template
 from nabla_eval.models.checkpoint import (
     Checkpoint,
     Role,
@@ -113,10 +113,12 @@ def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairRepo
         findings.append(Finding(source.who, "ok", _describe(opened[role])))
         look(f"weights of the {source.who}", _weights(opened[role]))
     actor, judge = opened.get("policy"), opened.get("reward")
-    overlap = None
+    overlap, copied = None, False
     if actor is not None and judge is not None:
         overlap = vocabulary.compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab())
         look("vocabulary", _vocabulary(actor, judge, overlap, asked))
+        rows = [memory.Shape.of(found.config).rows for found in (actor, judge)]
+        copied = overlap.moved > 0 or rows[0] > rows[1]
     if judge is not None:
         look("score", _score(judge, asked))
         look("template", _template(judge, asked))
@@ -125,7 +127,6 @@ def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairRepo
         if asked.step_delimiter is not None:
             look("steps", _steps(actor, asked.step_delimiter))
     findings += [_context(found, asked.length) for found in opened.values()]
-    copied = overlap is not None and overlap.moved > 0
     sizes = tuple((found.source.who, _memory(found, asked, copied)) for found in opened.values())
     if asked.load and actor is not None and judge is not None:
         look("loading", _load(actor, judge, asked))
@@ -179,22 +180,21 @@ def _score(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
 
 
 def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
-    framer = Framer(judge.tokenizer, asked.template)
-    trips = chat.check_frame(framer)
-    affixes = framer(chat.QUESTION)
-    shown = "plain text, no chat template" if framer.plain else "its own chat template"
-    if asked.template.chat_template is not None and not framer.plain:
+    finder = AffixFinder(judge.tokenizer, asked.template)
+    found = chat.check_template(finder)
+    affixes, kept = finder(chat.QUESTION), [not reason for reason in found.values()]
+    shown = "plain text, no chat template" if finder.plain else "its own chat template"
+    if asked.template.chat_template is not None and not finder.plain:
         shown = "the chat template that was given"
     yield Finding(
         "template",
-        "ok" if trips else "skipped",
+        "ok" if found else "skipped",
         f"{shown}: {len(affixes.before)} tokens before and {len(affixes.after)} after the "
-        f"response; {sum(trip.exact for trip in trips)} of {len(trips)} probe responses are framed "
-        "exactly",
+        f"response; {sum(kept)} of {len(kept)} probe responses are framed exactly",
     )
-    for trip in trips:
-        if not trip.exact:
-            yield Finding("template", "warning", f"{trip.response!r}: {trip.reason}")
+    for response, reason in found.items():
+        if reason:
+            yield Finding("template", "warning", f"{response!r}: {reason}")
 
 
 def _ends(actor: Checkpoint) -> Iterator[Finding]:

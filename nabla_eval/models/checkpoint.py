@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,18 +76,15 @@ class Source:
         return Path(self.name) if os.path.isdir(self.name) else None
 
     def hub(self, code: bool = True) -> dict[str, Any]:
-        """Return the arguments that every `from_pretrained` takes; some run no code."""
-        own = {"revision": self.revision, "local_files_only": self.trust.local_files_only}
-        return own | ({"trust_remote_code": self.trust.trust_remote_code} if code else {})
+        """Return the arguments that every `from_pretrained` takes; some run no code.
 
-    def reachable(self) -> Source:
-        """Return the source, from the local cache only where the hub is out of reach.
-
-        The hub's own client repeats each request for half a minute before it gives up.
+        Only the local cache is read where the hub is out of reach: its own client repeats each
+        request for half a minute before it gives up.
         """
-        if self.trust.local_files_only or os.path.exists(self.name) or hub_answers():
-            return self
-        return replace(self, trust=replace(self.trust, local_files_only=True))
+        local = self.trust.local_files_only
+        local = local or not (os.path.exists(self.name) or hub_answers())
+        own: dict[str, Any] = {"revision": self.revision, "local_files_only": local}
+        return own | ({"trust_remote_code": self.trust.trust_remote_code} if code else {})
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,6 @@ def examine(source: Source, weights: bool = True) -> Checkpoint:
 
     `weights=False` does without files of weights. Raises `ModelError`.
     """
-    source = source.reachable()
     config, kind = open_config(source)
     if weights:
         check_weights(source)
@@ -166,7 +162,6 @@ def open_config(source: Source) -> tuple[Any, Kind]:
     Raises `ModelError` where it is missing, out of reach, or no checkpoint for its role.
     """
     _check_folder(source)
-    source = source.reachable()
     with explained(source, "config"):
         config = transformers.AutoConfig.from_pretrained(source.name, **source.hub())
     return config, _kind(source, config)
@@ -174,7 +169,6 @@ def open_config(source: Source) -> tuple[Any, Kind]:
 
 def open_tokenizer(source: Source) -> Any:
     """Return the checkpoint's tokenizer. Raises `ModelError` where it has none."""
-    source = source.reachable()
     with explained(source, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.name, **source.hub())
         tokenizer = faithful(tokenizer, **source.hub(code=False))
@@ -231,23 +225,19 @@ def _kind(source: Source, config: Any) -> Kind:
     if any(name.endswith((OUTCOME, PROCESS)) for name in names):
         kind = "outcome" if any(name.endswith(OUTCOME) for name in names) else "process"
     if source.role == "reward":
-        if kind == "causal":
-            raise ModelError(
-                f"The {source.who} {source.name} is {found}; a ...{OUTCOME} (one score per "
-                f"response) or ...{PROCESS} (one score per step) is needed. Give a reward model, "
-                "such as Skywork/Skywork-Reward-V2-Qwen3-4B."
-            )
-        return kind
-    decoder = not getattr(config, "is_encoder_decoder", False)
-    if not decoder or not any(name.endswith(CAUSAL) for name in names):
+        fits = kind != "causal"
+        needed = f"a ...{OUTCOME} (one score per response) or ...{PROCESS} (one score per step)"
+        hint = "Give a reward model, such as Skywork/Skywork-Reward-V2-Qwen3-4B."
+    else:
+        decoder = not getattr(config, "is_encoder_decoder", False)
+        fits = kind == "causal" and decoder and any(name.endswith(CAUSAL) for name in names)
+        needed = "a decoder-only language model (...ForCausalLM)"
         hint = "Give one, such as Qwen/Qwen2.5-7B-Instruct."
         if kind != "causal":
             hint = "It is a reward model: give it as reward=..."
-        raise ModelError(
-            f"The {source.who} {source.name} is {found}; a decoder-only language model "
-            f"(...ForCausalLM) is needed. {hint}"
-        )
-    return "causal"
+    if not fits:
+        raise ModelError(f"The {source.who} {source.name} is {found}; {needed} is needed. {hint}")
+    return kind
 
 
 def _check_folder(source: Source) -> None:
@@ -258,13 +248,10 @@ def _check_folder(source: Source) -> None:
                 f"The {source.who} folder {name} has no config.json. Give a folder that "
                 f"save_pretrained wrote, {instead}"
             )
-    elif os.path.exists(name):
-        raise ModelError(f"The {source.who} {name} is a file. Give the folder that holds it.")
     # Hub ids are `name` or `owner/name`.
-    elif name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
-        raise ModelError(
-            f"The {source.who} folder {name} does not exist. Check the path, {instead}"
-        )
+    elif os.path.exists(name) or name.startswith((".", "/")) or name.count("/") > 1:
+        fault = "is a file" if os.path.exists(name) else "does not exist"
+        raise ModelError(f"The {source.who} folder {name} {fault}. Check the path, {instead}")
 
 
 def weight_files(source: Source) -> list[str] | None:

@@ -10,7 +10,7 @@ import torch
 
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models import chat, heads
-from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.chat import AffixFinder, Template
 from nabla_eval.models.checkpoint import (
     Checkpoint,
     Dtype,
@@ -139,7 +139,6 @@ def policy_from(model: Any, tokenizer: Any, *, context: int | None = None) -> Po
         embedding=halves.embedding,
         tokenizer=tokenizer,
         end_ids=ends,
-        pad_id=_pad_id(model, tokenizer, ends),
         context=context or halves.context,
         parameters=halves.parameters,
         name=name,
@@ -170,9 +169,8 @@ def reward_from(
     check_tokenizer(tokenizer)
     with heads.faults_explained(model, name):
         halves, process = heads.split_reward(model, name, process_score)
-    table, rows = _grow(model, halves.embedding, policy.vocabulary), policy.vocabulary
-    own, other = policy.tokenizer.get_vocab(), tokenizer.get_vocab()
-    embedding, known = align(table, own, other, rows, vocab)
+    table, vocabularies = halves.embedding, (policy.tokenizer.get_vocab(), tokenizer.get_vocab())
+    embedding, known = align(table, *vocabularies, policy.vocabulary, vocab)
     if step_delimiter is not None and not process:
         raise ConfigError(
             f"step_delimiter={step_delimiter!r} needs a process reward (a token classifier), and "
@@ -183,14 +181,14 @@ def reward_from(
     if step_delimiter is not None:
         steps = checked_steps(policy.tokenizer, step_delimiter)
         template = replace(template, delimiter=delimiter_of(step_delimiter))
-    framer = Framer(tokenizer, template)
-    chat.check_frame(framer)
+    affixes = AffixFinder(tokenizer, template)
+    chat.check_template(affixes)
     return Reward(
         base=halves.base,
         head=halves.head,
-        table=table[: halves.embedding.shape[0]],
+        table=table,
         embedding=embedding,
-        affixes=framer,
+        affixes=affixes,
         context=context or halves.context,
         parameters=halves.parameters,
         known=known,
@@ -216,27 +214,3 @@ def end_ids(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
         ids += found if isinstance(found, list) else [found]
     ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
     return tuple(dict.fromkeys(index for index in ids if index is not None))
-
-
-def _pad_id(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> int:
-    """Return a token to fill batches with; masked out, so any valid id will do."""
-    config = model.config.get_text_config()
-    found = (tokenizer.pad_token_id, getattr(config, "pad_token_id", None), ends[0])
-    rows = model.get_input_embeddings().weight.shape[0]
-    return next(int(index) for index in found if index is not None and 0 <= index < rows)
-
-
-def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the reward model's table with at least `rows` rows, of which the model has a view.
-
-    Padding differs inside a family (152064 and 151936 rows). Growing the one table costs the few
-    rows that are missing, a second table would cost gigabytes.
-    """
-    own = table.shape[0]
-    if own >= rows:
-        return table
-    grown = torch.cat([table, table.new_zeros(rows - own, table.shape[1])])
-    lookup = model.base_model.get_input_embeddings()
-    if lookup.weight.data_ptr() == table.data_ptr():
-        lookup.weight.data = grown[:own]
-    return grown

@@ -34,7 +34,6 @@ class Policy:
     embedding: Tensor = field(repr=False)  # [V, D], as the base sees tokens
     tokenizer: Any = field(repr=False)
     end_ids: tuple[int, ...]  # tokens that end a response
-    pad_id: int
     context: int  # longest input, tokens
     parameters: int  # outside the input embedding table
     name: str = "policy"
@@ -110,9 +109,8 @@ class Reward:
     head: Callable[[Tensor], Tensor] = field(repr=False)  # [..., D] -> scores [...]
     table: Tensor = field(repr=False)  # [own vocabulary, D], for the template's tokens
     embedding: Tensor = field(repr=False)  # [V, D], rows in the policy's order
-    affixes: Callable[[Messages], TemplateAffixes] = field(
-        repr=False
-    )  # user messages -> ids around a response
+    # User messages -> ids around a response.
+    affixes: Callable[[Messages], TemplateAffixes] = field(repr=False)
     context: int
     parameters: int
     known: Tensor | None = field(default=None, repr=False)  # [V] bool; None: knows every token

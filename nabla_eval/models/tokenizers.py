@@ -6,7 +6,6 @@ In texts of responses special tokens are left out, but for those that mark thoug
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nabla_eval.errors import ModelError
@@ -92,12 +91,12 @@ def shown(tokenizer: Any, ids: Sequence[int], thought: Thought | None) -> str:
 
 # transformers 5 may build a tokenizer of a model type's own class and take only the vocabulary from
 # tokenizer.json: its rules for splitting text are then replaced without a word, and every prompt is
-# read wrongly. So both are put to the same texts.
+# read wrongly. So both are put to the same text.
 
 
 def faithful(tokenizer: Any, **hub: Any) -> Any:
     """Return the tokenizer, or the one that its tokenizer.json describes if they differ."""
-    if _difference(tokenizer) is None:
+    if _keeps_rules(tokenizer):
         return tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -106,45 +105,28 @@ def faithful(tokenizer: Any, **hub: Any) -> Any:
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise `ModelError` where a tokenizer splits text otherwise than its own tokenizer.json."""
-    fault = _difference(tokenizer)
-    if fault is not None:
+    if not _keeps_rules(tokenizer):
         raise ModelError(
             f"transformers loads the tokenizer of {tokenizer.name_or_path} as a "
-            f"{type(tokenizer).__name__}, which {fault}. Load it with "
-            "transformers.PreTrainedTokenizerFast.from_pretrained, which takes the file as it is."
+            f"{type(tokenizer).__name__}, which splits text otherwise than its tokenizer.json. "
+            "Load it with transformers.PreTrainedTokenizerFast.from_pretrained."
         )
 
 
-def _difference(tokenizer: Any) -> str | None:
-    """Say how a tokenizer departs from the tokenizer.json it was loaded from, if it does."""
-    path = _own_file(tokenizer)
-    if path is None:
-        return None
-    from tokenizers import Tokenizer
-
-    stored = Tokenizer.from_file(str(path))
-    plain = list(stored.get_vocab(with_added_tokens=False))[:64]
-    for text in (TEXT, "".join(plain)):
-        expected = stored.encode(text, add_special_tokens=False).ids
-        got = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if got != expected:
-            return (
-                f"splits {text[:30]!r}... into {len(got)} tokens where its own tokenizer.json "
-                f"makes {len(expected)} others"
-            )
-    return None
-
-
-def _own_file(tokenizer: Any) -> Path | None:
-    """Return tokenizer.json of the folder or cached hub model; None if the class just reads it."""
+def _keeps_rules(tokenizer: Any) -> bool:
+    """Return whether a tokenizer splits text as the tokenizer.json it was loaded from does."""
     name = getattr(tokenizer, "name_or_path", "")
-    read = ("TokenizersBackend", "PreTrainedTokenizerFast")
-    if not name or not getattr(tokenizer, "is_fast", False) or type(tokenizer).__name__ in read:
-        return None
+    generic = type(tokenizer).__name__ in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    if generic or not name or not getattr(tokenizer, "is_fast", False):
+        return True
+    from tokenizers import Tokenizer
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(name, "tokenizer.json", local_files_only=True)
+        path = cached_file(name, "tokenizer.json", local_files_only=True)
     except (OSError, ValueError):
-        return None
-    return None if found is None else Path(found)
+        return True
+    stored = Tokenizer.from_file(str(path))
+    text = TEXT + "".join(list(stored.get_vocab(with_added_tokens=False))[:64])
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found == stored.encode(text, add_special_tokens=False).ids

@@ -123,17 +123,18 @@ def align(
     """
     overlap = compare(policy, reward)
     check_overlap(overlap, mode)
-    ids = torch.full((rows,), -1, dtype=torch.long)  # the reward model's of every policy id
-    own = torch.tensor(list(policy.values()), dtype=torch.long)
-    other = torch.tensor([reward.get(token, -1) for token in policy], dtype=torch.long)
-    usable = (own < rows) & (other < table.shape[0])
-    ids[own[usable]] = other[usable]
-    known = ids >= 0
-    unused = torch.ones(rows, dtype=torch.bool)
-    used = torch.tensor(list(reward.values()), dtype=torch.long)
-    unused[used[used < rows]] = False
-    in_place = not overlap.moved and table.shape[0] >= rows and bool(unused[~known].all())
+    ids = [-1] * rows  # the reward model's id of every policy id
+    for token, index in policy.items():
+        other = reward.get(token, -1)
+        if index < rows and other < table.shape[0]:
+            ids[index] = other
+    unknown = [index for index, other in enumerate(ids) if other < 0]
+    aligned = not overlap.moved and table.shape[0] >= rows
+    in_place = aligned and set(unknown).isdisjoint(reward.values())
     with torch.no_grad():
-        embedding = table[:rows] if in_place else table[ids.clamp(min=0).to(table.device)]
-        embedding[(~known).to(table.device)] = 0
-    return embedding, None if bool(known.all()) else known.to(table.device)
+        wanted = torch.tensor(ids, device=table.device).clamp_(min=0)
+        embedding = table[:rows] if in_place else table[wanted]
+        embedding[unknown] = 0
+    known = torch.ones(rows, dtype=torch.bool, device=table.device)
+    known[unknown] = False
+    return embedding, known if unknown else None

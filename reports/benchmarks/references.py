@@ -48,7 +48,7 @@ def written_by_transformers(
         top_k=0,
         temperature=0.7,
         max_new_tokens=max(problem.max_new_tokens for problem in problems),
-        pad_token_id=pair.policy.pad_id,
+        pad_token_id=pair.policy.tokenizer.pad_token_id,
         eos_token_id=list(pair.policy.end_ids),
     )
     with torch.no_grad():
@@ -56,7 +56,7 @@ def written_by_transformers(
     if lengths is not None:
         assert written.shape[1] == ids.shape[1] + max(lengths)
         return sum(lengths)
-    return int((written[:, ids.shape[1] :] != pair.policy.pad_id).sum())
+    return int((written[:, ids.shape[1] :] != pair.policy.tokenizer.pad_token_id).sum())
 
 
 class Refining:

@@ -58,7 +58,7 @@ def test_a_folder_without_a_card_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No model card"):
         verify_files(tmp_path)
     (tmp_path / CARD).write_text('{"schema": 0}')
-    with pytest.raises(DataError, match="has schema 0"):
+    with pytest.raises(DataError, match="it has schema 0"):
         read_card(tmp_path)
 
 

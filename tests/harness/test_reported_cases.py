@@ -18,7 +18,7 @@ from nabla_eval import load_pair
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.errors import ModelError
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.chat import AffixFinder, Template
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key
@@ -76,8 +76,10 @@ def test_reward_templates_that_leave_thoughts_out():
     tokenizer = build.word_tokenizer([*build.WORDS, *"<>thinkNablresposx"], chat=strips)
     asked = [{"role": "user", "content": "1+2"}]
     with pytest.raises(ModelError, match="need reward_thinking=false"):
-        Framer(tokenizer, Template(thinking=True))(asked)
-    assert Framer(tokenizer, Template(thinking=False))(asked).after == (tokenizer.eos_token_id,)
+        AffixFinder(tokenizer, Template(thinking=True))(asked)
+    assert AffixFinder(tokenizer, Template(thinking=False))(asked).after == (
+        tokenizer.eos_token_id,
+    )
 
 
 def test_a_plain_prompt_has_one_bos():

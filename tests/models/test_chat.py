@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from nabla_eval.errors import ModelError
 from nabla_eval.models.chat import (
     THINKING,
-    Framer,
+    AffixFinder,
     Template,
-    check_frame,
+    altered,
+    check_template,
     end_of_turn,
     render,
-    round_trip,
 )
 from nabla_eval.models.tokenizers import encode
 
@@ -48,7 +48,7 @@ def test_frame_is_what_transformers_renders(
     real: Callable[[str], Any], name: str, conversation: str
 ) -> None:
     tokenizer, messages = real(name), CONVERSATIONS[conversation]
-    affixes = Framer(tokenizer)(messages)
+    affixes = AffixFinder(tokenizer)(messages)
     for response in RESPONSES:
         framed = affixes.before + encode(tokenizer, response) + affixes.after
         assert framed == hf_ids(tokenizer, messages, response)
@@ -56,8 +56,8 @@ def test_frame_is_what_transformers_renders(
 
 def test_no_second_bos(real: Callable[[str], Any]) -> None:
     tokenizer = real(build.LLAMA)
-    assert Framer(tokenizer)([USER]).before.count(tokenizer.bos_token_id) == 1
-    plain = Framer(tokenizer, Template(chat_template="plain"))
+    assert AffixFinder(tokenizer)([USER]).before.count(tokenizer.bos_token_id) == 1
+    plain = AffixFinder(tokenizer, Template(chat_template="plain"))
     assert plain([USER]).before.count(tokenizer.bos_token_id) == 1
     again = [{"role": "user", "content": "<|begin_of_text|>2+2"}]
     assert plain(again).before.count(tokenizer.bos_token_id) == 1
@@ -65,7 +65,7 @@ def test_no_second_bos(real: Callable[[str], Any]) -> None:
 
 def test_the_date_is_pinned(real: Callable[[str], Any]) -> None:
     tokenizer = real(build.LLAMA)
-    text = tokenizer.decode(Framer(tokenizer)([USER]).before)
+    text = tokenizer.decode(AffixFinder(tokenizer)([USER]).before)
     assert "Today Date: 26 Jul 2024" in text
     tokenizer = build.word_tokenizer(chat="{{ strftime_now('%d%m%Y') }}{{ messages[0].content }}")
     assert render(tokenizer, [{"role": "user", "content": "a"}]) == "26072024a"
@@ -73,11 +73,11 @@ def test_the_date_is_pinned(real: Callable[[str], Any]) -> None:
 
 def test_thinking_block_stands_where_the_response_brings_it(real: Callable[[str], Any]) -> None:
     tokenizer = real(build.QWEN3)
-    answer, thought = Framer(tokenizer), Framer(tokenizer, Template(thinking=True))
+    answer, thought = AffixFinder(tokenizer), AffixFinder(tokenizer, Template(thinking=True))
     assert tokenizer.decode(answer([USER]).before).endswith("<think>\n\n</think>\n\n")
-    assert not round_trip(answer, THINKING).exact
+    assert altered(answer, THINKING)
     assert tokenizer.decode(thought([USER]).before).endswith("<|im_start|>assistant\n")
-    assert round_trip(thought, THINKING).exact
+    assert not altered(thought, THINKING)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,7 @@ def test_thinking_block_stands_where_the_response_brings_it(real: Callable[[str]
 def test_what_a_template_does_to_a_response_is_explained(
     real: Callable[[str], Any], name: str, response: str, reason: str
 ) -> None:
-    trip = round_trip(Framer(real(name)), response)
-    assert not trip.exact
-    assert reason in trip.reason
+    assert reason in altered(AffixFinder(real(name)), response)
 
 
 def test_a_response_that_continues_a_message_keeps_the_blank_before_it(
@@ -102,16 +100,16 @@ def test_a_response_that_continues_a_message_keeps_the_blank_before_it(
 ) -> None:
     tokenizer = real(build.QWEN25)
     opened = [USER, {"role": "assistant", "content": "The answer is "}]
-    before = Framer(tokenizer)(opened).before
+    before = AffixFinder(tokenizer)(opened).before
     assert tokenizer.decode(before).endswith("<|im_start|>assistant\nThe answer is ")
-    assert Framer(tokenizer)(opened).after == Framer(tokenizer)([USER]).after
+    assert AffixFinder(tokenizer)(opened).after == AffixFinder(tokenizer)([USER]).after
 
 
 def test_system_option_adds_but_does_not_replace(real: Callable[[str], Any]) -> None:
-    framer = Framer(real(build.QWEN25), Template(system="Be brief."))
-    assert framer([USER]) == framer([SYSTEM, USER])
+    finder = AffixFinder(real(build.QWEN25), Template(system="Be brief."))
+    assert finder([USER]) == finder([SYSTEM, USER])
     other = {"role": "system", "content": "Be long."}
-    assert "Be long." in framer.tokenizer.decode(framer([other, USER]).before)
+    assert "Be long." in finder.tokenizer.decode(finder([other, USER]).before)
 
 
 NO_SYSTEM = (
@@ -146,26 +144,26 @@ def test_a_template_that_does_not_show_a_response_as_it_is(
 ) -> None:
     tokenizer = build.word_tokenizer([*"019"], chat=template)
     with pytest.raises(ModelError, match=words):
-        check_frame(Framer(tokenizer))
+        check_template(AffixFinder(tokenizer))
         render(tokenizer, [USER])
 
 
 def test_without_a_template_the_texts_are_joined_and_eos_closes() -> None:
     tokenizer = build.word_tokenizer(chat=None)
-    framer = Framer(tokenizer)
-    affixes = framer([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
+    finder = AffixFinder(tokenizer)
+    affixes = finder([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
     assert tokenizer.decode(affixes.before) == "1+1\n\n2="
     assert affixes.after == (tokenizer.eos_token_id,)
-    assert all(trip.exact for trip in check_frame(framer))
+    assert not any(check_template(finder).values())
 
 
 def test_a_delimiter_closes_the_last_step() -> None:
     tokenizer = build.word_tokenizer()
-    framer = Framer(tokenizer, Template(delimiter="\n"))
-    affixes = framer([{"role": "user", "content": "1+1"}])
+    finder = AffixFinder(tokenizer, Template(delimiter="\n"))
+    affixes = finder([{"role": "user", "content": "1+1"}])
     assert affixes.before == encode(tokenizer, "1+1")
     assert affixes.after == encode(tokenizer, "\n")
-    assert all(trip.exact for trip in check_frame(framer))
+    assert not any(check_template(finder).values())
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
@@ -183,11 +181,11 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_a_blank_before_the_response_belongs_to_its_first_token() -> None:
     tokenizer = metaspace_tokenizer()
-    framer = Framer(tokenizer)
-    affixes = framer([{"role": "user", "content": "What"}])
+    finder = AffixFinder(tokenizer)
+    affixes = finder([{"role": "user", "content": "What"}])
     assert tokenizer.convert_ids_to_tokens(list(affixes.before)) == ["▁[I]", "▁What", "▁[/I]"]
     assert affixes.after == (tokenizer.eos_token_id,)
-    assert round_trip(framer, "Four a b", [{"role": "user", "content": "What"}]).exact
+    assert not altered(finder, "Four a b", [{"role": "user", "content": "What"}])
 
 
 def test_end_of_turn(real: Callable[[str], Any]) -> None:

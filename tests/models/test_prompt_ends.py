@@ -10,7 +10,7 @@ import pytest
 from architectures import MAJOR
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 
-from nabla_eval.models.chat import Framer, Template
+from nabla_eval.models.chat import AffixFinder, Template
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
 from nabla_eval.models.tokenizers import to_be_continued
@@ -91,6 +91,6 @@ def test_every_prompt_of_a_pair_and_the_frame_of_a_reward_model() -> None:
     asked = replace(
         Template(), chat_template="{% for m in messages %}{{ m.content }}<end>{% endfor %}"
     )
-    affixes = Framer(made, asked)([{"role": "user", "content": "1"}])
+    affixes = AffixFinder(made, asked)([{"role": "user", "content": "1"}])
     end = made.convert_tokens_to_ids("<end>")
     assert affixes.before == (1, end) and affixes.after == (end,)  # the template's own ends stay
