@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,7 +16,6 @@ from tiny_task import SIZE, TASK
 from nabla_eval.cli import dry_run
 from nabla_eval.cli.main import main
 from nabla_eval.errors import RewardError
-from nabla_eval.harness import answer as engine_run
 from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.traces import read
 from nabla_eval.traces.manifest import read_manifest, write_manifest
@@ -58,36 +58,30 @@ def test_the_folder_holds_all_there_is_to_know(finished: tuple[Path, Result]) ->
     assert records[0]["models"] == manifest["models"]
     (samples,) = folder.glob(f"samples_{TASK}_*.jsonl")
     assert len(samples.read_text().splitlines()) == SIZE
+    assert results_of(folder)["sample_len"] == SIZE
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """What lm-eval reports of the task."""
     (results,) = folder.glob("results_*.json")
-    assert json.loads(results.read_text())["results"][TASK]["sample_len"] == SIZE
+    found: dict[str, Any] = json.loads(results.read_text())["results"][TASK]
+    return found
 
 
 def test_the_closing_summary_is_lm_evals_accuracy_and_the_traces_cost(
     finished: tuple[Path, Result],
 ) -> None:
     folder, result = finished
-    (results,) = folder.glob("results_*.json")
-    metrics = json.loads(results.read_text())["results"][TASK]
-    records = read(folder)
+    metrics = results_of(folder)
     (line,) = [line for line in result.output.splitlines() if line.split()[:1] == ["tiny"]]
     assert f"{100 * metrics['exact_match,none']:.1f} ± " in line
     error = metrics["exact_match_stderr,none"]
     assert f"± {100 * error:.1f} %" in line if error else "± 0.0 %" not in line
     assert f"{metrics['model_calls,none']:.1f}" in line
-    verdicts = [c["verdict"] for record in records for c in record["candidates"]]
+    verdicts = [c["verdict"] for record in read(folder) for c in record["candidates"]]
     assert f"{100 * (1 - verdicts.count('accepted') / len(verdicts)):.1f} %" in line
     assert str(folder) in result.output
     assert "GiB (resident set of the process)" in result.output
-
-
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations that Ctrl-C ends at once."""
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Evaluator, "evaluate", stop)
 
 
 def plan_of(output: str) -> list[str]:
@@ -115,62 +109,33 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("where", "error"),
+    ("where", "error", "said"),
     [
-        ("nabla_eval.harness.answer.drive", KeyboardInterrupt),
-        ("nabla_eval.harness.answer.drive", SystemExit),
-        ("nabla_eval.harness.answer.drive", RewardError),
-        ("nabla_eval.engine.execute.score", RewardError),
+        ("harness.answer.drive", KeyboardInterrupt, "0 of 1 documents were tried. "),
+        ("harness.answer.drive", SystemExit, ""),
+        ("engine.execute.score", RewardError, "A dry run keeps no answers."),
     ],
 )
 def test_a_dry_run_says_what_loading_tells_before_it_answers(
-    where: str, error: type[BaseException],
+    where: str, error: type[BaseException], said: str,
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def stop(*_: Any, **__: Any) -> None:
-        raise error("now")
-
-    monkeypatch.setattr(where, stop)
+    monkeypatch.setattr(f"nabla_eval.{where}", Mock(side_effect=error("now")))
     result = run(tmp_path / "run", tiny_folder, "--dry-run", "--limit", "4")
     assert result.exit_code == (130 if error is KeyboardInterrupt else 1)
     assert plan_of(result.stdout)[::2] == [TASK, "24"]
-    for words in (
-        "Device: cpu",
-        "Policy: ",
-        "Memory: about 0.0",
-        "Disk: ",
-        "GiB are free",
-        "Trying",
-    ):
+    for words in ("Device: cpu", "Policy: ", "Memory: about 0.0", "GiB are free", "Trying"):
         assert words in result.stdout
-    assert "What the run would take" not in result.stdout
+    assert "What the run would take" not in result.stdout and said in result.stderr
     # Nothing is claimed to be kept: neither in the run's folder nor in the one that is gone.
     assert not (tmp_path / "run").exists()
-    for claim in (
-        "same command",
-        "answers are in",
-        "others are in",
-        "dry-run-",
-        "Nothing was kept",
-    ):
+    for claim in ("same command", "answers are in", "others are in", "dry-run-", "Nothing was"):
         assert claim not in result.output
-    if where.endswith("score"):
-        assert "A dry run keeps no answers." in result.stderr
-    if error is KeyboardInterrupt:
-        assert "0 of 1 documents were tried. A dry run keeps no answers." in result.stderr
 
 
 def test_a_dry_run_writes_little_and_scales_what_it_cut(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
-    answer = engine_run.Answerer._response
-
-    def response(self: Any, problem: Any, outcome: Any, seconds: float) -> Any:
-        written.append(max(len(draft.tokens) for draft in outcome.drafts))
-        return answer(self, problem, outcome, seconds)
-
-    monkeypatch.setattr(engine_run.Answerer, "_response", response)
     monkeypatch.setattr(dry_run, "TOKENS", 4)
     chosen = tmp_path / "chosen.json"  # documents, which lm-eval refuses beside --limit
     chosen.write_text('{"tiny_countdown": [1, 2, 5]}')
@@ -181,7 +146,6 @@ def test_a_dry_run_writes_little_and_scales_what_it_cut(
     ]  # fmt: skip
     result = CliRunner().invoke(main, options)
     assert result.exit_code == 0, result.output
-    assert written == [4]
     assert plan_of(result.stdout)[::2] == [TASK, "400"]
     measured = plan_of(result.stdout.partition("What the run would take")[2])
     assert measured[1:4] == ["3", "1,500", "1,200"]  # 3 drafts of 4 tokens and 3 scores, x 100
@@ -233,8 +197,10 @@ def test_a_stopped_run_is_continued_to_the_same_answers(
     assert again is not None and (again["status"], again["continued"]) == ("done", 1)
 
 
-@pytest.mark.usefixtures("interrupted")
-def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_go_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, "evaluate", Mock(side_effect=KeyboardInterrupt))
     result = run(tmp_path / "new", tiny_folder)
     assert result.exit_code == 130 and "same command continues" in result.stderr
     manifest = read_manifest(tmp_path / "new")
@@ -244,29 +210,30 @@ def test_ctrl_c_says_how_to_go_on(tiny_folder: Path, tmp_path: Path) -> None:
     assert "same command" not in dry.output
 
 
-def test_options_of_lm_eval_may_stand_anywhere(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(
-        Evaluator, "evaluate", lambda _, __, made, *___, **____: seen.append(made) or 1 / 0
-    )
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Any]]:
+    """Folder and evaluation of each run that would begin."""
+    given: list[tuple[Path, Any]] = []
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: given.append((_[1], _[2])) or 1 / 0)
+    return given
+
+
+def test_options_of_lm_eval_may_stand_anywhere(tmp_path: Path, asked: list[Any]) -> None:
     arguments = ["run", "--num_fewshot", "2", "--n", "2", "--model_args", "lr=0.5", "top_p=0.9"]
     CliRunner().invoke(main, [*arguments, "--limit", "4", "--output", str(tmp_path / "a")])
-    (command,) = seen
+    ((_, command),) = asked
     assert (command.options["num_fewshot"], command.options["limit"]) == (2, 4)
     assert command.model_args == {"lr": 0.5, "top_p": 0.9, "n": 2, "seed": 0}
 
 
 def test_the_default_folder_says_what_was_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: list[Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folders: list[Path] = []
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *given: folders.append(given[1]) or 1 / 0)
     for n in ("2", "3"):
         CliRunner().invoke(main, ["run", "--n", n])
         CliRunner().invoke(main, ["run", "--n", n, "--device", "cpu"])
+    folders = [folder for folder, _ in asked]
     assert len(folders) == 4 and len(set(folders)) == 2
     assert all(str(f).startswith("results/nabla-nabla_countdown-") for f in folders)
 
