@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 
@@ -44,9 +45,20 @@ def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **option
     return drive_all([start(problem, config) for problem in problems], execute, width)
 
 
+@cache
+def counted(name, count=6):
+    """Outcomes in one batch, with which others are compared, and the count of what was asked."""
+    executor = CountingExecutor(Executor(pair_of(name)))
+    return run(name, count=count, execute=executor), executor
+
+
+def usual(name, count=6):
+    return counted(name, count)[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_key_gives_the_same_answer_and_another_seed_another(name):
-    first = run(name)
+    first = usual(name)
     assert run(name) == first
     if spec(name).samples:
         assert [o.tokens for o in run(name, seed=1)] != [o.tokens for o in first]
@@ -55,36 +67,26 @@ def test_the_same_key_gives_the_same_answer_and_another_seed_another(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("width", "budget"), [(1, 1), (2, 50), (6, 10**9)])
 def test_any_batch_size_gives_the_same_answer(name, width, budget):
-    for ours, theirs in zip(run(name, width=width, budget=budget), run(name), strict=True):
+    """With a width of 1 each problem is answered alone: none depends on its neighbours."""
+    for ours, theirs in zip(run(name, width=width, budget=budget), usual(name), strict=True):
         assert ours.tokens == theirs.tokens
         assert [c.verdict for c in ours.candidates] == [c.verdict for c in theirs.candidates]
         assert ours.ledger.model_calls == theirs.ledger.model_calls
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_problem_does_not_depend_on_its_neighbours(name):
-    together = run(name, count=6)
-    config = configure(name, METHODS[name].trial)
-    for i in (0, 3, 5):
-        problem = tiny_problems(pair_of(name), 6)[i]
-        (alone,) = drive_all([start(problem, config)], Executor(pair_of(name)))
-        assert alone.tokens == together[i].tokens
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_ledger_equals_an_independent_count(name):
-    executor = CountingExecutor(Executor(pair_of(name)))
-    outcomes = run(name, execute=executor)
+    outcomes, executor = counted(name)
     shares = ("parallel_tokens", "speculative_tokens", "speculative_scorings", "speculative_passes")
     for problem, outcome in zip(tiny_problems(pair_of(name), 6), outcomes, strict=True):
         none = dict.fromkeys(shares, 0)
-        counted = executor.totals[problem.id]
-        assert replace(outcome.ledger, **none) == counted
+        own = executor.totals[problem.id]
+        assert replace(outcome.ledger, **none) == own
         assert outcome.ledger.model_calls == (
-            counted.generated_tokens + 4 * counted.gradient_passes + counted.scorings
-            + counted.prefix_scorings + 2 * counted.prefix_gradients
+            own.generated_tokens + 4 * own.gradient_passes + own.scorings
+            + own.prefix_scorings + 2 * own.prefix_gradients
         )  # fmt: skip
-        assert 0 < outcome.ledger.parallel_tokens <= counted.generated_tokens
+        assert 0 < outcome.ledger.parallel_tokens <= own.generated_tokens
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "n" in option_names(name)])
@@ -104,9 +106,7 @@ def about_the_reward(executor):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_without_a_reward_never_ask_for_one(name):
-    executor = CountingExecutor(Executor(pair_of(name)))
-    run(name, execute=executor)
-    assert about_the_reward(executor) == configure(name, {}).needs_reward
+    assert about_the_reward(counted(name)[1]) == configure(name, {}).needs_reward
 
 
 FREE = [name for name in NAMES if hasattr(spec(name).config, "FALLBACK")]
@@ -129,7 +129,7 @@ def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
 def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
     """At any limit: never exceeded, an answer each, and the same draws as without a limit."""
     count = 3
-    unlimited = run(name, count=count)
+    unlimited = usual(name, count)
     highest = max(outcome.ledger.model_calls for outcome in unlimited)
     cut = 0
     for calls in [*range(1, 12), *range(12, highest, max(1, highest // 12)), 10**6]:
@@ -150,8 +150,7 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
-    asked = CountingExecutor(Executor(pair_of(name)))
-    unlimited = run(name, count=3, execute=asked)
+    unlimited, asked = counted(name, 3)
     at_once = asked.rounds == 1  # there is nothing between requests
     for budget in ({"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}):
         for ours, theirs in zip(run(name, count=3, **budget), unlimited, strict=True):
@@ -166,7 +165,7 @@ def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_trace_round_trips(name):
     config, decode = configure(name, METHODS[name].trial), pair_of(name).policy.decode
-    for problem, outcome in zip(tiny_problems(pair_of(name), 6), run(name), strict=True):
+    for problem, outcome in zip(tiny_problems(pair_of(name), 6), usual(name), strict=True):
         line = record(problem, name, config, outcome, 0.5, lambda t: decode([t]), decode)
         again = loads(dumps(line))
         assert restore(again) == outcome
@@ -182,7 +181,7 @@ def decisions(outcome):
 
 @pytest.mark.parametrize("lookahead", [2, 7, "auto"])
 def test_lookahead_changes_the_cost_and_nothing_else(lookahead):
-    for ours, theirs in zip(run("nabla", lookahead=lookahead), run("nabla"), strict=True):
+    for ours, theirs in zip(run("nabla", lookahead=lookahead), usual("nabla"), strict=True):
         assert decisions(ours) == decisions(theirs)
         assert (ours.visited, ours.positions) == (theirs.visited, theirs.positions)
         surplus = ours.ledger.generated_tokens - theirs.ledger.generated_tokens
@@ -225,15 +224,6 @@ def test_nothing_is_done_twice(lookahead, update):
 def given(request):
     """Tokens that a rollout starts from."""
     return () if request.prefix is None else (*request.prefix.tokens[: request.keep], request.token)
-
-
-@pytest.mark.parametrize("lookahead", [1, "auto"])
-def test_a_calm_descent_costs_one_pass_per_trajectory(lookahead):
-    calm = run("nabla", lr=1e-6, min_lr=0.0, lookahead=lookahead)
-    for outcome in calm:
-        accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
-        assert outcome.ledger.flips == 0
-        assert outcome.ledger.gradient_passes <= accepted + 1
 
 
 def test_every_field_of_the_ledger_adds_up():

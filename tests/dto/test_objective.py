@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from nabla_eval.dto.objective import Site, differentiate, row_gradient, spans
+from nabla_eval.dto.objective import Site, differentiate, row_gradient
 from nabla_eval.engine import naive
 from nabla_eval.options import Objective
 from nabla_eval.testing import tiny_pair, tiny_problems
@@ -72,11 +72,3 @@ def test_equals_central_differences():
         slope = float(ends[0] - ends[1]) / (2 * h)
         ours = row_gradient(pair, backward, range(len(site.tokens)), objective)
         assert float((ours * direction).sum()) == pytest.approx(slope, rel=1e-5)
-
-
-def test_rows_become_slices_of_neighbours():
-    assert spans([]) == []
-    assert spans([3, 4, 5, 1, 2, 2]) == [slice(3, 6), slice(1, 3), slice(2, 3)]
-    table = torch.arange(8)
-    rows = [7, 0, 1, 4]
-    assert torch.equal(torch.cat([table[span] for span in spans(rows)]), table[rows])

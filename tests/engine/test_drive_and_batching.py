@@ -19,7 +19,7 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.models.prefix import WORTH
 from nabla_eval.options import Sampling
 from nabla_eval.outcome import Outcome
-from nabla_eval.protocol import Generate, RewardScore, Score
+from nabla_eval.protocol import Generate, RewardScore
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -231,15 +231,3 @@ def test_a_reward_that_is_missing_or_not_a_number_is_an_error_and_not_a_score():
     greedy = start(problem, configure("greedy", {}))
     (outcome,) = drive_all([greedy], Executor(Pair(pair.policy, None)))
     assert outcome.reward is None and outcome.tokens
-
-
-def test_scores_are_those_of_each_response_alone():
-    pair = tiny_pair()
-    executor = Executor(pair)
-    problems = tiny_problems(pair, 6, max_new_tokens=12)
-    drafts = executor([Generate(p, p.key, Sampling(temperature=1.3)) for p in problems])
-    together = executor([Score(p, d) for p, d in zip(problems, drafts, strict=True)])
-    for problem, draft, judgement in zip(problems, drafts, together, strict=True):
-        (alone,) = executor([Score(problem, draft)])
-        assert judgement.reward == pytest.approx(alone.reward, abs=1e-12)
-        assert len(judgement.prefix_scores) == draft.scored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.gradient import Start, take_passes
@@ -23,7 +21,6 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.models import prefix
 from nabla_eval.models.load import policy_from
 from nabla_eval.models.pair import Pair
-from nabla_eval.models.prefix import keepable
 from nabla_eval.options import Objective, Sampling
 from nabla_eval.protocol import Generate, Problem, RewardScore, Score, Trajectory
 from nabla_eval.randomness import Key
@@ -322,28 +319,6 @@ def test_a_gradient_goes_on_from_rollouts_and_scores(weight: float) -> None:
     assert spent[3] - spent[1] == sum(len(p.affixes.before) + 2 for p, _ in own)
 
 
-def run(pair: Pair, budget: int) -> tuple[list[tuple[int, ...]], list[Ledger], int]:
-    """Tokens, ledgers, and tokens that the reward model encoded."""
-    executor = Executor(pair, max_cached_tokens=budget)
-    problems = tiny_problems(pair, 12, max_new_tokens=12)
-    config = configure("nabla", {"n": 6, "temperature": 1.2})
-    with forwarded(pair.judge.base) as passes:
-        outcomes = drive_all([start(problem, config) for problem in problems], executor)
-    gc.collect()
-    assert executor.caches.policy.tokens == executor.caches.reward.tokens == 0
-    return [o.tokens for o in outcomes], [outcome.ledger for outcome in outcomes], sum(passes)
-
-
-def test_nabla_encodes_less_and_comes_to_the_same() -> None:
-    pair = tiny_pair(seed=4)
-    tokens, ledgers, encoded = run(pair, 10**6)
-    others, theirs, without = run(pair, 0)
-    assert tokens == others and encoded < 0.8 * without
-    names = ("scorings", "gradient_passes", "generated_tokens", "flips")
-    for one, other in zip(ledgers, theirs, strict=True):
-        assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
-
-
 def test_nothing_stays_cached_of_a_method_that_has_ended() -> None:
     pair = tiny_pair(seed=4)
     executor, left = Executor(pair), []
@@ -358,12 +333,6 @@ def test_nothing_stays_cached_of_a_method_that_has_ended() -> None:
     assert 0 < executor.caches.policy.tokens < cached
     assert executor.caches.policy.find(problems[0].key, problems[0].prompt) is None
     assert executor.caches.policy.find(problems[1].key, problems[1].prompt) is not None
-
-
-def test_a_model_on_two_devices_caches_nothing() -> None:
-    assert keepable(PAIR.judge.base)
-    split = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
-    assert not keepable(split)
 
 
 def test_equal_rows_tie_whatever_they_were_batched_with() -> None:

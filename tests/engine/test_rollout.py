@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -11,7 +9,7 @@ from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import Generate
-from nabla_eval.testing import letter, tiny_pair, tiny_problems
+from nabla_eval.testing import tiny_pair, tiny_problems
 
 PAIR = tiny_pair(seed=4)
 HOT = Sampling(temperature=1.2)
@@ -69,18 +67,6 @@ def test_what_is_recorded_is_what_a_plain_forward_pass_gives():
             assert trajectory.certainty[i] == pytest.approx(divergence, abs=1e-10)
 
 
-def test_rows_do_not_influence_each_other():
-    """A row alone, among others, and among others with different prompts: the same tokens."""
-    problems = tiny_problems(PAIR, 9, max_new_tokens=15)
-    together = rollout(PAIR.policy, requests(problems))
-    assert len({len(t.tokens) for t in together}) > 2  # rows finish at different steps
-    for i, problem in enumerate(problems):
-        (alone,) = rollout(PAIR.policy, requests([problem]))
-        assert alone.tokens == together[i].tokens
-    reordered = rollout(PAIR.policy, requests(problems[::-1]))[::-1]
-    assert [t.tokens for t in reordered] == [t.tokens for t in together]
-
-
 @pytest.mark.parametrize(("keep", "tokens"), [(0, 12), (1, 12), (3, 12), (70, 150)])
 def test_continuing_from_a_prefix_repeats_the_rest(keep, tokens):
     """The same key draws the same numbers at the same positions, wherever the rollout starts.
@@ -99,45 +85,3 @@ def test_continuing_from_a_prefix_repeats_the_rest(keep, tokens):
         torch.testing.assert_close(again.states, whole.states, rtol=0, atol=1e-12)
         assert again.entropy == pytest.approx(whole.entropy, abs=1e-12)
         assert again.cost.generated_tokens == len(whole.tokens) - keep - 1
-
-
-def test_a_forced_end_of_turn_ends_the_response_without_a_model_call():
-    (problem,) = lasting(1)
-    (whole,) = rollout(PAIR.policy, requests([problem]))
-    end = PAIR.policy.end_ids[0]
-    (cut,) = rollout(
-        PAIR.policy, [Generate(problem, problem.key, HOT, prefix=whole, keep=2, token=end)]
-    )
-    assert cut.tokens == (*whole.tokens[:2], end) and cut.stop == "eos" and cut.scored == 2
-    assert cut.cost.generated_tokens == 0 and len(cut.states) == 3
-
-
-def test_a_stop_string_cuts_the_text_and_the_scored_tokens():
-    problems = lasting(8, max_new_tokens=15)
-    plain = rollout(PAIR.policy, requests(problems))
-    stop = letter(plain[0].tokens[1]) + letter(plain[0].tokens[2])
-    stopped = [replace(problem, stop=(stop, "never")) for problem in problems]
-    for before, after in zip(plain, rollout(PAIR.policy, requests(stopped)), strict=True):
-        if stop not in before.text:
-            assert (after.tokens, after.text, after.stop) == (
-                before.tokens,
-                before.text,
-                before.stop,
-            )
-            continue
-        assert after.stop == "stop" and after.text == before.text.split(stop)[0]
-        assert PAIR.policy.decode(after.tokens[: after.scored]) == after.text
-        assert after.tokens == before.tokens[: len(after.tokens)]
-
-
-def test_length_counts_the_prefix():
-    (problem,) = tiny_problems(PAIR, 1, max_new_tokens=5)
-    (whole,) = rollout(PAIR.policy, requests([problem]))
-    assert len(whole.tokens) <= 5
-    letters = [t for t in range(2, 11) if t != whole.tokens[0]]
-    trajectories = rollout(
-        PAIR.policy,
-        [Generate(problem, problem.key / t, HOT, prefix=whole, keep=0, token=t) for t in letters],
-    )
-    assert all(len(t.tokens) <= 5 for t in trajectories)
-    assert {t.stop for t in trajectories} <= {"eos", "length"}

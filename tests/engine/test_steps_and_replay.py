@@ -53,16 +53,6 @@ def test_a_response_written_step_by_step_is_the_whole_response(until):
     assert steps > 12  # some responses have several
 
 
-def test_a_step_without_its_delimiter_ends_at_the_longest_step():
-    never = Steps(step="regex", step_regex="Z", step_tokens=4)
-    for problem in tiny_problems(PAIR, 5, max_new_tokens=20):
-        request = Generate(problem, problem.key, HOT, until=never)
-        (part,) = rollout(PAIR.policy, [request])
-        assert len(part.tokens) <= 4 == request.longest
-        assert part.stop == "eos" or (part.stop == "step" and len(part.tokens) == 4)
-        assert part.scored == len(part.tokens) - (part.stop == "eos")
-
-
 @pytest.mark.parametrize("step", ["newline", "blank_line", "semicolon"])
 def test_a_step_has_ended_where_something_stands_before_its_delimiter(step):
     """On all texts of up to six characters, against the rule as one would say it."""
@@ -91,19 +81,6 @@ def test_the_end_of_a_step_is_looked_for_once(step):
 def test_bad_steps_are_refused(options):
     with pytest.raises(ConfigError, match="step_"):
         Steps(**options)
-
-
-def test_the_log_probability_of_a_forced_token_is_its_own():
-    pair = tiny_pair(seed=4)
-    (problem,) = tiny_problems(pair, 1, max_new_tokens=12)
-    (draft,) = rollout(pair.policy, [Generate(problem, problem.key, HOT)])
-    token = next(t for t in range(2, 11) if t != draft.tokens[1])
-    (rival,) = rollout(pair.policy, [Generate(problem, problem.key / 1, HOT, draft, 1, token)])
-    again = Replay(problem, rival.text)
-    (replayed,) = Executor(pair)([again])
-    count = len(replayed.tokens)
-    assert rival.log_probability[:count] == pytest.approx(replayed.log_probability, abs=1e-9)
-    assert rival.certainty[:count] == pytest.approx(replayed.certainty, abs=1e-9)
 
 
 def test_replay_gives_what_the_rollout_recorded():
