@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,34 @@ from nabla_eval.testing import tiny_pair, tiny_problems
 from nabla_eval.thought import Thought
 
 PAIRS = {process: tiny_pair(seed=3, process=process) for process in (False, True)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered() -> Iterator[None]:
+    """Remember what the specification works out again and again, each a function of its key."""
+    logits, refine = naive.next_logits, naive.refine
+    known: dict[Any, Any] = {}
+
+    def next_logits(pair, tokens):
+        key = id(pair), *tokens
+        if key not in known:
+            known[key] = logits(pair, tokens)
+        return known[key]
+
+    def refined(pair, problem, sequence, position, tau, dto):
+        key = (
+            id(pair), problem.prompt, tuple(sequence.y), sequence.key, len(sequence.scored),
+            position, tau, dto,
+        )  # fmt: skip
+        if key not in known:
+            known[key] = refine(pair, problem, sequence, position, tau, dto)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(naive, "next_logits", next_logits)
+        patch.setattr(naive, "refine", refined)
+        yield
+
 
 options = st.fixed_dictionaries(
     {

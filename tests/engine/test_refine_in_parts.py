@@ -1,4 +1,4 @@
-"""DTO on many rows: steps some of them at a time, with the same result and less memory."""
+"""DTO on many rows, and gradients in little memory: parts at a time, with the same result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import torch
 from live_bytes import peak
 
 from nabla_eval.dto import loop, objective
-from nabla_eval.engine import refine
-from nabla_eval.engine.gradient import Gradients, gradient_norms
+from nabla_eval.engine import gradient, refine
+from nabla_eval.engine.drive import drive_all
+from nabla_eval.engine.execute import Executor
+from nabla_eval.engine.gradient import MOST, Gradients, affordable, gradient_norms
 from nabla_eval.engine.prefix_cache import PrefixCaches
 from nabla_eval.engine.refine import Solution, start_of
 from nabla_eval.engine.teacher_force import teacher_force
 from nabla_eval.errors import Fault
+from nabla_eval.methods.registry import configure, start
+from nabla_eval.models.memory import checkpoint_gradients
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import DTO, Sampling
 from nabla_eval.protocol import Differentiate, Refine
@@ -139,3 +143,38 @@ def test_a_gradient_is_taken_once_a_trajectory_and_goes_with_it() -> None:
     del first, gate, requests, twins, own, apart, literal
     gc.collect()
     assert len(gradients._taken) == 0
+
+
+def free(monkeypatch: pytest.MonkeyPatch, size: int | None) -> None:
+    monkeypatch.setattr(gradient, "free_bytes", lambda device: size)
+
+
+def test_tokens_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = tiny_pair()
+    assert affordable(pair) == MOST, "the CPU has no such bound"
+    found = []
+    for size in (0, 2**28, 2**29, 2**50):
+        free(monkeypatch, size)
+        found.append(affordable(pair))
+    assert found[0] == 1 and found[3] == MOST
+    assert found[2] == pytest.approx(2 * found[1], rel=1e-3)
+    free(monkeypatch, 2**28)
+    assert affordable(checkpoint_gradients(tiny_pair())) > found[1]
+
+
+def test_little_memory_changes_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, taken = tiny_pair(seed=3), []
+    config = configure("nabla", {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6})
+    outcomes = []
+    inner = gradient.differentiate
+    monkeypatch.setattr(gradient, "differentiate", lambda *a: taken.append(len(a[1])) or inner(*a))
+    for size in (None, 1):
+        free(monkeypatch, size)
+        taken.clear()
+        problems = tiny_problems(pair, 6)
+        found = drive_all([start(own, config) for own in problems], Executor(pair))
+        outcomes.append(
+            [(o.tokens, [(c.tokens, c.verdict) for c in o.candidates], o.ledger) for o in found]
+        )
+        assert (max(taken) == 1) is (size == 1)
+    assert outcomes[0] == outcomes[1]

@@ -9,7 +9,7 @@ import pytest
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import OutOfCalls
-from nabla_eval.methods.limit import limited, unless_cut, whole
+from nabla_eval.methods.limit import limited, unless_cut
 from nabla_eval.options import DTO, Budget, Sampling
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import (
@@ -212,8 +212,3 @@ def test_a_question_is_asked_where_the_calls_that_it_names_are_left(most):
     for calls in range(1, 5):
         _, heard = run([SCORE, Question(PROBLEM, most)], Writes(), max_calls=calls)
         assert len(heard) == 1 + (most <= calls - 1), calls
-
-
-def test_a_response_is_whole_if_it_ended_or_is_as_long_as_it_may_be():
-    assert whole(PROBLEM, trajectory(3, "eos")) and whole(PROBLEM, trajectory(3, "stop"))
-    assert whole(PROBLEM, trajectory(10, "length")) and not whole(PROBLEM, trajectory(9, "length"))

@@ -51,6 +51,7 @@ from nabla_eval.testing import tiny_pair
         ("nabla", {"min_probability": 1.0}, "min_probability must be a number in [0, 1), got 1.0."),
         ("nabla", {"lookahead": 0}, "lookahead must be an integer >= 1 or auto, got 0."),
         ("nabla", {"lookahead": "many"}, "lookahead must be an integer >= 1 or auto, got 'many'."),
+        ("best_of_n", {"evaluator": "majority", "stop_reward": 1.0}, "stop_reward must be nothing"),
     ],
 )
 def test_bad_options_are_refused_with_what_to_try(method, options, said):
@@ -116,6 +117,7 @@ def test_the_softmax_is_relaxed_at_the_draw_s_temperature_or_at_its_own(resample
     assert (config.relaxation, config.drawing.temperature) == (tau, resample)
 
 
+PAIR = tiny_pair(process=False)
 ALIKE = "makes all samples alike"
 # method, options, what is said, the method that it comes down to
 IDLE = [
@@ -149,13 +151,13 @@ def test_options_that_leave_nothing_of_a_method_are_said_and_leave_nothing(
     assert said in (configure(method, options).idle or "")
     if left is None:
         return
-    pair, (other, own) = tiny_pair(process=False), LEFT[left]
+    other, own = LEFT[left]
     if method in ("beam", "tree_of_thought", "rap"):
         options = {**options, "step": "tokens", "step_tokens": 3}
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         for problem in ("ab", "cab"):
-            ours = generate(pair, problem, method, max_new_tokens=8, **options)
-            theirs = generate(pair, problem, other, max_new_tokens=8, **own)
+            ours = generate(PAIR, problem, method, max_new_tokens=8, **options)
+            theirs = generate(PAIR, problem, other, max_new_tokens=8, **own)
             assert ours.token_ids == theirs.token_ids
     assert f"method={method}: " in caplog.text and said in caplog.text
 

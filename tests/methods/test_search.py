@@ -165,21 +165,6 @@ def test_a_runaway_response_is_no_answer_where_another_ends():
     assert outcome.malformed == 1
 
 
-def test_tpo_counts_runaway_drafts_and_revisions_once():
-    drafts = iter(["ab", "cd"])
-
-    def write(request):
-        if request.problem.text != "Q":  # critique, gradient and then two revisions
-            kind = "x" * 60 if request.problem.text.count("revis") else "do this"
-            return trajectory(kind, "length" if kind.startswith("x") else "eos")
-        return trajectory(next(drafts), "length")
-
-    outcome = solve("tpo", written(write), iterations=1)
-    runaway = sum(draft.stop == "length" for draft in outcome.drafts)
-    noted = sum(bool(s.note) for s in outcome.steps if s.kind != "revision")
-    assert outcome.malformed == runaway + noted and runaway >= 2
-
-
 def test_what_max_calls_cut_short_is_no_fault_of_the_policy():
     outcome = solve("best_of_n", written(endless), n=3, max_calls=30)
     assert outcome.ended == "max_calls" and outcome.malformed == 0

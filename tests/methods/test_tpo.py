@@ -91,26 +91,6 @@ def test_replies_are_no_longer_than_responses_unless_asked_for():
         configure("tree_of_thought", {"reply_tokens": 0})
 
 
-@pytest.mark.parametrize("budget", ["max_calls", "max_item_tokens"])
-@pytest.mark.parametrize("most", [8, 20, 27, 60, 120])
-def test_critiques_count_in_the_budgets(budget, most):
-    """Two drafts of 3 and 4 tokens; then replies that are as long as they may be."""
-    script = ScriptedTree(lambda text, i: DRAFTS[i], lambda text: WORTH.get(text, -2.0))
-    write = script.write
-
-    def long(request):
-        if request.problem.text == "Q":
-            return write(request)
-        text = "x" * request.longest
-        return trajectory(text, "length" if len(text) < 60 else "eos")
-
-    script.write = long
-    (outcome,) = drive_all([start(PROBLEM, configure("tpo", {budget: most}))], script)
-    spent = outcome.ledger.generated_tokens
-    spent += outcome.ledger.scorings if budget == "max_calls" else 0
-    assert spent <= most and outcome.ended == budget and outcome.text in DRAFTS
-
-
 def test_equal_responses_leave_nothing_to_compare():
     script = ScriptedTree(lambda text, i: "good", WORTH.__getitem__)
     outcome = solve(script)
