@@ -46,14 +46,16 @@ def run(name, *, width=32, budget=2**17, seed=0, count=6, execute=None, **option
 
 
 @cache
+def usual(name, count=6):
+    """Outcomes in one batch, with which others are compared."""
+    return run(name, count=count)
+
+
+@cache
 def counted(name, count=6):
-    """Outcomes in one batch, with which others are compared, and the count of what was asked."""
+    """The same, and the count of what was asked."""
     executor = CountingExecutor(Executor(pair_of(name)))
     return run(name, count=count, execute=executor), executor
-
-
-def usual(name, count=6):
-    return counted(name, count)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
