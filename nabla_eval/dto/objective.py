@@ -237,20 +237,25 @@ def row_gradients(
     gradient = widen(own).new_empty(len(own), policy.vocabulary)
     for start in range(0, len(own), size):
         part = slice(start, start + size)
-        gradient[part] = _onto(policy.embedding, own[part])
-        gradient[part] += _onto(reward.embedding, outcome[part]).to(gradient.device)
+        total = gradient[part].zero_()
+        _add_onto(policy.embedding, own[part], total)
+        _add_onto(reward.embedding, outcome[part], total)
         if objective.nll_weight:
             prefix = widen(policy.head(hidden[part])).log_softmax(-1)
             # A token that the policy masks has no probability to move, hence no gradient.
-            prefix.masked_fill_(prefix == -torch.inf, 0)
-            gradient[part] -= objective.nll_weight * prefix
+            prefix.nan_to_num_(nan=torch.nan, neginf=0)
+            total.sub_(prefix, alpha=objective.nll_weight)
     return gradient
 
 
-def _onto(table: Float[Tensor, "V D"], gradient: Float[Tensor, "R D"]) -> Float[Tensor, "R V"]:
-    """Embedding gradients times the table in at least float32, never holding a wider copy of it."""
+def _add_onto(
+    table: Float[Tensor, "V D"], gradient: Float[Tensor, "R D"], total: Float[Tensor, "R V"]
+) -> None:
+    """Add embedding gradients times the table, in at least float32, never holding a wider table."""
     rows = widen(gradient)
-    if rows.dtype == table.dtype:
-        return rows @ table.T
-    parts = table.split(max(1, _ELEMENTS // table.shape[1]))
-    return torch.cat([rows @ widen(part).T for part in parts], -1)
+    if rows.dtype == table.dtype and table.device == total.device:
+        total.addmm_(rows, table.T)
+        return
+    size = max(1, _ELEMENTS // table.shape[1])
+    for words, part in zip(total.split(size, -1), table.split(size), strict=True):
+        words += (rows @ widen(part).T).to(total.device)

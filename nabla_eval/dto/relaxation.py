@@ -20,7 +20,7 @@ def soft_backward(
 ) -> Float[Tensor, "R V"]:
     """Return dL/dz_i = (1/tau)(diag(p_i) - p_i p_i^T) dL/dy_i."""
     p = (logits / temperature).softmax(-1)
-    return p * (gradient - (p * gradient).sum(-1, keepdim=True)) / temperature
+    return (gradient - torch.linalg.vecdot(p, gradient)[:, None]).mul_(p).div_(temperature)
 
 
 def hard_tokens(

@@ -89,7 +89,7 @@ def test_memory_is_a_few_numbers_per_row_and_token(monkeypatch: pytest.MonkeyPat
     request = asks(pair, DTO(steps=4, lr=0.1, update="all", anchor="sampled"), 48, count=1)[0]
     whole = used(pair, request)
     in_parts(monkeypatch, 2 * pair.policy.vocabulary)
-    assert 7 <= used(pair, request) < 9 < 14 < whole
+    assert 7 <= used(pair, request) < 9 < 12 < whole
 
 
 @pytest.mark.parametrize("norm", ["logits", "onehot"])

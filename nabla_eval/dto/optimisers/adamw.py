@@ -38,9 +38,10 @@ def step(
 ) -> tuple[Float[Tensor, "R N"], Moments]:
     """Round moments and parameters where torch's kernels for one tensor round them."""
     first = torch.lerp(state[0], gradient, 1 - BETA_1)
-    second = torch.addcmul(state[1] * BETA_2, gradient, gradient, value=1 - BETA_2)
-    scale = (second.sqrt() / root).to(parameters.dtype).add_(EPSILON)
-    return (parameters - rate * first / scale).to(parameters.dtype), (first, second)
+    second = (state[1] * BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+    scale = second.sqrt().div_(root).add_(EPSILON)
+    change = (rate * first).div_(scale)
+    return torch.sub(parameters, change, out=change).to(parameters.dtype), (first, second)
 
 
 def reach(dto: DTO, rates: list[float]) -> float:
