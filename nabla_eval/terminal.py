@@ -48,16 +48,11 @@ def _line(text: str) -> str:
 
 def _seen(text: str, place: int) -> bool:
     character, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
-    if character in "\u200c\u200d" and before and after:
-        written = all("\u0600" <= c <= "\u109f" and c.isprintable() for c in (before, after))
-        letters = {unicodedata.category(c)[0] for c in (before, after)} <= {"L", "M"}
-        kinds = unicodedata.category(before), unicodedata.category(after)
-        emoji = (before == "\ufe0f" or kinds[0] in ("So", "Sk")) and kinds[1][0] == "S"
-        joined = character == "\u200d" and emoji and min(before, after) > "\u2000"
-        return (written and letters) or joined
-    if character in "\ufe0e\ufe0f" and before:  # an emoji's or a keycap's
-        symbol = before == "ℹ" or unicodedata.category(before)[0] in "SP"
-        return after == "\u20e3" or (symbol and not before.isascii())
+    if character in "\u200c\u200d":  # joiners, between letters of scripts that have them, or emoji
+        return all(c > "\u0590" and c.isprintable() for c in (before, after))
+    if character in "\ufe0e\ufe0f":  # styles of an emoji or of a keycap
+        symbol = "\u2000" < before < "\u3000" or before > "\U0001f000"
+        return before != "" and (symbol or after == "\u20e3")
     if unicodedata.category(character) == "Zs":
         return True
     return character.isprintable() and not _UNSEEN.match(character)

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGHUP end every long command: its status, its words, and no process left."""
+"""SIGTERM and SIGHUP end every long command: its status, its words, and no process left.
+
+What each signal does to a block of code is in tests/harness/test_stopping.py.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,6 @@ from run_folders import record, write_run
 from sittings import Sitting
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
-
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
-SMALL = ("--batch-size", "4", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,46 +46,38 @@ def answers(folder: Path) -> bool:
     return sum(file.read_bytes().count(b"\n") for file in folder.rglob("trace-*.jsonl")) > 3
 
 
+def claimed(folder: Path) -> bool:
+    """Return whether a run has its folder and loads."""
+    return (folder / "run.json").exists()
+
+
 def checkpoints(folder: Path) -> bool:
     """Return whether a checkpoint is there."""
     return any(folder.glob("checkpoints/checkpoint-*/trainer_state.json"))
 
 
-# A command, what its folder holds when the signal comes, and what it then says.
-COMMANDS: dict[str, tuple[str, Callable[[Path], bool], str]] = {
-    "run": (
-        "run --n 4 --limit 400",
-        answers,
-        " of 400 answers are in {folder}; the same command goes on from there.",
-    ),
-    "demo": ("demo", answers, " of 8 cells are done in {folder}; the same command"),
-    "train": (
-        "train sft --size 64 --epochs 99 --save-every 2",
-        checkpoints,
-        "the same command with --resume goes on from checkpoint-",
-    ),
-}
-
-
-@SIGNALS
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "reached", "number", "words"),
+    [
+        ("run --n 4 --limit 400", answers, signal.SIGTERM,
+         " of 400 answers are in {folder}; the same command goes on from there."),
+        ("run", claimed, signal.SIGHUP, "the same command continues from {folder}."),
+        ("demo", answers, signal.SIGHUP, " of 8 cells are done in {folder}; the same command"),
+        ("train sft --size 64 --epochs 99 --save-every 2", checkpoints, signal.SIGTERM,
+         "the same command with --resume goes on from checkpoint-"),
+    ],
+    ids=["run", "loading", "demo", "train"],
+)  # fmt: skip
 def test_a_command_says_what_is_kept(
-    name: str, number: int, forks: Launcher, tmp_path: Path
-) -> None:
-    command, reached, words = COMMANDS[name]
-    folder = tmp_path / name
-    options = [*command.split(), *SMALL, "--output", str(folder)]
-    sitting = Sitting(tmp_path / "log", *options, launcher=forks)
+    command: str, reached: Callable[[Path], bool], number: int, words: str,
+    forks: Launcher, tmp_path: Path,
+) -> None:  # fmt: skip
+    folder = tmp_path / "out"
+    options = [*command.split(), "--batch-size", "4", "--device", "cpu", "--output", str(folder)]
+    new = None if reached is claimed else forks  # which takes longer to load
+    sitting = Sitting(tmp_path / "log", *options, launcher=new)
     sitting.until(lambda: reached(folder))
     assert words.format(folder=folder) in stopped(sitting, number)
-
-
-@SIGNALS
-def test_run_while_it_loads(number: int, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    sitting = Sitting(tmp_path / "log", "run", "--device", "cpu", "--output", str(folder))
-    sitting.until((folder / "run.json").exists)
-    assert stopped(sitting, number) == f"the same command continues from {folder}."
 
 
 def reading(tmp_path: Path, forks: Launcher | None = None) -> Sitting:
@@ -101,21 +93,19 @@ def reading(tmp_path: Path, forks: Launcher | None = None) -> Sitting:
     return sitting
 
 
-@SIGNALS
-def test_report(number: int, forks: Launcher, tmp_path: Path) -> None:
-    said = stopped(reading(tmp_path, forks), number)
+def test_report(forks: Launcher, tmp_path: Path) -> None:
+    said = stopped(reading(tmp_path, forks), signal.SIGTERM)
     assert said.startswith("the run folders are as they were; the same")
 
 
-@SIGNALS
-def test_nohup_stays_in_force(number: int, tmp_path: Path) -> None:
+def test_nohup_stays_in_force(tmp_path: Path) -> None:
     """What was ignored before the command began, as nohup does it, stops nothing."""
-    before = signal.signal(number, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         sitting = reading(tmp_path)
     finally:
-        signal.signal(number, before)
-    sitting.process.send_signal(number)
+        signal.signal(signal.SIGHUP, before)
+    sitting.process.send_signal(signal.SIGHUP)
     with pytest.raises(subprocess.TimeoutExpired):
         sitting.wait(1)
     sitting.process.send_signal(signal.SIGKILL)
@@ -123,12 +113,9 @@ def test_nohup_stays_in_force(number: int, tmp_path: Path) -> None:
     assert "Stopped" not in sitting.log.read_text()
 
 
-@SIGNALS
-def test_ctrl_c_after_a_signal_and_a_signal_after_ctrl_c(
-    number: int, forks: Launcher, tmp_path: Path
-) -> None:
+def test_ctrl_c_and_a_signal_at_once_stop_once(forks: Launcher, tmp_path: Path) -> None:
     sitting = reading(tmp_path, forks)
     sitting.process.send_signal(signal.SIGINT)
-    sitting.process.send_signal(number)
-    assert sitting.wait() in (130, 128 + number)
+    sitting.process.send_signal(signal.SIGTERM)
+    assert sitting.wait() in (130, 128 + signal.SIGTERM)
     assert sitting.log.read_text().count("Stopped: ") == 1

@@ -158,22 +158,6 @@ def test_ctrl_c_says_how_to_go_on(
     assert json.loads((tmp_path / "s" / "study.json").read_text())["cells"]
 
 
-@pytest.mark.slow
-def test_processes_give_the_same_answers(
-    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text(
-        f"tasks: {TASK}\nseeds: [5, 6]\ndevice: cpu\ninclude_path: {tiny_folder}\n"
-        "grid: {n: [3]}\nvariants: [{name: nabla, steps: 2}]\n"
-    )
-    result = sweep(file, "--output", str(tmp_path / "out"), "--jobs", "2")
-    assert result.exit_code == 0, result.output
-    for name in FOLDERS[:2]:
-        assert plain(tmp_path / "out" / name) == plain(finished[0] / name)
-    assert (tmp_path / "out" / "log-1.txt").is_file()
-
-
 def test_a_terminal_shows_the_cells_at_work_in_any_width() -> None:
     names = [f"nabla with a rather long name that says what it does n={n}" for n in (4, 16)]
     cells = [CellState(Cell(n, n, TASK, 1, evaluation=None)) for n in names]  # type: ignore[arg-type]

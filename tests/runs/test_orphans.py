@@ -36,10 +36,10 @@ variants:
 """
 
 
-def sweep(forks, tmp_path, folder, log):
+def sweep(forks, tmp_path, folder, log, jobs=2):
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
-    words = ("sweep", str(file), "--output", str(folder), "--jobs", "2")
+    words = ("sweep", str(file), "--output", str(folder), "--jobs", str(jobs))
     return Sitting(log, *words, launcher=forks)
 
 
@@ -100,6 +100,9 @@ def test_a_sweep_hit_at_any_moment_leaves_no_process_and_goes_on(forks, tmp_path
     seconds, total = time.monotonic() - began, CELLS * LIMIT
     expected = result(calm)
     assert len(expected) == CELLS
+    alone = tmp_path / "alone"  # in one process
+    assert sweep(forks, tmp_path, alone, tmp_path / "alone.txt", jobs=1).wait() == 0
+    assert same(result(alone), expected)
     draw = random.Random(MOMENTS)
     hits = [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL] * MOMENTS
     draw.shuffle(hits)
