@@ -151,11 +151,8 @@ def run_lm_eval(*arguments: str) -> None:
 def _serve(modules: Sequence[str]) -> None:
     import torch
 
-    from nabla_eval.harness import countdown
-
     for name in ("lm_eval._cli.run", "nabla_eval.harness.lm", "pytablewriter", *modules):
         import_module(name)  # for the children
-    countdown.dataset()  # draws the problems, which are kept
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print("ready", flush=True)
     while line := sys.stdin.readline():

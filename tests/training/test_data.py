@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nabla_eval.embedded.countdown import Puzzle, problems, split_of, verify
 from nabla_eval.errors import DataError
-from nabla_eval.harness import countdown as task
+from nabla_eval.harness import tasks
 from nabla_training.data import (
     COUNTDOWN,
     SUBSETS,
@@ -157,9 +157,9 @@ def test_other_problems_are_not_taken_for_the_same(other: str) -> None:
 def test_countdown_trains_on_no_problem_of_the_task() -> None:
     """A problem's split is a hash of its sorted numbers and target: of the two sets, no problem
     can be in both, in whatever order a prompt lists the numbers."""
-    documents = task.dataset(countdown_numbers=3)["test"]
+    documents = tasks.countdown(countdown_numbers=3)["test"]
     tested = {Puzzle.from_prompt(document["prompt"]).canonical for document in documents}
-    assert len(tested) == task.PROBLEMS >= 500
+    assert len(tested) == tasks.COUNTDOWN_PROBLEMS >= 500
     assert {split_of(canonical + "?") for canonical in tested} == {"test"}
     for name, size, seed in (("countdown", 300, 0), ("countdown", 300, 1), ("countdown4", 10, 0)):
         assert COUNTDOWN[name] == len(open_rows(name, size=1).example(0).problem.split(","))
