@@ -16,20 +16,24 @@ from typing import Any
 
 import pytest
 import torch
-from engine_programs import KINDS, Program, methods, pair, together
+from engine_programs import (
+    KINDS,
+    SIZE,
+    UNBOUNDED,
+    Program,
+    engine,
+    machines,
+    methods,
+    methods_of,
+    nothing_left,
+    pair,
+    plain,
+    run_together,
+    together,
+)
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from plain_engine import Plain
-from run_programs import (
-    SIZE,
-    UNBOUNDED,
-    engine,
-    machines,
-    methods_of,
-    nothing_left,
-    plain,
-    run_together,
-)
 
 from nabla_eval.cost.ledger import Ledger
 from nabla_eval.engine.drive import drive, drive_all

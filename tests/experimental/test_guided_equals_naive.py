@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_programs import Program, together
+from engine_programs import Program, machines, nothing_left, plain, run_together, together
 from engine_programs import pair as pair_of_kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_programs import machines, nothing_left, plain, run_together
 
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor

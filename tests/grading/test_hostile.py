@@ -107,7 +107,7 @@ def _soup(draw: random.Random) -> str:
 
 
 def _repeated(draw: random.Random) -> str:
-    return draw.choice(_FRAGMENTS) * draw.randint(1, 5000)
+    return draw.choice(_FRAGMENTS) * draw.randint(1, 1000)
 
 
 def _hostile(draw: random.Random) -> tuple[str, str]:

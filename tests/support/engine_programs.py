@@ -1,12 +1,19 @@
-"""Drawn programs for the engine: methods, options, problems and pairs, small and full of edges."""
+"""Drawn programs for the engine: methods, options, problems and pairs, small and full of edges.
+
+They run side by side (`run_together`), and nothing of them may be left (`nothing_left`).
+"""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from transformers import (
     Qwen2Config,
@@ -15,11 +22,19 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
+from nabla_eval.engine.batch_cache import PaddedCache
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor, Session
+from nabla_eval.engine.prefix_cache import CachedPrefix
+from nabla_eval.engine.response import Response
+from nabla_eval.engine.rollout import Decoder
 from nabla_eval.harness.instances import fit
-from nabla_eval.methods.registry import METHODS, configure
+from nabla_eval.methods.registry import METHODS, configure, start
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
-from nabla_eval.protocol import Problem
+from nabla_eval.models.prefix import RowCache
+from nabla_eval.outcome import Outcome
+from nabla_eval.protocol import Method, Problem, Trajectory
 from nabla_eval.randomness import Key
 from nabla_eval.testing import chat_tokenizer, tiny_tokenizer
 
@@ -185,3 +200,61 @@ def problems(draw: Any, kind: str, number: int) -> Problem:
         id=f"drawn/{number}/0",
     )
     return fit(problem, own, asked=False)
+
+
+# --- running them ---------------------------------------------------------------------------------
+
+SIZE = 40
+UNBOUNDED = 10**9
+ENGINE = (
+    Session,
+    Decoder,
+    PaddedCache,
+    RowCache,
+    CachedPrefix,
+    Response,
+    Trajectory,
+    torch.Tensor,
+)
+
+plain = settings(phases=[Phase.generate])
+machines = st.fixed_dictionaries(
+    {
+        "width": st.sampled_from([2, SIZE, SIZE, SIZE]),
+        "budget": st.sampled_from([1, 40, UNBOUNDED, UNBOUNDED, UNBOUNDED]),
+        "past": st.sampled_from([0, 30, UNBOUNDED, UNBOUNDED]),
+    }
+)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fail where a block leaves tensors, rows or caches behind."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.collect()
+    gc.collect()  # what finalisers of the first round let go of
+    left = [type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, ENGINE)]
+    assert left == []
+
+
+def engine(own: Pair, machine: dict[str, int]) -> Executor:
+    budget, past = machine["budget"], machine["past"]
+    return Executor(own, max_batch_tokens=budget, max_cached_tokens=past)
+
+
+def methods_of(programs: Sequence[Program]) -> Iterator[Method]:
+    return (start(program.problem, program.config) for program in programs)
+
+
+def run_together(
+    programs: Sequence[Program], own: Pair, machine: dict[str, int]
+) -> tuple[list[Outcome], int]:
+    """Outcomes, and the most tokens of prefixes that were cached."""
+    executor, held, outcomes = engine(own, machine), [0], {}
+    for index, end in drive(methods_of(programs), executor, machine["width"]):
+        held.append(executor.caches.policy.tokens)
+        assert isinstance(end, Outcome), end
+        outcomes[index] = end
+    return [outcomes[index] for index in range(len(programs))], max(held)
