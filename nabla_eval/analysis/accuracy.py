@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nabla_eval.analysis.frames import grouped, means
+from nabla_eval.analysis.frames import means
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
-    clustered_mean,
     in_unit_interval,
     mean,
     proportion,
@@ -81,7 +80,7 @@ def accuracy(scores: Scores, level: float = LEVEL) -> Estimate:
     """
     if all(in_unit_interval(group) for group in scores.values()):
         return proportion(scores.values(), level)
-    return clustered_mean(scores, level)
+    return mean(list(means(scores).values()), level)
 
 
 def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
@@ -93,7 +92,9 @@ def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     ours, theirs = means(a), means(b)
     apart = [ours[problem] - theirs[problem] for problem in sorted(a)]
     shares = all(in_unit_interval(group) for side in (a, b) for group in side.values())
-    most = min(runs_worth(a.values()), runs_worth(b.values())) if shares and apart else 0.0
+    most = (
+        min(runs_worth([*map(len, side.values())]) for side in (a, b)) if shares and apart else 0.0
+    )
     wins, losses = sum(gap > 0 for gap in apart), sum(gap < 0 for gap in apart)
     return Difference(
         estimate=won_minus_lost(apart, len(apart), most, level) if shares else mean(apart, level),
@@ -159,10 +160,13 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         return accuracy(reported, level)
     if run.answers["score"].isna().any():
         return None
+    given = defaultdict(list)
+    columns = (run.answers[name] for name in ("problem", "prompt", "text", "score"))
+    for problem, prompt, text, score in zip(*columns, strict=True):
+        given[problem].append((extract(answered(prompt, text)), score))
     values = {}
-    for problem, rows in grouped(run.answers, "prompt", "text", "score").items():
-        groups = cluster([extract(answered(prompt, text)) for prompt, text, _ in rows])
+    for problem, pairs in given.items():
+        groups = cluster([answer for answer, _ in pairs])
         names = [None if number < 0 else number for number in groups]
-        scores = [score for *_, score in rows]
-        values[problem] = [majority(list(zip(names, scores, strict=True)))]
+        values[problem] = [majority([(n, s) for n, (_, s) in zip(names, pairs, strict=True)])]
     return accuracy(values, level)

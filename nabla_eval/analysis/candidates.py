@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nabla_eval.analysis.frames import by_problem, sums
+from nabla_eval.analysis.frames import share_of, totals
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
-    clustered_mean,
-    proportion,
+    mean,
+    mean_share,
     rate_difference,
-    share,
     unknown,
 )
 from nabla_eval.analysis.runs import Run
@@ -106,16 +105,19 @@ def rate(candidates: DataFrame, level: float = LEVEL) -> Rate:
         judged=len(candidates),
         rejected=int(rejected.sum()),
         ties=int((candidates["verdict"] == "tie").sum()),
-        estimate=share(sums(candidates, rejected), sums(candidates), level),
+        estimate=share_of(candidates, rejected, level),
     )
 
 
 def rejection_difference(a: DataFrame, b: DataFrame, level: float = LEVEL) -> Estimate:
     """Return the rejection rate of a minus that of b, paired by problem."""
-    counts = [sums(side, of) for side in (a, b) for of in (side["verdict"] != "accepted", None)]
-    problems = sorted(counts[1].keys() | counts[3].keys())
-    rows = [[count.get(problem, 0) for count in counts] for problem in problems]
-    return rate_difference(np.array(rows, dtype=float), level)
+    from pandas import concat
+
+    of_a = np.repeat([True, False], [len(a), len(b)])
+    both = concat([a, b])
+    rejected = both["verdict"] != "accepted"
+    table = totals(both, rejected & of_a, of_a, rejected & ~of_a, ~of_a)
+    return rate_difference(np.stack(table, axis=1), level)
 
 
 def iid_process(runs: Iterable[tuple[str, Sequence[float | None]]]) -> DataFrame:
@@ -182,9 +184,7 @@ def in_bins(
     found = []
     for place, (low, high) in enumerate(pairwise(edges)):
         own, hit = frame[places == place], hits[places == place]
-        found.append(
-            Bin(low, high, len(own), int(hit.sum()), share(sums(own, hit), sums(own), level))
-        )
+        found.append(Bin(low, high, len(own), int(hit.sum()), share_of(own, hit, level)))
     return found
 
 
@@ -207,14 +207,14 @@ def gains(candidates: DataFrame) -> DataFrame:
 def gain(run: Run, level: float = LEVEL) -> Gain:
     """Return the reward gain per candidate and per problem, problems as clusters."""
     every = gains(run.candidates)
-    of_all = by_problem(every, "gain")
-    won = by_problem(every[every["verdict"] == "accepted"], "gain")
-    signs = [[float(value > 0) for value in group] for group in of_all.values()]
+    own = every.groupby("problem")["gain"]
+    positive = (every["gain"] > 0).groupby(every["problem"]).mean()
+    won = every[every["verdict"] == "accepted"].groupby("problem")["gain"]
     final = run.answers.assign(gain=run.answers["reward"] - run.answers["first_reward"])
     return Gain(
         candidates=len(every),
-        mean=clustered_mean(of_all, level),
-        accepted=clustered_mean(won, level),
-        positive=proportion(signs, level),
-        final=clustered_mean(by_problem(final[final["gain"].notna()], "gain"), level),
+        mean=mean(own.mean(), level),
+        accepted=mean(won.mean(), level),
+        positive=mean_share(positive, own.size(), level),
+        final=mean(final.dropna(subset="gain").groupby("problem")["gain"].mean(), level),
     )

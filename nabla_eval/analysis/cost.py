@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nabla_eval.analysis.accuracy import accuracy
-from nabla_eval.analysis.frames import by_problem, means, sums
+from nabla_eval.analysis.frames import means, share_of
 from nabla_eval.analysis.intervals import (
     LEVEL,
     Estimate,
-    bootstrap,
     ratio,
     same_problems,
     share,
+    skewed_mean,
     skewed_means,
 )
 from nabla_eval.analysis.runs import Run
+
+if TYPE_CHECKING:
+    from pandas import Series
 
 COSTS = (
     "model_calls",
@@ -30,50 +31,56 @@ COSTS = (
     "flops",
     "seconds",
 )
+_WORK = (
+    "model_calls", "generated_tokens", "gradient_passes", "refinements", "reused_tokens",
+    "tokens_afresh", "visited", "positions", "certified", "speculative_tokens",
+    "speculative_scorings", "speculative_passes",
+)  # fmt: skip
 # Names under which tasks report what went wrong with an answer.
 FAILURES = ("no_answer", "grader_timeout", "grader_error")
-_RESAMPLES = 2000
 
 
-def mean_costs(run: Run, cost: str = "model_calls") -> dict[str, float]:
+def mean_costs(run: Run, cost: str = "model_calls") -> Series:
     """Return one of `COSTS` (or any count of the ledger) by problem: the mean of its answers."""
-    return means(by_problem(run.answers, cost))
+    return run.answers.groupby("problem", sort=False)[cost].mean()
 
 
 def costs(run: Run, level: float = LEVEL) -> dict[str, Estimate]:
     """Return the mean per problem of each of `COSTS`, with `skewed_means`' interval."""
-    return skewed_means({cost: list(mean_costs(run, cost).values()) for cost in COSTS}, level=level)
+    return skewed_means({cost: mean_costs(run, cost) for cost in COSTS}, level)
 
 
 def correct_per_cost(run: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
     """Return expected right answers per unit of cost: accuracy over mean cost.
 
-    Problems are resampled. Where no problem's score differs there is no spread of accuracy to
-    resample: then the bounds are accuracy's over those of the mean cost.
+    Where no problem's score differs, accuracy has no spread that could be seen: then the bounds are
+    accuracy's over those of the mean cost.
     """
     spent = mean_costs(run, cost)
     right = means(run.scores)
-    found = _ratio_of_means(right, spent, level)
-    if len(set(right.values())) != 1 or min(spent.values()) <= 0:
+    found = ratio([right[problem] for problem in spent.index], spent, level)
+    if len(set(right.values())) != 1 or spent.min() <= 0:
         return found
-    rate = accuracy(run.scores, level)
-    price = skewed_means({cost: list(spent.values())}, level=level)[cost]
-    least = max(min(spent.values()), price.low)  # t's lower end may lie below every cost
+    rate, price = accuracy(run.scores, level), skewed_mean(spent, level)
+    least = max(float(spent.min()), price.low)  # t's lower end may lie below every cost
     return replace(found, low=rate.low / price.high, high=rate.high / least)
 
 
 def cost_ratio(a: Run, b: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
-    """Return mean cost of a over mean cost of b on the same problems, resampled together.
+    """Return mean cost of a over mean cost of b on the same problems.
 
     Raises `DataError` when the two do not hold the same problems.
     """
-    return _ratio_of_means(mean_costs(a, cost), mean_costs(b, cost), level)
+    ours, theirs = mean_costs(a, cost).to_dict(), mean_costs(b, cost).to_dict()
+    same_problems(ours, theirs)
+    return ratio([ours[problem] for problem in theirs], list(theirs.values()), level)
 
 
-def _ratio_of_means(a: dict[str, float], b: dict[str, float], level: float) -> Estimate:
-    same_problems(a, b)
-    table = np.array([[a[p], b[p]] for p in sorted(a)], dtype=float).reshape(-1, 2)
-    return bootstrap(table, lambda totals: totals[:, 0] / totals[:, 1], level=level)
+def cost_difference(a: Run, b: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
+    """Return mean cost of a minus mean cost of b on the same problems; else as `cost_ratio`."""
+    ours, theirs = mean_costs(a, cost), mean_costs(b, cost)
+    same_problems(ours.to_dict(), theirs.to_dict())
+    return skewed_mean(ours - theirs, level)
 
 
 @dataclass(frozen=True)
@@ -101,34 +108,27 @@ def acceleration(run: Run, level: float = LEVEL) -> Acceleration:
     A trace does not say how long the response was at every visit, so the shortest is taken: a lower
     bound too.
     """
-    answers, steps = run.answers, int(run.config.get("steps", 0))
-    drawn, reused = answers["generated_tokens"], answers["reused_tokens"]
-    visited, positions = answers["visited"], answers["positions"]
-    unhurried = answers["refinements"] * steps
-    afresh = answers["tokens_afresh"] * bool(visited.any())
-    thrown = (
-        answers["speculative_tokens"]
-        + answers["speculative_scorings"]
-        + 4 * answers["speculative_passes"]
-    )
+    work, steps = run.answers.groupby("problem")[list(_WORK)].sum(), int(run.config.get("steps", 0))
+    calls, drawn, reused = work["model_calls"], work["generated_tokens"], work["reused_tokens"]
+    visited, positions = work["visited"], work["positions"]
+    unhurried = work["refinements"] * steps
+    afresh = work["tokens_afresh"] * bool(visited.any())
+    speculative = work["speculative_tokens"] + work["speculative_scorings"]
 
-    def part(parts: Any, wholes: Any) -> Estimate:
-        few, all_ = sums(answers, parts), sums(answers, wholes)
-        if all(0 <= few[problem] <= all_[problem] for problem in all_):
-            return share(few, all_, level)
-        return ratio(few, all_, resamples=_RESAMPLES, level=level)
+    def part(parts: Series, wholes: Series) -> Estimate:
+        valid = bool(((parts >= 0) & (parts <= wholes)).all())
+        return (share if valid else ratio)(parts, wholes, level)
 
     return Acceleration(
-        certified=part(answers["certified"].fillna(0), visited * bool(steps)),
-        cached=part(unhurried - answers["gradient_passes"], unhurried),
+        certified=part(work["certified"], visited * bool(steps)),
+        cached=part(unhurried - work["gradient_passes"], unhurried),
         reused=part(reused, reused + drawn * bool(reused.any())),
         spared=part(afresh - drawn * bool(afresh.any()), afresh),
         skipped=part(positions - visited, positions),
-        speculative=part(thrown, answers["model_calls"]),
+        speculative=part(speculative + 4 * work["speculative_passes"], calls),
     )
 
 
 def truncated(run: Run, level: float = LEVEL) -> Estimate:
     """Return the share of answers that the length limit cut off."""
-    cut = sums(run.answers, run.answers["stop"] == "length")
-    return share(cut, sums(run.answers), level)
+    return share_of(run.answers, run.answers["stop"] == "length", level)

@@ -1,7 +1,7 @@
 """Find run folders and read them: traces, lm-eval's samples and results, and `run.json`.
 
 A run folder holds `trace-rank*.jsonl` (directly or in `traces/`) and, anywhere below, what
-`lm_eval --output_path DIR --log_samples` or `nabla-eval demo` writes. `run.json` is optional.
+`lm_eval --output_path DIR --log_samples` writes. `run.json` is optional.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from nabla_eval.analysis.runs import Run, Scores, task_of
 from nabla_eval.errors import DataError
 from nabla_eval.traces.keep import kept
 from nabla_eval.traces.manifest import check_schema
-from nabla_eval.traces.schema import Record, document
+from nabla_eval.traces.schema import document
 from nabla_eval.validation import UNREADABLE, mismatch, regular, text_of
-
-T = TypeVar("T")
 
 METRIC = "exact_match"
 TRACES = "trace-rank*.jsonl"
@@ -54,28 +52,19 @@ def find(root: str | Path) -> list[Path]:
         raise DataError(f"There is no folder {root}. Give the --output_path of a run.")
     if root.is_file():
         root = root.parent
-    holders = sorted({file.parent for file in root.rglob(TRACES)})
-    if not holders:
+    homes = _homes(root)
+    if not homes:
         raise DataError(
             f"No traces (trace-rank*.jsonl) at or below {root}. Run with trace_dir= and "
             "--output_path set to one folder, or with `nabla-eval run`."
         )
-    return sorted({_home(holder, root, holders) for holder in holders})
+    return sorted(homes)
 
 
-def _home(holder: Path, root: Path, holders: Iterable[Path]) -> Path:
-    """The run folder that a folder with traces belongs to: the nearest one with samples, too.
-
-    Going up ends where another run's traces would come into the same folder.
-    """
-    home = holder.parent if holder.name == "traces" else holder
-    start = home
-    while not any(home.rglob("samples_*.jsonl")):
-        others = [h for h in holders if h != holder and h.is_relative_to(home.parent)]
-        if home == root or others:
-            return start
-        home = home.parent
-    return home
+def _homes(root: Path) -> set[Path]:
+    """Return the folders with traces at or below one, directly or in their `traces/`."""
+    holders = {file.parent for file in root.rglob(TRACES)}
+    return {holder.parent if holder.name == "traces" else holder for holder in holders}
 
 
 def read_folder(home: Path, metric: str | None = None) -> list[Run]:
@@ -89,20 +78,17 @@ def read_folder(home: Path, metric: str | None = None) -> list[Run]:
     if not finished(home):
         return []
     records = list(kept(traces_of(home)))
-    return [
-        _run(home, told, records)
-        for told in evaluations(home, [record["id"] for record in records], metric)
-    ]
-
-
-def _run(home: Path, told: ScoredTask, records: Iterable[Record]) -> Run:
-    own = [
-        r for r in records
-        if task_of(r["id"]) == told.task and document(r["id"]) in told.scores
-    ]  # fmt: skip
-    more = {each.name: getattr(told, each.name) for each in fields(told)}
-    del more["task"]
-    return Run.of("", sorted(own, key=lambda r: natural(r["id"])), folders=(home,), **more)
+    found = []
+    for scored in evaluations(home, [record["id"] for record in records], metric):
+        own = [
+            r for r in records
+            if task_of(r["id"]) == scored.task and document(r["id"]) in scored.scores
+        ]  # fmt: skip
+        more = {name: value for name, value in vars(scored).items() if name != "task"}
+        found.append(
+            Run.of("", sorted(own, key=lambda r: natural(r["id"])), folders=(home,), **more)
+        )
+    return found
 
 
 def finished(home: Path) -> bool:
@@ -135,13 +121,12 @@ def evaluations(
         )
         warnings.warn(f"{home}: {task} has {lack}", stacklevel=2)
     facts, tasks = _facts(home), sorted(traced.keys() & samples.keys())
-    return [_evaluation(home, task, traced[task], samples[task], facts, metric) for task in tasks]
+    return [_scored(home, task, traced[task], samples[task], facts, metric) for task in tasks]
 
 
 def traces_of(home: Path) -> Path:
-    """Return the folder of the shards: this one, `traces/`, or the first one further down."""
-    found = sorted({file.parent for file in home.rglob(TRACES)})
-    return next((place for place in (home, home / "traces", *found) if place in found), home)
+    """Return the folder of the shards: this one, or `traces/` in it."""
+    return home if any(home.glob(TRACES)) else home / "traces"
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -151,28 +136,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if short.fullmatch(part) else (1, 0, part) for part in parts]
 
 
-def _newest(files: Sequence[Path], read: Callable[[Path], T]) -> T:
-    """Return what the newest whole file says. A kill while lm-eval wrote leaves one that is torn.
-
-    Raises `DataError` where the oldest is torn, too.
-    """
-    for i in range(len(files) - 1, 0, -1):
-        try:
-            return read(files[i])
-        except DataError as error:
-            warnings.warn(f"{error} {files[i - 1].name} is read instead.", stacklevel=4)
-    return read(files[0])
-
-
-def _samples(home: Path) -> dict[str, list[Path]]:
-    """Samples files of each task by age, leaving out what belongs to runs further down."""
-    below = {file.parent for file in home.rglob(TRACES)} - {home, home / "traces"}
-    if traces_of(home) in below:
-        below = set()  # this run's own traces are further down
+def _samples(home: Path) -> dict[str, Path]:
+    """Return the newest samples file of each task, of this run and of none further down."""
+    others = _homes(home) - {home}
     found: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for file in home.rglob("samples_*.jsonl"):
         match = _SAMPLES.fullmatch(file.name)
-        if match and not any(file.is_relative_to(other) for other in below):
+        if match and not any(file.is_relative_to(other) for other in others):
             found[match["task"]].append((match["date"] or "", file))
     for task, files in found.items():
         if len(files) > 1:
@@ -181,7 +151,7 @@ def _samples(home: Path) -> dict[str, list[Path]]:
                 f"{max(files)[1].name}.",
                 stacklevel=3,
             )
-    return {task: [file for _, file in sorted(files)] for task, files in found.items()}
+    return {task: max(files)[1] for task, files in found.items()}
 
 
 def _told(file: Path) -> dict[str, Any]:
@@ -192,7 +162,7 @@ def _facts(home: Path) -> dict[str, Any]:
     """Seed, preset and seconds from `run.json` and lm-eval's results, where known; graders."""
     run = _told(home / "run.json")
     results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
-    lm_eval = _newest(results, read_json) if results else {}
+    lm_eval = read_json(results[-1]) if results else {}
     nabla = (lm_eval.get("config") or {}).get("nabla") or {}
     seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
     alone = len(lm_eval.get("results") or [None]) == 1
@@ -212,20 +182,20 @@ def _grader(config: Any) -> str:
     return str(told.get("grader", "nabla_eval"))
 
 
-def _evaluation(
+def _scored(
     home: Path,
     task: str,
     traced: Mapping[str, int],
-    files: Sequence[Path],
+    file: Path,
     facts: dict[str, Any],
     metric: str | None,
 ) -> ScoredTask:
-    samples = _newest(files, read_samples)
+    samples = read_samples(file)
     name, _, filter = (metric or METRIC).partition(",")
     if filter:
         samples = [sample for sample in samples if sample["filter"] == filter]
         if not samples:
-            raise DataError(f"{files[-1]} has no filter {filter!r}. Leave it out of --metric.")
+            raise DataError(f"{file} has no filter {filter!r}. Leave it out of --metric.")
     first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
     failed = {problem for problem, sample in problems.items() if sample.get("failed")}
@@ -254,7 +224,9 @@ def _evaluation(
         },
         items={p: str(s.get("doc_hash") or s.get("doc")) for p, s in problems.items()},
         grader=grader,
-        **{key: facts[key] for key in ("seeds", "preset", "seconds")},
+        seeds=facts["seeds"],
+        preset=facts["preset"],
+        seconds=facts["seconds"],
     )
 
 
@@ -316,7 +288,7 @@ class _Config(TypedDict, total=False):
     nabla: _Nabla | None
 
 
-class Facts(TypedDict, total=False):
+class _Facts(TypedDict, total=False):
     """What is read of `run.json`, and of lm-eval's results."""
 
     status: str
@@ -333,7 +305,7 @@ class _Item(TypedDict):
     doc_id: int | str
 
 
-class Sample(_Item, total=False):
+class _Sample(_Item, total=False):
     """What is read of a line of a samples file, beside the values of its metrics."""
 
     filter: str
@@ -346,7 +318,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(text_of(path))
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error}). Run again, or remove it.") from error
-    if wrong := mismatch(content, Facts):
+    if wrong := mismatch(content, _Facts):
         raise DataError(f"{path}: {wrong}. Run again, or remove it.")
     assert isinstance(content, dict)
     return content
@@ -362,7 +334,7 @@ def read_samples(file: Path) -> list[dict[str, Any]]:
     for number, line in _lines(file):
         try:
             sample = json.loads(line)
-            wrong = mismatch(sample, Sample)
+            wrong = mismatch(sample, _Sample)
         except UNREADABLE as error:
             sample, wrong = {}, str(error)
         if wrong:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from nabla_eval.analysis.intervals import LEVEL, Estimate, Floats, share
 from nabla_eval.traces.keep import length, light
 from nabla_eval.traces.schema import Record, document
 
@@ -51,31 +53,29 @@ def frames_of(
     return Frames(_frame(columns), _frame(candidates))
 
 
-def grouped(frame: DataFrame, *columns: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of each problem, with some columns, in the order of the frame."""
-    found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for problem, *row in zip(*(frame[name] for name in ("problem", *columns)), strict=True):
-        found[problem].append(tuple(row))
-    return dict(found)
-
-
-def by_problem(frame: DataFrame, column: str) -> dict[str, list[float]]:
-    """Return the numbers in a column as a list for each problem."""
-    return {p: [float(value) for (value,) in rows] for p, rows in grouped(frame, column).items()}
-
-
 def means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return the mean for each problem."""
     return {problem: sum(group) / len(group) for problem, group in groups.items()}
 
 
-def sums(frame: DataFrame, values: Iterable[Any] | None = None) -> dict[str, float]:
-    """Return the total for each problem of values that belong to the rows; without, their count."""
-    found: dict[str, float] = defaultdict(float)
-    counted = repeat(1.0, len(frame)) if values is None else values
-    for problem, value in zip(frame["problem"], counted, strict=True):
-        found[problem] += value
-    return dict(found)
+def totals(frame: DataFrame, *values: Any) -> list[Floats]:
+    """Return the total for each problem of each of some values, `[P]`, in one order of problems.
+
+    A value is a column's worth of numbers, or one number that every row has.
+    """
+    from pandas import factorize
+
+    places, problems = factorize(frame["problem"])
+    columns = [np.broadcast_to(np.asarray(value, dtype=float), len(frame)) for value in values]
+    return [
+        np.bincount(places, column, minlength=len(problems)).astype(float) for column in columns
+    ]
+
+
+def share_of(frame: DataFrame, hits: Any, level: float = LEVEL) -> Estimate:
+    """Return the share of rows that are hits, problems as clusters."""
+    hit, rows = totals(frame, hits, 1)
+    return share(hit, rows, level)
 
 
 def _answer(record: Record, seed: int | None) -> dict[str, Any]:

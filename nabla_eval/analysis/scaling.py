@@ -17,7 +17,7 @@ from nabla_eval.analysis.intervals import (
     mean,
     runs_worth,
     same_problems,
-    skewed_means,
+    skewed_mean,
     won_minus_lost,
 )
 from nabla_eval.analysis.runs import Run
@@ -60,7 +60,7 @@ def points(runs: Iterable[Run], cost: str = "model_calls", level: float = LEVEL)
     """Runs as points, by task, curve and n."""
     found = []
     for run in runs:
-        spent = skewed_means({cost: list(mean_costs(run, cost).values())}, level=level)[cost]
+        spent = skewed_mean(mean_costs(run, cost), level)
         found.append(Point(run, curve_name(run), spent, accuracy(run.scores, level)))
     return sorted(found, key=lambda point: (point.run.task, point.curve, point.run.n or 0))
 
@@ -102,21 +102,23 @@ def at_equal_cost(
         same_problems(ours.scores, values)
         return np.array([values[problem] for problem in problems], dtype=float)
 
-    ladder = [(array(mean_costs(r, cost)), array(means(r.scores)), r) for r in rivals]
+    ladder = [(array(mean_costs(r, cost).to_dict()), array(means(r.scores)), r) for r in rivals]
     ladder.sort(key=lambda step: float(step[0].mean()))
     if not ladder:
         return None
     costs, scores = (np.array([step[i] for step in ladder]) for i in (0, 1))
-    own_cost, own_score = array(mean_costs(ours, cost)), array(means(ours.scores))
+    own_cost, own_score = array(mean_costs(ours, cost).to_dict()), array(means(ours.scores))
     target = float(own_cost.mean())
     if not (1 - _ROUNDING) * costs[0].mean() <= target <= (1 + _ROUNDING) * costs[-1].mean():
         return None
     low, high, weight = best = _best(costs, scores, target)
     gaps = own_score - _mixed(best, costs, scores, own_cost)
     if (np.abs(gaps) <= 1).all():
-        estimate = won_minus_lost(gaps, len(gaps), runs_worth(ours.scores.values()), level)
+        estimate = won_minus_lost(
+            gaps, len(gaps), runs_worth([*map(len, ours.scores.values())]), level
+        )
     else:  # costs push a gap beyond what a difference of shares is
-        estimate = mean(list(gaps), level)
+        estimate = mean(gaps, level)
     found = Difference(estimate, None, None, None, sign_flip_test(list(gaps)))
     return AtEqualCost(ladder[low][2], ladder[high][2], weight, found)
 

@@ -100,30 +100,27 @@ def frame(
     answers, candidates = [], []
     for run in runs:
         of_run = {"run": run.name, "task": run.task}
-        options = {f"option.{name}": value for name, value in run.config.items()}
-        more = {"method": run.method, "preset": run.preset, "n": run.n}
-        further = {
+        of_answer = {**of_run, "method": run.method, "preset": run.preset, "n": run.n}
+        metrics = {
             f"metric.{name}": run.answers["problem"].map(means(scores))
             for name, scores in run.metrics.items()
         }
-        answers.append(_beside({**of_run, **more}, run.answers, {**further, **options}))
+        options = {f"option.{name}": value for name, value in run.config.items()}
+        answers.append(_beside(of_answer, run.answers.assign(**metrics), options))
         candidates.append(_beside(of_run, run.candidates, {}))
     return Frames(concat(answers, ignore_index=True), concat(candidates, ignore_index=True))
 
 
 def _beside(before: Mapping[str, Any], frame: DataFrame, after: Mapping[str, Any]) -> DataFrame:
-    """Return a frame with further columns in front and behind; a single value fills its column."""
-    from pandas import DataFrame, Series
+    """Return a frame between columns that have one value each, which may be of any type."""
+    from pandas import Series, concat
 
-    def columns(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: value
-            if isinstance(value, Series)
-            else Series([value] * len(frame), index=frame.index, dtype=object).infer_objects()
-            for name, value in values.items()
-        }
+    def filled(name: str, value: Any) -> Series:
+        column = Series([value] * len(frame), index=frame.index, name=name, dtype=object)
+        return column.infer_objects()
 
-    return DataFrame({**columns(before), **dict(frame.items()), **columns(after)})
+    parts = [[filled(*item) for item in values.items()] for values in (before, after)]
+    return concat([*parts[0], frame, *parts[1]], axis="columns")
 
 
 def _read(
@@ -175,7 +172,9 @@ def _same_items(runs: Sequence[Run], common: bool) -> list[Run]:
     shared = set.intersection(*(set(run.items.items()) for run in runs))
     if all(len(run.items) == len(shared) for run in runs):
         return list(runs)
-    what = f"The runs of {task} do not hold the same problems: {_sizes(runs)}"
+    sizes = ", ".join(f"{run.folders[0].name} has {len(run.items)}" for run in runs[:5])
+    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+    what = f"The runs of {task} do not hold the same problems: {sizes}{more}"
     if not common:
         raise DataError(
             f"{what}; {len(shared)} are common to all. Give --common to use these, or runs with "
@@ -185,18 +184,6 @@ def _same_items(runs: Sequence[Run], common: bool) -> list[Run]:
         raise DataError(f"{what}; none is common to all. Give runs on the same problems.")
     warnings.warn(f"{what}; the {len(shared)} common ones are used.", stacklevel=4)
     return [_cut(run, dict(shared).keys()) for run in runs]
-
-
-def _sizes(runs: Sequence[Run]) -> str:
-    """Say how many runs hold how many problems, each with an example."""
-    groups: dict[int, list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[len(run.items)].append(run)
-    return ", ".join(
-        f"{len(group)} of {len(runs)} runs {'has' if len(group) == 1 else 'have'} {size} "
-        f"({group[0].folders[0].name})"
-        for size, group in sorted(groups.items())
-    )
 
 
 def _cut(run: Run, kept: Collection[str]) -> Run:

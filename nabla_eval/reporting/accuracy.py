@@ -9,9 +9,14 @@ from typing import Any
 from nabla_eval.analysis.accuracy import accuracy, difference, majority_accuracy, pass_at
 from nabla_eval.analysis.candidates import rate
 from nabla_eval.analysis.controls import alike, controls_of, twin_of
-from nabla_eval.analysis.cost import FAILURES, correct_per_cost, costs, mean_costs, truncated
-from nabla_eval.analysis.frames import grouped, means
-from nabla_eval.analysis.intervals import paired
+from nabla_eval.analysis.cost import (
+    FAILURES,
+    correct_per_cost,
+    cost_difference,
+    costs,
+    truncated,
+)
+from nabla_eval.analysis.frames import means
 from nabla_eval.analysis.runs import Run, option_text
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.reporting.cost import saving_row, saving_table
@@ -171,20 +176,17 @@ def _told_apart(a: Run, b: Run) -> tuple[Run, Run]:
 
 def _apart_rows(a: Run, b: Run) -> list[Row]:
     """Return the problems on which one of two runs scored higher, with the first answer of each."""
-    ours, theirs = (grouped(run.answers, "prompt", "text") for run in (a, b))
+    ours, theirs = (run.answers.drop_duplicates("problem").set_index("problem") for run in (a, b))
     right, other = means(a.scores), means(b.scores)
-    rows = []
-    for problem, x in right.items():
-        y = other[problem]
-        if x != y:
-            (prompt, answer_a), (_, answer_b) = ours[problem][0], theirs[problem][0]
-            rows.append(
-                {
-                    "problem": problem, "task": a.task, "prompt": prompt,
-                    "score_a": x, "score_b": y, "answer_a": answer_a, "answer_b": answer_b,
-                }
-            )  # fmt: skip
-    return rows
+    return [
+        {
+            "problem": problem, "task": a.task, "prompt": ours["prompt"][problem],
+            "score_a": score, "score_b": other[problem],
+            "answer_a": ours["text"][problem], "answer_b": theirs["text"][problem],
+        }
+        for problem, score in right.items()
+        if score != other[problem]
+    ]  # fmt: skip
 
 
 def _apart_table(rows: Sequence[Row], a: Run, b: Run) -> Table:
@@ -266,7 +268,7 @@ def _change_row(base: Run, run: Run, runs: Sequence[Run]) -> Row:
     """Return one changed run minus the base (accuracy, calls), and minus its own twin."""
     found, twin = difference(run.scores, base.scores), twin_of(run, runs)
     over = None if twin is None else difference(run.scores, twin.scores)
-    calls, rejected = paired(mean_costs(run), mean_costs(base)), rate(run.candidates)
+    calls, rejected = cost_difference(run, base), rate(run.candidates)
     return {
         "run": run.name,
         "task": base.task,

@@ -64,7 +64,7 @@ def saving_table(rows: Sequence[Row]) -> Table:
         Column("Calls", "ratio", percent),
         Column("95 % CI", "ratio_ci95", percent_range),
     ]
-    note = "Model calls of the run as a share of the control's; problems are resampled."
+    note = "Model calls of the run as a share of the control's."
     return run_table("savings", "Model calls against the controls", rows, columns, note)
 
 
@@ -86,8 +86,7 @@ def _cost_row(run: Run) -> Row:
     for name in (*counts, "prefix_gradients"):
         row[name] = spent[name].value
     for name in ("prefill_tokens", "parallel_tokens"):
-        means = mean_costs(run, name).values()
-        row[name] = sum(means) / len(means)
+        row[name] = float(mean_costs(run, name).mean())
     return {
         **row,
         **with_interval("flops", spent["flops"]),

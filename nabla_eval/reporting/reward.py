@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
+from nabla_eval.analysis.accuracy import accuracy
 from nabla_eval.analysis.calibration import (
-    Answer,
     Grade,
     calibration,
     drafted_answers,
@@ -14,7 +15,6 @@ from nabla_eval.analysis.calibration import (
     reliability,
 )
 from nabla_eval.analysis.candidates import gain
-from nabla_eval.analysis.intervals import clustered_mean
 from nabla_eval.analysis.runs import Run, identity, model_name
 from nabla_eval.reporting.rows import (
     INTERVAL,
@@ -29,6 +29,9 @@ from nabla_eval.reporting.rows import (
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import count, number, percent
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 def reward_report(
     runs: Sequence[Run],
@@ -42,7 +45,7 @@ def reward_report(
     calibrations, selections, bins, gains = [], [], [], []
     for run in progress(runs):
         kind, answers = _answers(run, grade_for(run.task))
-        if answers:
+        if len(answers):
             calibrations.append(_calibration_row(run, kind, answers))
             bins += [
                 {
@@ -67,11 +70,11 @@ def reward_report(
     return Report("reward", "Reward", tables, [verdict(row) for row in models])
 
 
-def _answers(run: Run, grade: Grade | None) -> tuple[str, list[Answer]]:
+def _answers(run: Run, grade: Grade | None) -> tuple[str, DataFrame]:
     """Return drafts where a run scored several and they can be graded, else what it returned."""
     if grade is not None and run.docs and (run.answers["draft_rewards"].map(len) > 1).any():
         drafts = drafted_answers(run, grade)
-        if drafts:
+        if len(drafts):
             return "drafts", drafts
     return "final answers", final_answers(run)
 
@@ -80,7 +83,7 @@ def _reward_name(run: Run) -> str:
     return model_name(run.models.get("reward", "none"))
 
 
-def _calibration_row(run: Run, kind: str, answers: Sequence[Answer]) -> Row:
+def _calibration_row(run: Run, kind: str, answers: DataFrame) -> Row:
     """Return how well a reward model tells right answers from wrong ones; chance is 0.5.
 
     `auc` is over all answers, `auc_within` over the `pairs` of answers to the same question.
@@ -99,23 +102,18 @@ def _calibration_row(run: Run, kind: str, answers: Sequence[Answer]) -> Row:
     }
 
 
-def _selection_row(run: Run, answers: Sequence[Answer]) -> Row:
+def _selection_row(run: Run, answers: DataFrame) -> Row:
     """Return what choosing by reward makes of a best-of-N run's drafts.
 
     `mean` is the accuracy of a draft drawn at random, `selected` of the one with the highest
     reward, `oracle` the share of problems with any right draft, `recovered` the part of the way
     from the first to the last.
     """
-    groups: dict[str, list[float]] = {}
-    for problem, _, right in answers:
-        groups.setdefault(problem, []).append(float(right))
-    size = max(1, len(next(iter(groups.values()))) // run.repeats)  # drafts of one answer
-    chunks = {
-        problem: [max(group[i : i + size]) for i in range(0, len(group), size)]
-        for problem, group in groups.items()
-    }
-    mean, oracle = clustered_mean(groups).value, clustered_mean(chunks).value
-    selected, gap = clustered_mean(run.scores).value, oracle - mean
+    drafts = answers.assign(right=answers["right"].astype(float))
+    best = drafts.groupby(["problem", "answer"])["right"].max()
+    mean = float(drafts.groupby("problem")["right"].mean().mean())
+    oracle = float(best.groupby("problem").mean().mean())
+    selected, gap = accuracy(run.scores).value, oracle - mean
     return {
         **of_run(run),
         "reward": _reward_name(run),

@@ -19,7 +19,7 @@ from pandas import DataFrame
 
 from nabla_eval.analysis import mean_interval
 from nabla_eval.analysis.accuracy import difference
-from nabla_eval.analysis.intervals import mean, rate_difference, share, skewed_means
+from nabla_eval.analysis.intervals import mean, rate_difference, share, skewed_mean
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost
 from nabla_eval.randomness import Key
@@ -135,7 +135,7 @@ def of_rejection(count: int) -> Iterator[tuple[tuple[Any, ...], float, float]]:
             rate = apart = 0
             for i in range(count):
                 table = np.stack([hits[0][i], judged[0, i], hits[1][i], judged[1, i]], axis=1)
-                one = share(*(dict(enumerate(map(float, c))) for c in table.T[:2]))  # type: ignore[arg-type]
+                one = share(table[:, 0], table[:, 1])
                 two = rate_difference(table)
                 rate += covers(one.low, one.high, p)
                 apart += covers(two.low, two.high, p - q)
@@ -185,7 +185,7 @@ def of_costs(count: int) -> Iterator[Cell]:
             for costs in np.exp(sigma * ndtri(draws)):
                 plain = mean(list(costs))
                 t += covers(plain.low, plain.high, truth)
-                found = skewed_means({"calls": list(costs)})["calls"]
+                found = skewed_mean(costs)
                 ours += covers(found.low, found.high, truth)
             yield Cell((n, sigma), t / count, ours / count)
 

@@ -1,39 +1,39 @@
-"""Intervals against closed forms and scipy, exact enumeration, and coverage by simulation.
+"""Intervals in closed form: against scipy, at their ends, and with nothing to rest on.
 
-Coverage tests draw S data sets; if an interval covered at exactly its nominal rate c, the observed
-rate would leave c ± 4 sqrt(c (1 - c) / S) with probability below 1e-4. The draws are keyed, so a
-test that passes once always passes.
+How often they hold the truth is in test_coverage.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
 from scipy import stats
 
+from nabla_eval.analysis import mean_interval
+from nabla_eval.analysis.accuracy import accuracy, difference, pass_at
+from nabla_eval.analysis.calibration import calibration
+from nabla_eval.analysis.cost import correct_per_cost
 from nabla_eval.analysis.intervals import (
     Estimate,
-    bootstrap,
-    clustered_mean,
-    from_resamples,
     mean,
-    paired,
+    proportion,
+    rate_difference,
     ratio,
     share,
+    skewed_mean,
+    skewed_means,
     wilson,
+    won_minus_lost,
 )
 from nabla_eval.errors import DataError
-from nabla_eval.randomness import Key
-
-KEY = Key.root(7)
-
-
-def assert_covers(hits: int, trials: int, level: float) -> None:
-    slack = 4 * math.sqrt(level * (1 - level) / trials)
-    assert abs(hits / trials - level) <= slack, f"covered {hits} of {trials} at level {level}"
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -54,147 +54,6 @@ def test_the_wilson_interval_is_scipys(hits, trials):
     assert found.se == pytest.approx(stats.sem(sample), rel=1e-9)
 
 
-def test_the_clustered_error_is_the_double_sum_over_runs_of_a_problem():
-    groups = {"a": [1, 1, 0, 1], "b": [0, 0, 0, 1], "c": [1, 1, 1, 1], "d": [0, 1, 0, 1]}
-    runs = [run for group in groups.values() for run in group]
-    centre = sum(runs) / len(runs)
-    pairs = sum(
-        (x - centre) * (y - centre) for group in groups.values() for x in group for y in group
-    )
-    found = clustered_mean(groups)
-    assert found.value == pytest.approx(centre)
-    assert found.se == pytest.approx(math.sqrt(pairs * 4 / 3) / len(runs), rel=1e-12)
-    assert found.clusters == 4
-
-
-def test_nothing_is_claimed_without_data():
-    for found in (mean([]), wilson(0, 0), bootstrap(np.empty((0, 2)), lambda t: t[:, 0])):
-        assert math.isnan(found.value) and found.clusters == 0 and not found.excludes(0)
-    for found in (mean([2.0]), bootstrap(np.array([[2.0]]), lambda t: t[:, 0])):
-        assert found.value == 2.0 and math.isnan(found.low) and not found.excludes(0)
-
-
-def test_pairing_refuses_different_problems_and_removes_what_problems_share():
-    with pytest.raises(DataError, match=r"2 problems \(first: 'x/1'\)"):
-        paired({"x/1": 1.0, "x/2": 1.0}, {"x/2": 1.0, "x/3": 0.0})
-    hard = {f"x/{i}": float(i) for i in range(20)}
-    found = paired({p: v + 0.5 for p, v in hard.items()}, hard)
-    assert found.interval == pytest.approx((0.5, 0.5)) and found.excludes(0)
-
-
-def test_excludes_is_strict():
-    assert Estimate(0.5, 0.1, 0.1, 0.9, 3).excludes(0)
-    assert Estimate(-0.5, 0.1, -0.9, -0.1, 3).excludes(0)
-    assert not Estimate(0.5, 0.1, 0.0, 0.9, 3).excludes(0)
-
-
-@pytest.mark.parametrize(("n", "level"), [(3, 0.8), (5, 0.8), (5, 0.95), (12, 0.95)])
-def test_where_resampled_means_are_normal_the_expanded_percentiles_are_students_interval(n, level):
-    """Resampled means spread by s sqrt((n - 1)/n)/sqrt(n), too little by a factor that is put back.
-
-    The draws are exact quantiles, so only the quantile's interpolation separates the two.
-    """
-    mean, s, size = 0.4, 0.3, 200_001
-    spread = s * math.sqrt((n - 1) / n) / math.sqrt(n)
-    draws = mean + spread * stats.norm.ppf((np.arange(size) + 0.5) / size)
-    found = from_resamples(mean, draws, n, level)
-    expected = stats.t.interval(level, n - 1, loc=mean, scale=s / math.sqrt(n))
-    assert found.interval == pytest.approx(expected, abs=0.01 * s)
-
-
-def test_problems_without_trials_say_nothing_about_a_share():
-    """All of the trials hit: as certain as the problems that had trials, and no more."""
-    some = share({"a": 3, "b": 2}, {"a": 3, "b": 2})
-    more = share({"a": 3, "b": 2, "c": 0, "d": 0}, {"a": 3, "b": 2, "c": 0, "d": 0})
-    assert more == some and more.clusters == 2
-    none = share({"a": 0, "b": 0, "c": 0}, {"a": 3, "b": 2, "c": 0})
-    assert none == share({"a": 0, "b": 0}, {"a": 3, "b": 2})
-
-
-def test_the_bootstrap_distribution_is_that_of_all_resamples():
-    """P(|empirical - exact distribution function| > 0.02) < 2 exp(-2 * 20000 * 0.02²) = 3e-7."""
-    table = np.array([[1.0, 2.0], [0.0, 1.0], [5.0, 5.0], [2.0, 7.0]])
-    seen = []
-
-    def statistic(totals):
-        seen.append(totals[:, 0] / totals[:, 1])
-        return seen[-1]
-
-    bootstrap(table, statistic, KEY, resamples=20_000)
-    drawn = np.concatenate(seen[1:])
-    exact = [
-        table[list(rows), 0].sum() / table[list(rows), 1].sum()
-        for rows in itertools.product(range(4), repeat=4)
-    ]
-    for point in sorted(set(exact)):
-        at = point + 1e-9
-        assert abs(np.mean(drawn <= at) - np.mean(np.array(exact) <= at)) < 0.02
-
-
-def test_blocks_change_nothing(monkeypatch):
-    table = np.arange(14.0).reshape(7, 2)
-    whole = bootstrap(table, lambda t: t[:, 0] / t[:, 1], KEY, resamples=1000)
-    monkeypatch.setattr("nabla_eval.analysis.intervals._BLOCK", 100)
-    assert bootstrap(table, lambda t: t[:, 0] / t[:, 1], KEY, resamples=1000) == whole
-
-
-def test_a_ratio_ignores_problems_without_candidates_and_their_order():
-    rejected = {"a": 1, "b": 2, "c": 0}
-    judged = {"a": 2, "b": 3, "c": 1}
-    found = ratio(rejected, judged)
-    assert found.value == 0.5 and found.clusters == 3
-    again = ratio({"d": 0, **rejected}, {"d": 0, **dict(reversed(judged.items()))})
-    assert again == found
-
-
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_the_clustered_interval_covers_at_its_nominal_rate(level):
-    """200 problems of different difficulty, four correlated runs each."""
-    trials, problems, k = 1500, 200, 4
-    draws = KEY.uniforms(0, trials * problems * (k + 1)).reshape(trials, problems, k + 1)
-    difficulty = draws[..., :1] ** 2  # mean 1/3
-    runs = (draws[..., 1:] < difficulty).astype(float)
-    hits = 0
-    for trial in runs:
-        found = clustered_mean({str(i): list(row) for i, row in enumerate(trial)}, level)
-        hits += found.low <= 1 / 3 <= found.high
-    assert_covers(hits, trials, level)
-
-
-def test_pooling_runs_instead_of_problems_would_undercover():
-    """The control of the test above: what ignoring clusters costs, so that it can fail."""
-    trials, problems, k = 400, 100, 8
-    draws = KEY.uniforms(0, trials * problems * (k + 1)).reshape(trials, problems, k + 1)
-    runs = (draws[..., 1:] < draws[..., :1] ** 2).astype(float)
-    pooled = [mean(list(trial.ravel())) for trial in runs]
-    assert sum(found.low <= 1 / 3 <= found.high for found in pooled) < 0.85 * trials
-
-
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_the_bootstrap_of_a_rate_covers_at_its_nominal_rate(level):
-    """120 problems with 0 to 6 candidates each; the problem decides both how many and how bad."""
-    trials, problems, most = 1000, 120, 6
-    draws = KEY.uniforms(0, trials * problems * (most + 1)).reshape(trials, problems, most + 1)
-    nature = draws[..., :1]
-    judged = np.arange(most) < np.ceil(nature * (most + 1)) - 1  # count = 0..6, equally likely
-    rejected = (draws[..., 1:] < 0.3 + 0.5 * nature) & judged
-    # E[count * (0.3 + 0.5 nature)] / E[count], with E[nature | count = j] = (j + 1/2)/7
-    counts = np.arange(most + 1)
-    truth = float((counts * (0.3 + 0.5 * (counts + 0.5) / 7)).sum() / counts.sum())
-    hits = 0
-    for i in range(trials):
-        num, den = rejected[i].sum(1), judged[i].sum(1)
-        found = ratio(
-            {f"{j:03}": float(x) for j, x in enumerate(num)},
-            {f"{j:03}": float(x) for j, x in enumerate(den)},
-            KEY / i,
-            resamples=1000,
-            level=level,
-        )
-        hits += found.low <= truth <= found.high
-    assert_covers(hits, trials, level)
-
-
 @pytest.mark.parametrize("level", [0.8, 0.95])
 @pytest.mark.parametrize("p", [0.04, 0.5, 0.93])
 def test_wilson_covers_on_average_over_proportions_near_the_nominal_rate(level, p):
@@ -206,3 +65,198 @@ def test_wilson_covers_on_average_over_proportions_near_the_nominal_rate(level, 
         inside = [found.low <= near <= found.high for found in intervals]
         covered.append(stats.binom.pmf(np.arange(trials + 1), trials, near) @ inside)
     assert np.mean(covered) == pytest.approx(level, abs=0.01)
+
+
+def test_the_clustered_error_is_the_double_sum_over_runs_of_a_problem():
+    groups = [[1, 1, 0, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1]]
+    centre = np.mean(groups)
+    pairs = sum((x - centre) * (y - centre) for group in groups for x in group for y in group)
+    for found in (proportion(groups), mean([sum(group) / 4 for group in groups])):
+        assert found.value == pytest.approx(centre) and found.clusters == 4
+        assert found.se == pytest.approx(math.sqrt(pairs * 4 / 3) / 16, rel=1e-12)
+
+
+def test_nothing_is_claimed_without_data():
+    nothing = [
+        mean([]), wilson(0, 0), ratio([], []), ratio([1.0], [0.0]), share([], []), proportion([]),
+        rate_difference([[1, 2, 0, 0], [0, 1, 0, 0]]), rate_difference(np.empty((0, 4))),
+        won_minus_lost([], 0, 0), mean([1.0, math.inf]),
+    ]  # fmt: skip
+    for found in nothing:
+        assert math.isnan(found.value) and not found.excludes(0)
+    for found in (mean([2.0]), ratio([2.0], [1.0]), skewed_mean([2.0])):
+        assert found.value == 2.0 and math.isnan(found.low) and not found.excludes(0)
+    assert skewed_means({}) == {}
+
+
+def test_excludes_is_strict():
+    assert Estimate(0.5, 0.1, 0.1, 0.9, 3).excludes(0)
+    assert Estimate(-0.5, 0.1, -0.9, -0.1, 3).excludes(0)
+    assert not Estimate(0.5, 0.1, 0.0, 0.9, 3).excludes(0)
+
+
+# --- proportions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 30), (1, 10), (15, 30), (29, 30), (30, 30)])
+def test_the_ends_are_where_the_score_test_turns(right, n):
+    """At an end b of Wilson's interval (p - b)^2 = t^2 b (1 - b) / n."""
+    found = mean_interval([[1.0]] * right + [[0.0]] * (n - right))
+    assert found == (found.mean, found.low, found.high) and found.mean == right / n
+    t = stats.t.ppf(0.975, n - 1)
+    for end in (found.low, found.high):
+        assert (found.mean - end) ** 2 == pytest.approx(t**2 * end * (1 - end) / n, abs=1e-12)
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.high - found.low > 0.05
+
+
+HARD = [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]] * 6
+
+
+@pytest.mark.parametrize(
+    ("values", "size"),
+    [
+        ([[1.0], [0.0], [1.0]] * 10, 30),
+        ([[1.0] * 4, [0.0] * 4, [1.0] * 4] * 10, 30),  # copied runs are worth one
+        ([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]] * 15, 30),  # no problem differs
+        ([[1, 1, 0, 0]] * 29 + [[1, 0, 0, 0]], 120),  # hardly any does: as many as there are runs
+        ([[1.0, 0.0], [0.0, 1.0, 0.0, 1.0]] * 20 + [[1.0, 0.0, 0.0]],
+         41**2 / (20 / 2 + 20 / 4 + 1 / 3)),  # unequal k: their harmonic mean
+        (HARD, None),  # between: p (1 - p) / se^2
+    ],
+)  # fmt: skip
+def test_the_effective_sample_size_lies_between_problems_and_answers(values, size):
+    means = [sum(runs) / len(runs) for runs in values]
+    found, t = mean_interval(values), stats.t.ppf(0.975, len(values) - 1)
+    assert found.mean == pytest.approx(np.mean(means))
+    if size is None:
+        size = found.mean * (1 - found.mean) / stats.sem(means) ** 2
+        assert len(values) < size < sum(map(len, values))
+    high = found.high
+    assert (found.mean - high) ** 2 == pytest.approx(t**2 * high * (1 - high) / size)
+    assert accuracy({str(i): runs for i, runs in enumerate(values)}).interval == found[1:]
+
+
+def test_one_problem_says_nothing_about_others():
+    assert mean_interval([[1, 1, 1, 0]]) == (0.75, 0.0, 1.0)
+    assert mean_interval([[1]]).low == 0.0
+    found = difference({"a": [1.0]}, {"a": [0.0]}).estimate
+    assert found.interval == (-1.0, 1.0) and share([3], [3]).interval == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], "There are no values"),
+        ([[1.0], []], r"values\[1\] is \[\]"),
+        ([[1.0], [0.5, 1.5]], r"values\[1\] is \[0.5, 1.5\]"),
+        ([[math.nan]], r"values\[0\] is \[nan\]"),
+        ([1.0, 0.0], r"values\[0\] is 1.0"),
+        ([["right"]], r"values\[0\] is \['right'\]"),
+    ],
+)
+def test_what_are_no_scores_is_refused_in_words(values, said):
+    with pytest.raises(DataError, match=said):
+        mean_interval(values)
+
+
+def test_the_public_name_needs_no_torch_and_the_package_alone_no_scipy():
+    code = (
+        "import sys, nabla_eval.analysis as a; assert 'scipy' not in sys.modules; "
+        "assert a.mean_interval([[1, 0], [1]])[0] == .75; assert 'torch' not in sys.modules; "
+        "a.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "has no attribute 'nothing'" in done.stderr.splitlines()[-1]
+
+
+def test_problems_without_trials_say_nothing_about_a_share():
+    """All of the trials hit: as certain as the problems that had trials, and no more."""
+    more = share([3, 2, 0, 0], [3, 2, 0, 0])
+    assert more == share([3, 2], [3, 2]) and more.clusters == 2
+
+
+def test_a_rate_at_an_end_is_as_sure_as_its_problems_not_as_its_candidates():
+    """Kish: one problem with 91 of 100 candidates is hardly more than one."""
+    many = [91] + [1] * 9
+    lopsided, even = share(many, many), share([10] * 10, [10] * 10)
+    assert lopsided.low < 0.4 < 0.6 < even.low
+
+
+# --- the ends, wherever a proportion is shown ---------------------------------------------------
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.5]), min_size=1, max_size=4), min_size=1,
+             max_size=9)
+)  # fmt: skip
+def test_it_never_has_zero_width_and_never_leaves_the_unit_interval(values):
+    found = mean_interval(values)
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.high - found.low > 0.01
+    scores = {str(i): runs for i, runs in enumerate(values)}
+    for other in (scores, {problem: [1.0] for problem in scores}):
+        gap = difference(scores, other).estimate
+        assert -1 <= gap.low <= gap.value <= gap.high <= 1 and gap.high - gap.low > 0.01
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 1), (0, 1), (1, 0)])
+def test_differences_between_ends_have_width(a, b):
+    sides = [{str(i): [float(x)] * 4 for i in range(30)} for x in (a, b)]
+    found = difference(*sides).estimate
+    assert found.value == a - b and found.low < found.high and found.high - found.low > 0.1
+    table = np.array([[a * (1 + i % 3), 1 + i % 3, b * (1 + i % 2), 1 + i % 2] for i in range(30)])
+    rates = rate_difference(table)
+    assert rates.value == a - b and rates.high - rates.low > 0.1
+    assert max(abs(found.low), abs(found.high), abs(rates.low), abs(rates.high)) <= 1
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_other_figures_at_an_end_have_width_too(right):
+    scores = {f"t/{i}": [right] * 4 for i in range(20)}
+    assert pass_at(scores, 4, 2).high - pass_at(scores, 4, 2).low > 0.05
+    assert accuracy(scores).se > 0.01
+    for calls in (10.0 + np.arange(20), np.full(20, 10.0)):
+        answers = DataFrame({"problem": list(scores), "model_calls": calls})
+        found = correct_per_cost(SimpleNamespace(scores=scores, answers=answers))
+        assert found.low <= found.value <= found.high and found.high - found.low > 0.005
+
+
+def test_a_perfect_auc_on_few_problems_is_not_certain():
+    def answers(rows):
+        return DataFrame(rows, columns=["problem", "reward", "right"])
+
+    found = calibration(answers([(i, right, bool(right)) for i in range(5) for right in (0, 1)]))
+    assert found.pooled.value == found.within.value == 1.0
+    assert found.pooled.low == found.within.low == pytest.approx(mean_interval([[1]] * 5).low)
+    one_wrong = answers([(i, 1.0, True) for i in range(9)] + [(9, 0.0, False)])
+    assert calibration(one_wrong).pooled.low < 0.2  # it rests on a single wrong answer
+
+
+# --- means and ratios of costs ------------------------------------------------------------------
+
+COSTS = [1.0, 2.0, 9.0, 4.0, 5.0, 6.0, 7.0, 30.0]
+
+
+def test_costs_that_do_not_vary_are_known_and_scales_do_not_matter():
+    same = skewed_means({"a": [12.0] * 8, "b": COSTS})
+    assert same["a"].interval == (12.0, 12.0) and same["b"] == skewed_mean(COSTS)
+    large = skewed_mean([1e12 * x for x in COSTS])
+    assert large.interval == pytest.approx(tuple(1e12 * x for x in same["b"].interval))
+    assert skewed_mean([1.0, 3.0]) == mean([1.0, 3.0])
+
+
+def test_resamples_in_blocks_are_the_same(monkeypatch):
+    whole = skewed_mean(COSTS)
+    monkeypatch.setattr("nabla_eval.analysis.intervals._BLOCK", 100)
+    found = skewed_mean(COSTS)
+    assert found.interval == pytest.approx(whole.interval, rel=1e-12)
+
+
+def test_a_ratio_is_the_mean_of_its_first_order_parts():
+    """Of equal wholes it is the mean of the parts; of parts in proportion it is exact."""
+    assert ratio(COSTS, [2.0] * 8).interval == pytest.approx(
+        tuple(x / 2 for x in skewed_mean(COSTS).interval)
+    )
+    assert ratio([3 * x for x in COSTS], COSTS).interval == pytest.approx((3.0, 3.0))
+    found = ratio([1.0, 2.0, 0.0, 7.0], [2.0, 3.0, 1.0, 0.0])  # nothing is tried in the last
+    assert found.value == 0.5 and found.clusters == 3 and found.low == 0.0
+    assert ratio([-1.0, 2.0, 0.0], [2.0, 3.0, 1.0]).low < 0

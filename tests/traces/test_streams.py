@@ -158,7 +158,7 @@ def test_drafts_are_graded_by_the_texts_on_the_disk(tmp_path):
         drafted_answers(as_run(each, docs=docs), lambda doc, text: text == "4")
         for each in (list(kept(run)), records)
     ]
-    assert found[0] == found[1] and [right for _, _, right in found[0][:2]] == [True, False]
+    assert found[0].equals(found[1]) and list(found[0]["right"][:2]) == [True, False]
 
 
 @pytest.mark.parametrize(
