@@ -12,7 +12,7 @@ ledger may depend on what else is in flight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -26,8 +26,7 @@ class CachedPrefix:
 
     ids: np.ndarray  # [T]
     kv: Tensor  # [layers, 2, H, T, D]
-    scores: Sequence[float] = ()  # of the reward model's head, after each token; perhaps none
-    scope: tuple[Key, str] = field(kw_only=True)
+    scores: Sequence[float]  # of the reward model's head, after each token; perhaps none
 
     @property
     def tokens(self) -> int:
@@ -36,8 +35,17 @@ class CachedPrefix:
 
     def first(self, count: int) -> CachedPrefix:
         """The first tokens of it; a view."""
-        kv = self.kv[..., :count, :]
-        return CachedPrefix(self.ids[:count], kv, self.scores[:count], scope=self.scope)
+        return CachedPrefix(self.ids[:count], self.kv[..., :count, :], self.scores[:count])
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """What is held of a problem's prefixes, with its ids as bytes, which compare fast."""
+
+    prefix: CachedPrefix
+    written: bytes
+    problem: Key
+    kind: str
 
 
 class PrefixCache:
@@ -50,21 +58,26 @@ class PrefixCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.tokens = 0  # held now
-        self._order: dict[CachedPrefix, None] = {}  # least recently used first
-        self._held: dict[tuple[Key, str], list[CachedPrefix]] = {}
+        self._order: dict[_Entry, None] = {}  # least recently used first
+        self._held: dict[Key, dict[str, list[_Entry]]] = {}
 
     def find(self, problem: Key, ids: Sequence[int], kind: str = "") -> CachedPrefix | None:
         """The longest prefix of `ids` that is held for a problem; None where none is."""
-        held = self._held.get((problem, kind))
+        held = self._held.get(problem, {}).get(kind)
         if not held or not ids:
             return None
-        wanted = np.asarray(ids)
-        counts = [agreement(entry.ids, wanted) for entry in held]
-        best = max(range(len(held)), key=counts.__getitem__)
-        if not counts[best]:
-            return None
-        self._order[held[best]] = self._order.pop(held[best])
-        return held[best].first(counts[best])
+        wanted = np.asarray(ids, dtype=np.int64)
+        written = wanted.tobytes()
+        best = next((entry for entry in held if entry.written.startswith(written)), None)
+        count = len(wanted)
+        if best is None:
+            counts = [agreement(entry.prefix.ids, wanted) for entry in held]
+            count = max(counts)
+            if not count:
+                return None
+            best = held[counts.index(count)]
+        self._order[best] = self._order.pop(best)
+        return best.prefix.first(count)
 
     def add(
         self,
@@ -77,27 +90,30 @@ class PrefixCache:
         """Hold a prefix in place of those that it begins with, and drop what is too much."""
         if not 0 < len(ids) <= self.budget:
             return
-        entry = CachedPrefix(np.asarray(ids), kv, scores, scope=(problem, kind))
-        for other in list(self._held.get(entry.scope, ())):
-            if agreement(other.ids, entry.ids) == other.tokens:
+        whole = np.asarray(ids, dtype=np.int64)
+        entry = _Entry(CachedPrefix(whole, kv, scores), whole.tobytes(), problem, kind)
+        for other in list(self._held.get(problem, {}).get(kind, ())):
+            if entry.written.startswith(other.written):
                 self._drop(other)
-        self._held.setdefault(entry.scope, []).append(entry)
+        self._held.setdefault(problem, {}).setdefault(kind, []).append(entry)
         self._order[entry] = None
-        self.tokens += entry.tokens
+        self.tokens += len(whole)
         while self.tokens > self.budget:
             self._drop(next(iter(self._order)))
 
-    def _drop(self, entry: CachedPrefix) -> None:
+    def _drop(self, entry: _Entry) -> None:
         del self._order[entry]
-        self._held[entry.scope].remove(entry)
-        if not self._held[entry.scope]:
-            del self._held[entry.scope]
-        self.tokens -= entry.tokens
+        own = self._held[entry.problem]
+        own[entry.kind].remove(entry)
+        if not any(own.values()):
+            del self._held[entry.problem]
+        self.tokens -= entry.prefix.tokens
 
     def forget(self, problem: Key) -> None:
         """Drop what is held for a problem."""
-        for entry in [e for e in self._order if e.scope[0] == problem]:
-            self._drop(entry)
+        for entries in list(self._held.get(problem, {}).values()):
+            for entry in list(entries):
+                self._drop(entry)
 
     def clear(self) -> None:
         """Drop everything."""
