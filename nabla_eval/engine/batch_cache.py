@@ -88,11 +88,12 @@ class PaddedCache:
         layers, _, heads, _, size = rows[0].shape
         count = 0 if running is None else running.kv.shape[2]
         width = max(0 if running is None else running.width, *(row.shape[-2] for row in rows))
-        kv = rows[0].new_empty((layers, 2, count + len(rows), heads, width + spare, size))
+        # Zeros, since what is masked must be finite too.
+        kv = rows[0].new_zeros((layers, 2, count + len(rows), heads, width + spare, size))
         if running is not None:
-            _fill(kv[:, :, :count], running.kv, width)
+            kv[:, :, :count, :, width - running.width : width] = running.kv
         for i, row in enumerate(rows, start=count):
-            _fill(kv[:, :, i], row, width)
+            kv[:, :, i, :, width - row.shape[-2] : width] = row
         return cls(base, kv, width)
 
     def forward(self, mask: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
@@ -136,13 +137,6 @@ class PaddedCache:
     def row(self, index: int, tokens: int) -> Tensor:
         """View a row's last tokens, `[layers, 2, H, T, D]`."""
         return self.kv[:, :, index, :, self.width - tokens :]
-
-
-def _fill(kv: Tensor, tokens: Tensor, width: int) -> None:
-    """Write tokens up to a column, with zeros before them: what is masked must be finite too."""
-    begin = width - tokens.shape[-2]
-    kv[..., :begin, :] = 0
-    kv[..., begin:width, :] = tokens
 
 
 class NoCache:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,7 +54,12 @@ def batching(base: torch.nn.Module) -> Batching:
 
 def cache_name(model: torch.nn.Module) -> str:
     """Return what a model calls its cache; from transformers 5.24 on all call it `cache`."""
-    taken = inspect.signature(model.forward).parameters
+    return _cache_name(type(model).forward)
+
+
+@lru_cache
+def _cache_name(forward: Callable[..., Any]) -> str:
+    taken = inspect.signature(forward).parameters
     return next((name for name in ("cache", "cache_params") if name in taken), "past_key_values")
 
 
