@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -42,7 +43,7 @@ TRAIN = (
     "--steps 1 --batch-size 1"
 )
 # Files of the world, of whose strings (in JSON Lines those of the first) each is replaced, and who
-# reads them (of the pair by turns); @ is the world's folder, whose own name is foreign too.
+# reads them by turns; @ is the world's folder, whose own name is foreign too.
 FILES = {
     "more/told/run.json": LOOKS,
     "more/told/trace-rank0.jsonl": LOOKS,
@@ -77,11 +78,8 @@ def no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that are stopped before anything is loaded."""
-
-    def execute(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("nabla_eval.runs.evaluate.Evaluator.evaluate", execute)
+    evaluate = "nabla_eval.runs.evaluate.Evaluator.evaluate"
+    monkeypatch.setattr(evaluate, Mock(side_effect=KeyboardInterrupt))
 
 
 def shown(*arguments: object, code: int | None = None) -> str:
@@ -115,12 +113,10 @@ def test_each_string_of_a_file(name: str, world: World) -> None:
     values = list(spoilings(loaded(whole, file)))
     for number, value in enumerate(values):
         file.write_bytes(rewritten(whole, file, lambda _, value=value: value, line))
-        readers, turn = FILES[name], number % len(FILES[name])
-        for command in readers[turn : turn + 1] if name.startswith("pair/") else readers:
-            printed = shown(*words(command, world))
-            found = {word for word in SAID.get(name, ()) if word in printed}
-            assert found or name not in SAID, printed
-            said |= found
+        printed = shown(*words(FILES[name][number % len(FILES[name])], world))
+        found = {word for word in SAID.get(name, ()) if word in printed}
+        assert found or name not in SAID, printed
+        said |= found
     file.write_bytes(whole)
     assert len(values) > 3 and said == SAID.get(name, set())
 
@@ -187,25 +183,24 @@ def test_what_a_run_is_given_by_others(tmp_path: Path) -> None:
     assert "finished training run" in shown("train", "sft", "--size", "64", *rows, code=1)
 
 
+FAULTS = [HOSTILE, {"error": {"message": HOSTILE}}, {"message": HOSTILE}, {"detail": HOSTILE}]
 BODIES = [
-    {"data": [{"id": HOSTILE}, {"id": "b"}]}, {"data": [{"id": "a", "object": HOSTILE}]}, HOSTILE,
-    {"data": HOSTILE}, {HOSTILE: HOSTILE}, {"error": {"message": HOSTILE}}, {"message": HOSTILE},
-    {"detail": HOSTILE}, [HOSTILE], {"data": [{HOSTILE: 1}]},
+    {"data": [{"id": HOSTILE}, {"id": "b"}]}, {"data": [{"id": "a", "object": HOSTILE}]},
+    {"data": HOSTILE}, {HOSTILE: HOSTILE}, [HOSTILE], {"data": [{HOSTILE: 1}]}, *FAULTS,
 ]  # fmt: skip
 
 
-def answers() -> list[bytes]:
+def answers() -> Iterator[bytes]:
     """Answers of a server, each with hostile text in one place."""
     raw = HOSTILE.replace("\r", "").encode()
-    found = [start + raw + b"\r\n\r\n" for start in (b"HTTP/1.1 404 ", b"HTTP/1.1 ", b"")]
-    texts = [each if each is HOSTILE else json.dumps(each, ensure_ascii=False) for each in BODIES]
+    yield from (start + raw + b"\r\n\r\n" for start in (b"HTTP/1.1 404 ", b"HTTP/1.1 ", b""))
     for status in ("200 OK", "400 ", "401 ", "404 ", "503 ", "302 "):
-        for text in texts:
+        for body in BODIES if status == "200 OK" else FAULTS:
+            text = body if body is HOSTILE else json.dumps(body, ensure_ascii=False)
             head = b"Location: http://127.0.0.1:9/" + raw + b"\r\nContent-Type: " + raw
             size = b"\r\nContent-Length: %d\r\n\r\n" % len(text.encode())
             start = b"HTTP/1.1 " + status.encode() + raw * status.endswith(" ") + b"\r\n"
-            found.append(start + head + size + text.encode())
-    return found
+            yield start + head + size + text.encode()
 
 
 @pytest.mark.usefixtures("stopped")
