@@ -12,7 +12,7 @@ OLDEST_FLAGS ?= --torch-backend=cpu
 SOAK_MINUTES ?= 30
 STAMP  := $(VENV)/.nabla-eval-installed
 
-# .ci/run compiles by itself, beside lint, what `--no-compile` leaves.
+# .ci/run leaves compiling to the tests' own imports.
 PIP_FLAGS ?=
 
 # Test processes, one thread each, on two cores; `make test PYTEST_FLAGS="-k dto"` replaces this.
