@@ -96,7 +96,8 @@ def test_an_optimiser_that_names_no_bound_switches_certification_off(
     every = answers(optimizer="leaps.plain", certify=False)[0]
     assert answers(optimizer="leaps.plain") == (every, 0)
     assert answers(optimizer="leaps.bounded")[0] != every  # a wrong bound is not harmless
-    config = configure("nabla", {"n": 3, "temperature": 1.0, "optimizer": "leaps.plain"})
+    options = {"n": 3, "passes": 2, "steps": 5, "temperature": 1.0, "optimizer": "leaps.plain"}
+    config = configure("nabla", options)
     for problem in problems[:3]:
         (fast,) = drive_all([start(problem, config)], Executor(pair))
         assert fast.tokens == nabla(pair, problem, config).tokens

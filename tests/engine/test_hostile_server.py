@@ -35,23 +35,10 @@ def test_no_redirect_is_followed(elsewhere: Any, status: int) -> None:
     assert "secret" not in told
 
 
-def test_no_redirect_of_a_completion_is_followed(elsewhere: Any) -> None:
-    def say(connection: socket.socket) -> None:
-        answer = answering(MODELS)
-        if len(wire.asked) > 1:
-            answer = f"HTTP/1.1 307 Go\r\nLocation: {elsewhere.url}/v1/completions\r\n\r\n".encode()
-        connection.sendall(answer)
-
-    with talking(say) as wire, pytest.raises(ServerError, match="redirects /v1/completions"):
-        connect(wire.url)
-    assert len(wire.asked) == 2 and b"Authorization: Bearer secret" in wire.asked[1]
-
-
 @pytest.mark.parametrize(
     ("location", "shown"),
     [
         ("//good.example@evil.example/", "//good.example@evil.example/"),
-        ("", "(nowhere)"),
         ("http://\x1b[2Jevil.example/", "http://\\x1b[2Jevil.example/"),
         ("https://a\xadb.example/", "https://a\\u00adb.example/"),
         ("http://" + "a" * 9999 + "/", "http://aaa"),
@@ -77,18 +64,13 @@ def test_proxies_of_the_environment_are_not_used(
 ENDLESS = {
     "a length that is claimed": (OK + b"Content-Length: 1000000000000\r\n\r\n", b"x" * 65536),
     "no length": (OK + b"\r\n", b" " * 65536),
-    "chunks": (CHUNKED, b"1000\r\n" + b"x" * 4096 + b"\r\n"),
     "one chunk": (CHUNKED + b"fffffffffffffff\r\n", b"x" * 65536),
-    "a negative chunk": (CHUNKED + b"-1\r\n", b"x" * 65536),
-    "extensions of chunks": (CHUNKED, b"1;" + b"x" * 9999),
     "trailers": (CHUNKED + b"0\r\n", b"a: b\r\n" * 999),
     "the body of an error": (b"HTTP/1.1 400 No\r\n\r\n", b"x" * 65536),
     "an error in chunks": (
         b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"1000\r\n" + b"x" * 4096 + b"\r\n",
     ),
-    "headers": (OK, b"a: b\r\n" * 999),
-    "one header": (OK, b"x" * 65536),
     "a status line": (b"HTTP/1.1 200 ", b"O" * 65536),
     "provisional answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 99),
 }
@@ -142,9 +124,6 @@ def test_an_answer_that_is_cut_off_is_tried_again_and_then_given_up(cut: bytes) 
 
 
 DRIPS = {
-    "a status line": b"HTTP/1.1 200 " + b"O" * 400,
-    "headers": OK + b"a: b\r\n" * 60,
-    "a body": answering(b" " * 400),
     "chunks": CHUNKED + b"1\r\n \r\n" * 60,
     "the body of an error": b"HTTP/1.1 500 No\r\n\r\n" + b"x" * 400,
     "silence": b"",
@@ -198,19 +177,12 @@ BODIES = {
     "a page": (b"<html>\x1b]0;t\x07\xe2\x80\xaeello</html>", r"<html>\x1b]0;t\x07\u202eello"),
     "nothing": (b"", "(nothing)"),
     "deep lists": (b'{"data": ' + b"[" * 100_000, "Expected `object`"),
-    "deep where nobody looks": (b'{"data": [], "x": ' + b"[" * 10**5, "recursion"),
     "NaN": (b'{"data": [{"id": "served", "created": NaN}]}', "malformed"),
     "a float without bounds": (b'{"data": [{"id": "a", "max_model_len": 1e999}]}', "out of range"),
-    "a long integer": (b'{"data": [{"id": "a", "max_model_len": ' + b"9" * 500_000, "of range"),
     "another encoding": ('{"data": [{"id": "served"}]}'.encode("utf-16"), "malformed"),
-    "Latin-1": (b'{"data": [{"id": "\xe9"}]}', "utf-8"),
     "a text": (b'"data"', "Expected `object`, got `str`"),
-    "a list": (b"[]", "Expected `object`, got `array`"),
-    "no models": (b"{}", "required field `data`"),
     "a model of another type": (b'{"data": ["served"]}', "got `str` - at `$.data[0]`"),
     "a model without name": (b'{"data": [{}]}', "field `id` - at `$.data[0]`"),
-    "a name of another type": (b'{"data": [{"id": 7}]}', "Expected `str`, got `int`"),
-    "an empty name": (b'{"data": [{"id": ""}]}', "empty"),
     "a name with an escape": (b'{"data": [{"id": "a\\u001b[2J"}]}', "cannot be shown"),
     "half a character": (b'{"data": [{"id": "\\ud800"}]}', "none of vLLM's"),
     "a packed answer": (gzip.compress(b" " * 10_000_000), "malformed"),
@@ -243,16 +215,10 @@ def test_what_is_no_http_is_said_to_be(answer: bytes) -> None:
     ("body", "words"),
     [
         ({}, "required field `choices`"),
-        ({"choices": {"0": {"token_ids": [1]}}}, "Expected `array`, got `object`"),
         ({"choices": []}, "0 choices"),
         ({"choices": [{"token_ids": [1]}, {"token_ids": [2]}]}, "2 choices"),
         ({"choices": [{"index": 1, "token_ids": [1]}]}, "index 0"),
-        ({"choices": [{"index": "0", "token_ids": [1]}]}, "$.choices[0].index"),
-        ({"choices": [[1]]}, "Expected `object`, got `array`"),
         ({"choices": [{"token_ids": [1, True]}]}, "Expected `int`, got `bool`"),
-        ({"choices": [{"token_ids": [1.5]}]}, "Expected `int`, got `float`"),
-        ({"choices": [{"token_ids": ["1"]}]}, "Expected `int`, got `str`"),
-        ({"choices": [{"token_ids": [None]}]}, "Expected `int`, got `null`"),
         ({"choices": [{"token_ids": "12"}]}, "Expected `array | null`, got `str`"),
         ({"choices": [{"token_ids": [1], "finish_reason": 3}]}, "Expected `str | null`"),
         ({"choices": [{"token_ids": None}]}, "without token ids"),

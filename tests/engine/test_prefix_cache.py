@@ -82,11 +82,6 @@ def test_the_least_recently_used_are_dropped() -> None:
     assert (cache.tokens, found(cache, (1,))) == (0, 0)
 
 
-def test_a_prefix_takes_the_place_of_those_that_it_begins_with() -> None:
-    cache = filled(100, (1, 2), (1, 2, 3), (1, 4), (1, 2, 3, 5))
-    assert cache.tokens == 2 + 4 and found(cache, (1, 2, 3)) == 3
-
-
 @contextmanager
 def forwarded(base: torch.nn.Module) -> Iterator[list[int]]:
     """Tokens of each pass through a model."""
@@ -130,18 +125,6 @@ def assert_same(ours: list[Trajectory], theirs: list[Trajectory]) -> None:
         torch.testing.assert_close(one.states, other.states, **EXACT)
         assert one.entropy == pytest.approx(other.entropy, abs=1e-11)
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-11)
-
-
-def test_a_shared_prompt_is_encoded_once_and_gives_the_same_tokens() -> None:
-    problems = tiny_problems(PAIR, 5, max_new_tokens=12)
-    together = rollout(PAIR.policy, drafts(problems))
-    singly = [rollout(PAIR.policy, [request])[0] for request in drafts(problems)]
-    assert_same(together, singly)
-    for problem, i in zip(problems, range(0, 15, 3), strict=True):
-        costs = [trajectory.cost for trajectory in together[i : i + 3]]
-        assert [cost.prefills for cost in costs] == [1, 0, 0]
-        assert sum(cost.prefill_tokens for cost in costs) == len(problem.prompt) + 2
-        assert all(t.cost.prefill_tokens == len(problem.prompt) for t in singly[i : i + 3])
 
 
 @pytest.mark.parametrize("budget", [10**6, 25, 0])

@@ -144,12 +144,6 @@ def test_a_wrong_model_name_is_answered_with_the_names_there_are(
     assert script.asked == [], "nothing is generated before the name is right"
 
 
-def test_one_of_several_models_can_be_named(script: Script) -> None:
-    script.models = (200, {"data": [{"id": "a"}, {"id": "b", "max_model_len": "?"}]})
-    server = connect(script.url, vllm_model="b")
-    assert (server.model, server.context) == ("b", None)
-
-
 @pytest.mark.parametrize(
     ("status", "advice"), [(401, "VLLM_API_KEY"), (404, "without a path"), (418, "log")]
 )
@@ -201,17 +195,3 @@ def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match=r"no user or password.*VLLM_API_KEY") as error:
         ServerOptions(vllm_url="http://me:secret@host:8000")
     assert "secret" not in str(error.value)
-
-
-def test_an_ipv6_address_needs_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
-
-    def connection(address: tuple[str, int], *rest: object, **options: object) -> None:
-        asked.append(address)
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr("socket.create_connection", connection)
-    for url in ("http://[fe80::abcd]", "http://[::1]:8000/v1"):
-        with pytest.raises(ServerError):
-            connect(url)
-    assert asked == [("fe80::abcd", 80), ("::1", 8000)]

@@ -114,22 +114,6 @@ def test_responses_are_carried_out_as_far_as_the_budget_that_is_used_up_first_go
     assert heard[-1].stop == ("length" if ended in ("max_calls", "max_item_tokens") else "eos")
 
 
-def test_nothing_is_carried_out_without_calls():
-    requests = [*draws(1), SCORE, Score(PROBLEM, trajectory(2))]
-    outcome, heard = run(requests, Writes(9), max_calls=10)
-    assert len(heard) == 2 and outcome.ended == "max_calls" and outcome.ledger.scorings == 1
-    script = Writes(9)  # the score takes the last call: the response after it is not even begun
-    outcome, heard = run([SCORE, *draws(1)], script, max_calls=1)
-    assert script.rounds == [["Score"]] and len(heard) == 1 and outcome.ended == "max_calls"
-
-
-def test_tokens_count_responses_and_nothing_else():
-    outcome, heard = run([*draws(1), SCORE, *draws(2)], Writes(3, 9, 9), max_item_tokens=5)
-    assert outcome.ended == "max_item_tokens"
-    assert [type(result) for result in heard] == [Trajectory, RewardScore, Trajectory]
-    assert outcome.ledger.generated_tokens == 5 and outcome.ledger.scorings == 1
-
-
 @pytest.mark.parametrize(
     ("calls", "certain", "ready", "asked"),
     [
