@@ -142,37 +142,3 @@ def test_a_server_is_told_what_it_needs_to_stop_there(case: str) -> None:
     assert asked["skip_special_tokens"] is False
     single = {pair.policy.token_of(string) for string in stop} - {None}
     assert single | {*pair.policy.end_ids} == {*asked["stop_token_ids"]}
-
-
-def test_a_server_hands_a_thought_back_at_its_end() -> None:
-    parts = ["[THINK]", "1", END, "2", "[/THINK]", "c", END, "e"]
-    pair, problem, local = write(parts, [END], THOUGHT)
-    problem = replace(problem, thought=replace(THOUGHT, opened=True))
-    found, (first, second) = asked_of_a_server(pair, problem)
-    assert (found.tokens, found.text) == (local.tokens, local.text)
-    mark, stop = tokens_of(["[/THINK]", END], pair.policy.tokenizer)
-    assert (first["stop"], second["stop"]) == (["[/THINK]"], [END, "[THINK]"])
-    assert mark in first["stop_token_ids"] and stop not in first["stop_token_ids"]
-    assert stop in second["stop_token_ids"]
-
-
-def test_tokens_that_end_no_stop_string_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No text is made of a response while its tokens cannot end a stop string."""
-    own = tokenizer()
-    begin = len(own(PROMPT)["input_ids"])
-    parts = ["c", "e", "d"] * 10 + [END]
-    pair = scripted_pair(own, logits_of(tokens_of(parts, own), len(own), begin))
-    problem = pair.problem(PROMPT, Key.root(0), max_new_tokens=40, stop=[END, "\n\n"])
-    decoded: list[int] = []
-    decode = type(own).decode
-    monkeypatch.setattr(
-        type(own),
-        "decode",
-        lambda self, ids, **o: decoded.append(len(ids)) or decode(self, ids, **o),
-    )
-    (found,) = rollout(pair.policy, [Generate(problem, problem.key, GREEDY)])
-    assert found.stop == "stop" and len(found.tokens) == 31
-    assert len(decoded) < 12, "each distinct token once, and the response at its end"
-    decoded.clear()
-    (plain,) = rollout(pair.policy, [Generate(replace(problem, stop=()), problem.key, GREEDY)])
-    assert plain.stop == "length" and len(decoded) == 1

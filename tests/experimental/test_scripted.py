@@ -13,7 +13,6 @@ from nabla_eval import generate
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, ModelError
-from nabla_eval.experimental.locate_repair import first_error
 from nabla_eval.experimental.requests import Known, Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.outcome import Outcome
@@ -148,16 +147,6 @@ def test_a_server_cannot_be_asked_about_every_token():
         rollout(next(method))
 
 
-@pytest.mark.parametrize(
-    ("keep", "first", "stop", "most"),
-    [(3, 1, 9, 2), (9, 1, 4, 3), (1, 1, 0, 0)],  # no rank is past the last
-)
-def test_a_question_about_a_prefix_says_what_it_costs_at_most(keep, first, stop, most):
-    own = response((3,), "eos", 1)
-    assert Weigh(PROBLEM, own, 0, keep, first, stop).most_calls == most
-    assert Tilt(PROBLEM, own, 0, beta=1.0).most_calls == 2
-
-
 Table = Mapping[tuple[int, ...], tuple[float, Sequence[float]]]  # tokens: reward, prefix scores
 HOPELESS: Table = {DRAFT: (0.0, BAD_AT_1)}
 
@@ -197,38 +186,6 @@ def tried(outcome: Outcome) -> list[int]:
     return [candidate.new_token for candidate in outcome.candidates]
 
 
-@pytest.mark.parametrize(
-    ("options", "order"),
-    [
-        ({"chooser": "policy"}, [4, 5, 6]),
-        ({"chooser": "policy", "candidates": 2}, [4, 5]),  # so many besides the token at hand
-        ({"chooser": "policy", "candidates": 1}, [4]),
-        # log pi + 3 log sigmoid(s): -2.92, -2.15 and -4.21
-        ({"chooser": "exact_top_k"}, [5, 4, 6]),
-        ({"chooser": "exact_top_k", "candidates": 3}, [5, 4]),  # 3, 4 and 5 are scored
-        ({"chooser": "exact_top_k", "beta": 0.0}, [4, 5, 6]),
-        # log pi + 3 G: -1.5, -0.8 and -0.3
-        ({"chooser": "prefix_gradient"}, [6, 5, 4]),
-        ({"chooser": "prefix_gradient", "candidates": 2}, [6, 5]),
-        ({"chooser": "prefix_gradient", "beta": 0.0}, [4, 5, 6]),
-    ],
-)
-def test_tokens_are_tried_once_each_in_the_choosers_order(options, order):
-    """Nothing is better, so the draft stays as bad as it was: every token is tried there."""
-    script = Repairs(HOPELESS)
-    outcome = repair(script, **options)
-    assert tried(outcome) == order and outcome.ended == "done" and outcome.tokens == DRAFT
-    assert {candidate.position for candidate in outcome.candidates} == {1}
-    assert {candidate.verdict for candidate in outcome.candidates} == {"rejected"}
-    assert sum(isinstance(request, Weigh | Tilt) for request in script.asked) == 1
-
-
-@pytest.mark.parametrize("chooser", ["policy", "prefix_gradient"])
-def test_as_many_tokens_are_tried_where_the_one_at_hand_is_not_among_the_best(chooser):
-    script = Repairs({(3, 6, 3): (0.0, BAD_AT_1)}, draft=(3, 6, 3))
-    assert tried(repair(script, chooser=chooser, candidates=2, beta=0.0)) == [3, 4]
-
-
 def test_what_is_better_is_kept_and_its_own_first_error_is_next():
     """A tie is not kept, even where nothing is bad in it; a score at the bound is no error."""
     script = Repairs({
@@ -264,22 +221,6 @@ def test_repairs_say_what_was_known_of_both_tokens():
     script = Repairs({DRAFT: (-0.5, (1.0, 1.0))}, scored=2)
     (choice,) = repair(script, chooser="policy", n=2).choices
     assert (choice.position, choice.old_score) == (2, -0.5)
-
-
-@pytest.mark.parametrize(
-    ("scored", "reward", "scores", "below", "error"),
-    [
-        (5, -2.0, (1.0, 0.5, 2.0, 3.0, -2.0), 0.0, 4),
-        (5, 9.0, (1.0, 0.5, 2.0, 3.0, 9.0), 0.0, None),
-        (5, -2.0, (1.0, 0.5, 2.0, 3.0, 4.0), 0.0, None),  # the reward is no sixth score
-        (4, -2.0, (1.0, 0.5, -1.0, 3.0), -1.0, 4),  # -1 is not below -1, the end's -2 is
-        (4, -2.0, (1.0, 0.5, -1.0, 3.0), -2.0, None),
-        (0, -1.0, (), 0.0, 0),  # an end token alone
-    ],
-)
-def test_the_first_error_of_a_response(scored, reward, scores, below, error):
-    own = response((5, 6, 7, 8, 0)[: max(1, len(scores) + (scored < 5))], "eos", scored)
-    assert first_error(own, RewardScore(reward, scores), below) == error
 
 
 def test_an_outcome_reward_has_no_error_to_locate():

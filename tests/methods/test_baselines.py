@@ -12,7 +12,7 @@ from scripted_trees import PROBLEM, ScriptedTree, trajectory
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.methods.baselines import WeightedBestOfN
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.methods.samples import Pool, majority, self_certainty, sigmoid, vote
+from nabla_eval.methods.samples import Pool, majority, self_certainty, vote
 from nabla_eval.options import Sampling
 from nabla_eval.protocol import RewardScore
 
@@ -137,12 +137,6 @@ def test_weights_are_the_formulas():
     assert of(weighting="borda", borda_power=0.0) == [1, 1, 1]
     assert of(evaluator="self_certainty", borda_power=2.0) == [4, 1, 9]  # whatever the weighting
     assert WeightedBestOfN(weighting="borda").weights([1.0, 1.0]) == [2, 1]  # the first is ahead
-
-
-@pytest.mark.parametrize("x", [-800.0, -2.0, 0.0, 2.0, 800.0])
-def test_the_sigmoid_does_not_overflow(x):
-    assert sigmoid(x) + sigmoid(-x) == pytest.approx(1)
-    assert sigmoid(x) == pytest.approx(0.5 * (1 + math.tanh(x / 2)))
 
 
 def test_a_pool_reads_whole_samples_and_judges_the_rest():

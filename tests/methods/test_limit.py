@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -67,18 +67,6 @@ def asker(requests, heard):
         results, ended = cut.results, cut.budget
     heard += results
     return Outcome("", (), "eos", ended=ended)
-
-
-def patient(count=3):
-    """A method that asks for one response after another; `visited` are those it has heard."""
-    heard = []
-
-    def part():
-        for request in draws(count):
-            heard.extend((yield [request]))
-
-    ended = yield from unless_cut(part())
-    return Outcome("", (), "eos", ended=ended or "done", visited=len(heard))
 
 
 def run(requests, script, *, clock=None, **budget):
@@ -160,17 +148,6 @@ def test_a_method_that_asks_after_the_cut_or_does_not_know_of_it_is_a_mistake():
             drive_all([limited(method, Budget(max_calls=2))], Writes(9, 9, 9))
 
 
-@pytest.mark.parametrize(("seconds", "written"), [(0.5, 1), (2.0, 1), (2.5, 2), (3.5, 3), (9.0, 3)])
-def test_time_is_looked_at_between_requests_and_the_first_response_is_always_written(
-    seconds, written
-):
-    """A budget is used up when it has passed to the instant."""
-    method = limited(patient(), Budget(max_item_seconds=seconds), iter(range(99)).__next__)
-    (outcome,) = drive_all([method], Writes(2, 2, 2))
-    assert outcome.visited == written
-    assert outcome.ended == ("done" if seconds > 3 else "max_item_seconds")
-
-
 def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
     asked = []
 
@@ -181,18 +158,3 @@ def test_what_a_response_starts_from_takes_nothing_of_what_is_left():
     again = Generate(PROBLEM, KEY, Sampling(), prefix=trajectory(5), keep=3)
     outcome, _ = run([again], execute, max_calls=4)
     assert [request.longest for request in asked] == [4] and outcome.ended == "max_calls"
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request of a kind that the core does not know, which says what it may cost."""
-
-    problem: Problem
-    most_calls: int
-
-
-@pytest.mark.parametrize("most", [0, 2, 3])
-def test_a_question_is_asked_where_the_calls_that_it_names_are_left(most):
-    for calls in range(1, 5):
-        _, heard = run([SCORE, Question(PROBLEM, most)], Writes(), max_calls=calls)
-        assert len(heard) == 1 + (most <= calls - 1), calls

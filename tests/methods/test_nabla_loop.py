@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -165,27 +164,6 @@ def test_a_norm_at_the_threshold_passes_where_it_is_included(inclusive, visited)
     script = Script((5, 6, 7), {}, {(5, 6, 7): 0.0}, norms=[4.0, 3.9, 4.1])
     outcome = solve(script, gradient_threshold=4.0, threshold_inclusive=inclusive)
     assert outcome.visited == visited
-
-
-@pytest.mark.parametrize(("end_token", "seen"), [("template", 1), ("kept", 2)])
-def test_the_response_s_own_end_token_is_judged_where_it_is_kept(end_token, seen):
-    """Of the draft and of every rollout, whatever is asked about them; the text stays the same."""
-    shown = []
-
-    class Ending(Script):
-        def answer(self, request):
-            if isinstance(request, Score | Differentiate | Refine):
-                shown.append((type(request).__name__, request.trajectory.scored))
-            found = super().answer(request)
-            if isinstance(request, Generate):
-                return replace(found, stop="eos", scored=len(found.tokens) - 1)
-            return found
-
-    rewards = {(5, 6): 1.0, (9, 6): 2.0}
-    outcome = solve(Ending((5, 6), {0: [9]}, rewards), end_token=end_token, gradient_threshold=0.5)
-    assert outcome.tokens == (9, 6) and outcome.text == "9 6"
-    assert {kind for kind, _ in shown} == {"Score", "Differentiate", "Refine"}
-    assert {length for _, length in shown} == {seen}
 
 
 def iid(index: int, n: int):

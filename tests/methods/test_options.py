@@ -51,6 +51,8 @@ from nabla_eval.testing import tiny_pair
         ("nabla", {"min_probability": 1.0}, "min_probability must be a number in [0, 1), got 1.0."),
         ("nabla", {"lookahead": 0}, "lookahead must be an integer >= 1 or auto, got 0."),
         ("nabla", {"lookahead": "many"}, "lookahead must be an integer >= 1 or auto, got 'many'."),
+        ("beam", {"step": "regex"}, "step_regex must be a regular expression with step=regex"),
+        ("beam", {"step": "regex", "step_regex": "("}, "step_regex must be a regular expression ("),
         ("best_of_n", {"evaluator": "majority", "stop_reward": 1.0}, "stop_reward must be nothing"),
     ],
 )
