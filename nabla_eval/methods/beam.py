@@ -58,11 +58,7 @@ def beam(problem: Problem, config: Beam) -> Method:
         return aggregated(config.aggregate, [score(step) for step in node.path])
 
     def evaluate(nodes: list[Node]) -> Part:
-        if config.needs_reward:
-            yield from tree.judge(nodes, value)
-            return
-        for node in nodes:
-            node.value = value(node)
+        return tree.judge(nodes, value, config.needs_reward)
 
     first = config.beams * config.width
     ended = yield from unless_cut(breadth_first(tree, config.beams, config.width, evaluate, first))

@@ -159,11 +159,7 @@ class Search:
 
     def judge(self, nodes: list[Node]) -> Part:
         """Ask for the parts of each step's reward that weigh something."""
-        if self.config.needs_reward:
-            yield from self.tree.judge(nodes, self.step_reward)
-        else:
-            for node in nodes:
-                node.value = self.step_reward(node)
+        yield from self.tree.judge(nodes, self.step_reward, self.config.needs_reward)
         if self.config.needs_chat:
             questions = [
                 self.config.fill(

@@ -46,17 +46,11 @@ class MethodSpec:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# The paper's and the released code's sampling values, for the baselines (DESIGN 3.5). Of tree of
-# thought and RAP nothing else is known: neither breadth, iterations and evaluator nor where steps
-# ended in the paper's runs, and the released code has neither method. So all of that stays at the
-# values of their own authors (see `TreeOfThought` and `Rap`).
+# The paper's and the released code's sampling values, for the baselines (DESIGN 3.5). Of searches
+# nothing else is known of the paper's runs: the rest stays at their own authors' values.
 SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
     name: {key: values[key] for key in ("temperature", "top_p", "top_k") if key in values}
     for name, values in PRESETS.items()
-}
-_RAP: dict[str, dict[str, Any]] = {
-    name: {key: value for key, value in values.items() if key != "top_k"}
-    for name, values in SAMPLING_PRESETS.items()
 }
 
 _WARM: dict[str, Any] = {"n": 5, "temperature": 1.2}
@@ -94,7 +88,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "rap": MethodSpec(
         Rap, rap, "Monte Carlo tree search over steps", best=False,
-        trial={**_AT_C, "iterations": 4, "branching": 2, "depth": 3}, presets=_RAP,
+        trial={**_AT_C, "iterations": 4, "branching": 2, "depth": 3}, presets=SAMPLING_PRESETS,
     ),
     "tpo": MethodSpec(
         Tpo, tpo, "revision by the policy's own critique of the best and the worst response",

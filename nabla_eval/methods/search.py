@@ -152,11 +152,17 @@ class Tree:
             return f"no step ended within {self.steps.step_tokens} tokens"
         return ""
 
-    def judge(self, nodes: Sequence[Node], value: Callable[[Node], float | None]) -> Part:
-        """Ask the reward model about responses up to the ends of these steps, and value them.
+    def judge(
+        self, nodes: Sequence[Node], value: Callable[[Node], float | None], rewarded: bool = True
+    ) -> Part:
+        """Value steps, where `rewarded` by what the reward model says of the responses up to them.
 
         Those that were judged before the calls ran out have their values then, too.
         """
+        if not rewarded:
+            for node in nodes:
+                node.value = value(node)
+            return
 
         def keep(scores: Sequence[RewardScore]) -> None:
             for node, score in zip(nodes, scores, strict=False):
