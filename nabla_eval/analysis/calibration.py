@@ -16,7 +16,7 @@ from nabla_eval.analysis.frames import totals
 from nabla_eval.analysis.intervals import LEVEL, Estimate, effective_wilson, share, unknown
 from nabla_eval.analysis.runs import Run
 from nabla_eval.thought import answered
-from nabla_eval.traces.keep import whole
+from nabla_eval.traces.index import whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from nabla_eval.analysis.runs import Run, Scores, task_of
 from nabla_eval.errors import DataError
-from nabla_eval.traces.keep import kept
+from nabla_eval.traces.index import kept
 from nabla_eval.traces.manifest import check_schema
 from nabla_eval.traces.schema import document
 from nabla_eval.validation import UNREADABLE, mismatch, regular, text_of

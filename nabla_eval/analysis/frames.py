@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nabla_eval.analysis.intervals import LEVEL, Estimate, Floats, share
-from nabla_eval.traces.keep import length, light
+from nabla_eval.traces.index import length, light
 from nabla_eval.traces.schema import Record, document
 
 if TYPE_CHECKING:

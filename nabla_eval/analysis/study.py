@@ -84,7 +84,7 @@ def frame(
       and `flops` in floating-point operations
     - `seconds`: wall clock from the start of the problem to its answer, others running beside it
     - `option.NAME`: each option of the run
-    - `record`: where the whole trace line is; `traces.keep.whole` reads it
+    - `record`: where the whole trace line is; `traces.index.whole` reads it
 
     A judged candidate is a row of `candidates`: `run`, `task`, `problem`, `answer`; `nth` (from 1,
     in the order judged); `sweep` (from 0); `position` in tokens; `entropy` in nats at temperature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,22 +40,28 @@ def trace() -> None:
 @click.option("--filter", "change", type=click.Choice(CHANGES), help="Only these problems.")
 @click.option("--order", type=click.Choice(list(ORDERS)), default="file", show_default=True,
               help="By what, the most first.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
-def list_(run: Path, change: str | None, order: str, limit: int | None) -> None:
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True,
+              help="At most this many.")  # fmt: skip
+def list_(run: Path, change: str | None, order: str, limit: int) -> None:
     """List the problems of a run: right or wrong before and after, rewards, candidates.
 
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
-    from nabla_eval.cli.trace_view import entries_of, problem_table
+    from nabla_eval.cli.trace_view import problem_table, problems_of
 
     with told_warnings():
-        briefs = [entry.story().brief() for entry in entries_of(run)]
-    found = [brief for brief in briefs if change is None or brief.change == change]
-    key = ORDERS[order]
-    shown = (found if key is None else sorted(found, key=key))[:limit]
+        problems = problems_of(run)
+    total, key = len(problems), ORDERS[order]
+    if key is not None:
+        problems.sort(key=lambda problem: key(problem.line))
+    # Drafts are graded here: only as many as are shown.
+    briefs = (problem.brief() for problem in problems)
+    found = (brief for brief in briefs if change in (None, brief.change))
+    shown = list(islice(found, limit))
     console = Screen()
     console.print(problem_table(shown, console.width))
-    console.print(f"{len(shown)} of {len(found)} problems. `nabla-eval trace show` tells one.")
+    more = " --limit shows more." if len(shown) == limit < total else ""
+    console.print(f"{len(shown)} of {total} problems.{more} `nabla-eval trace show` tells one.")
 
 
 @trace.command()
@@ -67,11 +74,11 @@ def show(run: Path, problem: str) -> None:
 
     Example: nabla-eval trace show results/nabla nabla_countdown/7/0
     """
-    from nabla_eval.cli.trace_view import entries_of, told
+    from nabla_eval.cli.trace_view import problems_of, told
 
     console = Screen()
     with told_warnings():
-        story = _one(entries_of(run), problem, run).story()
+        story = _one(problems_of(run), problem, run).story()
     for part in told(story):
         console.print(part)
 
@@ -99,15 +106,15 @@ def html(run: Path, output: Path) -> None:
         say(f"{folder.name}/ holds the problems of its page: keep them together.", err=True)
 
 
-def _one(entries: list[StoredProblem], name: str, run: Path) -> StoredProblem:
+def _one(problems: list[StoredProblem], name: str, run: Path) -> StoredProblem:
     """The problem that a name means. Raises `DataError` where there is none, or several."""
-    found = [e for e in entries if e.id == name] or [
-        e for e in entries if name in (e.id.rpartition("/")[0], *e.id.split("/")[-2:-1])
+    found = [p for p in problems if p.id == name] or [
+        p for p in problems if name in (p.id.rpartition("/")[0], *p.id.split("/")[-2:-1])
     ]
     if not found:
-        some = ", ".join(entry.id for entry in entries[:3])
+        some = ", ".join(p.id for p in problems[:3])
         raise DataError(f"{run} has no problem {name!r}; it has {some}, ... See `trace list`.")
     if len(found) > 1:
-        ids = ", ".join(entry.id for entry in found[:4])
+        ids = ", ".join(p.id for p in found[:4])
         raise DataError(f"{name!r} may be any of {ids}. Give one of these.")
     return found[0]

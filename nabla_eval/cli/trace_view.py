@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -17,12 +18,27 @@ from nabla_eval.analysis.folders import ScoredTask, evaluations, find, finished,
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.cli.grading import grader
 from nabla_eval.errors import DataError
-from nabla_eval.reporting.story import Brief, Chosen, Move, Story, StoryStep, Token, tell
+from nabla_eval.reporting.story import (
+    UNKNOWN,
+    Brief,
+    Chosen,
+    Move,
+    Right,
+    Story,
+    StoryStep,
+    Token,
+    brief,
+    change_of,
+    rightness,
+    tell,
+)
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage
 from nabla_eval.terminal import visible
+from nabla_eval.traces.index import entries
 from nabla_eval.traces.manifest import FILE, check_schema, read_manifest
-from nabla_eval.traces.read import Place, fetch, places, stream
+from nabla_eval.traces.read import fetch
+from nabla_eval.traces.schema import Record
 
 VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 
@@ -34,19 +50,33 @@ class StoredProblem:
     `told` is what the task says about it, None where no score can be used.
     """
 
-    id: str
-    place: Place
+    line: Brief  # in a list, without right or wrong
+    entry: Mapping[str, Any]  # what grading and finding it take
     told: ScoredTask | None
+
+    @property
+    def id(self) -> str:
+        """The problem's id, task/document/repeat."""
+        return self.line.id
+
+    def right(self) -> Right:
+        """Say whether the first draft and the answer are right, by grading where nobody did."""
+        told = self.told
+        if told is None:
+            return UNKNOWN
+        return rightness(self.entry, told.scores, told.docs, grader(told.task))
+
+    def brief(self) -> Brief:
+        """Return the problem's line in a list."""
+        right = self.right()
+        return replace(self.line, right=right, change=change_of(*right))
 
     def story(self) -> Story:
         """Return the problem's story; of an unfinished run without right or wrong."""
-        record = fetch(self.id, self.place)
-        if self.told is None:
-            return tell(record)
-        return tell(record, self.told.scores, self.told.docs, grader(self.told.task))
+        return tell(fetch(*self.entry["place"]), self.right())
 
 
-def entries_of(folder: Path) -> list[StoredProblem]:
+def problems_of(folder: Path) -> list[StoredProblem]:
     """Return every problem of a run folder, also of one that is not finished.
 
     Then right or wrong is not known where no grader can say. Raises `DataError` where there are no
@@ -56,18 +86,25 @@ def entries_of(folder: Path) -> list[StoredProblem]:
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
     check_schema(folder)
-    found = sorted(places(traces_of(folder)), key=lambda found: natural(found[0]))
+    found = [(brief(entry), _gradable(entry)) for entry in entries(traces_of(folder))]
+    found.sort(key=lambda pair: natural(pair[0].id))
     told: dict[str, ScoredTask] = {}
     if any(folder.rglob("samples_*.jsonl")):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
                 if finished(folder):
-                    names = [name for name, _ in found]
+                    names = [line.id for line, _ in found]
                     told = {each.task: each for each in evaluations(folder, names)}
         except DataError as fault:
             warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
-    return [StoredProblem(name, place, told.get(task_of(name))) for name, place in found]
+    return [StoredProblem(line, entry, told.get(task_of(line.id))) for line, entry in found]
+
+
+def _gradable(entry: Record) -> dict[str, Any]:
+    names = ("id", "prompt", "first", "place")
+    text = {"text": entry["outcome"]["text"]}
+    return {**{name: entry[name] for name in names}, "outcome": text}
 
 
 def pages_of(folder: Path) -> dict[str, TracePage]:
@@ -84,14 +121,14 @@ def pages_of(folder: Path) -> dict[str, TracePage]:
 
 
 def _stories(home: Path) -> Iterator[Story]:
-    for entry in entries_of(home):
-        yield entry.story()
+    for problem in problems_of(home):
+        yield problem.story()
 
 
 def _facts(home: Path) -> dict[str, str]:
     manifest = read_manifest(home)
     told = {} if manifest is None else {"command": manifest["command"]}
-    first = next(stream(traces_of(home)), None)
+    first = next(entries(traces_of(home)), None)
     if first is None:  # a shard in which nothing is yet
         return told
     facts = {
@@ -121,23 +158,23 @@ def problem_table(briefs: Sequence[Brief], width: int) -> Table:
     """Return one line per problem; the response as far as there is room, or not at all."""
     numbers = ("Reward", "Judged", "Kept", "Calls")
     headings = ("Problem", "Draft", "Answer", *numbers)
-    rows = [_problem(brief) for brief in briefs]
+    rows = list(map(_problem, briefs))
     texts = zip(headings, *([str(cell) for cell in row] for row in rows), strict=True)
     room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
     shown = room >= 16
     table = _table(*headings, *(["Response"] if shown else []), right=numbers)
-    for row, brief in zip(rows, briefs, strict=True):
-        response = Text(_line(brief.response))
+    for row, each in zip(rows, briefs, strict=True):
+        response = Text(_line(each.response))
         response.truncate(min(room, 60), overflow="ellipsis")
         table.add_row(*row, *([response] if shown else []))
     return table
 
 
-def _problem(brief: Brief) -> list[Text]:
-    first, final = (number(reward, 2) for reward in brief.rewards)
-    cells = [f"{first} → {final}" if brief.revised else final, str(brief.judged)]
-    cells += [str(brief.accepted), number(brief.calls, 0)]
-    return [Text(visible(brief.id)), *map(_right, brief.right), *map(Text, cells)]
+def _problem(line: Brief) -> list[Text]:
+    first, final = (number(reward, 2) for reward in line.rewards)
+    cells = [f"{first} → {final}" if line.revised else final, str(line.judged)]
+    cells += [str(line.accepted), number(line.calls, 0)]
+    return [Text(visible(line.id)), *map(_right, line.right), *map(Text, cells)]
 
 
 def told(story: Story) -> Iterator[RenderableType]:

@@ -18,8 +18,10 @@ from nabla_eval.options import Steps
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Method, Problem
 from nabla_eval.terminal import LOGGER
-from nabla_eval.traces import Record, TraceWriter, done, record, restore, trace_path, unlike
+from nabla_eval.traces import Record, TraceWriter, record, trace_path, unlike
+from nabla_eval.traces.index import entries
 from nabla_eval.traces.observe import Observed
+from nabla_eval.traces.read import written
 
 SHOWN = 5  # failed items that the closing message names
 Work = tuple[Problem, Any]  # a problem and its method's options
@@ -81,27 +83,32 @@ class Answerer:
                     seconds = time.perf_counter() - began[index]
                     if writer is not None:
                         writer.write(self._record(*work[index], end, seconds, observed))
-                    response = self._response(problem, end, seconds)
+                    response = self._response(problem, end.text, end.stats(), seconds)
                 yield index, response, False
         if isinstance(self.arguments.config, Steps) and stops and "step" not in stops:
             LOGGER.warning(_NO_DELIMITER, self.arguments.config.step)
         faults.close(answered)
 
     def _stored(self, work: Sequence[Work]) -> dict[int, NablaResponse]:
+        """Return the responses that `trace_dir` holds already, by place."""
         folder, method = self.arguments.trace_dir, self.arguments.method
-        known = {} if folder is None else done(folder, growing=self.ranks > 1)
-        responses = {}
-        for index, (problem, config) in enumerate(work):
-            stored = known.get(problem.id)
-            if stored is None:
+        if folder is None or not written(folder):
+            return {}
+        places = {problem.id: index for index, (problem, _) in enumerate(work)}
+        found = {}
+        for entry in entries(folder, growing=self.ranks > 1):
+            index = places.get(entry["id"])
+            if index is None:
                 continue
-            if differences := unlike(stored, problem, method, config, self.models):
+            problem, config = work[index]
+            if differences := unlike(entry, problem, method, config, self.models):
                 raise DataError(
                     f"trace_dir={folder} holds {problem.id} of another run ("
                     f"{'; '.join(differences)}). Choose another trace_dir, or remove that one."
                 )
-            responses[index] = self._response(problem, restore(stored), stored["seconds"])
-        return responses
+            text, stats = entry["outcome"]["text"], entry["stats"]
+            found[index] = self._response(problem, text, stats, entry["seconds"])
+        return dict(sorted(found.items()))
 
     def _record(
         self,
@@ -119,12 +126,13 @@ class Answerer:
             decode, models=self.models, observed=observed,
         )  # fmt: skip
 
-    def _response(self, problem: Problem, outcome: Outcome, seconds: float) -> NablaResponse:
+    def _response(
+        self, problem: Problem, text: str, stats: Mapping[str, Any], seconds: float
+    ) -> NablaResponse:
         """Return the response without its thoughts; a thought that never ends is no answer."""
-        thought = problem.thought
-        text = outcome.text if thought is None else thought.answer(outcome.text)
-        stats = {"id": problem.id, "method": self.arguments.method, "seconds": seconds}
-        return NablaResponse(text, {**outcome.stats(), **stats})
+        answer = text if problem.thought is None else problem.thought.answer(text)
+        more = {"id": problem.id, "method": self.arguments.method, "seconds": seconds}
+        return NablaResponse(answer, {**stats, **more})
 
 
 _NO_DELIMITER = (

@@ -16,7 +16,7 @@ from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import task_column
 from nabla_eval.reporting.tables import Column, Row, Table, text
 from nabla_eval.reporting.text import MISSING, number, percent
-from nabla_eval.traces import done
+from nabla_eval.traces.index import kept
 
 PREFERRED = ("exact_match", "acc")  # shown in per cent
 
@@ -46,16 +46,15 @@ def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
     if not results:
         raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
     date = results[-1].stem.removeprefix("results_")  # its samples have it too
-    records = done(folder)
+    records = {record["id"]: record for record in kept(folder)}
     found = []
     for task in sorted({task_of(name) for name in records}):
         samples = read_samples(results[-1].parent / f"samples_{task}_{date}.jsonl")
         own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
         metric = next(filter(None, map(_primary, own)), "none")
         calls, verdicts = [], []
-        for name in records:
+        for name, record in records.items():
             if task_of(name) == task:
-                record = records[name]
                 calls.append(record["ledger"]["model_calls"])
                 verdicts += [candidate["verdict"] for candidate in record["candidates"]]
         found.append(

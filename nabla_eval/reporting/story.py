@@ -11,13 +11,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from nabla_eval.outcome import Candidate, Choice, Step, Verdict
 from nabla_eval.thought import answered
+from nabla_eval.traces.index import shortened
 from nabla_eval.traces.schema import Profile, Record, document
 
 T = TypeVar("T")
 # (lm-eval's doc and target, response) -> is it right?
 Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
 Change: TypeAlias = Literal["wrong-right", "right-wrong", "stayed-right", "stayed-wrong", "unknown"]
+Right: TypeAlias = tuple[bool | None, bool | None]  # the first draft and the answer
 Owners: TypeAlias = dict[int, tuple[int, bool]]  # position -> `Token.by` and `Token.revised`
+UNKNOWN: Right = (None, None)
 SHORT = 200  # characters of a text that a list shows
 
 
@@ -87,7 +90,7 @@ class Brief:
 
     id: str
     prompt: str
-    right: tuple[bool | None, bool | None]  # None where nobody knows
+    right: Right  # None where nobody knows
     rewards: tuple[float | None, float | None]
     revised: bool  # whether the answer is another one than the first draft
     change: Change
@@ -122,54 +125,66 @@ def _picked(kind: type[T], values: Mapping[str, Any], **more: Any) -> T:
     return kind(**more, **{name: values[name] for name in names - more.keys()})
 
 
-def tell(
-    record: Record,
-    scores: Mapping[str, Sequence[float]] | None = None,
-    docs: Mapping[str, Mapping[str, Any]] | None = None,
-    judge: Judge | None = None,
-) -> Story:
-    """Return the story of a record. `scores` and `docs` are the task's, by problem (task/document).
+def brief(entry: Mapping[str, Any], right: Right = UNKNOWN) -> Brief:
+    """Return the line of a shortened record (`traces.index.entries`) in a list."""
+    outcome, drafts, candidates = entry["outcome"], entry["drafts"], entry["candidates"]
+    return Brief(
+        id=entry["id"],
+        prompt=entry["prompt"][:SHORT],
+        right=right,
+        rewards=(drafts[0]["reward"] if drafts else None, outcome["reward"]),
+        revised=entry["revised"],
+        change=change_of(*right),
+        judged=len(candidates),
+        accepted=sum(candidate["verdict"] == "accepted" for candidate in candidates),
+        searched=entry["moves"],
+        calls=entry["ledger"]["model_calls"],
+        response=outcome["text"][:SHORT],
+    )
 
-    `judge` grades the first draft, and an answer whose own score is not known: a mean over several
-    answers to a problem says nothing of one of them.
+
+def rightness(
+    entry: Mapping[str, Any],
+    scores: Mapping[str, Sequence[float]],
+    docs: Mapping[str, Mapping[str, Any]],
+    judge: Judge | None,
+) -> Right:
+    """Return whether the first draft and the answer of a shortened record are right.
+
+    `scores` and `docs` are the task's, by problem (task/document). `judge` grades the first draft,
+    and an answer whose own score is not known: a mean over several answers to a problem says
+    nothing of one of them.
     """
-    draft = record["drafts"][0] if record["drafts"] else None
-    outcome, problem = record["outcome"], document(record["id"])
-    start = outcome["text"] if draft is None else draft["text"]
-    known = set((scores or {}).get(problem, ()))
-    doc = (docs or {}).get(problem)
+    problem = document(entry["id"])
+    known, doc = set(scores.get(problem, ())), docs.get(problem)
 
     def grade(text: str) -> bool | None:
         if judge is None or doc is None:
             return None
-        return judge(doc, answered(record["prompt"], text))
+        return judge(doc, answered(entry["prompt"], text))
 
-    right = known == {1.0} if known in ({0.0}, {1.0}) else grade(outcome["text"])
-    right_first = right if start == outcome["text"] else grade(start)
+    last = known == {1.0} if known in ({0.0}, {1.0}) else grade(entry["outcome"]["text"])
+    return last if entry["first"] is None else grade(entry["first"]), last
+
+
+def tell(record: Record, right: Right = UNKNOWN) -> Story:
+    """Return the story of a record."""
+    entry = shortened(record)
+    draft = record["drafts"][0] if record["drafts"] else None
+    outcome = record["outcome"]
+    start = outcome["text"] if draft is None else draft["text"]
     steps, owners, texts = _replay(record, start)
     profiles = record.get("profiles", {})
     first = profiles.get("first")
-    same = draft is None or draft["tokens"] == outcome["tokens"]
-    final = profiles.get("final", first if same else None)
+    final = profiles.get("final", None if entry["revised"] else first)
     first_tokens = _plain(start) if first is None else _tokens(first, {})
     final_tokens = texts if final is None else _tokens(final, owners)
-    moves = tree_of(record.get("steps", []), outcome["tokens"])
     return Story(
-        id=record["id"],
-        prompt=record["prompt"],
-        right=(right_first, right),
-        rewards=(None if draft is None else draft["reward"], outcome["reward"]),
-        revised=final_tokens != first_tokens,
-        change=_change(right_first, right),
-        judged=len(steps),
-        accepted=sum(step.verdict == "accepted" for step in steps),
-        searched=len(moves),
-        calls=record["ledger"]["model_calls"],
-        response="".join(token.text for token in final_tokens[:SHORT])[:SHORT],
+        **{**vars(brief(entry, right)), "prompt": record["prompt"]},
         first=first_tokens,
         final=final_tokens if final_tokens != first_tokens else None,
         steps=steps,
-        moves=moves,
+        moves=tree_of(record.get("steps", []), outcome["tokens"]),
         choices=tuple(_chosen(choice) for choice in record.get("choices", [])),
         drafts=len(record["drafts"]),
         ended=outcome["ended"],
@@ -177,7 +192,8 @@ def tell(
     )
 
 
-def _change(first: bool | None, final: bool | None) -> Change:
+def change_of(first: bool | None, final: bool | None) -> Change:
+    """Name what became of a first draft that is right, wrong or not known to be either."""
     if first is None or final is None:
         return "unknown"
     if first == final:

@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from nabla_eval.reporting.story import Story
 from nabla_eval.reporting.text import TEMPLATES, templates
 from nabla_eval.terminal import visible
 
+# In JSON without its escaped backslashes: what `_shown` may have to change.
+_UNUSUAL = re.compile(r'\\[^"nt]|NaN|Infinity')
 PART = 4 << 20  # characters of problems that a page holds, or loads at once
 
 
@@ -80,8 +83,10 @@ def _shown(value: Any) -> Any:
 
 def _embedded(data: Any) -> str:
     """JSON that can stand in a script element: ASCII, and nothing in it looks like markup."""
-    values = _shown(msgspec.to_builtins(data))
-    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    values = msgspec.to_builtins(data)
+    text = json.dumps(values, separators=(",", ":"))
+    if _UNUSUAL.search(text.replace("\\\\", "")):
+        text = json.dumps(_shown(values), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -76,7 +76,7 @@ def claim(folder: Path, manifest: Manifest) -> Claim:
 
 def clear(folder: Path) -> None:
     """Remove a run's files from its folder, and nothing else."""
-    for pattern in (*OUTPUTS, FILE):
+    for pattern in (*OUTPUTS, ".trace-rank*.index", FILE):
         for path in folder.glob(pattern):
             path.unlink()
 

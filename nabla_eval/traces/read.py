@@ -1,4 +1,4 @@
-"""Read traces back line by line: records, the finished problems of a run, and their outcomes."""
+"""Read traces back line by line: records, and the outcomes that they were made from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,14 +21,13 @@ from nabla_eval.traces.schema import (
     READABLE,
     Record,
     as_record,
+    check_of,
     complete,
     decode,
-    identifier,
     unseal,
 )
 from nabla_eval.validation import in_words, shown
 
-T = TypeVar("T")
 LARGEST = 1e100  # of a ledger's counts, whose squares and sums must be finite
 
 
@@ -36,25 +35,15 @@ class Place(NamedTuple):
     """Where a record lies: the bytes of its line in a shard."""
 
     file: Path
-    number: int  # of the line, from 1
-    start: int
-    length: int
+    number: int = 0  # of the line, from 1
+    start: int = 0
+    length: int = 0
+    check: str | None = None  # the checksum that ends the line; older lines have none
 
-
-class Stored(Mapping[str, Record]):
-    """Finished problems of a trace by id; each is read from its shard when it is asked for."""
-
-    def __init__(self, found: Iterable[tuple[str, Place]]) -> None:
-        self._places = dict(found)
-
-    def __getitem__(self, name: str) -> Record:
-        return fetch(name, self._places[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+    @property
+    def end(self) -> int:
+        """Where the next line starts."""
+        return self.start + self.length
 
 
 def stream(path: str | Path, *, growing: bool = False) -> Iterator[Record]:
@@ -64,7 +53,9 @@ def stream(path: str | Path, *, growing: bool = False) -> Iterator[Record]:
     warning; without one where files are `growing`, written by other processes at the moment. Raises
     `DataError` for a missing file, a damaged line before the last one, or another schema.
     """
-    return (record for _, record in scan(path, parse, growing=growing))
+    for file in shards(path):
+        for _, record in scan(file, Place(file), growing=growing):
+            yield record
 
 
 def read(path: str | Path, *, growing: bool = False) -> list[Record]:
@@ -72,41 +63,19 @@ def read(path: str | Path, *, growing: bool = False) -> list[Record]:
     return list(stream(path, growing=growing))
 
 
-def places(path: str | Path, *, growing: bool = False) -> Iterator[tuple[str, Place]]:
-    """Id and place of every record, in file order; see `stream` for errors and warnings.
-
-    A line with a checksum is not parsed: that it is what was written is enough.
-    """
-    return ((name, place) for place, name in scan(path, _identifier, growing=growing))
-
-
-def done(path: str | Path, *, growing: bool = False) -> Mapping[str, Record]:
-    """Finished problems of a trace by id (the last record of each); empty where there is no trace.
-
-    `growing` as in `stream`: ranks of one run look for what earlier runs have left in all shards.
-
-    Before an item is taken from here, `unlike` must find no difference.
-    """
-    path = Path(path)
-    if not os.path.exists(path) or (path.is_dir() and not _shards(path)):
-        return Stored(())
-    return Stored(places(path, growing=growing))
-
-
 def fetch(name: str, place: Place) -> Record:
     """The record of an id from its place.
 
     Raises `DataError` where the line there is no longer this record's, or is damaged.
     """
-    file, number, start, length = place
     try:
-        with file.open("rb") as shard:
-            shard.seek(start)
-            record = parse(shard.read(length), file, number)
+        with place.file.open("rb") as shard:
+            shard.seek(place.start)
+            record = parse(shard.read(place.length), place.file, place.number)
     except (OSError, ValueError) as error:
-        raise _damaged(file, number, error) from error
+        raise _damaged(place.file, place.number, error) from error
     if record["id"] != name:
-        raise DataError(f"{file} was changed while it was read. Give the same command again.")
+        raise DataError(f"{place.file} was changed while it was read. Give the same command again.")
     return record
 
 
@@ -125,65 +94,34 @@ def restore(stored: Mapping[str, Any]) -> Outcome:
     )
 
 
-def scan(
-    path: str | Path, look: Callable[[bytes, Path, int], T], *, growing: bool = False
-) -> Iterator[tuple[Place, T]]:
-    """Place of each record and what `look(line, file, number)` sees in it; see `stream`."""
-    for file in _files(Path(path)):
-        end = 0
-        with file.open("rb") as shard:
-            size = os.fstat(shard.fileno()).st_size  # others may append to it meanwhile
-            for place, seen in _lines(shard, file, size, look):
-                end = place.start + place.length
-                yield place, seen
-        if not growing and end < size:
-            warnings.warn(
-                f"{file}: the last line is torn and was dropped; its problem counts as not done.",
-                stacklevel=2,
-            )
-
-
-def intact(file: Path) -> int:
-    """Offset in bytes where the torn last line of a file starts; without one, the file's size.
-
-    Raises `DataError` as `stream` does.
-    """
-    end = 0
-    with file.open("rb") as shard:
-        size = os.fstat(shard.fileno()).st_size
-        for place, _ in _lines(shard, file, size, _identifier):
-            end = place.start + place.length
-    return end
-
-
-def _lines(
-    shard: IO[bytes], file: Path, size: int, look: Callable[[bytes, Path, int], T]
-) -> Iterator[tuple[Place, T]]:
-    """The lines of one shard, up to a torn last one.
+def scan(file: Path, after: Place, *, growing: bool = False) -> Iterator[tuple[Place, Record]]:
+    """Yield place and record of the lines of a shard that follow a place; see `stream`.
 
     A last line is torn when it does not end with a newline or is not JSON.
     """
-    start = 0
-    for number, line in enumerate(shard, start=1):
-        last = start + len(line) >= size
-        try:
-            seen = look(line, file, number)
-        except ValueError as error:
-            if last and not isinstance(error, DataError):
-                return
-            raise _damaged(file, number, error) from error
-        if last and not line.endswith(b"\n"):
-            return
-        yield Place(file, number, start, len(line)), seen
-        if last:
-            return
-        start += len(line)
-
-
-def _identifier(line: bytes, file: Path, number: int) -> str:
-    """The id of a record, without parsing the rest of a line that its checksum vouches for."""
-    found = identifier(line)
-    return parse(line, file, number)["id"] if found is None else found
+    place = after
+    with file.open("rb") as shard:
+        size = os.fstat(shard.fileno()).st_size  # others may append to it meanwhile
+        shard.seek(place.end)
+        while place.end < size:
+            line = shard.readline()
+            last = place.end + len(line) >= size
+            here = Place(file, place.number + 1, place.end, len(line), check_of(line))
+            try:
+                record = parse(line, file, here.number)
+            except ValueError as error:
+                if not last or isinstance(error, DataError):
+                    raise _damaged(file, here.number, error) from error
+                break
+            if not line.endswith(b"\n"):
+                break
+            place = here
+            yield place, record
+    if not growing and place.end < size:
+        warnings.warn(
+            f"{file}: the last line is torn and was dropped; its problem counts as not done.",
+            stacklevel=2,
+        )
 
 
 def parse(line: bytes, file: Path, number: int) -> Record:
@@ -250,10 +188,21 @@ def _damaged(file: Path, number: int, error: Exception) -> DataError:
     )
 
 
-def _files(path: Path) -> list[Path]:
-    files = _shards(path) if os.path.isdir(path) else [path]
-    if not files or not os.path.exists(path):
+def written(path: str | Path) -> bool:
+    """Return whether there is a trace at a path."""
+    path = Path(path)
+    return bool(_shards(path)) if os.path.isdir(path) else os.path.exists(path)
+
+
+def shards(path: str | Path) -> list[Path]:
+    """Return a trace file, or those of a folder in the order of ranks.
+
+    Raises `DataError` where there are none, or what is there is no file.
+    """
+    path = Path(path)
+    if not written(path):
         raise DataError(f"No trace at {path}. Give a folder that was a run's trace_dir=.")
+    files = _shards(path) if os.path.isdir(path) else [path]
     for file in files:
         if not os.path.isfile(file):
             raise DataError(f"{file} is not a regular file. Remove it, or give another folder.")

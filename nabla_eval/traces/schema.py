@@ -23,8 +23,7 @@ from nabla_eval.protocol import Problem
 
 SCHEMA = 2  # since which each line has a checksum
 READABLE = (1, SCHEMA)
-# How `seal` begins a line.
-_ID = re.compile(rb'{"schema":%d,"id":("(?:[^"\\]|\\.)*"),' % SCHEMA)
+TAIL = 40  # bytes at the end of a line, with its checksum among them
 _CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
 # Options that ∇-Reasoner got after traces were written without them, with what it did until then.
 _LATER: dict[str, Any] = {
@@ -85,7 +84,7 @@ def decode(line: bytes) -> Record:
         record = _DECODER.decode(line)
     except RecursionError as error:
         raise ValueError(str(error)) from error
-    if record.schema != SCHEMA or not _sealed(line):
+    if record.schema != SCHEMA or not sealed(line):
         raise ValueError("no line of this version")
     return record
 
@@ -159,21 +158,21 @@ def unseal(line: bytes) -> Any:
     record = loads(line)
     if not isinstance(record, dict) or (record.get("schema") != SCHEMA and "check" not in record):
         return record  # of before there were checksums, or no trace at all
-    if not _sealed(line):
+    if not sealed(line):
         raise ValueError("its checksum is wrong: the line is not what was written")
     del record["check"]
     return record
 
 
-def identifier(line: bytes) -> str | None:
-    """The id of a sealed record, without parsing the rest; None for a line that needs parsing."""
-    found = _ID.match(line)
-    return json.loads(found[1]) if found is not None and _sealed(line) else None
+def check_of(line: bytes) -> str | None:
+    """Return the checksum that ends a line; None for a line without one."""
+    found = _CHECK.search(line, max(0, len(line) - TAIL))
+    return None if found is None else found[1].decode()
 
 
-def _sealed(line: bytes) -> bool:
+def sealed(line: bytes) -> bool:
     """Return whether a line ends in the checksum of what stands before it."""
-    found = _CHECK.search(line, max(0, len(line) - 40))
+    found = _CHECK.search(line, max(0, len(line) - TAIL))
     return found is not None and _checksum(line[: found.start()] + b"}") == found[1].decode()
 
 

@@ -10,7 +10,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from io import FileIO
 from pathlib import Path
@@ -21,10 +21,11 @@ from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint, flatten
 from nabla_eval.outcome import Answer, Candidate, Outcome
 from nabla_eval.protocol import Problem
+from nabla_eval.traces.index import IndexWriter
 from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.observe import Observed
-from nabla_eval.traces.read import intact
-from nabla_eval.traces.schema import Record, problem_hash, seal
+from nabla_eval.traces.read import Place
+from nabla_eval.traces.schema import Record, check_of, problem_hash, seal
 
 CONTEXT_TOKENS = 32  # kept before a revised token: enough to read, and it does not grow with L
 SYNC_SECONDS = 5.0  # between calls of fsync, which costs milliseconds on a disk that is shared
@@ -42,7 +43,8 @@ class TraceWriter:
     A line is handed over in one system call and reaches the disk within `SYNC_SECONDS`: of a
     killed process at most the last line is torn, of a machine that loses power at most the last
     seconds' lines are missing. Opening a trace removes such a torn line, so that the next record
-    starts on a line of its own; a line that no longer fits on the disk is taken back.
+    starts on a line of its own; a line that no longer fits on the disk is taken back. The shard's
+    index is written beside it, and brought up to date when the trace is opened.
 
     Raises `DataError` where the file cannot be written, is no trace that this version reads, or has
     another writer.
@@ -51,6 +53,7 @@ class TraceWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: FileIO | None = None
+        self._index: IndexWriter | None = None
         self._locked = ExitStack()
         self._synced = 0.0
 
@@ -58,8 +61,10 @@ class TraceWriter:
         try:
             self._locked.enter_context(sole_writer(self.path.parent, self.path.name))
             self._file = self.path.open("ab", buffering=0)
-            if self._file.tell() > 0:
-                self._drop_torn_line()
+            self._index = self._locked.enter_context(closing(IndexWriter(self.path)))
+            if (end := self._index.end) < self._file.tell():
+                warnings.warn(f"Removing the torn last line of {self.path}.", stacklevel=2)
+                self._file.truncate(end)
             self._synced = time.monotonic()
         except BaseException as error:
             self.close()
@@ -73,14 +78,15 @@ class TraceWriter:
 
     def write(self, record: Record) -> None:
         """Append one record and hand it to the operating system before returning."""
-        if self._file is None:
+        if self._file is None or self._index is None:
             raise DataError(f"Trace {self.path} is not open. Use it as `with TraceWriter(...)`.")
         line = seal(record)
-        before = self._file.tell()
+        place = Place(self.path, 0, self._file.tell(), len(line), check_of(line))
         try:
             if (written := self._file.write(line)) != len(line):
-                self._file.truncate(before)
+                self._file.truncate(place.start)
                 raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted")
+            self._index.add(record, place)
             if time.monotonic() - self._synced >= SYNC_SECONDS:
                 _sync(self._file)
                 self._synced = time.monotonic()
@@ -94,13 +100,6 @@ class TraceWriter:
             if file is not None:
                 with file:
                     _sync(file)
-
-    def _drop_torn_line(self) -> None:
-        assert self._file is not None
-        end = intact(self.path)
-        if end < self._file.tell():
-            warnings.warn(f"Removing the torn last line of {self.path}.", stacklevel=3)
-            self._file.truncate(end)
 
 
 def _sync(file: FileIO) -> None:

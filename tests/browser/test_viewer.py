@@ -23,10 +23,8 @@ ITEMS = "[...document.querySelectorAll('#list .name')].map((node) => node.textCo
 @pytest.fixture
 def page(chromium: Browser, tmp_path: Path) -> Iterator[Browser]:
     """The viewer of the known run, opened afresh; afterwards nothing may have been logged."""
-    scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
-    docs = {name: {"target": "4"} for name in scores}
-    judge = lambda _, text: text.endswith("4")  # noqa: E731
-    stories = [tell(record, scores, docs, judge) for record in told_records()]
+    rights = [(False, True), (True, False), (False, False)]
+    stories = map(tell, told_records(), rights)
     (path,) = write_pages({"run": TracePage(HOSTILE, stories, {"n": "8"})}, tmp_path)
     chromium.requests.clear()
     chromium.messages.clear()

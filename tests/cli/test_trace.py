@@ -37,9 +37,10 @@ def test_list_says_what_became_of_every_problem(run: Path) -> None:
 
 
 def test_list_filters_orders_and_limits(run: Path) -> None:
-    assert "1 of 1 problems" in trace("list", run, "--filter", "wrong-right").stdout
+    kept = trace("list", run, "--filter", "wrong-right").stdout
+    assert IDS[0] in kept and IDS[1] not in kept and "1 of 3 problems. `" in kept
     first = trace("list", run, "--order", "candidates", "--limit", "1").stdout
-    assert IDS[0] in first and "1 of 3 problems" in first
+    assert IDS[0] in first and "1 of 3 problems. --limit shows more" in first
 
 
 def test_show_tells_the_candidates_and_marks_the_revised_token(run: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from told_runs import HOSTILE, searched_records, told_records
 
-from nabla_eval.reporting.story import Story, tell, tree_of
+from nabla_eval.reporting.story import Story, brief, rightness, tell, tree_of
+from nabla_eval.traces.index import shortened
 
 
 def ends_in_4(_: Any, text: str) -> bool:
@@ -15,28 +16,37 @@ def ends_in_4(_: Any, text: str) -> bool:
 
 
 def stories(*, profiles: bool = True) -> list[Story]:
-    records = told_records(profiles=profiles)
-    scores = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
-    docs = {name: {"target": "4"} for name in scores}
-    return [tell(record, scores, docs, ends_in_4) for record in records]
+    return [tell(record) for record in told_records(profiles=profiles)]
 
 
-def test_changes_come_from_the_task_and_from_grading_the_draft() -> None:
-    assert [story.change for story in stories()] == ["wrong-right", "right-wrong", "stayed-wrong"]
-    assert [story.accepted for story in stories()] == [1, 1, 0]
+SCORES = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
+DOCS = {name: {"target": "4"} for name in SCORES}
 
 
-def test_without_a_grader_only_an_unchanged_draft_is_known() -> None:
-    records = told_records()
-    found = [tell(record, {"toy/0": [1.0], "toy/2": [0.0]}) for record in records]
-    assert [s.right for s in found] == [(None, True), (None, None), (False, False)]
-    assert found[0].change == "unknown"
+@pytest.mark.parametrize(
+    ("scores", "docs", "judge", "right"),
+    [
+        (SCORES, DOCS, ends_in_4, [(False, True), (True, False), (False, False)]),
+        (SCORES, DOCS, None, [(None, True), (None, False), (False, False)]),
+        ({}, {}, ends_in_4, [(None, None)] * 3),
+        ({"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4, [(False, True), *[(None, None)] * 2]),
+    ],
+    ids=["known", "no grader", "no scores", "a mean over repeats says nothing of one of them"],
+)
+def test_the_task_scores_the_answer_and_its_grader_the_draft(
+    scores: Any, docs: Any, judge: Any, right: list[Any]
+) -> None:
+    entries = map(shortened, told_records())
+    assert [rightness(entry, scores, docs, judge) for entry in entries] == right
 
 
-def test_a_mean_over_repeats_says_nothing_of_one_of_them() -> None:
-    (record, *_) = told_records()
-    story = tell(record, {"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4)
-    assert story.right == (False, True)  # graded
+def test_a_line_in_a_list_says_what_became_of_the_draft() -> None:
+    rights = [(False, True), (True, False), (None, False)]
+    pairs = list(zip(told_records(), rights, strict=True))
+    lines = [brief(shortened(record), right) for record, right in pairs]
+    assert [line.change for line in lines] == ["wrong-right", "right-wrong", "unknown"]
+    assert [(line.judged, line.accepted) for line in lines] == [(2, 1), (1, 1), (1, 0)]
+    assert [tell(record, right).brief() for record, right in pairs] == lines
 
 
 def test_candidates_stand_beside_the_response_that_they_were_to_replace() -> None:
