@@ -24,9 +24,16 @@ from large_runs import large_record, write_large_run
 from nabla_eval.traces import TraceWriter
 
 DECODED = 10_000  # tokens a second, of all problems together: a fast GPU at a large batch
-RESUME = (
-    "import sys; from nabla_eval.traces import done; print(len(list(done(sys.argv[1]).values())))"
-)
+# What a resumed run does before it answers anything.
+RESUME = """
+import sys
+from nabla_eval.traces import TraceWriter, trace_path
+from nabla_eval.traces.index import entries
+
+with TraceWriter(trace_path(sys.argv[1])):
+    stored = {e["id"]: (e["outcome"]["text"], e["stats"]) for e in entries(sys.argv[1])}
+print(len(stored))
+"""
 COMMANDS = {
     "report all": ["report", "all", "{run}", "--output", "{out}"],
     "trace list": ["trace", "list", "{run}"],
