@@ -17,7 +17,7 @@ import nabla_eval
 from nabla_eval.analysis import study
 from nabla_eval.analysis.runs import Run
 from nabla_eval.traces import read
-from nabla_eval.traces.keep import whole
+from nabla_eval.traces.index import whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_every_column_is_documented_and_every_documented_column_is_there(folder)
     plain = set(answers) - families - (counts - {"model_calls", "flops"})
     assert (plain | set(candidates)) - words == set()
     known = {"option.NAME", "metric.NAME", "exact_match", "metric", "tasks", "common"}
-    known |= {"answers", "traces.keep.whole", "DataError"}
+    known |= {"answers", "traces.index.whole", "DataError"}
     assert words - known - set(answers) - set(candidates) == set()
 
 
