@@ -2,76 +2,19 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 
 from nabla_eval.grading import equal as answers_equal
 from nabla_eval.grading import grade
 from nabla_eval.grading.compare import same
 from nabla_eval.grading.equal import reference
-from nabla_eval.grading.numbers import parse_number, same_number
+from nabla_eval.grading.numbers import parse_number
 from nabla_eval.grading.worker import Verdict
 
 
-def numbers_agree(a: str, b: str) -> bool:
-    one, other = parse_number(a), parse_number(b)
-    assert one is not None and other is not None
-    assert same_number(other, one) == same_number(one, other)
-    return same_number(one, other)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "agree"),
-    [
-        # Six significant digits may stand for another value, five may not.
-        ("0.333333", "1/3", True),
-        ("0.33333", "1/3", False),
-        ("0.000333333", "1/3000", True),  # leading zeros are no digits
-        ("0.00033333", "1/3000", False),
-        # Half a unit in the last place, and no more: 5e-6 here.
-        ("1.23456", "1.234565", True),
-        ("1.23456", "1.2345651", False),
-        # The coarser of the two decimals decides.
-        ("1.23457", "1.234567", True),
-        ("1.23457", "1.2345", False),
-        # Digits beyond the twelfth are noise: 5e-13 is allowed for fourteen of them.
-        ("0.33333333333373", "1/3", True),
-        ("0.33333333333393", "1/3", False),
-        # A power of ten moves the last place too: 0.01 here.
-        (r"1.23457\times 10^{3}", "1234.567", True),
-        (r"1.23457\times 10^{3}", "1234.577", False),
-        ("0.5", "1/2", True),
-        ("12", "12.0", True),
-        ("12", "13", False),
-    ],
-)
-def test_decimals_stand_for_what_they_round(a: str, b: str, agree: bool) -> None:
-    assert numbers_agree(a, b) is agree
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("--3", Fraction(3)),
-        ("-+3", Fraction(-3)),
-        ("+-3", Fraction(-3)),
-        (r"1\frac{1}{2}", Fraction(3, 2)),
-        (r"1\frac{2}{2}", None),  # a sum or a product: no mixed number
-        ("2 5/3", None),
-        ("1/0", None),
-        (r"2\times 10^{-3}", Fraction(1, 500)),
-        (r"2\times 10^{3}", Fraction(2000)),
-        ("1e300", Fraction(10) ** 300),
-        ("1e301", None),
-        ("1e-301", None),
-        (r"0.1\overline{6}", Fraction(1, 6)),
-        (r"0.\overline{09}", Fraction(1, 11)),
-    ],
-)
-def test_numbers_are_read_exactly_or_not_at_all(text: str, value: Fraction | None) -> None:
-    found = parse_number(text)
-    assert (None if found is None else found.value) == value
+@pytest.mark.parametrize("text", ["1/0", r"1\frac{2}{2}", "2 5/3", "1e301", "1e-301"])
+def test_what_is_no_number_is_not_read_as_one(text: str) -> None:
+    assert parse_number(text) is None  # of the second and third: a sum or a product?
 
 
 def nothing(gold: str, answer: str) -> bool:

@@ -142,37 +142,32 @@ def test_timeouts_are_reported_and_a_longer_deadline_tries_again() -> None:
     assert os.times().children_user - before > 0.9
 
 
-def test_threads_share_the_workers() -> None:
+def test_threads_share_the_workers_which_may_be_closed_at_any_time() -> None:
+    close()
+    close()
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda n: equal(f"t+{n}", f"{n % 20}+t"), range(40)))
     assert answers == [n < 20 for n in range(40)]
 
 
-def test_forked_children_use_their_own_workers() -> None:
+def test_forked_children_use_their_own_workers_and_none_outlives_its_caller() -> None:
     code = (
-        "import os; from nabla_eval.grading import equal\n"
+        "import os, sys; from nabla_eval.grading import equal\n"
         "assert equal('x+1', '1+x')\n"
+        "pool = sys.modules['nabla_eval.grading.equal']._pool\n"
+        "def pids(): print(*[worker.process.pid for worker in pool._idle], flush=True)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
         "    assert equal('y+1', '1+y') and not equal('y+1', '2+y')\n"
+        "    pids()\n"
         "    raise SystemExit(0)\n"
         "assert equal('z+1', '1+z')\n"
         "assert os.waitpid(child, 0)[1] == 0\n"
-        "assert equal('u+1', '1+u') and not equal('u+1', '2+u')"
-    )
-    _run(code)
-
-
-def test_nothing_is_left_when_the_caller_exits() -> None:
-    code = (
-        "import sys; from nabla_eval.grading import equal\n"
-        "assert equal('x+1', '1+x')\n"
-        "pool = sys.modules['nabla_eval.grading.equal']._pool\n"
-        "print(*[worker.process.pid for worker in pool._idle])"
+        "assert equal('u+1', '1+u') and not equal('u+1', '2+u')\n"
+        "pids()"
     )
     pids = [int(pid) for pid in _run(code).split()]
-    assert pids
-    assert all(_gone(pid, 60) for pid in pids)
+    assert len(set(pids)) == 2 and all(_gone(pid, 60) for pid in pids)
 
 
 def test_nothing_is_left_when_the_caller_is_killed_in_the_middle() -> None:
@@ -211,12 +206,6 @@ def test_nothing_is_left_when_the_caller_is_stopped_in_the_middle() -> None:
         assert caller.wait() == 143 and time.monotonic() - began < 8
         assert caller.stderr is not None and "Stopped: nothing is kept." in caller.stderr.read()
     assert all(_gone(child.pid, 5) for child in found)
-
-
-def test_close_may_be_called_at_any_time() -> None:
-    close()
-    close()
-    assert equal("v+1", "1+v", timeout=60)
 
 
 def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
