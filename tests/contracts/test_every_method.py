@@ -101,6 +101,15 @@ def test_the_budget_of_rollouts_is_never_exceeded(name, n):
     assert all(len(o.candidates) + len(o.drafts) <= n for o in outcomes)
 
 
+def together(name, budgets, count=3):
+    """Outcomes under each of the budgets, all in one batch."""
+    configs = [configure(name, {**METHODS[name].trial, **budget}) for budget in budgets]
+    problems = tiny_problems(pair_of(name), count)
+    methods = [start(problem, config) for config in configs for problem in problems]
+    outcomes = drive_all(methods, Executor(pair_of(name)), 64)
+    return [outcomes[i : i + count] for i in range(0, len(outcomes), count)]
+
+
 def about_the_reward(executor):
     """Whether something was asked of the reward model."""
     return any(not isinstance(request, UNREWARDED) for request, _ in executor.asked)
@@ -130,12 +139,13 @@ def test_where_there_is_no_reward_model_auto_means_one_that_asks_for_none(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
     """At any limit: never exceeded, an answer each, and the same draws as without a limit."""
-    count = 3
-    unlimited = usual(name, count)
+    unlimited = usual(name, 3)
     highest = max(outcome.ledger.model_calls for outcome in unlimited)
     cut = 0
-    for calls in [*range(1, 12), *range(12, highest, max(1, highest // 12)), 10**6]:
-        for ours, theirs in zip(run(name, count=count, max_calls=calls), unlimited, strict=True):
+    limits = [*range(1, 12), *range(12, highest, max(1, highest // 12)), 10**6]
+    limited = together(name, [{"max_calls": calls} for calls in limits])
+    for calls, found in zip(limits, limited, strict=True):
+        for ours, theirs in zip(found, unlimited, strict=True):
             assert 0 < ours.ledger.model_calls <= calls
             assert ours.tokens and ours.text == pair_of(name).policy.decode(ours.tokens)
             best = max((d.reward for d in ours.drafts if d.reward is not None), default=None)
@@ -154,8 +164,9 @@ def test_max_calls_cut_a_method_off_with_its_best_answer_so_far(name):
 def test_item_budgets_cut_a_method_off_with_its_best_answer_so_far(name):
     unlimited, asked = counted(name, 3)
     at_once = asked.rounds == 1  # there is nothing between requests
-    for budget in ({"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}):
-        for ours, theirs in zip(run(name, count=3, **budget), unlimited, strict=True):
+    budgets = {"max_item_tokens": 2}, {"max_item_tokens": 7}, {"max_item_seconds": 1e-9}
+    for budget, found in zip(budgets, together(name, budgets), strict=True):
+        for ours, theirs in zip(found, unlimited, strict=True):
             assert ours.tokens and ours.ledger.model_calls <= theirs.ledger.model_calls
             if ours.ended not in budget:
                 assert (ours.tokens, ours.ended) == (theirs.tokens, theirs.ended)
