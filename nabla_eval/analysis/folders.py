@@ -260,19 +260,14 @@ def _metrics(problems: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, 
 
 
 def _refuse_incomplete(home: Path, task: str, scores: Scores, counts: Mapping[str, int]) -> None:
-    untraced, unscored = scores.keys() - counts.keys(), counts.keys() - scores.keys()
-    if untraced or unscored:
+    odd = scores.keys() ^ counts.keys()
+    most = max(counts.values(), default=0)
+    odd = odd or {problem for problem, count in counts.items() if count < most}
+    if odd:
         raise DataError(
-            f"{home}: of the problems of {task}, {len(untraced)} are scored but not traced and "
-            f"{len(unscored)} traced but not scored (first: {min(untraced | unscored)!r}). The run "
-            "is not complete: run the same command again, it continues."
-        )
-    most = max(counts.values())
-    short = [problem for problem, count in counts.items() if count < most]
-    if short:
-        raise DataError(
-            f"{home}: {len(short)} problems of {task} have fewer than {most} traced answers "
-            f"(first: {min(short)!r}). Run the same command again, it continues."
+            f"{home}: {len(odd)} problems of {task} are scored but not traced, traced but not "
+            f"scored, or have fewer than {most} traced answers (first: {min(odd)!r}). The run is "
+            "not complete: run the same command again, it continues."
         )
 
 

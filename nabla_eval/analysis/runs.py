@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nabla_eval.analysis.frames import frames_of
 from nabla_eval.analysis.intervals import same_problems
 from nabla_eval.errors import DataError
-from nabla_eval.methods.registry import read_only_by
 from nabla_eval.traces.schema import Record, document
 
 if TYPE_CHECKING:
@@ -140,13 +139,7 @@ def names(runs: Sequence[Run]) -> list[str]:
         for role in ("policy", "reward", "dtype")
         if len({str(identity(r.models).get(role)) for r in runs if role in r.models}) > 1
     ]
-    unread = read_only_by("steps")
-    brief = [_name(run, usual[run.method, run.preset], roles, unread) for run in runs]
-    full = [_name(run, usual[run.method, run.preset], roles, set()) for run in runs]
-    owners: dict[str, set[str]] = defaultdict(set)
-    for run, name in zip(runs, brief, strict=True):
-        owners[name].add(str((run.config_hash, identity(run.models))))
-    return [b if len(owners[b]) == 1 else f for b, f in zip(brief, full, strict=True)]
+    return [_name(run, usual[run.method, run.preset], roles) for run in runs]
 
 
 def _usual(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,14 +158,14 @@ def _usual(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _name(run: Run, usual: Mapping[str, Any], roles: Sequence[str], hidden: set[str]) -> str:
+def _name(run: Run, usual: Mapping[str, Any], roles: Sequence[str]) -> str:
     parts = [run.method + (" twin" if run.is_twin else "")]
     if run.preset is not None and run.preset != "default":
         parts.append(run.preset)
     if "n" in run.config:
         parts.append(f"n={run.config['n']}")
     for option, value in run.config.items():
-        if option == "n" or (run.is_twin and (option == "steps" or option in hidden)):
+        if option == "n" or (run.is_twin and option == "steps"):
             continue
         if option not in usual or usual[option] != value:
             parts.append(f"{option}={option_text(value)}")

@@ -307,12 +307,8 @@ def _ablation_table(rows: Sequence[Row], bases: Sequence[str]) -> Table:
 
 
 def _changes(row: Row) -> str:
-    shown = [
-        f"{name} {option_text(a)} → {option_text(b)}" for name, (a, b) in row["changed"].items()
-    ]
-    if len(shown) > 4:
-        shown = [*shown[:3], f"and {len(shown) - 3} more"]
-    return ", ".join(shown)
+    changed = row["changed"].items()
+    return ", ".join(f"{name} {option_text(a)} → {option_text(b)}" for name, (a, b) in changed)
 
 
 def _over_twin(row: Row) -> str:

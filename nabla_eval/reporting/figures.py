@@ -102,11 +102,8 @@ def _draw_rejection(rows: Sequence[Row]) -> Figure:
     for label, (name, marker, colour) in controls.items():
         found = [(100 * row[name], i) for i, row in enumerate(rows) if row[name] is not None]
         if found:
-            x, y = zip(*found, strict=True)
-            hollow = {"facecolors": "none", "edgecolors": colour, "linewidths": 1.6, "s": 80}
-            full = {"color": colour, "s": 42}
-            axes.scatter(x, y, marker=marker, label=label, zorder=3,
-                         **(hollow if marker == "s" else full))  # fmt: skip
+            axes.scatter(*zip(*found, strict=True), marker=marker, label=label, zorder=3, s=42,
+                         color=colour)  # fmt: skip
     _name_lines(figure, axes, rows, "rejected candidates, % (95 % interval over problems)")
     return figure
 
@@ -141,15 +138,20 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
     figure, axes = new_figure(height=4.2 + 0.1 * len(curves))
     for i, (name, own) in enumerate(curves.items()):
         errors = [_arms(100 * row["accuracy"], _percent(row["ci95"])) for row in own]
-        again = i // len(COLOURS)  # the second time round, another marker and a dashed line
+        again = i // len(COLOURS)  # the second time round with another marker
         axes.errorbar(
             [row["model_calls"] for row in own], [100 * row["accuracy"] for row in own],
             yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
             color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
-            alpha=0.9, linestyle="--" if again else "-",
+            alpha=0.9,
         )  # fmt: skip
     axes.set_xscale("log")
-    _number(axes, [row for row in rows if len(curves[row["curve"]]) > 1])
+    for row in rows:
+        if row["n"] is not None and len(curves[row["curve"]]) > 1:
+            axes.annotate(
+                str(row["n"]), (row["model_calls"], 100 * row["accuracy"]), fontsize=7,
+                xytext=(4, -9), textcoords="offset points",
+            )  # fmt: skip
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -158,18 +160,6 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
     figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
     _tidy(axes, "both")
     return figure
-
-
-def _number(axes: Axes, rows: Sequence[Row]) -> None:
-    """Write N beside each point, where no other point's number is already."""
-    taken: list[tuple[float, float]] = []
-    for row in rows:
-        place = (row["model_calls"], 100 * row["accuracy"])
-        x, y = axes.transData.transform(place)
-        if row["n"] is None or any(abs(x - a) < 11 and abs(y - b) < 9 for a, b in taken):
-            continue
-        taken.append((x, y))
-        axes.annotate(str(row["n"]), place, fontsize=7, xytext=(4, -9), textcoords="offset points")
 
 
 # --- a panel for each run ---

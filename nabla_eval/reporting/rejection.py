@@ -30,7 +30,7 @@ from nabla_eval.reporting.rows import (
     with_interval,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
-from nabla_eval.reporting.text import MISSING, count, number, percent
+from nabla_eval.reporting.text import MISSING, count, percent
 
 _UNKNOWN: Row = {
     **dict.fromkeys(("problems", "candidates", "rejected", "ties", "rate", "ci95")),
@@ -225,17 +225,11 @@ def _acceptance_table(runs: Sequence[Run]) -> Table:
     """Tabulate the share of accepted candidates by position, entropy, gradient norm and sweep."""
     rows = [row for name in FEATURES for row in _acceptance_rows(runs, name)]
 
-    def bound(key: str) -> Column:
-        def cell(row: Row) -> str:
-            return number(row[key], 0 if row["feature"] in ("position", "sweep") else 3)
-
-        return Column({"low": "from", "high": "to"}[key], cell, str)
-
     columns = [
         *task_column(rows),
-        text("By", lambda row: row["feature"].replace("_", " ")),
-        bound("low"),
-        bound("high"),
+        text("By", "feature"),
+        Column("from", "low", "{:.4g}".format),
+        Column("to", "high", "{:.4g}".format),
         text("Run", "run"),
         Column("Judged", "candidates", count),
         Column("Accepted", "rate", percent),
@@ -254,23 +248,18 @@ def _acceptance_rows(runs: Sequence[Run], name: str) -> list[Row]:
     for task in dict.fromkeys(run.task for run in runs):
         ours = [run for run in runs if run.task == task]
         edges = bin_edges((run.candidates for run in ours), name, bins=5)
-        accepted = [run.candidates["verdict"] == "accepted" for run in ours]
-        found = [
-            in_bins(run.candidates, name, hits, edges)
-            for run, hits in zip(ours, accepted, strict=True)
+        bins = [
+            in_bins(run.candidates, name, run.candidates["verdict"] == "accepted", edges)
+            for run in ours
         ]
         rows += [
             {
-                **of_run(run),
-                "feature": name,
-                "low": of.low,
-                "high": of.high,
-                "candidates": of.rows,
-                "accepted": of.hits,
+                **of_run(run), "feature": name, "low": of.low, "high": of.high,
+                "candidates": of.rows, "accepted": of.hits,
                 **with_interval("rate", of.share, "ci95"),
             }
-            for bins in zip(*found, strict=True)
-            for run, of in zip(ours, bins, strict=True)
+            for same_bin in zip(*bins, strict=True)
+            for run, of in zip(ours, same_bin, strict=True)
             if of.rows
-        ]
+        ]  # fmt: skip
     return rows

@@ -75,8 +75,10 @@ def test_equal_answers_do_not_prove_equality():
     assert found.value == 0 and found.interval == pytest.approx((-bound, bound))
 
 
-def test_costs_are_means_over_problems():
-    found = costs(as_run([line(0), line(1), line(2, 0), line(2, 1)]))
+def test_a_run_knows_its_method_and_costs_are_means_over_problems():
+    run = as_run([line(0), line(1), line(2, 0), line(2, 1)])
+    assert run.method == "nabla" and run.config == NABLA and (run.task, run.n) == ("t", 8)
+    found = costs(run)
     assert found["model_calls"].value == 20 and found["model_calls"].clusters == 3
     assert found["generated_tokens"].value == 20 and found["seconds"].value == 0.5
     assert found.keys() == set(COSTS)
@@ -89,11 +91,6 @@ def test_correct_answers_per_call():
     assert found.value == pytest.approx(3 / 100) and found.low < 3 / 100 < found.high
     with pytest.raises(DataError, match="cannot be paired"):
         as_run(records, {"t/0": [1.0]})
-
-
-def test_a_run_knows_its_method_and_options():
-    run = as_run([line(0), line(1)])
-    assert run.method == "nabla" and run.config == NABLA and (run.task, run.n) == ("t", 8)
 
 
 @pytest.mark.parametrize(

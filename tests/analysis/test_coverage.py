@@ -8,12 +8,10 @@ passes once always passes. No report shows an interval that is not simulated her
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,29 +19,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from pandas import DataFrame
-from run_folders import as_run, candidate, record, write_run
+from run_folders import as_run, record
 from scipy import stats
 
 from nabla_eval.analysis import intervals
 from nabla_eval.analysis.accuracy import accuracy, difference, majority, pass_at
 from nabla_eval.analysis.calibration import calibration, reliability
 from nabla_eval.analysis.candidates import (
-    challengers_baseline,
-    first_accepted_baseline,
     gain,
-    iid_process,
     in_bins,
     judged,
-    rate,
     rejection_difference,
 )
 from nabla_eval.analysis.cost import acceleration, correct_per_cost, cost_ratio, costs, truncated
 from nabla_eval.analysis.intervals import Estimate, mean, ratio, skewed_mean
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.scaling import at_equal_cost
-from nabla_eval.analysis.study import load
 from nabla_eval.randomness import Key
-from nabla_eval.reporting.rejection import first_rate, rejection_report
 
 KEY = Key.root(21)
 HOME = Path(__file__).parents[2] / "reports" / "coverage"
@@ -198,7 +190,7 @@ def test_each_interval_covers_at_its_nominal_rate(make, trials, problems, width,
         assert covered != name.startswith("control"), (name, count / trials)
 
 
-# --- tests keep their size, and reports find the truth -------------------------------------------
+# --- tests keep their size -------------------------------------------
 
 
 @pytest.mark.parametrize("repeats", [1, 4])
@@ -213,45 +205,6 @@ def test_the_paired_test_keeps_its_size(repeats):
     ]
     rejected = np.mean(np.array(p_values) <= 0.05)
     assert 0.01 <= rejected <= 0.05 + slack(0.05, trials)  # exact tests are careful, not idle
-
-
-@pytest.mark.parametrize("n", [2, 3, 4])
-def test_iid_drafts_in_traces_reject_at_exactly_the_closed_forms(n):
-    """One problem for each order of n distinct rewards: the enumeration is the expectation."""
-    records = [
-        record(i, method="best_of_n", config={"n": n}, drafts=[float(r) for r in order])
-        for i, order in enumerate(itertools.permutations(range(n)))
-    ]
-    drawn = as_run(records).answers
-    process = iid_process(zip(drawn["problem"], drawn["draft_rewards"], strict=True))
-    total = math.factorial(n)
-    first, challengers = rate(process), rate(process[process["nth"] > 1])
-    assert Fraction(first.rejected, n * total) == first_accepted_baseline(n)
-    assert Fraction(challengers.rejected, (n - 1) * total) == challengers_baseline(n)
-    assert first.ties == 0
-
-
-def test_a_report_on_synthetic_traces_finds_the_truth(tmp_path):
-    """Every rate of the report against counts made without it."""
-    verdicts = [
-        [("rejected", "tie", "accepted")[int(3 * u)] for u in row[: i % 4]]
-        for i, row in enumerate(draws(KEY / "report", 40, 3))
-    ]
-    records = [
-        record(i, candidates=[candidate(v, index=j) for j, v in enumerate(found)])
-        for i, found in enumerate(verdicts)
-    ]
-    write_run(tmp_path / "a", records, [1.0] * 40)
-    report = rejection_report(load([tmp_path]))
-    (row,) = report.table("runs").rows
-    flat = [v for found in verdicts for v in found]
-    assert row["candidates"] == len(flat) and row["ties"] == flat.count("tie")
-    assert row["rejected"] == len(flat) - flat.count("accepted")
-    assert row["rate"] == pytest.approx(row["rejected"] / len(flat))
-    assert row["problems"] == sum(bool(found) for found in verdicts)
-    firsts = [found[0] for found in verdicts if found]
-    assert first_rate(row)["rate"] == pytest.approx(np.mean([v != "accepted" for v in firsts]))
-    assert row["twin_rate"] is None and row["baseline_run"] is None
 
 
 # --- the difference at equal cost, with costs that are estimates too ------------------------------

@@ -91,7 +91,7 @@ def test_the_same_seed_twice_is_no_further_evidence(tmp_path, folder, cut):
 def test_names_say_what_sets_runs_apart(tmp_path):
     changes = {
         "a": {}, "b": {"lr": 0.1}, "c": {"n": 4}, "d": {"steps": 0}, "e": {"stop_reward": 2.0},
-        "f": {"lr": 0.1, "steps": 0},  # idle in a twin, so only named where it must be
+        "f": {"lr": 0.1, "steps": 0},
     }  # fmt: skip
     for name, changed in changes.items():
         nabla_run(tmp_path / name, **changed)
@@ -192,7 +192,7 @@ def cut_line(text):
         ("samples_*", lambda text: "", r"is empty"),
         ("samples_*", lambda text: text.replace('match": 0', 'match": null'), "no finite number"),
         ("samples_*", lambda text: "".join(text.splitlines(keepends=True)[:3]),
-         "1 traced but not scored"),
+         r"1 problems of toy are .* \(first: 'toy/3'\)"),
         ("trace-*", cut_line, r"trace-rank0\.jsonl:2 is damaged"),
         ("run.json", lambda text: "{", r"run\.json cannot be read \(.+\)\. Run again, or remove"),
         ("run.json", lambda text: "[]", r"run\.json: it must be a mapping, got a list"),
@@ -211,7 +211,7 @@ def test_a_torn_last_line_never_makes_a_table_of_the_rest(folder):
     file.write_text(file.read_text()[:-40])
     with (
         pytest.warns(UserWarning, match="torn"),
-        pytest.raises(DataError, match=r"1 are scored but not traced.*'toy/3'"),
+        pytest.raises(DataError, match=r"1 problems of toy are scored but not traced.*'toy/3'"),
     ):
         load([folder])
 
@@ -222,7 +222,7 @@ def test_folders_without_whole_runs_are_refused(tmp_path):
     with pytest.raises(DataError, match="No traces"):
         load([tmp_path])
     short = write_run(tmp_path / "a", [record(0, 0), record(0, 1), record(1, 0)], [1, 0.5])
-    message = r"1 problems of toy have fewer than 2 traced answers .*'toy/1'\)\. Run the same"
+    message = r"1 problems of toy .* fewer than 2 traced answers .*'toy/1'\)\. The run is not"
     with pytest.raises(DataError, match=message):
         load([short])
     bare = nabla_run(tmp_path / "b")
