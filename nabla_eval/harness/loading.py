@@ -14,16 +14,7 @@ from nabla_eval.engine.vllm_client import Server
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
-from nabla_eval.models.checkpoint import (
-    Source,
-    Trust,
-    check_weights,
-    examine,
-    open_config,
-    open_tokenizer,
-    parse_device,
-    parse_dtype,
-)
+from nabla_eval.models.checkpoint import Checkpoint, Trust, parse_device, parse_dtype
 from nabla_eval.models.load import policy_from, with_reward
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import coerce
@@ -45,11 +36,10 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     options["dtype"] = parse_dtype(options.get("dtype"))
     plain = not any(options.get(n) for n in ("subfolder", "gguf_file", "autogptq", "gptqmodel"))
     if isinstance(options["pretrained"], str) and plain:
-        source = _source(arguments, options["pretrained"], "policy", options.get("revision"))
-        open_config(source)
-        check_weights(source)
+        policy = _checkpoint(arguments, options["pretrained"], "policy", options.get("revision"))
+        policy.check()
         if not {"tokenizer", "use_fast_tokenizer", "add_bos_token"} & options.keys():
-            options["tokenizer"] = open_tokenizer(source)  # which keeps a checkpoint's own rules
+            options["tokenizer"] = policy.tokenizer  # which keeps a checkpoint's own rules
         if not arguments.allow_pickle:
             options.setdefault("use_safetensors", True)
     return options
@@ -57,17 +47,16 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
 
 def check_reward(arguments: Arguments) -> None:
     """Raise `ModelError` where the checkpoint is no reward model, before any weights are read."""
-    if (source := _reward_source(arguments)) is not None:
-        open_config(source)
-        check_weights(source)
+    if (checkpoint := _reward(arguments)) is not None:
+        checkpoint.check()
 
 
 def load_pair(arguments: Arguments, model: Any, tokenizer: Any, device: Any) -> Pair:
     """The policy that `HFLM` has loaded, and the reward model, if the method needs one."""
     context = coerce("max_length", arguments.hf.get("max_length"), int | None)
     policy = policy_from(model, tokenizer, context=context)
-    source = _reward_source(arguments)
-    if source is None:
+    checkpoint = _reward(arguments)
+    if checkpoint is None:
         return with_reward(policy, None)
     options = arguments.reward_options
     spread = options.get("reward_device_map")
@@ -78,7 +67,7 @@ def load_pair(arguments: Arguments, model: Any, tokenizer: Any, device: Any) -> 
         loading["attn_implementation"] = arguments.hf["attn_implementation"]
     return with_reward(
         policy,
-        examine(replace(source, options=loading)),
+        replace(checkpoint, options=loading).check(),
         parse_dtype(arguments.dtype_of_reward),
         parse_device(options.get("reward_device", device)),
         gradient_checkpointing=arguments.gradient_checkpointing,
@@ -97,21 +86,22 @@ def _template(arguments: Arguments) -> Template:
     )
 
 
-def _reward_source(arguments: Arguments) -> Source | None:
+def _reward(arguments: Arguments) -> Checkpoint | None:
     """Where the reward model is; None for methods that ask for no reward."""
     if not arguments.needs_reward:
         return None
     name = embedded.paths()[1] if arguments.reward is None else arguments.reward
-    return _source(arguments, str(name), "reward", arguments.reward_options.get("reward_revision"))
+    revision = arguments.reward_options.get("reward_revision")
+    return _checkpoint(arguments, str(name), "reward", revision)
 
 
-def _source(arguments: Arguments, name: str, role: Any, revision: Any) -> Source:
+def _checkpoint(arguments: Arguments, name: str, role: Any, revision: Any) -> Checkpoint:
     trust = Trust(
         bool(arguments.hf.get("trust_remote_code", False)),
         arguments.allow_pickle,
         bool(arguments.hf.get("local_files_only", False)),
     )
-    return Source(name, role, None if revision is None else str(revision), trust)
+    return Checkpoint(name, role, None if revision is None else str(revision), trust)
 
 
 def identity(pair: Pair, server: Server | None = None) -> dict[str, Any]:

@@ -18,11 +18,8 @@ from nabla_eval.models.checkpoint import (
     Role,
     Trust,
     auto_class,
-    check_weights,
-    examine,
     parse_device,
     parse_dtype,
-    weight_files,
 )
 from nabla_eval.models.heads import check_labels, context_length
 from nabla_eval.models.load import end_ids, policy_from, with_reward
@@ -55,7 +52,7 @@ class PairUse:
 
     def dtype_of(self, found: Checkpoint) -> str | None:
         """Return what was asked for a model of the pair."""
-        own = self.reward_dtype if found.source.role == "reward" else None
+        own = self.reward_dtype if found.role == "reward" else None
         return self.dtype if own is None else own
 
 
@@ -104,14 +101,14 @@ def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairRepo
     opened: dict[Role, Checkpoint] = {}
     names: dict[Role, str] = {"policy": policy, "reward": reward}
     for role, name in names.items():
-        source = asked.trust.source(name, role)
+        found = asked.trust.checkpoint(name, role)
         try:
-            opened[role] = examine(source, weights=False)
+            findings.append(Finding(found.who, "ok", _describe(found)))
         except ModelError as error:
-            findings.append(Finding(source.who, "failed", str(error)))
+            findings.append(Finding(found.who, "failed", str(error)))
             continue
-        findings.append(Finding(source.who, "ok", _describe(opened[role])))
-        look(f"weights of the {source.who}", _weights(opened[role]))
+        opened[role] = found
+        look(f"weights of the {found.who}", _weights(found))
     actor, judge = opened.get("policy"), opened.get("reward")
     overlap, copied = None, False
     if actor is not None and judge is not None:
@@ -127,27 +124,27 @@ def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairRepo
         if asked.step_delimiter is not None:
             look("steps", _steps(actor, asked.step_delimiter))
     findings += [_context(found, asked.length) for found in opened.values()]
-    sizes = tuple((found.source.who, _memory(found, asked, copied)) for found in opened.values())
+    sizes = tuple((found.who, _memory(found, asked, copied)) for found in opened.values())
     if asked.load and actor is not None and judge is not None:
         look("loading", _load(actor, judge, asked))
     return PairReport(policy, reward, tuple(findings), overlap, sizes)
 
 
 def _describe(found: Checkpoint) -> str:
-    shape = memory.Shape.of(found.config)
+    kind, shape = _KINDS[found.kind], memory.Shape.of(found.config)
     return (
-        f"{found.config.architectures[0]} ({_KINDS[found.kind]}), {shape.layers} layers, hidden "
+        f"{found.config.architectures[0]} ({kind}), {shape.layers} layers, hidden "
         f"size {shape.hidden:,}, {len(found.tokenizer):,} tokens in {shape.rows:,} rows"
     )
 
 
 def _weights(found: Checkpoint) -> Iterator[Finding]:
-    name, files = f"weights of the {found.source.who}", weight_files(found.source)
+    name, files = f"weights of the {found.who}", found.weight_files
     if files == []:
         text = "none in this folder: only config and tokenizer were read"
         yield Finding(name, "skipped", text)
         return
-    check_weights(found.source)
+    found.check_weights()
     yield Finding(name, "ok", "safetensors" if files else "on the hub")
 
 
@@ -172,7 +169,7 @@ def _vocabulary(
 
 def _score(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
     process, labels = judge.kind == "process", int(judge.config.num_labels)
-    check_labels(judge.source.name, labels, process)
+    check_labels(judge.name, labels, process)
     where = "every token" if process else "the last token"
     if asked.step_delimiter is not None and process:
         where = f"the ends of steps ({asked.step_delimiter!r})"
@@ -198,7 +195,7 @@ def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
 
 
 def _ends(actor: Checkpoint) -> Iterator[Finding]:
-    ends = end_ids(actor.generation_config(), actor.config, actor.tokenizer)
+    ends = end_ids(actor.generation_config, actor.config, actor.tokenizer)
     if not ends:
         raise ModelError("no end-of-text token: no response would end")
     tokens = (f"{actor.tokenizer.convert_ids_to_tokens(i)} {i}" for i in ends)
@@ -212,7 +209,7 @@ def _steps(actor: Checkpoint, delimiter: str) -> Iterator[Finding]:
 
 def _context(found: Checkpoint, length: int) -> Finding:
     context = context_length(found.config.get_text_config())
-    name, text = f"context of the {found.source.who}", f"{context:,} tokens, {length:,} asked for"
+    name, text = f"context of the {found.who}", f"{context:,} tokens, {length:,} asked for"
     if length > context:
         return Finding(name, "failed", f"{text}: use a shorter length")
     return Finding(name, "ok", text)
@@ -222,7 +219,7 @@ def _memory(found: Checkpoint, asked: PairUse, copied: bool) -> memory.Memory:
     shape = memory.Shape.of(found.config)
     parameters = memory.parameter_count(found.config, auto_class(found.kind))
     use = memory.Use(asked.length, asked.batch, found.dtype(asked.dtype_of(found)).itemsize)
-    if found.source.role == "policy":
+    if found.role == "policy":
         return memory.of_policy(shape, parameters, use)
     return memory.of_reward(shape, parameters, use, copied)
 
@@ -242,5 +239,5 @@ def _load(actor: Checkpoint, judge: Checkpoint, asked: PairUse) -> Iterator[Find
     for found, base in ((actor, pair.policy.base), (judge, pair.judge.base)):
         slower = batching(base).describe()
         text = slower or "rows of a padded batch give what each gives alone"
-        name = f"batches of the {found.source.who}"
+        name = f"batches of the {found.who}"
         yield Finding(name, "warning" if slower else "ok", text)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,22 +43,25 @@ class Trust:
     allow_pickle: bool = False
     local_files_only: bool = False
 
-    def source(
+    def checkpoint(
         self,
         name: str | Path,
         role: Role,
         revision: str | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Source:
+    ) -> Checkpoint:
         """Return a checkpoint by hub id or folder, in which ~ is the home folder."""
         text = str(name)
         text = str(Path(text).expanduser()) if text.startswith("~") else text
-        return Source(text, role, revision, self, options or {})
+        return Checkpoint(text, role, revision, self, options or {})
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where one model comes from and how much it is trusted."""
+class Checkpoint:
+    """One model's config, tokenizer and weights, each read when it is asked for.
+
+    Raises `ModelError` where it is missing, out of reach, damaged, or not what its role needs.
+    """
 
     name: str  # hub id or folder
     role: Role
@@ -75,7 +79,101 @@ class Source:
         """Return the folder that it is in; None for a hub id."""
         return Path(self.name) if os.path.isdir(self.name) else None
 
-    def hub(self, code: bool = True) -> dict[str, Any]:
+    @property
+    def weight_files(self) -> list[str] | None:
+        """Return the names of a folder's files of weights, of any kind; None for a hub id."""
+        if self.folder is None:
+            return None
+        return sorted(file.name for file in self.folder.iterdir() if file.suffix in WEIGHTS)
+
+    @cached_property
+    def config(self) -> Any:
+        """Return its config."""
+        _check_name(self)
+        with explained(self, "config"):
+            return transformers.AutoConfig.from_pretrained(self.name, **self._hub())
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Return what it is, by `config.architectures`."""
+        return _kind(self)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Return its tokenizer, which splits text as its tokenizer.json says."""
+        with explained(self, "tokenizer"):
+            found = transformers.AutoTokenizer.from_pretrained(self.name, **self._hub())
+            found = faithful(found, **self._hub(code=False))
+        if len(found.get_vocab()) <= len(found.all_special_ids):
+            raise ModelError(
+                f"The {self.who} {self.name} comes without a tokenizer: it would have "
+                f"{len(found.get_vocab())} tokens. Save one there with tokenizer.save_pretrained."
+            )
+        return found
+
+    @property
+    def generation_config(self) -> Any:
+        """Return its generation config; None where there is none."""
+        with explained(self, "generation config"), suppress(OSError):
+            return transformers.GenerationConfig.from_pretrained(self.name, **self._hub(code=False))
+        return None
+
+    def check(self) -> Checkpoint:
+        """Return it, if neither its config nor the names of its files show a fault."""
+        _kind(self)
+        self.check_weights()
+        return self
+
+    def check_weights(self) -> None:
+        """Raise `ModelError` where a folder holds no weights that may be read."""
+        found = self.weight_files
+        if found is None or self.trust.allow_pickle:
+            return
+        if not found:
+            raise ModelError(
+                f"The {self.who} folder {self.name} holds no weights (*.safetensors). Download "
+                "them, or save the model there with save_pretrained."
+            )
+        if not any(name.endswith(".safetensors") for name in found):
+            raise ModelError(f"The {self.who} {self.name}{_PICKLED.format(found[0])}")
+
+    def dtype(self, asked: str | torch.dtype | None) -> torch.dtype:
+        """Return what the model runs in: as asked, or what the config says that its weights are."""
+        parsed = parse_dtype(asked)
+        if isinstance(parsed, torch.dtype):
+            return parsed
+        return getattr(self.config, "dtype", None) or torch.float32
+
+    def load(self, dtype: Dtype, device: torch.device) -> Any:
+        """Return the model, on the device unless `device_map` says where.
+
+        Weights that the checkpoint lacks would be drawn at random: that is refused.
+        """
+        self.check_weights()
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of missing weights becomes an error below
+        try:
+            with explained(self, "weights"):
+                model, info = auto_class(self.kind).from_pretrained(
+                    self.name,
+                    config=self.config,
+                    dtype=dtype,
+                    use_safetensors=None if self.trust.allow_pickle else True,
+                    output_loading_info=True,
+                    **self._hub(),
+                    **self.options,
+                )
+        finally:
+            logging.set_verbosity(verbosity)
+        if missing := info["missing_keys"]:
+            trained = ", one that was trained as a reward model" if self.role == "reward" else ""
+            raise ModelError(
+                f"The {self.who} {self.name} lacks {len(missing)} of its weights (first: "
+                f"{min(missing)}), which would be random. Use a complete checkpoint{trained}."
+            )
+        return model if self.options.get("device_map") is not None else model.to(device)
+
+    def _hub(self, code: bool = True) -> dict[str, Any]:
         """Return the arguments that every `from_pretrained` takes; some run no code.
 
         Only the local cache is read where the hub is out of reach: its own client repeats each
@@ -85,99 +183,6 @@ class Source:
         local = local or not (os.path.exists(self.name) or hub_answers())
         own: dict[str, Any] = {"revision": self.revision, "local_files_only": local}
         return own | ({"trust_remote_code": self.trust.trust_remote_code} if code else {})
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as it is known before its weights are read."""
-
-    source: Source
-    config: Any
-    tokenizer: Any
-    kind: Kind
-
-    def dtype(self, asked: str | torch.dtype | None) -> torch.dtype:
-        """Return what the model runs in: as asked, or what the config says that its weights are."""
-        parsed = parse_dtype(asked)
-        if not isinstance(parsed, torch.dtype):
-            parsed = getattr(self.config, "dtype", None) or torch.float32
-        return parsed
-
-    def generation_config(self) -> Any:
-        """Return the generation config, None where there is none. Raises `ModelError`."""
-        source = self.source
-        with explained(source, "generation config"):
-            try:
-                return transformers.GenerationConfig.from_pretrained(
-                    source.name, **source.hub(code=False)
-                )
-            except OSError:
-                return None
-
-    def load(self, dtype: Dtype, device: torch.device) -> Any:
-        """Return the model, on the device unless `device_map` says where. Raises `ModelError`.
-
-        Weights that the checkpoint lacks would be drawn at random: that is refused.
-        """
-        source = self.source
-        check_weights(source)
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its table of missing weights becomes an error below
-        try:
-            with explained(source, "weights"):
-                model, info = auto_class(self.kind).from_pretrained(
-                    source.name,
-                    config=self.config,
-                    dtype=dtype,
-                    use_safetensors=None if source.trust.allow_pickle else True,
-                    output_loading_info=True,
-                    **source.hub(),
-                    **source.options,
-                )
-        finally:
-            logging.set_verbosity(verbosity)
-        if missing := info["missing_keys"]:
-            trained = ", one that was trained as a reward model" if source.role == "reward" else ""
-            raise ModelError(
-                f"The {source.who} {source.name} lacks {len(missing)} of its weights (first: "
-                f"{min(missing)}), which would be random. Use a complete checkpoint{trained}."
-            )
-        return model if source.options.get("device_map") is not None else model.to(device)
-
-
-def examine(source: Source, weights: bool = True) -> Checkpoint:
-    """Open config and tokenizer, and refuse what they already show to be wrong.
-
-    `weights=False` does without files of weights. Raises `ModelError`.
-    """
-    config, kind = open_config(source)
-    if weights:
-        check_weights(source)
-    return Checkpoint(source, config, open_tokenizer(source), kind)
-
-
-def open_config(source: Source) -> tuple[Any, Kind]:
-    """Return a checkpoint's config, and what it is.
-
-    Raises `ModelError` where it is missing, out of reach, or no checkpoint for its role.
-    """
-    _check_folder(source)
-    with explained(source, "config"):
-        config = transformers.AutoConfig.from_pretrained(source.name, **source.hub())
-    return config, _kind(source, config)
-
-
-def open_tokenizer(source: Source) -> Any:
-    """Return the checkpoint's tokenizer. Raises `ModelError` where it has none."""
-    with explained(source, "tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.name, **source.hub())
-        tokenizer = faithful(tokenizer, **source.hub(code=False))
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"The {source.who} {source.name} comes without a tokenizer: it would have "
-            f"{len(tokenizer.get_vocab())} tokens. Save one there with tokenizer.save_pretrained."
-        )
-    return tokenizer
 
 
 def auto_class(kind: Kind) -> Any:
@@ -217,14 +222,14 @@ def parse_device(device: str | int | torch.device | None) -> torch.device:
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def _kind(source: Source, config: Any) -> Kind:
-    """Return what the checkpoint is, by `config.architectures`."""
+def _kind(checkpoint: Checkpoint) -> Kind:
+    config = checkpoint.config
     names = list(getattr(config, "architectures", None) or [])
     found = ", ".join(names) or f"no architecture (model type {config.model_type})"
     kind: Kind = "causal"
     if any(name.endswith((OUTCOME, PROCESS)) for name in names):
         kind = "outcome" if any(name.endswith(OUTCOME) for name in names) else "process"
-    if source.role == "reward":
+    if checkpoint.role == "reward":
         fits = kind != "causal"
         needed = f"a ...{OUTCOME} (one score per response) or ...{PROCESS} (one score per step)"
         hint = "Give a reward model, such as Skywork/Skywork-Reward-V2-Qwen3-4B."
@@ -236,47 +241,29 @@ def _kind(source: Source, config: Any) -> Kind:
         if kind != "causal":
             hint = "It is a reward model: give it as reward=..."
     if not fits:
-        raise ModelError(f"The {source.who} {source.name} is {found}; {needed} is needed. {hint}")
+        who = f"The {checkpoint.who} {checkpoint.name}"
+        raise ModelError(f"{who} is {found}; {needed} is needed. {hint}")
     return kind
 
 
-def _check_folder(source: Source) -> None:
-    name, instead = source.name, "or a hub id such as Qwen/Qwen2.5-7B-Instruct."
-    if source.folder is not None:
-        if not (source.folder / "config.json").is_file():
-            raise ModelError(
-                f"The {source.who} folder {name} has no config.json. Give a folder that "
-                f"save_pretrained wrote, {instead}"
-            )
+def _check_name(checkpoint: Checkpoint) -> None:
+    """Raise `ModelError` for a path that leads to no checkpoint."""
+    name, folder = checkpoint.name, checkpoint.folder
     # Hub ids are `name` or `owner/name`.
-    elif os.path.exists(name) or name.startswith((".", "/")) or name.count("/") > 1:
-        fault = "is a file" if os.path.exists(name) else "does not exist"
-        raise ModelError(f"The {source.who} folder {name} {fault}. Check the path, {instead}")
-
-
-def weight_files(source: Source) -> list[str] | None:
-    """Return the names of a folder's files of weights, of any kind; None for a hub id."""
-    if source.folder is None:
-        return None
-    return sorted(file.name for file in source.folder.iterdir() if file.suffix in WEIGHTS)
-
-
-def check_weights(source: Source) -> None:
-    """Raise `ModelError` where a folder holds no weights that may be read."""
-    found = weight_files(source)
-    if found is None or source.trust.allow_pickle:
+    hub_id = not os.path.exists(name) and not name.startswith((".", "/")) and name.count("/") < 2
+    if hub_id or (folder is not None and (folder / "config.json").is_file()):
         return
-    if not found:
-        raise ModelError(
-            f"The {source.who} folder {source.name} holds no weights (*.safetensors). Download "
-            "them, or save the model there with save_pretrained."
-        )
-    if not any(name.endswith(".safetensors") for name in found):
-        raise ModelError(f"The {source.who} {source.name}{_PICKLED.format(found[0])}")
+    fault = "is a file" if os.path.exists(name) else "does not exist"
+    if folder is not None:
+        fault = "has no config.json"
+    raise ModelError(
+        f"The {checkpoint.who} folder {name} {fault}. Give a folder that save_pretrained wrote, or "
+        "a hub id such as Qwen/Qwen2.5-7B-Instruct."
+    )
 
 
 @contextmanager
-def explained(source: Source, part: str) -> Iterator[None]:
+def explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
     """Turn what `from_pretrained` raises into one paragraph: what, got, try."""
     try:
         yield
@@ -284,7 +271,7 @@ def explained(source: Source, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the readers of a dozen formats make of foreign bytes
         text = " ".join(f"{error} {error.__cause__ or ''}".split())
-        raise ModelError(_explain(source, part, type(error).__name__, text)) from error
+        raise ModelError(_explain(checkpoint, part, type(error).__name__, text)) from error
 
 
 _PICKLED = (
@@ -312,11 +299,11 @@ _OF_PART = {
 }
 
 
-def _explain(source: Source, part: str, kind: str, text: str) -> str:
+def _explain(checkpoint: Checkpoint, part: str, kind: str, text: str) -> str:
     for pattern, words in _OF_CHECKPOINT.items():
         if re.search(pattern, text):
-            return f"The {source.who} {source.name}{words}"
-    what = f"The {source.who}'s {part} ({source.name}) cannot be read"
+            return f"The {checkpoint.who} {checkpoint.name}{words}"
+    what = f"The {checkpoint.who}'s {part} ({checkpoint.name}) cannot be read"
     for pattern, words in _OF_PART.items():
         if re.search(pattern, text):
             return f"{what}: {words}"

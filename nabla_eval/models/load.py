@@ -11,14 +11,7 @@ import torch
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.models import chat, heads
 from nabla_eval.models.chat import AffixFinder, Template
-from nabla_eval.models.checkpoint import (
-    Checkpoint,
-    Dtype,
-    Trust,
-    examine,
-    parse_device,
-    parse_dtype,
-)
+from nabla_eval.models.checkpoint import Checkpoint, Dtype, Trust, parse_device, parse_dtype
 from nabla_eval.models.memory import checkpoint_gradients
 from nabla_eval.models.pair import Pair, Policy, Reward
 from nabla_eval.models.step_ends import StepEnds, checked_steps, delimiter_of
@@ -66,14 +59,15 @@ def load_pair(
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     trust = Trust(trust_remote_code, allow_pickle, local_files_only)
     spread = device_map if device_map is not None else ("auto" if parallelize else None)
-    actor = examine(trust.source(policy, "policy", revision, {"device_map": spread, **attention}))
+    loading = {"device_map": spread, **attention}
+    actor = trust.checkpoint(policy, "policy", revision, loading).check()
     where, kind = parse_device(device), parse_dtype(dtype)
     judge = None
     if reward is not None:
         if reward_device_map is None and reward_device is None and isinstance(spread, str):
             reward_device_map = spread
         loading = {"device_map": reward_device_map, **attention}
-        judge = examine(trust.source(reward, "reward", reward_revision, loading))
+        judge = trust.checkpoint(reward, "reward", reward_revision, loading).check()
         check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
     reward_where = where if reward_device is None else parse_device(reward_device)
     return with_reward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,32 +27,16 @@ class StepEnds:
 
     def __call__(self, tokens: Sequence[int]) -> list[bool]:
         """One flag a token."""
-        ends = [False] * len(tokens)
-        start, length = 0, self._length(tokens, 0)
-        while length is not None:
-            start += length
-            ends[start - 1] = True
-            length = self._length(tokens, start)
-        return ends
-
-    def _length(self, tokens: Sequence[int], start: int) -> int | None:
-        """Tokens of the step that begins at `start`; None where it does not end."""
-        left = len(tokens) - start
         if self.steps.step == "tokens":
-            return self.steps.step_tokens if self.steps.step_tokens <= left else None
-        if self.steps.step == "regex":
-            texts = growing(self.decode, tokens[start:])
-            return next((n for n, text in enumerate(texts, 1) if self.steps.complete(text)), None)
-
-        def complete(count: int) -> bool:
-            return self.steps.complete(self.decode(tokens[start : start + count]))
-
-        # A text that holds its end goes on to hold it, so that few lengths need to be looked at.
-        reach = 1
-        while reach < left and not complete(reach):
-            reach *= 2
-        place = bisect_left(range(1, min(reach, left) + 1), True, key=complete)
-        return place + 1 if place < min(reach, left) else None
+            return [(i + 1) % self.steps.step_tokens == 0 for i in range(len(tokens))]
+        ends = [False] * len(tokens)
+        start: int | None = 0
+        while start is not None:
+            texts = enumerate(growing(self.decode, tokens[start:]), start)
+            start = next((i + 1 for i, text in texts if self.steps.complete(text)), None)
+            if start is not None:
+                ends[start - 1] = True
+        return ends
 
 
 def growing(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.harness.lm import NablaLM
+from nabla_eval.models.checkpoint import Checkpoint
 
 
 def test_a_pair_without_a_reward_model_serves_methods_that_need_none(double_pair, ask):
@@ -72,6 +73,6 @@ def test_a_recurrent_policy_answers(tmp_path, ask):
 
 
 def test_an_error_comes_before_any_model_is_loaded(monkeypatch):
-    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
     with pytest.raises(ConfigError, match="steps"):
         NablaLM(stepz=3)

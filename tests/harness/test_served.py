@@ -8,6 +8,7 @@ from scripted_server import Script, choice, serving
 from nabla_eval.errors import ConfigError, ContextError, DataError, ServerError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.lm import NablaLM
+from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.traces import read as read_traces
 
 URL = "http://127.0.0.1:8000"
@@ -43,13 +44,13 @@ def test_the_options_of_a_server_are_read_with_their_types():
 
 
 def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
     with pytest.raises(ServerError, match=r"No answer from .* Start one with `vllm serve MODEL`"):
         NablaLM(rollout="vllm", vllm_url="http://127.0.0.1:9", vllm_attempts=1)
 
 
 def test_a_wrong_name_is_noticed_before_a_model_is_loaded(script, monkeypatch):
-    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
     with pytest.raises(ConfigError, match=r"offers served; not 'serve'.* Did you mean served"):
         NablaLM(rollout="vllm", vllm_url=script.url, vllm_model="serve")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,29 @@ def real_folder(shared_data: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Checkpoints that are made once and copied from then on."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str, **options: Any) -> Path:
+        name = f"{kind}{sorted(options.items())}"
+        if name not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            made[name] = build.save(folder, kind, build.word_tokenizer(), **options)
+        return made[name]
+
+    return make
+
+
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Callable[..., Path]:
-    """Saves tiny checkpoints: checkpoints("policy" | "outcome" | "process", **options)."""
+def checkpoints(tmp_path: Path, saved_once: Callable[..., Path]) -> Callable[..., Path]:
+    """Tiny checkpoints to change: checkpoints("policy" | "outcome" | "process", **options)."""
 
     def make(kind: str, tokenizer: Any = None, **options: Any) -> Path:
         folder = tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}"
-        return build.save(folder, kind, tokenizer or build.word_tokenizer(), **options)
+        if tokenizer is not None:
+            return build.save(folder, kind, tokenizer, **options)
+        return Path(shutil.copytree(saved_once(kind, **options), folder))
 
     return make

@@ -12,38 +12,27 @@ from nabla_eval.options import Objective
 TEXT, RESPONSE = "3,1,4=8?", "3+1=4;4*2=8"
 
 
-def rows(dtype: torch.dtype) -> tuple[torch.Tensor, float]:
-    pair = ne.load_pair(dtype=dtype, device="cpu")
-    assert pair.policy.embedding.dtype == pair.judge.embedding.dtype == dtype
-    prompt = pair.policy.encode(TEXT)
-    tokens = pair.policy.encode(RESPONSE, special=False)
-    affixes = pair.judge.affixes([{"role": "user", "content": TEXT}])
-    site, objective = Site(prompt, affixes, tokens, len(tokens)), Objective(nll_weight=0.1)
-    (backward,) = differentiate(pair, [site], objective)
-    return row_gradient(pair, backward, range(len(tokens)), objective), backward.value
-
-
-def test_gradients_are_float32_finite_and_close() -> None:
-    coarse, value = rows(torch.bfloat16)
-    fine, expected = rows(torch.float32)
-    assert coarse.dtype == torch.float32 and bool(coarse.isfinite().all())
+def test_gradients_and_refined_logits_are_float32_finite_and_close() -> None:
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        pair = ne.load_pair(dtype=dtype, device="cpu")
+        assert pair.policy.embedding.dtype == pair.judge.embedding.dtype == dtype
+        prompt = pair.policy.encode(TEXT)
+        tokens = pair.policy.encode(RESPONSE, special=False)
+        affixes = pair.judge.affixes([{"role": "user", "content": TEXT}])
+        site, objective = Site(prompt, affixes, tokens, len(tokens)), Objective(nll_weight=0.1)
+        (backward,) = differentiate(pair, [site], objective)
+        gradient = row_gradient(pair, backward, range(len(tokens)), objective)
+        logits = ne.refine(pair, prompt, tokens, committed=2, lr=0.1, update="all").logits
+        found.append((gradient, backward.value, logits))
+    (coarse, value, refined), (fine, expected, exact) = found
+    for tensor in (coarse, refined):
+        assert tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
     # bfloat16 keeps 8 bits: 0.4 % a rounding. Two models of four layers round some ten times a
     # layer, up or down: the square root of 90 such steps, 4 %. Kernels differ in what they round.
     assert torch.nn.functional.cosine_similarity(coarse, fine, dim=-1).min() > 0.98
     assert abs(value - expected) < 0.04 * max(1.0, abs(expected))
-
-
-def test_refined_logits_are_float32_finite_and_near() -> None:
-    found = []
-    for dtype in (torch.bfloat16, torch.float32):
-        pair = ne.load_pair(dtype=dtype, device="cpu")
-        prompt = pair.policy.encode(TEXT)
-        tokens = pair.policy.encode(RESPONSE, special=False)
-        found.append(ne.refine(pair, prompt, tokens, committed=2, lr=0.1, update="all").logits)
-    coarse, fine = found
-    assert coarse.dtype == torch.float32 and bool(coarse.isfinite().all())
-    shares = [logits.softmax(-1) for logits in (coarse, fine)]
-    assert float((shares[0] - shares[1]).abs().sum(-1).max()) < 0.3
+    assert float((refined.softmax(-1) - exact.softmax(-1)).abs().sum(-1).max()) < 0.3
 
 
 def test_statistics_of_bfloat16_logits_are_float32() -> None:

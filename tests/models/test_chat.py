@@ -148,21 +148,16 @@ def test_a_template_that_does_not_show_a_response_as_it_is(
         render(tokenizer, [USER])
 
 
-def test_without_a_template_the_texts_are_joined_and_eos_closes() -> None:
+@pytest.mark.parametrize("delimiter", [None, "\n"])
+def test_without_a_template_the_texts_are_joined_and_eos_or_a_delimiter_closes(
+    delimiter: str | None,
+) -> None:
     tokenizer = build.word_tokenizer(chat=None)
-    finder = AffixFinder(tokenizer)
+    finder = AffixFinder(tokenizer, Template(delimiter=delimiter))
     affixes = finder([{"role": "user", "content": "1+1"}, {"role": "user", "content": "2="}])
     assert tokenizer.decode(affixes.before) == "1+1\n\n2="
-    assert affixes.after == (tokenizer.eos_token_id,)
-    assert not any(check_template(finder).values())
-
-
-def test_a_delimiter_closes_the_last_step() -> None:
-    tokenizer = build.word_tokenizer()
-    finder = AffixFinder(tokenizer, Template(delimiter="\n"))
-    affixes = finder([{"role": "user", "content": "1+1"}])
-    assert affixes.before == encode(tokenizer, "1+1")
-    assert affixes.after == encode(tokenizer, "\n")
+    closing = (tokenizer.eos_token_id,) if delimiter is None else encode(tokenizer, delimiter)
+    assert affixes.after == closing
     assert not any(check_template(finder).values())
 
 

@@ -32,22 +32,17 @@ def findings(result: Result, verdict: str) -> dict[str, str]:
     return {finding["name"]: finding["text"] for finding in found if finding["verdict"] == verdict}
 
 
-def test_qwen_with_a_qwen_reward_is_accepted(real_folder: Make) -> None:
+def test_real_families_are_accepted(real_folder: Make) -> None:
     policy, reward = real_folder(build.QWEN25), real_folder(build.QWEN3, **QWEN_REWARD)
     result = run(policy, reward, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     assert report["ok"] and report["vocabulary"]["kind"] == "shared"
     assert "151665 of the policy's 151665 tokens" in findings(result, "ok")["vocabulary"]
-    assert findings(result, "skipped").keys() == {
-        "weights of the policy",
-        "weights of the reward model",
-    }
+    skipped = {"weights of the policy", "weights of the reward model"}
+    assert findings(result, "skipped").keys() == skipped
     weights = report["memory"]["models"]["policy"][0]
     assert weights["bytes"] == 2 * 7_615_616_512  # Qwen2.5-7B's published 7.62 billion, bfloat16
-
-
-def test_llama_with_a_llama_reward_is_accepted(real_folder: Make) -> None:
     result = run(real_folder(build.LLAMA), real_folder(build.LLAMA, **LLAMA_REWARD), "--json")
     assert result.exit_code == 0, result.output
     assert "<|eot_id|> 128009" in findings(result, "ok")["end of response"]
@@ -58,8 +53,8 @@ def test_qwen_with_a_llama_reward_is_refused_with_the_overlap(real_folder: Make)
     policy, reward = real_folder(build.QWEN25), real_folder(build.LLAMA, **LLAMA_REWARD)
     result = run(policy, reward, "--json")
     assert result.exit_code == 1
-    assert "109566 of the policy's 151665 tokens" in findings(result, "failed")["vocabulary"]
-    assert "overlap 72.2 %" in findings(result, "failed")["vocabulary"]
+    told = findings(result, "failed")["vocabulary"]
+    assert "109566 of the policy's 151665 tokens" in told and "overlap 72.2 %" in told
     forced = run(policy, reward, "--vocab", "force", "--json")
     assert forced.exit_code == 0
     assert "'12'" in findings(forced, "warning")["tokenisation"], "Llama 3 joins digits"

@@ -71,8 +71,7 @@ def test_two_labels_become_log_odds_or_the_probability_of_right() -> None:
 def test_bfloat16_scores_are_not_rounded_to_bfloat16() -> None:
     model = build.tiny("outcome", build.word_tokenizer()).to(torch.bfloat16)
     head = split_reward(model, "m")[0].head
-    states = 100 * torch.randn(64, 16).to(torch.bfloat16)
-    scores = head(states)
+    scores = head(100 * torch.randn(64, 16).to(torch.bfloat16))
     assert scores.dtype == torch.float32
     assert len(scores.unique()) > len(scores.bfloat16().unique())
 
@@ -82,18 +81,17 @@ def test_weights_are_frozen_and_dropout_is_off() -> None:
     model = build.tiny("process", tokenizer).train()
     policy = policy_from(build.tiny("policy", tokenizer).train(), tokenizer)
     reward_from(model, tokenizer, policy)
-    assert not model.training
-    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert not policy.base.training and not policy.embedding.requires_grad
 
 
 def test_parameters_leave_out_the_lookup_but_not_a_tied_head() -> None:
-    tokenizer = build.word_tokenizer()
-    counts = [
-        policy_from(build.tiny("policy", tokenizer, tie_word_embeddings=t), tokenizer).parameters
+    """A head costs the same whether its weights are shared or not."""
+    tied, own = (
+        split_policy(build.tiny("policy", build.word_tokenizer(), tie_word_embeddings=t), "m")
         for t in (True, False)
-    ]
-    assert counts[0] == counts[1], "the head costs the same whether its weights are shared or not"
+    )
+    assert tied.parameters == own.parameters
 
 
 def test_a_model_that_does_not_add_up_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import model_builders as build
@@ -10,10 +11,6 @@ import pytest
 import torch
 
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
-from nabla_eval.engine import naive
-from nabla_eval.engine.drive import drive_all
-from nabla_eval.engine.execute import Executor
-from nabla_eval.methods.registry import configure, start
 from nabla_eval.models import prefix
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
@@ -34,17 +31,6 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix, "WORTH", -(10**9))
 
 
-def whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix, "WORTH", 10**9)
-
-
-def family_pair(family: str, kind: str, **options: Any) -> Pair:
-    tokenizer = build.word_tokenizer()
-    policy = policy_from(build.tiny("policy", tokenizer, family, **options), tokenizer)
-    judge = build.tiny(kind, tokenizer, family, seed=1, **options)
-    return Pair(policy, reward_from(judge, tokenizer, policy))
-
-
 def batch(pair: Pair, lengths: tuple[int, ...] = (5, 1, 9, 12)) -> list[Site]:
     problems, words = tiny_problems(pair, len(lengths)), pair.policy.vocabulary
     tokens = [tuple((3 * i + 5 * j) % words for j in range(n)) for i, n in enumerate(lengths)]
@@ -54,46 +40,43 @@ def batch(pair: Pair, lengths: tuple[int, ...] = (5, 1, 9, 12)) -> list[Site]:
     ]
 
 
+def as_whole(
+    pair: Pair, objective: Objective, firsts: Iterable[tuple[int, ...]], patch: pytest.MonkeyPatch
+) -> None:
+    """Gradients from these positions of each site on are those of the whole pass."""
+    sites, firsts = batch(pair), list(firsts)
+    cut = [differentiate(pair, sites, objective, own) for own in firsts]
+    patch.setattr(prefix, "WORTH", 10**9)
+    expected = differentiate(pair, sites, objective)
+    for own, found in zip(firsts, cut, strict=True):
+        for site, first, ours, full in zip(sites, own, found, expected, strict=True):
+            rows = range(first, len(site.tokens))
+            assert ours.policy.shape[0] == len(rows)
+            assert ours.value == pytest.approx(full.value, abs=1e-12)
+            same(*(row_gradient(pair, backward, rows, objective) for backward in (ours, full)))
+
+
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("kind", ["final", "process"])
 @pytest.mark.parametrize("weight", [0.5, 0.0])
 def test_gradients_from_any_position_on_are_those_of_the_whole_pass(
     kind: Any, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair, objective = tiny_pair(seed=1), Objective(nll_weight=weight, reward_gradient=kind)
-    sites = batch(pair)
-    firsts = list(itertools.product((0, 2, 4), (0,), (0, 8), (0, 5, 11)))
-    cut = [differentiate(pair, sites, objective, own) for own in firsts]
-    whole(monkeypatch)
-    expected = differentiate(pair, sites, objective)
-    for own, backwards in zip(firsts, cut, strict=True):
-        for site, first, ours, full in zip(sites, own, backwards, expected, strict=True):
-            rows = range(first, len(site.tokens))
-            assert ours.policy.shape[0] == len(rows)
-            assert ours.value == pytest.approx(full.value, abs=1e-12)
-            same(
-                row_gradient(pair, ours, rows, objective),
-                row_gradient(pair, full, rows, objective),
-            )
+    objective = Objective(nll_weight=weight, reward_gradient=kind)
+    firsts = itertools.product((0, 2, 4), (0,), (0, 8), (0, 5, 11))
+    as_whole(tiny_pair(seed=1), objective, firsts, monkeypatch)
 
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral", "gpt2"])
 def test_families_with_a_plain_cache(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"sliding_window": None} if family == "mistral" else {}
-    pair = family_pair(family, "outcome", **options)
+    tokenizer = build.word_tokenizer()
+    policy = policy_from(build.tiny("policy", tokenizer, family, **options), tokenizer)
+    judge = build.tiny("outcome", tokenizer, family, seed=1, **options)
+    pair = Pair(policy, reward_from(judge, tokenizer, policy))
     assert batching(pair.policy.base).reusable and batching(pair.judge.base).reusable
-    sites, objective = batch(pair), Objective(nll_weight=0.5)
-    cut = differentiate(pair, sites, objective, [3, 0, 6, 2])
-    whole(monkeypatch)
-    for first, site, ours, full in zip(
-        [3, 0, 6, 2], sites, cut, differentiate(pair, sites, objective), strict=True
-    ):
-        rows = range(first, len(site.tokens))
-        same(
-            row_gradient(pair, ours, rows, objective),
-            row_gradient(pair, full, rows, objective),
-        )
+    as_whole(pair, Objective(nll_weight=0.5), [(3, 0, 6, 2)], monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +118,3 @@ def test_rows_before_the_first_are_refused(always: None) -> None:
     backwards = differentiate(pair, batch(pair), objective, [2, 0, 0, 0])
     with pytest.raises(ValueError, match="from position 2 on, and 1 was asked"):
         row_gradient(pair, backwards[0], [3, 1], objective)
-
-
-@pytest.mark.usefixtures("always")
-def test_decisions_are_those_of_the_specification() -> None:
-    pair = tiny_pair(seed=3)
-    options = {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6, "update": "all"}
-    config = configure("nabla", options)
-    problems = tiny_problems(pair, 3, seed=4)
-    fast = drive_all([start(problem, config) for problem in problems], Executor(pair))
-    for problem, outcome in zip(problems, fast, strict=True):
-        slow = naive.nabla(pair, problem, config)
-        assert (outcome.tokens, outcome.stop) == (slow.tokens, slow.stop)
-        assert [c.tokens for c in outcome.candidates] == [c.tokens for c in slow.candidates]
-        assert [c.verdict for c in outcome.candidates] == [c.verdict for c in slow.candidates]
-    assert sum(c.flips for outcome in fast for c in outcome.candidates) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import model_builders as build
@@ -64,8 +63,7 @@ def test_several_post_processors_and_one_token_for_both_ends() -> None:
     template = TemplateProcessing(single="<eos> $A <eos>", special_tokens=[("<eos>", eos)])
     made.backend_tokenizer.post_processor = Sequence([ByteLevel(trim_offsets=False), template])
     assert made("1+1")["input_ids"] == [eos, 1, 10, 1, eos]
-    policy = policy_from(build.tiny("policy", made), made)
-    assert policy.encode("1+1") == (eos, 1, 10, 1)
+    assert to_be_continued(made, made("1+1")["input_ids"], "1+1") == (eos, 1, 10, 1)
 
 
 def test_llama_with_add_eos_token() -> None:
@@ -86,11 +84,9 @@ def test_every_prompt_of_a_pair_and_the_frame_of_a_reward_model() -> None:
     pair = Pair(policy, reward_from(build.tiny("outcome", made), made, policy))
     bos, eos = made.bos_token_id, made.eos_token_id
     problem = pair.problem("1+1", Key.root(0))
-    assert problem.prompt == (bos, 1, 10, 1)
+    assert problem.prompt == policy.encode("<bos>1+1") == (bos, 1, 10, 1)
     assert problem.affixes.before == (bos, 1, 10, 1) and problem.affixes.after == (eos,)
-    asked = replace(
-        Template(), chat_template="{% for m in messages %}{{ m.content }}<end>{% endfor %}"
-    )
+    asked = Template(chat_template="{% for m in messages %}{{ m.content }}<end>{% endfor %}")
     affixes = AffixFinder(made, asked)([{"role": "user", "content": "1"}])
     end = made.convert_tokens_to_ids("<end>")
     assert affixes.before == (1, end) and affixes.after == (end,)  # the template's own ends stay

@@ -102,16 +102,6 @@ def test_a_shuffled_vocabulary_gives_the_same_reward(seed: int) -> None:
     assert shuffled.judge.known is None
 
 
-def test_padding_on_the_left_changes_no_score() -> None:
-    judge = shuffled_pair(0)[0].judge
-    chat = [{"role": "user", "content": "1+2=?"}]
-    rows = [(3, 1, 4, 1, 5, 9, 2, 6), (5, 3), (5,)]
-    batch, mask = path(judge, chat, rows)
-    for row, scores, length in zip(rows, batch, mask.sum(1).tolist(), strict=True):
-        alone, _ = path(judge, chat, [row])
-        torch.testing.assert_close(scores[-length:], alone[0], atol=1e-12, rtol=0)
-
-
 def test_gradient_flows_through_the_aligned_table() -> None:
     """dr/dy = E_r . dr/de' (DESIGN 3.1) against central differences in the one-hot entries."""
     judge = shuffled_pair(1)[1].judge
@@ -133,36 +123,3 @@ def test_gradient_flows_through_the_aligned_table() -> None:
             values.append(scores_of(judge, moved, mask)[0, -1])
         slope = (values[0] - values[1]) / (2 * step)
         torch.testing.assert_close(ours[position, token], slope, atol=1e-7, rtol=1e-6)
-
-
-def test_outcome_classifier_agrees_when_it_pools_embeddings_itself() -> None:
-    tokenizer = build.word_tokenizer()
-    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
-    model = build.tiny("outcome", tokenizer, seed=1)
-    judge = reward_from(model, tokenizer, policy)
-    sites = [Site((), judge.affixes([USER]), row, len(row)) for row in ((3, 1, 4), (5,))]
-    embeds, mask = inputs(judge, sites)
-    places = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        pooled = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places).logits
-    torch.testing.assert_close(scores_of(judge, embeds, mask)[:, -1], pooled[:, 0])
-
-
-def test_ids_beyond_a_shorter_reward_table_are_unknown() -> None:
-    tokenizer = build.word_tokenizer()
-    policy = policy_from(build.tiny("policy", tokenizer, rows=48), tokenizer)
-    judge = reward_from(build.tiny("process", tokenizer, rows=40, seed=1), tokenizer, policy)
-    assert judge.embedding.shape == (48, 16) and judge.table.shape == (40, 16)
-    assert torch.equal(judge.embedding[: len(tokenizer)], judge.table[: len(tokenizer)])
-    assert judge.known is not None and judge.known.sum() == len(tokenizer)
-
-
-def test_tokens_the_reward_model_lacks_are_known_to_be_unknown() -> None:
-    words = [chr(0x4E00 + i) for i in range(150)]
-    tokenizer, other = build.word_tokenizer(words), build.word_tokenizer(words[1:])
-    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
-    judge = reward_from(build.tiny("process", other, seed=1), other, policy)
-    assert judge.known is not None
-    assert judge.known.nonzero()[:, 0].tolist() == list(range(1, len(tokenizer)))
-    assert judge.embedding[0].abs().sum() == 0
-    assert torch.equal(judge.embedding[1:], judge.table[: len(other)])

@@ -56,27 +56,35 @@ def test_an_id_that_means_another_token_does_not_lend_its_row() -> None:
     assert table[2].tolist() == [88, 88], "the reward model's own row must stay"
 
 
-def test_the_limit_is_ninety_nine_percent() -> None:
-    policy = {f"t{i}": i for i in range(200)}
-    check_overlap(compare(policy, {t: i for t, i in policy.items() if i >= 2}))
-    with pytest.raises(
-        VocabularyError, match=r"197 of the policy's 200 .* lacks 3 \(first: 't0' 0"
-    ):
-        check_overlap(compare(policy, {t: i for t, i in policy.items() if i >= 3}))
+POLICY = {f"t{i}": i for i in range(200)}
 
 
-def test_same_refuses_what_align_takes() -> None:
-    overlap = compare(ids("ab"), ids("ba"))
-    check_overlap(overlap, "align")
-    with pytest.raises(VocabularyError, match=r"2 under another id \(first: 'a' 0 vs 1\)"):
-        check_overlap(overlap, "same")
-
-
-def test_force_needs_at_least_one_token() -> None:
-    check_overlap(compare(ids("ab"), ids("bz")), "force")
-    message = r"0 of the policy's 2 tokens.* Use a reward model of the policy's family"
-    with pytest.raises(VocabularyError, match=message):
-        check_overlap(compare(ids("ab"), ids("yz")), "force")
+@pytest.mark.parametrize(
+    ("policy", "reward", "mode", "words"),
+    [
+        (POLICY, {t: i for t, i in POLICY.items() if i >= 2}, "align", None),
+        (
+            POLICY, {t: i for t, i in POLICY.items() if i >= 3}, "align",
+            r"197 of the policy's 200 .* lacks 3 \(first: 't0' 0",
+        ),
+        (ids("ab"), ids("ba"), "align", None),
+        (ids("ab"), ids("ba"), "same", r"2 under another id \(first: 'a' 0 vs 1\)"),
+        (ids("ab"), ids("bz"), "force", None),
+        (
+            ids("ab"), ids("yz"), "force",
+            "0 of the policy's 2 tokens.* Use a reward model of the policy's family",
+        ),
+    ],
+)  # fmt: skip
+def test_how_alike_vocabularies_must_be(
+    policy: dict[str, int], reward: dict[str, int], mode: Any, words: str | None
+) -> None:
+    overlap = compare(policy, reward)
+    if words is None:
+        check_overlap(overlap, mode)
+    else:
+        with pytest.raises(VocabularyError, match=words):
+            check_overlap(overlap, mode)
 
 
 def test_an_unknown_mode_is_named() -> None:

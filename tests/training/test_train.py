@@ -236,7 +236,7 @@ def test_prompts_with_and_without_a_template(
     assert plain.tokens("20,14") == 4 and plain.tokens("20,14", "1+1") == 8
     bare = plain.checkpoint.tokenizer
     bare.chat_template = None
-    monkeypatch.setattr(checkpoint, "open_tokenizer", lambda source: bare)
+    monkeypatch.setattr(checkpoint.Checkpoint, "tokenizer", bare)
     assert not asked(None).chat
     with pytest.raises(ConfigError, match="no chat template"):
         asked(True)

