@@ -253,7 +253,7 @@ def _add_onto(
 ) -> None:
     """Add embedding gradients times the table, in at least float32, never holding a wider table."""
     rows = widen(gradient)
-    if rows.dtype == table.dtype and table.device == total.device:
+    if rows.dtype == table.dtype == total.dtype and table.device == total.device:
         total.addmm_(rows, table.T)
         return
     size = max(1, _ELEMENTS // table.shape[1])

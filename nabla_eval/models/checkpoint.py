@@ -257,8 +257,8 @@ def _check_name(checkpoint: Checkpoint) -> None:
     if folder is not None:
         fault = "has no config.json"
     raise ModelError(
-        f"The {checkpoint.who} folder {name} {fault}. Give a folder that save_pretrained wrote, or "
-        "a hub id such as Qwen/Qwen2.5-7B-Instruct."
+        f"The {checkpoint.who} folder {name} {fault}. Check the path, or give a hub id such as "
+        "Qwen/Qwen2.5-7B-Instruct."
     )
 
 

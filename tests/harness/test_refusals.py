@@ -110,7 +110,7 @@ def server_that_writes_nothing(_):
          r"Unknown option 'stepz' for Nabla. Did you mean steps"),
         (options_of_no_method, ConfigError,
          "dict is not the options class of a registered method"),
-        (model_that_is_a_file, ModelError, r"is a file. Give a folder"),
+        (model_that_is_a_file, ModelError, r"is a file. Check the path"),
         (server_that_writes_nothing, ServerError, "gave 0 of 8 tokens and ended with 'length'"),
     ],
 )  # fmt: skip
