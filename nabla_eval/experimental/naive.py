@@ -235,6 +235,6 @@ def _options(pair, problem, config, current, at, ledger):  # type: ignore[no-unt
 def _judge(pair, problem, sequence, ledger):  # type: ignore[no-untyped-def]
     """Prefix scores of what is scored of a response, and its reward."""
     ledger.scorings += 1
-    y = naive.one_hot(sequence.scored, pair.policy.vocabulary)
-    scores = [float(prefix_score(pair, problem, sequence.scored[: i + 1])) for i in range(len(y))]
-    return scores, float(naive.reward_of(pair, problem, y))
+    y, before = naive.one_hot(sequence.scored, pair.policy.vocabulary), problem.affixes.before
+    scores = naive.scores_of(pair, problem, y).tolist()
+    return scores[len(before) :][: len(y)], scores[-1]

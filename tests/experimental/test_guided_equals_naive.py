@@ -107,32 +107,28 @@ def agree(ours, theirs):
         assert getattr(ours.ledger, name) == getattr(theirs.ledger, name), name
 
 
-@settings(max_examples=14)
-@given(data=st.data(), name=st.sampled_from(ONE_PASS), kind=st.sampled_from(sorted(PAIRS)))
-def test_guided_methods(data, name, kind):
+def specified(pair, name, problem, config):
+    return (naive.locate_repair if name == "locate_repair" else naive.guided)(pair, problem, config)
+
+
+@settings(max_examples=22)
+@given(data=st.data(), name=st.sampled_from(sorted(GUIDED)), kind=st.sampled_from(sorted(PAIRS)))
+def test_drawn_configurations(data, name, kind):
+    kind = "process" if name == "locate_repair" else kind
     pair, shape = PAIRS[kind], data.draw(st.fixed_dictionaries(shapes))
     options = data.draw(options_of(name))
+    seed, stop, thought = shape.pop("seed"), shape.pop("stop"), shape.pop("thought")
     framed = shape.pop("framed") or kind == "lacking"
-    thought = shape.pop("thought")
-    asked = problems(pair, shape.pop("seed"), shape.pop("stop"), framed, thought=thought)
+    asked = problems(pair, seed, stop, framed, thought=thought)
     config, fast = run(pair, name, options, asked, **shape)
     for problem, ours in zip(asked, fast, strict=True):
-        theirs = naive.guided(pair, problem, config)
+        theirs = specified(pair, name, problem, config)
         agree(ours, theirs)
-        same_numbers(ours.choices, theirs.choices)
-
-
-@settings(max_examples=8)
-@given(options=options_of("locate_repair"), **shapes)
-def test_locate_and_repair(options, width, budget, past, seed, stop, framed, thought):
-    pair = PAIRS["process"]
-    asked = problems(pair, seed, stop, framed, thought=thought)
-    config, fast = run(pair, "locate_repair", options, asked, width=width, budget=budget, past=past)
-    for problem, ours in zip(asked, fast, strict=True):
-        theirs = naive.locate_repair(pair, problem, config)
-        agree(ours, theirs)
-        assert ours.reward == pytest.approx(theirs.reward, abs=1e-10)
-        same_numbers(ours.candidates, theirs.candidates)
+        if name == "locate_repair":
+            assert ours.reward == pytest.approx(theirs.reward, abs=1e-10)
+            same_numbers(ours.candidates, theirs.candidates)
+        else:
+            same_numbers(ours.choices, theirs.choices)
 
 
 @st.composite
@@ -157,9 +153,7 @@ def test_drawn_programs_side_by_side(kind):
             outcomes, held = run_together(drawn, own, machine)
         assert held <= machine["past"]
         for program, outcome in zip(drawn, outcomes, strict=True):
-            repairs = program.method == "locate_repair"
-            written = naive.locate_repair if repairs else naive.guided
-            agree(outcome, written(own, program.problem, program.config))
+            agree(outcome, specified(own, program.method, program.problem, program.config))
 
     check()
     gc.unfreeze()  # nothing that was there before is looked at again between two rounds
