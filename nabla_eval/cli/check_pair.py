@@ -111,14 +111,11 @@ def show(report: PairReport) -> None:
             for name, part in report.memory
             for term in part.terms
         ]
-        one = ("both", "on one device", f"{report.bytes / 2**30:.2f}")
-        arithmetic = "all weights + the larger pass"
-        columns, title = (
-            ("model", "for", "GiB", "arithmetic"),
-            "Memory for gradients (upper estimate)",
-        )
+        columns = ("model", "for", "GiB", "arithmetic")
+        title = "Memory for gradients (upper estimate)"
         made = table(columns, terms, right=["GiB"], title=title, box=None)
-        made.add_row(*one, arithmetic, style="bold")
+        whole = ("both", "on one device", f"{report.bytes / 2**30:.2f}")
+        made.add_row(*whole, "all weights + the larger pass", style="bold")
         console.print(made)
     word, style = ("can", "green") if report.ok else ("cannot", "bold red")
     console.print(f"\nThis pair {word} work.", style=style)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -123,12 +124,14 @@ class ReleasedLoop:
         return leaf.detach(), passes
 
 
+@cache
 def countdown(dtype: str) -> tuple[Pair, list[int], list[int]]:
     pair = ne.load_pair(dtype=dtype)
     prompt = list(pair.policy.encode("20,14,7=27?"))
     return pair, prompt, [*pair.policy.encode("20-14=6;6+7=13"), *pair.policy.end_ids]
 
 
+@cache
 def tiny(dtype: str) -> tuple[Pair, list[int], list[int]]:
     pair = tiny_pair(seed=6, process=False, dtype=getattr(torch, dtype))
     return pair, [2, 5, 3], [4, 7, 2, 9, 3, 1]
@@ -189,7 +192,7 @@ def test_refine_in_bfloat16_is_the_released_loop_over_vllm(which) -> None:
 
 def test_acceptance_released_is_the_released_comparison() -> None:
     """Both rewards and the verdict of every candidate; most of what lowers the reward gets in."""
-    pair = ne.load_pair(dtype="float64")
+    pair, *_ = countdown("float64")
     options = {"acceptance": "released", "end_token": "kept", "n": 8, "passes": 8, "seed": 3}
     seen = lower = 0
     for text in ("20,14,7=27?", "3,8,25=1?", "12,5,9=51?", "30,2,4=19?"):
