@@ -15,7 +15,7 @@ from nabla_eval.cli.screen import Screen
 from nabla_eval.errors import ConfigError
 from nabla_eval.models.checkpoint import Trust
 from nabla_training import run
-from nabla_training.__main__ import show_data
+from nabla_training.__main__ import show_data, train
 from nabla_training.data import DataFacts
 from nabla_training.recipe import GRPO, SFT, Recipe
 from nabla_training.run import TrainJob
@@ -65,36 +65,23 @@ def test_the_defaults_are_those_of_the_recipes(job: list[TrainJob], tmp_path: Pa
     assert job[2] == TrainJob(recipe=GRPO(), output=tmp_path, data="numinamath-35k", chat=False)
 
 
-def test_every_option_arrives(job: list[TrainJob], tmp_path: Path) -> None:
-    common = (
-        "--policy p --data d.jsonl --size 3 --data-split s --exclude a --exclude b "
-        f"--exclude-split t --output {tmp_path} --resume --verifier countdown --prompt {{problem}} "
-        "--chat --device cpu --dtype float64 --trust-remote-code --allow-pickle --seed 7 "
-        "--epochs 2 --steps 5 --lr 0.5 --schedule cosine --warmup 0.25 --weight-decay 0.125 "
-        "--batch-size 6 --accumulate 3 --lora --lora-rank 2 --lora-alpha 4 --save-every 9 --keep 1"
-    ).split()
-    call("sft", *common, "--max-length", "99")
+@pytest.mark.parametrize("kind", [SFT, GRPO])
+def test_every_option_arrives(kind: type[Recipe], job: list[TrainJob], tmp_path: Path) -> None:
+    taken = {field.name for field in dataclasses.fields(kind) + dataclasses.fields(TrainJob)}
+    taken = taken - {"recipe", "trust"} | {"trust_remote_code", "allow_pickle"}
+    assert {parameter.name for parameter in train.commands[kind.method].params} == taken
     call(
-        "grpo", *common, "--generations", "4", "--temperature", "0.5", "--max-new-tokens", "8",
-        "--beta", "0.01", "--clip", "0.1", "--loss", "grpo",
+        kind.method, "--data", "d.jsonl", "--exclude", "a", "--exclude", "b", "--output",
+        str(tmp_path), "--resume", "--no-chat", "--trust-remote-code", "--seed", "7", "--lr", "0.5",
+        "--lora", "--lora-rank", "2", "--schedule", "cosine", "--steps", "5",
     )  # fmt: skip
-    shared: dict[str, Any] = {
-        "seed": 7, "epochs": 2.0, "steps": 5, "lr": 0.5, "schedule": "cosine", "warmup": 0.25,
-        "weight_decay": 0.125, "batch_size": 6, "accumulate": 3, "lora": True, "lora_rank": 2,
-        "lora_alpha": 4, "save_every": 9, "keep": 1,
-    }  # fmt: skip
-    first, second = job
-    assert first.recipe == SFT(max_length=99, **shared)
-    assert second.recipe == GRPO(
-        generations=4, temperature=0.5, max_new_tokens=8, beta=0.01, clip=0.1, loss="grpo", **shared
-    )
-    for one in job:
-        assert one == TrainJob(
-            recipe=one.recipe, policy="p", data="d.jsonl", size=3, data_split="s",
-            exclude=("a", "b"), exclude_split="t", output=tmp_path, resume=True,
-            verifier="countdown", prompt="{problem}", chat=True, device="cpu", dtype="float64",
-            trust=Trust(trust_remote_code=True, allow_pickle=True),
-        )  # fmt: skip
+    recipe = kind(seed=7, lr=0.5, lora=True, lora_rank=2, schedule="cosine", steps=5)
+    assert job == [
+        TrainJob(
+            recipe=recipe, data="d.jsonl", exclude=("a", "b"), output=tmp_path, resume=True,
+            chat=False, trust=Trust(trust_remote_code=True),
+        )
+    ]  # fmt: skip
 
 
 def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
