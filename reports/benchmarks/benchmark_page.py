@@ -210,6 +210,57 @@ def scaling(figures: Sequence[Figure]) -> list[str]:
     return [*lines, ""]
 
 
+def top_p(figures: Sequence[Figure]) -> list[str]:
+    """Figure (g): seconds of decoding with top-p by those without."""
+    rows = [
+        [
+            f"{f['rows']} rows, {f['layers']} layers, V = {f['vocabulary']}",
+            spread(f["ratios"]),
+            verdict(median(f["ratios"]) <= 1.05),
+        ]
+        for f in figures
+    ]
+    return [
+        "## (g) Decoding with top-p by decoding without, seconds",
+        "",
+        "The shape of Qwen2.5-0.5B with random weights, and a head scaled so that few tokens hold",
+        "0.95 of the mass, as a language model's do.",
+        "",
+        *table(["Batch", "Ratio", "Goal: at most 1.05"], rows),
+    ]
+
+
+def memory(figures: Sequence[Figure]) -> list[str]:
+    """Figure (h): peak memory of one response's gradient by its length and the vocabulary."""
+    names = {"refine": "refinement of one position", "norms": "norms of a gate at all positions"}
+    rows = []
+    for f in figures:
+        *_, before, last = f["lengths"]
+        for words, peaks in f["peaks"].items():
+            rows.append(
+                [
+                    names[f["what"]],
+                    words,
+                    *(f"{peak / 1e6:.0f} ({4 * length * int(words) / 1e6:.0f})"
+                      for length, peak in zip(f["lengths"], peaks, strict=True)),
+                    f"{(peaks[-1] - peaks[-2]) / (4 * (last - before) * int(words)):.2f}",
+                ]
+            )  # fmt: skip
+    lengths = figures[0]["lengths"] if figures else ()
+    return [
+        "## (h) Memory of one response's gradient, MB at its peak",
+        "",
+        "In fresh processes, beyond the models and the response; in brackets a float32 number for",
+        "each of L × V. Slim models (one layer, D = 32), so that rows over V dominate. They are",
+        "formed for 2^25 numbers (134 MB) at once: so far a peak grows with L × V, and no further.",
+        "",
+        *table(
+            ["What", "V", *(f"L = {length}" for length in lengths), "Growth at the end by L × V"],
+            rows,
+        ),
+    ]
+
+
 def gpu(section: dict[str, Any] | None) -> list[str]:
     lines = [f"## On a GPU: {GPU_SHAPES}", ""]
     if section is None:
@@ -234,9 +285,10 @@ def render(sections: dict[str, Any]) -> str:
     ]
     if cpu := sections.get("cpu"):
         lines += [described(cpu["about"], "make bench"), ""]
-        if {figure["figure"] for figure in cpu["figures"]} < set("abcdef"):
+        if {figure["figure"] for figure in cpu["figures"]} < set("abcdefgh"):
             lines += ["Of it only the tests whose figures stand below were run.", ""]
         lines += [*engine(cpu["figures"]), *scaling(cpu["figures"])]
+        lines += [*top_p(part(cpu["figures"], "g")), *memory(part(cpu["figures"], "h"))]
     lines += gpu(sections.get("gpu"))
     return "\n".join(lines).rstrip() + "\n"
 

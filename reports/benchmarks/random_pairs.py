@@ -53,7 +53,8 @@ class Size:
 
 
 SMALL = Size(2, 64, 128, 4, 4, 16)
-# As published in the configs of Qwen2.5-7B-Instruct and Qwen3-4B.
+# As published in the configs of Qwen2.5-0.5B-Instruct, Qwen2.5-7B-Instruct and Qwen3-4B.
+QWEN2_5_HALF_B = Size(24, 896, 4864, 14, 2, 64)
 QWEN2_5_7B = Size(28, 3584, 18944, 28, 4, 128, tied=False)
 QWEN3_4B = Size(36, 2560, 9728, 32, 8, 128)
 

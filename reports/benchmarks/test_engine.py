@@ -1,22 +1,27 @@
-"""What the engine gains, and what it costs beside the bare models (figures a to d)."""
+"""What the engine gains, and what it costs beside the bare models (figures a to d and g)."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import pytest
+import torch
 from clock import Clock, embedded_problems, solve
-from random_pairs import random_pair, random_problems
+from random_pairs import QWEN2_5_HALF_B, SMALL, random_pair, random_problems
 from references import Refining, written, written_by_transformers
 from transformers import AutoModelForCausalLM
 
 from nabla_eval import embedded as weights
 from nabla_eval.api import load_pair
 from nabla_eval.engine import naive
+from nabla_eval.engine.rollout import rollout
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate
 
 pytestmark = pytest.mark.benchmark(group="engine")
 
@@ -144,4 +149,31 @@ def test_dto_against_a_bare_pass(clock: Clock, embedded: Pair, kind: str) -> Non
             tokens=refine.tokens,
             vocabulary=pair.policy.vocabulary,
             steps=refine.config.dto.steps,
+        )
+
+
+def test_top_p_in_a_decode_step(clock: Clock) -> None:
+    """(g) Decoding with top-p by decoding without, over a real vocabulary and 24 layers.
+
+    The head is scaled until the nucleus is as small as a language model's: random weights spread
+    the mass over nearly all tokens.
+    """
+    size = clock.of(QWEN2_5_HALF_B, SMALL)
+    pair, _ = random_pair(vocabulary=clock.of(152_064, 512), policy=size, reward=SMALL)
+    head = pair.policy.head
+    with torch.no_grad():
+        spread = head(torch.randn(4, size.hidden, generator=torch.manual_seed(0))).std()
+    policy = replace(pair.policy, head=replace(head, scale=4.0 / float(spread)))
+    rows, tokens = clock.of(16, 2), clock.of(8, 2)
+    problems = random_problems(pair, [tokens] * rows)
+
+    def run(top_p: float) -> None:
+        sampling = Sampling(temperature=0.6, top_p=top_p)
+        rollout(policy, [Generate(problem, problem.key, sampling) for problem in problems])
+
+    spent = clock.turns(lambda: run(0.95), rounds=7, plain=lambda: run(1.0))
+    if spent:
+        ratios = [a / b for a, b in zip(spent["subject"], spent["plain"], strict=True)]
+        clock.note(
+            "g", ratios=ratios, rows=rows, layers=size.layers, vocabulary=pair.policy.vocabulary
         )
