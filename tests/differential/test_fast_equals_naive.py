@@ -189,7 +189,8 @@ def test_certified_draws_are_those_of_the_specification():
     certified: dict[bool, int] = {}
     visited: dict[bool, int] = {}
     for certify in (True, False):
-        config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, "certify": certify})
+        options = {"n": 6, "passes": 3, "steps": 10, "temperature": 1.0, "certify": certify}
+        config = configure("nabla", options)
         found = drive_all([start(problem, config) for problem in problems], Executor(pair))
         spent[certify] = sum(outcome.ledger.gradient_passes for outcome in found)
         for problem, outcome in zip(problems, found, strict=True):

@@ -144,17 +144,6 @@ def test_a_wrong_model_name_is_answered_with_the_names_there_are(
     assert script.asked == [], "nothing is generated before the name is right"
 
 
-@pytest.mark.parametrize(
-    ("status", "advice"), [(401, "VLLM_API_KEY"), (404, "without a path"), (418, "log")]
-)
-def test_a_server_that_refuses_to_list_models_is_explained(
-    script: Script, status: int, advice: str
-) -> None:
-    script.models = (status, "no")
-    with pytest.raises(ServerError, match=advice):
-        connect(script.url)
-
-
 def test_a_key_is_sent_where_there_is_one(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(script.url)
     assert "Authorization" not in script.headers[-1]

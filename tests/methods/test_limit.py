@@ -17,8 +17,6 @@ from nabla_eval.protocol import (
     Problem,
     Refine,
     Refinement,
-    RewardScore,
-    Score,
     TemplateAffixes,
     Trajectory,
 )
@@ -34,23 +32,18 @@ def trajectory(length, stop="eos"):
                       cost=Ledger(generated_tokens=length))  # fmt: skip
 
 
-SCORE = Score(PROBLEM, trajectory(1))
-
-
 class Writes:
-    """Each response wants to be so long; what was asked for is noted round by round."""
+    """Each response wants to be so long; counts what was asked for, round by round."""
 
     def __init__(self, *lengths):
         self.lengths, self.rounds = list(lengths), []
 
     def __call__(self, requests):
-        self.rounds.append([type(request).__name__ for request in requests])
-        return [self.answer(request) for request in requests]
+        self.rounds.append(len(requests))
+        return [self.answer(request.longest) for request in requests]
 
-    def answer(self, request):
-        if not isinstance(request, Generate):
-            return RewardScore(0.0, cost=Ledger(scorings=isinstance(request, Score)))
-        wants, room = self.lengths.pop(0), request.longest
+    def answer(self, room):
+        wants = self.lengths.pop(0)
         return trajectory(wants) if wants < room else trajectory(room, "length")
 
 
@@ -96,7 +89,7 @@ def test_responses_are_carried_out_as_far_as_the_budget_that_is_used_up_first_go
 ):
     script = Writes(*lengths)
     outcome, heard = run(draws(len(lengths)), script, clock=1, **budget)
-    assert [len(names) for names in script.rounds] == rounds and outcome.ended == ended
+    assert script.rounds == rounds and outcome.ended == ended
     assert [len(t.tokens) for t in heard] == written
     assert outcome.ledger.model_calls == sum(written)
     assert heard[-1].stop == ("length" if ended in ("max_calls", "max_item_tokens") else "eos")
