@@ -48,12 +48,13 @@ def list_(run: Path, change: str | None, order: str, limit: int) -> None:
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
     from nabla_eval.cli.trace_view import problem_table, problems_of
+    from nabla_eval.reporting.story import brief as line_of
 
     with told_warnings():
         problems = problems_of(run)
     total, key = len(problems), ORDERS[order]
     if key is not None:
-        problems.sort(key=lambda problem: key(problem.line))
+        problems.sort(key=lambda problem: key(line_of(problem.entry)))
     # Drafts are graded here: only as many as are shown.
     briefs = (problem.brief() for problem in problems)
     found = (brief for brief in briefs if change in (None, brief.change))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -21,23 +20,20 @@ from nabla_eval.errors import DataError
 from nabla_eval.reporting.story import (
     UNKNOWN,
     Brief,
-    Chosen,
     Move,
     Right,
     Story,
     StoryStep,
     Token,
     brief,
-    change_of,
     rightness,
     tell,
 )
 from nabla_eval.reporting.text import MISSING, number
 from nabla_eval.reporting.viewer import TracePage
 from nabla_eval.terminal import visible
-from nabla_eval.traces.index import entries
+from nabla_eval.traces.index import entries, whole
 from nabla_eval.traces.manifest import FILE, check_schema, read_manifest
-from nabla_eval.traces.read import fetch
 from nabla_eval.traces.schema import Record
 
 VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
@@ -50,14 +46,13 @@ class StoredProblem:
     `told` is what the task says about it, None where no score can be used.
     """
 
-    line: Brief  # in a list, without right or wrong
-    entry: Mapping[str, Any]  # what grading and finding it take
+    entry: Record  # shortened
     told: ScoredTask | None
 
     @property
     def id(self) -> str:
         """The problem's id, task/document/repeat."""
-        return self.line.id
+        return str(self.entry["id"])
 
     def right(self) -> Right:
         """Say whether the first draft and the answer are right, by grading where nobody did."""
@@ -68,12 +63,11 @@ class StoredProblem:
 
     def brief(self) -> Brief:
         """Return the problem's line in a list."""
-        right = self.right()
-        return replace(self.line, right=right, change=change_of(*right))
+        return brief(self.entry, self.right())
 
     def story(self) -> Story:
         """Return the problem's story; of an unfinished run without right or wrong."""
-        return tell(fetch(*self.entry["place"]), self.right())
+        return tell(whole(self.entry), self.right())
 
 
 def problems_of(folder: Path) -> list[StoredProblem]:
@@ -86,25 +80,18 @@ def problems_of(folder: Path) -> list[StoredProblem]:
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
     check_schema(folder)
-    found = [(brief(entry), _gradable(entry)) for entry in entries(traces_of(folder))]
-    found.sort(key=lambda pair: natural(pair[0].id))
+    found = sorted(entries(traces_of(folder)), key=lambda entry: natural(entry["id"]))
     told: dict[str, ScoredTask] = {}
     if any(folder.rglob("samples_*.jsonl")):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
                 if finished(folder):
-                    names = [line.id for line, _ in found]
+                    names = [entry["id"] for entry in found]
                     told = {each.task: each for each in evaluations(folder, names)}
         except DataError as fault:
             warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
-    return [StoredProblem(line, entry, told.get(task_of(line.id))) for line, entry in found]
-
-
-def _gradable(entry: Record) -> dict[str, Any]:
-    names = ("id", "prompt", "first", "place")
-    text = {"text": entry["outcome"]["text"]}
-    return {**{name: entry[name] for name in names}, "outcome": text}
+    return [StoredProblem(entry, told.get(task_of(entry["id"]))) for entry in found]
 
 
 def pages_of(folder: Path) -> dict[str, TracePage]:
@@ -192,36 +179,13 @@ def told(story: Story) -> Iterator[RenderableType]:
         done = f"{len(story.moves)} moves of the search, {chosen} of them to the answer"
     if story.choices and not story.steps:
         replaced = sum(choice.replaced for choice in story.choices)
-        done = f"{len(story.choices)} guided tokens, {replaced} of them replaced"
+        done = f"{len(story.choices)} guided tokens, {replaced} of them replaced (see `trace html`)"
     calls = f"{number(story.calls, 0)} model calls; ended: {visible(story.ended)}"
     yield Text(f"\n{done}; {calls}", style="bold")
     for step in story.steps:
         yield _step(step)
     if story.moves:
         yield _moves(story.moves)
-    if story.choices:
-        yield _choices(story.choices)
-
-
-def _choices(choices: Sequence[Chosen]) -> RenderableType:
-    """Tabulate the tokens chosen with the reward model's help; replaced ones are bold."""
-    table = _table("Token", "Top", "Text", "By", "log π", "G", "Score", fold=("Text",))
-    for choice in choices:
-        text = _line(choice.old_text)
-        if choice.replaced:
-            text = f"{text} → {_line(choice.new_text)}"
-        pairs = (choice.log_probability, choice.gradient, choice.score)
-        table.add_row(
-            str(choice.position), number(choice.top_probability, 2), Text(text), choice.by,
-            *(_pair(pair) for pair in pairs), style="bold" if choice.replaced else "",
-        )  # fmt: skip
-    return table
-
-
-def _pair(values: tuple[float | None, float | None]) -> str:
-    """Word a number of the policy's token and of the written one; once where they agree."""
-    old, new = (number(value, 2) for value in values)
-    return old if old == new else f"{old} → {new}"
 
 
 def _moves(moves: Sequence[Move]) -> RenderableType:

@@ -25,7 +25,7 @@ SHORT = 200  # characters of a text that a list shows
 
 
 class Token(NamedTuple):
-    """A piece of a response: one token, or text between revisions where a trace has no tokens."""
+    """A token of a response, or all of its text where a trace does not have it token by token."""
 
     text: str
     entropy: float | None = None  # nats
@@ -173,12 +173,12 @@ def tell(record: Record, right: Right = UNKNOWN) -> Story:
     draft = record["drafts"][0] if record["drafts"] else None
     outcome = record["outcome"]
     start = outcome["text"] if draft is None else draft["text"]
-    steps, owners, texts = _replay(record, start)
+    steps, owners = _replay(record, start)
     profiles = record.get("profiles", {})
     first = profiles.get("first")
     final = profiles.get("final", None if entry["revised"] else first)
     first_tokens = _plain(start) if first is None else _tokens(first, {})
-    final_tokens = texts if final is None else _tokens(final, owners)
+    final_tokens = _plain(outcome["text"]) if final is None else _tokens(final, owners)
     return Story(
         **{**vars(brief(entry, right)), "prompt": record["prompt"]},
         first=first_tokens,
@@ -201,12 +201,9 @@ def change_of(first: bool | None, final: bool | None) -> Change:
     return "wrong-right" if final else "right-wrong"
 
 
-def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners, tuple[Token, ...]]:
-    """Judge the candidates again, in order: steps, who wrote each position, and the final text.
-
-    The last is for traces without tokens: text cut where revisions were made.
-    """
-    current, pieces = start, _plain(start)
+def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners]:
+    """Judge the candidates again, in order: steps, and who wrote each position of the answer."""
+    current = start
     owners: Owners = {}
     steps = []
     for candidate in record["candidates"]:
@@ -221,14 +218,9 @@ def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners, 
             owners[position] = (index, True)
             owners |= {p: (index, False) for p in range(position + 1, len(candidate["tokens"]))}
             current = text
-            pieces = (
-                *_cut(pieces, at),
-                Token(new, candidate["entropy"], by=index, revised=True),
-                Token(rests["new_rest"], by=index),
-            )
     if current != record["outcome"]["text"]:  # chosen otherwise than by the last acceptance
-        return tuple(steps), {}, _plain(record["outcome"]["text"])
-    return tuple(steps), owners, tuple(piece for piece in pieces if piece.text)
+        owners = {}
+    return tuple(steps), owners
 
 
 def _chosen(choice: Choice) -> Chosen:
@@ -267,16 +259,6 @@ def _common(one: str, other: str) -> int:
 def _matching(token: str, text: str) -> str:
     """Return the token if the text starts with it; special tokens are not in texts."""
     return token if text.startswith(token) else ""
-
-
-def _cut(pieces: Sequence[Token], end: int) -> list[Token]:
-    """Return the pieces up to a place in their joined text."""
-    kept, place = [], 0
-    for piece in pieces:
-        if place < end:
-            kept.append(piece._replace(text=piece.text[: end - place]))
-        place += len(piece.text)
-    return kept
 
 
 def _plain(text: str) -> tuple[Token, ...]:

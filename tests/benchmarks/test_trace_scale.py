@@ -13,8 +13,8 @@ SIZES = (50, 650)
 # Bytes of memory and CPU seconds by which a process may grow for each problem.
 COMMANDS = {
     "report all": (40_000, 0.010),
-    "trace list": (20_000, 0.003),
-    "trace show": (20_000, 0.003),
+    "trace list": (30_000, 0.003),
+    "trace show": (30_000, 0.003),
     "trace html": (25_000, 0.060),
     "resume": (25_000, 0.003),
 }

@@ -124,16 +124,10 @@ def test_a_torn_or_unscored_run_is_shown_with_a_warning_and_a_damaged_one_refuse
     assert damaged.exit_code == 1 and "damaged" in damaged.stderr
 
 
-def test_show_lists_the_tokens_that_were_guided(tmp_path: Path) -> None:
+def test_show_counts_the_tokens_that_were_guided(tmp_path: Path) -> None:
     result = trace("show", write_run(tmp_path / "g", guided_records(), [1.0]), "0")
     assert result.exit_code == 0, result.output
-    assert "2 guided tokens, 1 of them replaced" in result.stdout
-    first, second = (line for line in result.stdout.splitlines() if "gradient " in line)
-    assert "→ 7" in first and "gradient" in first
-    for numbers in ("-0.47 → -1.25", "-0.50 → 0.75", "-2.00 → –"):
-        assert numbers in first
-    assert "→" not in second and "-2.00" in second
-    assert "\x1b" not in result.stdout
+    assert "2 guided tokens, 1 of them replaced" in result.stdout and "\x1b" not in result.stdout
 
 
 def test_a_shard_in_which_nothing_is_yet_is_a_page_without_problems(

@@ -56,9 +56,8 @@ def test_candidates_stand_beside_the_response_that_they_were_to_replace() -> Non
     assert (second.shared, second.old_rest, second.new_rest) == ("a+", "=7", "=4")
 
 
-@pytest.mark.parametrize("profiles", [True, False])
-def test_the_revised_token_and_what_was_rolled_out_after_it_are_marked(profiles: bool) -> None:
-    final = stories(profiles=profiles)[0].final
+def test_the_revised_token_and_what_was_rolled_out_after_it_are_marked() -> None:
+    final = stories()[0].final
     assert "".join(token.text for token in final) == "a+13=4"
     assert [t.text for t in final if t.revised] == ["13"]
     assert [t.text for t in final if t.by == 1 and not t.revised] == ["=4"]
