@@ -40,22 +40,22 @@ class Puzzle:
 
     @property
     def prompt(self) -> str:
-        """The text given to the policy, for example ``20,14,7=42?``."""
+        """Return the text given to the policy, for example ``20,14,7=42?``."""
         return f"{','.join(map(str, self.numbers))}={self.target}?"
 
     @property
     def canonical(self) -> str:
-        """The same text for every order of the numbers; the split is a hash of it."""
+        """Return one text for every order of the numbers; the split is a hash of it."""
         return f"{','.join(map(str, sorted(self.numbers)))}={self.target}"
 
     @property
     def response_tokens(self) -> int:
-        """Tokens of every well-formed solution, the closing ``<eos>`` included."""
+        """Return the tokens of every well-formed solution, the closing ``<eos>`` included."""
         return 6 * (len(self.numbers) - 1)
 
     @classmethod
     def from_prompt(cls, prompt: str) -> Puzzle:
-        """Parse a prompt; raises ConfigError when it is not one."""
+        """Return the puzzle of a prompt. Raises ConfigError when it is not one."""
         match = _PROMPT.fullmatch(prompt)
         if match is None:
             raise ConfigError(

@@ -34,7 +34,7 @@ from nabla_eval.validation import Count
 
 KEY_VARIABLE = "VLLM_API_KEY"  # where a server was started with --api-key
 _PASSING = frozenset({429, 502, 503, 504})  # too many requests, or a server that is starting
-_LONGEST_WAIT = 30.0  # seconds between two attempts, whatever Retry-After says
+_LONGEST_WAIT = 30.0  # seconds between two attempts
 _LONGEST_TIMEOUT = 1e6  # seconds; sockets take no more than some 1e9
 _CONNECT = 10.0  # seconds at most until a server takes a connection, which nothing can interrupt
 _EXCERPT = 300  # characters of a server's answer that a message quotes
@@ -183,7 +183,7 @@ class Server:
         """
         wait = 0.5
         for attempt in range(1, self.options.vllm_attempts + 1):
-            last, pause = attempt == self.options.vllm_attempts, wait
+            last = attempt == self.options.vllm_attempts
             try:
                 reply = self._exchange(path, body)
             except (ConnectionError, http.client.IncompleteRead) as error:
@@ -197,14 +197,12 @@ class Server:
             else:
                 if last or reply.status not in _PASSING:
                     return self._read(path, kind, reply)
-                reason, pause = f"status {reply.status}", _pause(reply, wait)
+                reason = f"status {reply.status}"
             if not self._warned:
                 self._warned = True
-                LOGGER.warning(
-                    "The vLLM server at %s is away or busy (%s): trying again.",
-                    self.options.vllm_url, reason,
-                )  # fmt: skip
-            self._sleep(pause)
+                away = "The vLLM server at %s is away or busy (%s): trying again."
+                LOGGER.warning(away, self.options.vllm_url, reason)
+            self._sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -348,16 +346,6 @@ def _authorisation() -> dict[str, str]:
             "outside of ASCII, and HTTP takes none of them. Set it to the server's --api-key alone."
         )
     return {"Authorization": f"Bearer {key}"}
-
-
-def _pause(reply: _Reply, wait: float) -> float:
-    """Return the seconds until the next attempt: those of Retry-After if longer, up to a bound.
-
-    A date in its place is not read: the two clocks may differ.
-    """
-    asked = reply.headers.get("Retry-After", "").strip()
-    seconds = float(asked) if re.fullmatch("[0-9]{1,9}", asked) else 0.0
-    return min(max(wait, seconds), _LONGEST_WAIT)
 
 
 def _quoted(text: str) -> str:

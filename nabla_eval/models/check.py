@@ -82,14 +82,14 @@ class PairReport:
 
     @property
     def bytes(self) -> int:
-        """Both models on one device: their weights, and the larger of their passes."""
+        """Return what both take on one device: their weights, and the larger of their passes."""
         weights = [part.terms[0].bytes for _, part in self.memory]
         passes = [part.bytes - part.terms[0].bytes for _, part in self.memory]
         return sum(weights) + max(passes, default=0)
 
 
 def check_pair(policy: str, reward: str, asked: PairUse = PairUse()) -> PairReport:
-    """Look at a pair, and read its weights only with `asked.load`. Faults become findings."""
+    """Return what is found of a pair; weights are read with `asked.load` only."""
     findings: list[Finding] = []
 
     def look(name: str, found: Iterable[Finding]) -> None:

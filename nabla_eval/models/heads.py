@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -106,8 +107,10 @@ def split_policy(model: Any, name: str) -> Halves:
     scale *= float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
     cap = next((cap for name in _CAPS if (cap := getattr(config, name, None))), None)
     head = LogitHead(linear, table.device, scale, cap)
-    tied = linear.weight is model.get_input_embeddings().weight
-    halves = Halves(base, head, table, context_length(config), _parameters(model, tied))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if linear.weight is not model.get_input_embeddings().weight:
+        parameters -= table.numel()
+    halves = Halves(base, head, table, context_length(config), parameters)
     ids, rows = _few_tokens(model), table.shape[0]
     whole = model(input_ids=ids, use_cache=False).logits
     if whole.shape[-1] != rows:
@@ -133,8 +136,9 @@ def split_reward(
         raise _unknown(model, name, "has no linear `score` head")
     check_labels(name, linear.out_features, process)
     head = ScoreHead(linear, table.device, score if linear.out_features == 2 else None)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) - table.numel()
     context = context_length(model.config.get_text_config())
-    halves = Halves(base, head, table, context, _parameters(model, tied=False))
+    halves = Halves(base, head, table, context, parameters)
     ids = _few_tokens(model)
     whole = model(input_ids=ids).logits
     states = halves.states(ids)
@@ -199,11 +203,6 @@ def _prepare(model: Any, name: str) -> tuple[torch.nn.Module, Tensor]:
     return base, table.detach()
 
 
-def _parameters(model: Any, tied: bool) -> int:
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return total if tied else total - int(model.get_input_embeddings().weight.numel())
-
-
 def _few_tokens(model: Any) -> Tensor:
     """Return different token ids, none of them padding: classifiers pool the last other token."""
     table = model.get_input_embeddings().weight
@@ -262,16 +261,11 @@ def widen_norms(model: torch.nn.Module) -> None:
         # another width.
         own = isinstance(weight, torch.nn.Parameter)
         for gain in (weight, 1.0 + weight) if own else (torch.ones_like(weight[:1]),):
-            forward = _RMSNorm(gain, epsilon)
+            forward = partial(_rms_norm, gain=gain, epsilon=epsilon)
             if torch.allclose(forward(few), expected, rtol=1e-5, atol=1e-6):
                 norm.forward = forward
                 break
 
 
-@dataclass(frozen=True)
-class _RMSNorm:
-    gain: Tensor
-    epsilon: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon)
+def _rms_norm(x: Tensor, *, gain: Tensor, epsilon: float) -> Tensor:
+    return gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)

@@ -10,8 +10,9 @@ against what autograd keeps of Qwen2, Qwen3 and Llama models.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -225,20 +226,20 @@ def recompute_layers(base: torch.nn.Module) -> int:
     layers: list[Any] = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:
         if not hasattr(layer, "_nabla_recomputed"):
-            layer.forward = _Recomputed(layer.forward)
+            layer.forward = _recomputed(layer.forward)
             layer._nabla_recomputed = True
     return len(layers)
 
 
-@dataclass(frozen=True)
-class _Recomputed:
-    own: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+def _recomputed(own: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.own(*args, **kwargs)
+            return own(*args, **kwargs)
         # No layer draws random numbers here: the models are in evaluation mode.
-        return checkpoint(self.own, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return checkpoint(own, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return forward
 
 
 # --- the peak of a run --------------------------------------------------------------------------

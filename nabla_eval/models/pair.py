@@ -50,7 +50,7 @@ class Policy:
 
     @property
     def vocabulary(self) -> int:
-        """V: rows of the embedding table."""
+        """Return V, the rows of the embedding table."""
         return self.embedding.shape[0]
 
     def encode(self, text: str, special: bool = True) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ class Pair:
 
     @property
     def judge(self) -> Reward:
-        """The reward model. Raises `ModelError` where the pair has none."""
+        """Return the reward model. Raises `ModelError` where the pair has none."""
         if self.reward is None:
             raise ModelError(
                 "This method scores responses, and there is no reward model beside the policy "

@@ -26,7 +26,7 @@ class StepEnds:
     decode: Callable[[Sequence[int]], str]
 
     def __call__(self, tokens: Sequence[int]) -> list[bool]:
-        """One flag a token."""
+        """Return one flag a token."""
         if self.steps.step == "tokens":
             return [(i + 1) % self.steps.step_tokens == 0 for i in range(len(tokens))]
         ends = [False] * len(tokens)
@@ -40,7 +40,7 @@ class StepEnds:
 
 
 def growing(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> Iterator[str]:
-    """The text of the first token, of the first two, and so on.
+    """Yield the text of the first token, of the first two, and so on.
 
     Each is decoded after a few others only: what a token adds depends on no more than its character
     and on whether it is the first.
@@ -64,14 +64,14 @@ def growing(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> It
 
 
 def delimiter_of(step_delimiter: str) -> str | None:
-    """The text that ends every step; None where it is no text, but a pattern or a count."""
+    """Return the text that ends every step; None where a pattern or a count does."""
     if step_delimiter.startswith(("regex:", "tokens:")):
         return None
     return DELIMITERS.get(step_delimiter, step_delimiter)
 
 
 def checked_steps(tokenizer: Any, step_delimiter: str) -> Steps:
-    """The rule; `ConfigError` where no step would ever end, since no token ends the delimiter."""
+    """Return the rule. Raises `ConfigError` where no token ends in the delimiter."""
     text = delimiter_of(step_delimiter)
     if text is None:
         return Steps.parse(step_delimiter)

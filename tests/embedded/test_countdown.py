@@ -21,41 +21,35 @@ def test_verify_accepts_exactly_the_enumerated_solutions(case: tuple[Puzzle, str
     assert countdown.verify(problem, text) == (text in solutions(problem))
 
 
-GIVEN = (20, 14, 7, 3)
-WRONG = [
-    "",
-    "39",
-    "20-14=6;6*7=42;42-3=39;",
-    "20-14=6;6*7=42;42-3=40",  # false
-    "20-14=6;6*7=42;42-2=40",  # 2 was not given
-    "20-14=6;6*7=42",  # 3 is not used
-    "20-14=6;6*7=42;42-3=39;39*1=39",
-    "20-14=6;6*6=36;36+3=39",  # 6 used twice
-    "20-14=06;6*7=42;42-3=39",
-    "20-14=6;6*7=42;42-3=39 or so",
-    "20 - 14=6;6*7=42;42-3=39",
-    "20-14=6;6*7=42;42-3=\uff13\uff19",  # full-width digits
-    "__import__('os').abort()",
-    "9**9**9**9=39",
-    "7+3=10;14-10=4;20+4=24",  # right, but not the target
-]
-
-
 def test_verify_accepts_the_example_of_the_model_card_in_white_space() -> None:
     for response in ("20-14=6;6*7=42;42-3=39", " 20-14=6;7*6=42;42-3=39\n"):
         assert countdown.verify("20,14,7,3=39?", response)
 
 
 @pytest.mark.parametrize(
-    ("numbers", "target", "response"),
+    "response",
     [
-        ((20, 20, 1, 5), 5, "20-20=0;0*1=0;0+5=5"),  # results stay within 1 and 99
-        ((20, 20, 4), 99, "20*20=400;400/4=100"),
-        *((GIVEN, 39, response) for response in WRONG),
+        "",
+        "39",
+        "20-14=6;6*7=42;42-3=39;",
+        "20-14=6;6*7=42;42-3=40",  # false
+        "20-14=6;6*7=42;42-2=40",  # 2 was not given
+        "20-14=6;6*7=42",  # 3 is not used
+        "20-14=6;6*7=42;42-3=39;39*1=39",
+        "20-14=6;6*6=36;36+3=39",  # 6 used twice
+        "20-14=06;6*7=42;42-3=39",
+        "20-14=6;6*7=42;42-3=39 or so",
+        "20 - 14=6;6*7=42;42-3=39",
+        "20-14=6;6*7=42;42-3=\uff13\uff19",  # full-width digits
+        "__import__('os').abort()",
+        "9**9**9**9=39",
+        "7+3=10;14-10=4;20+4=24",  # right, but not the target
     ],
 )
-def test_verify_rejects(numbers: tuple[int, ...], target: int, response: str) -> None:
-    assert not countdown.verify(Puzzle(numbers, target), response)
+def test_verify_rejects(response: str) -> None:
+    assert not countdown.verify("20,14,7,3=39?", response)
+    assert not countdown.verify("20,20,1,5=5?", "20-20=0;0*1=0;0+5=5")  # results are 1 to 99
+    assert not countdown.verify("20,20,4=99?", "20*20=400;400/4=100")
 
 
 @given(st.text())

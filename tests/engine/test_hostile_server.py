@@ -157,22 +157,6 @@ def test_what_does_not_pass_is_asked_for_once(status: int) -> None:
     assert waits == []
 
 
-@pytest.mark.parametrize(
-    ("asked", "waits"),
-    [
-        ("7", [7.0, 7.0]), ("0", [0.5, 1.0]), ("1", [1.0, 1.0]), ("999999999", [30.0, 30.0]),
-        ("9" * 5000, [0.5, 1.0]), ("-5", [0.5, 1.0]), ("nan", [0.5, 1.0]), ("\xb2", [0.5, 1.0]),
-        ("Wed, 21 Oct 2099 07:28:00 GMT", [0.5, 1.0]), ("", [0.5, 1.0]),
-    ],
-)  # fmt: skip
-def test_a_busy_server_says_how_long_to_wait_up_to_a_bound(asked: str, waits: list[float]) -> None:
-    found: list[float] = []
-    head = f"HTTP/1.1 429 Busy\r\nRetry-After: {asked}\r\nContent-Length: 0\r\n\r\n"
-    told = refusal(head.encode("latin-1"), vllm_attempts=3, sleep=found.append)
-    assert "status 429" in told
-    assert found == waits
-
-
 BODIES = {
     "a page": (b"<html>\x1b]0;t\x07\xe2\x80\xaeello</html>", r"<html>\x1b]0;t\x07\u202eello"),
     "nothing": (b"", "(nothing)"),

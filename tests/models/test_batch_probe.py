@@ -12,6 +12,7 @@ import model_builders as build
 import pytest
 import torch
 from plain_engine import Plain
+from transformers import Qwen2ForTokenClassification
 
 from nabla_eval import load_pair
 from nabla_eval.dto.objective import Site, differentiate
@@ -19,13 +20,15 @@ from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.naive import next_logits
 from nabla_eval.engine.rollout import rollout
+from nabla_eval.engine.score import score
 from nabla_eval.errors import ModelError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.batch_probe import probe
 from nabla_eval.models.check import PairUse, check_pair
+from nabla_eval.models.load import reward_from
 from nabla_eval.models.prefix import Batching, batching
 from nabla_eval.options import Objective, Sampling
-from nabla_eval.protocol import Generate, Problem, TemplateAffixes
+from nabla_eval.protocol import Generate, Problem, Score, TemplateAffixes
 from nabla_eval.testing import tiny_pair, tiny_problems, tiny_tokenizer
 
 WORDS = tiny_tokenizer(19)
@@ -198,12 +201,6 @@ def test_the_probe_costs_a_few_passes_of_a_few_tokens() -> None:
 
 def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
     """In float64 with eager attention, positions that see nothing are nan in Qwen2."""
-    from transformers import Qwen2ForTokenClassification
-
-    from nabla_eval.engine.score import score
-    from nabla_eval.models.load import reward_from
-    from nabla_eval.protocol import Score
-
     pair = pair_of("qwen2", F64)
     config = build.tiny("process", WORDS).config
     judge = Qwen2ForTokenClassification._from_config(
@@ -215,9 +212,8 @@ def test_padded_scores_of_a_reward_model_that_takes_no_padding() -> None:
     drafts = rollout(pair.policy, [Generate(p, p.key / 0, Sampling()) for p in problems])
     asked = [Score(p, d) for p, d in zip(problems, drafts, strict=True)]
     together = [judged.reward for judged in score(pair.judge, asked)]
-    assert together == pytest.approx(
-        [score(pair.judge, [one])[0].reward for one in asked], abs=1e-9
-    )
+    alone = [score(pair.judge, [one])[0].reward for one in asked]
+    assert together == pytest.approx(alone, abs=1e-9)
 
 
 def saved(folder: Path, name: str) -> tuple[str, str]:

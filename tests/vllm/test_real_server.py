@@ -154,22 +154,6 @@ def test_seeds_decide_and_neighbours_do_not(pair: Pair, url: str, remote: VLLMRo
     assert differing > 10
 
 
-def test_a_response_goes_on_from_a_prefix(pair: Pair, remote: VLLMRollout) -> None:
-    chosen = problems(pair, 20)
-    whole = rollout(pair.policy, [Generate(p, p.key, GREEDY) for p in chosen])
-    kept = [
-        Generate(p, p.key, GREEDY, trajectory, keep=3, token=trajectory.tokens[3])
-        for p, trajectory in zip(chosen, whole, strict=True)
-        if len(trajectory.tokens) > 5
-    ]
-    assert kept
-    equal = sum(
-        found.tokens == request.prefix.tokens  # type: ignore[union-attr]
-        for request, found in zip(kept, remote(kept), strict=True)
-    )
-    assert equal >= len(kept) - 1
-
-
 def test_what_is_wrong_is_said(pair: Pair, url: str) -> None:
     with pytest.raises(ConfigError, match="offers policy; not 'polcy'"):
         Server(ServerOptions(vllm_url=url, vllm_model="polcy"))
