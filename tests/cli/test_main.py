@@ -145,12 +145,8 @@ def test_a_terminal_is_told_what_loads(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(screen, "EVALUATION", {"a small library": "this"})
+    monkeypatch.setattr(screen.Screen, "is_terminal", terminal)
     monkeypatch.delitem(sys.modules, "this", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    if terminal:
-        monkeypatch.setenv("FORCE_COLOR", "1")
     screen.load()
     out, err = capsys.readouterr()
     assert ("Loading a small library ..." in err) == ("this" in sys.modules) == terminal
@@ -168,10 +164,8 @@ def failing() -> None:
 def test_our_errors_are_one_paragraph_on_stderr_and_a_traceback_on_demand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = type(sys)("nabla_eval.cli.failing")
-    vars(module)["failing"] = failing
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(COMMANDS, "failing", Lazy("nabla_eval.cli.failing:failing", "Fails."))
+    monkeypatch.setattr(screen, "failing", failing, raising=False)
+    monkeypatch.setitem(COMMANDS, "failing", Lazy("nabla_eval.cli.screen:failing", "Fails."))
     result = CliRunner().invoke(main, ["failing"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: lr must be a number > 0, got [bold]-1[/bold].\n"
