@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from nabla_eval.grading.compare import same
 from nabla_eval.grading.extract import extract
@@ -24,10 +23,7 @@ GRADERS = ("nabla_eval", "math_verify")
 """This package, or math-verify alone, as most published figures are graded."""
 
 _MARKED = re.compile(r"\\boxed|\$|\\\(|\\\[")  # text that says where its mathematics is
-_CACHE_SIZE = 4096
 _pool = GradingPool()
-# Verdicts with the deadline they were given, the last used one last.
-_cache: OrderedDict[tuple[str, str, str], tuple[Verdict, float]] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -182,14 +178,7 @@ def _verdict(gold: str, answer: str | None, timeout: float) -> Verdict:
     return _ask_worker(a, b, timeout) if decided is None else Verdict(decided)
 
 
+@lru_cache(maxsize=4096)
 def _ask_worker(gold: str, answer: str, timeout: float, grader: str = GRADERS[0]) -> Verdict:
-    # Each call on the dictionary is atomic, so that threads need no lock.
-    key = (gold, answer, grader)
-    verdict, seconds = _cache.pop(key, (None, 0.0))
-    # A longer deadline may still decide what was cut off.
-    if verdict is None or (verdict.timed_out and timeout > seconds):
-        verdict, seconds = _pool.ask(gold, answer, timeout, grader), timeout
-    _cache[key] = verdict, seconds
-    while len(_cache) > _CACHE_SIZE:
-        _cache.popitem(last=False)
-    return verdict
+    """Ask once for each deadline: a longer one may still decide what was cut off."""
+    return _pool.ask(gold, answer, timeout, grader)

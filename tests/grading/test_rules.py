@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
+
 import pytest
 
 from nabla_eval.grading import equal as answers_equal
@@ -95,45 +98,23 @@ class Asked:
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch):
-    from collections import OrderedDict
-    from importlib import import_module
-
-    found = import_module("nabla_eval.grading.equal")
-    monkeypatch.setattr(found, "_cache", OrderedDict())
-    return found
-
-
-def test_the_least_recently_used_verdict_is_forgotten(module, monkeypatch) -> None:
-    pool = Asked(Verdict(True))
-    monkeypatch.setattr(module, "_pool", pool)
-    monkeypatch.setattr(module, "_CACHE_SIZE", 2)
-    one, two, three = (rf"\sqrt{{{n}}}" for n in (8, 18, 32))
-    other = r"k\sqrt{2}"
-    for gold in (one, two, one, three, one):  # `one` is used again before there are three
-        assert answers_equal(gold, other)
-    assert len(pool.pairs) == 3
-    answers_equal(three, other)
-    assert len(pool.pairs) == 3
-    answers_equal(two, other)
-    assert len(pool.pairs) == 4
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    """In place of the workers, and with no verdict of another test."""
+    module, made = import_module("nabla_eval.grading.equal"), Asked(Verdict(True))
+    monkeypatch.setattr(module, "_pool", made)
+    module._ask_worker.cache_clear()
+    yield made
+    module._ask_worker.cache_clear()
 
 
-def test_only_a_longer_deadline_asks_again_about_what_was_cut_off(module, monkeypatch) -> None:
-    pool = Asked(Verdict(False, "timeout"))
-    monkeypatch.setattr(module, "_pool", pool)
-    for seconds, asked in [(1.0, 1), (1.0, 1), (0.5, 1), (2.0, 2), (2.0, 2)]:
+def test_a_question_is_asked_once_for_each_deadline(pool: Asked) -> None:
+    pool.verdict = Verdict(False, "timeout")
+    for seconds, asked in [(1.0, 1), (1.0, 1), (2.0, 2), (2.0, 2), (1.0, 2)]:
         assert not answers_equal(r"\sqrt{8}", r"k\sqrt{2}", timeout=seconds)
         assert len(pool.pairs) == asked
-    pool.verdict = Verdict(False, "ValueError")
-    for seconds in (1.0, 9.0):  # what failed otherwise fails again
-        answers_equal(r"\sqrt{18}", r"k\sqrt{2}", timeout=seconds)
-    assert len(pool.pairs) == 3
 
 
-def test_what_is_too_long_is_compared_by_spelling_alone(module, monkeypatch) -> None:
-    pool = Asked(Verdict(True))
-    monkeypatch.setattr(module, "_pool", pool)
+def test_what_is_too_long_is_compared_by_spelling_alone(pool: Asked) -> None:
     long = "x+" * 1200 + "x"
     assert grade("7", long, extracted=True).reason == "too_long"
     assert grade(long, "7", extracted=True).reason == "too_long"
