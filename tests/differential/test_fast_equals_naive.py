@@ -135,7 +135,7 @@ def test_drawn_configurations(
     if not process:  # an outcome reward has no scores of prefixes
         chosen |= {"reward_gradient": "final"}
     config = configure("nabla", chosen)
-    problems = tiny_problems(pair, 4, seed=seed, stop=stop)
+    problems = tiny_problems(pair, 4, max_new_tokens=6, seed=seed, stop=stop)
     problems = [replace(problem, thought=thought) for problem in problems]
     executor = Executor(pair, max_batch_tokens=budget, max_cached_tokens=past)
     fast = drive_all([start(problem, config) for problem in problems], executor, width)
