@@ -167,21 +167,22 @@ class Faults:
         """Say what failed, in the end. Raises `ItemError` unless `allow_errors` is set."""
         if not self.errors:
             return
+        words = self._words(answered)
         if not self.arguments.allow_errors:
             raise ItemError(
-                f"{self._words(answered)} {self._advice()} With allow_errors=true the run ends "
-                "without them: they have no score, and `failed` counts them."
+                f"{words} {self._advice()} With allow_errors=true the run ends without them: they "
+                "have no score, and `failed` counts them."
             ) from next(iter(self.errors.values()))
         LOGGER.warning(
             "%s They have no score in nabla_eval's tasks, where `failed` counts them; tasks of "
             "others grade them as empty answers.",
-            self._words(answered),
+            words,
         )
 
     def _words(self, answered: int) -> str:
         words = [f"{item}: {type(e).__name__}: {e}" for item, e in self.errors.items()]
-        first, count = "; ".join(words[:SHOWN]), f"{len(words)} of {answered} items failed"
-        return f"{count} (the first {SHOWN}: {first})." if words[SHOWN:] else f"{count}: {first}"
+        more = "; ..." if words[SHOWN:] else ""
+        return f"{len(words)} of {answered} items failed: {'; '.join(words[:SHOWN])}{more}."
 
     def _advice(self) -> str:
         folder = self.arguments.trace_dir

@@ -154,19 +154,8 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
 
 
 def process_number(name: str, default: int) -> int:
-    """Return RANK or WORLD_SIZE, as torchrun and `accelerate launch` set them for each process.
-
-    Raises `ConfigError` where the environment variable is no integer >= 0.
-    """
-    given = os.environ.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal()):
-        raise ConfigError(
-            f"{name} in the environment must be an integer >= 0, got {given!r}. Unset it, or start "
-            "the processes with torchrun or `accelerate launch`, which set it."
-        )
-    return int(given)
+    """Return RANK or WORLD_SIZE, as torchrun and `accelerate launch` set them for each process."""
+    return int(os.environ.get(name, default))
 
 
 def _server(options: Mapping[str, Any], rollout: str) -> ServerOptions | None:
@@ -209,15 +198,10 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
     hf = arguments.hf
     alone = arguments.pretrained is not None and arguments.reward is None
     if alone and arguments.needs_reward and not paired:
-        free = [
-            name
-            for name, entry in METHODS.items()
-            if not settle(entry.config(), rewarded=False).needs_reward
-        ]
         raise ConfigError(
             f"method={arguments.method} needs a reward model, and got pretrained="
             f"{arguments.pretrained} without one. Pass reward=..., leave pretrained out for the "
-            f"embedded pair, or try method={' or method='.join(free)}."
+            "embedded pair, or try a method that needs none, such as method=self_consistency."
         )
     if hf.get("backend", "causal") not in ("causal", "default"):
         raise ConfigError(
@@ -228,9 +212,6 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
             "enable_thinking=True needs think_end_token, or the thoughts would be graded. "
             "Try think_end_token=</think>."
         )
-    for one, other in (("peft", "delta"), ("autogptq", "gptqmodel"), ("parallelize", "tp_plan")):
-        if hf.get(one) and hf.get(other):
-            raise ConfigError(f"{one}={hf[one]} contradicts {other}={hf[other]}. Leave one out.")
 
 
 # With a loaded pair these still mean something; the rest would silently do nothing.

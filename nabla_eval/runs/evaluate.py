@@ -137,23 +137,15 @@ class Evaluator:
         """
         from lm_eval.tasks.manager import TaskManager
 
-        own = all(knows(self._index(folders), name) for name in names)
-        key = json.dumps([own, folders, metadata], sort_keys=True, default=str)
-        if key not in self._managers:
-            made = TaskManager(
-                include_path=list(folders), include_defaults=not own, metadata=metadata
-            )
-            made.load = _once(made.load)
-            self._managers[key] = made
-        return self._managers[key]
-
-    def _index(self, folders: list[str]) -> Any:
-        """Return a `TaskManager` of these folders alone, to look names up."""
-        from lm_eval.tasks.manager import TaskManager
-
-        key = json.dumps(folders)
-        if key not in self._managers:
-            self._managers[key] = TaskManager(include_path=list(folders), include_defaults=False)
+        for everything in (False, True):
+            key = json.dumps([everything, folders, metadata], sort_keys=True, default=str)
+            if key not in self._managers:
+                self._managers[key] = made = TaskManager(
+                    include_path=list(folders), include_defaults=everything, metadata=metadata
+                )
+                made.load = _once(made.load)
+            if everything or all(knows(self._managers[key], name) for name in names):
+                break
         return self._managers[key]
 
 

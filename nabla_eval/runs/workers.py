@@ -52,6 +52,7 @@ class Event:
 
 
 Report = Callable[[Event], None]
+Target = Callable[[Connection, Path], None]
 
 
 def run_here(jobs: Sequence[Job], report: Report) -> None:
@@ -78,120 +79,6 @@ def _run(place: int, job: Job, evaluator: Evaluator, report: Report) -> None:
         report(Event("done", place, manifest=manifest))
 
 
-def run_in_processes(
-    jobs: Sequence[Job],
-    count: int,
-    log: Path,
-    report: Report,
-    target: Callable[[Connection, Path], None] | None = None,
-) -> None:
-    """Run jobs in `count` processes of one torch thread each, which load models and tasks once.
-
-    What they print goes to files named after `log`. A process that dies costs the job it was at.
-    Leaving early, by an exception such as Ctrl-C, ends the processes. `target` is what a process
-    runs, by default `work`.
-    """
-    pool = WorkerPool(target or work, log)
-    waiting = deque(enumerate(jobs))
-    try:
-        for _ in range(min(count, len(jobs))):
-            pool.start_one()
-        while waiting or pool.busy:
-            for worker in pool.idle:
-                if waiting:
-                    worker.assign(*waiting.popleft())
-            for worker in pool.ready():
-                event = worker.receive()
-                if event is None:
-                    place = pool.remove(worker)
-                    error = f"Its process ended with exit code {worker.process.exitcode}."
-                    with suppress(DataError), sole_writer(jobs[place].folder):  # or who took it
-                        fail(jobs[place].folder, jobs[place].manifest, RuntimeError(error))
-                    event = Event("failed", place, error=error)
-                    if waiting:
-                        pool.start_one()
-                report(event)
-    finally:
-        pool.close()
-
-
-class SweepWorker:
-    """A process that runs one job at a time, and the connection to it."""
-
-    def __init__(self, process: Any, line: Connection) -> None:
-        self.process, self.line = process, line
-        self.place: int | None = None  # of the job that it is at
-
-    def assign(self, place: int, job: Job) -> None:
-        self.place = place
-        with suppress(OSError):  # it is dead then, which the next `receive` finds out
-            self.line.send((place, job))
-
-    def receive(self) -> Event | None:
-        """Return its next message; None where it has died."""
-        try:
-            event: Event = self.line.recv()
-        except (EOFError, OSError):
-            return None
-        if event.kind in ("done", "failed"):
-            self.place = None
-        return event
-
-
-class WorkerPool:
-    """The worker processes of a sweep."""
-
-    def __init__(self, target: Callable[[Connection, Path], None], log: Path) -> None:
-        self.context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-        self.target, self.log = target, log
-        self.workers: list[SweepWorker] = []
-        self.started = 0
-
-    @property
-    def idle(self) -> list[SweepWorker]:
-        return [worker for worker in self.workers if worker.place is None]
-
-    @property
-    def busy(self) -> list[SweepWorker]:
-        return [worker for worker in self.workers if worker.place is not None]
-
-    def start_one(self) -> None:
-        self.started += 1
-        ours, theirs = self.context.Pipe()
-        log = self.log.with_stem(f"{self.log.stem}-{self.started}")
-        process = self.context.Process(target=self.target, args=(theirs, log), daemon=True)
-        self.workers.append(SweepWorker(process, ours))  # first: a stop in between must find it
-        with shielded():
-            process.start()
-        theirs.close()  # or its end would not be noticed here
-
-    def ready(self) -> list[SweepWorker]:
-        """Wait for busy workers that have sent a message or died."""
-        lines = {worker.line: worker for worker in self.busy}
-        return [lines[line] for line in wait(list(lines))]  # type: ignore[index]
-
-    def remove(self, worker: SweepWorker) -> int:
-        """Remove a dead worker; returns the job that it was at."""
-        worker.process.join()
-        worker.line.close()
-        self.workers.remove(worker)
-        assert worker.place is not None
-        return worker.place
-
-    def close(self) -> None:
-        """End all processes: the idle ones by closing their line, those at work at once."""
-        for worker in self.workers:
-            worker.line.close()
-            if worker.place is not None and worker.process.pid is not None:
-                worker.process.kill()
-        for worker in self.workers:
-            if worker.process.pid is not None:
-                worker.process.join(PATIENCE)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-
-
 def work(line: Connection, log: Path) -> None:
     """Run jobs in a worker process until its line is closed."""
     end_with_parent()
@@ -216,3 +103,86 @@ def work(line: Connection, log: Path) -> None:
         except (EOFError, OSError):
             return
         _run(place, job, evaluator, report)
+
+
+class SweepWorker:
+    """A process that runs one job at a time, and the connection to it."""
+
+    def __init__(self, target: Target, log: Path) -> None:
+        context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+        self.line, self._theirs = context.Pipe()
+        self.process = context.Process(target=target, args=(self._theirs, log), daemon=True)
+        self.place: int | None = None  # of the job that it is at
+
+    def start(self) -> None:
+        with shielded():
+            self.process.start()
+        self._theirs.close()  # or its end would not be noticed here
+
+    def assign(self, place: int, job: Job) -> None:
+        self.place = place
+        with suppress(OSError):  # it is dead then, which the next `receive` finds out
+            self.line.send((place, job))
+
+    def receive(self, jobs: Sequence[Job]) -> tuple[Event, bool]:
+        """Return what happened to its job, and whether the process is alive.
+
+        Of a process that has died the job has failed, which `run.json` then says.
+        """
+        assert self.place is not None
+        try:
+            event: Event = self.line.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            self.line.close()
+            error = f"Its process ended with exit code {self.process.exitcode}."
+            job = jobs[self.place]
+            with suppress(DataError), sole_writer(job.folder):  # or who took it
+                fail(job.folder, job.manifest, RuntimeError(error))
+            return Event("failed", self.place, error=error), False
+        if event.kind in ("done", "failed"):
+            self.place = None
+        return event, True
+
+
+def run_in_processes(
+    jobs: Sequence[Job], count: int, log: Path, report: Report, target: Target = work
+) -> None:
+    """Run jobs in `count` processes of one torch thread each, which load models and tasks once.
+
+    What they print goes to files named after `log`. A process that dies costs the job it was at.
+    Leaving early, by an exception such as Ctrl-C, ends the processes. `target` is what they run.
+    """
+    waiting, workers = deque(enumerate(jobs)), list[SweepWorker]()
+    logs = (log.with_stem(f"{log.stem}-{number + 1}") for number in range(count + len(jobs)))
+    try:
+        while waiting or any(worker.place is not None for worker in workers):
+            idle = [worker for worker in workers if worker.place is None]
+            while waiting and (idle or len(workers) < count):
+                if not idle:
+                    idle.append(SweepWorker(target, next(logs)))
+                    workers.append(idle[0])  # before it starts: a stop in between must find it
+                    idle[0].start()
+                idle.pop().assign(*waiting.popleft())
+            busy = {worker.line: worker for worker in workers if worker.place is not None}
+            for line in wait(list(busy)):
+                event, alive = busy[line].receive(jobs)  # type: ignore[index]
+                if not alive:
+                    workers.remove(busy[line])  # type: ignore[index]
+                report(event)
+    finally:
+        _end(workers)
+
+
+def _end(workers: Sequence[SweepWorker]) -> None:
+    """End all processes: the idle ones by closing their line, those at work at once."""
+    for worker in workers:
+        worker.line.close()
+        if worker.place is not None and worker.process.pid is not None:
+            worker.process.kill()
+    for worker in workers:
+        if worker.process.pid is not None:
+            worker.process.join(PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()

@@ -1,4 +1,4 @@
-"""Which models NablaLM loads, and which it refuses."""
+"""Which models NablaLM loads; what cannot work ends in one paragraph, before any decoding."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 
 import architectures
+import model_builders as build
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nabla_eval import embedded
-from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval import embedded, load_pair
+from nabla_eval.engine import execute
+from nabla_eval.errors import ConfigError, ModelError, NablaError
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.models.checkpoint import Checkpoint
+from nabla_eval.models import hub
 
 
 def test_a_pair_without_a_reward_model_serves_methods_that_need_none(double_pair, ask):
@@ -73,6 +76,90 @@ def test_a_recurrent_policy_answers(tmp_path, ask):
 
 
 def test_an_error_comes_before_any_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
     with pytest.raises(ConfigError, match="steps"):
         NablaLM(stepz=3)
+
+
+PROMPT = "1+1=?"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A policy with a context of 512 tokens, a reward model, and those that give NaN."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = build.word_tokenizer()
+    for name, kind, spoilt in (
+        ("policy", "policy", None), ("nan_policy", "policy", "model.norm.weight"),
+        ("reward", "outcome", None), ("nan_reward", "outcome", "score.weight"),
+    ):  # fmt: skip
+        file = build.save(folder / name, kind, tokenizer, seed=1) / "model.safetensors"
+        if spoilt is not None:
+            weights = load_file(file)
+            weights[spoilt][:] = torch.nan
+            save_file(weights, file, metadata={"format": "pt"})
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def refusal(models, ask, monkeypatch):
+    """The paragraph with which these models, or these requests, are refused."""
+    monkeypatch.setattr(execute.Decoder, "run", lambda _: pytest.fail("decoding had begun"))
+
+    def refuse(prompt=PROMPT, request=None, **options):
+        options = {"pretrained": models["policy"], "reward": models["reward"], **options}
+        with pytest.raises(NablaError) as caught:
+            model = NablaLM(device="cpu", **options)
+            asked = ask(prompt, **{"max_gen_toks": 24, **(request or {})})
+            model.generate_until([ask(PROMPT), asked], disable_tqdm=True)
+        text = str(caught.value)
+        assert "\n" not in text and 60 < len(text) < 600
+        return text
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pretrained": "/no/policy"}, ["policy folder /no/policy does not exist. Check the path"]),
+        ({"reward": "/no/reward"}, ["reward model folder /no/reward does not exist"]),
+        ({"reward": "POLICY"}, ["is Qwen2ForCausalLM; a ...ForSequenceClassification",
+                                "Give a reward model, such as"]),
+        ({"pretrained": "REWARD"}, ["give it as reward=..."]),
+        ({"prompt": "1+" * 300}, ["takes 600 tokens", "holds 512", "Use fewer few-shot"]),
+        ({"request": {"max_gen_toks": 600}}, ["takes 5 tokens", "max_gen_toks=600", "holds 512",
+                                              "Try --gen_kwargs max_gen_toks=507"]),
+        ({"reward": "NAN_REWARD"}, ["gives nan", "Try a wider dtype"]),
+        ({"pretrained": "NAN_POLICY"}, ["gives nan"]),
+    ],
+)  # fmt: skip
+def test_what_is_refused_and_in_which_words(refusal, models, monkeypatch, options, words):
+    if not options.keys() & {"prompt", "request"} and "NAN" not in str(options):
+        # Before any weights are read.
+        monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", pytest.fail)
+    named = {n: models.get(str(v).lower(), v) for n, v in options.items()}
+    text = refusal(**named)
+    assert all(word in text for word in words), text
+
+
+def test_the_api_refuses_a_reward_model_that_gives_no_numbers(models):
+    with pytest.raises(NablaError, match="gives nan"):
+        load_pair(models["policy"], models["nan_reward"])
+
+
+def test_a_gated_model(refusal, models, monkeypatch):
+    from transformers import AutoConfig
+
+    def gated(*_, **__):
+        raise OSError("You are trying to access a gated repo. 401 Client Error. Log in.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
+    text = refusal(pretrained="meta-llama/Llama-3.1-8B-Instruct")
+    assert "the hub wants a permission" in text and "Accept the model's licence" in text
+
+
+def test_no_network(refusal, monkeypatch):
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    text = refusal(reward="Skywork/Skywork-Reward-V2-Qwen3-4B")
+    assert "the hub is out of reach" in text and "Check the name and the network" in text

@@ -1,8 +1,14 @@
-"""Errors that no other test comes to: each is provoked once, and its words are checked."""
+"""Refusals that no other test comes to: each is provoked once, and its words are checked.
+
+Pipes, devices, folders and loops of links in place of files are refused too, and never waited for.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +25,7 @@ from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
+from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure, start
@@ -31,6 +38,7 @@ from nabla_eval.runs.command import compose
 from nabla_eval.runs.sweep import FILE, Sweep
 from nabla_eval.runs.sweep_file import read_sweep
 from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.traces.lock import sole_writer
 
 LATIN = "é".encode("latin-1")  # no UTF-8
 
@@ -128,3 +136,79 @@ def test_a_gpu_that_there_is_not():
 def test_a_check_of_the_theory_that_there_is_not():
     result = CliRunner().invoke(main, ["theory", "--check", "none"])
     assert result.exit_code != 0 and "none" in result.output
+
+
+MAKE: dict[str, Callable[[Path], None]] = {
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "loop": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.fixture(params=MAKE)
+def irregular(request):
+    def put(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        MAKE[request.param](path)
+        return path
+
+    return put
+
+
+def refused(*words, said=""):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert isinstance(result.exception, SystemExit) and result.exit_code, result.output
+    assert result.output and "Traceback" not in result.output
+    assert said in result.output
+
+
+def test_files_named_on_the_command_line(irregular, tmp_path):
+    file = irregular(tmp_path / "file.jsonl")
+    refused("sweep", file, "--dry-run")
+    refused("train", "sft", "--data", file, "--output", tmp_path / "out")
+    refused("run", "--config", file, "--dry-run")
+    refused("run", "--samples", file, "--dry-run")
+    refused("check-pair", file, file)
+    refused("report", "accuracy", file)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "model/results*", "model/samples*", "trace-rank0.jsonl"]
+)
+def test_files_of_a_run(irregular, tmp_path, name):
+    home = write_run(tmp_path / "run", [record(0)], [1.0])
+    irregular(next(iter(home.glob(name)), home / name))
+    for words in (["trace", "show", home, "0"], ["report", "accuracy", home]):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert isinstance(result.exception, SystemExit | None), result.exception
+        assert result.exit_code == 0 or result.stderr.startswith(("Error: ", "Warning: "))
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "accuracy"), ("trace", "list"), ("trace", "html", "--output", "page")]
+)
+def test_a_run_of_another_version_is_refused_by_all_in_the_same_words(tmp_path, words):
+    home = write_run(tmp_path / "run", [record(0)], [1.0])
+    (home / "run.json").write_text('{"schema": 99, "status": "done", "name": 3}')
+    refused(*words, home, said="run.json has schema 99; this version reads 1. Read it with the")
+
+
+def test_files_of_other_folders(irregular, tmp_path):
+    irregular(tmp_path / "pair" / "card.json")
+    refused("embedded", "card", tmp_path / "pair")
+    irregular(tmp_path / "problems" / SETS["aime24"].file)
+    refused("data", "check", tmp_path / "problems")
+    irregular(tmp_path / "out" / "options.json")
+    refused("train", "sft", "--output", tmp_path / "out", "--resume", "--size", "8")
+
+
+@pytest.mark.parametrize("chosen", ["no-file", "x" * 500, '{"a": 1}', '{"a": ["x"]}', "[1]"])
+def test_documents_that_are_chosen_as_something_else(chosen):
+    refused("run", "--samples", chosen, "--dry-run")
+
+
+def test_a_name_with_a_nul_is_refused_where_writing_begins(tmp_path):
+    with pytest.raises(DataError, match="Cannot write"), sole_writer(tmp_path / "a\0b"):
+        pass

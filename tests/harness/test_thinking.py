@@ -46,12 +46,13 @@ def test_the_answer_is_what_stands_after_the_last_thought(thought, text, answer)
     assert thought.answer(text) == answer
 
 
-def test_what_opens_a_thought_follows_from_what_ends_it():
-    pairs = {
-        "</think>": "<think>", "[/THINK]": "[THINK]", ";": "",
-        "<|end_of_thought|>": "<|begin_of_thought|>",
-    }  # fmt: skip
-    assert {end: opening(end) for end in pairs} == pairs
+@pytest.mark.parametrize(("start", "end"), [*TAGS_OF_ALL, ("", ";")])
+def test_what_opens_a_thought_follows_from_what_ends_it(start, end):
+    assert opening(end) == start
+    if start:
+        assert spoken(f"{start}5?{end}4") == "4" == spoken("4")
+        assert spoken(f"{start}5?") == "" == spoken("5?", in_thought=True)
+        assert spoken(f"5?{end}4", in_thought=True) == "4"
 
 
 def test_templates_that_open_the_thought_themselves(real):
@@ -112,22 +113,16 @@ def test_tags_that_the_policy_has_tokens_for():
 @pytest.fixture
 def write(ask):
     """What NablaLM answers with a policy that writes these tokens after a template's prompt."""
+    asked = [{"role": "user", "content": "1+2"}]
 
     def answer(parts, *special, template="{{ messages[-1]['content'] }}=", **options):
-        words = [
-            *dict.fromkeys([*build.WORDS, *string.ascii_lowercase]),
-            "\\boxed{12}",
-            "analysis",
-            "final",
-        ]
-        own = tokenizer_with(*special, words=words, chat=template)
-        begin = len(own(render(own, [{"role": "user", "content": "1+2"}]))["input_ids"])
-        vocabulary = own.get_vocab()
+        words = [*build.WORDS, *string.ascii_lowercase, "\\boxed{12}", "analysis", "final"]
+        own = tokenizer_with(*special, words=[*dict.fromkeys(words)], chat=template)
+        vocabulary, begin = own.get_vocab(), len(own(render(own, asked))["input_ids"])
         logits = logits_of([vocabulary[part] for part in parts], len(own), begin)
         model = NablaLM(pair=scripted_pair(own, logits), method="greedy", seed=0)
-        prompt = model.apply_chat_template([{"role": "user", "content": "1+2"}])
-        arguments = {"max_gen_toks": len(parts), **options}
-        (response,) = model.generate_until([ask(prompt, **arguments)], disable_tqdm=True)
+        request = ask(model.apply_chat_template(asked), **{"max_gen_toks": len(parts), **options})
+        (response,) = model.generate_until([request], disable_tqdm=True)
         return response
 
     return answer
@@ -158,14 +153,6 @@ def test_channels_of_gpt_oss(write):
             assert write([*thought, *final][:cut], *marks, until=until) == ""
 
 
-@pytest.mark.parametrize(("start", "end"), TAGS_OF_ALL)
-def test_what_is_said_after_thoughts_of_any_tag(start, end):
-    assert opening(end) == start
-    assert spoken(f"{start}5?{end}4") == "4" == spoken("4")
-    assert spoken(f"{start}5?") == "" == spoken("5?", in_thought=True)
-    assert spoken(f"5?{end}4", in_thought=True) == "4"
-
-
 def test_channels_whose_special_tokens_were_dropped():
     assert spoken("analysismaybe 9assistantfinalIt is 10.") == "It is 10."
     assert spoken("analysisWe need 9") == ""
@@ -173,31 +160,27 @@ def test_channels_whose_special_tokens_were_dropped():
         assert spoken(prose) == prose
 
 
-def test_a_token_that_leaves_no_text_is_refused(lm):
-    end = lm().pair.policy.end_ids[0]
-    with pytest.raises(ConfigError, match="leaves no trace in a response's text"):
-        lm(think_end_token=end)
+def test_thoughts_of_the_embedded_policy(lm, ask):
+    def answer(request, **options):
+        (response,) = lm(method="greedy", **options).generate_until([request], disable_tqdm=True)
+        return response
 
-
-def test_stop_strings_do_not_fire_inside_a_thought(lm, ask):
-    (whole,) = lm(method="greedy").generate_until([ask()], disable_tqdm=True)
-    thought, _, answer = whole.rpartition(";")
-    assert "=" in thought and "=" in answer
-    model = lm(method="greedy", think_end_token=";", enable_thinking=True)
-    (stopped,) = model.generate_until([ask(until=["="])], disable_tqdm=True)
-    assert stopped == answer.partition("=")[0]
+    whole = answer(ask())
+    thought, _, said = whole.rpartition(";")
+    assert "=" in thought and "=" in said
+    token = lm().tokenizer.convert_tokens_to_ids(";")
+    for end in (";", str(token)):
+        cut = answer(ask(), think_end_token=end)
+        assert cut == said and cut.stats["generated_tokens"] == whole.stats["generated_tokens"]
+    # Stop strings do not fire inside a thought.
+    stopped = answer(ask(until=["="]), think_end_token=";", enable_thinking=True)
+    assert stopped == said.partition("=")[0]
     assert stopped.stats["generated_tokens"] > len(thought) / 3  # it was not cut in the thought
-    (plain,) = lm(method="greedy").generate_until([ask(until=["="])], disable_tqdm=True)
-    assert plain == whole.partition("=")[0]
-
-
-def test_a_truncated_thought_is_no_answer(lm, ask):
-    model = lm(method="greedy", think_end_token="#", enable_thinking=True)
-    (response,) = model.generate_until([ask(max_gen_toks=3)], disable_tqdm=True)
-    assert response == "" and response.stats["truncated"]
-    assert response.stats["generated_tokens"] == 3
-    (grade,) = grade_batch([("5", response)])
-    assert grade.reason == "no_answer"
+    # A thought that is cut off is no answer.
+    open_ = answer(ask(max_gen_toks=3), think_end_token="#", enable_thinking=True)
+    assert open_ == "" and open_.stats["truncated"] and open_.stats["generated_tokens"] == 3
+    with pytest.raises(ConfigError, match="leaves no trace in a response's text"):
+        lm(think_end_token=lm().pair.policy.end_ids[0])
 
 
 def test_thoughts_do_not_vote():

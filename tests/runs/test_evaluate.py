@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from lm_eval.api.instance import Instance
 
-from nabla_eval.errors import ConfigError, DataError
-from nabla_eval.harness.lm import NablaLM
+from nabla_eval.errors import DataError
 from nabla_eval.harness.task_files import tasks_path
 from nabla_eval.runs.command import compose
 from nabla_eval.runs.evaluate import Evaluator, knows
@@ -52,26 +51,21 @@ def test_a_sweep_that_keeps_its_models_asks_them_what_a_run_asks(
     assert len(trace.read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_only_our_folder_is_indexed_where_it_has_all_names(tmp_path):
-    evaluator = Evaluator()
-    manager = evaluator._index([str(tasks_path())])
-    assert manager.all_tasks and all(name.startswith(("nabla", "aime", "amc", "math"))
-                                     for name in manager.all_tasks)  # fmt: skip
-    assert knows(manager, "nabla_countdown") and not knows(manager, "hellaswag")
+def test_only_given_folders_are_indexed_where_they_have_all_names(tmp_path, monkeypatch):
     (tmp_path / "group.yaml").write_text("group: mixed\ntask: [nabla_countdown, hellaswag]\n")
     (tmp_path / "own.yaml").write_text("group: ours\ntask: [nabla_countdown]\n")
-    both = evaluator._index([str(tasks_path()), str(tmp_path)])
-    assert knows(both, "ours") and not knows(both, "mixed")
-
-
-def test_tasks_are_kept_while_what_they_are_told_is_the_same():
-    evaluator, folders = Evaluator(), [str(tasks_path())]
-    names = ["nabla_countdown"]
-    first = evaluator._manager(names, folders, {"grader": "nabla_eval"})
-    assert evaluator._manager(names, folders, {"grader": "nabla_eval"}) is first
-    assert evaluator._manager(names, folders, {"grader": "math_verify"}) is not first
-    task = first.load(names)["tasks"]["nabla_countdown"]
-    assert first.load(names)["tasks"]["nabla_countdown"] is task
+    evaluator, folders = Evaluator(), [str(tasks_path()), str(tmp_path)]
+    manager = evaluator._manager(["nabla_countdown", "ours"], folders, {})
+    assert knows(manager, "ours") and not knows(manager, "mixed") and not knows(manager, "mmlu")
+    assert all(
+        name.startswith(("nabla", "aime", "amc", "math", "ours", "mixed"))
+        for name in manager.all_tasks
+    )
+    task = manager.load(["nabla_countdown"])["tasks"]["nabla_countdown"]
+    again = evaluator._manager(["nabla_countdown"], folders, {})
+    assert again is manager and again.load(["nabla_countdown"])["tasks"]["nabla_countdown"] is task
+    other = evaluator._manager(["nabla_countdown"], folders, {"grader": "math_verify"})
+    assert other is not manager
 
 
 def test_an_unknown_task_is_answered_with_ours(tmp_path, monkeypatch):
@@ -85,15 +79,3 @@ def test_an_unknown_task_is_answered_with_ours(tmp_path, monkeypatch):
         Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
     manifest = read_manifest(tmp_path)
     assert manifest is not None and "Did you mean" in str(manifest["error"])
-
-
-@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "-1"), ("RANK", "")])
-def test_a_rank_that_is_no_number_is_said(name, value, tmp_path, monkeypatch):
-    monkeypatch.setenv(name, value)
-    said = f"{name} in the environment must be an integer >= 0, got '{value}'. Unset it"
-    with pytest.raises(ConfigError, match=said):
-        NablaLM(method="greedy", device="cpu")
-    if name == "RANK":
-        made = compose([], method="greedy")
-        with pytest.raises(ConfigError, match=said):
-            Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))

@@ -1,4 +1,7 @@
-"""A run that is killed, stopped or out of disk ends, once continued, as if nothing had happened."""
+"""A run that is killed, stopped or out of disk ends, once continued, as if nothing had happened.
+
+`NABLA_MOMENTS=10` hits it twenty times by each signal, as before a release; by default eight times.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from nearly import same
 
 from nabla_eval.traces import done, read
 
-KILLS = 20
+KILLS = 2 * int(os.environ.get("NABLA_MOMENTS", "4"))
 DOCUMENTS = 16
 MODEL = "method=nabla,n=3,steps=4,seed=3,dtype=float64,batch_size=4"
 
@@ -79,7 +82,7 @@ def undisturbed(root, lm_eval, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-def test_twenty_interruptions_change_nothing(number, root, lm_eval, undisturbed, tmp_path):
+def test_interruptions_change_nothing(number, root, lm_eval, undisturbed, tmp_path):
     expected, seconds = undisturbed
     draw = random.Random(number)
     kills = chains = caught = 0
@@ -107,12 +110,13 @@ def test_twenty_interruptions_change_nothing(number, root, lm_eval, undisturbed,
         if status != 0:
             assert lm_eval.run(*command(root, folder)) == 0, lm_eval.log.read_text()[-3000:]
         assert same(result(folder), expected)
-    assert caught >= 3, "too few interruptions hit while answers were being written"
+    assert caught >= KILLS // 7, "too few interruptions hit while answers were being written"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-@pytest.mark.parametrize("ranks", [(1, 2, 1), (2, 1, 2)], ids=["1 to 2 to 1", "2 to 1 to 2"])
+@pytest.mark.parametrize(
+    ("number", "ranks"), [(signal.SIGKILL, (1, 2, 1)), (signal.SIGTERM, (2, 1, 2))]
+)
 def test_interruptions_from_one_number_of_ranks_to_another_change_nothing(
     number, ranks, root, lm_eval, undisturbed, tmp_path
 ):

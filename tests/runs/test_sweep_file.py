@@ -16,42 +16,34 @@ def study(tmp_path, text):
 
 
 def rows(found):
-    return [
-        (
-            cell.name,
-            cell.task,
-            cell.seed,
-            {k: v for k, v in cell.evaluation.model_args.items() if k != "seed"},
-        )
-        for cell in found.cells
-    ]
+    def own(cell):
+        return {k: v for k, v in cell.evaluation.model_args.items() if k != "seed"}
+
+    return [(cell.name, cell.task, cell.seed, own(cell)) for cell in found.cells]
 
 
 def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path):
-    found = study(
-        tmp_path,
-        """
+    text = """
         tasks: [a, b]
         seeds: [0, 7]
-        grid: {n: [2, 4], lr: 0.1}
+        grid: {n: [2, 4], lr: 1e-3}
         variants:
           - {name: nabla, method: nabla}
           - {name: twin, steps: 0, n: 3}
-        """,
-    )
+        """
+    found = study(tmp_path, text)
     assert len(found.cells) == 2 * 2 * 2 + 2 * 2
+    first = {"n": 2, "lr": "1e-3", "method": "nabla"}  # YAML reads 1e-3 as text
     assert rows(found)[:3] == [
-        ("nabla n=2", "a", 0, {"n": 2, "lr": 0.1, "method": "nabla"}),
-        ("nabla n=2", "a", 7, {"n": 2, "lr": 0.1, "method": "nabla"}),
-        ("nabla n=2", "b", 0, {"n": 2, "lr": 0.1, "method": "nabla"}),
-    ]
-    assert rows(found)[-1] == ("twin", "b", 7, {"n": 3, "lr": 0.1, "steps": 0})
-    assert len({cell.folder for cell in found.cells}) == len(found.cells)
-    assert found.cells[0].folder == "nabla_n2-a-s0"
-    assert (
-        found.cells[0].evaluation.arguments.config.n == 2
-        and found.cells[1].evaluation.arguments.seed == 7
-    )
+        ("nabla n=2", "a", 0, first), ("nabla n=2", "a", 7, first), ("nabla n=2", "b", 0, first),
+    ]  # fmt: skip
+    assert rows(found)[-1] == ("twin", "b", 7, {"n": 3, "lr": "1e-3", "steps": 0})
+    folders = {cell.folder for cell in found.cells}
+    assert len(folders) == len(found.cells) and found.cells[0].folder == "nabla_n2-a-s0"
+    read = [cell.evaluation.arguments for cell in found.cells]
+    assert (read[0].config.n, read[0].config.lr, read[1].seed) == (2, 0.001, 7)
+    small = study(tmp_path, "tasks: a\ngrid: {n: [2]}\nvariants: [{name: nabla}]")
+    assert {cell.folder for cell in small.cells} < folders, "they stay when others are added"
 
 
 @pytest.mark.parametrize(
@@ -90,26 +82,12 @@ def test_the_cells_of_a_grid_and_its_variants(tmp_path, text, cells):
     assert rows(study(tmp_path, text)) == cells
 
 
-def test_numbers_that_yaml_reads_as_text_are_read_as_numbers(tmp_path):
-    (cell,) = study(tmp_path, "tasks: a\ngrid: {lr: 1e-3, min_lr: 1e-4}").cells
-    assert cell.evaluation.arguments.config.lr == 0.001
-
-
 def test_settings_are_lm_evals(tmp_path):
-    found = study(
-        tmp_path,
+    text = """
+        {name: mine, tasks: a, limit: 8, batch_size: 64, device: cpu, num_fewshot: 2,
+         gen_kwargs: {max_gen_toks: 12}, apply_chat_template: true, include_path: elsewhere}
         """
-        name: mine
-        tasks: a
-        limit: 8
-        batch_size: 64
-        device: cpu
-        num_fewshot: 2
-        gen_kwargs: {max_gen_toks: 12}
-        apply_chat_template: true
-        include_path: elsewhere
-        """,
-    )
+    found = study(tmp_path, text)
     evaluation = found.cells[0].evaluation
     assert (found.name, evaluation.options["include_path"]) == ("mine", ["elsewhere"])
     manifest = evaluation.manifest("c", "n")
@@ -131,15 +109,6 @@ def test_multiturn_without_a_chat_template_says_nothing(tmp_path, given, kept):
     """lm-eval would refuse it as true."""
     found = study(tmp_path, f"tasks: a\nfewshot_as_multiturn: {given}")
     assert found.cells[0].evaluation.options["fewshot_as_multiturn"] is kept
-
-
-def test_folders_stay_when_tasks_seeds_and_variants_are_added(tmp_path):
-    small = study(tmp_path, "tasks: a\ngrid: {n: [2]}")
-    large = study(
-        tmp_path,
-        "tasks: [b, a]\nseeds: [3, 0]\ngrid: {n: [4, 2]}\nvariants: [{name: x}, {method: nabla}]",
-    )
-    assert {cell.folder for cell in small.cells} < {cell.folder for cell in large.cells}
 
 
 def test_long_and_odd_names_make_safe_folders(tmp_path):

@@ -1,37 +1,51 @@
-"""Whatever stands in a file that users write or share: it is read, or refused by our errors.
+"""Whatever stands in arguments, files that users write or share, and a server's answers.
 
-Arguments, sweeps and servers are in `test_fuzzed_parsers.py`, damaged traces in
-`traces/test_damage.py`, torn results in `analysis/test_folders.py`.
+It is read, or refused by our errors. Damaged traces are in `traces/test_damage.py`, torn results in
+`analysis/test_folders.py`, hostile text to be graded in `grading/test_hostile.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
-from hostile import answered, spoiled, texts, values
+from hostile import answered, odd, spoiled, texts, values
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from run_folders import record, write_run
+from scripted_server import talking
 
 from nabla_eval.analysis.folders import read_folder
 from nabla_eval.embedded import WEIGHTS
 from nabla_eval.embedded.card import read_card, render_card, verify_files
+from nabla_eval.engine.vllm import VLLMRollout
+from nabla_eval.engine.vllm_client import Completion, Server, ServerOptions
+from nabla_eval.errors import NablaError
+from nabla_eval.grading import equal, extract
+from nabla_eval.harness.arguments import read
 from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.harness.problems import store
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.questions import PLACES
-from nabla_eval.methods.registry import configure
+from nabla_eval.methods.registry import METHODS, configure, option_names
+from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate
 from nabla_eval.runs.command import compose
 from nabla_eval.runs.folder import inspect
-from nabla_eval.runs.sweep_file import read_sweep
-from nabla_eval.traces import TraceWriter, read
+from nabla_eval.runs.sweep_file import KEYS, read_sweep
+from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.traces import TraceWriter
+from nabla_eval.traces import read as read_traces
 from nabla_eval.traces.manifest import read_manifest
 from nabla_training.data import open_rows
 from nabla_training.folder import claim
@@ -39,7 +53,6 @@ from nabla_training.folder import claim
 in_a_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100
 )
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +110,17 @@ TASK = {"task": "t", "dataset_kwargs": {"problem_set": "aime24"}}
 NO_TRACE = {"schema": 1, "id": "t/0/0", "ledger": {"__float__": "nan"}}
 
 
+def command_line(*words):
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            check_command_line(words)
+        except SystemExit as refusal:
+            assert str(refusal).startswith("Error: ")
+
+
 def config(file):
     answered(lambda: compose(["--config", str(file)]))
-    try:
-        check_command_line(["--model", "nabla", "--config", str(file)])
-    except SystemExit as refusal:
-        assert str(refusal).startswith("Error: ")
+    command_line("--model", "nabla", "--config", str(file))
 
 
 def sweep(file):
@@ -126,7 +144,7 @@ def card(file):
 def trace(file):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a torn last line
-        answered(lambda: read(file))
+        answered(lambda: read_traces(file))
         answered(lambda: TraceWriter(file).__enter__().__exit__(None, None, None))
 
 
@@ -215,3 +233,113 @@ def test_spoiled_values_are_of_every_kind():
 
     look()
     assert seen == {True, False}
+
+
+names_of_methods = st.sampled_from(sorted(METHODS))
+NAMES = sorted({name for method in METHODS for name in option_names(method)})
+NAMES += [
+    "method", "preset", "seed", "rollout", "vllm_url", "vllm_attempts", "reward", "pretrained",
+    "max_errors", "allow_errors", "max_batch_tokens", "trace_dir", "step_delimiter", "vocab",
+]  # fmt: skip
+names = st.sampled_from(NAMES) | st.text(max_size=6)
+
+
+@settings(max_examples=300)
+@given(options=st.dictionaries(names, values | names_of_methods, max_size=5))
+def test_model_arguments(options):
+    answered(lambda: read(options))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(names, odd | st.text(max_size=8)), max_size=4), st.text(max_size=9))
+def test_model_argument_strings(pairs, rest):
+    text = ",".join(f"{name}={value}" for name, value in pairs) + rest
+    command_line("--model", "nabla", "--model_args", text)
+
+
+SWEEPS = {
+    "structure": st.dictionaries(
+        st.sampled_from(sorted(KEYS)) | st.text(max_size=4), values, max_size=5
+    ).map(lambda own: as_yaml({"tasks": "a", "grid": {"method": ["greedy"]}, **own})),
+    "bytes": st.binary(max_size=60)
+    | st.text("abc:[]{}&*!-|>'\"\n \t#%@`,?0", max_size=40).map(str.encode),
+}
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+@settings(in_a_folder, max_examples=200)
+@given(draw=st.data())
+def test_sweeps_of_any(here, kind, draw):
+    (here / "sweep.yaml").write_bytes(draw.draw(SWEEPS[kind]))
+    answered(lambda: read_sweep(here / "sweep.yaml"))
+
+
+models = json.dumps({"data": [{"id": "served", "max_model_len": 64}]}).encode()
+choices = st.fixed_dictionaries({}, optional={"token_ids": values, "finish_reason": values})
+replies = st.one_of(
+    st.binary(max_size=30),
+    values.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({"choices": values | st.lists(choices, max_size=2)}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.fixed_dictionaries({"data": values}).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@settings(max_examples=300)
+@given(first=replies | st.just(models), second=replies)
+def test_answers_of_a_server(first, second):
+    left = [first, second]
+
+    def say(connection):
+        body = left.pop(0) if len(left) > 1 else left[0]
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    with talking(say) as wire:
+        options = ServerOptions(vllm_url=wire.url, vllm_attempts=2)
+        server = answered(lambda: Server(options, lambda _: None))
+        if server is not None:
+            found = answered(lambda: server.complete({"prompt": [1]}))
+            assert found is None or all(type(token) is int for token in found.tokens)
+
+
+@cache
+def rollout():
+    pair = tiny_pair(seed=3)
+    server = object.__new__(Server)
+    server.options = ServerOptions(vllm_url="http://127.0.0.1:1")
+    server.model, server.context = "served", 64
+    with patch.object(VLLMRollout, "_compare"):  # which asks the server
+        return VLLMRollout(pair.policy, server), pair
+
+
+@settings(max_examples=100)
+@given(
+    tokens=st.lists(st.integers(-2, 12) | st.integers(), max_size=8),
+    finish=st.sampled_from(["stop", "length", "abort", "None", ""]),
+)
+def test_token_ids_that_a_server_writes(tokens, finish):
+    remote, pair = rollout()
+    (problem,) = tiny_problems(pair, 1, max_new_tokens=5)
+    answer = [Completion(tuple(tokens), finish)]
+    with patch.object(remote.server, "complete_all", lambda bodies: answer * len(bodies)):
+        found = answered(lambda: remote([Generate(problem, problem.key, Sampling())]))
+    if found is not None:
+        assert 1 <= len(found[0].tokens) <= 5
+        assert all(0 <= token < pair.policy.vocabulary for token in found[0].tokens)
+
+
+@settings(max_examples=60)
+@given(st.text("\\{}$^_0123456789/.,%()[]+-*=x boxedfrac\x1b\x00\u202e", max_size=40))
+def test_graded_text(text):
+    answer = extract(text)
+    assert answer is None or isinstance(answer, str)
+    assert isinstance(equal("1/2", text), bool)
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "{" * 500, "- " * 500, "!!python/object:os.system"])
+def test_sweeps_that_mean_harm(here, text):
+    (here / "sweep.yaml").write_text(text)
+    with pytest.raises(NablaError):
+        read_sweep(here / "sweep.yaml")
