@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,16 +27,12 @@ from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
-from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.checkpoint import parse_device
 from nabla_eval.options import build
-from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.overview import measure
 from nabla_eval.reporting.text import write_files
 from nabla_eval.runs.command import compose
-from nabla_eval.runs.sweep import FILE, Sweep
-from nabla_eval.runs.sweep_file import read_sweep
-from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.testing import tiny_pair
 from nabla_eval.traces.lock import sole_writer
 
 LATIN = "é".encode("latin-1")  # no UTF-8
@@ -60,27 +55,8 @@ def card_with(folder, **changes):
     return file_of(folder, "card.json", json.dumps({**card, **changes}).encode())
 
 
-def compared(_):
-    one, other = SimpleNamespace(task="a", name="x"), SimpleNamespace(task="b", name="y")
-    compare_report([one], [other])
-
-
 def config_of_another_kind(folder):
     compose(["--config", str(file_of(folder, "config.yaml", b"tasks: 3\n") / "config.yaml")])
-
-
-def prompt_that_is_no_text(folder):
-    configure("tpo", {"prompts": str(file_of(folder, "tpo_loss.txt", LATIN))})
-
-
-def summary_that_cannot_be_replaced(folder):
-    file_of(folder, "sweep.yaml", b"tasks: nabla_countdown\ngrid: {method: [greedy]}\n")
-    (folder / "out" / FILE / "inside").mkdir(parents=True)
-    Sweep(read_sweep(folder / "sweep.yaml"), folder / "out", "nabla-eval sweep").save()
-
-
-def options_of_no_method(_):
-    start(tiny_problems(tiny_pair(seed=3), 1)[0], {})
 
 
 def model_that_is_a_file(folder):
@@ -100,7 +76,6 @@ def server_that_writes_nothing(_):
         (lambda d: measure(run_with(d, LATIN)), DataError, "cannot be read .*Evaluate"),
         (lambda d: measure(run_with(d, b"")), DataError, "is empty. Evaluate again"),
         (measure, DataError, r"holds no results_\*\.json\. Finish the run first"),
-        (compared, DataError, "no task in common"),
         (lambda d: read_card(file_of(d, "card.json", b"[")), DataError,
          "cannot be read: .* Install the package, or train"),
         (lambda d: read_card(card_with(d, task=1)), DataError, "train the pair again"),
@@ -109,15 +84,10 @@ def server_that_writes_nothing(_):
         (config_of_another_kind, ConfigError, "tasks must be a string, a list or null, got 3"),
         (lambda d: list_tasks(file_of(d, "task.yaml", LATIN)), DataError,
          r"task\.yaml cannot be read: .* Mend it, or remove it"),
-        (prompt_that_is_no_text, ConfigError, r"tpo_loss\.txt cannot be read: .* Save it as UTF-8"),
         (lambda d: write_files(file_of(d, "file", b"") / "file", {"page": ""}), DataError,
          r"Cannot write to .*/file: .* Choose another --output"),
-        (summary_that_cannot_be_replaced, DataError,
-         r"Cannot write .*study\.json: .* Choose another --output"),
         (lambda _: build(Nabla, {"stepz": 1}), ConfigError,
          r"Unknown option 'stepz' for Nabla. Did you mean steps"),
-        (options_of_no_method, ConfigError,
-         "dict is not the options class of a registered method"),
         (model_that_is_a_file, ModelError, r"is a file. Check the path"),
         (server_that_writes_nothing, ServerError, "gave 0 of 8 tokens and ended with 'length'"),
     ],

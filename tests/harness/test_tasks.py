@@ -8,7 +8,6 @@ from typing import Any
 
 import model_builders as build
 import pytest
-import torch
 
 from nabla_eval.embedded.countdown import Puzzle
 from nabla_eval.errors import ConfigError, DataError
@@ -120,23 +119,6 @@ def test_lengths_and_repeats_are_the_papers(offline, task_manager):
     assert lengths == dict.fromkeys(COUNTS, 1024) | {"nabla_aime24": 3072, "nabla_aime25": 3072}
     repeats = {name: task.config.repeats for name, task in tasks.items()}
     assert repeats == {name: SAMPLES.get(name, 4) for name in COUNTS}
-
-
-def test_hf_runs_the_tasks_too_without_costs(offline, real, evaluate, table):
-    from lm_eval.models.huggingface import HFLM
-
-    tokenizer = real(build.QWEN25)
-    model = build.tiny("policy", tokenizer, rows=151936, max_position_embeddings=4096).float()
-    with torch.random.fork_rng(devices=[]):
-        found = evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, device="cpu", batch_size=8),
-            ["nabla_amc23"], limit=1, gen_kwargs={"max_gen_toks": 3},
-        )  # fmt: skip
-    assert {name for name in table(found, "nabla_amc23") if "stderr" not in name} == {
-        f"{name},none" for name in ("exact_match", "pass@4", "maj@4", "no_answer", "grader_timeout")
-    }
-    (responses,) = found["samples"]["nabla_amc23"][0]["filtered_resps"]
-    assert len(responses) == 4
 
 
 def test_an_undressed_chat_model_is_noticed(tiny_qwen, ask, caplog):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import pytest
 from lm_eval_process import launcher
 from nearly import same
 
-from nabla_eval.traces import done, read
+from nabla_eval.traces import done, read, trace_path
 
 KILLS = 2 * int(os.environ.get("NABLA_MOMENTS", "4"))
 DOCUMENTS = 16
@@ -78,6 +79,14 @@ def undisturbed(root, lm_eval, tmp_path_factory):
     began = time.perf_counter()
     assert lm_eval.run(*command(root, folder)) == 0, lm_eval.log.read_text()
     return result(folder), time.perf_counter() - began
+
+
+def test_a_run_leaves_results_samples_and_traces(undisturbed, lm_eval):
+    found, _ = undisturbed
+    assert len(found["samples"]) == len(found["records"]) == DOCUMENTS
+    metrics = found["metrics"]["nabla_countdown"]
+    for metric in ("exact_match", "model_calls", "generated_tokens"):
+        assert math.isfinite(metrics[f"{metric},none"]) and metric in lm_eval.log.read_text()
 
 
 @pytest.mark.slow
@@ -155,6 +164,47 @@ def test_a_full_disk_stops_a_run_and_room_lets_it_go_on(root, lm_eval, undisturb
     assert 0 < len(read(tmp_path)) < DOCUMENTS
     assert lm_eval.run(*command(root, tmp_path)) == 0, lm_eval.log.read_text()[-3000:]
     assert same(result(tmp_path), undisturbed[0])
+
+
+# An odd number of documents: lm-eval pads the shorter rank with its last request, here with both
+# repeats of it.
+TASK = """
+include: {tasks}/nabla_countdown.yaml
+task: shared
+repeats: 2
+filter_list: [{{name: both, filter: [{{function: take_first_k, k: 2}}]}}]
+"""
+
+
+def test_two_ranks_give_what_one_gives(root, lm_eval, tmp_path):
+    (tmp_path / "shared.yaml").write_text(TASK.format(tasks=root / "tasks"))
+
+    def run(folder, ranks):
+        before = len(lm_eval.log.read_text())
+        status = lm_eval.run(
+            "--model", "nabla", "--include_path", str(tmp_path), "--tasks", "shared", "--limit",
+            "7", "--model_args", f"{MODEL},trace_dir={folder}", "--device", "cpu", "--log_samples",
+            "--output_path", str(folder / "results.json"), ranks=ranks,
+        )  # fmt: skip
+        said = lm_eval.log.read_text()[before:]
+        assert status == 0 and said.count("|exact_match") == 1, said[-3000:]  # one table
+
+    def scored(folder):  # samples also hold the answers to padding
+        return {name: part for name, part in result(folder).items() if name != "samples"}
+
+    alone, shared = tmp_path / "alone", tmp_path / "both"
+    run(alone, 1)
+    # What a killed run of one process left: three answers, of them some that are rank 1's now, and
+    # the beginning of a fourth.
+    lines = trace_path(alone).read_bytes().splitlines(keepends=True)
+    shared.mkdir()
+    trace_path(shared).write_bytes(b"".join(lines[:3]) + lines[3][:100])
+    run(shared, 2)
+    assert written_by(shared, 2) and len(lines) == 14
+    assert len(read(shared)) == 14, "every answer once, padding never"
+    assert same(scored(shared), scored(alone))
+    run(shared, 1)  # one process picks up what two have written
+    assert len(read(shared)) == 14 and same(scored(shared), scored(alone))
 
 
 def test_two_ranks_make_one_run_folder_and_find_it_done(lm_eval, tmp_path):

@@ -3,8 +3,6 @@
 lm-eval and torch take seconds to import. So one process imports them and, for each command line,
 forks a child that runs lm-eval's own main function.
 
-`python lm_eval_process.py ARGUMENTS` runs lm-eval once, for torchrun.
-
 A line on its stdin, a JSON list [limit of file sizes, number of ranks, log, arguments], is answered
 by the pids of the ranks; a list of pids is answered by their exit statuses, once they have ended.
 """
@@ -28,7 +26,7 @@ from typing import Any
 
 import psutil
 
-GRACE, SERVE = 5.0, "--serve"
+GRACE = 5.0
 
 
 class Launcher:
@@ -38,7 +36,7 @@ class Launcher:
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, SERVE, *modules],
+                [sys.executable, __file__, *modules],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
@@ -208,9 +206,6 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == SERVE:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        _serve(sys.argv[2:])
-    else:
-        run_lm_eval(*sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    _serve(sys.argv[1:])
