@@ -201,7 +201,7 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
         raise ConfigError(
             f"method={arguments.method} needs a reward model, and got pretrained="
             f"{arguments.pretrained} without one. Pass reward=..., leave pretrained out for the "
-            "embedded pair, or try a method that needs none, such as method=self_consistency."
+            "embedded pair, or try method=greedy or method=self_consistency, which need none."
         )
     if hf.get("backend", "causal") not in ("causal", "default"):
         raise ConfigError(

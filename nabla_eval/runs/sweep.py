@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from nabla_eval.errors import DataError, NablaError
 from nabla_eval.runs.folder import claim, clear, inspect
@@ -23,12 +23,15 @@ STUDY_SCHEMA = 1
 LOG = "log.txt"
 
 
+State: TypeAlias = Literal["waiting", "running", "done", "kept", "failed"]
+
+
 @dataclass
 class CellState:
     """How far a cell is in this sitting."""
 
     cell: Cell
-    state: Literal["waiting", "running", "done", "kept", "failed"] = "waiting"
+    state: State = "waiting"
     done: int = 0  # responses
     total: int = 0
     manifest: Manifest | None = None  # of a cell that is done or kept
@@ -46,16 +49,10 @@ class Sweep:
     """
 
     def __init__(
-        self,
-        file: SweepFile,
-        folder: Path,
-        command: str,
-        *,
-        replace: bool = False,
-        ended: Callable[[CellState], None] = lambda state: None,
+        self, file: SweepFile, folder: Path, command: str, *, replace: bool = False
     ) -> None:
         self.file, self.folder, self.command, self.replace = file, folder, command, replace
-        self.ended = ended
+        self.ended: Callable[[CellState], None] = lambda state: None
         self.cells = [CellState(cell) for cell in file.cells]
         self.began = time.monotonic()
         self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -104,10 +101,10 @@ class Sweep:
     def _run(self, states: list[CellState], work: list[Job], jobs: int) -> None:
         def report(event: Event) -> None:
             state = states[event.job]
-            if event.kind == "started":
-                state.state = "running"
-            elif event.kind == "progress":
+            if event.kind == "progress":
                 state.done, state.total = event.done, event.total
+            elif event.kind == "started":
+                state.state = "running"
             else:
                 self._end(state, event.kind, event.manifest, event.error)
 
@@ -118,11 +115,7 @@ class Sweep:
                 run_here(work, report)
 
     def _end(
-        self,
-        state: CellState,
-        how: Literal["done", "kept", "failed"],
-        manifest: Manifest | None = None,
-        error: str = "",
+        self, state: CellState, how: State, manifest: Manifest | None = None, error: str = ""
     ) -> None:
         state.state, state.manifest, state.error = how, manifest, error
         self.ended(state)

@@ -47,7 +47,6 @@ def test_every_argument_goes_to_its_owner():
         ({"seed": "x"}, ["seed", "integer"]),
         ({"backend": "seq2seq"}, ["seq2seq", "decoder-only"]),
         ({"enable_thinking": True}, ["think_end_token"]),
-        ({"peft": "a", "delta": "b"}, ["peft", "delta"]),
         ({"max_batch_tokens": 0}, ["max_batch_tokens"]),
         ({"n": 0}, ["n must be an integer >= 1, got 0"]),
         ({"method": "greedy", "n": 8}, ["no option 'n'", "best_of_n", "Leave it out"]),

@@ -13,7 +13,6 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -98,13 +97,7 @@ SWEEP = {
     "grid": {"n": [2, 4], "method": ["nabla", "best_of_n"]},
     "variants": [{"name": "twin", "steps": 0}, {"name": "dto", "lr": [0.1, 0.2]}],
 }  # fmt: skip
-MANIFEST: dict[str, Any] = {
-    "schema": 1, "name": "run", "command": "nabla-eval run", "status": "running", "tasks": ["t"],
-    "limit": 8, "method": "nabla", "preset": None, "config": {"n": 4}, "config_hash": "ab",
-    "seed": 0, "model_args": {}, "options": {}, "models": {}, "versions": {"torch": "2"},
-    "device": None, "batch_size": 32, "started": "2026-01-01", "seconds": 1.0, "wall_seconds": 2.0,
-    "peak_memory": {"bytes": 9, "of": "process"}, "continued": 0, "error": None,
-}  # fmt: skip
+MANIFEST = compose(["--limit", "8"]).manifest("nabla-eval run", "run")
 CARD = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))
 TASK = {"task": "t", "dataset_kwargs": {"problem_set": "aime24"}}
 NO_TRACE = {"schema": 1, "id": "t/0/0", "ledger": {"__float__": "nan"}}

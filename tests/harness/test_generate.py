@@ -6,9 +6,11 @@ import copy
 import json
 from dataclasses import replace
 
+import model_builders as build
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from scripted_policy import logits_of, scripted_pair
 from tokenizers.processors import TemplateProcessing
 
 from nabla_eval.errors import DataError
@@ -143,3 +145,16 @@ def test_an_appended_eos_changes_neither_responses_nor_likelihoods(lm, appending
     ids = other.tok_encode("5,3,2,1=11?")
     assert other.tok_encode("5,3,2,1=11?", left_truncate_len=3) == ids[-3:]
     assert other.tok_encode("5<eos>", add_special_tokens=False)[-1] == other.tokenizer.eos_token_id
+
+
+def test_a_plain_prompt_has_one_bos():
+    own = build.word_tokenizer(["<bos>", *build.WORDS], chat=None, bos_token="<bos>")
+    bos = own.bos_token_id
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    model = NablaLM(pair=scripted_pair(own, logits_of([], len(own), 5)), method="greedy", seed=0)
+    for prompt in ("1+2=", "<bos>1+2="):
+        ids = model.tok_encode(prompt)
+        assert ids[0] == bos and ids.count(bos) == 1
+        assert model.pair.policy.encode(prompt) == tuple(ids)

@@ -10,13 +10,17 @@ import model_builders as build
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from nabla_eval import embedded, load_pair
 from nabla_eval.engine import execute
-from nabla_eval.errors import ConfigError, ModelError, NablaError
+from nabla_eval.engine.rollout import rollout
+from nabla_eval.errors import ModelError, NablaError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.models import hub
+from nabla_eval.options import Sampling
+from nabla_eval.protocol import Generate
+from nabla_eval.randomness import Key
 
 
 def test_a_pair_without_a_reward_model_serves_methods_that_need_none(double_pair, ask):
@@ -73,12 +77,6 @@ def test_a_recurrent_policy_answers(tmp_path, ask):
     model = NablaLM(pretrained=str(tmp_path), reward=reward, device="cpu", method="best_of_n", n=3)
     responses = model.generate_until([ask(), ask()], disable_tqdm=True)
     assert all(math.isfinite(response.stats["reward"]) for response in responses)
-
-
-def test_an_error_comes_before_any_model_is_loaded(monkeypatch):
-    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
-    with pytest.raises(ConfigError, match="steps"):
-        NablaLM(stepz=3)
 
 
 PROMPT = "1+1=?"
@@ -163,3 +161,15 @@ def test_no_network(refusal, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     text = refusal(reward="Skywork/Skywork-Reward-V2-Qwen3-4B")
     assert "the hub is out of reach" in text and "Check the name and the network" in text
+
+
+def test_penalties_of_a_checkpoint_do_not_apply(tmp_path):
+    folder = build.save(tmp_path / "policy", "policy", build.word_tokenizer())
+    texts = []
+    for options in ({}, {"repetition_penalty": 5.0, "top_k": 1, "temperature": 0.1}):
+        GenerationConfig(do_sample=bool(options), **options).save_pretrained(folder)
+        pair = load_pair(str(folder), dtype="float64", device="cpu")
+        problem = pair.problem("1+2=", Key.root(0), max_new_tokens=12)
+        sampled = Generate(problem, problem.key, Sampling(temperature=1.0))
+        texts.append([t.tokens for t in rollout(pair.policy, [sampled])])
+    assert texts[0] == texts[1]

@@ -29,6 +29,7 @@ from nabla_eval.harness.metrics import (
 )
 
 RIGHT, WRONG, NONE = Grade(True, "1"), Grade(False, "2"), Grade(False, None, reason="no_answer")
+HALVES = [Grade(True, answer) for answer in (r"\frac12", "0.5", "1/2")]
 OTHER, LATE = Grade(False, "3"), Grade(False, "4", timed_out=True, reason="grader_timeout")
 
 
@@ -136,16 +137,12 @@ def test_too_few_samples_are_refused():
         ([RIGHT, WRONG], 1 / 2),
         ([WRONG, OTHER, RIGHT], 1 / 3),
         ([WRONG, WRONG, RIGHT], 0),
+        ([*HALVES[:2], WRONG, OTHER], 1),  # equivalent answers are one vote
+        ([*HALVES, WRONG, WRONG], 1),
     ],
 )
 def test_majority(grades, expected):
     assert majority(grades) == pytest.approx(expected)
-
-
-def test_equivalent_answers_are_one_vote():
-    halves = [Grade(True, r"\frac12"), Grade(True, "0.5"), Grade(True, "1/2")]
-    assert majority([*halves[:2], WRONG, OTHER]) == 1
-    assert majority([*halves, WRONG, WRONG]) == 1
 
 
 # Golds and answers among which equality is not transitive: the second equals the first and the

@@ -77,10 +77,10 @@ def test_integer_answers_get_one_spelling_and_others_stay(answer, expected):
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ({"answer": "1"}, "row 7 has no text under 'problem': it holds 'answer'"),
-        ({"problem": " ", "answer": "1"}, "no text under 'problem'"),
-        ({"problem": "?"}, "no answer under 'answer' but None"),
-        ({"problem": "?", "answer": ["1"]}, "no answer under 'answer' but"),
+        ({"answer": "1"}, "row 7 holds None under 'problem'. Each row needs a problem"),
+        ({"problem": " ", "answer": "1"}, "row 7 holds ' ' under 'problem'"),
+        ({"problem": "?"}, "row 7 holds None under 'answer'"),
+        ({"problem": "?", "answer": ["1"]}, "row 7 holds a list under 'answer'"),
         ({"problem": "?", "answer": "9" * 1001}, "the answer '999"),
         ({"problem": "?", "answer": "1/2"}, "the answer '1/2', and every answer of Toy is an"),
         ({"problem": "?", "answer": float("nan")}, "the answer 'nan'"),

@@ -8,7 +8,6 @@ from scripted_server import Script, choice, serving
 from nabla_eval.errors import ConfigError, ContextError, DataError, ServerError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.lm import NablaLM
-from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.traces import read as read_traces
 
 URL = "http://127.0.0.1:8000"
@@ -43,16 +42,22 @@ def test_the_options_of_a_server_are_read_with_their_types():
     assert read({}).server is None and read({"rollout": "local"}).server is None
 
 
-def test_a_server_that_is_away_is_noticed_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
-    with pytest.raises(ServerError, match=r"No answer from .* Start one with `vllm serve MODEL`"):
-        NablaLM(rollout="vllm", vllm_url="http://127.0.0.1:9", vllm_attempts=1)
-
-
-def test_a_wrong_name_is_noticed_before_a_model_is_loaded(script, monkeypatch):
-    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
-    with pytest.raises(ConfigError, match=r"offers served; not 'serve'.* Did you mean served"):
-        NablaLM(rollout="vllm", vllm_url=script.url, vllm_model="serve")
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"stepz": 3}, ConfigError, "steps"),
+        ({"rollout": "vllm", "vllm_url": "http://127.0.0.1:9", "vllm_attempts": 1}, ServerError,
+         r"No answer from .* Start one with `vllm serve MODEL`"),
+        ({"rollout": "vllm", "vllm_url": "HERE", "vllm_model": "serve"}, ConfigError,
+         r"offers served; not 'serve'.* Did you mean served"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_noticed_before_a_model_is_loaded(
+    script, monkeypatch, options, kind, said
+):
+    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    with pytest.raises(kind, match=said):
+        NablaLM(**{name: script.url if v == "HERE" else v for name, v in options.items()})
 
 
 @pytest.mark.usefixtures("trusting")

@@ -9,13 +9,13 @@ import model_builders as build
 import pytest
 from scripted_policy import logits_of, scripted_pair, tokenizer_with
 
-from nabla_eval.errors import ConfigError
+from nabla_eval.errors import ConfigError, ModelError
 from nabla_eval.grading import grade_batch
 from nabla_eval.harness import arguments, loading
 from nabla_eval.harness.instances import Thinking
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.methods.baselines import SelfConsistency, self_consistency
-from nabla_eval.models.chat import render
+from nabla_eval.models.chat import AffixFinder, Template, render
 from nabla_eval.protocol import Problem, TemplateAffixes, Trajectory
 from nabla_eval.randomness import Key
 from nabla_eval.thought import TAGS as TAGS_OF_ALL
@@ -211,3 +211,17 @@ def test_traces_tell_runs_with_other_thoughts_apart():
 )
 def test_the_reward_model_expects_thoughts_where_they_are_enabled(options, expected):
     assert loading._template(arguments.read(options)).thinking == expected
+
+
+def test_reward_templates_that_leave_thoughts_out():
+    strips = (
+        "{% for m in messages %}{{ m['content'].split('</think>')[-1].strip() }}"
+        "{{ eos_token }}{% endfor %}"
+    )
+    tokenizer = build.word_tokenizer([*build.WORDS, *"<>thinkNablresposx"], chat=strips)
+    asked = [{"role": "user", "content": "1+2"}]
+    with pytest.raises(ModelError, match="need reward_thinking=false"):
+        AffixFinder(tokenizer, Template(thinking=True))(asked)
+    assert AffixFinder(tokenizer, Template(thinking=False))(asked).after == (
+        tokenizer.eos_token_id,
+    )

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from nabla_eval.errors import DataError
 from nabla_eval.harness.problems.sets import Hub, ProblemSet
 from nabla_eval.models.hub import hub_answers
-from nabla_eval.validation import UNREADABLE, text_of
+from nabla_eval.validation import UNREADABLE, shown, text_of
 
 VARIABLE = "NABLA_DATA"
 _INTEGER = re.compile(r"[-−]?[0-9]{1,1000}(?:\.0+)?")
@@ -43,21 +43,16 @@ def item(
     if columns is not None:
         names = (columns.id, columns.problem, columns.answer)
     id_, problem, answer = (row.get(name) for name in names)
-    if not isinstance(problem, str) or not problem.strip():
-        held = ", ".join(map(repr, row)) or "nothing"
-        raise DataError(
-            f"{place} has no text under {names[1]!r}: it holds {held}. Each row needs a "
-            "problem and its answer."
-        )
-    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or answer == "":
-        raise DataError(
-            f"{place} has no answer under {names[2]!r} but {answer!r}. Each row needs a problem "
-            "and its answer."
-        )
+    for name, value, kinds in ((names[1], problem, str), (names[2], answer, str | int | float)):
+        if not isinstance(value, kinds) or isinstance(value, bool) or not str(value).strip():
+            raise DataError(
+                f"{place} holds {shown(value)} under {name!r}. Each row needs a problem and its "
+                "answer."
+            )
     text = str(answer).rpartition("####")[2].strip()
     return {
         "id": str(id_) if id_ is not None else place.rpartition(" ")[2],
-        "problem": problem,
+        "problem": str(problem),
         "answer": _integer(text, place, problems) if problems.integers else text,
         "source": str(row.get("source", columns or "")),
     }
