@@ -8,6 +8,7 @@ from scripted_server import Script, choice, serving
 from nabla_eval.errors import ConfigError, ContextError, DataError, ServerError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.lm import NablaLM
+from nabla_eval.models.checkpoint import Checkpoint
 from nabla_eval.traces import read as read_traces
 
 URL = "http://127.0.0.1:8000"
@@ -55,7 +56,7 @@ def test_the_options_of_a_server_are_read_with_their_types():
 def test_what_is_wrong_is_noticed_before_a_model_is_loaded(
     script, monkeypatch, options, kind, said
 ):
-    monkeypatch.setattr("nabla_eval.harness.loading.open_config", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(Checkpoint, "check", lambda _: pytest.fail("opened"))
     with pytest.raises(kind, match=said):
         NablaLM(**{name: script.url if v == "HERE" else v for name, v in options.items()})
 
