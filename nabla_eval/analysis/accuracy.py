@@ -33,7 +33,6 @@ class Difference:
     estimate: Estimate
     wins: int | None  # problems on which a scored higher; None where a side is a mixture of runs
     losses: int | None
-    ties: int | None
     p: float  # exact sign-flip test, McNemar's for one right-or-wrong run per problem
 
 
@@ -72,18 +71,18 @@ def _checked(place: int, group: Sequence[float]) -> list[float]:
     return scores
 
 
-def accuracy(scores: Scores, level: float = LEVEL) -> Estimate:
+def accuracy(scores: Scores) -> Estimate:
     """avg@k with its clustered standard error.
 
     The interval is that of a proportion, which stays honest for few problems and near 0 and 1;
     scores of another scale than [0, 1] have a t interval over problems.
     """
     if all(in_unit_interval(group) for group in scores.values()):
-        return proportion(scores.values(), level)
-    return mean(list(means(scores).values()), level)
+        return proportion(scores.values())
+    return mean(list(means(scores).values()))
 
 
-def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
+def difference(a: Scores, b: Scores) -> Difference:
     """Accuracy of a minus accuracy of b on the same problems, with the interval of a difference.
 
     Scores of another scale than [0, 1] have a t interval of the problems' differences.
@@ -97,10 +96,9 @@ def difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     )
     wins, losses = sum(gap > 0 for gap in apart), sum(gap < 0 for gap in apart)
     return Difference(
-        estimate=won_minus_lost(apart, len(apart), most, level) if shares else mean(apart, level),
+        estimate=won_minus_lost(apart, len(apart), most) if shares else mean(apart),
         wins=wins,
         losses=losses,
-        ties=len(apart) - wins - losses,
         p=sign_flip_test(apart),
     )
 
@@ -115,7 +113,7 @@ def pass_at_k(right: int, answers: int, k: int) -> float:
     return 1 - math.comb(answers - right, k) / math.comb(answers, k)
 
 
-def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estimate:
+def pass_at(scores: Scores, repeats: int, k: int) -> Estimate:
     """pass@k over problems, a proportion, from the scores of `repeats` answers to each.
 
     Raises `DataError` where the answers are not right or wrong, or fewer than k.
@@ -130,7 +128,7 @@ def pass_at(scores: Scores, repeats: int, k: int, level: float = LEVEL) -> Estim
             )
         values.append(pass_at_k(round(right), repeats, k))
     independent = max(1, repeats // k)  # what the overlapping sets of k answers are worth at most
-    return proportion([[value] * independent for value in values], level)
+    return proportion([[value] * independent for value in values])
 
 
 def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
@@ -147,7 +145,7 @@ def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:
     return math.fsum(winners) / len(winners)
 
 
-def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
+def majority_accuracy(run: Run) -> Estimate | None:
     """Return maj@k: accuracy of the most frequent of a problem's k answers.
 
     The task's own figure where it reports one for all of them. None with a single answer a problem,
@@ -157,7 +155,7 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         return None
     reported = run.metrics.get(f"maj@{run.repeats}")
     if reported is not None and len(run.seeds) <= 1:
-        return accuracy(reported, level)
+        return accuracy(reported)
     if run.answers["score"].isna().any():
         return None
     given = defaultdict(list)
@@ -169,4 +167,4 @@ def majority_accuracy(run: Run, level: float = LEVEL) -> Estimate | None:
         groups = cluster([answer for answer, _ in pairs])
         names = [None if number < 0 else number for number in groups]
         values[problem] = [majority([(n, s) for n, (_, s) in zip(names, pairs, strict=True)])]
-    return accuracy(values, level)
+    return accuracy(values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nabla_eval.analysis.candidates import Bin, bin_edges, in_bins
 from nabla_eval.analysis.frames import totals
-from nabla_eval.analysis.intervals import LEVEL, Estimate, effective_wilson, share, unknown
+from nabla_eval.analysis.intervals import Estimate, effective_wilson, share, unknown
 from nabla_eval.analysis.runs import Run
 from nabla_eval.thought import answered
 from nabla_eval.traces.index import whole
@@ -61,7 +61,7 @@ class Calibration:
     pairs: int  # of the latter
 
 
-def calibration(answers: DataFrame, level: float = LEVEL) -> Calibration:
+def calibration(answers: DataFrame) -> Calibration:
     """Return both AUCs with intervals over problems; equal rewards count half.
 
     An AUC is the share of pairs in which the right answer has the higher reward, so its interval is
@@ -77,27 +77,27 @@ def calibration(answers: DataFrame, level: float = LEVEL) -> Calibration:
         problems=len(good),
         answers=len(answers),
         right=int(right.sum()),
-        pooled=_pooled_auc(answers, level),
+        pooled=_pooled_auc(answers),
         # Mann and Whitney's U: ranks of the right answers, less those that they have among them.
-        within=share(ranked - good * (good + 1) / 2, pairs, level),
+        within=share(ranked - good * (good + 1) / 2, pairs),
         pairs=int(pairs.sum()),
     )
 
 
-def _pooled_auc(answers: DataFrame, level: float) -> Estimate:
+def _pooled_auc(answers: DataFrame) -> Estimate:
     """Return the AUC over all pairs, its standard error clustered (Obuchowski 1997)."""
     right = answers["right"].to_numpy(bool)
     good, bad = totals(answers, right, ~right)
     m, n = good.sum(), bad.sum()
     if not m or not n:
-        return unknown(len(good), level)
+        return unknown(len(good))
     # How many answers of the other verdict each answer is ahead of; equal rewards count half.
     ahead = (answers["reward"].rank() - answers["reward"].groupby(right).rank()).to_numpy()
     value = float(ahead[right].sum() / (m * n))
     won, lost = totals(answers, ahead * right, (m - ahead) * ~right)
     errors = (won / n - value * good) / m + (lost / m - value * bad) / n
     least = float(min((good > 0).sum(), (bad > 0).sum()))
-    return effective_wilson(value, errors, least, float(m * n), level)
+    return effective_wilson(value, errors, least, float(m * n))
 
 
 def auc(rewards: Sequence[float], right: Sequence[bool]) -> float:
@@ -108,7 +108,7 @@ def auc(rewards: Sequence[float], right: Sequence[bool]) -> float:
     return calibration(answers).within.value
 
 
-def reliability(answers: DataFrame, bins: int = 8, level: float = LEVEL) -> list[Bin]:
+def reliability(answers: DataFrame, bins: int = 8) -> list[Bin]:
     """Return the share of right answers by reward, in bins of about equally many answers."""
     edges = bin_edges([answers], "reward", bins)
-    return in_bins(answers, "reward", answers["right"], edges, level)
+    return in_bins(answers, "reward", answers["right"], edges)

@@ -16,7 +16,6 @@ import numpy as np
 
 from nabla_eval.analysis.frames import share_of, totals
 from nabla_eval.analysis.intervals import (
-    LEVEL,
     Estimate,
     mean,
     mean_share,
@@ -90,26 +89,26 @@ def judged(sequences: Iterable[tuple[str, Iterable[Verdict]]]) -> DataFrame:
     return DataFrame(rows, columns=["problem", "nth", "verdict"])
 
 
-def rejection(candidates: DataFrame, level: float = LEVEL) -> Rejection:
+def rejection(candidates: DataFrame) -> Rejection:
     """Return rejection rates with intervals over problems; see `frames` for the columns."""
     nth = candidates["nth"]
     most = int(nth.max()) if len(candidates) else 0
-    by_index = (rate(candidates[nth == k], level) for k in range(1, most + 1))
-    return Rejection(rate(candidates, level), tuple(by_index))
+    by_index = (rate(candidates[nth == k]) for k in range(1, most + 1))
+    return Rejection(rate(candidates), tuple(by_index))
 
 
-def rate(candidates: DataFrame, level: float = LEVEL) -> Rate:
+def rate(candidates: DataFrame) -> Rate:
     """Return the rejection rate of pooled candidates, problems as clusters."""
     rejected = candidates["verdict"] != "accepted"
     return Rate(
         judged=len(candidates),
         rejected=int(rejected.sum()),
         ties=int((candidates["verdict"] == "tie").sum()),
-        estimate=share_of(candidates, rejected, level),
+        estimate=share_of(candidates, rejected),
     )
 
 
-def rejection_difference(a: DataFrame, b: DataFrame, level: float = LEVEL) -> Estimate:
+def rejection_difference(a: DataFrame, b: DataFrame) -> Estimate:
     """Return the rejection rate of a minus that of b, paired by problem."""
     from pandas import concat
 
@@ -117,7 +116,7 @@ def rejection_difference(a: DataFrame, b: DataFrame, level: float = LEVEL) -> Es
     both = concat([a, b])
     rejected = both["verdict"] != "accepted"
     table = totals(both, rejected & of_a, of_a, rejected & ~of_a, ~of_a)
-    return rate_difference(np.stack(table, axis=1), level)
+    return rate_difference(np.stack(table, axis=1))
 
 
 def iid_process(runs: Iterable[tuple[str, Sequence[float | None]]]) -> DataFrame:
@@ -174,9 +173,7 @@ def bin_edges(frames: Iterable[DataFrame], name: str, bins: int) -> list[float]:
     return [float(edge) for edge in edges] if len(edges) > 1 else [float(edges[0])] * 2
 
 
-def in_bins(
-    frame: DataFrame, name: str, hits: Series[bool], edges: Sequence[float], level: float = LEVEL
-) -> list[Bin]:
+def in_bins(frame: DataFrame, name: str, hits: Series[bool], edges: Sequence[float]) -> list[Bin]:
     """Return the share of hits among the rows of each bin, problems as clusters."""
     values = frame[name].to_numpy(float)
     places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
@@ -184,7 +181,7 @@ def in_bins(
     found = []
     for place, (low, high) in enumerate(pairwise(edges)):
         own, hit = frame[places == place], hits[places == place]
-        found.append(Bin(low, high, len(own), int(hit.sum()), share_of(own, hit, level)))
+        found.append(Bin(low, high, len(own), int(hit.sum()), share_of(own, hit)))
     return found
 
 
@@ -204,7 +201,7 @@ def gains(candidates: DataFrame) -> DataFrame:
     return candidates.assign(gain=candidates["new_reward"] - candidates["old_reward"])
 
 
-def gain(run: Run, level: float = LEVEL) -> Gain:
+def gain(run: Run) -> Gain:
     """Return the reward gain per candidate and per problem, problems as clusters."""
     every = gains(run.candidates)
     own = every.groupby("problem")["gain"]
@@ -213,8 +210,8 @@ def gain(run: Run, level: float = LEVEL) -> Gain:
     final = run.answers.assign(gain=run.answers["reward"] - run.answers["first_reward"])
     return Gain(
         candidates=len(every),
-        mean=mean(own.mean(), level),
-        accepted=mean(won.mean(), level),
-        positive=mean_share(positive, own.size(), level),
-        final=mean(final.dropna(subset="gain").groupby("problem")["gain"].mean(), level),
+        mean=mean(own.mean()),
+        accepted=mean(won.mean()),
+        positive=mean_share(positive, own.size()),
+        final=mean(final.dropna(subset="gain").groupby("problem")["gain"].mean()),
     )

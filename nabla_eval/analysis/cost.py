@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from nabla_eval.analysis.accuracy import accuracy
 from nabla_eval.analysis.frames import means, share_of
 from nabla_eval.analysis.intervals import (
-    LEVEL,
     Estimate,
     ratio,
     same_problems,
@@ -45,12 +44,12 @@ def mean_costs(run: Run, cost: str = "model_calls") -> Series:
     return run.answers.groupby("problem", sort=False)[cost].mean()
 
 
-def costs(run: Run, level: float = LEVEL) -> dict[str, Estimate]:
+def costs(run: Run) -> dict[str, Estimate]:
     """Return the mean per problem of each of `COSTS`, with `skewed_means`' interval."""
-    return skewed_means({cost: mean_costs(run, cost) for cost in COSTS}, level)
+    return skewed_means({cost: mean_costs(run, cost) for cost in COSTS})
 
 
-def correct_per_cost(run: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
+def correct_per_cost(run: Run, cost: str = "model_calls") -> Estimate:
     """Return expected right answers per unit of cost: accuracy over mean cost.
 
     Where no problem's score differs, accuracy has no spread that could be seen: then the bounds are
@@ -58,29 +57,29 @@ def correct_per_cost(run: Run, cost: str = "model_calls", level: float = LEVEL) 
     """
     spent = mean_costs(run, cost)
     right = means(run.scores)
-    found = ratio([right[problem] for problem in spent.index], spent, level)
+    found = ratio([right[problem] for problem in spent.index], spent)
     if len(set(right.values())) != 1 or spent.min() <= 0:
         return found
-    rate, price = accuracy(run.scores, level), skewed_mean(spent, level)
+    rate, price = accuracy(run.scores), skewed_mean(spent)
     least = max(float(spent.min()), price.low)  # t's lower end may lie below every cost
     return replace(found, low=rate.low / price.high, high=rate.high / least)
 
 
-def cost_ratio(a: Run, b: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
+def cost_ratio(a: Run, b: Run, cost: str = "model_calls") -> Estimate:
     """Return mean cost of a over mean cost of b on the same problems.
 
     Raises `DataError` when the two do not hold the same problems.
     """
     ours, theirs = mean_costs(a, cost).to_dict(), mean_costs(b, cost).to_dict()
     same_problems(ours, theirs)
-    return ratio([ours[problem] for problem in theirs], list(theirs.values()), level)
+    return ratio([ours[problem] for problem in theirs], list(theirs.values()))
 
 
-def cost_difference(a: Run, b: Run, cost: str = "model_calls", level: float = LEVEL) -> Estimate:
+def cost_difference(a: Run, b: Run, cost: str = "model_calls") -> Estimate:
     """Return mean cost of a minus mean cost of b on the same problems; else as `cost_ratio`."""
     ours, theirs = mean_costs(a, cost), mean_costs(b, cost)
     same_problems(ours.to_dict(), theirs.to_dict())
-    return skewed_mean(ours - theirs, level)
+    return skewed_mean(ours - theirs)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Acceleration:
     speculative: Estimate  # model calls that lookahead threw away; a cost, not a saving
 
 
-def acceleration(run: Run, level: float = LEVEL) -> Acceleration:
+def acceleration(run: Run) -> Acceleration:
     """Return acceleration shares over problems; NaN where a run has nothing of the kind.
 
     `certified`: such draws need no refinement, and are the zeroth-order twin's (`dto.certify`);
@@ -117,7 +116,7 @@ def acceleration(run: Run, level: float = LEVEL) -> Acceleration:
 
     def part(parts: Series, wholes: Series) -> Estimate:
         valid = bool(((parts >= 0) & (parts <= wholes)).all())
-        return (share if valid else ratio)(parts, wholes, level)
+        return (share if valid else ratio)(parts, wholes)
 
     return Acceleration(
         certified=part(work["certified"], visited * bool(steps)),
@@ -129,6 +128,6 @@ def acceleration(run: Run, level: float = LEVEL) -> Acceleration:
     )
 
 
-def truncated(run: Run, level: float = LEVEL) -> Estimate:
+def truncated(run: Run) -> Estimate:
     """Return the share of answers that the length limit cut off."""
-    return share_of(run.answers, run.answers["stop"] == "length", level)
+    return share_of(run.answers, run.answers["stop"] == "length")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nabla_eval.analysis.intervals import LEVEL, Estimate, Floats, share
+from nabla_eval.analysis.intervals import Estimate, Floats, share
 from nabla_eval.traces.index import length, light
 from nabla_eval.traces.schema import Record, document
 
@@ -72,10 +72,10 @@ def totals(frame: DataFrame, *values: Any) -> list[Floats]:
     ]
 
 
-def share_of(frame: DataFrame, hits: Any, level: float = LEVEL) -> Estimate:
+def share_of(frame: DataFrame, hits: Any) -> Estimate:
     """Return the share of rows that are hits, problems as clusters."""
     hit, rows = totals(frame, hits, 1)
-    return share(hit, rows, level)
+    return share(hit, rows)
 
 
 def _answer(record: Record, seed: int | None) -> dict[str, Any]:

@@ -41,7 +41,6 @@ class Estimate:
     low: float
     high: float
     clusters: int  # independent problems it rests on
-    level: float = LEVEL
 
     def excludes(self, number: float = 0.0) -> bool:
         """Return whether the interval lies wholly on one side of a number."""
@@ -53,9 +52,9 @@ class Estimate:
         return self.low, self.high
 
 
-def unknown(clusters: int = 0, level: float = LEVEL) -> Estimate:
+def unknown(clusters: int = 0) -> Estimate:
     """Return the estimate of something about which there are no data."""
-    return Estimate(math.nan, math.nan, math.nan, math.nan, clusters, level)
+    return Estimate(math.nan, math.nan, math.nan, math.nan, clusters)
 
 
 def same_problems(a: Mapping[str, object], b: Mapping[str, object]) -> None:
@@ -80,13 +79,13 @@ def mean(values: ArrayLike, level: float = LEVEL) -> Estimate:
     numbers = np.asarray(values, dtype=float)
     n = len(numbers)
     if n == 0 or not np.isfinite(numbers).all():
-        return unknown(n, level)
+        return unknown(n)
     value = float(numbers.mean())
     if n == 1:
-        return Estimate(value, math.nan, math.nan, math.nan, 1, level)
+        return Estimate(value, math.nan, math.nan, math.nan, 1)
     se = float(numbers.std(ddof=1)) / math.sqrt(n)
     half = _quantile(level, n - 1) * se
-    return Estimate(value, se, value - half, value + half, n, level)
+    return Estimate(value, se, value - half, value + half, n)
 
 
 def skewed_means(columns: Mapping[str, ArrayLike], level: float = LEVEL) -> dict[str, Estimate]:
@@ -147,7 +146,7 @@ def ratio(parts: ArrayLike, wholes: ArrayLike, level: float = LEVEL) -> Estimate
     part, whole = _where_tried(parts, wholes)
     n, total = len(part), whole.sum()
     if not total:
-        return unknown(n, level)
+        return unknown(n)
     value = float(part.sum() / total)
     found = replace(skewed_mean(value + n * ratio_errors(part, whole), level), value=value)
     return replace(found, low=float(np.maximum(found.low, 0))) if (part >= 0).all() else found
@@ -177,17 +176,17 @@ def wilson(
     `se` is the trials' standard deviation (n - 1, as lm-eval has it) over sqrt(trials).
     """
     if trials <= 0:
-        return unknown(level=level)
+        return unknown()
     p = successes / trials
     se = math.sqrt(p * (1 - p) / (trials - 1)) if trials > 1 else math.nan
     if freedom < 1:  # a single problem says nothing about others
-        return Estimate(p, se, 0.0, 1.0, int(trials), level)
+        return Estimate(p, se, 0.0, 1.0, int(trials))
     z2 = _quantile(level, freedom) ** 2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (p * (1 - p) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
     low = 0.0 if successes == 0 else centre - half  # exact at the ends, where rounding is not
     high = 1.0 if successes == trials else centre + half
-    return Estimate(p, se, low, high, int(trials), level)
+    return Estimate(p, se, low, high, int(trials))
 
 
 def _quantile(level: float, freedom: float) -> float:
@@ -237,7 +236,7 @@ def mean_share(shares: ArrayLike, sizes: ArrayLike, level: float = LEVEL) -> Est
     """Return the mean of the shares of problems, each over a number of runs; see `proportion`."""
     each, n = np.asarray(shares, dtype=float), len(np.asarray(sizes))
     if not n:
-        return unknown(level=level)
+        return unknown()
     value = min(1.0, max(0.0, float(each.mean())))
     return effective_wilson(value, (each - each.mean()) / n, n, runs_worth(sizes), level)
 
@@ -257,7 +256,7 @@ def share(hits: ArrayLike, trials: ArrayLike, level: float = LEVEL) -> Estimate:
     """
     hit, count = _where_tried(hits, trials)
     if not len(count):
-        return unknown(level=level)
+        return unknown()
     p, least, most = float(hit.sum() / count.sum()), kish(count), float(count.sum())
     return effective_wilson(p, ratio_errors(hit, count), min(least, most), max(least, most), level)
 
@@ -270,9 +269,7 @@ def kish(weights: Floats) -> float:
 # --- differences of proportions ---
 
 
-def won_minus_lost(
-    differences: ArrayLike, least: float, most: float, level: float = LEVEL
-) -> Estimate:
+def won_minus_lost(differences: ArrayLike, least: float, most: float) -> Estimate:
     """Return the mean of paired differences in [-1, 1], one per problem.
 
     The mean is the share won (of the positive parts) less the share lost. Each has
@@ -283,14 +280,14 @@ def won_minus_lost(
     apart = np.asarray(differences, dtype=float)
     n = len(apart)
     if n == 0:
-        return unknown(level=level)
+        return unknown()
     value = float(apart.mean())
     if n == 1:
-        return Estimate(value, math.nan, -1.0, 1.0, 1, level)
+        return Estimate(value, math.nan, -1.0, 1.0, 1)
     parts = np.maximum(apart, 0.0), np.maximum(-apart, 0.0)
     errors = [part - part.mean() for part in parts]
     won, lost = (
-        effective_wilson(min(1.0, float(part.mean())), error / n, least, most, level)
+        effective_wilson(min(1.0, float(part.mean())), error / n, least, most)
         for part, error in zip(parts, errors, strict=True)
     )
     spread = float(parts[0].std() * parts[1].std())
@@ -302,10 +299,10 @@ def won_minus_lost(
     down = joined(won.value - won.low, lost.high - lost.value)
     up = joined(won.high - won.value, lost.value - lost.low)
     se = float(apart.std(ddof=1)) / math.sqrt(n)
-    return Estimate(value, se, max(-1.0, value - down), min(1.0, value + up), n, level)
+    return Estimate(value, se, max(-1.0, value - down), min(1.0, value + up), n)
 
 
-def rate_difference(table: ArrayLike, level: float = LEVEL) -> Estimate:
+def rate_difference(table: ArrayLike) -> Estimate:
     """Return the pooled rate of a minus that of b, problems as clusters.
 
     `table` is `[problems, 4]`: hits and trials of a, hits and trials of b. The interval is
@@ -315,9 +312,9 @@ def rate_difference(table: ArrayLike, level: float = LEVEL) -> Estimate:
     counts = counts[(counts[:, 1] > 0) | (counts[:, 3] > 0)]
     hits_a, trials_a, hits_b, trials_b = counts.T
     if not trials_a.sum() or not trials_b.sum():
-        return unknown(len(counts), level)
+        return unknown(len(counts))
     value = hits_a.sum() / trials_a.sum() - hits_b.sum() / trials_b.sum()
     errors = ratio_errors(hits_a, trials_a) - ratio_errors(hits_b, trials_b)
     least = min(kish(trials_a), kish(trials_b))
     most = min(trials_a.sum(), trials_b.sum())
-    return won_minus_lost(value + len(counts) * errors, least, most, level)
+    return won_minus_lost(value + len(counts) * errors, least, most)

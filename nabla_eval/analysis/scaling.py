@@ -12,7 +12,6 @@ from nabla_eval.analysis.accuracy import Difference, accuracy
 from nabla_eval.analysis.cost import mean_costs
 from nabla_eval.analysis.frames import means
 from nabla_eval.analysis.intervals import (
-    LEVEL,
     Estimate,
     mean,
     runs_worth,
@@ -56,12 +55,12 @@ def curve_name(run: Run) -> str:
     return " ".join(part for part in run.name.split(" ") if part != f"n={run.n}")
 
 
-def points(runs: Iterable[Run], cost: str = "model_calls", level: float = LEVEL) -> list[Point]:
+def points(runs: Iterable[Run], cost: str = "model_calls") -> list[Point]:
     """Runs as points, by task, curve and n."""
     found = []
     for run in runs:
-        spent = skewed_mean(mean_costs(run, cost), level)
-        found.append(Point(run, curve_name(run), spent, accuracy(run.scores, level)))
+        spent = skewed_mean(mean_costs(run, cost))
+        found.append(Point(run, curve_name(run), spent, accuracy(run.scores)))
     return sorted(found, key=lambda point: (point.run.task, point.curve, point.run.n or 0))
 
 
@@ -82,7 +81,7 @@ def _dominates(a: Point, b: Point) -> bool:
 
 
 def at_equal_cost(
-    ours: Run, rivals: Iterable[Run], cost: str = "model_calls", level: float = LEVEL
+    ours: Run, rivals: Iterable[Run], cost: str = "model_calls"
 ) -> AtEqualCost | None:
     """`ours` minus the upper envelope of a rival family at our mean cost, paired by problem.
 
@@ -114,12 +113,10 @@ def at_equal_cost(
     low, high, weight = best = _best(costs, scores, target)
     gaps = own_score - _mixed(best, costs, scores, own_cost)
     if (np.abs(gaps) <= 1).all():
-        estimate = won_minus_lost(
-            gaps, len(gaps), runs_worth([*map(len, ours.scores.values())]), level
-        )
+        estimate = won_minus_lost(gaps, len(gaps), runs_worth([*map(len, ours.scores.values())]))
     else:  # costs push a gap beyond what a difference of shares is
-        estimate = mean(gaps, level)
-    found = Difference(estimate, None, None, None, sign_flip_test(list(gaps)))
+        estimate = mean(gaps)
+    found = Difference(estimate, None, None, sign_flip_test(list(gaps)))
     return AtEqualCost(ladder[low][2], ladder[high][2], weight, found)
 
 

@@ -258,10 +258,7 @@ def _of_seed(seed: int, frame: DataFrame) -> DataFrame:
     """Return rows whose answers have ids that no other seed's have."""
     from pandas import Series
 
-    ids = [
-        f"{problem}/{seed}.{answer.removeprefix(f'{problem}/')}"
-        for problem, answer in zip(frame["problem"], frame["answer"], strict=True)
-    ]
+    ids = [f"{answer}.{seed}" for answer in frame["answer"]]
     return frame.assign(answer=Series(ids, dtype=object, index=frame.index))
 
 

@@ -175,7 +175,7 @@ def gain_plot(runs: Sequence[Run]) -> Plot:
 def _draw_gains(runs: Sequence[Run]) -> Figure:
     import numpy as np
 
-    figure, panels = _panels(runs, 2.8, "y")
+    figure, panels = _panels(runs, 2.8)
     won = [gains(run.candidates)["gain"].to_numpy(float) for run in runs]
     pooled = np.concatenate(won)
     edges = list(np.histogram_bin_edges(pooled[np.isfinite(pooled)], bins=24))
@@ -187,43 +187,13 @@ def _draw_gains(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def revision_plot(runs: Sequence[Run]) -> Plot:
-    """Return where candidates were tried and where accepted: entropy against gradient norm."""
-    caption = "One point per judged candidate of the runs that take gradients."
-    draw = partial(_draw_revisions, _most_judging([run for run in runs if has_norms(run)]))
-    return Plot("revisions", "Where revisions happen", caption, draw)
-
-
-def _draw_revisions(runs: Sequence[Run]) -> Figure:
-    figure, panels = _panels(runs, 3.4, "both")
-    for axes, run in zip(panels, runs, strict=True):
-        found = run.candidates
-        for accepted, colour, marker in ((False, COLOURS[7], "o"), (True, COLOURS[1], "^")):
-            own = found[(found["verdict"] == "accepted") == accepted]
-            axes.scatter(
-                own["entropy"], own["gradient_norm"], s=12,
-                color=colour, marker=marker, alpha=0.6, linewidths=0,
-                label="accepted" if accepted else "rejected or tied",
-            )  # fmt: skip
-        axes.set_yscale("log")
-    panels[0].set_ylabel("gradient norm (log scale)")
-    panels[0].legend(frameon=False, fontsize=7)
-    figure.supxlabel("entropy of the policy at the position, nats", fontsize=9)
-    return figure
-
-
-def has_norms(run: Run) -> bool:
-    """Tell whether a run took gradients at its candidates."""
-    return bool((run.candidates["gradient_norm"].fillna(0) != 0).any())
-
-
 def _most_judging(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with the most candidates, as many as there is room for, in their order."""
     chosen = sorted(runs, key=lambda run: len(run.candidates), reverse=True)[:_PANELS]
     return [run for run in runs if run in chosen]
 
 
-def _panels(runs: Sequence[Run], height: float, grid: str) -> tuple[Figure, Sequence[Axes]]:
+def _panels(runs: Sequence[Run], height: float) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure with a panel for each run, which it is named above."""
     import numpy as np
 
@@ -231,7 +201,7 @@ def _panels(runs: Sequence[Run], height: float, grid: str) -> tuple[Figure, Sequ
     panels = list(np.atleast_1d(axes).ravel())
     for panel, run in zip(panels, runs, strict=True):
         panel.set_title(_wrapped(run.name, 24), fontsize=7)
-        _tidy(panel, grid)
+        _tidy(panel, "y")
     return figure, panels
 
 

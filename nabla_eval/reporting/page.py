@@ -70,8 +70,6 @@ def all_reports(
         found.append(ablation_report(runs))
     gaining = [run for run in judging if not run.is_twin] or judging
     plots = [figures.gain_plot(gaining)] if gaining else []
-    if any(figures.has_norms(run) for run in gaining):
-        plots.append(figures.revision_plot(gaining))
     begin("reward")
     found.append(replace(reward_report(runs, grade_for), plots=plots))
     return [replace(each, tables=[t for t in each.tables if t.rows]) for each in found]

@@ -31,8 +31,11 @@ def run(tmp_path: Path) -> Path:
     return home
 
 
-@pytest.mark.parametrize("name", ["accuracy", "rejection", "cost", "scaling", "reward"])
-@pytest.mark.parametrize("form", ["rich", "markdown", "json", "csv"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("accuracy", "rich"), ("accuracy", "markdown"), ("accuracy", "csv"), ("accuracy", "json"),
+     ("rejection", "rich"), ("cost", "csv"), ("scaling", "markdown"), ("reward", "json")],
+)  # fmt: skip
 def test_every_format_prints_and_writes_them(
     run: Path, tmp_path: Path, name: str, form: str
 ) -> None:
