@@ -9,13 +9,7 @@ from typing import Any
 from nabla_eval.analysis.accuracy import accuracy, difference, majority_accuracy, pass_at
 from nabla_eval.analysis.candidates import rate
 from nabla_eval.analysis.controls import alike, controls_of, twin_of
-from nabla_eval.analysis.cost import (
-    FAILURES,
-    correct_per_cost,
-    cost_difference,
-    costs,
-    truncated,
-)
+from nabla_eval.analysis.cost import FAILURES, cost_difference, truncated
 from nabla_eval.analysis.frames import means
 from nabla_eval.analysis.runs import Run, option_text
 from nabla_eval.errors import DataError, suggest
@@ -30,6 +24,7 @@ from nabla_eval.reporting.rows import (
     POINTS_INTERVAL,
     RIGHT_PER_100,
     accuracy_difference,
+    cost_row,
     difference_table,
     holm_corrected,
     of_run,
@@ -55,18 +50,14 @@ def accuracy_report(runs: Sequence[Run]) -> Report:
 
 
 def accuracy_row(run: Run) -> Row:
-    """Return accuracy and cost of a run; `seconds` is the whole run's.
+    """Return accuracy and cost of a run.
 
     `majority` is maj@repeats, None where single answers are not known; `pass_at` has pass@k,
     unbiased, for k = 1, 2, 4, ... up to repeats, the answers to each problem over all seeds.
     """
-    right, spent, per_call = accuracy(run.scores), costs(run), correct_per_cost(run)
-    most = majority_accuracy(run)
+    right, most = accuracy(run.scores), majority_accuracy(run)
     return {
-        **of_run(run),
-        "method": run.method,
-        "n": run.n,
-        "problems": right.clusters,
+        **cost_row(run),
         "repeats": run.repeats,
         "seeds": run.seeds,
         "accuracy": right.value,
@@ -74,11 +65,6 @@ def accuracy_row(run: Run) -> Row:
         "ci95": right.interval,
         "majority": None if most is None else most.value,
         "pass_at": _pass_at(run),
-        **with_interval("model_calls", spent.pop("model_calls")),
-        **{name: spent[name].value for name in spent if name != "seconds"},
-        "seconds": run.seconds,
-        "correct_per_100_calls": 100 * per_call.value,
-        "correct_per_100_calls_ci95": (100 * per_call.low, 100 * per_call.high),
     }
 
 

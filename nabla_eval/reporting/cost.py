@@ -10,9 +10,7 @@ from nabla_eval.analysis.controls import alike, controls_of, is_baseline
 from nabla_eval.analysis.cost import (
     Acceleration,
     acceleration,
-    correct_per_cost,
     cost_ratio,
-    costs,
     mean_costs,
 )
 from nabla_eval.analysis.runs import Run
@@ -25,6 +23,7 @@ from nabla_eval.reporting.rows import (
     POINTS,
     POINTS_INTERVAL,
     RIGHT_PER_100,
+    cost_row,
     decided,
     holm_corrected,
     of_run,
@@ -68,39 +67,17 @@ def saving_table(rows: Sequence[Row]) -> Table:
     return run_table("savings", "Model calls against the controls", rows, columns, note)
 
 
-def _cost_row(run: Run) -> Row:
-    """Return the means per answer of everything that the ledger counts.
-
-    `latency` is in seconds from the start of a problem to its answer, `seconds` of the whole run
-    (NaN where nobody noted them), `speculative` the share of model calls that lookahead threw away.
-    """
-    spent, per_call = costs(run), correct_per_cost(run)
-    row = {
-        **of_run(run),
-        "method": run.method,
-        "n": run.n,
-        "problems": spent["model_calls"].clusters,
-        **with_interval("model_calls", spent["model_calls"]),
-    }
-    counts = ("generated_tokens", "gradient_passes", "scorings", "prefix_scorings")
-    for name in (*counts, "prefix_gradients"):
-        row[name] = spent[name].value
-    for name in ("prefill_tokens", "parallel_tokens"):
-        row[name] = float(mean_costs(run, name).mean())
-    return {
-        **row,
-        **with_interval("flops", spent["flops"]),
-        "latency": spent["seconds"].value,
-        "seconds": run.seconds,
-        "speculative": acceleration(run).speculative.value,
-        "correct_per_100_calls": 100 * per_call.value,
-        "correct_per_100_calls_ci95": (100 * per_call.low, 100 * per_call.high),
-    }
-
-
 def cost_table(runs: Sequence[Run]) -> Table:
-    """Tabulate everything per answer."""
-    rows = [_cost_row(run) for run in runs]
+    """Tabulate everything per answer; `speculative` calls are those that lookahead threw away."""
+    rows = [
+        {
+            **cost_row(run),
+            "prefill_tokens": float(mean_costs(run, "prefill_tokens").mean()),
+            "parallel_tokens": float(mean_costs(run, "parallel_tokens").mean()),
+            "speculative": acceleration(run).speculative.value,
+        }
+        for run in runs
+    ]
     prefixes = [
         Column("Prefix scores", "prefix_scorings"),
         Column("Prefix grads", "prefix_gradients"),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from nabla_eval.analysis.accuracy import difference
 from nabla_eval.analysis.candidates import rejection_difference
+from nabla_eval.analysis.cost import correct_per_cost, costs
 from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.analysis.runs import Run
 from nabla_eval.analysis.significance import holm
@@ -53,6 +54,29 @@ def with_interval(name: str, estimate: Estimate, interval: str | None = None) ->
 def of_run(run: Run) -> Row:
     """Return the keys that say which run a row is of."""
     return {"run": run.name, "task": run.task}
+
+
+def cost_row(run: Run) -> Row:
+    """Return what an answer costs, in means over problems.
+
+    `latency` is in seconds from the start of a problem to its answer, `seconds` of the whole run
+    (NaN where nobody noted them).
+    """
+    spent, per_call = costs(run), correct_per_cost(run)
+    counts = ("generated_tokens", "gradient_passes", "scorings", "prefix_scorings")
+    return {
+        **of_run(run),
+        "method": run.method,
+        "n": run.n,
+        "problems": spent["model_calls"].clusters,
+        **with_interval("model_calls", spent["model_calls"]),
+        **{name: spent[name].value for name in (*counts, "prefix_gradients")},
+        **with_interval("flops", spent["flops"]),
+        "latency": spent["seconds"].value,
+        "seconds": run.seconds,
+        "correct_per_100_calls": 100 * per_call.value,
+        "correct_per_100_calls_ci95": (100 * per_call.low, 100 * per_call.high),
+    }
 
 
 def task_column(rows: Sequence[Row]) -> list[Column]:

@@ -32,7 +32,8 @@ from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key
-from nabla_eval.reporting.story import tell
+from nabla_eval.reporting.story import rightness
+from nabla_eval.traces.index import shortened
 
 
 def line(doc: int, repeat: int = 0, **changes):
@@ -169,7 +170,7 @@ def test_thoughts_that_the_prompt_opened_and_that_were_cut_off_are_no_answers():
         graded = []
         judge = lambda doc, text: graded.append(text) is None  # noqa: E731, B023
         drafted_answers(run, judge)
-        tell(run.answers["record"][0], docs={"toy/0": {}}, judge=judge)
+        rightness(shortened(run.answers["record"][0]), {}, {"toy/0": {}}, judge)
         assert {*graded} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
 
 
