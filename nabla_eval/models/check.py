@@ -187,7 +187,7 @@ def _template(judge: Checkpoint, asked: PairUse) -> Iterator[Finding]:
         "template",
         "ok" if found else "skipped",
         f"{shown}: {len(affixes.before)} tokens before and {len(affixes.after)} after the "
-        f"response; {sum(kept)} of {len(kept)} probe responses are framed exactly",
+        f"response; {sum(kept)} of {len(kept)} probe responses are kept as they are",
     )
     for response, reason in found.items():
         if reason:

@@ -157,7 +157,7 @@ def page() -> str:
 Made by `{COMMAND}`.
 Arithmetic, term by term. **Measured peak: not measured, no GPU at hand.**
 {policy.name} and {reward.name} in bfloat16, V = {policy.shape.rows:,}, responses of L = {LENGTH:,}
-tokens after prompts (and frames) of {PROMPT}. 80 GB are {80e9 / GIB:.1f} GiB, of which
+tokens after prompts (and templates) of {PROMPT}. 80 GB are {80e9 / GIB:.1f} GiB, of which
 {RESERVE // GIB} are set aside for CUDA's context, workspaces and fragmentation (an assumption).
 
 ## Always there
