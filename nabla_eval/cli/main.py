@@ -10,7 +10,7 @@ import click
 
 from nabla_eval import __version__
 from nabla_eval.cli.streams import sturdy_streams
-from nabla_eval.errors import DataError, NablaError, suggest
+from nabla_eval.errors import DataError, DependencyError, NablaError, suggest
 from nabla_eval.signals import Terminated, status, stoppable
 from nabla_eval.terminal import guard_streams
 
@@ -57,7 +57,15 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module, _, name = entry.target.partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        try:
+            command: click.Command = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0]:
+                raise
+            raise DependencyError(
+                f"`nabla-eval {cmd_name}` needs {error.name}, which this installation lacks: it is "
+                "older than the code. Install again (pip install -e . in a clone)."
+            ) from None
         return command
 
     def resolve_command(

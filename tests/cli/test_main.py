@@ -173,6 +173,16 @@ def test_our_errors_are_one_paragraph_on_stderr_and_a_traceback_on_demand(
     assert isinstance(traced.exception, ConfigError)
 
 
+def test_an_installation_older_than_the_code_is_told_to_install_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(COMMANDS, "train", Lazy("nabla_absent.__main__:train", "Trains."))
+    result = CliRunner().invoke(main, ["train", "sft"])
+    assert result.exit_code == 1
+    assert "needs nabla_absent, which this installation lacks" in result.stderr
+    assert "pip install -e ." in result.stderr
+
+
 def test_an_unknown_command_is_answered_with_a_near_one() -> None:
     result = CliRunner().invoke(main, ["tsks"])
     assert result.exit_code == 2 and "tsks" in result.output
