@@ -37,9 +37,6 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-PARTS = 6  # of `all_reports`
-
-
 def all_reports(
     runs: Sequence[Run],
     grade_for: Callable[[str], Grade | None] = lambda task: None,
@@ -47,8 +44,7 @@ def all_reports(
 ) -> list[Report]:
     """Return every report with something in it, with its figures.
 
-    Ablations only where runs differ in one option. `begin` is told each of the `PARTS` as its turn
-    comes.
+    Ablations only where runs differ in one option. `begin` is told each part as its turn comes.
     """
     judging = [run for run in runs if len(run.candidates)]
     begin("accuracy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -36,14 +36,13 @@ if TYPE_CHECKING:
 def reward_report(
     runs: Sequence[Run],
     grade_for: Callable[[str], Grade | None] = lambda task: None,
-    progress: Callable[[Sequence[Run]], Iterable[Run]] = iter,
 ) -> Report:
     """Report calibration, selection, reward models against each other, and gains.
 
     `grade_for(task)` gives a function that grades single drafts, or None where there is none.
     """
     calibrations, selections, bins, gains = [], [], [], []
-    for run in progress(runs):
+    for run in runs:
         kind, answers = _answers(run, grade_for(run.task))
         if len(answers):
             calibrations.append(_calibration_row(run, kind, answers))
