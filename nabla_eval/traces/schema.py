@@ -30,7 +30,7 @@ _LATER: dict[str, Any] = {
     "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
     "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
 }  # fmt: skip
-_FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
+FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
 
 class Profile(TypedDict):
@@ -78,7 +78,7 @@ def decode(line: bytes) -> Record:
 
     Not every sound line is decoded here: infinities and half characters take the slower look too.
     """
-    if _FLOAT.encode() in line:
+    if FLOAT.encode() in line:
         raise ValueError("numbers that JSON does not know")
     try:
         record = _DECODER.decode(line)
@@ -183,7 +183,7 @@ def _checksum(body: bytes) -> str:
 def loads(text: str | bytes) -> Any:
     """Inverse of `dumps`. Raises ValueError for anything that is not standard JSON."""
     try:
-        tagged = _FLOAT in text if isinstance(text, str) else _FLOAT.encode() in text
+        tagged = FLOAT in text if isinstance(text, str) else FLOAT.encode() in text
         hook = _untag if tagged else None  # it would be called for each of hundreds of objects
         return json.loads(text, object_hook=hook, parse_constant=_refuse)
     except (TypeError, RecursionError) as error:  # a tag around a list; brackets too deep
@@ -192,7 +192,7 @@ def loads(text: str | bytes) -> Any:
 
 def _tag(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        return {_FLOAT: str(value)}
+        return {FLOAT: str(value)}
     if isinstance(value, dict):
         return {key: _tag(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -201,7 +201,7 @@ def _tag(value: Any) -> Any:
 
 
 def _untag(value: dict[str, Any]) -> Any:
-    return float(value[_FLOAT]) if value.keys() == {_FLOAT} else value
+    return float(value[FLOAT]) if value.keys() == {FLOAT} else value
 
 
 def _refuse(word: str) -> float:
