@@ -163,7 +163,8 @@ def reward_from(
     check_tokenizer(tokenizer)
     with heads.faults_explained(model, name):
         halves, process = heads.split_reward(model, name, process_score)
-    table, vocabularies = halves.embedding, (policy.tokenizer.get_vocab(), tokenizer.get_vocab())
+    table = _grow(model, halves.embedding, policy.vocabulary)
+    vocabularies = policy.tokenizer.get_vocab(), tokenizer.get_vocab()
     embedding, known = align(table, *vocabularies, policy.vocabulary, vocab)
     if step_delimiter is not None and not process:
         raise ConfigError(
@@ -180,7 +181,7 @@ def reward_from(
     return Reward(
         base=halves.base,
         head=halves.head,
-        table=table,
+        table=table[: halves.embedding.shape[0]],
         embedding=embedding,
         affixes=affixes,
         context=context or halves.context,
@@ -208,3 +209,19 @@ def end_ids(generation: Any, config: Any, tokenizer: Any) -> tuple[int, ...]:
         ids += found if isinstance(found, list) else [found]
     ids += [tokenizer.eos_token_id, chat.end_of_turn(tokenizer)]
     return tuple(dict.fromkeys(index for index in ids if index is not None))
+
+
+def _grow(model: Any, table: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return the reward model's table with at least `rows` rows, of which the model has a view.
+
+    Padding differs inside a family (152064 and 151936 rows). Growing the one table costs the few
+    rows that are missing, a second table would cost gigabytes.
+    """
+    own = table.shape[0]
+    if own >= rows:
+        return table
+    grown = torch.cat([table, table.new_zeros(rows - own, table.shape[1])])
+    lookup = model.base_model.get_input_embeddings()
+    if lookup.weight.data_ptr() == table.data_ptr():
+        lookup.weight.data = grown[:own]
+    return grown

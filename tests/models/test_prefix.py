@@ -11,6 +11,10 @@ import pytest
 import torch
 
 from nabla_eval.dto.objective import Site, differentiate, row_gradient
+from nabla_eval.engine import naive
+from nabla_eval.engine.drive import drive_all
+from nabla_eval.engine.execute import Executor
+from nabla_eval.methods.registry import configure, start
 from nabla_eval.models import prefix
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
@@ -118,3 +122,18 @@ def test_rows_before_the_first_are_refused(always: None) -> None:
     backwards = differentiate(pair, batch(pair), objective, [2, 0, 0, 0])
     with pytest.raises(ValueError, match="from position 2 on, and 1 was asked"):
         row_gradient(pair, backwards[0], [3, 1], objective)
+
+
+@pytest.mark.usefixtures("always")
+def test_decisions_are_those_of_the_specification() -> None:
+    pair = tiny_pair(seed=3)
+    options = {"n": 8, "passes": 3, "temperature": 1.0, "lr": 0.3, "steps": 6, "update": "all"}
+    config = configure("nabla", options)
+    problems = tiny_problems(pair, 3, seed=4)
+    fast = drive_all([start(problem, config) for problem in problems], Executor(pair))
+    for problem, outcome in zip(problems, fast, strict=True):
+        slow = naive.nabla(pair, problem, config)
+        assert (outcome.tokens, outcome.stop) == (slow.tokens, slow.stop)
+        assert [c.tokens for c in outcome.candidates] == [c.tokens for c in slow.candidates]
+        assert [c.verdict for c in outcome.candidates] == [c.verdict for c in slow.candidates]
+    assert sum(c.flips for outcome in fast for c in outcome.candidates) > 0

@@ -123,3 +123,27 @@ def test_gradient_flows_through_the_aligned_table() -> None:
             values.append(scores_of(judge, moved, mask)[0, -1])
         slope = (values[0] - values[1]) / (2 * step)
         torch.testing.assert_close(ours[position, token], slope, atol=1e-7, rtol=1e-6)
+
+
+def test_a_shorter_reward_table_grows_without_a_second_copy() -> None:
+    tokenizer = build.word_tokenizer()
+    policy = policy_from(build.tiny("policy", tokenizer, rows=48), tokenizer)
+    model = build.tiny("process", tokenizer, rows=40, seed=1)
+    own = model.get_input_embeddings().weight.clone()
+    judge = reward_from(model, tokenizer, policy)
+    assert judge.embedding.shape == (48, 16) and judge.table.shape == (40, 16)
+    assert judge.embedding.data_ptr() == judge.table.data_ptr()
+    assert model.get_input_embeddings().weight.data_ptr() == judge.table.data_ptr()
+    assert torch.equal(judge.table[: len(tokenizer)], own[: len(tokenizer)])
+    assert judge.known is not None and judge.known.sum() == len(tokenizer)
+
+
+def test_tokens_the_reward_model_lacks_are_known_to_be_unknown() -> None:
+    words = [chr(0x4E00 + i) for i in range(150)]
+    tokenizer, other = build.word_tokenizer(words), build.word_tokenizer(words[1:])
+    policy = policy_from(build.tiny("policy", tokenizer), tokenizer)
+    judge = reward_from(build.tiny("process", other, seed=1), other, policy)
+    assert judge.known is not None
+    assert judge.known.nonzero()[:, 0].tolist() == list(range(1, len(tokenizer)))
+    assert judge.embedding[0].abs().sum() == 0
+    assert torch.equal(judge.embedding[1:], judge.table[: len(other)])
