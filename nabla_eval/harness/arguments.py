@@ -154,8 +154,19 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
 
 
 def process_number(name: str, default: int) -> int:
-    """Return RANK or WORLD_SIZE, as torchrun and `accelerate launch` set them for each process."""
-    return int(os.environ.get(name, default))
+    """Return RANK or WORLD_SIZE, as torchrun and `accelerate launch` set them for each process.
+
+    Raises `ConfigError` where the environment variable is no integer >= 0.
+    """
+    given = os.environ.get(name)
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdecimal()):
+        raise ConfigError(
+            f"{name} in the environment must be an integer >= 0, got {given!r}. Unset it, or start "
+            "the processes with torchrun or `accelerate launch`, which set it."
+        )
+    return int(given)
 
 
 def _server(options: Mapping[str, Any], rollout: str) -> ServerOptions | None:

@@ -35,6 +35,7 @@ class RankedLM(HFLM):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        process_number("RANK", 0)  # accelerate reads it, too, and says less
         if process_number("WORLD_SIZE", 1) > 1 and on_cpu() and not options.get("tp_plan"):
             # accelerate forms groups without GPUs only where it is told to, and the first to ask
             # decides for all who ask later, as HFLM does.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from lm_eval.api.instance import Instance
 
-from nabla_eval.errors import DataError
+from nabla_eval.errors import ConfigError, DataError
+from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.task_files import tasks_path
 from nabla_eval.runs.command import compose
 from nabla_eval.runs.evaluate import Evaluator, knows
@@ -79,3 +80,15 @@ def test_an_unknown_task_is_answered_with_ours(tmp_path, monkeypatch):
         Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
     manifest = read_manifest(tmp_path)
     assert manifest is not None and "Did you mean" in str(manifest["error"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", "-1"), ("RANK", "")])
+def test_a_rank_that_is_no_number_is_said(name, value, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    said = f"{name} in the environment must be an integer >= 0, got '{value}'. Unset it"
+    with pytest.raises(ConfigError, match=said):
+        NablaLM(method="greedy", device="cpu")
+    if name == "RANK":
+        made = compose([], method="greedy")
+        with pytest.raises(ConfigError, match=said):
+            Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
