@@ -43,6 +43,14 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def log_of_transformers() -> None:
+    """Make its handler now: else it keeps the stream of whichever command is tried first."""
+    from transformers.utils import logging
+
+    logging.get_logger()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the tests that share a fixture of their module to one process, which makes it once.
