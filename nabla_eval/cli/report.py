@@ -265,8 +265,8 @@ def _write(made: Report, form: str, as_json: bool, output: Path | None, table: s
             first = made.tables[0].name
             say(f"Shown: {first}. Others with --table or --output DIR: {names}.", err=True)
         return
-    files = {output.name: text}
     if form == "csv":
-        files = {f"{output.name}/{each.name}.csv": tables.to_csv(each) for each in made.tables}
-    write_files(output.parent, files)
+        write_files(output, {f"{each.name}.csv": tables.to_csv(each) for each in made.tables})
+    else:
+        write_files(output.parent, {output.name: text})
     say(f"Written to {output}.", err=True)

@@ -94,20 +94,20 @@ class Answerer:
         folder, method = self.arguments.trace_dir, self.arguments.method
         if folder is None or not written(folder):
             return {}
-        places = {problem.id: index for index, (problem, _) in enumerate(work)}
+        places: dict[str, list[int]] = {}  # several for a prompt that is asked again without a task
+        for index, (problem, _) in enumerate(work):
+            places.setdefault(problem.id, []).append(index)
         found = {}
         for entry in entries(folder, growing=self.ranks > 1):
-            index = places.get(entry["id"])
-            if index is None:
-                continue
-            problem, config = work[index]
-            if differences := unlike(entry, problem, method, config, self.models):
-                raise DataError(
-                    f"trace_dir={folder} holds {problem.id} of another run ("
-                    f"{'; '.join(differences)}). Choose another trace_dir, or remove that one."
-                )
-            text, stats = entry["outcome"]["text"], entry["stats"]
-            found[index] = self._response(problem, text, stats, entry["seconds"])
+            for index in places.get(entry["id"], ()):
+                problem, config = work[index]
+                if differences := unlike(entry, problem, method, config, self.models):
+                    raise DataError(
+                        f"trace_dir={folder} holds {problem.id} of another run ("
+                        f"{'; '.join(differences)}). Choose another trace_dir, or remove that one."
+                    )
+                text, stats = entry["outcome"]["text"], entry["stats"]
+                found[index] = self._response(problem, text, stats, entry["seconds"])
         return dict(sorted(found.items()))
 
     def _record(

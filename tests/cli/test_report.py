@@ -96,11 +96,14 @@ def test_every_report_in_every_format(study, name, tmp_path):
             assert {key: float(line[key]) for key in numbers} == numbers  # unrounded
 
 
-def test_csv_on_stdout_is_one_table_and_names_the_others(study):
+def test_csv_on_stdout_is_one_table_and_names_the_others(study, tmp_path, monkeypatch):
     first = run("accuracy", study, "--format", "csv")
     assert first.stdout.startswith("run,") and "differences" in first.stderr
     one = run("accuracy", study, "--format", "csv", "--table", "differences")
     assert one.stdout.startswith("measure,") and one.stderr == ""
+    monkeypatch.chdir(tmp_path)  # a folder without a name of its own
+    run("accuracy", study, "--format", "csv", "--output", ".")
+    assert (tmp_path / "differences.csv").read_text() == one.stdout
 
 
 def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(study):

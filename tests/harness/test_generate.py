@@ -93,6 +93,13 @@ def test_a_trace_has_one_line_per_problem_and_is_picked_up_again(answers, tmp_pa
             answers(requests[0], trace_dir=str(tmp_path), **other)
 
 
+def test_a_prompt_that_is_asked_again_without_a_task_is_picked_up_each_time(answers, tmp_path):
+    requests = [Instance("generate_until", {}, ("5,3,2,1=11?", {}), 0) for _ in range(2)]
+    traced = {"method": "greedy", "trace_dir": str(tmp_path)}
+    before = answers(*requests, **traced)
+    assert answers(*requests, **traced) == before and len(read(tmp_path)) == 2
+
+
 def test_an_opened_answer_is_continued(lm, ask):
     model = lm(method="best_of_n", n=2)
     chat = [{"role": "user", "content": "5,3,2,1=11?"}, {"role": "assistant", "content": "5"}]
