@@ -49,10 +49,13 @@ def _line(text: str) -> str:
 def _seen(text: str, place: int) -> bool:
     character, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
     if character in "\u200c\u200d":  # joiners, between letters of scripts that have them, or emoji
-        return all(c > "\u0590" and c.isprintable() for c in (before, after))
+        printed = before.isprintable() and after.isprintable()
+        script = all("\u0590" < c < "\u1c50" for c in (before, after))
+        emoji = before > "\u2000" < after and unicodedata.category(after)[0] == "S"
+        return printed and (script or emoji)
     if character in "\ufe0e\ufe0f":  # styles of an emoji or of a keycap
         symbol = "\u2000" < before < "\u3000" or before > "\U0001f000"
-        return before != "" and (symbol or after == "\u20e3")
+        return before != "" and (symbol or before in "©®〰〽㊗㊙" or after == "\u20e3")
     if unicodedata.category(character) == "Zs":
         return True
     return character.isprintable() and not _UNSEEN.match(character)

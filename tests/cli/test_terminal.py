@@ -30,7 +30,7 @@ from nabla_eval.terminal import LOGGER, Guard, printable, say, visible
 READABLE = [
     "你好，世界 日本語", "العربية",
     "עברית", "é e\u0301 ∇ ½", "👍🏽", "👩‍👩‍👧", "❤️‍🔥", "🏳️‍🌈", "1️⃣", "ℹ️", "‼️",
-    "می‌خواهم", "क्‍ष", "A\nB\tC", "a\u00a0b　c",
+    "©\ufe0f ㊙\ufe0f", "می‌خواهم", "क्‍ष", "A\nB\tC", "a\u00a0b　c",
 ]  # fmt: skip
 INVISIBLE = [
     *map(chr, [*range(9), *range(0xB, 0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0x115F]),
@@ -54,7 +54,10 @@ def test_what_nobody_sees_is_spelled_out(character: str) -> None:
 
 
 def test_a_joiner_stays_only_where_something_is_joined() -> None:
-    for text in ("❤\u200da", "a\u200d❤", "^\u200d+", "م\u200ca", "م\u200c\u200cم", "❤\ufe0f\ufe0f"):
+    for text in (
+        "❤\u200da", "a\u200d❤", "^\u200d+", "م\u200ca", "م\u200c\u200cم", "❤\ufe0f\ufe0f",
+        "日\u200d本", "❤\u200d日",
+    ):  # fmt: skip
         assert "\\u" in visible(text), ascii(text)
 
 

@@ -156,7 +156,8 @@ def test_sampling_options_and_seeds_are_in_the_request(
     assert script.asked[1]["top_k"] == -1
     expected = {"temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.0}
     assert expected.items() <= asked.items()
-    assert asked["repetition_penalty"] == 1.0, "generation_config.json may say otherwise"
+    penalties = [asked[f"{name}_penalty"] for name in ("repetition", "presence", "frequency")]
+    assert penalties == [1.0, 0.0, 0.0], "generation_config.json may say otherwise"
     assert (asked["stop"], asked["max_tokens"]) == (["zz", "\n\n"], 2)
     assert asked["stop_token_ids"] == list(pair.policy.end_ids) and asked["ignore_eos"]
     assert asked["seed"] == seed_of(problem.key, 0)

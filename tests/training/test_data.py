@@ -72,6 +72,8 @@ def test_the_choice_depends_on_seed_and_problems_only(
     assert chosen(shuffled, seed=seed) == whole
     for size in range(1, len(words)):
         assert chosen(shuffled, seed=seed, size=size) == whole[:size]
+    few = words[::2]  # keep their places among others when more are added
+    assert [word for word in whole if word in few] == chosen(few, seed=seed)
 
 
 def test_seeds_choose_differently_and_evenly() -> None:

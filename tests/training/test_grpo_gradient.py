@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from nabla_eval.embedded.countdown import verify
 from nabla_training.recipe import GRPO
-from nabla_training.run import TrainJob, choose, make_trainer, prepare
+from nabla_training.run import TrainJob, choose, make_trainer, prepare, save
 
 TEMPERATURE = 0.7
 RECIPE = GRPO(
@@ -89,3 +90,14 @@ def test_sampling_is_from_the_policy_itself(trainer: Any, tokenizer: Any) -> Non
     assert found.top_p == 1.0 and found.top_k in (0, None) and not found.min_p
     assert found.repetition_penalty in (None, 1.0)
     assert found.eos_token_id in (tokenizer.eos_token_id, [tokenizer.eos_token_id])
+
+
+def test_input_and_output_embeddings_stay_tied(trainer: Any, tmp_path: Path) -> None:
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight.add_(0.01)
+    ids = torch.tensor([[3, 5, 7]])
+    expected = trainer.model(input_ids=ids).logits
+    save(trainer, tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected)
