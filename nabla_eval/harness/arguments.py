@@ -24,7 +24,7 @@ from nabla_eval.methods.registry import (
     settle,
     spec,
 )
-from nabla_eval.options import Options, build, fingerprint, flatten, leaves
+from nabla_eval.options import Options, build, coerce, fingerprint, flatten, leaves
 from nabla_eval.validation import Count
 
 # Parameters of `HFLM.__init__`; written out, because importing it takes as long as torch does.
@@ -223,6 +223,9 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
             "enable_thinking=True needs think_end_token, or the thoughts would be graded. "
             "Try think_end_token=</think>."
         )
+    size = hf.get("batch_size", 32)
+    if not str(size).startswith("auto"):
+        coerce("batch_size", size, Count, 32)
 
 
 # With a loaded pair these still mean something; the rest would silently do nothing.

@@ -70,12 +70,12 @@ def read_config(path: str | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(text_of(path))
-        if wrong := mismatch(content, ConfigFile):
-            raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
-        if isinstance(content.get("model_args"), str):
-            content["model_args"] = simple_parse_args_string(content["model_args"])
     except (*UNREADABLE, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path} cannot be read: {error}. Try a YAML file.") from error
+    if wrong := mismatch(content, ConfigFile):
+        raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
+    if isinstance(content.get("model_args"), str):
+        content["model_args"] = simple_parse_args_string(content["model_args"])
     return dict(content)
 
 

@@ -48,6 +48,7 @@ def test_every_argument_goes_to_its_owner():
         ({"backend": "seq2seq"}, ["seq2seq", "decoder-only"]),
         ({"enable_thinking": True}, ["think_end_token"]),
         ({"max_batch_tokens": 0}, ["max_batch_tokens"]),
+        ({"batch_size": "0"}, ["batch_size must be an integer >= 1, got '0'. Try batch_size=32."]),
         ({"n": 0}, ["n must be an integer >= 1, got 0"]),
         ({"method": "greedy", "n": 8}, ["no option 'n'", "best_of_n", "Leave it out"]),
         ({"pretrained": "a/policy"}, ["Pass reward=", "a/policy", "greedy"]),

@@ -83,6 +83,12 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(rest, words):
         compose(rest)
 
 
+def test_a_config_file_that_is_no_mapping_is_refused_once(tmp_path):
+    (tmp_path / "c.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"^--config \S+: it must be a mapping, got a list"):
+        compose(["--config", str(tmp_path / "c.yaml")])
+
+
 def test_lm_evals_parser_refuses_what_it_does_not_know(capsys):
     with pytest.raises(SystemExit) as left:
         compose(["--num_fewshots", "3", "--nothing"])
