@@ -115,8 +115,9 @@ def acceleration(run: Run) -> Acceleration:
     speculative = work["speculative_tokens"] + work["speculative_scorings"]
 
     def part(parts: Series, wholes: Series) -> Estimate:
+        tried = wholes != 0
         valid = bool(((parts >= 0) & (parts <= wholes)).all())
-        return (share if valid else ratio)(parts, wholes)
+        return (share if valid else ratio)(parts[tried], wholes[tried])
 
     return Acceleration(
         certified=part(work["certified"], visited * bool(steps)),

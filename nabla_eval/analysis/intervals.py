@@ -138,12 +138,14 @@ def skewed_mean(values: ArrayLike, level: float = LEVEL) -> Estimate:
 
 
 def ratio(parts: ArrayLike, wholes: ArrayLike, level: float = LEVEL) -> Estimate:
-    """Return total over total of amounts by problem; problems whose whole is zero do not count.
+    """Return total over total of amounts by problem; problems where both are zero do not count.
 
     To first order the ratio is a mean over problems (`ratio_errors`), and has the interval of
     `skewed_means`, which ends at zero where no part is negative.
     """
-    part, whole = _where_tried(parts, wholes)
+    part, whole = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
+    used = (part != 0) | (whole != 0)
+    part, whole = part[used], whole[used]
     n, total = len(part), whole.sum()
     if not total:
         return unknown(n)

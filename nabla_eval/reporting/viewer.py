@@ -32,7 +32,7 @@ from nabla_eval.reporting.text import TEMPLATES, templates
 from nabla_eval.terminal import visible
 
 # In JSON without its escaped backslashes: what `_shown` may have to change.
-_UNUSUAL = re.compile(r'\\[^"nt]|NaN|Infinity')
+_UNUSUAL = re.compile(r'\\[^"nt]|\x7f|NaN|Infinity')
 PART = 4 << 20  # characters of problems that a page holds, or loads at once
 
 

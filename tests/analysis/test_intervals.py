@@ -5,6 +5,7 @@ How often they hold the truth is in test_coverage.
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from scipy import stats
 
-from nabla_eval.analysis import mean_interval
+from nabla_eval.analysis import intervals, mean_interval
 from nabla_eval.analysis.accuracy import accuracy, difference, pass_at
 from nabla_eval.analysis.calibration import calibration
 from nabla_eval.analysis.cost import correct_per_cost
@@ -59,10 +60,10 @@ def test_the_wilson_interval_is_scipys(hits, trials):
 def test_wilson_covers_on_average_over_proportions_near_the_nominal_rate(level, p):
     """Exact coverage by enumeration, averaged over p ± 0.03: Wilson is never far off."""
     trials = 200
-    intervals = [wilson(hits, trials, level) for hits in range(trials + 1)]
+    every = [wilson(hits, trials, level) for hits in range(trials + 1)]
     covered = []
     for near in np.linspace(p - 0.03, p + 0.03, 61):
-        inside = [found.low <= near <= found.high for found in intervals]
+        inside = [found.low <= near <= found.high for found in every]
         covered.append(stats.binom.pmf(np.arange(trials + 1), trials, near) @ inside)
     assert np.mean(covered) == pytest.approx(level, abs=0.01)
 
@@ -244,6 +245,19 @@ def test_costs_that_do_not_vary_are_known_and_scales_do_not_matter():
     assert skewed_mean([1.0, 3.0]) == mean([1.0, 3.0])
 
 
+def test_resamples_are_drawn_with_replacement_each_row_alike(monkeypatch):
+    """P(|empirical - exact distribution function| > 0.02) < 2 exp(-2 * 20000 * 0.02^2) = 3e-7.
+
+    Coverage would not show it: an interval's end is never nearer than Student's.
+    """
+    monkeypatch.setattr(intervals, "_RESAMPLES", 20_000)
+    rows = np.array([0.0, 1.0, 5.0, 25.0])  # whose sums tell each resample
+    drawn = np.concatenate([weights @ rows for weights in intervals._resampled_weights(4)])
+    exact = np.array([sum(picks) for picks in itertools.product(rows, repeat=4)])
+    for point in sorted(set(exact)):
+        assert abs(np.mean(drawn <= point) - np.mean(exact <= point)) < 0.02
+
+
 def test_resamples_in_blocks_are_the_same(monkeypatch):
     whole = skewed_mean(COSTS)
     monkeypatch.setattr("nabla_eval.analysis.intervals._BLOCK", 100)
@@ -257,6 +271,7 @@ def test_a_ratio_is_the_mean_of_its_first_order_parts():
         tuple(x / 2 for x in skewed_mean(COSTS).interval)
     )
     assert ratio([3 * x for x in COSTS], COSTS).interval == pytest.approx((3.0, 3.0))
-    found = ratio([1.0, 2.0, 0.0, 7.0], [2.0, 3.0, 1.0, 0.0])  # nothing is tried in the last
+    found = ratio([1.0, 2.0, 0.0, 0.0], [2.0, 3.0, 1.0, 0.0])  # nothing is tried in the last
     assert found.value == 0.5 and found.clusters == 3 and found.low == 0.0
+    assert ratio([1.0, 2.0, 0.0, 7.0], [2.0, 3.0, 1.0, 0.0]).value == 10 / 6
     assert ratio([-1.0, 2.0, 0.0], [2.0, 3.0, 1.0]).low < 0

@@ -239,6 +239,15 @@ def given(request):
     return () if request.prefix is None else (*request.prefix.tokens[: request.keep], request.token)
 
 
+@pytest.mark.parametrize("lookahead", [1, "auto"])
+def test_a_calm_descent_costs_one_pass_per_trajectory(lookahead):
+    calm = run("nabla", lr=1e-6, min_lr=0.0, lookahead=lookahead)
+    for outcome in calm:
+        accepted = sum(c.verdict == "accepted" for c in outcome.candidates)
+        assert outcome.ledger.flips == 0
+        assert outcome.ledger.gradient_passes <= accepted + 1
+
+
 def test_every_field_of_the_ledger_adds_up():
     ones = Ledger(*range(1, 1 + len(fields(Ledger))))
     assert (ones + ones).as_dict() == {k: 2 * v for k, v in ones.as_dict().items()}

@@ -23,6 +23,7 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.options import Sampling
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Generate, Replay, Trajectory
+from nabla_eval.randomness import Key
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 GREEDY = Sampling(temperature=0)
@@ -53,6 +54,18 @@ def test_a_row_fails_alone_and_names_model_and_dtype(value: str, temperature: fl
         rollout(pair.policy, requests)
     with pytest.raises(PolicyError, match="not finite after 3 tokens"):
         naive.rollout(pair, problems[1], sampling, problems[1].key)
+
+
+def test_tokens_that_are_masked_are_legal() -> None:
+    """Minus infinity for some tokens: they are never drawn, and the rest goes its way."""
+    pair = spoilt(0.0)
+    base = pair.policy.base
+    base.logits[8, 3:] = -torch.inf
+    for seed in range(20):
+        problem = replace(asked(pair)[1], key=Key.root(seed))
+        (found,) = rollout(pair.policy, [Generate(problem, problem.key, Sampling(temperature=1))])
+        assert len(found.tokens) == 4 and found.tokens[3] < 3
+        assert all(map(math.isfinite, found.entropy))
 
 
 @pytest.mark.parametrize("method", ["nabla", "best_of_n", "greedy", "beam"])

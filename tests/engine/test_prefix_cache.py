@@ -82,6 +82,17 @@ def test_the_least_recently_used_are_dropped() -> None:
     assert (cache.tokens, found(cache, (1,))) == (0, 0)
 
 
+def test_a_prefix_takes_the_place_of_those_that_it_begins_with() -> None:
+    cache = filled(100, (1, 2), (1, 2, 3), (1, 4), (1, 2, 3, 5))
+    assert cache.tokens == 2 + 4 and found(cache, (1, 2, 3)) == 3
+
+
+def test_a_model_on_two_devices_caches_nothing() -> None:
+    assert prefix.keepable(PAIR.judge.base)
+    split = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"))
+    assert not prefix.keepable(split)
+
+
 @contextmanager
 def forwarded(base: torch.nn.Module) -> Iterator[list[int]]:
     """Tokens of each pass through a model."""

@@ -22,6 +22,7 @@ from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.options import Sampling, Steps
 from nabla_eval.protocol import Generate
+from nabla_eval.randomness import Key
 from nabla_eval.testing import letter, tiny_pair, tiny_problems
 from nabla_eval.thought import Thought
 
@@ -161,6 +162,12 @@ def test_sampling_options_and_seeds_are_in_the_request(
     assert (asked["stop"], asked["max_tokens"]) == (["zz", "\n\n"], 2)
     assert asked["stop_token_ids"] == list(pair.policy.end_ids) and asked["ignore_eos"]
     assert asked["seed"] == seed_of(problem.key, 0)
+
+
+def test_seeds_fit_the_api_and_differ_by_key_and_position() -> None:
+    seeds = [seed_of(Key.root(0) / i, position) for i in range(50) for position in range(20)]
+    assert len(set(seeds)) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from nabla_eval import generate
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, ModelError
+from nabla_eval.experimental.guided import log_sigmoid
 from nabla_eval.experimental.requests import Known, Ranking, Tilt, Weigh
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.outcome import Outcome
@@ -112,6 +114,12 @@ def test_the_score_of_another_token_keeps_no_token_that_the_reward_model_lacks()
     )  # fmt: skip
     assert outcome.tokens == (6,) * 4
     assert {choice.old_score for choice in outcome.choices} == {None}
+
+
+@pytest.mark.parametrize("score", [-800.0, -1.0, 0.0, 2.5, 800.0])
+def test_log_sigmoid(score):
+    exact = score if score < -700 else -math.log1p(math.exp(-score))
+    assert log_sigmoid(score) == pytest.approx(exact, abs=1e-12)
 
 
 PAIR = tiny_pair()

@@ -127,6 +127,7 @@ def test_weights_are_the_formulas():
     scores = [1.0, -2.0, 3.0]
     of = lambda **options: WeightedBestOfN(**options).weights(scores)  # noqa: E731
     assert of() == pytest.approx([1 / (1 + math.exp(-s)) for s in scores])
+    assert WeightedBestOfN().weights([-800.0, 800.0]) == pytest.approx([0, 1])  # no overflow
     assert of(reward_scale=2.0) == pytest.approx([1 / (1 + math.exp(-s / 2)) for s in scores])
     softmax = of(weighting="softmax", reward_scale=2.0)
     assert [w / sum(softmax) for w in softmax] == pytest.approx(

@@ -52,6 +52,14 @@ def test_nothing_of_a_model_is_markup_script_or_invisible(html: str) -> None:
     assert "<title>&lt;/script&gt;" in html
 
 
+@pytest.mark.parametrize("text", ["a\x7f", "\\\x1b", "\u200b", "plain"])
+def test_a_single_invisible_character_is_seen(tmp_path: Path, text: str) -> None:
+    (path,) = write_pages({"run": TracePage("r", [], {"options": text})}, tmp_path)
+    html = path.read_text(encoding="utf-8")
+    assert all(c == "\n" or c.isprintable() for c in html)
+    assert embedded(html)["facts"] == [["options", visible(text)]]
+
+
 def test_only_the_pages_own_script_may_run_and_nothing_be_asked_for(html: str) -> None:
     (policy,) = re.findall(r'Content-Security-Policy"\s+content="(.*?)"', html)
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
