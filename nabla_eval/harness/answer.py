@@ -181,8 +181,8 @@ class Faults:
 
     def _words(self, answered: int) -> str:
         words = [f"{item}: {type(e).__name__}: {e}" for item, e in self.errors.items()]
-        more = "; ..." if words[SHOWN:] else ""
-        return f"{len(words)} of {answered} items failed: {'; '.join(words[:SHOWN])}{more}."
+        end = "; ..." if words[SHOWN:] else "."
+        return f"{len(words)} of {answered} items failed: {'; '.join(words[:SHOWN])}{end}"
 
     def _advice(self) -> str:
         folder = self.arguments.trace_dir

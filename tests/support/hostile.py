@@ -193,8 +193,6 @@ class World:
         self.put(
             self.root / "problems/aime24.jsonl", "".join(f"{json.dumps(p)}\n" for p in problems)
         )
-        entry = {"file": "aime24.jsonl", "items": 3, "hash": "h", "dataset": "d", "rows": ["r"]}
-        self.put(self.root / "problems/nabla_data.json", json.dumps({"aime24": entry}))
         shutil.copytree(embedded.WEIGHTS, self.root / "pair")
 
     def put(self, path: Path, text: str) -> None:
