@@ -70,39 +70,46 @@ def means(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
     }
 
 
-def ratios(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
-    """0 to 6 candidates, the problem decides how many and how bad; costs that share a length."""
+def rates(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
+    """0 to 6 candidates; the problem decides how many and how bad."""
     nature, most = u[:, :1], 6
     tried = np.arange(most) < np.ceil(nature * (most + 1)) - 1  # 0..6, equally likely
     rejected = (u[:, 1:7] < 0.3 + 0.5 * nature) & tried
     # E[count * (0.3 + 0.5 nature)] / E[count], with E[nature | count = j] = (j + 1/2)/7
     counts = np.arange(most + 1)
     truth = float((counts * (0.3 + 0.5 * (counts + 0.5) / 7)).sum() / counts.sum())
-    length = 10 + 30 * u[:, :1]
-    sides = [0.6 * length * (0.5 + u[:, 1:2]), length * (0.5 + u[:, 2:3])]
-    ours, theirs = (SimpleNamespace(answers=frame(s, names="model_calls")) for s in sides)
     return {
         "rate": (truth, ratio(rejected.sum(1), tried.sum(1))),
         "rate at .8": (truth, ratio(rejected.sum(1), tried.sum(1), 0.8)),
-        "cost ratio": (0.6, cost_ratio(ours, theirs)),
     }
 
 
-def differences(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
-    """Right or wrong on the same 150 problems; rejected with counts not tied to hardness."""
+def ratios(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
+    """Costs that share a length."""
+    length = 10 + 30 * u[:, :1]
+    sides = [0.6 * length * (0.5 + u[:, 1:2]), length * (0.5 + u[:, 2:3])]
+    ours, theirs = (SimpleNamespace(answers=frame(s, names="model_calls")) for s in sides)
+    return {"cost ratio": (0.6, cost_ratio(ours, theirs))}
+
+
+def paired(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
+    """Right or wrong on the same 150 problems."""
     easy, names = u[:, 0], range(len(u))
     sides = [dict(zip(names, (u[:, i] < e)[:, None].astype(float), strict=True))
              for i, e in ((1, easy), (2, easy**2))]  # fmt: skip
+    return {"accuracy": (1 / 2 - 1 / 3, difference(*sides).estimate)}
+
+
+def differences(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
+    """Rejected on the same problems, with counts that are not tied to hardness."""
+    easy = u[:, 0]
     tried = np.arange(4) < 1 + (u[:, 3:4] * 4).astype(int)
     first = [(i, ["rejected" if x else "accepted" for x in row[hit]])
              for i, (row, hit) in enumerate(zip(u[:, 4:8] < 0.3 + 0.5 * easy[:, None], tried,
                                                 strict=True))]  # fmt: skip
     second = [(i, ["rejected" if x else "accepted" for x in row])
               for i, row in enumerate(u[:, 8:10] < 0.5 + 0.5 * easy[:, None])]  # fmt: skip
-    return {
-        "accuracy": (1 / 2 - 1 / 3, difference(*sides).estimate),
-        "rejection": (0.55 - 0.75, rejection_difference(judged(first), judged(second))),
-    }
+    return {"rejection": (0.55 - 0.75, rejection_difference(judged(first), judged(second)))}
 
 
 def aucs(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
@@ -175,8 +182,8 @@ def cost_columns() -> set[str]:
 
 @pytest.mark.parametrize(
     ("make", "trials", "problems", "width"),
-    [(means, 1500, 200, 5), (ratios, 600, 100, 7), (differences, 600, 150, 10), (aucs, 250, 60, 9),
-     (of_a_run, 300, 80, 30)],
+    [(means, 1500, 200, 5), (rates, 1000, 120, 7), (ratios, 400, 80, 3), (paired, 2000, 150, 3),
+     (differences, 400, 100, 10), (aucs, 250, 60, 9), (of_a_run, 300, 80, 30)],
 )  # fmt: skip
 def test_each_interval_covers_at_its_nominal_rate(make, trials, problems, width, monkeypatch):
     monkeypatch.setattr(intervals, "_RESAMPLES", 600)

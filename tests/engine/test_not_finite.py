@@ -154,3 +154,10 @@ def test_masked_tokens_leave_refinement_as_specified(options: dict[str, Any]) ->
         assert (outcome.tokens, outcome.reward) == (written.tokens, pytest.approx(written.reward))
         assert all(math.isfinite(c.moved) for c in outcome.candidates)
     assert any(outcome.candidates for outcome in found)
+
+
+def test_masked_tokens_stay_masked_in_refined_logits() -> None:
+    pair = masking(tiny_pair(seed=3), [4])
+    refined = ne.refine(pair, (3, 5), (5, 6, 8), steps=3, anchor="sampled", update="all")
+    assert (refined.logits[:, 4] == -torch.inf).all()
+    assert refined.gradient.isfinite().all()

@@ -7,14 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from broken_pairs import masking
+from broken_pairs import asked, masking, spoilt
 
-from nabla_eval.engine.drive import drive_all
+from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
-from nabla_eval.errors import RewardError
+from nabla_eval.errors import Fault, PolicyError, RewardError
 from nabla_eval.experimental import naive
 from nabla_eval.methods.registry import configure, start
+from nabla_eval.outcome import Outcome
 from nabla_eval.testing import tiny_pair, tiny_problems
+
+
+def test_a_method_ends_with_the_error_for_that_problem_alone() -> None:
+    pair = spoilt(torch.nan)
+    problems, config = asked(pair), configure("prefix_gradient", {})
+    ends = dict(drive([start(problem, config) for problem in problems], Executor(pair)))
+    fault = ends.pop(1)
+    assert isinstance(fault, Fault) and isinstance(fault.error, PolicyError)
+    assert [type(end) for end in ends.values()] == [Outcome, Outcome]
+    with pytest.raises(PolicyError, match="not finite after 3 tokens"):
+        naive.guided(pair, problems[1], config)
 
 
 @pytest.mark.parametrize("method", ["prefix_gradient", "sequential_verify", "exact_top_k"])
