@@ -133,7 +133,9 @@ def test_answers_to_padding_copies_are_not_scored(task_of, offline):
     right, wrong = r"\boxed{025}", r"\boxed{26}"
     task = task_of("repeats: 4")
     scored = task.process_results({"answer": "25"}, [[right, wrong, wrong, wrong, *[right] * 4]])
-    assert (scored["exact_match"], scored["pass@4"], scored["maj@4"]) == (0.25, 1, 0)
+    assert scored == {  # of lm-eval's other models, whose costs nobody knows
+        "exact_match": 0.25, "pass@4": 1, "maj@4": 0, "no_answer": 0, "grader_timeout": 0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
