@@ -111,7 +111,7 @@ def specified(pair, name, problem, config):
     return (naive.locate_repair if name == "locate_repair" else naive.guided)(pair, problem, config)
 
 
-@settings(max_examples=22)
+@settings(max_examples=30)
 @given(data=st.data(), name=st.sampled_from(sorted(GUIDED)), kind=st.sampled_from(sorted(PAIRS)))
 def test_drawn_configurations(data, name, kind):
     kind = "process" if name == "locate_repair" else kind
