@@ -109,17 +109,17 @@ class Mixture:
         return self.parts[0].dim
 
     def joint(self, x: Tensor) -> Tensor:
-        """log(weights_k N_k(x)); [N, K]."""
-        logs = torch.stack([part.log_prob(x) for part in self.parts], dim=-1)
-        return logs + self.weights.log().to(x.device)
+        """log(weights_k N_k(x)); [K, N], whose sums over k are of whole rows."""
+        logs = torch.stack([part.log_prob(x) for part in self.parts])
+        return logs + self.weights.log().to(x.device)[:, None]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return torch.logsumexp(self.joint(x), dim=-1)
+        return torch.logsumexp(self.joint(x), dim=0)
 
     def score(self, x: Tensor) -> Tensor:
-        share = torch.softmax(self.joint(x), dim=-1)
-        scores = torch.stack([part.score(x) for part in self.parts], dim=-2)
-        return (share.unsqueeze(-1) * scores).sum(-2)
+        share = torch.softmax(self.joint(x), dim=0)
+        scores = torch.stack([part.score(x) for part in self.parts])
+        return (share.unsqueeze(-1) * scores).sum(0)
 
     def sample(self, seed: int, stream: str, n: int) -> Tensor:
         u = noise.uniform(seed, f"{stream}/component", 0, (n,))
