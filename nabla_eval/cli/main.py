@@ -53,6 +53,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command when it is asked for; None for another name."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None

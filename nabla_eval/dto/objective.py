@@ -243,7 +243,7 @@ def row_gradients(
         if objective.nll_weight:
             prefix = widen(policy.head(hidden[part])).log_softmax(-1)
             # A token that the policy masks has no probability to move, hence no gradient.
-            prefix.nan_to_num_(nan=torch.nan, neginf=0)
+            prefix.nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=0)
             total.sub_(prefix, alpha=objective.nll_weight)
     return gradient
 

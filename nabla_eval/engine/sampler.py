@@ -57,7 +57,7 @@ class Filter:
         """Keep each row's most likely tokens, of equal ones the first.
 
         How many is known from the most likely few, where these hold enough of the mass; else more
-        are put in order, and at last all. One host synchronisation asks whether they do.
+        are put in order, and at last all. The host asks whether they do, and about ties.
         """
         words = p.shape[-1]
         size = min(words, max(_HEAD, 1 + self.largest))

@@ -24,6 +24,7 @@ def test_memory_of_a_gradient(clock: Clock, what: str) -> None:
     found: dict[str, list[int]] = {}
 
     def run() -> None:
+        """Measure every size; the script's failure is the test's."""
         for words in vocabularies:
             found[str(words)] = [
                 int(
@@ -40,4 +41,3 @@ def test_memory_of_a_gradient(clock: Clock, what: str) -> None:
     spent = clock.turns(run, rounds=1, warm=0)
     if spent:
         clock.note("h", what=what, lengths=lengths, peaks=found)
-    assert all(size >= 0 for sizes in found.values() for size in sizes)
