@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One evaluation on all GPUs of one machine: each process answers a share of the problems.
-#   examples/torchrun.sh results/aime24 --tasks nabla_aime24 --preset paper
+#   examples/torchrun.sh results/aime24 --task nabla_aime24 --preset paper
 # The same command continues a run that was stopped, also with another number of GPUs.
 set -euo pipefail
 output=${1:?usage: examples/torchrun.sh FOLDER [options of nabla-eval run]}

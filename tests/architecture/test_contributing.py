@@ -27,8 +27,8 @@ CHECKS = "longest_of_n or the_method_is_known or class_name or name_no_cache or 
 
 def test_one_file_and_one_entry_add_the_example(root: Path, tmp_path: Path) -> None:
     """In a copy of the package, where the contract tests and conventions then hold for it too."""
-    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    source, entry = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    text = (root / "docs/extending.md").read_text(encoding="utf-8")
+    source, entry, *_ = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     copy = PackageCopy.make(root, tmp_path)
     (copy.package / "methods" / "longest_of_n.py").write_text(source)
     registry = copy.package / "methods" / "registry.py"

@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": ENGINE
     | {"engine", "methods", "grading", "traces", "analysis", "reporting"}
     | {"embedded", "api", "harness", "runs"},
+    "__main__": {"cli"},
 }
 # These must run without a model: in notebooks over traces, and in tests with a scripted executor.
 WITHOUT_TORCH = sorted(WORDS | {"grading", "methods", "traces", "analysis", "reporting"})
