@@ -34,7 +34,7 @@ TWIN = {**NABLA, "name": "twin", "steps": 0}
 
 def stopped(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row whose method stops early."""
-    return {**row, "name": f"{row['name']}, stop", "stop_reward": STOP_REWARD}
+    return {**row, "name": f"{row['name']}+stop", "stop_reward": STOP_REWARD}
 
 
 # The variants of a sweep, by the folder of their run.
@@ -50,6 +50,18 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def rows_of(preset: str | None = None, lr: float | None = None) -> dict[str, Mapping[str, Any]]:
+    """Return the rows, and beside them ∇-Reasoner with other settings, each with its twin."""
+    rows = dict(ROWS)
+    if preset is not None:
+        for folder, row in {"nabla": NABLA, "twin": TWIN}.items():
+            named = {"name": f"{row['name']}+{preset}", "preset": preset}
+            rows[f"{folder}_{preset}"] = {**row, **named}
+    if lr is not None:  # the twin of `NABLA` is its twin too: it takes no step
+        rows["nabla_lr"] = {**NABLA, "name": f"nabla+lr={lr:g}", "lr": lr}
+    return rows
+
+
 @click.command()
 @option("--limit", "Problems per method.", type=click.IntRange(min=2), default=200)
 @option(
@@ -60,19 +72,40 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 )
 @option("--seed", "Of every random draw.", type=int, default=0)
 @option(
+    "--preset",
+    "Also run ∇-Reasoner and its twin with these values instead of ours.",
+    type=click.Choice(("paper", "released", "released_aime", "released_amc")),
+)
+@option(
+    "--lr",
+    "Also run ∇-Reasoner with this learning rate instead of 0.01.",
+    type=click.FloatRange(min=0, min_open=True),
+)
+@option(
     "--output",
     "Folder for traces, results, summary.",
     type=FOLDER,
     default=Path("results", "demo"),
 )
 @device()
-def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | None) -> None:
+def demo(
+    limit: int,
+    batch_size: int,
+    seed: int,
+    preset: str | None,
+    lr: float | None,
+    output: Path,
+    device: str | None,
+) -> None:
     """Compare ∇-Reasoner, its zeroth-order twin and the sampling baselines on the embedded pair.
 
     Runs the task nabla_countdown through lm-eval once per method, prints accuracy, cost and
     rejection rates beside their controls, and writes everything to the output folder.
 
-    Example: nabla-eval demo --limit 500 --seed 1
+    \b
+    Example:
+      nabla-eval demo --limit 500 --seed 1
+      nabla-eval demo --preset paper --lr 0.3
     """
     from nabla_eval.analysis.folders import read_folder
     from nabla_eval.reporting.demo import demo_report
@@ -83,10 +116,13 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
 
     console, began = Screen(), time.perf_counter()
     given = ["--limit", limit, "--batch-size", batch_size, "--seed", seed]
+    asked = {"--preset": preset, "--lr": lr}
+    given += [word for pair in asked.items() if pair[1] is not None for word in pair]
     command = shlex.join(map(str, ["nabla-eval", "demo", *given]))
-    file = sweep_of_rows(limit=limit, batch_size=batch_size, device=device, seeds=seed)
+    rows = rows_of(preset, lr)
+    file = sweep_of_rows(rows, limit=limit, batch_size=batch_size, device=device, seeds=seed)
     sweep = Sweep(file, output, command)
-    for folder in ROWS:
+    for folder in rows:
         clear(output / folder)
     progress = SweepProgress(console, sweep.cells, output)
     sweep.ended = progress.tell
@@ -96,7 +132,7 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
             sweep.run()
         if sweep.failed:
             raise DataError(sweep.failed[0].error)
-        found = [(row["name"], read_folder(output / folder)) for folder, row in ROWS.items()]
+        found = [(row["name"], read_folder(output / folder)) for folder, row in rows.items()]
         made = demo_report([replace(run, name=str(name)) for name, (run,) in found])
     stored = {"title": made.title, "summary": list(made.sentences), **report_json(made)}
     summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
@@ -112,11 +148,11 @@ def demo(limit: int, batch_size: int, seed: int, output: Path, device: str | Non
     say(f"More tables and figures: nabla-eval report all {output} --output {output}/report")
 
 
-def sweep_of_rows(**options: Any) -> SweepFile:
-    """Return the demo as a sweep, each row in the folder of its method."""
+def sweep_of_rows(rows: Mapping[str, Mapping[str, Any]], **options: Any) -> SweepFile:
+    """Return the demo as a sweep, each row in the folder that it has in `rows`."""
     from nabla_eval.runs.sweep_file import sweep_of
 
-    source = {"name": "demo", "tasks": TASK, "variants": list(ROWS.values()), **options}
+    source = {"name": "demo", "tasks": TASK, "variants": list(rows.values()), **options}
     read = sweep_of(Path("demo"), source)
-    pairs = zip(read.cells, ROWS, strict=True)
+    pairs = zip(read.cells, rows, strict=True)
     return replace(read, cells=tuple(replace(cell, folder=folder) for cell, folder in pairs))

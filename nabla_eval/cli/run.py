@@ -168,6 +168,8 @@ def announce(folder: Path, claimed: Claim) -> None:
     """Say on stderr where a run goes and what it starts from."""
     words = {"new": "Running into", "unfinished": "Continuing", "done": "Already done:"}
     say(f"{words[claimed.state]} {folder}", err=True)
+    if claimed.state == "unfinished" and claimed.before and claimed.before["status"] == "done":
+        say("  It was done, and some of its files are gone: kept answers are used again.", err=True)
     for library, (old, new) in claimed.other_versions.items():
         say(f"  It was made with {library} {old}; this is {new}.", err=True)
 

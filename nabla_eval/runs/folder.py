@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint
@@ -24,7 +24,11 @@ OUTPUTS = ("trace-rank*.jsonl", "results_*.json", "samples_*.jsonl")
 
 @dataclass(frozen=True)
 class Claim:
-    """What a folder held when a run asked for it."""
+    """What a folder held when a run asked for it.
+
+    A finished run whose results, samples or traces were removed is unfinished: the same command
+    makes them again, from the answers that are kept.
+    """
 
     state: Literal["new", "unfinished", "done"]
     before: Manifest | None = None  # of the previous sitting
@@ -61,7 +65,7 @@ def inspect(folder: Path, manifest: Manifest) -> Claim:
             f"{folder} holds another run ({'; '.join(unlike)}). Choose another --output, or "
             "remove that folder."
         )
-    return Claim("done" if before["status"] == "done" else "unfinished", before)
+    return Claim("done" if before["status"] == "done" and _whole(folder) else "unfinished", before)
 
 
 def claim(folder: Path, manifest: Manifest) -> Claim:
@@ -87,6 +91,31 @@ def complete(folder: Path, manifest: Manifest, *, device: str, wall_seconds: flo
     Raises `DataError` where lm-eval's results, its samples or the traces are missing: lm-eval only
     warns when it cannot write.
     """
+    about = _told(folder)
+    done: Manifest = {
+        **manifest,
+        "status": "done",
+        "models": about.get("models", {}),
+        "device": device,
+        "seconds": about.get("seconds"),
+        "wall_seconds": wall_seconds,
+        "peak_memory": about.get("peak_memory"),
+    }
+    write_manifest(folder, done)
+    return done
+
+
+def _whole(folder: Path) -> bool:
+    """Tell whether everything is there that a finished run leaves."""
+    try:
+        _told(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """Return what lm-eval's results say of our model, once all files of a run are there."""
     found = sorted(folder.glob("results_*.json"), key=lambda path: path.name)
     if not found:
         raise DataError(
@@ -105,17 +134,7 @@ def complete(folder: Path, manifest: Manifest, *, device: str, wall_seconds: flo
             raise DataError(f"lm-eval wrote no samples of {task} to {folder}. Run again.")
     if not any(folder.glob(OUTPUTS[0])):
         raise DataError(f"{folder} has no trace-rank*.jsonl: no response was generated. Run again.")
-    done: Manifest = {
-        **manifest,
-        "status": "done",
-        "models": about.get("models", {}),
-        "device": device,
-        "seconds": about.get("seconds"),
-        "wall_seconds": wall_seconds,
-        "peak_memory": about.get("peak_memory"),
-    }
-    write_manifest(folder, done)
-    return done
+    return dict(about)
 
 
 def fail(folder: Path, manifest: Manifest, error: BaseException) -> None:

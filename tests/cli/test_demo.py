@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -35,7 +36,23 @@ def test_the_rows_are_fair_rivals():
     assert len({row["name"] for row in demo.ROWS.values()}) == len(demo.ROWS) == 8
 
 
-@pytest.mark.parametrize("options", [["--limit", "1"], ["--batch-size", "0"], ["--sed", "1"]])
+def test_other_settings_stand_beside_the_default_and_their_twins():
+    rows = demo.rows_of("paper", 0.5)
+    assert list(rows)[:8] == list(demo.ROWS) and list(rows)[8:] == [
+        "nabla_paper", "twin_paper", "nabla_lr",
+    ]  # fmt: skip
+    cells = {cell.folder: cell for cell in demo.sweep_of_rows(rows).cells}
+    config = {folder: cell.evaluation.arguments.config for folder, cell in cells.items()}
+    assert config["nabla_paper"] == configure("nabla", {"n": demo.N}, "paper")
+    assert config["twin_paper"] == change(config["nabla_paper"], steps=0)
+    assert config["nabla_lr"] == change(config["nabla"], lr=0.5)
+    assert not any("," in cell.name for cell in cells.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--preset", "papr"], ["--lr", "0"], ["--limit", "1"], ["--batch-size", "0"], ["--sed", "1"]],
+)
 def test_options_out_of_range_are_refused_before_anything_is_loaded(options):
     result = CliRunner().invoke(demo.demo, options)
     assert result.exit_code == 2 and options[0].lstrip("-") in result.output
@@ -63,6 +80,10 @@ def test_the_screen_is_the_demos_own(finished):
         assert title in screen
     assert "66.0" in screen and "75.5" in screen
     assert "cannot be told apart" in screen
+    (said,) = re.findall(r"nabla takes \d\.\d gradient .* because (\d+\.\d) %", screen)
+    records = [record["outcome"] for record in read(folder / "nabla")]
+    share = sum(r["certified"] for r in records) / sum(r["visited"] for r in records)
+    assert said == f"{100 * share:.1f}" and share > 0.5
     assert "it/s" not in screen and "\x1b" not in screen
     assert (folder / "log.txt").stat().st_size > 0
 
@@ -91,8 +112,8 @@ def test_the_numbers_are_lm_evals_own_and_the_traces_say_what_was_run(finished):
     assert [row["run"] for row in summary["rejection"]] == [
         "nabla",
         "twin",
-        "nabla, stop",
-        "twin, stop",
+        "nabla+stop",
+        "twin+stop",
     ]
 
 

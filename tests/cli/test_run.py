@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -195,6 +196,22 @@ def test_a_stopped_run_is_continued_to_the_same_answers(
     assert same(answers(stopped), answers(folder), within=8e-5)  # float32, in other batches
     again = read_manifest(stopped)
     assert again is not None and (again["status"], again["continued"]) == ("done", 1)
+
+
+@pytest.mark.parametrize("gone", ["results_*.json", "samples_*.jsonl"])
+def test_a_finished_run_that_lost_a_file_makes_it_again_from_its_answers(
+    finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path, gone: str
+) -> None:
+    folder = Path(shutil.copytree(finished[0], tmp_path / "tiny"))
+    for path in folder.glob(gone):
+        path.unlink()
+    result = run(folder, tiny_folder)
+    assert result.exit_code == 0, result.output
+    assert "some of its files are gone" in result.stderr and "Already done" not in result.stderr
+    assert (folder / "trace-rank0.jsonl").read_bytes() == (
+        finished[0] / "trace-rank0.jsonl"
+    ).read_bytes()
+    assert "Already done" in run(folder, tiny_folder).stderr
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -9,7 +9,7 @@ import pytest
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
 from nabla_eval.runs.command import Evaluation
-from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash
+from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash, inspect
 from nabla_eval.traces.manifest import read_manifest, write_manifest
 
 
@@ -37,6 +37,9 @@ def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path):
     assert (stored(folder)["status"], stored(folder)["error"]) == ("failed", "no memory")
     assert claim(folder, manifest(n=4)).state == "unfinished"
     write_manifest(folder, {**second, "status": "done"})
+    for file, text in WHOLE.items():
+        assert inspect(folder, manifest(n=4)).state == "unfinished"  # a file is missing
+        (folder / file).write_text(text)
     assert claim(folder, manifest(n=4)).state == "done" == stored(folder)["status"]
 
 
