@@ -205,6 +205,10 @@ REMOVED: dict[str, tuple[Any, str]] = {
 }
 
 
+# Options that are called otherwise now.
+RENAMED = {"aggregate": "step_score", "path_reward": "step_score"}
+
+
 # What ends a step, by name: command lines do not take line breaks well.
 DELIMITERS = {"newline": "\n", "blank_line": "\n\n", "semicolon": ";"}
 # Something that is not blank, then the delimiter: there are no empty steps. Anchored at the first
@@ -260,6 +264,17 @@ class Steps(Options):
         if colon and kind == "tokens":
             return build(cls, {"step": kind, "step_tokens": rest})
         return cls(step="regex", step_regex=re.escape(text) + r"\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepScores(Options):
+    """How the scores of a response's steps so far become one value.
+
+    The last, the least, their mean, the product of the probabilities 1 / (1 + exp(-score)), or the
+    sum. Lightman et al. (2023) multiply; Snell et al. (2024) take the last.
+    """
+
+    step_score: Literal["last", "min", "mean", "prod", "sum"] = "last"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Literal
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.questions import Prompts, prefer
 from nabla_eval.methods.samples import agreement, answer, mean, sigmoid
-from nabla_eval.methods.search import Node, Tree
+from nabla_eval.methods.search import Node, Tree, aggregated
 from nabla_eval.options import Budget, Judged, Sampling, Steps, require
 from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.validation import Count, NotNegative, Positive
@@ -40,7 +40,7 @@ class Rap(Judged, Steps, Sampling, Prompts, Budget):
     likelihood_weight: NotNegative = 0.5
     self_weight: NotNegative = 0.0
     reward_scale: Positive = 1.0
-    path_reward: Literal["mean", "sum", "last"] = "mean"
+    step_score: Literal["last", "min", "mean", "prod", "sum"] = "mean"  # of a path's steps
     backup: Literal["max", "mean"] = "max"  # of Q over the paths through a step
     answer: Literal["best", "vote"] = "best"  # the best path, or RAP-Aggregation
     commit: bool = False  # move the root to its most visited child, and go on with that subtree
@@ -144,9 +144,9 @@ class Search:
     def path_reward(self, path: Sequence[Node]) -> float:
         """One reward of successive steps."""
         rewards = [reward(node) for node in path]
-        if self.config.path_reward == "last":
-            return rewards[-1]
-        return sum(rewards) if self.config.path_reward == "sum" else mean(rewards)
+        if self.config.step_score == "prod":  # of rewards in [0, 1], not of logits
+            return math.prod(rewards)
+        return aggregated(self.config.step_score, rewards)
 
     def expand(self, node: Node) -> Part:
         """Sample the next steps and judge them; malformed ones get no reward."""

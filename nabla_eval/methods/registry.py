@@ -19,13 +19,15 @@ from nabla_eval.methods.baselines import (
     weighted_best_of_n,
 )
 from nabla_eval.methods.beam import Beam, beam
+from nabla_eval.methods.dvts import Dvts, dvts
 from nabla_eval.methods.limit import limited
 from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import PRESETS, Nabla
+from nabla_eval.methods.particle_filtering import ParticleFiltering, particle_filtering
 from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.tpo import Tpo, tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
-from nabla_eval.options import REMOVED, Budget, Judged, Options, build, change, leaves
+from nabla_eval.options import REMOVED, RENAMED, Budget, Judged, Options, build, change, leaves
 from nabla_eval.protocol import Method, Problem
 
 Own = TypeVar("Own", bound=Options)
@@ -80,6 +82,14 @@ METHODS: dict[str, MethodSpec] = {
     "beam": MethodSpec(
         Beam, beam, "step-level beam search under the reward model",
         trial={**_AT_C, "width": 3}, presets=SAMPLING_PRESETS,
+    ),
+    "dvts": MethodSpec(
+        Dvts, dvts, "diverse verifier tree search: independent greedy searches over steps",
+        trial={**_AT_C, "width": 3}, presets=SAMPLING_PRESETS,
+    ),
+    "particle_filtering": MethodSpec(
+        ParticleFiltering, particle_filtering, "partial responses resampled by their reward",
+        best=False, trial={**_AT_C, "particles": 4}, presets=SAMPLING_PRESETS,
     ),
     "tree_of_thought": MethodSpec(
         TreeOfThought, tree_of_thought, "breadth-first search over judged steps",
@@ -140,7 +150,7 @@ def configure(method: str, options: Mapping[str, Any], preset: str | None = None
         if name not in known_names:
             if method == "nabla":
                 refuse_removed(name)
-            known = suggest(name, known_names)
+            known = suggest(RENAMED.get(name, name), known_names)
             raise ConfigError(f"Method {method} has no option {name!r}. {known}")
     return build(entry.config, {**values, **options})
 

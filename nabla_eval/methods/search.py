@@ -1,19 +1,56 @@
 """Search over the steps of a response: the tree that is grown and judged, and breadth-first search.
 
-Beam search, tree of thought and RAP say which steps are grown, what a step is worth, and what is
-kept.
+Beam search, DVTS, particle filtering, tree of thought and RAP say which steps are grown, what a
+step is worth, and what is kept.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from nabla_eval.methods.limit import collect, whole
 from nabla_eval.methods.samples import mean, self_certainty
-from nabla_eval.options import Sampling, Steps
+from nabla_eval.options import Budget, Judged, Sampling, Steps, StepScores
 from nabla_eval.outcome import CUT_OFF, Draft, Outcome, Step
 from nabla_eval.protocol import Generate, Part, Problem, RewardScore, Score, Trajectory
+from nabla_eval.randomness import Key
+from nabla_eval.validation import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSearch(Judged, StepScores, Steps, Sampling, Budget):
+    """Options of searches that value a partial response by the scores of its steps."""
+
+    depth: Count = 40  # steps of a response at most; the last one is all the rest
+    # auto: the reward model, and self-certainty where there is none.
+    evaluator: Literal["auto", "reward", "self_certainty", "likelihood"] = "auto"
+
+    FALLBACK = "self_certainty"
+
+    def value(self, node: Node) -> float:
+        """Return the value of the response up to and with a step."""
+        return aggregated(self.step_score, [self._score(step) for step in node.path])
+
+    def _score(self, node: Node) -> float:
+        if self.needs_reward:
+            assert node.reward is not None, "it was judged"
+            return node.reward
+        return node.log_likelihood if self.evaluator == "likelihood" else node.certainty
+
+
+def aggregated(rule: str, scores: Sequence[float]) -> float:
+    """Return one value of a response from the scores of its steps, in order.
+
+    prod is the logarithm of the product of 1 / (1 + exp(-score)), which orders as the product does.
+    """
+    if rule == "prod":
+        return -sum(max(-s, 0.0) + math.log1p(math.exp(-abs(s))) for s in scores)
+    return {
+        "last": scores[-1], "min": min(scores), "mean": mean(scores), "sum": sum(scores),
+    }[rule]  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -114,34 +151,49 @@ class Tree:
         With `rest`, each is all the rest of its response, as it always is at the greatest depth.
         Equal steps after one parent are one node. What was written when the calls run out is kept.
         """
+        known = len(self.nodes)
         places = [parent for parent in parents for _ in range(width)]
-        new: list[Node] = []
-        yield from collect(
-            [self._next(parent, rest) for parent in places],
-            lambda written: new.extend(self.attach(places, written)),
-        )
-        return new
+        yield from self.extend(places, [self._next_key(place) for place in places], rest)
+        return self.nodes[known:]
 
-    def _next(self, parent: Node, rest: bool) -> Generate:
-        key = self.problem.key / "step" / parent.index / parent.drawn
+    def _next_key(self, parent: Node) -> Key:
         parent.drawn += 1
+        return self.problem.key / "step" / parent.index / (parent.drawn - 1)
+
+    def extend(self, places: Sequence[Node], keys: Sequence[Key], rest: bool = False) -> Part:
+        """Sample the next step after each place from its own key, all as one batch.
+
+        Returns the node that each place reached; places that wrote the same reach the same.
+        """
+        reached: list[Node] = []
+        yield from collect(
+            [self._next(place, key, rest) for place, key in zip(places, keys, strict=True)],
+            lambda written: reached.extend(self.attach(places, written)),
+        )
+        return reached
+
+    def _next(self, parent: Node, key: Key, rest: bool) -> Generate:
         until = None if rest or self.last(parent) else self.steps
         keep = len(parent.trajectory.tokens)
         return Generate(self.problem, key, self.sampling, parent.prefix, keep, until=until)
 
     def attach(self, places: Sequence[Node], written: Sequence[Trajectory]) -> list[Node]:
-        """New nodes of the steps that were written, one after each place."""
-        new = []
-        for parent, trajectory in zip(places, written, strict=False):
-            known = [(child.trajectory.tokens, child.trajectory.stop) for child in parent.children]
-            if (trajectory.tokens, trajectory.stop) in known:
-                continue
-            node = Node(len(self.nodes), parent, trajectory)
-            node.note = self._malformed(node)
-            self.nodes.append(node)
-            parent.children.append(node)
-            new.append(node)
-        return new
+        """Return the node of each step that was written, one after each place."""
+        return [
+            self._child(parent, trajectory)
+            for parent, trajectory in zip(places, written, strict=False)
+        ]
+
+    def _child(self, parent: Node, trajectory: Trajectory) -> Node:
+        for child in parent.children:
+            known = child.trajectory
+            if (known.tokens, known.stop) == (trajectory.tokens, trajectory.stop):
+                return child
+        node = Node(len(self.nodes), parent, trajectory)
+        node.note = self._malformed(node)
+        self.nodes.append(node)
+        parent.children.append(node)
+        return node
 
     def _malformed(self, node: Node) -> str:
         stop = node.trajectory.stop
@@ -170,6 +222,12 @@ class Tree:
                 node.value = value(node)
 
         yield from collect([Score(self.problem, node.trajectory) for node in nodes], keep)
+
+    def judge_new(self, reached: Sequence[Node], config: StepSearch) -> Part:
+        """Judge what is neither malformed nor judged yet, each node once."""
+        waiting = [n for n in dict.fromkeys(reached) if not n.note and n.value is None]
+        if waiting:
+            yield from self.judge(waiting, config.value, config.needs_reward)
 
     def best(self) -> Node:
         """The node to answer with: complete before partial, judged before not, then by value."""

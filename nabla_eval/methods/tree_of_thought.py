@@ -9,8 +9,8 @@ from typing import Literal
 
 from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.questions import Prompts, ask, flaw, spoken
-from nabla_eval.methods.search import Node, Tree, breadth_first
-from nabla_eval.options import DELIMITERS, Budget, Judged, Sampling, Steps, require
+from nabla_eval.methods.search import Node, Tree, aggregated, breadth_first
+from nabla_eval.options import DELIMITERS, Budget, Judged, Sampling, Steps, StepScores, require
 from nabla_eval.protocol import Method, Part, Problem, Replay, Trajectory
 from nabla_eval.randomness import Key
 from nabla_eval.validation import Count
@@ -20,7 +20,7 @@ WORDS = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreeOfThought(Judged, Steps, Sampling, Prompts, Budget):
+class TreeOfThought(Judged, StepScores, Steps, Sampling, Prompts, Budget):
     """Options of tree of thought.
 
     Yao et al. keep b = 5 states with 3 valuations each in the game of 24 (section 4.1), and sample
@@ -84,11 +84,15 @@ class _Thoughts:
     def evaluate(self, nodes: list[Node]) -> Part:
         """Give nodes of one level their values."""
         if self.config.needs_reward:
-            yield from self.tree.judge(nodes, lambda node: node.reward)
+            yield from self.tree.judge(nodes, self._rewarded)
         elif self.config.evaluation == "value":
             yield from self._value(nodes)
         else:
             yield from self._vote(nodes)
+
+    def _rewarded(self, node: Node) -> float:
+        """The value of a state by the reward model: its steps' scores as one."""
+        return aggregated(self.config.step_score, [step.reward or 0.0 for step in node.path])
 
     def _value(self, nodes: list[Node]) -> Part:
         """The sum of the values of the words that the policy's replies end with."""
@@ -121,11 +125,13 @@ class _Thoughts:
 
     def propose(self, parents: list[Node], width: int) -> Part:
         """Next steps that the policy lists in one reply; the last level is sampled to its end."""
+        known = len(self.tree.nodes)
         last = [parent for parent in parents if self.tree.last(parent)]
-        new = (yield from self.tree.grow(last, width)) if last else []
+        if last:
+            yield from self.tree.grow(last, width)
         asked = [parent for parent in parents if parent not in last]
         if not asked:
-            return new
+            return self.tree.nodes[known:]
         questions = [
             self.config.fill(
                 "tot_propose", self.problem, response=node.trajectory.text, count=str(width)
@@ -145,11 +151,11 @@ class _Thoughts:
             else:
                 steps += [(parent, text) for text in self._fitting(parent, lines)]
         if done:
-            new += yield from self.tree.grow(done, 1, rest=True)
+            yield from self.tree.grow(done, 1, rest=True)
         if steps:
             written = yield [Replay(self.problem, text, parent.prefix) for parent, text in steps]
-            new += self.tree.attach([parent for parent, _ in steps], written)
-        return new
+            self.tree.attach([parent for parent, _ in steps], written)
+        return self.tree.nodes[known:]
 
     def _fitting(self, parent: Node, lines: list[str]) -> list[str]:
         """The steps that surely fit, a token being at least a byte of text."""

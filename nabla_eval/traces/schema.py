@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from nabla_eval.options import REMOVED, fingerprint
+from nabla_eval.options import REMOVED, RENAMED, fingerprint
 from nabla_eval.outcome import Answer, Candidate, Choice, Draft, JsonObject, Step
 from nabla_eval.protocol import Problem
 
@@ -25,10 +25,13 @@ SCHEMA = 2  # since which each line has a checksum
 READABLE = (1, SCHEMA)
 TAIL = 40  # bytes at the end of a line, with its checksum among them
 _CHECK = re.compile(rb',"check":"([0-9a-f]{12})"}\n?$')
-# Options that ∇-Reasoner got after traces were written without them, with what it did until then.
-_LATER: dict[str, Any] = {
-    "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
-    "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
+# Options that methods got after traces were written without them, with what they did until then.
+_LATER: dict[str, dict[str, Any]] = {
+    "nabla": {
+        "end_token": "template", "threshold_inclusive": False, "schedule": "cosine",
+        "optimizer": "adamw", "logits_dtype": "float32", "relaxation_temperature": None,
+    },
+    "tree_of_thought": {"step_score": "last"},
 }  # fmt: skip
 FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
@@ -101,16 +104,23 @@ def complete(method: str, options: dict[str, Any], stored_hash: str) -> dict[str
     no more are left out. Its runs are then those of this version with the same options: they
     continue and are pooled. A record of a removed option that did something keeps it.
     """
-    if method != "nabla" or not (options.keys() & REMOVED or _LATER.keys() - options.keys()):
+    later = _LATER.get(method, {})
+    removed = REMOVED if method == "nabla" else {}
+    if not (options.keys() & {*removed, *RENAMED} or later.keys() - options.keys()):
         return options
     if stored_hash != fingerprint(options):
         return options
-    gone = {name for name in options if name in REMOVED}
+    gone = {name for name in options if name in removed}
     if any(REMOVED[name][0] not in (..., options[name]) for name in gone):
         gone = set()
-    if not gone and not _LATER.keys() - options.keys():
-        return options
-    return {**_LATER, **{name: value for name, value in options.items() if name not in gone}}
+    kept = {name: value for name, value in options.items() if name not in gone}
+    return {**later, **dict(_as_now(name, value) for name, value in kept.items())}
+
+
+def _as_now(name: str, value: Any) -> tuple[str, Any]:
+    if name not in RENAMED:
+        return name, value
+    return RENAMED[name], "prod" if value == "product" else value
 
 
 def problem_hash(problem: Problem) -> str:

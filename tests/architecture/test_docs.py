@@ -33,7 +33,9 @@ SECTIONS = {
     "best_of_n, weighted_best_of_n, self_consistency": [
         "best_of_n", "weighted_best_of_n", "self_consistency",
     ],
-    "Searches: beam, tree_of_thought, rap": ["beam", "tree_of_thought", "rap"],
+    "Searches: beam, dvts, particle_filtering, tree_of_thought, rap": [
+        "beam", "dvts", "particle_filtering", "tree_of_thought", "rap",
+    ],
     "tpo": ["tpo"],
     "prefix_gradient, locate_repair and their controls": [
         "prefix_gradient", "locate_repair", "sequential_verify", "exact_top_k",

@@ -54,6 +54,16 @@ CASES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "self_consistency": ("self_consistency", None, WARM),
     "weighted_best_of_n": ("weighted_best_of_n", None, {**WARM, "weighting": "borda"}),
     "beam": ("beam", None, {**AT_C, "width": 3, "beams": 2}),
+    "dvts": ("dvts", None, {**AT_C, "width": 3}),
+    "paper dvts": ("dvts", "paper", {"step": "tokens", "step_tokens": 2, "step_score": "prod"}),
+    "particle_filtering": ("particle_filtering", None, {**AT_C, "particles": 4}),
+    "sampled particle_filtering": (
+        "particle_filtering", None,
+        {
+            **AT_C, "particles": 4, "resampling": "systematic", "ess_threshold": 0.6,
+            "answer": "sample", "weight_temperature": 0.5, "step_score": "min",
+        },
+    ),
     "tree_of_thought": ("tree_of_thought", None, SEARCH),
     "asked tree_of_thought": (
         "tree_of_thought", None,

@@ -88,7 +88,7 @@ def test_presets_hold_the_values_of_the_paper_and_of_the_released_code():
     assert configure("nabla", {"lr": 0.1}, preset="paper").lr == 0.1  # over the preset's
 
 
-@pytest.mark.parametrize("method", ["tree_of_thought", "rap"])
+@pytest.mark.parametrize("method", ["tree_of_thought", "rap", "dvts", "particle_filtering"])
 def test_presets_of_searches_hold_their_authors_values_and_the_papers_sampling(method):
     default, paper = configure(method, {}), configure(method, {}, preset="paper")
     changed = flatten(paper).items() - flatten(default).items()
@@ -134,6 +134,10 @@ IDLE = [
     ("self_consistency", {"top_k": 1}, f"top_k=1 {ALIKE}", "greedy"),
     ("beam", {"beams": 1, "width": 1, "temperature": 0}, "beams=1 with width=1", "greedy"),
     ("beam", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("dvts", {"subtrees": 1, "width": 1, "temperature": 0}, "subtrees=1 with width=1", "greedy"),
+    ("dvts", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
+    ("particle_filtering", {"particles": 1, "temperature": 0}, "particles=1", "greedy"),
+    ("particle_filtering", {"top_k": 1}, f"top_k=1 {ALIKE}", "greedy"),
     ("tree_of_thought", {"proposals": 1, "temperature": 0}, "proposals=1", "greedy"),
     ("tree_of_thought", {"temperature": 0}, f"temperature=0 {ALIKE}", "greedy"),
     ("rap", {"branching": 1, "temperature": 0}, "branching=1", "greedy"),
@@ -154,7 +158,7 @@ def test_options_that_leave_nothing_of_a_method_are_said_and_leave_nothing(
     if left is None:
         return
     other, own = LEFT[left]
-    if method in ("beam", "tree_of_thought", "rap"):
+    if "step" in option_names(method):
         options = {**options, "step": "tokens", "step_tokens": 3}
     with caplog.at_level(logging.WARNING, logger="nabla_eval"):
         for problem in ("ab", "cab"):

@@ -64,6 +64,16 @@ def test_visits_and_values_equal_a_trace_by_hand():
     assert search.root.visits == 4
 
 
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("last", 0.3), ("min", 0.2), ("mean", 1 / 3), ("prod", 0.03), ("sum", 1.0)],
+)
+def test_a_path_s_reward_is_of_its_steps(rule, value):
+    search = Search(PROBLEM, configure("rap", {**SEMICOLON, "step_score": rule}))
+    path = [Node(i, None, trajectory("a"), value=v) for i, v in enumerate((0.5, 0.2, 0.3))]
+    assert search.path_reward(path) == pytest.approx(value)
+
+
 def bandit(means, reward=None):
     """One level of complete responses: a bandit, whose arms are the letters."""
 

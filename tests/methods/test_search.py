@@ -10,12 +10,13 @@ from scripted_trees import PROBLEM, SEMICOLON, ScriptedTree, trajectory
 
 from nabla_eval.engine.drive import drive_all
 from nabla_eval.errors import ConfigError
-from nabla_eval.methods.beam import aggregated
 from nabla_eval.methods.registry import configure, start
-from nabla_eval.methods.search import partial_reward
+from nabla_eval.methods.search import aggregated, partial_reward
 from nabla_eval.methods.tree_of_thought import choice, thoughts, word
+from nabla_eval.options import fingerprint, flatten
 from nabla_eval.protocol import RewardScore
 from nabla_eval.randomness import Key
+from nabla_eval.traces.schema import complete
 
 
 def solve(method, script, **options):
@@ -27,7 +28,8 @@ def solve(method, script, **options):
 
 POOLS = {"greedy": {}, "self_consistency": {"n": 3}, "best_of_n": {"n": 3},
          "weighted_best_of_n": {"n": 3}}  # fmt: skip
-SEARCHES = {"beam": {}, "tree_of_thought": {}, "rap": {"iterations": 2}}
+SEARCHES = {"beam": {}, "dvts": {}, "particle_filtering": {}, "tree_of_thought": {},
+            "rap": {"iterations": 2}}  # fmt: skip
 
 
 def full_tree(branching, depth, seed):
@@ -102,12 +104,40 @@ def test_a_complete_response_keeps_its_place_in_the_beam():
     )
 
 
-def test_aggregates_of_step_scores():
-    scores = (2.0, -1.0, 0.8)
-    probabilities = [1 / (1 + math.exp(-s)) for s in scores]
-    assert aggregated("last", scores) == 0.8 and aggregated("min", scores) == -1.0
-    assert aggregated("mean", scores) == pytest.approx(0.6)
-    assert aggregated("product", scores) == pytest.approx(math.log(math.prod(probabilities)))
+# Of the scores 2, -1 and 0.8: the value of the response after each step.
+SIGMOIDS = [1 / (1 + math.exp(-score)) for score in (2.0, -1.0, 0.8)]
+STEP_SCORES = {
+    "last": [2.0, -1.0, 0.8],
+    "min": [2.0, -1.0, -1.0],
+    "mean": [2.0, 0.5, 0.6],
+    "prod": [math.log(math.prod(SIGMOIDS[:steps])) for steps in (1, 2, 3)],
+    "sum": [2.0, 1.0, 1.8],
+}
+
+
+@pytest.mark.parametrize("rule", STEP_SCORES)
+@pytest.mark.parametrize("method", ["beam", "dvts", "particle_filtering", "tree_of_thought"])
+def test_step_scores_become_one_value(method, rule):
+    scores = {"a;": 2.0, "a;b;": -1.0, "a;b;c.": 0.8}
+    script = ScriptedTree(lambda text, i: "abc"[text.count(";")] + ";;."[text.count(";")],
+                          scores.get)  # fmt: skip
+    outcome = solve(method, script, step_score=rule)
+    assert [step.value for step in outcome.steps] == pytest.approx(STEP_SCORES[rule])
+    assert outcome.text == "a;b;c." and outcome.reward == 0.8
+
+
+def test_a_product_of_far_scores_neither_overflows_nor_vanishes():
+    assert aggregated("prod", [-1000.0, 1000.0]) == -1000.0
+
+
+@pytest.mark.parametrize(("method", "old"), [("beam", "aggregate"), ("rap", "path_reward")])
+def test_step_score_replaces_the_methods_own_names(method, old):
+    with pytest.raises(ConfigError, match="Did you mean step_score"):
+        configure(method, {old: "min"})
+    now = flatten(configure(method, {"step_score": "prod"}))
+    then = {name: value for name, value in now.items() if name != "step_score"} | {old: "product"}
+    assert complete(method, then, fingerprint(then)) == now
+    assert complete(method, then, "another") == then  # not as it was written: left alone
 
 
 def test_a_process_rewards_last_prefix_score_is_a_steps_and_the_reward_a_responses():

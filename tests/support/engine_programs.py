@@ -98,7 +98,11 @@ def _of(*values: Any) -> st.SearchStrategy[Any]:
 
 
 SAMPLING = {"temperature": _of(0.5, 1.0, 1.5), "top_p": _of(1.0, 0.9), "top_k": _of(0, 4)}
-STEPS = {"step": _of("regex", "tokens"), "step_tokens": _of(1, 2, 4), "depth": _of(1, 2, 3)}
+STEPS = {
+    "step": _of("regex", "tokens"), "step_tokens": _of(1, 2, 4), "depth": _of(1, 2, 3),
+    "step_score": _of("last", "min", "mean", "prod", "sum"),
+}  # fmt: skip
+JUDGED = {"evaluator": _of("reward", "self_certainty", "likelihood")}
 OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "greedy": {},
     "self_consistency": {"n": _of(1, 3), **SAMPLING},
@@ -109,9 +113,12 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "n": _of(1, 4), "weighting": _of("sigmoid", "softmax", "borda"),
         "evaluator": _of("reward", "self_certainty"), **SAMPLING,
     },
-    "beam": {
-        "beams": _of(1, 2), "width": _of(1, 3), "aggregate": _of("last", "min", "mean", "product"),
-        "evaluator": _of("reward", "self_certainty", "likelihood"), **SAMPLING, **STEPS,
+    "beam": {"beams": _of(1, 2), "width": _of(1, 3), **JUDGED, **SAMPLING, **STEPS},
+    "dvts": {"subtrees": _of(1, 2), "width": _of(1, 3), **JUDGED, **SAMPLING, **STEPS},
+    "particle_filtering": {
+        "particles": _of(1, 3), "resampling": _of("multinomial", "systematic"),
+        "ess_threshold": _of(0.5, 1.0), "answer": _of("best", "sample"),
+        **JUDGED, **SAMPLING, **STEPS,
     },
     "tree_of_thought": {
         "breadth": _of(1, 2), "proposals": _of(1, 2), "evaluator": _of("reward", "self"),
