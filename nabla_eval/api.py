@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -29,20 +30,38 @@ from nabla_eval.options import DTO, Sampling, build, flatten
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Problem, Refine, Score
 from nabla_eval.randomness import Key
+from nabla_eval.reporting.display import story
 from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
+from nabla_eval.traces import Record, record
+from nabla_eval.traces.observe import Observed
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Answer to one problem: `stats` holds counts and costs, `trace` every decision."""
+    """Answer to one problem: `stats` holds counts and costs, `trace` every decision.
+
+    A notebook shows it with the revised tokens marked, `print` as text. `record` is what a run
+    would have written into its trace: `nabla_eval.story(out.record)` has the parts of that view.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     stats: Mapping[str, Any]
     trace: Outcome
+    record: Record
+
+    def __repr__(self) -> str:
+        spent = f"{self.stats['model_calls']:.0f} model calls"
+        return f"<Generation by {self.stats['method']}: {self.text!r}, {spent}>"
+
+    def __str__(self) -> str:
+        return str(story(self.record))
+
+    def _repr_html_(self) -> str:
+        return story(self.record)._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -110,15 +129,21 @@ def generate(
         key = Key.root(seed) / "api" / text / seen[text]
         seen[text] += 1
         problems.append(_problem(pair, text, key, max_new_tokens, stop, chat))
+    decode = partial(pair.policy.decode, special=True)
     began = time.perf_counter()
     answers: dict[int, Generation] = {}
-    methods = [start(entry, config) for entry in problems]
+    observed = [Observed() for _ in problems]
+    methods = [o.watch(start(entry, config)) for o, entry in zip(observed, problems, strict=True)]
     for i, outcome in drive(methods, Executor(pair), width=batch_size):
         if isinstance(outcome, Fault):
             raise outcome.error
         seconds = time.perf_counter() - began
         stats = {**outcome.stats(), "seconds": seconds, "method": method, "config": flatten(config)}
-        answers[i] = Generation(outcome.text, outcome.tokens, stats, outcome)
+        told = record(
+            problems[i], method, config, outcome, seconds, lambda token: decode([token]), decode,
+            observed=observed[i],
+        )  # fmt: skip
+        answers[i] = Generation(outcome.text, outcome.tokens, stats, outcome, told)
     return answers[0] if isinstance(problem, str) else [answers[i] for i in range(len(texts))]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -29,6 +31,20 @@ def test_generate_on_the_embedded_pair(embedded):
         ne.generate(embedded, "20,14,7,3=39?", method="nabla", n=8, seed=0).token_ids
         == out.token_ids
     )
+
+
+def test_an_answer_shows_itself_in_a_notebook_and_in_a_terminal(embedded):
+    out = ne.generate(embedded, "20,14,7=42?", method="nabla", n=8, seed=2)
+    assert (
+        repr(out)
+        == f"<Generation by nabla: {out.text!r}, {out.stats['model_calls']:.0f} model calls>"
+    )
+    accepted = [c for c in out.record["candidates"] if c["verdict"] == "accepted"]
+    assert accepted and all(f"⟦{c['new_text']}⟧" in str(out) for c in accepted[-1:])
+    (token,) = re.findall(r'class="token revised"[^>]*>(.*?)<sup>', out._repr_html_())
+    assert token == accepted[-1]["new_text"]
+    assert out.record["profiles"]["final"]["tokens"] and "certified" in out.record["outcome"]
+    assert ne.story(out.record).final is not None
 
 
 def test_a_list_of_problems_gives_a_list_and_each_answer_its_own(embedded):

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": WORDS | {"traces", "grading", "analysis"},
     "testing": ENGINE | {"engine", "methods"},
     "experimental": ENGINE | {"engine", "methods", "traces", "analysis"},
-    "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded"},
+    "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "reporting"},
     "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},
     "runs": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "harness"},
     "cli": ENGINE
