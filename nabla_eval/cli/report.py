@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from nabla_eval.reporting.tables import Report
 
 PATH = click.Path(path_type=Path)
+TRACES = 200 << 20  # bytes of traces that pages are made of unasked, in half a minute
+SHOWN = 2000  # rows of the table of problems on a page
 FOLDERS = click.argument("folders", nargs=-1, required=True, type=PATH)
 WHICH = options(
     option("--task", "Only this task; repeatable.", "tasks", multiple=True),
@@ -142,6 +145,19 @@ def reward(folders: tuple[Path, ...], **given: Any) -> None:
 
 
 @report.command()
+@FOLDERS
+@FORM
+def problems(folders: tuple[Path, ...], **given: Any) -> None:
+    """Every answer with its score, the gold answer, candidates and calls; all of them in CSV.
+
+    Example: nabla-eval report problems results/demo --format csv
+    """
+    from nabla_eval.reporting.problems import problems_report
+
+    _report(folders, problems_report, **given)
+
+
+@report.command()
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @FORM
@@ -175,19 +191,28 @@ report.add_command(
 @FOLDERS
 @option(
     "--output",
-    "Folder for report.md, report.html, report.json, csv/ and figures/.",
+    "Folder for report.md, report.html, report.json, csv/, figures/ and traces/.",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
 )
 @option("--title", "Title of the page.", default="Report")
+@option(
+    "--traces/--no-traces",
+    "Write the trace viewer's pages too, which the table of problems links to.  [default: where "
+    f"the traces have less than {TRACES >> 20} MB]",
+    default=None,
+)
 @WHICH
-def everything(folders: tuple[Path, ...], output: Path, title: str, **which: Any) -> None:
-    """Every report at once: a Markdown page, a self-contained HTML page, JSON, CSV, figures.
+def everything(
+    folders: tuple[Path, ...], output: Path, title: str, traces: bool | None, **which: Any
+) -> None:
+    """Every report at once: an overview first, as a Markdown and an HTML page, JSON, CSV, figures.
 
     Example: nabla-eval report all results/demo --output results/demo/report
     """
     from nabla_eval.cli.grading import grader
     from nabla_eval.reporting.page import Page, all_reports, facts_of, write_page
+    from nabla_eval.reporting.problems import problem_rows, problems_table
 
     words = ["nabla-eval", "report", "all", *map(str, folders), "--output", str(output)]
     with told_warnings() as told:
@@ -195,16 +220,49 @@ def everything(folders: tuple[Path, ...], output: Path, title: str, **which: Any
         what = f"Analysing {len(runs)} runs"
         with Screen(err=True).status(what) as status:
             made = all_reports(runs, grader, lambda part: status.update(f"{what}: {part}"))
+            status.update(f"{what}: pages of traces")
+            rows = problem_rows(runs, trace_pages(runs, output, traces))
             status.update(f"{what}: pages and figures")
-            page = Page(title, shlex.join(words), made, told, facts_of(runs))
+            table = problems_table(rows, most=SHOWN)
+            page = Page(title, shlex.join(words), made, told, facts_of(runs), table)
             paths = write_page(page, output)
     console = Screen()
     for each in made:
-        console.sentences(each.title, each.sentences[:6])
+        shown = each.sentences[:6]
+        rest = len(each.sentences) - len(shown)
+        more = [f"{rest} more of this section are in {output / 'report.md'}."] if rest else []
+        console.sentences(each.title, [*shown, *more])
     pictures = sum(path.suffix == ".png" for path in paths)
     console.print(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold")
-    for name in ("report.html", "report.md", "report.json", "csv/", "figures/"):
+    for name in ("report.html", "report.md", "report.json", "csv/", "figures/", "traces/"):
         console.print(f"  {output / name}", soft_wrap=True)
+
+
+def trace_pages(runs: Iterable[Run], output: Path, wanted: bool | None) -> dict[Path, str]:
+    """Write the viewer's page of each run folder; returns their addresses by the traces' folder.
+
+    Nothing is written unless `wanted`, or where that is None and the traces are not large.
+    """
+    from nabla_eval.analysis.folders import traces_of
+    from nabla_eval.cli.trace_view import pages_of
+    from nabla_eval.reporting.viewer import write_pages
+
+    homes = list(dict.fromkeys(folder for run in runs for folder in run.folders))
+    size = sum(f.stat().st_size for home in homes for f in traces_of(home).glob("trace-rank*"))
+    if wanted is None and size > TRACES:
+        say(f"No pages of traces: they have {size >> 20} MB. --traces writes them.", err=True)
+    if not (size <= TRACES if wanted is None else wanted):
+        return {}
+    pages: dict[str, Any] = {}
+    found = {}
+    for home in homes:
+        ((name, page),) = pages_of(home).items()
+        while name in pages:
+            name += "_"
+        pages[name] = page
+        found[traces_of(home)] = f"traces/{quote(name)}.html"
+    write_pages(pages, output / "traces")
+    return found
 
 
 def _report(

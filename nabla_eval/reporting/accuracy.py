@@ -35,7 +35,15 @@ from nabla_eval.reporting.rows import (
     with_interval,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
-from nabla_eval.reporting.text import MISSING, count, number, percent, points, points_range
+from nabla_eval.reporting.text import (
+    MISSING,
+    count,
+    number,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
 
 
 def accuracy_report(runs: Sequence[Run]) -> Report:
@@ -90,10 +98,11 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
         columns.append(Column(f"pass@{most}", lambda row: row["pass_at"].get(str(most)), percent))
     return run_table(
         "runs", "Accuracy", rows, [*columns, CALLS, RIGHT_PER_100],
-        "Accuracy is avg@k with the standard error of problem means (where no problem differs, the "
+        "Accuracy: the mean over problems, and over the answers to each where it has several "
+        "(avg@k), with the standard error of problem means (where no problem differs, the "
         "interval's). Interval: Wilson's, with the effective sample size. Calls: model calls per "
-        "answer. Right/100: right answers per 100 calls. Names say what deviates from most runs of "
-        "the same method.",
+        "answer. Right/100: right answers per 100 calls. Twin: the same run without gradient steps "
+        "(steps=0). Names say what deviates from most runs of the same method.",
     )  # fmt: skip
 
 
@@ -116,16 +125,20 @@ def failure_table(runs: Sequence[Run]) -> Table:
     columns = [
         Column("Answers", "answers", count),
         Column("Truncated", "truncated", percent),
+        Column("95 % CI", "truncated_ci95", percent_range),
         *(Column(name.replace("_", " ").capitalize(), name, percent) for name in shown),
     ]
-    note = "Truncated: cut off by the length limit. The rest only where the task reports it."
+    note = (
+        "Truncated: cut off by the length limit. No answer: no final answer was found in the "
+        "response. Grader timeout and error: it was counted as wrong. Only what the task reports."
+    )
     return run_table("failures", "Answers that failed", rows, columns, note)
 
 
 # --- compare: two runs on the same problems ---
 
 
-def compare_report(a: Sequence[Run], b: Sequence[Run], show: int = 10) -> Report:
+def compare_report(a: Sequence[Run], b: Sequence[Run]) -> Report:
     """Report a minus b for each task that both have. Raises `DataError` where they share none.
 
     Each side must hold one run per task.
@@ -146,7 +159,7 @@ def compare_report(a: Sequence[Run], b: Sequence[Run], show: int = 10) -> Report
     tables = [
         difference_table("differences", "Differences", rows),
         saving_table([saving_row(x, "compare", y) for x, y in pairs]),
-        _apart_table([row for x, y in pairs for row in _apart_rows(x, y)[:show]], *pairs[0]),
+        _apart_table([row for x, y in pairs for row in _apart_rows(x, y)], *pairs[0]),
     ]
     title = f"{pairs[0][0].name} against {pairs[0][1].name}"
     return Report("compare", title, tables, [verdict(row) for row in rows])
@@ -188,7 +201,7 @@ def _apart_table(rows: Sequence[Row], a: Run, b: Run) -> Table:
         end("Answer of B", "answer_b"),
     ]
     note = f"A: {a.name}. B: {b.name}. In the order of the problems; long texts by their ends."
-    return Table("apart", "Problems on which they differ", columns, rows, (note,))
+    return Table("apart", "Problems on which they differ", columns, rows, (note,), most=10)
 
 
 # --- ablation: one option changed at a time, each run beside its own twin ---

@@ -63,7 +63,7 @@ def saving_table(rows: Sequence[Row]) -> Table:
         Column("Calls", "ratio", percent),
         Column("95 % CI", "ratio_ci95", percent_range),
     ]
-    note = "Model calls of the run as a share of the control's."
+    note = "Calls: model calls of the run as a share of the control's; below 100 % it is cheaper."
     return run_table("savings", "Model calls against the controls", rows, columns, note)
 
 
@@ -124,12 +124,14 @@ def acceleration_table(runs: Sequence[Run]) -> Table:
     ]
     return run_table(
         "acceleration", "What was saved on the way", rows, columns,
-        "Draws certified: the same whatever the gradient, so taken without one. "
+        "Draws certified: no gradient could change them, so they are taken without one and are the "
+        "twin's. "
         "Passes cached: of one gradient pass per step of each refinement. Tokens reused: of what "
         "rolling out both sides of every judged candidate would draw (a lower bound, near one half "
         "at most). Tokens spared: of what a rollout from the prompt at every visited position "
         "would draw, as the paper's D.2 may count (a lower bound). Positions skipped: passed "
-        "without a refinement. Speculative: model calls that lookahead threw away.",
+        "without a refinement. Speculative: model calls for candidates that were rolled out ahead "
+        "(look-ahead, for speed) and then not needed.",
     )  # fmt: skip
 
 

@@ -146,16 +146,16 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
             alpha=0.9,
         )  # fmt: skip
     axes.set_xscale("log")
-    for row in rows:
-        if row["n"] is not None and len(curves[row["curve"]]) > 1:
-            axes.annotate(
-                str(row["n"]), (row["model_calls"], 100 * row["accuracy"]), fontsize=7,
-                xytext=(4, -9), textcoords="offset points",
-            )  # fmt: skip
+    named = [r for r in rows if r["n"] is not None and len(curves[r["curve"]]) > 1]
+    for row in named:
+        axes.annotate(
+            str(row["n"]), (row["model_calls"], 100 * row["accuracy"]), fontsize=7,
+            xytext=(4, -9), textcoords="offset points",
+        )  # fmt: skip
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("model calls per answer (log scale; small numbers are N)")
+    axes.set_xlabel(f"model calls per answer (log scale{'; small numbers are N' if named else ''})")
     axes.set_ylabel("accuracy, % (95 % interval)")
     figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
     _tidy(axes, "both")

@@ -124,7 +124,8 @@ def overview_table(rows: Sequence[Row], title: str = "Results") -> Table:
     ]
     notes = [
         "Calls: model calls per response, mean (a token or a scoring is one, a gradient pass "
-        "four). Rejected: of all judged candidates. Seconds: of generating."
+        "four). Rejected: of all judged candidates together, ties too (lm-eval's rejection_rate is "
+        "the mean over problems, another number). Seconds: of generating."
     ]
     for row in rows:
         if names := row["failed"]:

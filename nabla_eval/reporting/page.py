@@ -16,14 +16,24 @@ from nabla_eval.reporting.accuracy import ablation_report, accuracy_report
 from nabla_eval.reporting.cost import cost_report, scaling_report
 from nabla_eval.reporting.rejection import rejection_report
 from nabla_eval.reporting.reward import reward_report
+from nabla_eval.reporting.summary import summary_report
 from nabla_eval.reporting.tables import (
     Report,
+    Table,
     json_text,
     report_csv,
     report_json,
     report_markdown,
+    to_csv,
 )
-from nabla_eval.reporting.text import code, markdown, printable, templates, write_files
+from nabla_eval.reporting.text import (
+    code,
+    markdown,
+    printable,
+    script_of,
+    templates,
+    write_files,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Page:
     reports: Sequence[Report]
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    problems: Table | None = None  # in CSV whole, in HTML as many rows as it shows
 
 
 def all_reports(
@@ -42,25 +53,23 @@ def all_reports(
     grade_for: Callable[[str], Grade | None] = lambda task: None,
     begin: Callable[[str], None] = lambda part: None,
 ) -> list[Report]:
-    """Return every report with something in it, with its figures.
+    """Return the overview, then every report with something in it, with its figures.
 
     Ablations only where runs differ in one option. `begin` is told each part as its turn comes.
     """
     judging = [run for run in runs if len(run.candidates)]
     begin("accuracy")
-    found = [accuracy_report(runs)]
+    right = accuracy_report(runs)
     begin("rejection")
     rejected = rejection_report(runs)
     rates = rejected.table("runs").rows
-    found.append(replace(rejected, plots=[figures.rejection_plot(rates)] if judging else []))
+    found = [right, replace(rejected, plots=[figures.rejection_plot(rates)] if judging else [])]
     begin("cost")
     spent = cost_report(runs)
     found.append(replace(spent, plots=[figures.cost_plot(spent.table("runs").rows)]))
     begin("scaling")
     scaled = scaling_report(runs)
-    points = scaled.table("points").rows
-    tasks = dict.fromkeys(row["task"] for row in points)
-    found.append(replace(scaled, plots=[figures.scaling_plot(points, task) for task in tasks]))
+    found = [summary_report(runs, right, scaled), *found, scaled]
     begin("ablations")
     with suppress(DataError):  # nothing to ablate
         found.append(ablation_report(runs))
@@ -111,10 +120,16 @@ def page_markdown(page: Page) -> str:
 
 
 def page_html(page: Page, drawn: Mapping[str, bytes]) -> str:
-    """One self-contained HTML page: no script, no request; `drawn` has each plot's SVG."""
+    """One self-contained HTML page without requests; `drawn` has each plot's SVG.
+
+    Its only script sorts and searches tables. The policy allows it by its hash.
+    """
     images = {name: base64.b64encode(content).decode() for name, content in drawn.items()}
+    script, digest = script_of("report.js")
     template = templates().get_template("report.html.jinja")
-    return template.render(page=page, images=images, printable=printable)
+    return template.render(
+        page=page, images=images, printable=printable, script=script, digest=digest
+    )
 
 
 def write_page(page: Page, folder: Path) -> list[Path]:
@@ -134,7 +149,8 @@ def write_page(page: Page, folder: Path) -> list[Path]:
         "command": page.command,
         "warnings": list(page.warnings),
         "facts": dict(page.facts),
-        **{report.name: report_json(report) for report in page.reports},
+        "summary": list(page.reports[0].sentences),
+        **{report.name: report_json(report) for report in page.reports if report.tables},
     }
     texts = {
         "report.md": page_markdown(page),
@@ -143,4 +159,6 @@ def write_page(page: Page, folder: Path) -> list[Path]:
     }
     for report in page.reports:
         texts |= {f"csv/{report.name}_{n}.csv": text for n, text in report_csv(report).items()}
+    if page.problems is not None:
+        texts["csv/problems.csv"] = to_csv(page.problems)
     return write_files(folder, {**texts, **pictures})

@@ -96,7 +96,7 @@ def iid_rows(drafts: Run) -> list[Row]:
     every, challengers = _of_drafts(drafts)
     rows = [_rate_row(f"{drafts.name} drafts", n, every)]
     if n > 1:
-        rows.append(_rate_row("... challengers only", n, challengers))
+        rows.append(_rate_row("... without the first", n, challengers))
     return [*rows, *_closed_form_rows(n)]
 
 
@@ -152,12 +152,17 @@ def _rate_table(rows: Sequence[Row]) -> Table:
     ]
     return run_table(
         "runs", "Rejection rate", rows, columns,
-        "All in per cent. Rate: rejected of the judged candidates, ties included (their share of "
-        "all is in Ties). First: the first candidate of each problem. Problems are clusters.",
-        "Controls: the zeroth-order twin; best-of-N's own drafts under the same rule, without the "
-        "first; the same for i.i.d. draws without ties, 1 - (H_N - 1)/(N - 1); and 1 - H_N/N, "
-        "which counts the first draw as accepted. The drafts are of a best-of-N run with this N, "
-        "drawn with the same temperature where there is one.",
+        "All in per cent. Rate: rejected of all judged candidates of the run together (lm-eval's "
+        "rejection_rate is the mean over problems, another number). A tie, a reward equal to the "
+        "current response's, is a rejection; Ties is their share of the judged. First: the first "
+        "candidate of each problem, which meets a first draft and not yet an improved response. "
+        "Intervals have problems as clusters.",
+        "Controls. Twin: the same run without gradient steps. Drafts: best-of-N's own drafts, each "
+        "against the best before it, the first left out; of a run with this N, and the same "
+        "temperature where there is one. iid: what N independent draws would give if rewards never "
+        "tied, 1 - (H_N - 1)/(N - 1), where H_N = 1 + 1/2 + ... + 1/N; 1-H/N: the same with the "
+        "first draw counted as accepted, 1 - H_N/N. Drafts that repeat each other tie, so a "
+        "measured rate can lie above both.",
     )  # fmt: skip
 
 
@@ -181,7 +186,13 @@ def _control_table(judging: Sequence[Run], runs: Sequence[Run]) -> Table:
         INTERVAL,
         Column("Ties", tie_share, percent),
     ]
-    note = "Lines without an interval are closed forms for draws whose rewards never tie."
+    note = (
+        "Each draft is rejected unless its reward is above all before it; nothing can reject the "
+        "first, so the rate without it is given too. Lines without an interval are closed forms "
+        "for independent draws whose rewards never tie: the k-th is the best so far with "
+        "probability 1/k. Repeated drafts tie and are rejected, so measured rates can lie above "
+        "them."
+    )
     return Table("controls", "Rejection of i.i.d. draws", columns, rows, (note,))
 
 
@@ -198,7 +209,10 @@ def _index_table(rejected: Sequence[Row]) -> Table:
     ]
     found = lambda row: list(zip(row["rates"], row["candidates"], strict=True))  # noqa: E731
     columns = by_index_columns(rows, found, lambda rate: percent(rate, 0))[:15]
-    note = "In brackets: how many candidates that is."
+    note = (
+        "Column k: the k-th candidates of all problems; in brackets, how many. Later ones have a "
+        "better response to beat."
+    )
     return run_table("by_index", "Rejection by candidate", rows, columns, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from nabla_eval.reporting.rows import (
     with_interval,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
-from nabla_eval.reporting.text import count, number, percent
+from nabla_eval.reporting.text import MISSING, count, number, percent
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -149,7 +150,8 @@ def _gain_row(run: Run) -> Row:
 
 def _range(key: str, digits: int) -> Column:
     def word(interval: tuple[float, float]) -> str:
-        return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+        ends = (number(end, digits) for end in interval)
+        return MISSING if math.isnan(interval[0]) else " to ".join(ends)
 
     return Column("95 % CI", key, word)
 
@@ -166,9 +168,10 @@ def _calibration_table(rows: Sequence[Row]) -> Table:
     ]
     return run_table(
         "calibration", "Does the reward know what is right?", rows, columns,
-        "AUC: how often a right answer has the higher reward than a wrong one, over all answers "
-        "and within a question; chance is 0.5. A reward model that only knows how hard a question "
-        "is has 0.5 within. Final answers were chosen by the reward, which lowers both.",
+        "AUC: how often a right answer has the higher reward than a wrong one, over all answers; "
+        "chance is 0.5. Within: the same for answers to one question (none where each has a single "
+        "answer); a reward model that only knows how hard a question is has 0.5 there. Final "
+        "answers were chosen by the reward, which lowers both.",
     )  # fmt: skip
 
 
@@ -180,7 +183,10 @@ def _selection_table(rows: Sequence[Row]) -> Table:
         Column("Oracle", "oracle", percent),
         Column("Recovered", "recovered", percent),
     ]
-    note = "Recovered: the part of the way from a random draft to the oracle."
+    note = (
+        "Any draft: accuracy of one drawn at random. Oracle: problems with at least one right "
+        "draft. Recovered: the part of the way from the first to the second."
+    )
     title = "What choosing by reward makes of the drafts"
     return run_table("selection", title, rows, columns, note)
 
@@ -193,7 +199,8 @@ def _reliability_table(rows: Sequence[Row]) -> Table:
         Column("Right", "right", percent),
         INTERVAL,
     ]
-    return run_table("reliability", "Right answers by reward", rows, columns)
+    note = "Bins part a run's answers by reward into about equally many; a useful reward rises."
+    return run_table("reliability", "Right answers by reward", rows, columns, note)
 
 
 def _gain_table(rows: Sequence[Row]) -> Table:

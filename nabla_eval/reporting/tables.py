@@ -36,6 +36,7 @@ class Column:
     digits: int | None = None  # of `form`, where it takes them and has another default
     justify: Literal["left", "right"] = "right"
     wrap: bool = False  # whether a narrow terminal may break a right-aligned cell; left ones it may
+    link: str | None = None  # key of the row with the address that its cell links to on a page
 
     def cell(self, row: Row) -> str:
         """Word this column's value of a row."""
@@ -60,10 +61,23 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Row]
     notes: Sequence[str] = ()
+    most: int | None = None  # rows that are shown; JSON and CSV have all
+
+    @property
+    def shown(self) -> Sequence[Row]:
+        """Return the rows that are shown."""
+        return self.rows[: self.most]
 
     def cells(self) -> list[list[str]]:
         """Return what every format shows: one string per row and column."""
-        return [[column.cell(row) for column in self.columns] for row in self.rows]
+        return [[column.cell(row) for column in self.columns] for row in self.shown]
+
+    def said(self) -> list[str]:
+        """Return the notes, before them how many rows are left out."""
+        if len(self.shown) == len(self.rows):
+            return list(self.notes)
+        some = f"{len(self.shown):,} of {len(self.rows):,} rows are shown; JSON and CSV have all."
+        return [some, *self.notes]
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ def to_rich(table: Table) -> rich.table.Table:
         pad_edge=False,
         title=Text(table.title, style="bold"),
         title_justify="left",
-        caption=Text("\n".join(table.notes)) if table.notes else None,
+        caption=Text("\n".join(table.said())) if table.said() else None,
         caption_justify="left",
     )
     for column, width in zip(table.columns, _widths(table), strict=True):
@@ -134,8 +148,10 @@ def fitting(table: Table, width: int) -> list[Table]:
     for group in groups:
         title = f"{table.title} (continued)" if parts else table.title
         shown = [columns[place] for place in (*range(heads), *group)]
-        notes = table.notes if group is groups[-1] else ()
-        parts.append(replace(table, title=title, columns=shown, notes=notes))
+        part = replace(table, title=title, columns=shown)
+        if group is not groups[-1]:  # notes stand below the last one
+            part = replace(part, rows=table.shown, most=None, notes=())
+        parts.append(part)
     return parts
 
 
@@ -160,7 +176,7 @@ def to_markdown(table: Table) -> str:
     headers = [markdown(column.header) for column in table.columns]
     rows = [[markdown(cell) for cell in row] for row in table.cells()]
     lines = [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]
-    notes = [markdown(note) for note in table.notes]
+    notes = [markdown(note) for note in table.said()]
     return "\n\n".join([f"### {markdown(table.title)}", "\n".join(lines), *notes])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 import textwrap
@@ -15,13 +17,24 @@ from nabla_eval.terminal import printable
 
 TEMPLATES = Path(__file__).with_name("templates")
 MISSING = "–"  # what the data cannot say
+_ROUNDING = 1e-12
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a UTF-16 pair: text that UTF-8 cannot hold
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number with a comma between thousands."""
-    return MISSING if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+    """A number with a comma between thousands; one that would read 0.000 by its first digit."""
+    return MISSING if value is None or math.isnan(value) else _decimal(value, digits)
+
+
+def _decimal(value: float, digits: int, sign: str = "") -> str:
+    """Word a number with so many decimals, or more where only zeros would be left of it.
+
+    What is smaller than 1e-12 is the rounding of zero.
+    """
+    if _ROUNDING < abs(value) < 0.5 * 10**-digits:
+        return f"{value:{sign}.1g}"
+    return f"{value if abs(value) > _ROUNDING else 0.0:{sign},.{digits}f}"
 
 
 def count(value: int | None) -> str:
@@ -31,15 +44,14 @@ def count(value: int | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of one as per cent: 0.571 -> 57.1 %."""
-    return MISSING if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
+    return MISSING if share is None or math.isnan(share) else f"{number(100 * share, digits)} %"
 
 
 def percent_range(interval: tuple[float, float] | None, digits: int = 1) -> str:
     """An interval of shares in per cent: 64.1–70.9."""
     if interval is None or math.isnan(interval[0]):
         return MISSING
-    low, high = interval
-    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
+    return "–".join(number(100 * end, digits) for end in interval)
 
 
 def p_value(p: float | None) -> str:
@@ -51,7 +63,7 @@ def p_value(p: float | None) -> str:
 
 def points(difference: float, digits: int = 1) -> str:
     """A difference of shares in percentage points, always signed."""
-    return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}"
+    return MISSING if math.isnan(difference) else _decimal(100 * difference, digits, "+")
 
 
 def points_range(interval: tuple[float, float], digits: int = 1) -> str:
@@ -109,6 +121,12 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error}. Choose another --output.") from error
     return [folder / name for name in files]
+
+
+def script_of(name: str) -> tuple[str, str]:
+    """Return a script among the templates, and its hash as a content security policy names it."""
+    script = (TEMPLATES / name).read_text(encoding="utf-8")
+    return script, f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 @cache

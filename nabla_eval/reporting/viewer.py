@@ -12,8 +12,6 @@ and no other request.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -28,7 +26,7 @@ import msgspec
 
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.story import Story
-from nabla_eval.reporting.text import TEMPLATES, templates
+from nabla_eval.reporting.text import TEMPLATES, script_of, templates
 from nabla_eval.terminal import visible
 
 # In JSON without its escaped backslashes: what `_shown` may have to change.
@@ -91,8 +89,7 @@ def _embedded(data: Any) -> str:
 
 
 def _html(title: str, data: str, parts: bool) -> str:
-    style, script = (_read(name) for name in ("viewer.css", "viewer.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style, (script, digest) = _style(), script_of("viewer.js")
     template = templates().get_template("viewer.html.jinja")
     return template.render(
         title=visible(title), style=style, script=script, digest=digest, data=data, parts=parts
@@ -100,8 +97,8 @@ def _html(title: str, data: str, parts: bool) -> str:
 
 
 @cache
-def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
+def _style() -> str:
+    return (TEMPLATES / "viewer.css").read_text(encoding="utf-8")
 
 
 def write_pages(pages: Mapping[str, TracePage], folder: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,10 @@ from run_folders import BEST_OF_N, NABLA, candidate, record, write_run
 from nabla_eval.analysis.study import load, load_pair
 from nabla_eval.cli.grading import grader
 from nabla_eval.cli.main import main
+from nabla_eval.cli.report import trace_pages
 from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.page import Page, all_reports, page_html
+from nabla_eval.reporting.problems import problem_rows, problems_report
 from nabla_eval.reporting.tables import report_json, report_markdown, to_rich
 from nabla_eval.reporting.text import jsonable, markdown, printable
 
@@ -109,7 +112,8 @@ def test_csv_on_stdout_is_one_table_and_names_the_others(study, tmp_path, monkey
 def test_terminal_markdown_html_and_json_have_the_same_cells_in_every_table(study):
     """The cells are worded once; here they are found again in what each format made of them."""
     pair = load_pair(study / "lr", study / "nabla8")
-    reports = [*all_reports(load([study]), grader), compare_report(*pair)]
+    runs = load([study])
+    reports = [*all_reports(runs, grader), compare_report(*pair), problems_report(runs)]
     assert {table for r in reports for table in ((r.name, t.name) for t in r.tables)} >= {
         (name, table) for name, tables in KEYS.items() for table in tables if table != "models"
     }
@@ -152,12 +156,55 @@ def test_all_writes_the_same_numbers_everywhere(study, tmp_path):
             assert alone[table] == rows
             text = (out / "csv" / f"{name}_{table}.csv").read_text()
             assert len(list(csv.DictReader(io.StringIO(text)))) == len(rows)
-    assert "Toy &lt;study&gt;" in html and "<study>" not in html and "<script" not in html
+    assert "Toy &lt;study&gt;" in html and "<study>" not in html and html.count("<script") == 1
     assert "http" not in html.split("</style>")[1]
     for figure in (out / "figures").iterdir():
         assert figure.stat().st_size > 1000
         assert f"figures/{figure.stem}.png" in page
     assert {f.suffix for f in (out / "figures").iterdir()} == {".png", ".svg"}
+    assert stored["summary"][0] in result.stdout.replace("\n  ", " ")
+    sections = re.findall(r'<section id="(\w+)"', html)
+    assert sections[0] == "overview" and set(REPORTS) | {"problems"} <= {*sections}
+
+
+def test_problems_link_into_the_page_of_their_run(study, tmp_path):
+    two = tmp_path / "two"
+    for seed in (1, 2):  # seeds are one run, with a page for each folder
+        records = [record(i, config=NABLA, seed=seed) for i in range(3)]
+        write_run(two / f"s{seed}", records, [float(i == seed) for i in range(3)], seed=seed)
+    run("all", two, "--output", tmp_path / "out")
+    lines = csv.DictReader((tmp_path / "out" / "csv" / "problems.csv").read_text().splitlines())
+    rows = [(r["id"], r["seed"], r["score"], r["gold"], r["answer"], r["trace"]) for r in lines]
+    assert len(rows) == 6 and len(set(rows)) == 6
+    link = "traces/s2.html#problem=toy%2F2%2F0"
+    assert ("toy/2/0", "2", "1.0", "4", "4", link) in rows
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert f'<a href="{link}">2/0</a>' in html
+    assert '"toy/2/0"' in (tmp_path / "out" / "traces" / "s2.html").read_text()
+
+
+def test_pages_of_large_traces_are_written_when_asked_for(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nabla_eval.cli.report.TRACES", 1000)
+    runs = load([study / "best2"])
+    assert trace_pages(runs, tmp_path, None) == trace_pages(runs, tmp_path, False) == {}
+    assert capsys.readouterr().err.count("--traces writes them") == 1
+    assert not any(tmp_path.iterdir())
+    assert trace_pages(runs, tmp_path, True) == {study / "best2": "traces/best2.html"}
+    assert (tmp_path / "traces" / "best2.html").exists()
+    assert problem_rows(runs)[0]["trace"] is None
+
+
+def test_what_a_table_leaves_out_is_said_and_is_in_json_and_csv(tmp_path):
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        records = [record(i, config={**NABLA, "lr": lr}) for i in range(13)]
+        write_run(tmp_path / name, records, [float(name == "a")] * 13)
+    both = "compare", tmp_path / "a", tmp_path / "b"
+    for form in ("rich", "markdown"):
+        shown = run(*both, "--format", form).stdout
+        assert "10 of 13 rows are shown" in shown
+        assert "question 9" in shown and "question 10" not in shown
+    assert len(stored_by(*both)["apart"]) == 13
+    assert run(*both, "--format", "csv", "--table", "apart").stdout.count("question") == 13
 
 
 def test_compare_takes_two_runs(study, tmp_path):

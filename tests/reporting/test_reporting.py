@@ -51,6 +51,19 @@ def screen(table) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.0004, 3, "0.0004"), (0.0006, 3, "0.001"), (-0.00004, 3, "-4e-05"), (0.04, 1, "0.04"),
+        (0.0, 3, "0.000"), (-1e-17, 3, "0.000"), (1234.56, 1, "1,234.6"), (math.nan, 1, MISSING),
+    ],
+)  # fmt: skip
+def test_small_numbers_are_not_shown_as_zero(value, digits, shown):
+    assert number(value, digits) == shown
+    if digits == 1 and abs(value) < 1:
+        assert percent(value / 100) == f"{shown} %" and points(value / 100) == f"+{shown}"
+
+
 def test_terminal_and_markdown_show_the_same_cells(ours, twin):
     for table in demo_report([ours, twin]).tables:
         shown, page = screen(table), to_markdown(table)

@@ -327,7 +327,7 @@ function begin() {
   $("search").addEventListener("input", (event) => { state.search = event.target.value; redraw(); });
   $("list").addEventListener("keydown", walk);
   let asked = "";
-  try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* not one of ours */ }
+  try { asked = decodeURIComponent(location.hash.replace(/^#(problem=)?/, "")); } catch { /* not one of ours */ }
   const place = PROBLEMS.findIndex((problem) => problem.id === asked);
   drawList();
   if (PROBLEMS.length) show(Math.max(0, place), false);
