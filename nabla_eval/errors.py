@@ -44,6 +44,10 @@ class ServerError(NablaError, ConnectionError):
     """A model server is away, refuses a request, or answers with something else."""
 
 
+class ServerAwayError(ServerError):
+    """A model server did not answer at any attempt: other requests would wait in vain too."""
+
+
 class DataError(NablaError, ValueError):
     """A data set, a trace or a results folder is missing, torn, or not what it says."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,9 @@ class EngineSession(Protocol):
     def collect(self) -> list[tuple[int, list[Any]]]:
         """Wait until some list is answered; the tickets and results of those that are."""
 
+    def close(self) -> None:
+        """Give up what is under way."""
+
 
 class Rounds:
     """The session of a plain function: all that was submitted is executed together."""
@@ -41,6 +45,9 @@ class Rounds:
         submitted, self._submitted = self._submitted, []
         results = iter(self.execute([request for _, own in submitted for request in own]))
         return [(ticket, [next(results) for _ in own]) for ticket, own in submitted]
+
+    def close(self) -> None:
+        """Nothing is under way between two calls."""
 
 
 @dataclass
@@ -96,21 +103,22 @@ def drive(
     session: EngineSession = execute.session() if hasattr(execute, "session") else Rounds(execute)
     running: dict[int, _Active] = {}
     waiting = enumerate(methods)
-    while True:
-        while len(running) < width and (entry := next(waiting, None)) is not None:
-            active = _Active(*entry)
-            outcome = active.advance(session, None)
-            if outcome is None:
-                running[active.index] = active
-            else:
-                yield active.index, outcome
-        if not running:
-            return
-        for index, results in session.collect():
-            end = running[index].advance(session, results)
-            if end is not None:
-                del running[index]
-                yield index, end
+    with closing(session):
+        while True:
+            while len(running) < width and (entry := next(waiting, None)) is not None:
+                active = _Active(*entry)
+                outcome = active.advance(session, None)
+                if outcome is None:
+                    running[active.index] = active
+                else:
+                    yield active.index, outcome
+            if not running:
+                return
+            for index, results in session.collect():
+                end = running[index].advance(session, results)
+                if end is not None:
+                    del running[index]
+                    yield index, end
 
 
 def drive_all(methods: Iterable[Method], execute: Execute, width: int = 32) -> list[Outcome]:

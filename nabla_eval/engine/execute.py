@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from nabla_eval import extensions
 from nabla_eval.engine.batching import in_batches
@@ -15,7 +16,7 @@ from nabla_eval.engine.refine import free_rows, refine, refine_at_once
 from nabla_eval.engine.rollout import Decoder
 from nabla_eval.engine.score import score
 from nabla_eval.engine.teacher_force import replay
-from nabla_eval.errors import Fault, ServerError
+from nabla_eval.errors import Fault
 from nabla_eval.models.chat import compose as rendered
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.models.prefix import keepable
@@ -34,8 +35,30 @@ from nabla_eval.protocol import (
 from nabla_eval.randomness import Key
 from nabla_eval.thought import Messages, Thought, opened
 
-Rollout = Callable[[list[Generate]], list[Trajectory | Fault]]
 Place = tuple[int, int]  # ticket, and place in its list
+
+
+@runtime_checkable
+class RowDecoder(Protocol):
+    """Writes responses side by side, as `engine.rollout.Decoder` does."""
+
+    def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
+        """Begin requests, each with a ticket."""
+
+    def run(self) -> list[tuple[Any, Trajectory | Fault]]:
+        """Wait until some responses are whole; their tickets and trajectories."""
+
+    def close(self) -> None:
+        """Give up what is under way."""
+
+
+@runtime_checkable
+class Rollout(Protocol):
+    """Another place than the local decode loop where responses are written."""
+
+    def decoder(self) -> RowDecoder:
+        """Return one for the work of a session."""
+
 
 _ROW_ELEMENTS = 2**25  # of free rows x V that DTO holds at once, several times over
 
@@ -53,7 +76,8 @@ class Executor:
     default as many as `max_batch_tokens`. Beyond it, after memory ran out, and for models whose
     attention is not full everywhere, prefixes are encoded again.
     `chat` are options of the policy's chat template, for the questions that methods ask it.
-    `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does.
+    `rollout` answers `Generate` in place of the local decode loop, as `engine.vllm` does, while
+    models run here.
     """
 
     def __init__(
@@ -74,9 +98,9 @@ class Executor:
         self.gradients = Gradients()
 
     def __call__(self, requests: list[Request]) -> list[Any]:
-        session = self.session()
-        session.submit(0, requests)
-        ((_, results),) = session.collect() if requests else [(0, [])]
+        with closing(self.session()) as session:
+            session.submit(0, requests)
+            ((_, results),) = session.collect() if requests else [(0, [])]
         for result in results:
             if isinstance(result, Fault):
                 raise result.error
@@ -214,18 +238,22 @@ HANDLERS: dict[type, Handler] = {
 class Session:
     """Lists of requests under way, each with a ticket (an integer).
 
-    Rollouts run in one decode batch that rows enter and leave. What else is asked for comes first,
-    kind by kind in the order in which methods go through them, so that each kind is run for as many
-    problems at once as ask for it.
+    Rollouts run in one decode batch that rows enter and leave, here or on a server. What else is
+    asked for comes first, kind by kind in the order in which methods go through them, so that each
+    kind is run for as many problems at once as ask for it.
     """
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.decoder = Decoder(
-            executor.pair.policy,
-            executor.max_batch_tokens,
-            executor.caches.policy,
-            relieve=executor.caches.clear,
+        self.decoder: RowDecoder = (
+            executor.rollout.decoder()
+            if executor.rollout is not None
+            else Decoder(
+                executor.pair.policy,
+                executor.max_batch_tokens,
+                executor.caches.policy,
+                relieve=executor.caches.clear,
+            )
         )
         self._results: dict[int, list[Any]] = {}
         self._left: dict[int, int] = {}  # requests of a ticket that are not answered
@@ -266,19 +294,25 @@ class Session:
             del self._left[ticket]
         return [(ticket, self._results.pop(ticket)) for ticket in sorted(ready)]
 
+    def close(self) -> None:
+        """Give up what is under way."""
+        self.decoder.close()
+
     def _advance(self) -> list[tuple[Place, Any]]:
-        """Answer all requests of the first kind that is waiting, or go on decoding."""
+        """Answer all requests of the first kind that is waiting, or go on decoding.
+
+        A server begins rollouts at once, and writes while models run here.
+        """
+        rollouts, self._waiting[Generate] = self._waiting[Generate], []
+        if rollouts:
+            self.decoder.add(rollouts)
         for kind, waiting in self._waiting.items():
-            if waiting and kind is not Generate:
+            if waiting:
                 self._waiting[kind] = []
                 return self._run(waiting, early=True)
         if self._late:
             late, self._late = self._late, []
             return self._run(late)
-        rollouts, self._waiting[Generate] = self._waiting[Generate], []
-        if self.executor.rollout is not None:
-            return self._run(rollouts)
-        self.decoder.add(rollouts)
         return self.decoder.run()
 
     def _run(
@@ -286,28 +320,18 @@ class Session:
     ) -> list[tuple[Place, Any]]:
         groups: dict[Hashable, list[tuple[Place, Any]]] = {}
         for place, request in waiting:
-            handler = HANDLERS.get(type(request))
-            group = None if handler is None else handler.group(request)
+            group = HANDLERS[type(request)].group(request)
             groups.setdefault(group, []).append((place, request))
         answered: list[tuple[Place, Any]] = []
         for own in groups.values():
             places, requests = [place for place, _ in own], [request for _, request in own]
-            remote = isinstance(requests[0], Generate) and self.executor.rollout
-            results = _served(remote, requests) if remote else self.executor.run(requests, early)
+            results = self.executor.run(requests, early)
             for result, own_place, request in zip(results, places, requests, strict=True):
                 if result is None:
                     self._late.append((own_place, request))
                 else:
                     answered.append((own_place, result))
         return answered
-
-
-def _served(rollout: Rollout, requests: list[Generate]) -> list[Any]:
-    """Return what a server answers; where it stays away, the requests fail and others may not."""
-    try:
-        return list(rollout(requests))
-    except ServerError as error:
-        return [Fault(error)] * len(requests)
 
 
 extensions.load("handlers")

@@ -165,6 +165,10 @@ class Decoder:
         found = trajectories(self.policy, rows, _fetched(rows))
         return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
 
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._queue, self._batch, self._finished = [], None, []
+
     def _attempt(self) -> bool:
         """Decode for a while; return whether the memory sufficed."""
         new = self._next()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +20,7 @@ from nabla_eval.engine.batching import in_batches
 from nabla_eval.engine.response import Known, Response, trajectories
 from nabla_eval.engine.teacher_force import Written, read
 from nabla_eval.engine.vllm_client import Completion, Server
-from nabla_eval.errors import ConfigError, Fault, ModelError, ServerError
+from nabla_eval.errors import ConfigError, Fault, ModelError, ServerAwayError, ServerError
 from nabla_eval.models.pair import Policy
 from nabla_eval.options import DELIMITERS, Sampling
 from nabla_eval.protocol import Generate, Trajectory
@@ -46,25 +48,23 @@ class VLLMRollout:
         A response whose tokens the local policy cannot read comes back as a `Fault`.
         Raises `ServerError` for a server that stays away or cannot answer.
         """
-        if any(request.confidence is not None for request in requests):
-            raise ConfigError(
-                "This method looks at the policy's confidence at every token, which a server's "
-                "answers come too late for. Leave rollout=vllm out."
-            )
-        rows = [Response.of(request, self.policy) for request in requests]
-        while unfinished := [row for row in rows if row.stop is None]:
-            for row in unfinished:
-                row.charge(self.policy, row.length, prefill=True)
-            bodies = [self._body(row) for row in unfinished]
-            completions = self.server.complete_all(bodies)
-            for row, completion in zip(unfinished, completions, strict=True):
-                self._continue(row, completion)
-        known = self._read(rows)
-        return trajectories(self.policy, rows, [known.get(row, ({}, None)) for row in rows])
+        with closing(self.decoder()) as decoder:
+            decoder.add(list(enumerate(requests)))
+            results: dict[int, Trajectory | Fault] = {}
+            while len(results) < len(requests):
+                for i, result in decoder.run():
+                    if isinstance(result, Fault) and isinstance(result.error, ServerError):
+                        raise result.error
+                    results[i] = result
+        return [results[i] for i in range(len(requests))]
 
-    def _read(self, rows: Sequence[Response]) -> dict[Response, Known]:
+    def decoder(self) -> ServerDecoder:
+        """Return what sends requests off and hands back responses as they are written."""
+        return ServerDecoder(self)
+
+    def read(self, rows: Sequence[Response]) -> list[Trajectory | Fault]:
         """Read what the server wrote with the local policy, on top of the server's work."""
-        fresh = [row for row in rows if row.steps]
+        fresh = [row for row in rows if row.steps and row.error is None]
         found: list[Known | Fault] = in_batches(
             lambda batch: [*read(self.policy, batch)],
             [Written(tuple(row.context), row.steps, row.request.problem) for row in fresh],
@@ -80,9 +80,9 @@ class VLLMRollout:
                 row.error = own.error
             else:
                 known[row] = own
-        return known
+        return trajectories(self.policy, rows, [known.get(row, ({}, None)) for row in rows])
 
-    def _body(self, row: Response) -> dict[str, Any]:
+    def body(self, row: Response) -> dict[str, Any]:
         """Return a request for the rest of a row.
 
         Stop strings that are tokens are given as such too, and the server shows special tokens
@@ -116,11 +116,11 @@ class VLLMRollout:
             return [thought.end, *step]
         return [*problem.stop, *([thought.start] if thought.start else []), *step]
 
-    def _continue(self, row: Response, completion: Completion) -> None:
+    def extend(self, row: Response, completion: Completion) -> None:
         """Add tokens up to where the response ends by our own rules; those left over are paid too.
 
-        A row that has not ended then (the server saw a stop string that does not count) is asked
-        for again from there.
+        A row that has not ended then (the server saw a stop string that does not count) is to be
+        asked for again from there. Raises `ServerError` or `ModelError` for what is no rest of it.
         """
         self._check(completion, _room(row))
         for count, token in enumerate(completion.tokens, start=1):
@@ -150,7 +150,7 @@ class VLLMRollout:
         """Raise where the server's greedy tokens are unlikely under the local policy."""
         prompt, greedy = self.policy.encode(_PROBE) or (1,), Sampling(temperature=0)
         body = {"prompt": list(prompt), "max_tokens": _PROBE_TOKENS, **sampling_arguments(greedy)}
-        (completion,) = self.server.complete_all([body])
+        completion = self.server.complete(body)
         self._check(completion, _PROBE_TOKENS)
         whole = Written((*prompt, *completion.tokens), len(completion.tokens))
         ((columns, _),) = read(self.policy, [whole])
@@ -162,6 +162,74 @@ class VLLMRollout:
                 f"likes best are {gap:.1f} nats less likely here than the best ones, on average. "
                 "Serve the policy's own checkpoint."
             )
+
+
+class ServerDecoder:
+    """Responses that a server is writing, each sent off as soon as it is asked for.
+
+    The server batches what it has (continuous batching) while whoever holds this scores, refines
+    and takes gradients; `run` waits only where nothing has come meanwhile.
+    """
+
+    def __init__(self, rollout: VLLMRollout) -> None:
+        self.rollout = rollout
+        self._written: dict[Future[Completion], Response] = {}
+        self._finished: list[Response] = []
+
+    def add(self, requests: Sequence[tuple[Any, Generate]]) -> None:
+        """Send requests off, each with a ticket that its trajectory will bear."""
+        if any(request.confidence is not None for _, request in requests):
+            raise ConfigError(
+                "This method looks at the policy's confidence at every token, which a server's "
+                "answers come too late for. Leave rollout=vllm out."
+            )
+        for ticket, request in requests:
+            self._go_on(Response.of(request, self.rollout.policy, ticket))
+
+    def run(self) -> list[tuple[Any, Trajectory | Fault]]:
+        """Wait until some responses are whole; return their tickets and trajectories.
+
+        Where the server cannot write one, or stays away from all, they come back as a `Fault`.
+        """
+        while not self._finished:
+            done, _ = wait(self._written, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._receive(future)
+        rows, self._finished = self._finished, []
+        found = self.rollout.read(rows)
+        return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._written.clear()
+        self.rollout.server.hang_up()
+
+    def _receive(self, future: Future[Completion]) -> None:
+        row = self._written.pop(future, None)
+        if row is None:  # given up with the others
+            return
+        try:
+            self.rollout.extend(row, future.result())
+        except ServerAwayError as error:
+            self._fail([row, *self._written.values()], error)
+            self.close()
+        except ServerError as error:
+            self._fail([row], error)
+        else:
+            self._go_on(row)
+
+    def _fail(self, rows: list[Response], error: ServerError) -> None:
+        for row in rows:
+            row.error = error
+        self._finished += rows
+
+    def _go_on(self, row: Response) -> None:
+        """Ask for the rest of a row, where it lacks one."""
+        if row.over:
+            self._finished.append(row)
+            return
+        row.charge(self.rollout.policy, row.length, prefill=True)
+        self._written[self.rollout.server.submit(self.rollout.body(row))] = row
 
 
 def _room(row: Response) -> int:

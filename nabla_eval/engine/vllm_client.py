@@ -17,8 +17,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from nabla_eval.errors import ConfigError, ServerError
+from nabla_eval.errors import ConfigError, ServerAwayError, ServerError
 from nabla_eval.options import Options, require
 from nabla_eval.terminal import LOGGER, printable
 from nabla_eval.validation import Count
@@ -122,6 +122,7 @@ class Server:
         self.options = options
         self._live: set[socket.socket] = set()  # connections of requests that are under way
         self._stopped = threading.Event()
+        self._pool: ThreadPoolExecutor | None = None
         self._sleep = sleep or self._stopped.wait
         self._warned = False
         offered = {model.id: model for model in self._request("/v1/models", _Models).data}
@@ -151,27 +152,24 @@ class Server:
             )
         return Completion(tuple(choices[0].token_ids), str(choices[0].finish_reason))
 
-    def complete_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[Completion]:
-        """Return completions in the order of `bodies`, `vllm_concurrency` of them at once.
+    def submit(self, body: Mapping[str, Any]) -> Future[Completion]:
+        """Ask in another thread; at most `vllm_concurrency` requests are under way at once."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.options.vllm_concurrency)
+        return self._pool.submit(self.complete, body)
 
-        The first error, or Ctrl-C, ends the others: those under way are hung up on, since a
-        stalled server would be waited for otherwise.
-        """
-        try:
-            width = min(self.options.vllm_concurrency, max(1, len(bodies)))
-            with ThreadPoolExecutor(width) as pool:
-                try:
-                    futures = [pool.submit(self.complete, body) for body in bodies]
-                    return [future.result() for future in futures]
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    self._stopped.set()
-                    for connection in list(self._live):
-                        with suppress(OSError):
-                            connection.shutdown(socket.SHUT_RDWR)
-                    raise
-        finally:
-            self._stopped.clear()
+    def hang_up(self) -> None:
+        """End the requests that are under way: a stalled server would be waited for otherwise."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        pool.shutdown(wait=False, cancel_futures=True)
+        self._stopped.set()
+        for connection in list(self._live):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        pool.shutdown()
+        self._stopped.clear()
 
     def _request(
         self, path: str, kind: type[_Answer], body: Mapping[str, Any] | None = None
@@ -253,7 +251,7 @@ class Server:
         return answer
 
     def _away(self, error: Exception, attempts: int) -> ServerError:
-        return ServerError(
+        return ServerAwayError(
             f"No answer from the vLLM server at {self.options.vllm_url} after {attempts} attempts "
             f"({_reason(error)}). Start one with `vllm serve MODEL`, or correct vllm_url; a slow "
             "one needs a longer vllm_timeout."

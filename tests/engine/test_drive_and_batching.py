@@ -87,16 +87,31 @@ def test_requests_without_an_early_answer_wait_for_those_of_other_problems(monke
     assert batches == [len(asked)]
 
 
-def test_a_server_writes_after_all_else_that_waits(monkeypatch):
+def test_a_server_begins_at_once_and_is_waited_for_when_nothing_else_is_left(monkeypatch):
     answer, events = RewardScore(0.0), []
+
+    class Server:
+        def __init__(self):
+            self.sent = []
+
+        def decoder(self):
+            return self
+
+        def add(self, requests):
+            events.append("sent")
+            self.sent += requests
+
+        def run(self):
+            events.append("waited for")
+            sent, self.sent = self.sent, []
+            return [(ticket, answer) for ticket, _ in sent]
+
+        def close(self):
+            events.append("closed")
 
     def run(executor, batch):
         events.append("pass")
         return [answer] * len(batch)
-
-    def rollout(requests):
-        events.append("rollouts")
-        return [answer] * len(requests)
 
     handler = Handler(run, lambda executor, request: 1, early=lambda executor, batch: [None])
     monkeypatch.setitem(HANDLERS, Look, handler)
@@ -108,8 +123,8 @@ def test_a_server_writes_after_all_else_that_waits(monkeypatch):
     pair = tiny_pair()
     one, other = tiny_problems(pair, 2)
     asked = [method(Generate(one, one.key, Sampling())), method(Look(other, False))]
-    drive_all(asked, Executor(pair, rollout=rollout))
-    assert events == ["pass", "rollouts"]
+    drive_all(asked, Executor(pair, rollout=Server()))
+    assert events == ["sent", "pass", "waited for", "closed"]
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import pytest
 import torch
 from scripted_server import Answer, Script, choice, serving
 
-from nabla_eval.engine.drive import drive_all
+from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.engine.rollout import rollout
 from nabla_eval.engine.sampler import Filter
 from nabla_eval.engine.vllm import VLLMRollout, seed_of
 from nabla_eval.engine.vllm_client import Server, ServerOptions
-from nabla_eval.errors import ModelError, ServerError
+from nabla_eval.errors import Fault, ModelError, ServerError
 from nabla_eval.methods.registry import configure, start
 from nabla_eval.models.pair import Pair, Policy
 from nabla_eval.options import Sampling, Steps
+from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Generate
 from nabla_eval.randomness import Key
 from nabla_eval.testing import letter, tiny_pair, tiny_problems
@@ -259,3 +260,46 @@ def test_a_server_of_another_model_is_refused(pair: Pair, script: Script) -> Non
         script.complete = lambda body, answer=answer: answer  # type: ignore[misc]
         with pytest.raises(error, match=words):
             VLLMRollout(pair.policy, server)
+
+
+def test_models_run_here_while_the_server_writes(pair: Pair, script: Script) -> None:
+    """One response stalls until the method of another has had its scores: none waits for it."""
+    complete, scored = script.complete, Event()
+    problems = tiny_problems(pair, 4, max_new_tokens=6)
+
+    def stalled(body: dict[str, Any]) -> Answer:
+        if body["prompt"][: len(problems[0].prompt)] == [*problems[0].prompt]:
+            assert scored.wait(60), "the others wait for this one"
+        return complete(body)
+
+    remote = VLLMRollout(pair.policy, Server(ServerOptions(vllm_url=script.url)))
+    script.complete = stalled
+    config, ends = configure("best_of_n", {"n": 2}), []
+    methods = [start(problem, config) for problem in problems]
+    for index, end in drive(methods, Executor(pair, rollout=remote)):
+        assert isinstance(end, Outcome)
+        ends.append(index)
+        if len(ends) == 3:
+            scored.set()
+    assert ends[-1] == 0 and sorted(ends) == [0, 1, 2, 3]
+
+
+def test_what_a_server_cannot_answer_fails_its_own_problem_and_its_absence_all(
+    pair: Pair, script: Script
+) -> None:
+    problems = tiny_problems(pair, 3, max_new_tokens=6)
+    server = Server(ServerOptions(vllm_url=script.url, vllm_attempts=1))
+    remote, complete = VLLMRollout(pair.policy, server), script.complete
+
+    def failed(refusal: Answer) -> list[bool]:
+        wrong = [*problems[1].prompt]
+        script.complete = lambda body: refusal if body["prompt"] == wrong else complete(body)
+        methods = [start(problem, configure("greedy", {})) for problem in problems]
+        ends = dict(drive(methods, Executor(pair, rollout=remote)))
+        return [isinstance(ends[i], Fault) for i in range(3)]
+
+    assert failed((400, {"message": "too long"})) == [False, True, False]
+    script.complete = lambda body: (0, None)  # hangs up
+    methods = [start(problem, configure("greedy", {})) for problem in problems]
+    assert all(isinstance(end, Fault) for _, end in drive(methods, Executor(pair, rollout=remote)))
+    assert failed((400, {"message": "too long"})) == [False, True, False]

@@ -39,7 +39,7 @@ def test_token_ids_go_in_and_out(script: Script, ending: str) -> None:
     }  # fmt: skip
 
 
-def test_requests_run_side_by_side_and_answers_keep_their_order(script: Script) -> None:
+def test_requests_run_side_by_side_and_each_has_its_own_answer(script: Script) -> None:
     server = connect(script.url, vllm_concurrency=3)
 
     def slow_first(body: dict[str, Any]) -> Answer:
@@ -47,10 +47,11 @@ def test_requests_run_side_by_side_and_answers_keep_their_order(script: Script) 
         return echo(body)
 
     script.complete = slow_first
-    found = server.complete_all([{"prompt": [i]} for i in range(9)])
-    assert [completion.tokens[0] for completion in found] == list(range(9))
+    asked = [server.submit({"prompt": [i]}) for i in range(9)]
+    assert [future.result().tokens[0] for future in asked] == list(range(9))
     assert 1 < script.most_at_once <= 3
-    assert server.complete_all([]) == []
+    server.hang_up()
+    server.hang_up()
 
 
 @pytest.mark.parametrize("trouble", [(503, "busy"), (429, {}), (502, "x"), (504, ""), (0, None)])
@@ -113,12 +114,15 @@ def test_ctrl_c_does_not_wait_for_a_stalled_server(
     threading.Timer(1.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            server.complete_all([{"prompt": [i]} for i in range(200)])
+            asked = [server.submit({"prompt": [i]}) for i in range(200)]
+            asked[0].result()
+        server.hang_up()
     finally:
         over.set()
     assert time.monotonic() - began < 8
     script.complete = echo
-    assert [found.tokens for found in server.complete_all([{"prompt": [5]}])] == [(5, 7)]
+    assert server.submit({"prompt": [5]}).result().tokens == (5, 7)
+    server.hang_up()
 
 
 NAMES = [{"id": f"{i}-" + "x" * 500} for i in range(1000)]

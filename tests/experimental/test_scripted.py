@@ -152,7 +152,7 @@ def test_a_server_cannot_be_asked_about_every_token():
     rollout.policy, rollout.server = pair.policy, SimpleNamespace(context=None)  # type: ignore[assignment]
     method = start(tiny_problems(pair, 1)[0], configure("prefix_gradient", {}))
     with pytest.raises(ConfigError, match="rollout=vllm"):
-        rollout(next(method))
+        rollout.decoder().add(list(enumerate(next(method))))
 
 
 Table = Mapping[tuple[int, ...], tuple[float, Sequence[float]]]  # tokens: reward, prefix scores

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import warnings
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -315,8 +316,12 @@ def rollout():
 def test_token_ids_that_a_server_writes(tokens, finish):
     remote, pair = rollout()
     (problem,) = tiny_problems(pair, 1, max_new_tokens=5)
-    answer = [Completion(tuple(tokens), finish)]
-    with patch.object(remote.server, "complete_all", lambda bodies: answer * len(bodies)):
+    answer: Future[Completion] = Future()
+    answer.set_result(Completion(tuple(tokens), finish))
+    with (
+        patch.object(remote.server, "submit", lambda body: answer),
+        patch.object(remote.server, "hang_up", lambda: None),
+    ):
         found = answered(lambda: remote([Generate(problem, problem.key, Sampling())]))
     if found is not None:
         assert 1 <= len(found[0].tokens) <= 5
