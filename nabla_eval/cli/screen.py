@@ -64,7 +64,7 @@ class Screen(Console):
         for table in made:
             for part in fitting(table, self.width):
                 self.print()
-                self.print(to_rich(part))
+                self.print(to_rich(part, self.width))
 
     def sentences(self, heading: str, made: Sequence[str]) -> None:
         """Print sentences as a list below a heading; nothing where there are none."""

@@ -109,8 +109,8 @@ class Report:
         raise DataError(f"Report {self.name} has no table {name!r}. {suggest(name, known)}")
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """Return the table for a terminal; text is never read as rich markup."""
+def to_rich(table: Table, width: int = 0) -> rich.table.Table:
+    """Return the table for a terminal of that width; text is never read as rich markup."""
     view = rich.table.Table(
         box=rich.box.SIMPLE_HEAD,
         collapse_padding=True,  # to fit 80 columns
@@ -120,10 +120,10 @@ def to_rich(table: Table) -> rich.table.Table:
         caption=Text("\n".join(table.said())) if table.said() else None,
         caption_justify="left",
     )
-    for column, width in zip(table.columns, _widths(table), strict=True):
+    for column, least in zip(table.columns, _widths(table, width), strict=True):
         view.add_column(
             Text(column.header), justify=column.justify, overflow="fold", no_wrap=_whole(column),
-            min_width=width,
+            min_width=least,
         )  # fmt: skip
     for row in table.cells():
         view.add_row(*(Text(printable(cell)) for cell in row))
@@ -133,40 +133,70 @@ def to_rich(table: Table) -> rich.table.Table:
 def fitting(table: Table, width: int) -> list[Table]:
     """Return the table, as several below each other where a terminal is too narrow for it.
 
-    Each begins with the columns that say what a row is, so no number is ever cut off.
+    Then each task has its own, and each begins with the columns that say what a row is, so no
+    number is ever cut off and few names are.
     """
-    columns, widths = list(table.columns), _widths(table)
+    if _room(_widths(table, width)) <= width:
+        return [table]
+    parts = [part for own in _by_task(table) for part in _by_columns(own, width)]
+    return [*parts[:-1], replace(parts[-1], notes=table.said())]
+
+
+def _by_task(table: Table) -> list[Table]:
+    """Return a table without notes for each task, or the one where each task has a single row."""
+    tasks = list(dict.fromkeys(row.get("task") for row in table.shown))
+    columns = [column for column in table.columns if column.header != "Task"]
+    whole = replace(table, rows=table.shown, most=None, notes=())
+    if len(columns) == len(table.columns) or len(tasks) == len(table.shown):
+        return [whole]
+    return [
+        replace(
+            whole, title=f"{table.title}: {task or 'no task'}", columns=columns,
+            rows=[row for row in table.shown if row["task"] == task],
+        )
+        for task in tasks
+    ]  # fmt: skip
+
+
+def _by_columns(table: Table, width: int) -> list[Table]:
+    columns, widths = list(table.columns), _widths(table, width)
     heads = next((i for i, c in enumerate(columns) if c.justify == "right"), len(columns))
     groups: list[list[int]] = [[]]
     for place in range(heads, len(columns)):
         taken = [*range(heads), *groups[-1], place]
-        # Two spaces between columns, the table's edges together included.
-        if groups[-1] and sum(widths[i] + 2 for i in taken) > width:
+        if groups[-1] and _room([widths[i] for i in taken]) > width:
             groups.append([])
         groups[-1].append(place)
-    parts: list[Table] = []
-    for group in groups:
-        title = f"{table.title} (continued)" if parts else table.title
-        shown = [columns[place] for place in (*range(heads), *group)]
-        part = replace(table, title=title, columns=shown)
-        if group is not groups[-1]:  # notes stand below the last one
-            part = replace(part, rows=table.shown, most=None, notes=())
-        parts.append(part)
-    return parts
+    titles = [table.title, *[f"{table.title} (continued)"] * (len(groups) - 1)]
+    return [
+        replace(table, title=title, columns=[columns[i] for i in (*range(heads), *group)])
+        for title, group in zip(titles, groups, strict=True)
+    ]
+
+
+def _room(widths: Sequence[int]) -> int:
+    """Return what columns take: two spaces between them, the table's edges together included."""
+    return sum(widths) + 2 * len(widths)
 
 
 def _whole(column: Column) -> bool:
     return column.justify == "right" and not column.wrap
 
 
-def _widths(table: Table, word: int = 14) -> list[int]:
-    """Return the least width of each column: of whole cells, or of words unless very long."""
+def _widths(table: Table, width: int = 0) -> list[int]:
+    """Return the least width of each column: of whole cells, or of words unless very long.
+
+    Words that are broken are longer than 14, and than their share of two fifths of the terminal.
+    """
+    left = sum(not _whole(column) for column in table.columns)
+    word = max(14, 2 * width // 5 // max(1, left))
     found = []
     for place, column in enumerate(table.columns):
         texts = [column.header, *(printable(row[place]) for row in table.cells())]
         pieces = texts if _whole(column) else [part for text in texts for part in text.split()]
         sizes = [cell_len(piece) for piece in pieces]
-        found.append(max((s for s in sizes if _whole(column) or s <= word), default=1))
+        longest = max(sizes, default=1)
+        found.append(longest if _whole(column) else min(longest, word))
     return found
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,13 @@ from nabla_eval.analysis.candidates import challengers_baseline, first_accepted_
 from nabla_eval.analysis.runs import Run
 from nabla_eval.reporting.demo import accuracy_and_cost_table, demo_report
 from nabla_eval.reporting.rejection import iid_rows, rejection_report
-from nabla_eval.reporting.rows import INTERVAL, accuracy_difference, decided, verdict
+from nabla_eval.reporting.rows import (
+    INTERVAL,
+    accuracy_difference,
+    decided,
+    run_table,
+    verdict,
+)
 from nabla_eval.reporting.tables import Column, Table, fitting, text, to_json, to_markdown, to_rich
 from nabla_eval.reporting.text import MISSING, code, markdown, number, percent, points, printable
 
@@ -180,7 +187,7 @@ def table(names: list[str], numbers: list[str], columns: int) -> Table:
 def printed(made: Table, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     for part in fitting(made, width):
-        console.print(to_rich(part))
+        console.print(to_rich(part, width))
     return console.file.getvalue().splitlines()
 
 
@@ -209,3 +216,26 @@ def test_parts_name_their_rows_and_the_notes_come_last(width):
     assert [part.title for part in parts[:2]] == ["Title", "Title (continued)"]
     assert [part.notes for part in parts] == [()] * (len(parts) - 1) + [["A note."]]
     assert [c.header for part in parts for c in part.columns[1:]] == [f"Head {i}" for i in range(6)]
+
+
+def test_long_names_stay_whole_and_each_task_has_a_table_of_its_own():
+    tasks = "nabla_aime_2024", "nabla_math_500_conservative"
+    names = "nabla n=8 policy=Qwen/Qwen2.5-7B-Instruct", "best_of_n n=8 stop_reward=0.00012"
+    rows = [{"run": name, "task": task, "rate": 0.5} for task in tasks for name in names]
+    rates = [Column(f"Rejection rate {i}", "rate", percent) for i in range(4)]
+    made = run_table("t", "Title", rows, rates, "A note.")
+    lines = printed(made, 80)
+    for word in [*tasks, *(word for name in names for word in name.split())]:
+        assert any(word in line for line in lines), word
+    assert max(map(len, lines)) <= 80
+    parts = fitting(made, 80)
+    assert [part.title for part in parts] == [
+        "Title: nabla_aime_2024", "Title: nabla_aime_2024 (continued)",
+        "Title: nabla_math_500_conservative", "Title: nabla_math_500_conservative (continued)",
+    ]  # fmt: skip
+    assert [len(part.rows) for part in parts] == [2] * 4 and parts[-1].notes == ["A note."]
+    single = replace(made, rows=rows[::2])  # a table that is about tasks is not taken apart
+    assert fitting(single, 80)[0].columns[0].header == "Task"
+    cut = fitting(replace(made, most=3), 80)
+    assert [len(part.rows) for part in cut] == [2, 2, 1, 1]
+    assert cut[-1].notes == ["3 of 4 rows are shown; JSON and CSV have all.", "A note."]
