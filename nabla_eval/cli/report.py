@@ -256,7 +256,7 @@ def trace_pages(runs: Iterable[Run], output: Path, wanted: bool | None) -> dict[
     pages: dict[str, Any] = {}
     found = {}
     for home in homes:
-        ((name, page),) = pages_of(home).items()
+        ((name, page),) = pages_of([home]).items()
         while name in pages:
             name += "_"
         pages[name] = page

@@ -50,15 +50,14 @@ def list_(run: Path, change: str | None, order: str, limit: int) -> None:
     from nabla_eval.cli.trace_view import problem_table, problems_of
     from nabla_eval.reporting.story import brief as line_of
 
-    with told_warnings():
-        problems = problems_of(run)
-    total, key = len(problems), ORDERS[order]
-    if key is not None:
-        problems.sort(key=lambda problem: key(line_of(problem.entry)))
-    # Drafts are graded here: only as many as are shown.
-    briefs = (problem.brief() for problem in problems)
-    found = (brief for brief in briefs if change in (None, brief.change))
-    shown = list(islice(found, limit))
+    with told_warnings(), problems_of(run) as problems:
+        total, key = len(problems), ORDERS[order]
+        if key is not None:
+            problems.sort(key=lambda problem: key(line_of(problem.entry)))
+        # Drafts are graded here: only as many as are shown.
+        briefs = (problem.brief() for problem in problems)
+        found = (brief for brief in briefs if change in (None, brief.change))
+        shown = list(islice(found, limit))
     console = Screen()
     console.print(problem_table(shown, console.width))
     more = " --limit shows more." if len(shown) == limit < total else ""
@@ -68,7 +67,8 @@ def list_(run: Path, change: str | None, order: str, limit: int) -> None:
 @trace.command()
 @_RUN
 @click.argument("problem")
-def show(run: Path, problem: str) -> None:
+@click.option("--full", is_flag=True, help="Whole prompt, whole candidates: long texts are cut.")
+def show(run: Path, problem: str, full: bool) -> None:
     """Tell one problem: the response with revised tokens marked, and every candidate.
 
     PROBLEM is an id as `trace list` prints it (task/document/repeat), or its document's number.
@@ -78,29 +78,30 @@ def show(run: Path, problem: str) -> None:
     from nabla_eval.cli.trace_view import problems_of, told
 
     console = Screen()
-    with told_warnings():
-        story = _one(problems_of(run), problem, run).story()
-    for part in told(story):
+    with told_warnings(), problems_of(run) as problems:
+        story = _one(problems, problem, run).story()
+    for part in told(story, full):
         console.print(part)
 
 
 @trace.command()
-@_RUN
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Folder for the pages.")  # fmt: skip
-def html(run: Path, output: Path) -> None:
+def html(runs: tuple[Path, ...], output: Path) -> None:
     """Write a page per run that shows every problem in a browser; it needs no network.
 
-    With a study folder, each run below it gets a page. The page of a large run reads its problems
-    from a folder beside it, RUN-problems.
+    RUNS are run folders, or study folders, whose runs get a page each. With several, index.html
+    has them side by side, problem by problem. The page of a large run reads its problems from a
+    folder beside it, RUN-problems.
 
-    Example: nabla-eval trace html results/nabla -o pages
+    Example: nabla-eval trace html results/nabla results/twin -o pages
     """
     from nabla_eval.cli.trace_view import pages_of
     from nabla_eval.reporting.viewer import beside, write_pages
 
     with told_warnings(), Screen(err=True).status("Writing pages"):
-        paths = write_pages(pages_of(run), output)
+        paths = write_pages(pages_of(runs), output)
     for path in paths:
         say(path)
     for folder in filter(Path.exists, map(beside, paths)):

@@ -5,37 +5,43 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from nabla_eval.analysis.folders import ScoredTask, evaluations, find, finished, natural, traces_of
+from nabla_eval.analysis.grades import KeptGrades
 from nabla_eval.analysis.runs import task_of
-from nabla_eval.cli.grading import grader
+from nabla_eval.cli.grading import gold, judge, rules
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.story import (
-    UNKNOWN,
+    Assessment,
     Brief,
     Move,
-    Right,
+    Sample,
     Story,
     StoryStep,
     Token,
     brief,
-    rightness,
+    judged_texts,
+    own_question,
     tell,
 )
-from nabla_eval.reporting.text import MISSING, number
-from nabla_eval.reporting.viewer import TracePage
+from nabla_eval.reporting.text import MISSING, number, rewards
+from nabla_eval.reporting.viewer import INDEX, TracePage
 from nabla_eval.terminal import visible
-from nabla_eval.traces.index import entries, whole
+from nabla_eval.traces.index import entries, light, shortened, whole
 from nabla_eval.traces.manifest import FILE, check_schema, read_manifest
-from nabla_eval.traces.schema import Record
+from nabla_eval.traces.schema import Record, document
 
+EXCERPT = 240  # characters of a candidate that are shown after its revised token
 VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 
 
@@ -43,73 +49,84 @@ VERDICTS = {"accepted": "bold green", "rejected": "red", "tie": "yellow"}
 class StoredProblem:
     """A problem of a run folder. Its story is read when it is asked for, so that runs may be large.
 
-    `told` is what the task says about it, None where no score can be used.
+    `task` is what lm-eval says about it, None where no score can be used.
     """
 
-    entry: Record  # shortened
-    told: ScoredTask | None
+    entry: Record  # shortened, or where it is
+    task: ScoredTask | None
+    kept: KeptGrades
 
     @property
     def id(self) -> str:
         """The problem's id, task/document/repeat."""
         return str(self.entry["id"])
 
-    def right(self) -> Right:
-        """Say whether the first draft and the answer are right, by grading where nobody did."""
-        told = self.told
-        if told is None:
-            return UNKNOWN
-        return rightness(self.entry, told.scores, told.docs, grader(told.task))
-
     def brief(self) -> Brief:
         """Return the problem's line in a list."""
-        return brief(self.entry, self.right())
+        return brief(self.entry, self._told(self.entry))
 
     def story(self) -> Story:
         """Return the problem's story; of an unfinished run without right or wrong."""
-        return tell(whole(self.entry), self.right())
+        record = whole(self.entry)
+        entry = cast(Any, {**shortened(record), "place": self.entry["place"]})
+        return tell(record, self._told(entry, judged_texts(record)))
+
+    def _told(self, entry: Record, texts: Sequence[str] | None = None) -> Assessment:
+        """Return what the task says, by grading where nobody did: the `texts` too."""
+        if self.task is None:
+            return Assessment()
+        name, items = self.task.task, self.task.docs
+        item = items.get(document(self.id), {})
+        grades = self.kept.get(entry, self.task.scores, items, judge(name), texts)
+        return Assessment(own_question(entry, item.get("doc")), gold(name, item), grades)
 
 
-def problems_of(folder: Path) -> list[StoredProblem]:
-    """Return every problem of a run folder, also of one that is not finished.
+@contextmanager
+def problems_of(folder: Path, *, stories: bool = False) -> Iterator[list[StoredProblem]]:
+    """Give every problem of a run folder, also of one that is not finished; keep their grades.
 
-    Then right or wrong is not known where no grader can say. Raises `DataError` where there are no
-    traces.
+    Then right or wrong is not known where no grader can say. With `stories`, only these can be
+    asked for, and they take less memory. Raises `DataError` where there are no traces.
     """
     if not (folder / FILE).exists() and folder.is_dir() and not any(folder.glob("trace-rank*")):
         homes = find(folder)
         folder = homes[0] if len(homes) == 1 else folder
     check_schema(folder)
-    found = sorted(entries(traces_of(folder)), key=lambda entry: natural(entry["id"]))
-    told: dict[str, ScoredTask] = {}
+    there = entries(traces_of(folder))
+    found = list(map(light, there)) if stories else list(there)
+    found.sort(key=lambda entry: natural(entry["id"]))
+    scored: dict[str, ScoredTask] = {}
     if any(folder.rglob("samples_*.jsonl")):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an unfinished run, which is fine here
                 if finished(folder):
                     names = [entry["id"] for entry in found]
-                    told = {each.task: each for each in evaluations(folder, names)}
+                    scored = {each.task: each for each in evaluations(folder, names)}
         except DataError as fault:
-            warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=2)
-    return [StoredProblem(entry, told.get(task_of(entry["id"]))) for entry in found]
+            warnings.warn(f"Shown without the task's scores. {fault}", stacklevel=3)
+    with KeptGrades(traces_of(folder), rules()) as kept:
+        yield [StoredProblem(entry, scored.get(task_of(entry["id"])), kept) for entry in found]
 
 
-def pages_of(folder: Path) -> dict[str, TracePage]:
-    """Return a page for every run at or below a folder, by file name."""
+def pages_of(folders: Sequence[Path]) -> dict[str, TracePage]:
+    """Return a page for every run at or below some folders, by file name."""
     pages: dict[str, TracePage] = {}
-    for home in find(folder):
-        name = re.sub(r"[^A-Za-z0-9._+-]+", "_", home.resolve().name) or "run"
-        while name in pages:
+    homes = dict.fromkeys(home.resolve() for folder in folders for home in find(folder))
+    for home in homes:
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "_", home.name) or "run"
+        while name in {*pages, INDEX}:
             name += "_"
         manifest = read_manifest(home)
-        title = home.resolve().name if manifest is None else manifest["name"]
+        title = home.name if manifest is None else manifest["name"]
         pages[name] = TracePage(title, _stories(home), _facts(home))
     return pages
 
 
 def _stories(home: Path) -> Iterator[Story]:
-    for problem in problems_of(home):
-        yield problem.story()
+    with problems_of(home, stories=True) as problems:
+        for problem in problems:
+            yield problem.story()
 
 
 def _facts(home: Path) -> dict[str, str]:
@@ -142,38 +159,65 @@ def _table(
 
 
 def problem_table(briefs: Sequence[Brief], width: int) -> Table:
-    """Return one line per problem; the response as far as there is room, or not at all."""
+    """Return one line per problem; its question as far as there is room, or not at all."""
     numbers = ("Reward", "Judged", "Kept", "Calls")
     headings = ("Problem", "Draft", "Answer", *numbers)
     rows = list(map(_problem, briefs))
     texts = zip(headings, *([str(cell) for cell in row] for row in rows), strict=True)
     room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
     shown = room >= 16
-    table = _table(*headings, *(["Response"] if shown else []), right=numbers)
+    table = _table(*headings, *(["Question"] if shown else []), right=numbers)
     for row, each in zip(rows, briefs, strict=True):
-        response = Text(_line(each.response))
-        response.truncate(min(room, 60), overflow="ellipsis")
-        table.add_row(*row, *([response] if shown else []))
+        question = Text(_line(each.question))
+        question.truncate(min(room, 60), overflow="ellipsis")
+        table.add_row(*row, *([question] if shown else []))
     return table
 
 
 def _problem(line: Brief) -> list[Text]:
-    first, final = (number(reward, 2) for reward in line.rewards)
-    cells = [f"{first} → {final}" if line.revised else final, str(line.judged)]
+    old, new = line.rewards
+    cells = [rewards(old, new, 2) if line.revised else number(new, 2), str(line.judged)]
     cells += [str(line.accepted), number(line.calls, 0)]
-    return [Text(visible(line.id)), *map(_right, line.right), *map(Text, cells)]
+    draft, answer = map(_right, line.right)
+    if line.right[1] is False and (line.no_answer or line.truncated):
+        answer = Text("cut off" if line.truncated else "no answer", style="red")
+    return [Text(visible(line.id)), draft, answer, *map(Text, cells)]
 
 
-def told(story: Story) -> Iterator[RenderableType]:
-    """Yield one problem for the terminal, part by part; model text is never read as markup."""
+def told(story: Story, whole: bool = False) -> Iterator[RenderableType]:
+    """Yield one problem for the terminal, part by part; model text is never read as markup.
+
+    Long texts of candidates are cut unless `whole`, which shows the whole prompt, too.
+    """
     yield Text(visible(story.id), style="bold")
-    yield Text(visible(story.prompt))
-    responses = [("First draft ", story.first), ("Answer ", story.final)]
-    for (name, tokens), right, reward in zip(responses, story.right, story.rewards, strict=True):
+    yield Text(visible(story.prompt if whole else story.question))
+    yield Text()
+    yield _summary(story)
+    for name, tokens in (("First draft", story.first), ("Answer", story.final)):
         if tokens is not None:
-            head = f"  reward {number(reward, 3)}\n"
-            yield Text.assemble("\n", (name, "bold"), _right(right), head, _response(tokens))
+            yield Text.assemble("\n", (name, "bold"), "\n", _response(tokens))
+    for step in story.steps:
+        yield _step(step, None if whole else EXCERPT)
+    for sample in story.samples:
+        yield _sample(sample, None if whole else EXCERPT)
+    if story.moves:
+        yield Text()
+        yield _moves(story.moves)
+
+
+def _summary(story: Story) -> Table:
+    """Return what became of the draft, what is right and what it took."""
+    table = _table("", "")
+    table.show_header = False
+    if story.gold is not None:
+        table.add_row(Text("Gold answer"), Text(_line(story.gold)))
+    rows = list(zip(("Draft", "Answer"), story.right, story.answers, _rewards(story), strict=True))
+    for name, right, answer, reward in rows if story.final is not None else rows[1:]:
+        more = ", cut off" if name == "Answer" and story.truncated else ""
+        table.add_row(name, Text.assemble(_said(right, answer), f", reward {reward}{more}"))
     done = f"{len(story.steps)} candidates, {story.accepted} accepted"
+    if story.samples:
+        done = f"{len(story.samples)} drafts" + (f", {done}" if story.steps else "")
     if story.moves:
         chosen = sum(move.chosen for move in story.moves)
         done = f"{len(story.moves)} moves of the search, {chosen} of them to the answer"
@@ -181,11 +225,20 @@ def told(story: Story) -> Iterator[RenderableType]:
         replaced = sum(choice.replaced for choice in story.choices)
         done = f"{len(story.choices)} guided tokens, {replaced} of them replaced (see `trace html`)"
     calls = f"{number(story.calls, 0)} model calls; ended: {visible(story.ended)}"
-    yield Text(f"\n{done}; {calls}", style="bold")
-    for step in story.steps:
-        yield _step(step)
-    if story.moves:
-        yield _moves(story.moves)
+    table.add_row(Text("Search"), Text(f"{done}; {calls}"))
+    return table
+
+
+def _rewards(story: Story) -> list[str]:
+    """Return both rewards, so that the larger one can be told."""
+    return rewards(*story.rewards).split(" → ")
+
+
+def _said(right: bool | None, answer: str | None) -> Text:
+    """Return whether a response is right, and its answer."""
+    if right is not None and answer is not None:
+        return Text.assemble(_right(right), f", answers {_line(answer)}")
+    return Text.assemble(_right(right), ", no answer" if right is False else "")
 
 
 def _moves(moves: Sequence[Move]) -> RenderableType:
@@ -215,15 +268,22 @@ def _indent(depth: int, most: int = 8) -> str:
     return "│ " * min(depth, most) + (f"({depth}) " if depth > most else "")
 
 
-def _step(step: StoryStep) -> RenderableType:
-    shared = visible(step.shared)
-    tail = shared if len(shared) <= 60 else f"…{shared[-60:]}"
+def _step(step: StoryStep, most: int | None) -> RenderableType:
+    """Tell a candidate, beside what it was to replace; of what follows, so many characters."""
+    before = _tail(step.shared)
+    gradient = {
+        "taken": f"gradient norm {number(step.gradient_norm, 3)}",
+        "certified": "certified: no gradient could change the draw",
+        "none": "no gradient",
+    }
     head = Text.assemble(
         f"\n{step.index + 1}. ", (step.verdict, VERDICTS[step.verdict]),
-        f"  token {step.position}: ", (_line(step.old_text), "bold red"), " → ",
-        (_line(step.new_text), "bold green"),
-        f"   reward {number(step.old_reward, 3)} → {number(step.new_reward, 3)}",
-        f"\n   entropy {number(step.entropy, 2)}   gradient norm {number(step.gradient_norm, 3)}",
+        f"  token {step.position}: ", (before[-30:], "dim"), (_line(step.old_text), "bold red"),
+        " → ", (_line(step.new_text), "bold green"),
+        f"   reward {rewards(step.old_reward, step.new_reward)}\n   ",
+        _said(step.right, step.answer),
+        f"   sweep {step.sweep + 1}   entropy {number(step.entropy, 3)} nats   ",
+        gradient[step.gradient],
     )  # fmt: skip
     sides = (
         ("-", step.old_text, "bold red", step.old_rest),
@@ -232,10 +292,35 @@ def _step(step: StoryStep) -> RenderableType:
     return Group(
         head,
         *(
-            Text.assemble(f"   {sign} ", (tail, "dim"), (visible(token), style), visible(rest))
+            _aside(f"{sign} ", (before, "dim"), (_line(token), style), _line(_cut(rest, most)))
             for sign, token, style, rest in sides
         ),
     )
+
+
+def _aside(*parts: str | tuple[str, str]) -> RenderableType:
+    """Return a paragraph below what it belongs to, each of its lines indented."""
+    return Padding(Text.assemble(*parts), (0, 0, 0, 3))
+
+
+def _sample(sample: Sample, most: int | None) -> RenderableType:
+    returned = "   returned" if sample.returned else ""
+    head = Text.assemble(
+        f"\n{sample.index + 1}. ", ("draft", "bold"), "  ", _said(sample.right, sample.answer),
+        f"   reward {number(sample.reward, 3)}", (returned, "bold green"),
+    )  # fmt: skip
+    return Group(head, _aside(_line(_cut(sample.text, most))))
+
+
+def _tail(text: str) -> str:
+    shown = _line(text)
+    return shown if len(shown) <= 60 else f"…{shown[-60:]}"
+
+
+def _cut(text: str, most: int | None) -> str:
+    if most is None or len(text) <= most + 20:
+        return text
+    return f"{text[:most]}… ({len(text) - most:,} more characters)"
 
 
 def _response(tokens: Sequence[Token]) -> Text:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
-from nabla_eval.reporting.story import Story, StoryStep, Token, tell
-from nabla_eval.reporting.text import MISSING, TEMPLATES, number, templates
+from nabla_eval.analysis.grades import Graded, Grades
+from nabla_eval.reporting.story import Assessment, Story, StoryStep, Token, tell
+from nabla_eval.reporting.text import TEMPLATES, number, rewards, templates
 from nabla_eval.terminal import visible
 from nabla_eval.traces.index import whole
 from nabla_eval.traces.schema import Record
@@ -41,7 +42,7 @@ class Told(Story):
         )  # fmt: skip
 
     def __str__(self) -> str:
-        parts = [facts(self), f"\n{visible(self.prompt)}\n", marked(self.final or self.first)]
+        parts = [facts(self), f"\n{visible(self.question)}\n", marked(self.final or self.first)]
         if self.final is not None:
             parts.insert(2, f"{marked(self.first)}\n  was revised to")
         parts += ["", *map(_line, self.steps[:SHOWN])] if self.steps else []
@@ -62,7 +63,8 @@ def story(problem: Mapping[str, Any]) -> Told:
     """
     stored, score = problem.get("record", problem), problem.get("score")
     right = bool(score) if score in (0, 1) else None
-    return Told(**vars(tell(whole(cast(Record, stored)), (None, right))))
+    known = Assessment(grades=Grades(final=Graded(right)))
+    return Told(**vars(tell(whole(cast(Record, stored)), known)))
 
 
 def facts(story: Story) -> str:
@@ -76,17 +78,6 @@ def facts(story: Story) -> str:
     if story.moves:
         found.append(f"{len(story.moves)} moves")
     return visible(" · ".join([*found, f"{story.calls:.0f} model calls", f"ended: {story.ended}"]))
-
-
-def rewards(old: float, new: float | None) -> str:
-    """Word two rewards with as many digits as show which one is higher."""
-    if new is None:
-        return f"{number(old, 3)} → {MISSING}"
-    for digits in range(3, 17):
-        words = number(old, digits), number(new, digits)
-        if words[0] != words[1] or old == new:
-            break
-    return " → ".join(words)
 
 
 def describe(token: Token, place: int) -> str:

@@ -5,23 +5,33 @@ The terminal and the viewer show these values; the page's script reads them by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import islice, repeat
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from nabla_eval.analysis.grades import Graded, Grades
 from nabla_eval.outcome import Candidate, Choice, Step, Verdict
-from nabla_eval.thought import answered
 from nabla_eval.traces.index import shortened
-from nabla_eval.traces.schema import Profile, Record, document
+from nabla_eval.traces.schema import Profile, Record
 
 T = TypeVar("T")
-# (lm-eval's doc and target, response) -> is it right?
-Judge: TypeAlias = Callable[[Mapping[str, Any], str], bool]
 Change: TypeAlias = Literal["wrong-right", "right-wrong", "stayed-right", "stayed-wrong", "unknown"]
 Right: TypeAlias = tuple[bool | None, bool | None]  # the first draft and the answer
 Owners: TypeAlias = dict[int, tuple[int, bool]]  # position -> `Token.by` and `Token.revised`
-UNKNOWN: Right = (None, None)
 SHORT = 200  # characters of a text that a list shows
+# What the fields of an lm-eval doc are called that hold its question.
+QUESTIONS = ("question", "problem", "query", "input", "prompt", "instruction")
+CUT = ("length", "step")  # how a response ends that was cut off
+_ENDED = {
+    "budget": "n used up",
+    "reward": "stop_reward reached",
+    "done": "nothing left to try",
+    "malformed": "no whole response",
+    "max_calls": "max_calls used up",
+    "max_item_tokens": "max_item_tokens used up",
+    "max_item_seconds": "max_item_seconds used up",
+}
 
 
 class Token(NamedTuple):
@@ -44,6 +54,7 @@ class StoryStep:
     entropy: float
     top_probability: float
     gradient_norm: float | None
+    gradient: Literal["taken", "certified", "none"]  # certified: none could change the draw
     old_text: str
     new_text: str
     shared: str  # text before the position, the same in both
@@ -52,6 +63,36 @@ class StoryStep:
     old_reward: float
     new_reward: float
     verdict: Verdict
+    stop: str
+    right: bool | None  # the candidate; None where nobody knows
+    answer: str | None
+    before: str  # the whole text that it was compared with
+    text: str  # its own
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of a problem that its trace does not say."""
+
+    question: str = ""  # its own text; "" where the trace has to do
+    gold: str | None = None  # the right answer
+    grades: Grades = field(default_factory=Grades)
+
+
+NOTHING = Assessment()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One of several drafts."""
+
+    index: int
+    text: str
+    reward: float | None
+    stop: str
+    right: bool | None
+    answer: str | None
+    returned: bool  # it is the answer
 
 
 @dataclass(frozen=True)
@@ -89,105 +130,110 @@ class Brief:
     """One line of a list of stories. Pairs are of the first draft and of the answer."""
 
     id: str
-    prompt: str
+    question: str
     right: Right  # None where nobody knows
     rewards: tuple[float | None, float | None]
     revised: bool  # whether the answer is another one than the first draft
     change: Change
     judged: int  # candidates
     accepted: int
+    drafts: int
     searched: int  # moves of a search
     calls: float  # of the models
-    response: str  # its beginning
+    truncated: bool  # the answer was cut off
+    no_answer: bool  # nothing in it could be graded
 
 
 @dataclass(frozen=True)
 class Story(Brief):
     """The events of one problem."""
 
+    prompt: str
+    gold: str | None
+    answers: tuple[str | None, str | None]  # of the first draft and of the answer
     first: tuple[Token, ...]
     final: tuple[Token, ...] | None  # None where the first draft is the answer
     steps: tuple[StoryStep, ...]
     moves: tuple[Move, ...]  # of a search; no other method has any
     choices: tuple[Chosen, ...]  # of a guided method; no other has any
-    drafts: int
+    samples: tuple[Sample, ...]  # the drafts, where there are several
     ended: str
     stop: str
 
     def brief(self) -> Brief:
         """Return the line of this story in a list."""
-        return _picked(Brief, vars(self), prompt=self.prompt[:SHORT])
+        return _picked(Brief, vars(self), question=self.question[:SHORT])
 
 
 def _picked(kind: type[T], values: Mapping[str, Any], **more: Any) -> T:
     """Return a dataclass whose fields are values of the same names, and `more`."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     return kind(**more, **{name: values[name] for name in names - more.keys()})
 
 
-def brief(entry: Mapping[str, Any], right: Right = UNKNOWN) -> Brief:
+def own_question(entry: Mapping[str, Any], doc: Any) -> str:
+    """Return the part of an lm-eval doc that a record's prompt asks, "" where there is none.
+
+    Without few-shot examples, instructions and chat template, that is: a field that is called as
+    questions are, else the longest text of the doc that stands in the prompt.
+    """
+    texts = doc if isinstance(doc, Mapping) else {}
+    asked = {
+        name: text.strip() for name, text in texts.items()
+        if isinstance(text, str) and text.strip() and text.strip() in entry["prompt"]
+    }  # fmt: skip
+    named = next((asked[name] for name in QUESTIONS if name in asked), None)
+    longest = max(asked.values(), key=len, default="")
+    return named or (longest if len(longest) >= 12 else "")
+
+
+def brief(entry: Mapping[str, Any], told: Assessment = NOTHING) -> Brief:
     """Return the line of a shortened record (`traces.index.entries`) in a list."""
     outcome, drafts, candidates = entry["outcome"], entry["drafts"], entry["candidates"]
+    question = told.question or entry.get("question") or entry["prompt"]
+    right, final = told.grades.right, told.grades.final
     return Brief(
         id=entry["id"],
-        prompt=entry["prompt"][:SHORT],
+        question=question[:SHORT],
         right=right,
         rewards=(drafts[0]["reward"] if drafts else None, outcome["reward"]),
         revised=entry["revised"],
         change=change_of(*right),
         judged=len(candidates),
         accepted=sum(candidate["verdict"] == "accepted" for candidate in candidates),
+        drafts=len(drafts),
         searched=entry["moves"],
         calls=entry["ledger"]["model_calls"],
-        response=outcome["text"][:SHORT],
+        truncated=outcome["stop"] in CUT,
+        no_answer=final.right is False and final.answer is None,
     )
 
 
-def rightness(
-    entry: Mapping[str, Any],
-    scores: Mapping[str, Sequence[float]],
-    docs: Mapping[str, Mapping[str, Any]],
-    judge: Judge | None,
-) -> Right:
-    """Return whether the first draft and the answer of a shortened record are right.
-
-    `scores` and `docs` are the task's, by problem (task/document). `judge` grades the first draft,
-    and an answer whose own score is not known: a mean over several answers to a problem says
-    nothing of one of them.
-    """
-    problem = document(entry["id"])
-    known, doc = set(scores.get(problem, ())), docs.get(problem)
-
-    def grade(text: str) -> bool | None:
-        if judge is None or doc is None:
-            return None
-        return judge(doc, answered(entry["prompt"], text))
-
-    last = known == {1.0} if known in ({0.0}, {1.0}) else grade(entry["outcome"]["text"])
-    return last if entry["first"] is None else grade(entry["first"]), last
-
-
-def tell(record: Record, right: Right = UNKNOWN) -> Story:
+def tell(record: Record, told: Assessment = NOTHING) -> Story:
     """Return the story of a record."""
     entry = shortened(record)
     draft = record["drafts"][0] if record["drafts"] else None
-    outcome = record["outcome"]
+    outcome, grades = record["outcome"], told.grades
     start = outcome["text"] if draft is None else draft["text"]
-    steps, owners = _replay(record, start)
+    steps, owners = _replay(record, start, grades)
     profiles = record.get("profiles", {})
     first = profiles.get("first")
     final = profiles.get("final", None if entry["revised"] else first)
     first_tokens = _plain(start) if first is None else _tokens(first, {})
     final_tokens = _plain(outcome["text"]) if final is None else _tokens(final, owners)
+    question = told.question or entry.get("question") or record["prompt"]
     return Story(
-        **{**vars(brief(entry, right)), "prompt": record["prompt"]},
+        **{**vars(brief(entry, told)), "question": question},
+        prompt=record["prompt"],
+        gold=told.gold,
+        answers=(grades.first.answer, grades.final.answer),
         first=first_tokens,
         final=final_tokens if final_tokens != first_tokens else None,
         steps=steps,
         moves=tree_of(record.get("steps", []), outcome["tokens"]),
         choices=tuple(_chosen(choice) for choice in record.get("choices", [])),
-        drafts=len(record["drafts"]),
-        ended=outcome["ended"],
+        samples=_samples(record, grades),
+        ended=_ENDED.get(outcome["ended"], outcome["ended"]),
         stop=outcome["stop"],
     )
 
@@ -201,17 +247,18 @@ def change_of(first: bool | None, final: bool | None) -> Change:
     return "wrong-right" if final else "right-wrong"
 
 
-def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners]:
+def _replay(record: Record, start: str, grades: Grades) -> tuple[tuple[StoryStep, ...], Owners]:
     """Judge the candidates again, in order: steps, and who wrote each position of the answer."""
     current = start
     owners: Owners = {}
     steps = []
-    for candidate in record["candidates"]:
+    for candidate, grade in zip(record["candidates"], _known(grades), strict=False):
         at, text, index = _split(candidate, current), candidate["text"], candidate["index"]
         old = _matching(candidate["old_text"], current[at:])
         new = _matching(candidate["new_text"], text[at:])
-        rests = {"old_rest": current[at + len(old) :], "new_rest": text[at + len(new) :]}
-        steps.append(_picked(StoryStep, candidate, shared=text[:at], **rests))
+        more = {"old_rest": current[at + len(old) :], "new_rest": text[at + len(new) :]}
+        more |= {"gradient": _gradient(record, candidate), **grade._asdict()}
+        steps.append(_picked(StoryStep, candidate, shared=text[:at], before=current, **more))
         if candidate["verdict"] == "accepted":
             position = candidate["position"]
             owners = {place: owner for place, owner in owners.items() if place < position}
@@ -221,6 +268,35 @@ def _replay(record: Record, start: str) -> tuple[tuple[StoryStep, ...], Owners]:
     if current != record["outcome"]["text"]:  # chosen otherwise than by the last acceptance
         owners = {}
     return tuple(steps), owners
+
+
+def judged_texts(record: Record) -> list[str]:
+    """Return the texts that `Grades.judged` is about: of candidates, then of several drafts."""
+    drafts = record["drafts"]
+    return [each["text"] for each in (*record["candidates"], *(drafts if len(drafts) > 1 else ()))]
+
+
+def _known(grades: Grades) -> Iterable[Graded]:
+    return repeat(Graded()) if grades.judged is None else grades.judged
+
+
+def _samples(record: Record, grades: Grades) -> tuple[Sample, ...]:
+    drafts, text = record["drafts"], record["outcome"]["text"]
+    if len(drafts) < 2:
+        return ()
+    known = islice(_known(grades), len(record["candidates"]), None)
+    return tuple(
+        _picked(Sample, draft, returned=draft["text"] == text, **grade._asdict())
+        for draft, grade in zip(drafts, known, strict=False)
+    )
+
+
+def _gradient(record: Record, candidate: Candidate) -> str:
+    """Say whether a gradient was taken for a draw, and if not why."""
+    if candidate["gradient_norm"] is not None:
+        return "taken"
+    refined = record["config"].get("steps") != 0  # the twin's draws are certain by its nature
+    return "certified" if refined and candidate.get("certified") else "none"
 
 
 def _chosen(choice: Choice) -> Chosen:

@@ -37,6 +37,15 @@ def _decimal(value: float, digits: int, sign: str = "") -> str:
     return f"{value if abs(value) > _ROUNDING else 0.0:{sign},.{digits}f}"
 
 
+def rewards(old: float | None, new: float | None, digits: int = 3) -> str:
+    """Word two rewards with as many digits as show which one is higher: 0.0770 → 0.0774."""
+    for more in range(digits, 17):
+        words = number(old, more), number(new, more)
+        if words[0] != words[1] or old == new:
+            break
+    return " → ".join(words)
+
+
 def count(value: int | None) -> str:
     """A whole number with a comma between thousands."""
     return MISSING if value is None else f"{value:,}"
@@ -123,9 +132,9 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
-def script_of(name: str) -> tuple[str, str]:
-    """Return a script among the templates, and its hash as a content security policy names it."""
-    script = (TEMPLATES / name).read_text(encoding="utf-8")
+def script_of(*names: str) -> tuple[str, str]:
+    """Return scripts among the templates as one, and its hash as a content security policy says."""
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     return script, f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 

@@ -31,7 +31,7 @@ _CANDIDATE = (
 _LEFT = ("steps", "choices", "profiles")
 _TEXTS = ("prompt", "method", "config_hash")  # that runs on the same problems share
 _SAME = ("config", "models", "versions")  # of all records of most runs
-_LISTED = ("first", "moves", "stats")  # what lists and resumed runs alone use
+_LISTED = ("question", "first", "moves", "stats")  # what lists and resumed runs alone use
 
 
 def path_of(file: Path) -> Path:

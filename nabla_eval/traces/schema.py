@@ -33,6 +33,7 @@ _LATER: dict[str, dict[str, Any]] = {
     },
     "tree_of_thought": {"step_score": "last"},
 }  # fmt: skip
+_SELDOM = ("question", "choices", "profiles")  # written where there is something in them
 FLOAT = "$float"  # {"$float": "inf"} stands for a number that JSON has no word for
 
 
@@ -53,6 +54,7 @@ class Record(JsonObject):
     problem_hash: str  # of prompt ids, reward affixes, length limit and stop strings
     key: str  # of the problem's randomness, hexadecimal: it depends on the seed
     prompt: str
+    question: str = ""  # what the user asks in it; "" where that is all of the prompt
     method: str
     config: dict[str, Any]  # flat options, defaults included
     config_hash: str
@@ -146,7 +148,7 @@ def document(identifier: str) -> str:
 def dumps(value: Any) -> str:
     """Return one line of standard ASCII JSON; infinities and NaN survive as tagged objects."""
     if isinstance(value, Record):
-        value = {k: v for k, v in value.items() if v or k not in ("choices", "profiles")}
+        value = {name: own for name, own in value.items() if own or name not in _SELDOM}
     plain = msgspec.to_builtins(value)
     try:
         return json.dumps(plain, allow_nan=False, separators=(",", ":"))

@@ -142,6 +142,7 @@ def record(
         problem_hash=problem_hash(problem),
         key=problem.key.digest.hex(),
         prompt=problem.text,
+        question=problem.question if problem.question != problem.text else "",
         method=method,
         config=options,
         config_hash=fingerprint(options),

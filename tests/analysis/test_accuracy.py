@@ -28,11 +28,11 @@ from nabla_eval.analysis.calibration import (
     reliability,
 )
 from nabla_eval.analysis.cost import COSTS, correct_per_cost, costs
+from nabla_eval.analysis.grades import Graded, graded
 from nabla_eval.analysis.intervals import wilson
 from nabla_eval.analysis.runs import Run
 from nabla_eval.errors import DataError
 from nabla_eval.randomness import Key
-from nabla_eval.reporting.story import rightness
 from nabla_eval.traces.index import shortened
 
 
@@ -167,11 +167,11 @@ def test_thoughts_that_the_prompt_opened_and_that_were_cut_off_are_no_answers():
         prompt = f"1+1?{opening}"
         run = repeated(texts, [[0.0, 0.0, 1.0]], prompt=prompt, docs={"toy/0": {}})
         assert majority_accuracy(run).value == share
-        graded = []
-        judge = lambda doc, text: graded.append(text) is None  # noqa: E731, B023
+        seen = []
+        judge = lambda doc, text: Graded(seen.append(text) is None)  # noqa: E731, B023
         drafted_answers(run, judge)
-        rightness(shortened(run.answers["record"][0]), {}, {"toy/0": {}}, judge)
-        assert {*graded} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
+        graded(shortened(run.answers["record"][0]), {}, {"toy/0": {}}, judge)
+        assert {*seen} == ({"", r"\boxed{2}"} if opening else {*texts[0]})
 
 
 def test_answers_carry_reward_and_score():

@@ -46,7 +46,7 @@ def page(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ]  # fmt: skip
         write_run(folder / name, records, [float(i % 3 > 0) for i in range(12)])
     runs = load([folder])
-    pages = write_pages(
+    _, *pages = write_pages(
         {
             run.name: TracePage(run.name, map(tell, run.answers["record"].map(whole)))
             for run in runs

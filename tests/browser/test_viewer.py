@@ -9,8 +9,9 @@ import pytest
 from chromium import Browser, executable
 from told_runs import HOSTILE, IDS, searched_records, told_records
 
+from nabla_eval.analysis.grades import Graded, Grades
 from nabla_eval.reporting import viewer
-from nabla_eval.reporting.story import tell
+from nabla_eval.reporting.story import Assessment, tell
 from nabla_eval.reporting.viewer import TracePage, beside, visible, write_pages
 
 pytestmark = [
@@ -24,7 +25,8 @@ ITEMS = "[...document.querySelectorAll('#list .name')].map((node) => node.textCo
 def page(chromium: Browser, tmp_path: Path) -> Iterator[Browser]:
     """The viewer of the known run, opened afresh; afterwards nothing may have been logged."""
     rights = [(False, True), (True, False), (False, False)]
-    stories = map(tell, told_records(), rights)
+    known = [Assessment(gold="4", grades=Grades(*map(Graded, right))) for right in rights]
+    stories = map(tell, told_records(), known)
     (path,) = write_pages({"run": TracePage(HOSTILE, stories, {"n": "8"})}, tmp_path)
     chromium.requests.clear()
     chromium.messages.clear()

@@ -48,7 +48,7 @@ def test_show_tells_the_candidates_and_marks_the_revised_token(run: Path) -> Non
         result = trace("show", run, name)
         assert result.exit_code == 0, result.output
         assert "a+13[2]=4" in result.stdout
-        assert "1. rejected  token 2: 12 → 1   reward 0.000 → -1.000" in result.stdout
+        assert "1. rejected  token 2: a+12 → 1   reward 0.000 → -1.000" in result.stdout
         assert "- a+12=7" in result.stdout and "+ a+13=4" in result.stdout
 
 
@@ -67,7 +67,7 @@ def test_html_writes_a_page_per_run(run: Path, tmp_path: Path) -> None:
     result = trace("html", tmp_path, "-o", tmp_path / "pages")
     assert result.exit_code == 0, result.output
     pages = sorted(path.name for path in (tmp_path / "pages").iterdir())
-    assert pages == ["other.html", "told.html"]
+    assert pages == ["index.html", "other.html", "told.html"]
     assert all(str(tmp_path / "pages" / name) in result.stdout for name in pages)
 
 
@@ -138,7 +138,7 @@ def test_a_shard_in_which_nothing_is_yet_is_a_page_without_problems(
     run.rename(tmp_path / "all" / "told")
     result = trace("html", tmp_path / "all", "-o", tmp_path / "pages")
     assert result.exit_code == 0, result.output
-    assert {page.stem for page in (tmp_path / "pages").glob("*.html")} == {"new", "told"}
+    assert {page.stem for page in (tmp_path / "pages").glob("*.html")} == {"index", "new", "told"}
 
 
 def test_a_page_that_was_stopped_midway_leaves_no_old_one(

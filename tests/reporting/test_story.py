@@ -7,46 +7,85 @@ from typing import Any
 import pytest
 from told_runs import HOSTILE, searched_records, told_records
 
-from nabla_eval.reporting.story import Story, brief, rightness, tell, tree_of
+from nabla_eval.analysis.grades import Graded, Grades
+from nabla_eval.reporting.story import Assessment, Story, brief, own_question, tell, tree_of
 from nabla_eval.traces.index import shortened
-
-
-def ends_in_4(_: Any, text: str) -> bool:
-    return text.endswith("4")
 
 
 def stories(*, profiles: bool = True) -> list[Story]:
     return [tell(record) for record in told_records(profiles=profiles)]
 
 
-SCORES = {"toy/0": [1.0], "toy/1": [0.0], "toy/2": [0.0]}
-DOCS = {name: {"target": "4"} for name in SCORES}
+def test_a_line_in_a_list_says_what_became_of_the_draft() -> None:
+    rights = [(False, True), (True, False), (None, False)]
+    known = [Assessment(grades=Grades(*map(Graded, right))) for right in rights]
+    pairs = list(zip(told_records(), known, strict=True))
+    lines = [brief(shortened(record), told) for record, told in pairs]
+    assert [line.change for line in lines] == ["wrong-right", "right-wrong", "unknown"]
+    assert [(line.judged, line.accepted) for line in lines] == [(2, 1), (1, 1), (1, 0)]
+    assert [(line.no_answer, line.truncated) for line in lines] == [
+        (False, False), (True, False), (True, False),
+    ]  # fmt: skip
+    assert [tell(record, told).brief() for record, told in pairs] == lines
+
+
+CHAT = "<|im_start|>user\nSolve it.\nWhat is 2 + 2?\nUse one word, four.<|im_end|>"
 
 
 @pytest.mark.parametrize(
-    ("scores", "docs", "judge", "right"),
+    ("doc", "question"),
     [
-        (SCORES, DOCS, ends_in_4, [(False, True), (True, False), (False, False)]),
-        (SCORES, DOCS, None, [(None, True), (None, False), (False, False)]),
-        ({}, {}, ends_in_4, [(None, None)] * 3),
-        ({"toy/0": [0.5]}, {"toy/0": {}}, ends_in_4, [(False, True), *[(None, None)] * 2]),
+        ({"question": " What is 2 + 2?\n", "answer": "Use one word, four."}, "What is 2 + 2?"),
+        ({"text": "What is 2 + 2?", "answer": "four"}, "What is 2 + 2?"),
+        ({"text": "What is 3 + 3?", "answer": "four", "numbers": [2, 2]}, ""),
+        ({"problem": ""}, ""),
+        ("What is 2 + 2?", ""),
+        (None, ""),
     ],
-    ids=["known", "no grader", "no scores", "a mean over repeats says nothing of one of them"],
 )
-def test_the_task_scores_the_answer_and_its_grader_the_draft(
-    scores: Any, docs: Any, judge: Any, right: list[Any]
+def test_a_problem_is_called_by_its_own_question(doc: Any, question: str) -> None:
+    assert own_question({"prompt": CHAT}, doc) == question
+
+
+def test_without_the_tasks_doc_the_users_message_is_the_question() -> None:
+    (record, *_) = told_records()
+    asked = {**record, "prompt": CHAT, "question": "What is 2 + 2?"}
+    assert tell(asked).question == "What is 2 + 2?" and tell(asked).prompt == CHAT
+    assert (
+        tell(asked, Assessment("2 + 2")).question == "2 + 2"
+        and tell(record).question == "question 0"
+    )
+
+
+def test_each_candidate_and_draft_has_its_grade() -> None:
+    (record, *_) = told_records()
+    record["drafts"] = [record["drafts"][0], {**record["drafts"][0], "index": 1, "text": "a+13=4"}]
+    judged = (Graded(False, "9"), Graded(True, "4"), Graded(False, "7"), Graded(True, "4"))
+    grades = Grades(Graded(False, "7"), Graded(True, "4"), judged)
+    story = tell(record, Assessment(gold="4", grades=grades))
+    assert [(step.right, step.answer) for step in story.steps] == [(False, "9"), (True, "4")]
+    assert [(each.answer, each.returned) for each in story.samples] == [("7", False), ("4", True)]
+    assert (story.gold, story.answers) == ("4", ("7", "4"))
+    assert [step.right for step in tell(record).steps] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("norm", "certified", "steps", "said"),
+    [(1e-9, False, 20, "taken"), (None, True, 20, "certified"), (None, False, 20, "none"),
+     (None, True, 0, "none")],
+)  # fmt: skip
+def test_a_draw_without_a_gradient_says_why(
+    norm: float | None, certified: bool, steps: int, said: str
 ) -> None:
-    entries = map(shortened, told_records())
-    assert [rightness(entry, scores, docs, judge) for entry in entries] == right
+    (record, *_) = told_records()
+    record["config"]["steps"] = steps
+    for step in record["candidates"]:
+        step |= {"gradient_norm": norm, "certified": certified}
+    assert {step.gradient for step in tell(record).steps} == {said}
 
 
-def test_a_line_in_a_list_says_what_became_of_the_draft() -> None:
-    rights = [(False, True), (True, False), (None, False)]
-    pairs = list(zip(told_records(), rights, strict=True))
-    lines = [brief(shortened(record), right) for record, right in pairs]
-    assert [line.change for line in lines] == ["wrong-right", "right-wrong", "unknown"]
-    assert [(line.judged, line.accepted) for line in lines] == [(2, 1), (1, 1), (1, 0)]
-    assert [tell(record, right).brief() for record, right in pairs] == lines
+def test_how_a_search_ended_is_said_in_words() -> None:
+    assert stories()[0].ended == "n used up"
 
 
 def test_candidates_stand_beside_the_response_that_they_were_to_replace() -> None:

@@ -116,8 +116,8 @@ def test_a_large_run_is_a_page_of_rows_and_parts_beside_it(
     assert data["folder"] == "run-problems" and data["scales"] == whole["scales"]
     assert [row["id"] for row in data["problems"]] == list(IDS)
     for row, problem in zip(data["problems"], whole["problems"], strict=True):
-        assert {**problem, "prompt": row["prompt"]} == {**problem, **row}
-        assert problem["prompt"].startswith(row["prompt"]) and "first" not in row
+        assert {**problem, "question": row["question"]} == {**problem, **row}
+        assert problem["question"].startswith(row["question"]) and "first" not in row
     assert "script-src 'sha256-" in path.read_text() and "'strict-dynamic';" in path.read_text()
 
 

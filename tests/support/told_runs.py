@@ -55,6 +55,7 @@ def told_records(*, profiles: bool = True) -> list[Any]:
 def write_told_run(folder: Path) -> Path:
     """The run as a folder; the task scores the answers 1, 0 and 0."""
     samples = [sample(doc, score) for doc, score in enumerate([1.0, 0.0, 0.0])]
+    samples[0]["target"] = "a+13=4"
     return write_run(folder, told_records(), [1.0, 0.0, 0.0], samples=samples)
 
 

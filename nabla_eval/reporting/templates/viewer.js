@@ -1,11 +1,8 @@
-"use strict";
-// Everything shown comes from the data below as text: no markup is ever made from it.
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const PROBLEMS = DATA.problems; // of a large run with what the list shows only
 const FIRSTS = DATA.firsts || []; // places of the first problem of each part in the folder
 const SCALES = { 1: DATA.scales[0], 2: DATA.scales[1] }; // where a colour is full
-const LISTED = 500; // problems that the list shows at first, and adds when asked
 const KEPT = 4; // parts in memory
+const SHARED = 240; // characters before a revised token that both sides show
 const FILTERS = [
   ["all", "all problems", () => true],
   ["wrong-right", "wrong → right", (p) => p.change === "wrong-right"],
@@ -14,6 +11,8 @@ const FILTERS = [
   ["stayed-right", "stayed right", (p) => p.change === "stayed-right"],
   ["revised", "revised", (p) => p.accepted > 0],
   ["rejected", "candidates, none accepted", (p) => p.judged > 0 && p.accepted === 0],
+  ["no-answer", "no answer found", (p) => p.no_answer],
+  ["truncated", "cut off at the length limit", (p) => p.truncated],
 ];
 const COLOURS = [
   ["entropy", "entropy", "nats", 1],
@@ -22,33 +21,15 @@ const COLOURS = [
 ];
 const state = { filter: "all", order: "file", search: "", shown: null, colour: "entropy",
                 version: "final", listed: LISTED, problem: null };
-const $ = (id) => document.getElementById(id);
-
-function make(tag, options = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(options)) {
-    if (name === "class") node.className = value;
-    else if (name === "text") node.textContent = value;
-    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
-
-const worked = (judged, accepted, moves) => [
-  moves && !judged ? "" : `${judged} candidates, ${accepted} accepted`,
+const worked = (judged, accepted, moves, drafts) => [
+  drafts > 1 ? `${drafts} drafts` : "",
+  (moves || drafts > 1) && !judged ? "" : `${judged} candidates, ${accepted} accepted`,
   moves ? `${moves} moves` : "",
 ].filter(Boolean).join(" · ");
 
 const number = (value, digits = 2) =>
   value === null || value === undefined ? "–" : value.toFixed(digits);
 const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
-
-function judged(right) {
-  const mark = right === null ? "? unknown" : right ? "✓ right" : "✗ wrong";
-  return make("span", { class: right === null ? "" : right ? "right" : "wrong", text: mark });
-}
 
 function changeLabel(problem) {
   const [first, last] = problem.right;
@@ -80,7 +61,7 @@ function selected() {
   const needle = state.search.toLowerCase();
   const found = PROBLEMS.map((problem, place) => ({ problem, place })).filter(
     ({ problem }) => keep(problem) &&
-      (!needle || `${problem.id}\n${problem.prompt}`.toLowerCase().includes(needle)));
+      (!needle || `${problem.id}\n${problem.question}`.toLowerCase().includes(needle)));
   const keys = { accepted: (p) => p.accepted, steps: (p) => p.judged + p.searched, calls: (p) => p.calls };
   const key = keys[state.order];
   if (key) found.sort((a, b) => key(b.problem) - key(a.problem) || a.place - b.place);
@@ -91,13 +72,14 @@ function drawList() {
   const found = selected();
   const list = $("list");
   list.replaceChildren(...found.slice(0, state.listed).map(({ problem, place }) => {
-    const said = worked(problem.judged, problem.accepted, problem.searched);
+    const said = worked(problem.judged, problem.accepted, problem.searched, problem.drafts);
     return make("li", {}, make("button", {
       type: "button", "data-place": place, "aria-current": place === state.shown ? "true" : null,
       onclick: () => show(place, true),
     },
     make("span", { class: "name", text: problem.id }), changeLabel(problem),
-    make("span", { class: "sub", text: `${said} · ${problem.prompt}` })));
+    make("span", { class: "asked", text: problem.question }),
+    make("span", { class: "sub", text: said })));
   }));
   const more = Math.min(LISTED, found.length - state.listed);
   if (more > 0) {
@@ -133,25 +115,46 @@ function show(place, focus) {
 
 function drawStory() {
   const problem = state.problem;
-  const revised = problem.final !== null;
-  const facts = [
-    `reward ${number(problem.rewards[0])}${revised ? ` → ${number(problem.rewards[1])}` : ""}`,
-    `${number(problem.calls, 0)} model calls`, `ended: ${problem.ended}`, `stop: ${problem.stop}`,
-  ];
-  if (problem.drafts > 1) facts.unshift(`${problem.drafts} drafts`);
+  const others = DATA.others.flatMap(([title, file]) =>
+    [" · ", make("a", { href: address(file, problem.id), text: title })]);
   $("story").replaceChildren(
     make("h2", { text: problem.id }),
-    make("p", { class: "hint" }, changeLabel(problem), ` · ${facts.join(" · ")}`),
-    make("h3", { text: "Problem" }), make("pre", { class: "text", text: problem.prompt }),
+    others.length ? make("p", { class: "hint" }, "The same problem in ", ...others.slice(1)) : "",
+    make("h3", { text: "Problem" }), make("pre", { class: "text", tabindex: "0", text: problem.question }),
+    problem.prompt === null ? "" : make("details", { class: "prompt" },
+      make("summary", { text: "The whole prompt" }), make("pre", { class: "text", tabindex: "0", text: problem.prompt })),
+    outcome(problem),
     make("h3", { text: "Response" }), controls(problem), response(problem),
     make("p", { class: "detail", id: "detail", "aria-live": "polite",
                 text: "Point at a token, or step through them with ← and →, to see its numbers." }),
     ...(problem.moves.length ? search(problem.moves) : []),
     ...(problem.choices.length ? chosenTokens(problem.choices) : []),
-    ...((problem.moves.length || problem.choices.length) && !problem.steps.length ? [] : [
+    ...(problem.samples.length ? samples(problem.samples) : []),
+    ...(!problem.steps.length && (problem.moves.length || problem.choices.length || problem.samples.length) ? [] : [
       make("h3", { text: `Candidates (${problem.steps.length})` }),
-      ...(problem.steps.length ? problem.steps.map(candidate)
+      ...(problem.steps.length ? candidates(problem)
         : [make("p", { class: "hint", text: "No candidate was judged on this problem." })])]));
+}
+
+// What is right, what was answered, and what it took.
+function outcome(problem) {
+  const revised = problem.final !== null;
+  const rewards = rise(...problem.rewards);
+  const row = (name, ...said) => [make("dt", { text: name }), make("dd", {}, ...said)];
+  const told = (at, more) => row(at ? "Returned" : "First draft", ...said(problem.right[at], problem.answers[at]),
+    ` · reward ${rewards[at]}${more}`);
+  const work = [worked(problem.judged, problem.accepted, problem.searched, problem.drafts),
+    `${number(problem.calls, 0)} model calls`, `ended: ${problem.ended}`];
+  const end = { length: " · cut off at the length limit", step: " · cut off in the middle of a step" }[problem.stop];
+  return make("dl", { class: "outcome" },
+    ...(problem.gold === null ? [] : row("Gold answer", make("code", { text: problem.gold }))),
+    ...(revised ? told(0, "") : []), ...told(1, end || ` · ends by ${problem.stop}`),
+    ...row("Search", work.filter(Boolean).join(" · ")));
+}
+
+function said(right, answer) {
+  if (answer !== null) return [judged(right), " · answers ", make("code", { text: answer.replaceAll(/\s+/g, " ") })];
+  return [judged(right), right === false ? " · no answer found" : ""];
 }
 
 // Tokens that were chosen with the reward model's help: the policy's own, and what was written.
@@ -191,7 +194,7 @@ function search(moves) {
 }
 
 function moveText(move) {
-  const numbers = [move.value === null ? "not valued" : `value ${number(move.value, 3)}`];
+  const numbers = [move.value === null ? "not valued" : `value ${figure(move.value)}`];
   if (move.visits) numbers.push(`${move.visits} visits`);
   if (move.kind === "step" && ["eos", "stop"].includes(move.stop)) numbers.push("complete");
   return [
@@ -269,26 +272,73 @@ function step(event) {
   nodes[next].focus();
 }
 
-function candidate(found) {
+// Each candidate beside what it was to replace, whose text earlier ones have made.
+function candidates(problem) {
+  let current = problem.start;
+  return problem.steps.map((step) => {
+    const shared = current.slice(0, step.place);
+    const texts = { shared, oldRest: current.slice(step.place + step.old), newRest: step.own.slice(step.new) };
+    if (step.verdict === "accepted") current = shared + step.own;
+    return candidate(step, texts);
+  });
+}
+
+const CERTAIN = { certified: "certified: no gradient could change the draw", none: "no gradient" };
+
+function candidate(found, { shared, oldRest, newRest }) {
   const kind = found.verdict === "accepted" ? "right" : "wrong";
   const mark = { accepted: "✓ accepted", rejected: "✗ rejected", tie: "= tie" }[found.verdict];
+  const rewards = rise(found.old_reward, found.new_reward);
   const side = (title, cls, token, rest, reward) => make("div", {},
-    make("h4", { text: `${title}, reward ${number(reward, 3)}` }),
-    make("pre", { class: "text" }, make("span", { class: "shared", text: found.shared }),
-      make("span", { class: cls, text: token }), rest));
-  const numbers = [`sweep ${found.sweep + 1}`, `entropy ${number(found.entropy, 3)} nats`,
-    `top probability ${number(found.top_probability)}`,
-    `gradient norm ${short(found.gradient_norm)}`];
+    make("h4", { text: `${title}, reward ${reward}` }),
+    make("pre", { class: "text", tabindex: "0" }, before(shared), make("span", { class: cls, text: token }), rest));
+  const numbers = [`sweep ${found.sweep + 1}`, `entropy ${figure(found.entropy)} nats`,
+    `top probability ${figure(found.top_probability)}`,
+    CERTAIN[found.gradient] || `gradient norm ${short(found.gradient_norm)}`];
+  const end = found.stop === "length" ? " · cut off" : "";
   return make("details", { class: "step", open: found.verdict === "accepted" },
     make("summary", {}, make("span", { text: `${found.index + 1}` }),
       make("span", { class: `verdict ${kind}`, text: mark }),
-      make("code", { text: `${found.old_text} → ${found.new_text}` }),
-      make("span", { text: `token ${found.position}` }),
-      make("span", { text: `reward ${number(found.old_reward, 3)} → ${number(found.new_reward, 3)}` })),
+      make("span", { class: "place", text: `token ${found.position}` }),
+      make("span", { class: "change" }, ...said(found.right, found.answer), end),
+      make("span", { text: `reward ${rewards.join(" → ")}` }),
+      make("code", { class: "around" }, ends(shared, -40), make("span", { class: "old", text: inline(found.old_text) }),
+        " ", make("span", { class: "new", text: inline(found.new_text) }), ends(newRest, 40))),
     make("p", { class: "numbers", text: numbers.join(" · ") }),
     make("div", { class: "sides" },
-      side("Before", "old", found.old_text, found.old_rest, found.old_reward),
-      side("Candidate", "new", found.new_text, found.new_rest, found.new_reward)));
+      side("Before", "old", found.old_text, oldRest, rewards[0]),
+      side("Candidate", "new", found.new_text, newRest, rewards[1])));
+}
+
+const inline = (text) => text.replaceAll("\n", "↵");
+
+// The beginning or the end of a text, in one line.
+function ends(text, length) {
+  const line = inline(length < 0 ? text.slice(length) : text.slice(0, length));
+  return text.length <= Math.abs(length) ? line : length < 0 ? `…${line}` : `${line}…`;
+}
+
+// What both sides share: its end, and the rest when asked.
+function before(shared) {
+  const node = make("span", { class: "shared" });
+  if (shared.length <= SHARED + 40) node.append(shared);
+  else {
+    node.append(make("button", { type: "button", text: `… ${shared.length - SHARED} characters that both share`,
+      onclick: () => node.replaceChildren(shared) }), shared.slice(-SHARED));
+  }
+  return node;
+}
+
+// Drafts of which one is returned.
+function samples(drafts) {
+  return [make("h3", { text: `Drafts (${drafts.length})` }), ...drafts.map((draft) =>
+    make("details", { class: "step" },
+      make("summary", {}, make("span", { text: `${draft.index + 1}` }),
+        make("span", { class: "verdict right", text: draft.returned ? "✓ returned" : "" }),
+        make("span", { class: "change" }, ...said(draft.right, draft.answer), draft.stop === "length" ? " · cut off" : ""),
+        make("span", { text: `reward ${figure(draft.reward)}` }),
+        make("code", { class: "around", text: ends(draft.text, -80) })),
+      make("pre", { class: "text", tabindex: "0", text: draft.text })))];
 }
 
 function walk(event) {
@@ -307,6 +357,13 @@ function redraw() {
   if (found.length && !found.some(({ place }) => place === state.shown)) show(found[0].place, false);
 }
 
+// Place of the problem that the address names, -1 without.
+function asked() {
+  let name = "";
+  try { name = decodeURIComponent(location.hash.replace(/^#(problem=)?/, "")); } catch { /* not one of ours */ }
+  return PROBLEMS.findIndex((problem) => problem.id === name);
+}
+
 function begin() {
   const right = (at) => PROBLEMS.filter((p) => p.right[at] === true).length;
   const known = PROBLEMS.filter((p) => p.right[1] !== null).length;
@@ -314,9 +371,14 @@ function begin() {
   const parts = [`${PROBLEMS.length} problems`];
   if (draft) parts.push(`first drafts right: ${right(0)}`);
   if (known) parts.push(`answers right: ${right(1)}`);
+  for (const [name, key] of [["no answer", "no_answer"], ["cut off", "truncated"]]) {
+    const found = PROBLEMS.filter((p) => p[key]).length;
+    if (found) parts.push(`${name}: ${found}`);
+  }
   const steps = PROBLEMS.reduce((sum, p) => sum + p.judged, 0);
   const accepted = PROBLEMS.reduce((sum, p) => sum + p.accepted, 0);
-  parts.push(worked(steps, accepted, PROBLEMS.reduce((sum, p) => sum + p.searched, 0)));
+  const drafts = PROBLEMS.reduce((sum, p) => sum + (p.drafts > 1 ? p.drafts : 0), 0);
+  parts.push(worked(steps, accepted, PROBLEMS.reduce((sum, p) => sum + p.searched, 0), drafts));
   $("summary").textContent = parts.join(" · ");
   $("facts").append(...DATA.facts.flatMap(([name, value]) =>
     [make("dt", { text: name }), make("dd", { text: value })]));
@@ -326,11 +388,10 @@ function begin() {
   $("order").addEventListener("change", (event) => { state.order = event.target.value; redraw(); });
   $("search").addEventListener("input", (event) => { state.search = event.target.value; redraw(); });
   $("list").addEventListener("keydown", walk);
-  let asked = "";
-  try { asked = decodeURIComponent(location.hash.replace(/^#(problem=)?/, "")); } catch { /* not one of ours */ }
-  const place = PROBLEMS.findIndex((problem) => problem.id === asked);
+  if (DATA.others.length) $("runs").append(make("a", { href: "index.html", text: "All runs side by side" }));
+  addEventListener("hashchange", () => { if (asked() >= 0) show(asked(), false); });
   drawList();
-  if (PROBLEMS.length) show(Math.max(0, place), false);
+  if (PROBLEMS.length) show(Math.max(0, asked()), false);
   else $("story").replaceChildren(make("p", { text: "This run has no problems." }));
 }
 
