@@ -22,8 +22,9 @@ from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness import loading
 from nabla_eval.harness.answer import Answerer, Work
 from nabla_eval.harness.instances import GenerationReader, SampleRequest, Thinking, fit, samples
+from nabla_eval.harness.loggers import accept_absent_metrics
 from nabla_eval.harness.metrics import NablaResponse
-from nabla_eval.harness.preflight import plain_errors
+from nabla_eval.harness.preflight import NO_CACHE, plain_errors
 from nabla_eval.harness.progress import Progress
 from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.models.chat import check_asked, has_chat_template, render
@@ -70,6 +71,7 @@ class NablaLM(RankedLM):
             rewarded=pair is not None and pair.reward is not None,
         )
         self.arguments = replace(self.arguments, dry=begin is not None)
+        accept_absent_metrics()
         self.progress, self.begin = progress, begin
         self._adopted = pair is not None
         self._conversations: dict[str, Messages] = {}
@@ -185,10 +187,7 @@ class NablaLM(RankedLM):
         Raises `ConfigError`.
         """
         if cache_hook.dbdict is not None:
-            raise ConfigError(
-                "--use_cache would answer with what another method, seed or model has written. "
-                "Leave it out; trace_dir=FOLDER keeps answers and continues a stopped run."
-            )
+            raise ConfigError(NO_CACHE)
         super().set_cache_hook(cache_hook)
 
     def generate_until(

@@ -7,15 +7,21 @@ So `check_command_line` is for the start-up hook to call when lm-eval's command 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, TypedDict
 from unittest.mock import patch
 
-from nabla_eval.errors import ConfigError, NablaError
+from nabla_eval.errors import ConfigError, DependencyError, NablaError
 from nabla_eval.harness.register import NAME
 from nabla_eval.signals import told
 from nabla_eval.terminal import guard_streams, say, visible
+
+NO_CACHE = (
+    "--use_cache would answer with what another method, seed or model has written. Leave it out; "
+    "trace_dir=FOLDER keeps answers and continues a stopped run, as `nabla-eval run` does."
+)
 
 
 class ConfigFile(TypedDict, total=False):
@@ -27,10 +33,15 @@ class ConfigFile(TypedDict, total=False):
     limit: float | None
     device: str | None
     batch_size: int | str | None
+    seed: list[int | None] | int | None
+    metadata: dict[str, Any] | str | None
+    use_cache: str | None
+    wandb_args: dict[str, Any] | str | None
+    trackio_args: dict[str, Any] | str | None
 
 
 def check_command_line(words: Sequence[str] | None = None) -> None:
-    """Exit with a message where `lm_eval --model nabla` got `--model_args` that cannot work.
+    """Exit with a message where `lm_eval --model nabla` got options that cannot work.
 
     Command lines for other models, and those that this cannot read, are left to lm-eval.
     """
@@ -45,9 +56,26 @@ def check_command_line(words: Sequence[str] | None = None) -> None:
     from nabla_eval.harness.arguments import read
 
     try:
+        refuse(options, stored)
         read(options["model_args"] or stored.get("model_args") or {})
-    except ConfigError as error:
+    except NablaError as error:
         raise SystemExit(visible(f"Error: {error}")) from None
+
+
+def refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuse options of lm-eval's that cannot work with this model, or on this machine.
+
+    Raises `ConfigError` and, for a logger that is not installed, `DependencyError`.
+    """
+    given = {**stored, **{name: value for name, value in options.items() if value is not None}}
+    if given.get("use_cache"):
+        raise ConfigError(NO_CACHE)
+    for package in ("wandb", "trackio"):
+        if given.get(f"{package}_args") and find_spec(package) is None:
+            raise DependencyError(
+                f"--{package}_args needs {package}, which is not installed. Try `pip install "
+                f"{package}`, or leave the option out."
+            )
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
@@ -60,7 +88,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 
 def read_config(path: str | None) -> dict[str, Any]:
-    """Read lm-eval's `--config` file, with `model_args` as a dict. Raises `ConfigError`."""
+    """Read lm-eval's `--config` file; two of its options become dicts. Raises `ConfigError`."""
     if path is None:
         return {}
     import yaml
@@ -74,8 +102,9 @@ def read_config(path: str | None) -> dict[str, Any]:
         raise ConfigError(f"--config {path} cannot be read: {error}. Try a YAML file.") from error
     if wrong := mismatch(content, ConfigFile):
         raise ConfigError(f"--config {path}: {wrong}. Try a mapping such as `limit: 8`.")
-    if isinstance(content.get("model_args"), str):
-        content["model_args"] = simple_parse_args_string(content["model_args"])
+    for name in ("model_args", "metadata"):
+        if isinstance(content.get(name), str):
+            content[name] = simple_parse_args_string(content[name])
     return dict(content)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
 from nabla_eval.harness.arguments import NEUTRAL, Arguments
-from nabla_eval.harness.preflight import parse, read_config
+from nabla_eval.harness.preflight import parse, read_config, refuse
 from nabla_eval.harness.register import NAME
 from nabla_eval.methods.registry import option_names
 from nabla_eval.options import flatten
@@ -57,7 +57,7 @@ class Evaluation:
             "preset": arguments.preset,
             "config": flatten(arguments.config),
             "config_hash": arguments.fingerprint,
-            "seed": arguments.seed if seeds[2] is None else seeds[2],
+            "seed": seeds[2] if arguments.seed is None else arguments.seed,
             "model_args": _plain({n: v for n, v in self.model_args.items() if n not in own}),
             "options": _plain(options),
             "models": {},
@@ -101,20 +101,23 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
 
     `given`: method, preset, n, tasks, seed, limit, settings (name -> value), batch_size, device,
     grader (passed to tasks on problem sets in lm-eval's metadata).
-    Raises `ConfigError` for model arguments that cannot work; lm-eval's parser exits on its own.
+    Raises `ConfigError` or `DependencyError` for what cannot work; lm-eval's parser exits by
+    itself.
     """
     options = parse(["run", "--model", NAME, *rest])
     stored = read_config(options["config"])
+    refuse(options, stored)
     _refuse(options, stored)
     arguments = {**(stored.get("model_args") or {}), **(options["model_args"] or {})}
     arguments |= {n: given[n] for n in ("method", "preset", "n") if given.get(n) is not None}
     arguments |= given.get("settings") or {}
+    for name in (*OPTIONS, "limit", "device", "seed"):
+        if options.get(name) is None:
+            options[name] = stored.get(name)
     _seed(options, arguments, given.get("seed"))
     for name in ("limit", "device"):
         if given.get(name) is not None:
             options[name] = given[name]
-        elif options.get(name) is None:
-            options[name] = stored.get(name)
     if "batch_size" not in options:
         chosen = given.get("batch_size") or stored.get("batch_size") or BATCH_SIZE
         options["batch_size"] = arguments.pop("batch_size", chosen)
@@ -149,10 +152,15 @@ def _refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 
 
 def _seed(options: dict[str, Any], arguments: dict[str, Any], seed: str | None) -> None:
-    """One integer is the seed of the draws; four, as lm-eval takes them, are left to lm-eval."""
+    """One integer is the seed of the draws; four, as lm-eval takes them, are left to lm-eval.
+
+    So are those of a `--config` file, where one stands for four.
+    """
     if seed is None:
-        if not options["seed"]:
+        if options["seed"] is None:
             arguments.setdefault("seed", 0)
+        elif not isinstance(options["seed"], list):
+            options["seed"] = [options["seed"]] * 4
         return
     try:
         arguments["seed"] = int(seed)

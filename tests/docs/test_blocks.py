@@ -41,6 +41,7 @@ NOT_HERE = {
     r"nabla-eval (data|.*nabla_(aime|amc|math|gsm))": "it reads problem sets of a hub",
     r"nabla-eval report all results/aime24": "it reads a run of such a set",
     r"(nabla-eval train|python reports/|.*=results/sft)": "it trains; tests/training does",
+    r".*--wandb_args": "W&B need not be here; tests/cli/test_loggers.py has a stand-in",
     r"nabla-eval theory($| --report)": "it takes a minute; tests/theory does it",
 }
 EXTRA = {"sweep": ["--dry-run"], "demo": ["--limit", LIMIT], "run": ["--limit", LIMIT]}

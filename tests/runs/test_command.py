@@ -26,7 +26,7 @@ def test_own_options_win_over_model_args_and_both_reach_the_model():
         (["--num_fewshot", "0"], {"num_fewshot": 0}),
         (["--fewshot_as_multiturn", "false"], {"fewshot_as_multiturn": False}),
         (["--fewshot_as_multiturn", "--apply_chat_template"], {"apply_chat_template": True}),
-        (["--predict_only", "--use_cache", "x"], {"predict_only": True}),
+        (["--predict_only", "--write_out"], {"predict_only": True}),
     ],
 )
 def test_run_json_records_what_answers_depend_on(rest, recorded):
@@ -66,6 +66,27 @@ def test_a_config_file_of_lm_eval_is_below_everything(tmp_path):
     assert (made.tasks, made.options["limit"]) == (("x", "y"), 3)
     assert (made.model_args["n"], made.model_args["lr"]) == (3, 0.25)
     assert made.options["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "seed", "options"),
+    [
+        ("seed: [1, 2, 3, 4]", [], 3, {}),
+        ("seed: 5", [], 5, {}),
+        ("seed: 5", ["--seed", "1,2,3,4"], 3, {}),
+        ("seed: 5\nmodel_args: {seed: 6}", [], 6, {}),
+        ("num_fewshot: 3\ngen_kwargs: {top_p: 0.5}", [], 0,
+         {"num_fewshot": 3, "gen_kwargs": {"top_p": 0.5}}),
+        ("metadata: 'grader=math_verify'\ntasks: nabla_amc", ["--num_fewshot", "1"], 0,
+         {"num_fewshot": 1, "metadata": {"grader": "math_verify"}}),
+        ("apply_chat_template: true\nnum_fewshot: 3", ["--num_fewshot", "0"], 0,
+         {"num_fewshot": 0, "apply_chat_template": True}),
+    ],
+)  # fmt: skip
+def test_run_json_records_what_a_config_file_says(tmp_path, text, words, seed, options):
+    (tmp_path / "c.yaml").write_text(text)
+    manifest = compose([*words, "--config", str(tmp_path / "c.yaml")]).manifest("c", "n")
+    assert (manifest["seed"], manifest["options"]) == (seed, options)
 
 
 @pytest.mark.parametrize(
