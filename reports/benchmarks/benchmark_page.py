@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from simulated import PLACES
+
 Figure = dict[str, Any]
 PACKAGES = ("torch", "transformers", "numpy")
 GPU_SHAPES = "random weights in the shapes of Qwen2.5-7B and Qwen3-4B (reward), bf16"
@@ -266,6 +268,31 @@ def memory(figures: Sequence[Figure]) -> list[str]:
     ]
 
 
+def served(figures: Sequence[Figure]) -> list[str]:
+    """Figure (i): simulated seconds with rollouts on a server by those with rollouts here."""
+    rows = [
+        [
+            f"{f['method']}, {f['width']} problems in flight",
+            *(f"{f['seconds'][place]:.0f}" for place in PLACES),
+            f"{f['seconds']['overlapped'] / f['seconds']['here']:.2f}",
+            f"{f['seconds']['overlapped'] / f['seconds']['in turns']:.2f}",
+        ]
+        for f in figures
+    ]
+    return [
+        "## (i) Rollouts on a vLLM server, simulated seconds",
+        "",
+        "Not measured but simulated (reports/benchmarks/simulated.py): the work is the engine's on",
+        "the embedded pair, each token standing for 40, and a clock says what models of 7.6 and 4",
+        "billion parameters would take on cards of 3.35 TB/s and 495 TFLOP/s. A server is a second",
+        "card. In turns: it is waited for; overlapped: it writes while models run here.",
+        "",
+        *table(
+            ["N = 8", "Here", "In turns", "Overlapped", "Overlapped by here", "By in turns"], rows
+        ),
+    ]
+
+
 def gpu(section: dict[str, Any] | None) -> list[str]:
     lines = [f"## On a GPU: {GPU_SHAPES}", ""]
     if section is None:
@@ -290,10 +317,11 @@ def render(sections: dict[str, Any]) -> str:
     ]
     if cpu := sections.get("cpu"):
         lines += [described(cpu["about"], "make bench"), ""]
-        if {figure["figure"] for figure in cpu["figures"]} < set("abcdefgh"):
+        if {figure["figure"] for figure in cpu["figures"]} < set("abcdefghi"):
             lines += ["Of it only the tests whose figures stand below were run.", ""]
         lines += [*engine(cpu["figures"]), *scaling(cpu["figures"])]
         lines += [*top_p(part(cpu["figures"], "g")), *memory(part(cpu["figures"], "h"))]
+        lines += served(part(cpu["figures"], "i"))
     lines += gpu(sections.get("gpu"))
     return "\n".join(lines).rstrip() + "\n"
 

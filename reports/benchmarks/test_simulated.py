@@ -1,0 +1,35 @@
+"""What a vLLM server would gain: simulated seconds of its three uses (figure i)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from clock import Clock, embedded_problems
+from simulated import PLACES, seconds
+
+from nabla_eval.models.pair import Pair
+
+
+@pytest.mark.parametrize(
+    ("method", "width", "options"),
+    [("nabla", 32, {}), ("nabla", 32, {"lookahead": "auto"}), ("best_of_n", 4, {})],
+    ids=["nabla", "nabla, lookahead", "best-of-8"],
+)
+def test_a_server_that_writes_meanwhile_is_no_slower_than_one_that_is_waited_for(
+    clock: Clock, embedded: Pair, method: str, width: int, options: dict[str, Any]
+) -> None:
+    """(i) The same requests and results, on another clock."""
+    problems = embedded_problems(embedded, clock.of(32, 4))
+    found: dict[str, float] = {}
+
+    def run() -> None:
+        """Simulate the three."""
+        for place in PLACES:
+            found[place] = seconds(
+                embedded, problems, place, method, width, n=clock.of(8, 3), **options
+            )
+
+    clock.turns(run, rounds=1, warm=0)
+    assert found["overlapped"] <= found["in turns"]
+    clock.note("i", method=method, width=width, options=options, seconds=found)
