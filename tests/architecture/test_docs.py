@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -139,6 +140,24 @@ def test_every_method_preset_and_shared_argument_is_known() -> None:
         names = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
         names = {n for n in names if n == n.lower() and not n.startswith("nabla_")}  # tasks
         assert names and names <= known, names - known
+
+
+def headers() -> set[str]:
+    """Column headers in the code of the reports, as far as they are written there as texts."""
+    found: set[str] = set()
+    for file in (ROOT / "nabla_eval/reporting").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Column", "text"):
+                parts = (part for name in node.args[:1] for part in ast.walk(name))
+                values = {part.value for part in parts if isinstance(part, ast.Constant)}
+                found |= {value for value in values if isinstance(value, str)}
+    return {header for header in found if header.strip(" _")}
+
+
+def test_the_page_on_runs_describes_every_column_of_the_reports() -> None:
+    cells = re.findall(r"^\| (`.*?) \| ", read("docs/reading.md"), re.MULTILINE)
+    described = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    assert headers() - described == set() and len(headers()) > 50
 
 
 def commands() -> list[str]:
