@@ -13,7 +13,7 @@ import click
 
 from nabla_eval.cli.options import COUNT, FOLDER, device, option
 from nabla_eval.cli.screen import Screen, load
-from nabla_eval.cli.sweep import SweepProgress
+from nabla_eval.cli.sweep_progress import SweepProgress
 from nabla_eval.errors import DataError
 from nabla_eval.signals import stoppable
 from nabla_eval.terminal import say

@@ -20,6 +20,7 @@ from nabla_eval.terminal import say
 if TYPE_CHECKING:
     from nabla_eval.harness.answer import Work
     from nabla_eval.runs.command import Evaluation
+    from nabla_eval.runs.evaluate import Evaluator
     from nabla_eval.traces import Record
     from nabla_eval.traces.manifest import Manifest
 
@@ -32,13 +33,41 @@ REMARK = (
 )
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a run will take for one task."""
+
+    task: str
+    items: int
+    calls: float  # an item
+    tokens: float
+    hours: float  # of all items
+    longer: float  # than what was tried, where that was cut
+    stopped: bool  # before its end, for it took too long
+
+    def notes(self) -> list[str]:
+        """Say what is wrong with the figures."""
+        found = []
+        if self.longer > 1:
+            found.append(
+                f"Responses of {self.task} were cut after {TOKENS} tokens: the figures are those "
+                "of the longest that they may be."
+            )
+        if self.stopped:
+            found.append(
+                f"{self.task} took more than {SECONDS:.0f} s an item and was stopped: its figures "
+                "are too low."
+            )
+        return found
+
+
 @dataclass
 class DryRun:
     """One dry run: `begin` is called with what was loaded and is to be answered first."""
 
     evaluation: Evaluation
     folder: Path
-    screen: Screen
+    screen: Screen | None = None  # None: what loading tells is not said
     longest: dict[str, int] = field(default_factory=dict)  # tokens of a task's response, at most
 
     def begin(self, lm: Any, work: Sequence[Work]) -> list[Work]:
@@ -54,17 +83,17 @@ class DryRun:
             seconds = min(SECONDS, config.max_item_seconds or SECONDS)
             brief = replace(problem, max_new_tokens=min(TOKENS, problem.max_new_tokens))
             shortened.append((brief, change(config, max_item_seconds=seconds)))
-        if lm.rank == 0:
-            self._say(lm.models, prompts)
+        if lm.rank == 0 and self.screen is not None:
+            self._say(self.screen, lm.models, prompts)
         return shortened
 
-    def _say(self, models: dict[str, Any], prompts: dict[str, int]) -> None:
+    def _say(self, screen: Screen, models: dict[str, Any], prompts: dict[str, int]) -> None:
         from nabla_eval.runs.evaluate import device_name
 
         rows = [(t, f"{prompts[t]:,}", f"{most:,}") for t, most in self.longest.items()]
         columns = ("task", "first prompt", "response at most")
         title = "What would be run; lengths in tokens"
-        self.screen.print(table(columns, rows, right=columns[1:], title=title))
+        screen.print(table(columns, rows, right=columns[1:], title=title))
         options = self.evaluation.options
         longest = max(prompts[task] + most for task, most in self.longest.items())
         place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
@@ -77,43 +106,52 @@ class DryRun:
             f"Trying one document of each task: at most {TOKENS} tokens a response, and "
             f"{SECONDS:.0f} s an item.",
         ]
-        self.screen.print("\n".join(lines), soft_wrap=True)
+        screen.print("\n".join(lines), soft_wrap=True)
 
-    def estimate(self, tried: Path) -> None:
-        """Print what the run will take, from the traces of the documents that were tried."""
+    def answer(self, manifest: Manifest, place: Path, evaluator: Evaluator) -> Manifest:
+        """Answer the first document of each task into a folder that will be thrown away."""
+        chosen = self.evaluation.documents()
+        first = {"samples": {task: places[:1] for task, places in (chosen or {}).items()}}
+        options = {**self.evaluation.options, **(first if chosen else {"limit": 1})}
+        brief = replace(self.evaluation, options=options)
+        return evaluator.evaluate(place, brief, manifest, begin=self.begin)
+
+    def expected(self, tried: Path) -> list[Expected]:
+        """Return what each task will take, from the traces of the documents that were tried."""
         from nabla_eval.traces import read
 
         documents, records = documents_of(tried, self.evaluation), read(tried)
-        size = sum(file.stat().st_size for file in tried.glob("trace-*")) / max(1, len(records))
-        rows, traces, notes = [], 0.0, [REMARK]
+        found = []
         for task, most in self.longest.items():
             own = [record for record in records if record["id"].split("/")[0] == task]
             items = documents[task] * len(own)  # the document is answered `repeats` times
-            cut = most > TOKENS and any(map(_cut, own))
-            mean = (most / TOKENS if cut else 1.0) / max(1, len(own))
+            longer = most / TOKENS if most > TOKENS and any(map(_cut, own)) else 1.0
+            mean = longer / max(1, len(own))
             calls = mean * sum(record["ledger"]["model_calls"] for record in own)
             tokens = mean * sum(record["ledger"]["generated_tokens"] for record in own)
             hours = items * mean * sum(record["seconds"] for record in own) / 3600
+            stopped = any(record["outcome"]["ended"] == "max_item_seconds" for record in own)
+            found.append(Expected(task, items, calls, tokens, hours, longer, stopped))
+        return found
+
+    def estimate(self, tried: Path, screen: Screen) -> None:
+        """Print what the run will take, from the traces of the documents that were tried."""
+        from nabla_eval.traces import read
+
+        size = sum(file.stat().st_size for file in tried.glob("trace-*")) / max(1, len(read(tried)))
+        rows, traces, notes = [], 0.0, [REMARK]
+        for found in self.expected(tried):
             rows.append(
-                (task, f"{items:,}", f"{calls:,.0f}", f"{tokens:,.0f}", f"{items * calls:,.0f}",
-                 f"{hours:,.2g}")
+                (found.task, f"{found.items:,}", f"{found.calls:,.0f}", f"{found.tokens:,.0f}",
+                 f"{found.items * found.calls:,.0f}", f"{found.hours:,.2g}")
             )  # fmt: skip
-            traces += items * size * (most / TOKENS if cut else 1.0)
-            if cut:
-                notes.append(
-                    f"Responses of {task} were cut after {TOKENS} tokens: the figures are those of "
-                    "the longest that they may be."
-                )
-            if any(record["outcome"]["ended"] == "max_item_seconds" for record in own):
-                notes.append(
-                    f"{task} took more than {SECONDS:.0f} s an item and was stopped: its figures "
-                    "are too low."
-                )
+            traces += found.items * size * found.longer
+            notes += found.notes()
         columns = ("task", "items", "calls each", "tokens each", "calls", "hours")
         title = "What the run would take, from one document of each task"
-        self.screen.print(table(columns, rows, right=columns[1:], title=title))
+        screen.print(table(columns, rows, right=columns[1:], title=title))
         notes.append(f"Traces: about {traces / 2**20:,.1f} MiB.")
-        self.screen.print("\n".join(notes), soft_wrap=True)
+        screen.print("\n".join(notes), soft_wrap=True)
 
 
 def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path) -> None:
@@ -127,21 +165,17 @@ def try_first_documents(evaluation: Evaluation, manifest: Manifest, folder: Path
     from nabla_eval.runs.folder import inspect
 
     state = inspect(folder, manifest).state
-    dry = DryRun(evaluation, folder, Screen())
-    chosen = evaluation.documents()
-    first = {"samples": {task: places[:1] for task, places in (chosen or {}).items()}}
-    brief = replace(
-        evaluation, options={**evaluation.options, **(first if chosen else {"limit": 1})}
-    )
+    screen = Screen()
+    dry = DryRun(evaluation, folder, screen)
     # lm-eval's own table is of one document, and no result: it goes where the logs go.
     with (
         TemporaryDirectory(prefix="nabla-eval-dry-run-") as place,
         redirect_stdout(sys.stderr),
     ):
-        done = Evaluator(keep=False).evaluate(Path(place), brief, manifest, begin=dry.begin)
+        done = dry.answer(manifest, Path(place), Evaluator(keep=False))
         if process_number("RANK", 0) > 0:
             return
-        dry.estimate(Path(place))
+        dry.estimate(Path(place), screen)
     if done["peak_memory"] is not None:
         say(f"Memory: {describe(done['peak_memory'])} with one document of each task.")
     word = {"new": "would be made", "unfinished": "would be continued", "done": "is done already"}

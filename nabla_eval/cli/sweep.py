@@ -1,48 +1,68 @@
-"""`nabla-eval sweep`: a grid of methods and options into one study folder, and its progress."""
+"""`nabla-eval sweep`: a grid of methods and options into one study folder."""
 
 from __future__ import annotations
 
 import shlex
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from nabla_eval.cli.options import COUNT, FOLDER, option
 from nabla_eval.cli.screen import Screen
-from nabla_eval.errors import NablaError
+from nabla_eval.cli.sweep_plan import estimate_cells, list_cells, write_array
+from nabla_eval.cli.sweep_progress import SweepProgress
 from nabla_eval.signals import stoppable
-from nabla_eval.terminal import printable
 
 if TYPE_CHECKING:
     from nabla_eval.reporting.overview import Measured
-    from nabla_eval.runs.sweep import CellState, Sweep
-    from nabla_eval.runs.sweep_file import SweepFile
+    from nabla_eval.runs.sweep import Sweep
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @option("--output", "The study folder.  [default: below results/, named as the study]", type=FOLDER)
 @option("--dry-run", "List the cells and what is done; run nothing.", is_flag=True)
-@option("--jobs", "Cells at once, each in a process of one torch thread.", type=COUNT, default=1)
+@option(
+    "--estimate", "Try one problem of each configuration; say what all would take.", is_flag=True
+)
+@option(
+    "--jobs", "Cells at once, in processes that share out the visible GPUs.", type=COUNT, default=1
+)
+@option(
+    "--cell",
+    "Only this cell, by its folder's name; may be repeated.",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+)
+@option(
+    "--slurm",
+    "Write an array of the cells that are not done, with these options of sbatch.",
+    metavar="OPTIONS",
+)
 @option("--replace", "Run cells anew whose options have changed.", is_flag=True)
 @click.pass_context
 def sweep(
-    ctx: click.Context, file: Path, output: Path | None, dry_run: bool, jobs: int, replace: bool
+    ctx: click.Context,
+    file: Path,
+    output: Path | None,
+    dry_run: bool,
+    estimate: bool,
+    jobs: int,
+    cells: tuple[str, ...],
+    slurm: str | None,
+    replace: bool,
 ) -> None:
     """Evaluate every combination that FILE asks for, each in a run folder of its own.
 
     What is done is skipped and what was stopped is continued, so the same command goes on after
     Ctrl-C. A cell that fails is listed at the end (exit code 1) and holds up no other. Models and
-    tasks are loaded once per process.
+    tasks are loaded once per process. With --jobs each process has its share of the GPUs that
+    CUDA_VISIBLE_DEVICES names, or of all.
 
     \b
     FILE is YAML:
@@ -55,7 +75,11 @@ def sweep(
         - {name: twin, method: nabla, steps: 0}
         - {name: best-of-n, method: best_of_n}
 
-    Example: nabla-eval sweep study.yaml --output results/study --jobs 2
+    \b
+    Example:
+      nabla-eval sweep study.yaml --estimate
+      nabla-eval sweep study.yaml --output results/study --jobs 2
+      nabla-eval sweep study.yaml --slurm "--gpus=1 --time=04:00:00"
     """
     from nabla_eval.runs.sweep import Sweep
     from nabla_eval.runs.sweep_file import read_sweep
@@ -63,11 +87,18 @@ def sweep(
     read = read_sweep(file)
     folder = output or Path("results", read.name)
     console = Screen()
+    words = ["nabla-eval", "sweep", str(file), *(["--output", str(output)] if output else [])]
     if dry_run:
         list_cells(console, read, folder)
         return
-    words = ["nabla-eval", "sweep", str(file), *(["--output", str(output)] if output else [])]
-    work = Sweep(read, folder, shlex.join(words), replace=replace)
+    if estimate:
+        with stoppable(lambda: "An estimate keeps no answers."):
+            estimate_cells(console, read, folder, jobs)
+        return
+    if slurm is not None:
+        write_array(console, read, folder, slurm)
+        return
+    work = Sweep(read, folder, shlex.join(words), replace=replace, only=cells)
     progress = SweepProgress(console, work.cells, folder)
     work.ended = progress.tell
     with stoppable(lambda: f"{work.kept()}; the same command continues from there."):
@@ -75,23 +106,6 @@ def sweep(
             failed = work.run(jobs)
         sum_up(console, work, progress.results)
     ctx.exit(1 if failed else 0)
-
-
-def list_cells(console: Screen, read: SweepFile, folder: Path) -> None:
-    """Print every cell with what its folder holds; touches nothing."""
-    from nabla_eval.runs.folder import inspect
-
-    counts: dict[str, int] = defaultdict(int)
-    for cell in read.cells:
-        state, note = "other", ""
-        try:
-            state = str(inspect(folder / cell.folder, cell.evaluation.manifest("", "")).state)
-        except NablaError as error:
-            note = f"  {error}"
-        counts[state] += 1
-        console.print(f"{state:<11}{cell.folder}{note}", soft_wrap=True)
-    parts = ", ".join(f"{count} {state}" for state, count in counts.items())
-    console.print(f"\n{len(read.cells)} cells: {parts}. Nothing was run.", style="bold")
 
 
 def sum_up(console: Screen, sweep: Sweep, results: Mapping[str, Sequence[Measured]]) -> None:
@@ -117,67 +131,3 @@ def sum_up(console: Screen, sweep: Sweep, results: Mapping[str, Sequence[Measure
         "log*.txt": "what lm-eval and its libraries printed",
     }
     console.files(f"{done} Everything is in {sweep.folder}", files)
-
-
-class SweepProgress:
-    """The cells of a sweep: a line for each that ends; bars of those that run, on a terminal."""
-
-    def __init__(self, console: Screen, cells: Sequence[CellState], folder: Path) -> None:
-        self.console, self.cells, self.folder = console, cells, folder
-        self.began = time.monotonic()
-        self.results: dict[str, list[Measured]] = {}  # of each folder that is done
-
-    @contextmanager
-    def show(self) -> Iterator[None]:
-        """Draw the bars four times a second while the block runs, on a terminal."""
-        if not self.console.is_terminal:
-            yield
-            return
-        with Live(
-            get_renderable=self.render,
-            console=self.console,
-            redirect_stdout=False,  # what libraries print goes to a log already
-            redirect_stderr=False,
-            transient=True,
-        ):
-            yield
-
-    def tell(self, state: CellState) -> None:
-        """Read what a cell came to, and print it."""
-        from nabla_eval.reporting.overview import combine, measure, score_text
-        from nabla_eval.reporting.text import number, percent
-
-        cell = state.cell
-        if state.manifest is not None:
-            seconds = state.manifest["seconds"]
-            self.results[cell.folder] = measure(self.folder / cell.folder, seconds)
-        if state.state == "failed":
-            text = f"failed: {printable(state.error)}"
-        else:
-            row = combine(cell.name, self.results[cell.folder][:1])
-            text = (
-                f"{score_text(row)}, {number(row['model_calls'])} calls, "
-                f"rejected {percent(row['rejection_rate'])}, {number(row['seconds'])} s"
-            )
-            text = f"kept: {text}" if state.state == "kept" else text
-        ended = sum(other.ended for other in self.cells)
-        title = printable(f"{cell.name}  {cell.task}  seed {cell.seed}")
-        self.console.print(f"[{ended}/{len(self.cells)}] {title}: {text}", soft_wrap=True)
-
-    def render(self) -> RenderableType:
-        """Return a bar of all cells, and one for each that is at work."""
-        ended = sum(state.ended for state in self.cells)
-        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
-        grid = Table.grid(padding=(0, 2), expand=True)
-        grid.add_column()
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what is left
-        bar = ProgressBar(total=len(self.cells), completed=ended, width=24)
-        grid.add_row(bar, f"{ended}/{len(self.cells)}", f"cells, {minutes}:{seconds:02d}")
-        for state in self.cells:
-            if state.state == "running":
-                cell, total = state.cell, state.total or None
-                bar = ProgressBar(total=total, completed=state.done, width=24)
-                title = printable(f"{cell.name}  {cell.task}  seed {cell.seed}")
-                grid.add_row(bar, f"{state.done}/{total}" if total else "loading", title)
-        return grid

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from nabla_eval.errors import DataError, NablaError
+from nabla_eval.errors import ConfigError, DataError, NablaError, suggest
+from nabla_eval.runs.devices import devices, shares
 from nabla_eval.runs.folder import claim, clear, inspect
 from nabla_eval.runs.quiet import quiet
 from nabla_eval.runs.sweep_file import Cell, SweepFile
@@ -34,6 +35,7 @@ class CellState:
     state: State = "waiting"
     done: int = 0  # responses
     total: int = 0
+    began: float = 0.0  # on the clock of time.monotonic
     manifest: Manifest | None = None  # of a cell that is done or kept
     error: str = ""  # of one that failed
 
@@ -45,20 +47,36 @@ class CellState:
 class Sweep:
     """One sitting of a sweep; `ended` is called with each cell that is done, kept or failed.
 
-    `replace`: cells whose folder holds another run are cleared and run anew.
+    `replace`: cells whose folder holds another run are cleared and run anew. `only`: the folders of
+    the cells that this sitting runs. Several such sittings may run at once: none writes
+    `study.json`.
     """
 
     def __init__(
-        self, file: SweepFile, folder: Path, command: str, *, replace: bool = False
+        self,
+        file: SweepFile,
+        folder: Path,
+        command: str,
+        *,
+        replace: bool = False,
+        only: Sequence[str] = (),
     ) -> None:
         self.file, self.folder, self.command, self.replace = file, folder, command, replace
         self.ended: Callable[[CellState], None] = lambda state: None
-        self.cells = [CellState(cell) for cell in file.cells]
+        known = [cell.folder for cell in file.cells]
+        for name in only:
+            if name not in known:
+                raise ConfigError(f"{file.file} has no cell {name!r}. {suggest(name, known)}")
+        self.only = only
+        self.cells = [CellState(cell) for cell in file.cells if not only or cell.folder in only]
         self.began = time.monotonic()
         self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def run(self, jobs: int = 1) -> int:
         """Run what is not done, in `jobs` processes; returns how many cells failed."""
+        if self.only:
+            self._run(*self._claim(), jobs)
+            return len(self.failed)
         with sole_writer(self.folder, "study"):
             self.save()
             try:
@@ -104,14 +122,17 @@ class Sweep:
             if event.kind == "progress":
                 state.done, state.total = event.done, event.total
             elif event.kind == "started":
-                state.state = "running"
+                state.state, state.began = "running", time.monotonic()
             else:
                 self._end(state, event.kind, event.manifest, event.error)
 
-        if jobs > 1 and len(work) > 1:
-            run_in_processes(work, jobs, self.folder / LOG, report)
+        log = self.folder / (f"log-{self.only[0]}.txt" if self.only else LOG)
+        count = min(jobs, len(work))
+        if count > 1:
+            own = shares(devices(self.file.source.get("device")), count)
+            run_in_processes(work, count, log, report, devices=own)
         elif work:
-            with quiet(self.folder / LOG):
+            with quiet(log):
                 run_here(work, report)
 
     def _end(

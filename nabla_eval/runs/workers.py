@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from nabla_eval.errors import DataError, NablaError
 from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.devices import VISIBLE
 from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.runs.folder import fail
 from nabla_eval.signals import end_with_parent, shielded
@@ -106,16 +107,17 @@ def work(line: Connection, log: Path) -> None:
 
 
 class SweepWorker:
-    """A process that runs one job at a time, and the connection to it."""
+    """A process that runs one job at a time, the GPUs that it sees, and the connection to it."""
 
-    def __init__(self, target: Target, log: Path) -> None:
+    def __init__(self, target: Target, log: Path, devices: str | None = None) -> None:
+        self.devices = devices
         context = multiprocessing.get_context("spawn")  # torch does not survive a fork
         self.line, self._theirs = context.Pipe()
         self.process = context.Process(target=target, args=(self._theirs, log), daemon=True)
         self.place: int | None = None  # of the job that it is at
 
     def start(self) -> None:
-        with shielded():
+        with shielded(), _environment({} if self.devices is None else {VISIBLE: self.devices}):
             self.process.start()
         self._theirs.close()  # or its end would not be noticed here
 
@@ -145,22 +147,45 @@ class SweepWorker:
         return event, True
 
 
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def run_in_processes(
-    jobs: Sequence[Job], count: int, log: Path, report: Report, target: Target = work
+    jobs: Sequence[Job],
+    count: int,
+    log: Path,
+    report: Report,
+    target: Target = work,
+    devices: Sequence[str] = (),
 ) -> None:
     """Run jobs in `count` processes of one torch thread each, which load models and tasks once.
 
+    With `devices`, the GPUs that each process sees, a process that dies leaves its own to the next.
     What they print goes to files named after `log`. A process that dies costs the job it was at.
     Leaving early, by an exception such as Ctrl-C, ends the processes. `target` is what they run.
     """
     waiting, workers = deque(enumerate(jobs)), list[SweepWorker]()
+    free = list(devices)
     logs = (log.with_stem(f"{log.stem}-{number + 1}") for number in range(count + len(jobs)))
     try:
         while waiting or any(worker.place is not None for worker in workers):
             idle = [worker for worker in workers if worker.place is None]
             while waiting and (idle or len(workers) < count):
                 if not idle:
-                    idle.append(SweepWorker(target, next(logs)))
+                    own = free.pop(0) if free else None
+                    idle.append(SweepWorker(target, next(logs), own))
                     workers.append(idle[0])  # before it starts: a stop in between must find it
                     idle[0].start()
                 idle.pop().assign(*waiting.popleft())
@@ -169,6 +194,7 @@ def run_in_processes(
                 event, alive = busy[line].receive(jobs)  # type: ignore[index]
                 if not alive:
                     workers.remove(busy[line])  # type: ignore[index]
+                    free += filter(None, [busy[line].devices])  # type: ignore[index]
                 report(event)
     finally:
         _end(workers)

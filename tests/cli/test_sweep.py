@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,11 +16,12 @@ from tiny_task import SIZE, TASK
 
 from nabla_eval.cli.main import main
 from nabla_eval.cli.screen import Screen
-from nabla_eval.cli.sweep import SweepProgress
+from nabla_eval.cli.sweep_progress import SweepProgress
 from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.runs.sweep import CellState
 from nabla_eval.runs.sweep_file import Cell
 from nabla_eval.traces import read
+from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("no_environment")
@@ -148,6 +150,49 @@ def test_changed_options_are_refused_and_replaced_on_demand(
     assert list((folder / FOLDERS[2]).glob("trace-rank*"))  # greedy has not changed
 
 
+def test_one_cell_alone_beside_another_sitting(
+    finished: tuple[Path, Result], study_file: Path, tmp_path: Path
+) -> None:
+    """As the tasks of a job array run them: a sitting of all cells need not end first."""
+    folder = tmp_path / "out"
+    with sole_writer(folder, "study"):
+        result = sweep(study_file, "--output", str(folder), "--cell", FOLDERS[2])
+    assert result.exit_code == 0, result.output
+    assert "[1/1] greedy" in result.stdout and not (folder / "study.json").exists()
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [FOLDERS[2]]
+    assert plain(folder / FOLDERS[2]) == plain(finished[0] / FOLDERS[2])
+    unknown = sweep(study_file, "--output", str(folder), "--cell", "gredy-tiny_countdown-s5")
+    assert unknown.exit_code == 1 and f"Did you mean {FOLDERS[2]}" in unknown.output
+
+
+def test_an_array_holds_the_cells_that_are_not_done(
+    finished: tuple[Path, Result], study_file: Path
+) -> None:
+    folder, _ = finished
+    result = sweep(study_file, "--output", str(folder), "--slurm", "--gpus=1")
+    assert result.exit_code == 0, result.output
+    assert "2 of 5 cells are left" in result.stdout and f"sbatch {folder}/slurm.sh" in result.stdout
+    script = (folder / "slurm.sh").read_text()
+    assert "#SBATCH --array=0-1\n" in script and "#SBATCH --gpus=1\n" in script
+    assert script.partition("cells=(\n")[2].split()[:3] == [*FOLDERS[3:], ")"]
+    assert f" -m nabla_eval sweep {study_file} --output {folder} --cell " in script
+
+
+def test_an_estimate_tries_each_configuration_once_and_keeps_nothing(
+    finished: tuple[Path, Result], study_file: Path, tmp_path: Path
+) -> None:
+    result = sweep(study_file, "--output", str(tmp_path / "none"), "--estimate", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    cells = (line.strip("│ ").split("│") for line in result.stdout.splitlines() if TASK in line)
+    rows = {row[0].strip(): [part.strip() for part in row[2:]] for row in cells if len(row) == 6}
+    first = read(finished[0] / FOLDERS[2])[0]["ledger"]["model_calls"]
+    assert rows["greedy"][:3] == ["1", str(SIZE), str(SIZE * first)]
+    assert rows["nabla n=3"][:2] == ["2", str(SIZE)] and rows["broken n=3"][0::3] == ["2", "failed"]
+    assert "5 cells: about " in result.stdout and "hours with --jobs 2" in result.stdout
+    assert result.stdout.count("/nowhere does not exist") == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_ctrl_c_says_how_to_go_on(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,11 +207,26 @@ def test_a_terminal_shows_the_cells_at_work_in_any_width() -> None:
     names = [f"nabla with a rather long name that says what it does n={n}" for n in (4, 16)]
     cells = [CellState(Cell(n, n, TASK, 1, evaluation=None)) for n in names]  # type: ignore[arg-type]
     cells[0].state, cells[1].state, cells[1].done, cells[1].total = "done", "running", 3, 8
+    cells[1].began = time.monotonic() - 3.2  # a response a second
     for width in (80, 140):
         screen = Screen(io.StringIO())
         screen.width = width
         screen.print(SweepProgress(screen, cells, Path()).render())
         shown = screen.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, shown.splitlines())) <= width
-        assert "1/2" in shown and "nabla with" in shown and "3/8" in shown
+        assert "1/2" in shown and "nabla with" in shown and "3/8" in shown and "-0:05" in shown
         assert ("n=16" in shown) == (width > 80) and "n=4" not in shown
+
+
+def test_cells_that_wait_are_listed_as_far_as_they_fit() -> None:
+    cells = [CellState(Cell(f"n={n}", f"{n}", TASK, 1, evaluation=None)) for n in range(9)]  # type: ignore[arg-type]
+    cells[6].state = "running"
+    screen = Screen(io.StringIO())
+    screen.width, screen.height = 80, 6
+    screen.print(SweepProgress(screen, cells, Path()).render())
+    shown = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line[-5:-3] for line in shown[1:4]] == [["loading", "n=6"], ["waiting", "n=0"],
+                                                    ["waiting", "n=1"]]  # fmt: skip
+    assert (
+        shown[0][-3:] == ["0/9", "0:00", "cells"] and " ".join(shown[4]) == "and 6 more that wait"
+    )

@@ -31,7 +31,10 @@ def fake_work(line, log):
         if "die" in job.evaluation.model_args:
             os._exit(job.evaluation.model_args["die"])
         time.sleep(job.evaluation.model_args.get("sleep", 0))
-        line.send(Event("done", place, manifest={**job.manifest, "device": str(os.getpid())}))
+        while not os.path.exists(job.evaluation.model_args.get("after", os.curdir)):
+            time.sleep(0.05)
+        shown = os.environ.get(job.evaluation.model_args.get("show", ""), str(os.getpid()))
+        line.send(Event("done", place, manifest={**job.manifest, "device": shown}))
 
 
 def jobs(tmp_path, *options):
@@ -44,8 +47,24 @@ def jobs(tmp_path, *options):
     return found
 
 
-def run(work, tmp_path, report):
-    run_in_processes(work, 2, tmp_path / "log.txt", report, fake_work)
+def run(work, tmp_path, report, **settings):
+    run_in_processes(work, 2, tmp_path / "log.txt", report, fake_work, **settings)
+
+
+def test_each_process_sees_its_own_gpus_and_leaves_them_to_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    died, show = tmp_path / "died", {"show": "CUDA_VISIBLE_DEVICES"}
+    seen = {}
+
+    def report(event):
+        if event.kind == "failed":
+            died.touch()
+        elif event.manifest is not None:
+            seen[event.job] = event.manifest["device"]
+
+    work = jobs(tmp_path, {**show, "after": str(died)}, {"die": 3}, show)
+    run(work, tmp_path, report, devices=["4,5", "7"])
+    assert seen == {0: "4,5", 2: "7"} and os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,7"
 
 
 def test_a_process_that_dies_costs_the_job_it_was_at(tmp_path):

@@ -1,0 +1,70 @@
+"""A sweep as a Slurm job array: one cell per array task, continued until it is done."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from nabla_eval.errors import ConfigError
+
+FILE = "slurm.sh"
+_SCRIPT = """\
+#!/usr/bin/env bash
+{directives}
+# {count} cells of {study}, one per array task.
+# A cell that its time limit ends is stopped two minutes before, keeps its answers, and is queued again.
+set -euo pipefail
+cd {here}
+cells=(
+{cells}
+)
+{command} --cell "${{cells[$SLURM_ARRAY_TASK_ID]}}" &
+run=$!
+# bash runs a trap only after the command in the foreground, so the cell is in the background.
+stop() {{
+    kill -TERM "$run"
+    wait "$run" || true
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 143
+}}
+trap stop TERM
+wait "$run"
+"""  # noqa: E501
+
+
+def array_script(
+    study: str, cells: Sequence[str], command: Sequence[str], options: str, log: Path
+) -> str:
+    """Return the script of a job array that runs `command --cell CELL` for each cell.
+
+    `options` are sbatch's own (`--gpus=1 --time=04:00:00`); they follow ours, so they win. Raises
+    `ConfigError` for words that are no options.
+    """
+    try:
+        given = shlex.split(options)
+    except ValueError as error:
+        raise ConfigError(f"--slurm {options!r} cannot be read: {error}.") from None
+    if given and not given[0].startswith("-"):
+        raise ConfigError(
+            f"--slurm must be options of sbatch, got {options!r}. "
+            "Try --slurm '--gpus=1 --time=04:00:00'."
+        )
+    ours = [
+        f"--job-name={study}", f"--array=0-{len(cells) - 1}", f"--output={log}",
+        "--open-mode=append", "--requeue", "--signal=B:TERM@120",
+    ]  # fmt: skip
+    lines = [shlex.quote(word) for word in ours]
+    for word in given:  # `-t 04:00:00` is one option in two words
+        if word.startswith("-"):
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return _SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in lines),
+        count=len(cells),
+        study=" ".join(study.split()),
+        here=shlex.quote(str(Path.cwd())),
+        cells="\n".join(f"    {shlex.quote(cell)}" for cell in cells),
+        command=shlex.join(command),
+    )
