@@ -23,7 +23,7 @@ export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-oldest test-vllm lint bench bench-gpu reports sbom audit soak theory docs
+.PHONY: help setup demo test test-browser notebooks picture test-oldest test-vllm lint bench bench-gpu reports sbom audit soak theory docs
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -45,6 +45,12 @@ test: $(STAMP) ## run the tests, slow ones too
 
 test-browser: $(STAMP) ## run the tests that need a browser (Chromium or Chrome)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+notebooks: $(STAMP) ## run the notebooks of examples/ again, and keep their outputs
+	$(BIN)/python tests/support/notebooks.py
+
+picture: $(STAMP) ## take the README's picture again, in a browser
+	NABLA_PICTURE=docs/revision.png $(BIN)/python -m pytest tests/browser/test_picture.py
 
 # Pins, so that a floor which something else rules out is an error and not a newer version.
 # constraints.txt is about other versions, and so is its test.

@@ -108,7 +108,8 @@ def frame(
         options = {f"option.{name}": value for name, value in run.config.items()}
         answers.append(_beside(of_answer, run.answers.assign(**metrics), options))
         candidates.append(_beside(of_run, run.candidates, {}))
-    return Frames(concat(answers, ignore_index=True), concat(candidates, ignore_index=True))
+    judged = [each for each in candidates if len(each)] or candidates  # empty ones have no types
+    return Frames(concat(answers, ignore_index=True), concat(judged, ignore_index=True))
 
 
 def _beside(before: Mapping[str, Any], frame: DataFrame, after: Mapping[str, Any]) -> DataFrame:

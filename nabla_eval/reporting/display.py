@@ -41,7 +41,7 @@ class Told(Story):
             )
         )  # fmt: skip
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = [facts(self), f"\n{visible(self.question)}\n", marked(self.final or self.first)]
         if self.final is not None:
             parts.insert(2, f"{marked(self.first)}\n  was revised to")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from large_runs import write_large_run
@@ -18,8 +14,6 @@ from nabla_eval.analysis import study
 from nabla_eval.analysis.runs import Run
 from nabla_eval.traces import read
 from nabla_eval.traces.index import whole
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -92,21 +86,6 @@ def test_seeds_with_other_numbers_of_repeats_keep_their_scores(tmp_path):
     assert isinstance(run, Run) and run.seeds == (0, 1) and not math.isnan(run.answers["score"][0])
 
 
-def test_the_notebook_of_the_examples_runs_on_a_run_folder(folder, tmp_path, monkeypatch):
-    """As a kernel runs it: cell after cell in one namespace, the last expression is its value."""
-    shutil.rmtree(folder / "best")
-    shutil.copytree(folder, tmp_path / "home" / "results" / "demo")
-    monkeypatch.chdir(tmp_path / "home")
-    notebook = json.loads((ROOT / "examples" / "report.ipynb").read_text(encoding="utf-8"))
-    names: dict[str, object] = {}
-    values = []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            assert not cell["outputs"]
-            *body, last = ast.parse("".join(cell["source"])).body
-            exec(compile(ast.Module(body, []), "cell", "exec"), names)
-            values.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
-    (answers, _), (judged, _) = values[0]
-    assert (answers, judged) == (4, 6) and values[1]["nabla paper n=8"]["mean"] == 0.75
-    assert values[2].loc[("nabla paper n=8", 1)].sum() == 1 and len(values[3]) == 2
-    assert names["record"] == read(folder / "nabla0")[0]
+def test_runs_without_candidates_leave_the_types_of_others_alone(folder):
+    _, candidates = nabla_eval.frame(folder)
+    assert [candidates[name].dtype.kind for name in ("nth", "sweep", "position")] == ["i"] * 3
