@@ -31,8 +31,8 @@ from nabla_eval.reporting.rows import (
     rejection_differences,
     run_table,
     task_column,
-    verdict,
     with_interval,
+    worded,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import (
@@ -51,7 +51,7 @@ def accuracy_report(runs: Sequence[Run]) -> Report:
     pairs = [(run, role, control) for run in runs for role, control in controls_of(run, runs)]
     rows = holm_corrected([accuracy_difference(a, b, role) for a, role, b in pairs])
     twins = {run.name for run in runs if run.is_twin}
-    sentences = [verdict(row) for row in rows if row["a"] not in twins]
+    sentences = worded([row for row in rows if row["a"] not in twins])
     differences = difference_table("differences", "Accuracy against the controls", rows)
     tables = [accuracy_table(runs), differences, failure_table(runs)]
     return Report("accuracy", "Accuracy", tables, sentences)
@@ -162,7 +162,7 @@ def compare_report(a: Sequence[Run], b: Sequence[Run]) -> Report:
         _apart_table([row for x, y in pairs for row in _apart_rows(x, y)], *pairs[0]),
     ]
     title = f"{pairs[0][0].name} against {pairs[0][1].name}"
-    return Report("compare", title, tables, [verdict(row) for row in rows])
+    return Report("compare", title, tables, worded(rows))
 
 
 def _told_apart(a: Run, b: Run) -> tuple[Run, Run]:

@@ -30,6 +30,7 @@ from nabla_eval.reporting.rows import (
     run_table,
     task_column,
     with_interval,
+    worded,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import count, number, percent, percent_range, points_range
@@ -40,14 +41,15 @@ def cost_report(runs: Sequence[Run]) -> Report:
     """Report costs, savings against the controls, acceleration."""
     pairs = [(run, role, control) for run in runs for role, control in controls_of(run, runs)]
     savings = [saving_row(run, role, control) for run, role, control in pairs]
-    sentences = [
-        f"{row['run']} takes {percent(row['ratio'])} of the model calls of {row['control']} "
-        f"(95 % interval {percent_range(row['ratio_ci95'])})."
-        for row in savings
-        if row["role"] != "twin"
-    ]
+    sentences = worded([row for row in savings if row["role"] != "twin"], _saved)
     tables = [cost_table(runs), saving_table(savings), acceleration_table(runs)]
     return Report("cost", "Cost", tables, sentences)
+
+
+def _saved(row: Row) -> str:
+    share, control = percent(row["ratio"]), row["control"]
+    interval = percent_range(row["ratio_ci95"])
+    return f"{row['run']} takes {share} of {control}'s model calls (95 % interval {interval})."
 
 
 def saving_row(run: Run, role: str, control: Run) -> Row:
@@ -143,7 +145,7 @@ def scaling_report(runs: Sequence[Run]) -> Report:
     found = points(runs)
     equal = _equal_cost_rows(found)
     tables = [_point_table(found), _equal_cost_table(equal)]
-    return Report("scaling", "Accuracy against cost", tables, [_worded(row) for row in equal])
+    return Report("scaling", "Accuracy against cost", tables, worded(equal, _at_equal_calls))
 
 
 def _point_table(found: Sequence[Point]) -> Table:
@@ -206,7 +208,7 @@ def _equal_cost_rows(found: Sequence[Point]) -> list[Row]:
     return holm_corrected(rows)
 
 
-def _worded(row: Row) -> str:
+def _at_equal_calls(row: Row) -> str:
     verb, found = "cannot be told apart from", row["difference"]
     if decided(row):
         side = "above" if found > 0 else "below"

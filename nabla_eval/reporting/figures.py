@@ -135,13 +135,14 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
     curves: dict[str, list[Row]] = {row["curve"]: [] for row in rows}
     for row in sorted(rows, key=lambda row: row["model_calls"]):
         curves[row["curve"]].append(row)
-    figure, axes = new_figure(height=4.2 + 0.1 * len(curves))
+    lines = sum(1 + _wrapped(name, 52).count("\n") for name in curves)
+    figure, axes = new_figure(height=4.2 + 0.1 * lines)
     for i, (name, own) in enumerate(curves.items()):
         errors = [_arms(100 * row["accuracy"], _percent(row["ci95"])) for row in own]
         again = i // len(COLOURS)  # the second time round with another marker
         axes.errorbar(
             [row["model_calls"] for row in own], [100 * row["accuracy"] for row in own],
-            yerr=list(zip(*errors, strict=True)), label=plain(name), capsize=2, lw=1.2, ms=5,
+            yerr=list(zip(*errors, strict=True)), label=_wrapped(name, 52), capsize=2, lw=1.2, ms=5,
             color=COLOURS[i % len(COLOURS)], marker=MARKERS[(i + again) % len(MARKERS)],
             alpha=0.9,
         )  # fmt: skip
@@ -157,7 +158,7 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"model calls per answer (log scale{'; small numbers are N' if named else ''})")
     axes.set_ylabel("accuracy, % (95 % interval)")
-    figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     _tidy(axes, "both")
     return figure
 

@@ -26,8 +26,8 @@ from nabla_eval.reporting.rows import (
     rejection_differences,
     run_table,
     task_column,
-    verdict,
     with_interval,
+    worded,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import MISSING, count, percent
@@ -59,7 +59,7 @@ def rejection_report(runs: Sequence[Run]) -> Report:
         _index_table(rows),
         _acceptance_table(judging),
     ]  # fmt: skip
-    return Report("rejection", "Rejection", tables, [verdict(row) for row in differences])
+    return Report("rejection", "Rejection", tables, worded(differences))
 
 
 def rejection_row(run: Run, runs: Sequence[Run] = ()) -> Row:

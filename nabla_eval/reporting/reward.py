@@ -24,8 +24,8 @@ from nabla_eval.reporting.rows import (
     holm_corrected,
     of_run,
     run_table,
-    verdict,
     with_interval,
+    worded,
 )
 from nabla_eval.reporting.tables import Column, Report, Row, Table, text
 from nabla_eval.reporting.text import MISSING, count, number, percent
@@ -67,7 +67,7 @@ def reward_report(
         _reliability_table(bins),
         _gain_table(gains),
     ]
-    return Report("reward", "Reward", tables, [verdict(row) for row in models])
+    return Report("reward", "Reward", tables, worded(models))
 
 
 def _answers(run: Run, grade: Grade | None) -> tuple[str, DataFrame]:

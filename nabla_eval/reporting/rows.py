@@ -7,7 +7,7 @@ accuracies are fractions of one, costs are means per answer, p values two-sided.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nabla_eval.analysis.accuracy import difference
 from nabla_eval.analysis.candidates import rejection_difference
@@ -156,6 +156,12 @@ def verdict(row: Row) -> str:
         return f"{measure}: {a} and {b} cannot be told apart ({points(found)} points, {numbers})."
     side, distance = "above" if found > 0 else "below", points(abs(found)).lstrip("+")
     return f"{measure}: {a} is {distance} points {side} {b} ({numbers})."
+
+
+def worded(rows: Sequence[Row], word: Callable[[Row], str] = verdict) -> list[str]:
+    """Return a sentence for each row, of which task it is where there are several."""
+    several = len({row["task"] for row in rows}) > 1
+    return [f"{row['task']}: {word(row)}" if several else word(row) for row in rows]
 
 
 def difference_table(name: str, title: str, rows: Sequence[Row], note: str = HOLM) -> Table:

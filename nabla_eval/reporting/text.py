@@ -138,12 +138,21 @@ def script_of(*names: str) -> tuple[str, str]:
     return script, f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
+def breakable(text: str) -> Any:
+    """Return printable text as HTML that may be broken after the separators in a long name."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("([_/=])", r"\1<wbr>", str(escape(printable(text)))))
+
+
 @cache
 def templates() -> Any:
     """Return jinja's environment of the pages; all that is filled in is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    made.filters["breakable"] = breakable
+    return made

@@ -6,7 +6,7 @@ import pytest
 from run_folders import BEST_OF_N, MODELS, NABLA, as_run, record
 
 from nabla_eval.reporting.accuracy import accuracy_report
-from nabla_eval.reporting.cost import scaling_report
+from nabla_eval.reporting.cost import cost_report, scaling_report
 from nabla_eval.reporting.summary import summary_report
 
 P = 40
@@ -125,6 +125,8 @@ def test_each_task_has_its_own_climb_and_the_intervals_say_how_sure():
             ("nabla", 30, 50.0, NABLA), ("nabla", 29, 40.0, TWIN),
         )
     ]  # fmt: skip
+    for report in (accuracy_report(runs), cost_report(runs)):
+        assert {sentence.partition(": ")[0] for sentence in report.sentences} == {"a", "b"}
     found = said(*runs)
     assert found[0].startswith("a: By cost: greedy-a") and found[1].startswith("b: By cost")
     sure = one(found, "How sure: 40 problems a run")
