@@ -139,10 +139,11 @@ def script_of(*names: str) -> tuple[str, str]:
 
 
 def breakable(text: str) -> Any:
-    """Return printable text as HTML that may be broken after the separators in a long name."""
+    """Return printable text as HTML, which may be broken after separators where it is long."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("([_/=])", r"\1<wbr>", str(escape(printable(text)))))
+    shown = escape(printable(text))
+    return shown if len(shown) <= 12 else Markup(re.sub("([_/=])", r"\1<wbr>", str(shown)))
 
 
 @cache

@@ -118,11 +118,11 @@ def test_what_was_not_measured_is_named():
 
 def test_each_task_has_its_own_climb_and_the_intervals_say_how_sure():
     runs = [
-        make(f"{m}-{task}", right, calls, config, method=m, task=task)
+        make(f"{name}-{task}", right, calls, config, method=method, task=task, drafts=[0.0] * 8)
         for task in ("a", "b")
-        for m, right, calls, config in (
-            ("greedy", 10, 10.0, GREEDY), ("best_of_n", 30, 90.0, BEST_OF_N),
-            ("nabla", 30, 50.0, NABLA), ("nabla", 29, 40.0, TWIN),
+        for name, method, right, calls, config in (
+            ("greedy", "greedy", 10, 10.0, GREEDY), ("best", "best_of_n", 30, 90.0, BEST_OF_N),
+            ("nabla", "nabla", 30, 50.0, NABLA), ("twin", "nabla", 29, 40.0, TWIN),
         )
     ]  # fmt: skip
     for report in (accuracy_report(runs), cost_report(runs)):
