@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nabla_eval.analysis.study import frame
     from nabla_eval.api import generate, load_pair, refine
+    from nabla_eval.probing.probe import probe
     from nabla_eval.reporting.display import story
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "frame", "generate", "load_pair", "refine", "story"]
+__all__ = ["__version__", "frame", "generate", "load_pair", "probe", "refine", "story"]
 
 _LAZY = {
     "frame": "nabla_eval.analysis.study",
     "generate": "nabla_eval.api",
     "load_pair": "nabla_eval.api",
+    "probe": "nabla_eval.probing.probe",
     "refine": "nabla_eval.api",
     "story": "nabla_eval.reporting.display",
 }

@@ -128,7 +128,7 @@ def generate(
     for text in texts:
         key = Key.root(seed) / "api" / text / seen[text]
         seen[text] += 1
-        problems.append(_problem(pair, text, key, max_new_tokens, stop, chat))
+        problems.append(problem_of(pair, text, key, max_new_tokens, stop, chat))
     decode = partial(pair.policy.decode, special=True)
     began = time.perf_counter()
     answers: dict[int, Generation] = {}
@@ -147,14 +147,16 @@ def generate(
     return answers[0] if isinstance(problem, str) else [answers[i] for i in range(len(texts))]
 
 
-def _problem(
+def problem_of(
     pair: Pair,
     text: str,
     key: Key,
     max_new_tokens: int | None,
     stop: Sequence[str],
     chat: bool | None,
+    id: str = "",
 ) -> Problem:
+    """Return a problem given as text, as `generate` reads it."""
     messages = [{"role": "user", "content": text}]
     tokenizer = pair.policy.tokenizer
     templated = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
@@ -168,7 +170,7 @@ def _problem(
             f"{pair.policy.context} of {pair.policy.name}. Try max_new_tokens={max(room, 0)}, or a "
             "shorter problem."
         )
-    problem = pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop)
+    problem = pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop, id=id)
     thought = opened(rendered, messages if templated else None) or pair.policy.thought
     return replace(problem, thought=thought)
 

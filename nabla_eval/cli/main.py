@@ -41,6 +41,9 @@ COMMANDS = {
     "check-pair": Lazy(
         "nabla_eval.cli.check_pair:check_pair", "Do a policy and a reward model fit together?"
     ),
+    "probe": Lazy(
+        "nabla_eval.cli.probe:probe", "What a gradient can buy on a pair and its problems."
+    ),
     "train": Lazy("nabla_training.__main__:train", "Train a policy by SFT or GRPO (needs TRL)."),
     "theory": Lazy("nabla_theory.__main__:main", "Check the paper's mathematics numerically."),
 }

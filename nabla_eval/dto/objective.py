@@ -93,7 +93,7 @@ def differentiate(
     starts = [0] * len(sites) if firsts is None else list(firsts)
     with torch.inference_mode(False), torch.enable_grad():
         policy = _policy_pass(pair.policy, sites, starts, objective.nll_weight)
-        reward = _reward_pass(pair.judge, sites, starts, objective)
+        reward = reward_pass(pair.judge, sites, starts, objective)
     return [EmbeddingGradients(*own) for own in zip(starts, *policy, *reward, strict=True)]
 
 
@@ -172,11 +172,27 @@ def embed_reward(reward: Reward, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T 
     return torch.where((ids < words)[..., None], response, reward.table[(ids - words).clamp(min=0)])
 
 
-def _reward_pass(
-    reward: Reward, sites: Sequence[Site], firsts: Sequence[int], objective: Objective
+def reward_pass(
+    reward: Reward,
+    sites: Sequence[Site],
+    firsts: Sequence[int],
+    objective: Objective,
+    mixtures: Sequence[tuple[int, Tensor]] = (),
 ) -> tuple[list[Tensor], list[float]]:
-    """Embedding gradients of -lam r at the response's tokens and r itself, per sequence."""
+    """Embedding gradients of -lam r at the response's tokens and r itself, per sequence.
+
+    `mixtures` has, for each sequence, a position and the embedding that stands there in place of
+    its token's; empty where every token is hard. Needs gradients to be enabled.
+    """
     rows = reward_rows(reward, sites)
+    embed = partial(embed_reward, reward)
+    if mixtures:
+        beyond = reward.embedding.shape[0] + reward.table.shape[0]  # ids that no token has
+        rows = [
+            (*row[: (at := len(site.affixes.before) + i)], beyond + j, *row[at + 1 :])
+            for j, (row, site, (i, _)) in enumerate(zip(rows, sites, mixtures, strict=True))
+        ]
+        embed = partial(_embed_mixtures, reward, torch.stack([own for _, own in mixtures]))
     starts, spans = [], []  # where each row's graph begins; its wanted tokens, from the row's end
     for site, row, first in zip(sites, rows, firsts, strict=True):
         start = len(site.affixes.before) + min(first, site.scored)
@@ -184,7 +200,7 @@ def _reward_pass(
         spans.append((len(row) - start, len(site.affixes.after)))
     run = forward(
         reward.base,
-        partial(embed_reward, reward),
+        embed,
         rows,
         starts,
         reward.device,
@@ -207,6 +223,13 @@ def _reward_pass(
         for i, (s, f, span) in enumerate(zip(sites, firsts, slices, strict=True))
     ]
     return gradients, scores[:, -1].tolist()
+
+
+def _embed_mixtures(reward: Reward, mixtures: Float[Tensor, "J Dr"], ids: Tensor) -> Tensor:
+    """Embed ids, and from the end of both vocabularies on the mixtures."""
+    beyond = reward.embedding.shape[0] + reward.table.shape[0]
+    plain = embed_reward(reward, ids.clamp(max=beyond - 1))
+    return torch.where((ids >= beyond)[..., None], mixtures[(ids - beyond).clamp(min=0)], plain)
 
 
 def step_ends(reward: Reward, site: Site) -> list[float]:

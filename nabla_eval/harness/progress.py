@@ -31,9 +31,11 @@ class Progress:
         shown: Callable[[int, int], None] | None = None,
         *,
         quiet: bool = False,
+        doing: str = "Running generate_until requests",
         every: float = SECONDS,
     ) -> None:
         self.total, self.title, self.shown, self.every = total, title, shown, every
+        self.doing = doing
         self.done = 0
         self.kept = 0  # of them, what an earlier sitting left
         self._quiet = quiet or shown is not None
@@ -47,7 +49,7 @@ class Progress:
         if self._quiet:
             return self
         if self._stream.isatty():
-            title = visible(f"Running generate_until requests ({self.title})")
+            title = visible(f"{self.doing} ({self.title})")
             self._bar = tqdm(total=self.total, desc=title)
         else:
             self._lines = threading.Thread(target=self._write_lines, name="heartbeat", daemon=True)

@@ -22,13 +22,17 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PANELS = 4  # of runs beside each other
 
 
-def new_figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
-    """Return an empty figure and its axes (an array of them for several columns)."""
+def new_figure(
+    width: float = 7.0, height: float = 4.0, columns: int = 1, shared: bool = True
+) -> tuple[Figure, Any]:
+    """Return an empty figure and its axes, for several columns an array; these may share scales."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    shared = columns > 1
-    return figure, figure.subplots(1, columns, sharex=shared, sharey=shared, squeeze=not shared)
+    several = columns > 1
+    shared = shared and several
+    axes = figure.subplots(1, columns, sharex=shared, sharey=shared, squeeze=not several)
+    return figure, axes.ravel() if several else axes
 
 
 def plain(text: str) -> str:
@@ -116,7 +120,7 @@ def _name_lines(figure: Figure, axes: Axes, rows: Sequence[Row], label: str) -> 
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(label)
     figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=3)
-    _tidy(axes, "x")
+    tidy(axes, "x")
 
 
 # --- a curve for each method ---
@@ -159,7 +163,7 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel(f"model calls per answer (log scale{'; small numbers are N' if named else ''})")
     axes.set_ylabel("accuracy, % (95 % interval)")
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
-    _tidy(axes, "both")
+    tidy(axes, "both")
     return figure
 
 
@@ -202,7 +206,7 @@ def _panels(runs: Sequence[Run], height: float) -> tuple[Figure, Sequence[Axes]]
     panels = list(np.atleast_1d(axes).ravel())
     for panel, run in zip(panels, runs, strict=True):
         panel.set_title(_wrapped(run.name, 24), fontsize=7)
-        _tidy(panel, "y")
+        tidy(panel, "y")
     return figure, panels
 
 
@@ -222,7 +226,8 @@ def _arms(value: float, interval: tuple[float, float]) -> tuple[float, float]:
     return (max(0.0, value - low), max(0.0, high - value)) if low <= high else (0.0, 0.0)
 
 
-def _tidy(axes: Axes, grid: Any) -> None:
+def tidy(axes: Axes, grid: Any) -> None:
+    """Leave two sides of the frame, and a faint grid along `grid` (x, y or both)."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from nabla_eval.runs.folder import complete, fail
 from nabla_eval.traces.manifest import Manifest
 
 RESULTS = "results.json"  # lm-eval inserts the date; samples are written beside it
+
+
+@dataclass(frozen=True)
+class Collected:
+    """lm-eval's model, what it would be asked, and the tasks that ask, by name."""
+
+    lm: Any
+    requests: list[Any]
+    tasks: Mapping[str, Any]
 
 
 @dataclass
@@ -70,6 +80,45 @@ class Evaluator:
             if first:
                 fail(folder, manifest, named)
             raise named from error
+
+    def collect(self, evaluation: Evaluation, described: Mapping[str, Any]) -> Collected:
+        """Return what an evaluation would ask which model, with none of it answered.
+
+        Raises what the evaluation itself would raise before its first answer, and `DataError` where
+        it asks for no responses.
+        """
+        from lm_eval._cli.run import Run
+
+        from nabla_eval.harness.lm import NablaLM
+        from nabla_eval.harness.metrics import NablaResponse
+
+        found: list[Collected] = []
+
+        def asked(lm: NablaLM, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Any]:
+            (manager,) = self._managers.values()
+            tasks = manager.load(list(evaluation.tasks))["tasks"]
+            found.append(Collected(lm, list(requests), tasks))
+            return [NablaResponse("", {"failed": "not asked"}) for _ in requests]
+
+        options = Namespace(**evaluation.options)
+        options.model, options.tasks = NAME, list(evaluation.tasks)
+        options.model_args = dict(evaluation.model_args)
+        options.include_path = _folders(evaluation)
+        try:
+            with (
+                redirect_stdout(io.StringIO()),  # lm-eval's own table is of no answers
+                self._kept(evaluation, described, {}),
+                patch.object(NablaLM, "generate_until", asked),
+            ):
+                Run._execute(options)
+        except Exception as error:
+            raise _named(error) from error
+        if not found:
+            raise DataError(
+                f"{', '.join(evaluation.tasks)} asks for no responses (generate_until). Try "
+                "nabla_gsm8k."
+            )
+        return found[0]
 
     @contextmanager
     def _kept(

@@ -155,7 +155,8 @@ def headers() -> set[str]:
 
 
 def test_the_page_on_runs_describes_every_column_of_the_reports() -> None:
-    cells = re.findall(r"^\| (`.*?) \| ", read("docs/reading.md"), re.MULTILINE)
+    pages = read("docs/reading.md") + read("docs/probe.md")
+    cells = re.findall(r"^\| (`.*?) \| ", pages, re.MULTILINE)
     described = {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
     assert headers() - described == set() and len(headers()) > 50
 

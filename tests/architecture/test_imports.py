@@ -47,10 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experimental": ENGINE | {"engine", "methods", "traces", "analysis"},
     "api": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "reporting"},
     "harness": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "api"},
-    "runs": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "harness"},
+    "probing": ENGINE | {"engine", "methods", "grading", "traces", "analysis", "api"},
+    "runs": ENGINE | {"engine", "methods", "grading", "traces", "embedded", "harness", "probing"},
     "cli": ENGINE
     | {"engine", "methods", "grading", "traces", "analysis", "reporting"}
-    | {"embedded", "api", "harness", "runs"},
+    | {"embedded", "api", "harness", "runs", "probing"},
     "__main__": {"cli"},
 }
 # These must run without a model: in notebooks over traces, and in tests with a scripted executor.

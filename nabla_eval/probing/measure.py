@@ -1,0 +1,65 @@
+"""One problem, measured: a generator as methods are, so that the engine batches problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from nabla_eval.methods.nabla_options import Nabla, uncertain
+from nabla_eval.models.pair import Pair
+from nabla_eval.options import Sampling
+from nabla_eval.outcome import Outcome
+from nabla_eval.probing import advantage, fidelity, reach, room
+from nabla_eval.probing.loops import split_runs
+from nabla_eval.probing.plan import Plan, ProbedProblem
+from nabla_eval.probing.requests import Look
+from nabla_eval.protocol import Generate, Part, Problem, Score, Trajectory
+
+# Is a response right? None where nobody knows.
+Grade: TypeAlias = Callable[[str], bool | None]
+
+
+def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan, grade: Grade) -> Part:
+    """Measure all sections on one problem; the result is `ProbedProblem`."""
+
+    def value(answer: Outcome) -> dict[str, Any]:
+        return {"reward": answer.reward, "right": grade(answer.text)}
+
+    drafts, rewards = yield from _drafts(problem, config, plan.drafts)
+    *sampled, greedy = [
+        {"reward": reward, "right": grade(own.text)}
+        for own, reward in zip(drafts, rewards, strict=True)
+    ]
+    draft, reward = drafts[0], rewards[0]
+    (looked,) = yield [Look(problem, draft, plan.plausible, plan.tokens)]
+    gated = fidelity.some(uncertain(draft, config), problem, plan.positions)
+    moved, own = yield from reach.measure(problem, draft, gated, config, plan)
+    chosen = fidelity.exchanges(pair, draft, looked.places, problem, plan.positions)
+    wanted = [(place.position, token) for place in chosen for token in place.tokens]
+    for i, *tokens in advantage.differing(gated, own, plan):
+        wanted += [(i, token) for token in tokens]
+    values = yield from fidelity.roll_out(problem, draft, wanted, config, plan.rollouts)
+    sites = yield from fidelity.measure(pair, problem, draft, reward, chosen, values, config)
+    loops = yield from split_runs(problem, config, plan, value)
+    return ProbedProblem(
+        {
+            "drafts": sampled,
+            "greedy": greedy,
+            "room": room.measure(draft, looked.places, config),
+            "reach": moved,
+            "fidelity": sites,
+            "advantage": advantage.measure(gated, own, values, plan),
+            "loops": loops,
+        }
+    )
+
+
+def _drafts(problem: Problem, config: Nabla, count: int) -> Part:
+    """Return drafts, which are those of best-of-N, then the greedy response; and their rewards."""
+    streams = problem.key / "draft"
+    asked = [Generate(problem, streams / i, config.sampling) for i in range(count)]
+    greedy = Generate(problem, problem.key / "greedy", Sampling(temperature=0))
+    written: list[Trajectory] = yield [*asked, greedy]
+    drafts = [config.judged(own) for own in written]
+    scores = yield [Score(problem, own) for own in drafts]
+    return drafts, [score.reward for score in scores]

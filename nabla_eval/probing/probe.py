@@ -1,0 +1,172 @@
+"""`nabla_eval.probe`: measure problems, sum them up, say what it means."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nabla_eval.api import problem_of
+from nabla_eval.engine.drive import drive
+from nabla_eval.engine.execute import Executor
+from nabla_eval.errors import ConfigError, Fault, ItemError
+from nabla_eval.grading import grade as grade_answer
+from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.methods.registry import configure
+from nabla_eval.models.pair import Pair
+from nabla_eval.options import build, fingerprint, flatten, leaves
+from nabla_eval.probing import advantage, fidelity, reach, reward, room
+from nabla_eval.probing.measure import Grade, measure
+from nabla_eval.probing.plan import Plan, ProbedProblem, probed
+from nabla_eval.probing.store import Store
+from nabla_eval.probing.verdict import verdict
+from nabla_eval.protocol import Method, Problem
+from nabla_eval.randomness import Key
+from nabla_eval.terminal import LOGGER
+
+SCHEMA = 1  # of the folder's lines: they are taken up by probes of the same number
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A problem, and who says whether a response to it is right."""
+
+    problem: Problem
+    grade: Grade = lambda text: None
+
+
+@dataclass
+class Probe:
+    """A probe of a pair at ∇-Reasoner's options; call it with problems.
+
+    `advance(done, total)` is called as problems are done, `facts` join what the folder's lines
+    depend on. Raises what `plan.probed` raises.
+    """
+
+    pair: Pair
+    config: Nabla
+    plan: Plan = field(default_factory=Plan)
+    folder: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    execute: Executor | None = None
+    width: int = 16  # problems that are active at once
+    advance: Callable[[int, int], None] = lambda done, total: None
+    failed: dict[str, str] = field(default_factory=dict)  # problems that could not be measured
+
+    def __call__(self, asked: Sequence[Asked]) -> dict[str, Any]:
+        """Measure problems, those of the folder's lines excepted; return the six sections.
+
+        Raises `ItemError` where fewer than two problems could be measured.
+        """
+        config = probed(self.pair, self.config, len(asked))
+        plan = {n: own for n, own in flatten(self.plan).items() if n != "max_seconds"}
+        identity = {"schema": SCHEMA, "config": flatten(config), "plan": plan, **self.facts}
+        store = Store(self.folder, identity)
+        left = [own for own in asked if own.problem.id not in store.found]
+        done = len(asked) - len(left)
+        self.advance(done, len(asked))
+        methods = self._methods(left, config)
+        for i, end in drive(methods, self.execute or Executor(self.pair), width=self.width):
+            if isinstance(end, Fault):
+                self._fail(left[i].problem.id, end.error)
+            else:
+                assert isinstance(end, ProbedProblem)
+                store.add(left[i].problem.id, end.figures)
+            done += 1
+            self.advance(done, len(asked))
+        found = [store.found[o.problem.id] for o in asked if o.problem.id in store.found]
+        if len(found) < 2:
+            told = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
+            raise ItemError(
+                f"Only {len(found)} of {len(asked)} problems could be measured, and intervals need "
+                f"2 ({told or 'the time was up'}). Try a larger max_seconds, or other problems."
+            )
+        return summarise(found, config, self.plan, len(asked))
+
+    def _methods(self, asked: Sequence[Asked], config: Nabla) -> Iterator[Method]:
+        limit = self.plan.max_seconds
+        began = time.monotonic()
+        for own in asked:
+            if limit is not None and time.monotonic() - began > limit:
+                LOGGER.warning("max_seconds=%g is over: the probe rests on fewer problems.", limit)
+                return
+            yield measure(self.pair, own.problem, config, self.plan, own.grade)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        LOGGER.error("%s failed and is left out: %s: %s", name, type(error).__name__, error)
+        self.failed[name] = f"{type(error).__name__}: {error}"
+
+
+def summarise(
+    found: Sequence[Mapping[str, Any]], config: Nabla, plan: Plan, asked: int
+) -> dict[str, Any]:
+    """Return the six sections of measured problems."""
+    sections = {
+        "room": room.summary(found, plan.drafts),
+        "reach": reach.summary(found, config),
+        "fidelity": fidelity.summary(found, plan),
+        "advantage": advantage.summary(found, config.n),
+        "reward": reward.summary(found, plan.drafts),
+    }
+    return {**sections, "verdict": verdict(sections, config, missing=asked - len(found))}
+
+
+def probe(
+    pair: Pair,
+    problems: Sequence[str],
+    answers: Sequence[str] | None = None,
+    *,
+    grade: Callable[[str, str], bool] | None = None,
+    seed: int = 0,
+    preset: str | None = None,
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    chat: bool | None = None,
+    batch_size: int = 16,
+    output: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure what a gradient can buy on a pair and its problems (docs/probe.md).
+
+    `answers` are the right final answers; or `grade(problem, response)` says what is right. Without
+    either, rewards are compared with nothing. `options` are ∇-Reasoner's (`lr=0.1, n=8, ...`) and
+    the probe's (`probing.plan.Plan`: `drafts`, `positions`, `rollouts`, ...). With `output`, a
+    folder, what was measured is kept there and a second call goes on from it. Problems are rendered
+    as `generate` does.
+
+    Returns a dict with the keys room, reach, fidelity, advantage, reward and verdict; every figure
+    has `value`, `ci95` (over problems) and `problems`. Raises `ConfigError` for what cannot be
+    probed (one problem, steps=0, greedy draws) and `ModelError` for a pair without a reward model.
+    """
+    if answers is not None and len(answers) != len(problems):
+        raise ConfigError(
+            f"answers must be one for each of the {len(problems)} problems, got {len(answers)}."
+        )
+    pair.judge  # noqa: B018 - raises where there is none
+    own = {name: options.pop(name) for name in leaves(Plan) if name in options}
+    config = configure("nabla", options, preset)
+    seen: Counter[str] = Counter()
+    asked = []
+    for i, text in enumerate(problems):
+        key = Key.root(seed) / "api" / text / seen[text]
+        seen[text] += 1
+        problem = problem_of(pair, text, key, max_new_tokens, stop, chat, id=f"api/{i}/0")
+        asked.append(Asked(problem, _grade(text, None if answers is None else answers[i], grade)))
+    facts = {
+        "models": [pair.policy.name, pair.judge.name],
+        "problems": fingerprint({own.problem.id: own.problem.text for own in asked}),
+        "seed": seed, "max_new_tokens": max_new_tokens, "stop": list(stop), "chat": chat,
+    }  # fmt: skip
+    folder = None if output is None else Path(output)
+    return Probe(pair, config, build(Plan, own), folder, facts, width=batch_size)(asked)
+
+
+def _grade(problem: str, answer: str | None, given: Callable[[str, str], bool] | None) -> Grade:
+    if given is not None:
+        return lambda text: bool(given(problem, text))
+    if answer is None:
+        return lambda text: None
+    return lambda text: grade_answer(answer, text).equal

@@ -1,0 +1,104 @@
+"""What `nabla-eval probe` asks: an evaluation's problems, each with its task's own grading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from nabla_eval.engine.execute import Executor
+from nabla_eval.errors import ConfigError
+from nabla_eval.harness.instances import samples
+from nabla_eval.harness.metrics import NablaResponse
+from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.models.pair import Pair
+from nabla_eval.options import flatten
+from nabla_eval.probing.probe import Asked
+from nabla_eval.protocol import Problem
+from nabla_eval.runs.command import Evaluation
+from nabla_eval.runs.evaluate import Collected, Evaluator
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pair, ∇-Reasoner's options as the tasks have them, and the problems."""
+
+    pair: Pair
+    config: Nabla
+    asked: list[Asked]
+    execute: Executor
+    width: int
+    facts: Mapping[str, Any]
+
+
+def load(evaluation: Evaluation) -> Loaded:
+    """Load models and problems of an evaluation, without answering any.
+
+    Raises `ConfigError` for another method, for tasks that ask for greedy decoding where no
+    temperature is given, and for tasks that ask for different sampling.
+    """
+    if evaluation.arguments.method != "nabla":
+        raise ConfigError(
+            f"method={evaluation.arguments.method} has no gradient to probe. Leave method out."
+        )
+    described = evaluation.manifest("nabla-eval probe")
+    found = Evaluator(keep=False).collect(evaluation, described["model_args"])
+    lm = found.lm
+    chosen = samples(found.requests, alike=True)
+    for sample in chosen:
+        _refuse_greedy(sample.request, evaluation)
+    work = [lm._problem(sample, lm.seed) for sample in chosen]
+    configs = {str(flatten(config)) for _, config in work}
+    if len(configs) > 1:
+        raise ConfigError(
+            "The tasks ask for different sampling. Probe one at a time, or give a temperature "
+            "(--model_args temperature=0.7)."
+        )
+    asked = [
+        Asked(problem, grader(found, sample.request, problem))
+        for sample, (problem, _) in zip(chosen, work, strict=True)
+    ]
+    facts = {
+        "models": lm.models, "tasks": list(evaluation.tasks), "seed": lm.seed,
+        "options": described["options"], "model_args": described["model_args"],
+    }  # fmt: skip
+    return Loaded(lm.pair, work[0][1], asked, lm._executor(), lm.width, facts)
+
+
+def _refuse_greedy(request: Any, evaluation: Evaluation) -> None:
+    options = request.args[1]
+    greedy = options.get("do_sample") is False or options.get("temperature") == 0
+    if greedy and "temperature" not in evaluation.arguments.given:
+        raise ConfigError(
+            f"{request.task_name} asks for greedy decoding, which leaves no draws to probe. Give a "
+            "temperature: --model_args temperature=0.7."
+        )
+
+
+def grader(found: Collected, request: Any, problem: Problem) -> Callable[[str], bool | None]:
+    """Return what grades a response as its task does: filters, then the task's metrics.
+
+    exact_match, or else the first metric of the task with values in [0, 1]; None where none has.
+    """
+    task = found.tasks[request.task_name]
+
+    def grade(text: str) -> bool | None:
+        answer = text if problem.thought is None else problem.thought.answer(text)
+        own = copy(request)
+        own.resps, own.filtered_resps = [NablaResponse(answer)], {}
+        metrics: dict[str, Any] = {}
+        for each in task._filters:
+            each.apply([own])
+            for name, value in task.process_results(
+                own.doc, [own.filtered_resps[each.name]]
+            ).items():
+                metrics[name] = max(value, metrics.get(name, value))
+        scores = [metrics.get("exact_match"), *metrics.values()]
+        return next((bool(s >= 0.5) for s in scores if _is_share(s)), None)
+
+    return grade
+
+
+def _is_share(score: Any) -> bool:
+    return isinstance(score, int | float) and 0 <= score <= 1

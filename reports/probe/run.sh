@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Expected against measured margins of ∇-Reasoner over its twin: writes README.md and validation.json here.
+# About half an hour of one core, on the embedded pair; the same command goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
+python reports/probe/validate.py

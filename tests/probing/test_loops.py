@@ -1,0 +1,101 @@
+"""The two loops as one run that splits: draws as the engine makes them, and an unbiased margin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nabla_eval.engine.drive import drive, drive_all
+from nabla_eval.engine.execute import Executor
+from nabla_eval.methods.nabla import nabla
+from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.options import change
+from nabla_eval.probing.advantage import expected
+from nabla_eval.probing.loops import first_differences, split_runs, systematic
+from nabla_eval.probing.plan import Plan, ProbedProblem
+from nabla_eval.probing.reach import couples
+from nabla_eval.protocol import Generate, Part, Problem
+from nabla_eval.testing import tiny_pair, tiny_problems
+
+
+def test_the_chance_of_a_first_difference_is_that_of_none_before() -> None:
+    weights, chance = first_differences([0.5, 0.0, 0.25, 1.0])
+    assert weights == [0.5, 0.0, 0.125, 0.375]
+    assert chance == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_places_are_drawn_in_proportion_to_their_weights(count: int) -> None:
+    weights, grid = [0.0, 0.1, 0.0, 0.3, 0.0], 4000
+    drawn = [i for k in range(grid) for i in systematic(weights, count, (k + 0.5) / grid)]
+    assert {i: drawn.count(i) / len(drawn) for i in set(drawn)} == pytest.approx({1: 0.25, 3: 0.75})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": 0.5}, {"lr": 0.3, "update": "all"}, {"optimizer": "sgd", "lr": 1.0, "top_p": 0.8}],
+    ids=str,
+)
+def test_coupled_draws_are_those_of_the_engine(options: dict[str, Any]) -> None:
+    """DTO's and the twin's, key by key; a token that only one of both has more of is its own."""
+    pair, config = tiny_pair(), Nabla(**options, min_probability=0.0)
+    execute = Executor(pair)
+    (problem,) = tiny_problems(pair, 1)
+    (draft,) = execute([Generate(problem, problem.key / "draft", config.sampling)])
+    asked: list[Any] = couples(problem, draft, range(len(draft.tokens)), config, draws=20)
+    couplings = execute(asked)
+    refines = [own.refine for own in asked]
+    twins = [replace(own, dto=change(config, steps=0).dto) for own in refines]
+    assert [own.dto for own in couplings] == [own.tokens for own in execute(refines)]
+    assert [own.twin for own in couplings] == [own.tokens for own in execute(twins)]
+    assert any(own.variation > 0.02 for own in couplings)
+    for own in couplings:
+        assert 0 <= own.variation <= 1
+        assert not own.variation or set(own.more).isdisjoint(own.less)
+
+
+def loops(problem: Problem, config: Nabla, plan: Plan) -> Part:
+    runs = yield from split_runs(
+        problem, config, plan, lambda own: {"reward": own.reward, "right": None}
+    )
+    return ProbedProblem({"loops": runs})
+
+
+def test_the_expected_margin_is_that_of_both_methods_run_apart() -> None:
+    """Two independent estimates of one margin: apart by 4 standard errors once in 16,000 times."""
+    pair = tiny_pair()
+    config = Nabla(n=3, passes=2, lr=1.0, lam=3.0, gradient_threshold=1e-3)
+    execute, plan = Executor(pair), Plan(repeats=1, splits=1)
+    problems = tiny_problems(pair, 240, max_new_tokens=4)
+    split = [
+        end.figures["loops"]  # type: ignore[union-attr]
+        for _, end in drive([loops(p, config, plan) for p in problems[:120]], execute, 120)
+    ]
+    told = expected(split, "reward")
+    assert 0.1 < sum(run["differ"] for own in split for run in own) / len(split) < 1
+    twin = change(config, steps=0)
+    ours, theirs = (
+        [
+            float(own.reward or 0)
+            for own in drive_all([nabla(p, c) for p in problems[120:]], execute, 120)
+        ]
+        for c in (config, twin)
+    )
+    apart = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean = sum(apart) / len(apart)
+    error = math.sqrt(sum((own - mean) ** 2 for own in apart)) / len(apart)
+    assert abs(told.value - mean) < 4 * math.hypot(told.se, error)
+
+
+def test_without_reach_nothing_is_rolled_out_twice() -> None:
+    """In bfloat16 at a tiny rate no logit moves: no split, and a margin of exactly 0."""
+    pair = tiny_pair()
+    config = Nabla(n=3, lr=1e-6, min_lr=0.0, logits_dtype="bfloat16")
+    (problem,) = tiny_problems(pair, 1)
+    ((_, end),) = drive([loops(problem, config, Plan())], Executor(pair))
+    runs = end.figures["loops"]  # type: ignore[union-attr]
+    assert [(run["differ"], run["splits"]) for run in runs] == [(0, []), (0, [])]
+    assert expected([runs], "reward").value == 0

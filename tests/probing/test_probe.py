@@ -1,0 +1,205 @@
+"""`nabla_eval.probe` end to end: its sections, what it refuses, what a second call takes up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nabla_eval as ne
+from nabla_eval.errors import ConfigError, DataError, ItemError, ModelError
+from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.models.pair import Pair
+from nabla_eval.probing.store import LINES, SETTINGS
+from nabla_eval.probing.verdict import verdict
+from nabla_eval.reporting.probe import probe_report
+from nabla_eval.reporting.tables import json_text, report_json, report_markdown
+from nabla_eval.testing import tiny_pair
+
+SECTIONS = ["room", "reach", "fidelity", "advantage", "reward", "verdict"]
+SMALL: dict[str, Any] = {
+    "n": 2, "passes": 1, "steps": 3, "drafts": 2, "positions": 1, "rollouts": 2, "repeats": 1,
+    "splits": 1, "draws": 2, "max_new_tokens": 4, "chat": False,
+}  # fmt: skip
+TEXTS = ["ab", "bcd"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return tiny_pair()
+
+
+@pytest.fixture(scope="module")
+def made(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("probe")
+    found = ne.probe(pair, TEXTS, grade=lambda problem, text: len(text) > 2, output=folder, **SMALL)
+    return found, folder
+
+
+def test_it_has_six_sections_and_says_what_they_mean(made: tuple[dict[str, Any], Path]) -> None:
+    found, _ = made
+    assert list(found) == SECTIONS
+    assert list(json.loads(json_text(found))) == SECTIONS
+    report = probe_report(found)
+    assert [table.name for table in report.tables] == SECTIONS[:-1]
+    assert found["verdict"]["sentences"][0] in report_markdown(report).replace("\\", "")
+    assert report_json(report)["reach"][0]["setting"] == "as given"
+    report.plots[0].draw()
+
+
+def test_what_was_measured_is_measured_once(
+    pair: Pair, made: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torn line alone is measured again, and the result is the same."""
+    found, folder = made
+    file = folder / LINES
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-7])
+    asked: list[Any] = []
+    real = ne.probe.__globals__["measure"]
+
+    def counted(*given: Any) -> Any:
+        asked.append(given[1].text)
+        return real(*given)
+
+    monkeypatch.setitem(ne.probe.__globals__, "measure", counted)
+    grade: Callable[[str, str], bool] = lambda problem, text: len(text) > 2  # noqa: E731
+    again = ne.probe(pair, TEXTS, grade=grade, output=folder, **SMALL)
+    assert len(asked) == 1
+    assert rounded(again) == rounded(found)  # another batch, other rounding
+    assert len(file.read_bytes().splitlines()) == len(whole.splitlines())
+
+
+def rounded(found: dict[str, Any]) -> Any:
+    return json.loads(json_text(found), parse_float=lambda number: round(float(number), 7))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: None, "holds another probe"),
+        (lambda folder: (folder / SETTINGS).write_text("[1"), "cannot be used"),
+        (lambda folder: (folder / SETTINGS).write_text("[1]"), "is none of a probe"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    pair: Pair, made: tuple[dict[str, Any], Path], tmp_path: Path, spoil: Any, words: str
+) -> None:
+    for name in (SETTINGS, LINES):
+        (tmp_path / name).write_bytes((made[1] / name).read_bytes())
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=words):
+        ne.probe(pair, TEXTS, output=tmp_path, **{**SMALL, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error", "words"),
+    [
+        (["ab"], {}, ConfigError, "at least 2 problems"),
+        (TEXTS, {"steps": 0}, ConfigError, "twin"),
+        (TEXTS, {"n": 1}, ConfigError, "draft alone"),
+        (TEXTS, {"resample_temperature": 0}, ConfigError, "same token"),
+        (TEXTS, {"top_k": 1}, ConfigError, "same token"),
+        (TEXTS, {"temperature": 0}, ConfigError, "temperature"),
+        (TEXTS, {"rollouts": 3}, ConfigError, "even number"),
+        (TEXTS, {"drafts": 1}, ConfigError, "at least 2"),
+        (TEXTS, {"answers": ["1"]}, ConfigError, "one for each"),
+        (TEXTS, {"learning": 1}, ConfigError, "learning"),
+        (TEXTS, {"max_seconds": 1e-9}, ItemError, "could be measured"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_refused(
+    pair: Pair, texts: list[str], options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        ne.probe(pair, texts, **{**SMALL, **options})
+
+
+def test_a_pair_without_a_reward_model_is_refused(pair: Pair) -> None:
+    with pytest.raises(ModelError, match="no reward model"):
+        ne.probe(replace(pair, reward=None), TEXTS, **SMALL)
+
+
+def test_answers_that_nobody_knows_are_no_failure() -> None:
+    found = ne.probe(tiny_pair(process=False), TEXTS, **SMALL)
+    assert found["reward"]["auc_within"] is None
+    assert found["advantage"]["margin"]["accuracy"] is None
+    assert found["reward"]["note"] in found["verdict"]["sentences"]
+    names = {row["ranking"] for row in found["fidelity"]["rankings"]}
+    assert names <= {"policy", "final gradient, hard", "final gradient, mean"}
+
+
+# --- the verdict's rules ---
+
+
+def estimate(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "ci95": [low, high], "problems": 50}
+
+
+def sections(**given: Any) -> dict[str, Any]:
+    """Sections of a probe in which everything is in the middle, but for what is given."""
+    told: dict[str, Any] = {
+        "margin": estimate(0.0, -0.03, 0.03), "differ": estimate(0.3, 0.25, 0.35),
+        "moved": estimate(0.03, 0.02, 0.04), "correlation": estimate(0.3, 0.2, 0.4),
+        "above": estimate(0.0, -0.1, 0.1), "auc": estimate(0.9, 0.85, 0.95),
+        "positions": estimate(3.0, 2.0, 4.0), "lost": estimate(0.0, -0.1, 0.1), **given,
+    }  # fmt: skip
+    some, one = estimate(0.5, 0.4, 0.6), estimate(1.0, 1.0, 1.0)
+    row = {"variation_bound": 0.04, "certified": some, "logits_moved": one}
+    ranking = {"correlation": told["correlation"], "above_policy": told["above"]}
+    return {
+        "room": {
+            "uncertain_positions": told["positions"], "plausible_tokens": some, "problems": 50,
+            "pass_at": {"8": some}, "greedy": some,
+        },
+        "reach": {
+            "settings": [
+                {**row, "setting": "as given", "variation": told["moved"]},
+                {**row, "setting": "lr=0.1", "variation": estimate(0.2, 0.1, 0.3)},
+            ]
+        },
+        "fidelity": {
+            "rankings": [{**ranking, "ranking": "final gradient, hard", "change": "rolled"}]
+        },
+        "advantage": {
+            "n": 8, "runs_that_differ": told["differ"], "calls_per_problem": some,
+            "margin": {"accuracy": told["margin"], "reward": some},
+        },
+        "reward": {"note": None, "auc_within": told["auc"], "over_optimised": told["lost"]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "words"),
+    [
+        ({"margin": estimate(0.018, 0.006, 0.03)}, "pays", "expect +1.8 points (+0.6 to +3.0)"),
+        ({"margin": estimate(-0.08, -0.1, -0.06)}, "costs", "expect -8.0 points"),
+        ({}, "cannot be told", "which cannot be told from nothing"),
+        ({"differ": estimate(0.004, 0.0, 0.01)}, "cannot matter", "changes 0.4 % (0.0 % to 1.0 %)"),
+        ({"moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
+        ({}, "cannot be told", "tokens no better than the policy does"),
+        ({"above": estimate(0.2, 0.1, 0.3)}, "cannot be told", "tokens better than the policy"),
+        ({"correlation": estimate(0.0, -0.1, 0.1)}, "cannot be told", "no better than chance"),
+        ({"correlation": estimate(-0.3, -0.4, -0.2)}, "cannot be told", "ranks tokens backwards"),
+        ({"correlation": estimate(-0.3, -0.4, -0.2)}, "cannot be told", "No larger lr"),
+        ({}, "cannot be told", "lr=0.1: it moves 20.0 %"),
+        ({}, "cannot be told", "About 450 problems"),
+        ({"auc": estimate(0.55, 0.5, 0.6)}, "cannot be told", "Another reward model"),
+        ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "hardly any room"),
+        ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "twice as many drafts"),
+    ],
+    ids=str,
+)
+def test_the_verdict_follows_its_rules(given: dict[str, Any], answer: str, words: str) -> None:
+    found = verdict(sections(**given), Nabla())
+    assert found["answer"] == answer
+    assert words in " ".join([*found["sentences"], *found["try"]])
+
+
+def test_problems_that_failed_are_counted() -> None:
+    assert "3 problems could not be measured" in verdict(sections(), Nabla(), 3)["sentences"][-1]
