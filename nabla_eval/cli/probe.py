@@ -83,19 +83,15 @@ def probe(
       nabla-eval probe --model_args pretrained=Qwen/Qwen2.5-7B-Instruct,reward=Skywork/... \\
           --tasks nabla_gsm8k --apply_chat_template --limit 50 --output results/probe
     """
-    from nabla_eval.errors import ConfigError
     from nabla_eval.options import build
-    from nabla_eval.probing.plan import Plan
+    from nabla_eval.probing.plan import Plan, check
     from nabla_eval.reporting.tables import json_text
     from nabla_eval.runs.command import compose
 
     plan = build(Plan, {n: v for n in PLAN if (v := given.pop(n)) is not None})
     evaluation = compose(rest, settings=values(settings), method="nabla", **given)
-    if given["limit"] < 2 and len(evaluation.tasks) == 1:
-        raise ConfigError(
-            "--limit must be at least 2, because intervals are over problems, got "
-            f"{given['limit']}. Try --limit 50."
-        )
+    if evaluation.arguments.method == "nabla":
+        check(evaluation.arguments.config, given["limit"] * len(evaluation.tasks))
     command = shlex.join(["nabla-eval", "probe", *ctx.meta[Verbatim.__module__]])
     began = time.perf_counter()
     kept = f"what was measured is in {output}; the same command goes on from it."

@@ -44,12 +44,8 @@ class ProbedProblem:
     ledger: Ledger = field(default_factory=Ledger)
 
 
-def probed(pair: Pair, config: Nabla, problems: int) -> Nabla:
-    """Return the options of the loops that are compared: one candidate at a time, no budget.
-
-    Raises `ConfigError` where there is nothing to measure, and `ModelError` without a reward model.
-    """
-    pair.judge  # noqa: B018 - raises where there is none
+def check(config: Nabla, problems: int) -> None:
+    """Raise `ConfigError` for options or a number of problems at which nothing can be measured."""
     if problems < 2:
         raise ConfigError(
             f"A probe needs at least 2 problems, because its intervals are over problems, got "
@@ -64,5 +60,14 @@ def probed(pair: Pair, config: Nabla, problems: int) -> Nabla:
             f"{config.sampling.idle or config.drawing.idle}: both draws of a pair are the same "
             "token. Try temperature=0.7 and resample_temperature=1.5."
         )
+
+
+def probed(pair: Pair, config: Nabla, problems: int) -> Nabla:
+    """Return the options of the loops that are compared: one candidate at a time, no budget.
+
+    Raises what `check` raises, and `ModelError` without a reward model.
+    """
+    pair.judge  # noqa: B018 - raises where there is none
+    check(config, problems)
     budgets = {"max_calls": None, "max_item_tokens": None, "max_item_seconds": None}
     return change(config, lookahead=1, **budgets)

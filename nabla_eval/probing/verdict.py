@@ -1,6 +1,7 @@
 """The verdict: what the figures mean, by rules that docs/probe.md states.
 
-    cannot matter   no draw is moved, or the two loops differ in fewer than `HARDLY` of runs
+    cannot matter   no draw is moved, or the two loops differ in fewer than `HARDLY` of runs, or the
+                    margin in accuracy lies within a point of zero
     pays, costs     the expected margin's interval lies above, below zero
     cannot be told  neither
 
@@ -18,7 +19,7 @@ from nabla_eval.methods.nabla_options import Nabla
 HARDLY = 0.02  # of runs that differ: fewer than one in fifty
 FEW = 0.5  # uncertain positions a response, below which there is no room
 BLIND = 0.6  # within-question AUC, below which a reward model hardly knows what is right
-POINT = 0.01  # the margin that more problems should make visible
+POINT = 0.01  # a margin below it is none; more problems should make it visible
 
 Figure = Mapping[str, Any]
 
@@ -43,7 +44,10 @@ def _margin(sections: Mapping[str, Any]) -> tuple[Figure, bool]:
 def _answer(sections: Mapping[str, Any]) -> str:
     if _given(sections)["variation"]["value"] == 0 or _most(sections) < HARDLY:
         return "cannot matter"
-    low, high = _margin(sections)[0]["ci95"]
+    margin, graded = _margin(sections)
+    low, high = margin["ci95"]
+    if graded and max(-low, high) < POINT:
+        return "cannot matter"
     return "pays" if low > 0 else "costs" if high < 0 else "cannot be told"
 
 
@@ -75,9 +79,9 @@ def _on_margin(sections: Mapping[str, Any], answer: str) -> str:
     own, n = sections["advantage"], sections["advantage"]["n"]
     margin, graded = _margin(sections)
     changed = f"it changes {_percent(own['runs_that_differ'])} of runs at N = {n}"
-    if answer == "cannot matter":
-        return f"The gradient cannot matter here: {changed}."
     told = _points(margin) if graded else f"{_number(margin, 2)} of reward"
+    if answer == "cannot matter":
+        return f"The gradient cannot matter here: {changed}; expect {told}."
     calls = own["calls_per_problem"]["value"]
     beside = f"over its twin, for {calls:.1f} model calls more a problem"
     if answer == "cannot be told":

@@ -126,6 +126,9 @@ def study(pair: Any, asked: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for i, (name, options) in enumerate(SETTINGS.items()):
         work, n = asked.work, options.get("n", 8)
+        files = [work / f"{kind}.json" for kind in (f"nabla-{i}", f"probe-{i}", f"twin-{n}")]
+        if asked.done and not all(file.exists() for file in files):
+            continue
         ours, theirs = (
             kept(work / f"{place}.json", partial(answers, pair, own, asked.test, asked.seeds))
             for place, own in (
@@ -230,6 +233,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=320, help="test problems")
     parser.add_argument("--seed", type=int, default=0, help="of the probe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the measured runs")
+    parser.add_argument("--done", action="store_true", help="tabulate what is there, run nothing")
     parser.add_argument("--work", type=Path, default=Path("results/probe-validation"))
     parser.add_argument("--output", type=Path, default=HERE)
     asked = parser.parse_args()

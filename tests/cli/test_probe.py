@@ -40,7 +40,7 @@ def test_a_probe_of_the_embedded_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--limit", "1"], "--limit must be at least 2"),
+        (["--limit", "1"], "at least 2 problems"),
         (["--set", f"pretrained={embedded.paths()[0]}"], "needs a reward model"),
         (["--set", "method=greedy"], "has no gradient to probe"),
         (["--set", "temperature=0"], "temperature must be"),

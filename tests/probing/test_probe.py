@@ -181,6 +181,7 @@ def sections(**given: Any) -> dict[str, Any]:
         ({"margin": estimate(-0.08, -0.1, -0.06)}, "costs", "expect -8.0 points"),
         ({}, "cannot be told", "which cannot be told from nothing"),
         ({"differ": estimate(0.004, 0.0, 0.01)}, "cannot matter", "changes 0.4 % (0.0 % to 1.0 %)"),
+        ({"margin": estimate(0.002, -0.004, 0.008)}, "cannot matter", "expect +0.2 points"),
         ({"moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
         ({}, "cannot be told", "tokens no better than the policy does"),
         ({"above": estimate(0.2, 0.1, 0.3)}, "cannot be told", "tokens better than the policy"),
