@@ -2,7 +2,8 @@
 
 lm-eval scans the entry points of the group `lm_eval.models` only after 0.4.13. For 0.4.13, a `.pth`
 file (`startup/` in the repository) has Python watch for the first import of `lm_eval.models`, and
-then calls `register`.
+then calls `register`. Once a release that scans them is the oldest that `pyproject.toml` allows,
+the file goes (docs/maintaining.md).
 """
 
 from __future__ import annotations

@@ -29,16 +29,12 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def installed(
-    request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Python of an environment with nabla-eval, once from the wheel, once editable.
+def environment(folder: Path) -> Path:
+    """Make an environment that sees this one's packages; returns its Python.
 
-    It sees this environment's packages, after its own, as a plain path: the `.pth` files among
-    them, of which our own may be one, are not run.
+    They come after its own, as a plain path: the `.pth` files among them, of which our own may be
+    one, are not run.
     """
-    folder = tmp_path_factory.mktemp(request.param) / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     purelib = subprocess.run(
@@ -46,6 +42,26 @@ def installed(
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     Path(purelib, "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """Python of an environment in `tmp_path / "venv"`, without nabla-eval."""
+    return environment(tmp_path / "venv")
+
+
+@pytest.fixture(scope="session", name="pip")
+def pip_command() -> Callable[..., None]:
+    return pip
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(
+    request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Python of an environment with nabla-eval, once from the wheel, once editable."""
+    python = environment(tmp_path_factory.mktemp(request.param) / "venv")
     what = ["--no-build-isolation", "--editable", str(root)]
     if request.param == "wheel":
         what = [str(request.getfixturevalue("wheel"))]

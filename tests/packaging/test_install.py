@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -59,6 +60,48 @@ def test_start_up_imports_the_hook_and_nothing_of_weight(run: Run) -> None:
     heavy = {"torch", "lm_eval", "transformers", "numpy", "nabla_eval", "typing"}
     assert not heavy & {name.split(".")[0] for name in modules}
     assert min(start_up(run)["_nabla_eval_hook"] for _ in range(10)) < 700
+
+
+def test_the_command_is_there(run: Run, installed: Path) -> None:
+    command = installed.parent / "nabla-eval"
+    assert run(str(command), "--version").stdout.split()[-1] == nabla_eval.__version__
+    listed = run(str(command), "tasks", "list")
+    assert listed.returncode == 0 and "nabla_countdown" in listed.stdout, listed.stderr
+
+
+def test_uninstalling_leaves_nothing(
+    wheel: Path, bare: Path, tmp_path: Path, pip: Callable[..., None]
+) -> None:
+    """Neither the hook, nor its `.pth`, nor tasks, nor what Python compiled of them."""
+
+    def files() -> set[Path]:
+        return {path for path in (tmp_path / "venv").rglob("*") if path.is_file()}
+
+    before = files()
+    pip("install", "--no-deps", str(wheel), python=bare)
+    subprocess.run([bare, "-c", "import nabla_eval"], check=True)
+    names = {path.name for path in files() - before}
+    assert {"nabla_eval_hook.pth", "_nabla_eval_hook.py", "nabla_countdown.yaml"} <= names
+    pip("uninstall", "--yes", "nabla-eval", python=bare)
+    assert files() == before
+    subprocess.run([bare, "-W", "error", "-c", ""], check=True)
+
+
+def test_the_hook_goes_with_the_last_lm_eval_that_needs_it(root: Path) -> None:
+    """Releases after 0.4.13 scan entry points: docs/maintaining.md says what to remove then."""
+    from packaging.version import Version
+
+    (floor,) = re.findall(r'"lm-eval\[[^"]*\]>=([\d.]+)"', (root / "pyproject.toml").read_text())
+    assert (Version(floor) <= Version("0.4.13")) == (root / "startup").is_dir()
+
+
+def test_no_page_installs_from_an_index_that_has_no_release(root: Path) -> None:
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("reports/**/*.md")]
+    said = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    install = (
+        r"(?:pip|pipx|uv tool) install (?:-\S+ )*[\"']?nabla[-_]eval(?:\[\w+\])?[\"']?(?! @)\b"
+    )
+    assert re.search(install, "pip install nabla-eval") and re.findall(install, said) == []
 
 
 def test_the_entry_point_names_the_registered_class_and_tasks_are_found(run: Run) -> None:
