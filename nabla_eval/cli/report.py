@@ -221,10 +221,11 @@ def everything(
         with Screen(err=True).status(what) as status:
             made = all_reports(runs, grader, lambda part: status.update(f"{what}: {part}"))
             status.update(f"{what}: pages of traces")
-            rows = problem_rows(runs, trace_pages(runs, output, traces))
+            pages = trace_pages(runs, output, traces)
+            index = "traces/index.html" if len(pages) > 1 else None
             status.update(f"{what}: pages and figures")
-            table = problems_table(rows, most=SHOWN)
-            page = Page(title, shlex.join(words), made, told, facts_of(runs), table)
+            table = problems_table(problem_rows(runs, pages), most=SHOWN)
+            page = Page(title, shlex.join(words), made, told, facts_of(runs), table, index)
             paths = write_page(page, output)
     console = Screen()
     for each in made:
@@ -253,16 +254,10 @@ def trace_pages(runs: Iterable[Run], output: Path, wanted: bool | None) -> dict[
         say(f"No pages of traces: they have {size >> 20} MB. --traces writes them.", err=True)
     if not (size <= TRACES if wanted is None else wanted):
         return {}
-    pages: dict[str, Any] = {}
-    found = {}
-    for home in homes:
-        ((name, page),) = pages_of([home]).items()
-        while name in pages:
-            name += "_"
-        pages[name] = page
-        found[traces_of(home)] = f"traces/{quote(name)}.html"
+    pages = pages_of(homes)
     write_pages(pages, output / "traces")
-    return found
+    addresses = (f"traces/{quote(name)}.html" for name in pages)
+    return dict(zip(map(traces_of, homes), addresses, strict=True))
 
 
 def _report(

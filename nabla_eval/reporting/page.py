@@ -46,6 +46,7 @@ class Page:
     warnings: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     problems: Table | None = None  # in CSV whole, in HTML as many rows as it shows
+    side_by_side: str | None = None  # address of the viewer's page with the answers of all runs
 
 
 def all_reports(

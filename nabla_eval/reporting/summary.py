@@ -49,7 +49,8 @@ def _best(rows: Sequence[Row], runs: Sequence[Run], alone: bool) -> list[str]:
     steps, top = _steps(rows, runs)
     ranges = f"95 % interval {percent_range(top['ci95'])}"
     equal = sum(row["accuracy"] == top["accuracy"] for row in rows) - 1
-    also = f"; {equal} {'others are' if equal > 1 else 'other is'} as often, for more" * bool(equal)
+    others = "others are" if equal > 1 else "other is"
+    also = f"; {equal} {others} as often, for no fewer" if equal else ""
     most = f"{top['run']} is right most often ({_accuracy(top)}, {ranges}) for "
     most += f"{number(top['model_calls'])} model calls an answer{also}."
     first, *rest = steps
@@ -85,7 +86,7 @@ def _steps(rows: Sequence[Row], runs: Sequence[Run]) -> tuple[list[Row], Row]:
     for row in front[1:]:
         if (steps[-1]["run"], row["run"]) in better:
             steps.append(row)
-    return steps, front[-1]
+    return steps, max(front, key=lambda row: row["accuracy"])  # the first of several
 
 
 def _accuracy(row: Row) -> str:
@@ -128,10 +129,11 @@ def _gradient(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         return said
     ends = min(row["ci95"][0] for row in rest), max(row["ci95"][1] for row in rest)
     sides = "a run and its twin" if len(rows) > 1 else f"{rest[0]['a']} and its twin"
+    within = "95 % interval" if len(rest) == 1 else "95 % intervals within"
     some = f"In {len(rest)} of {len(rows)} comparisons" if len(rows) > 1 else "Here"
     said.append(
         f"{'' if told else 'No effect of the gradient is shown. '}{some} {sides}, the same without "
-        f"gradient steps, cannot be told apart (95 % intervals within {points_range(ends)} points)."
+        f"gradient steps, cannot be told apart ({within} {points_range(ends)} points)."
         + _certified([_named(row["a"], row["task"], runs) for row in rest])
     )
     return said

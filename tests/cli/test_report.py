@@ -179,6 +179,7 @@ def test_problems_link_into_the_page_of_their_run(study, tmp_path):
     link = "traces/s2.html#problem=toy%2F2%2F0"
     assert ("toy/2/0", "2", "1.0", "4", "4", link) in rows
     html = (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / re.search('href="(traces/index.*?)"', html)[1]).exists()
     assert f'<a href="{link}">2/0</a>' in html
     assert '"toy/2/0"' in (tmp_path / "out" / "traces" / "s2.html").read_text()
 

@@ -42,7 +42,7 @@ best = make("best", 30, 90.0, BEST_OF_N, method="best_of_n")
         (38, "The gradient helps", ("nabla is 45.0 points above its twin", "125.0 % of its calls")),
         (2, "The gradient hurts", ("nabla is 45.0 points below its twin", "corrected p <0.001")),
         (21, "No effect of the gradient", ("nabla and its twin", "cannot be told apart")),
-        (20, "No effect of the gradient", ("cannot be told apart", "95 % intervals within -")),
+        (20, "No effect of the gradient", ("cannot be told apart", "95 % interval -")),
     ],
 )
 def test_the_gradient_helps_or_hurts_only_where_the_test_and_the_interval_say_so(
@@ -95,7 +95,7 @@ def test_climbs_by_cost_are_those_that_are_shown():
 
 def test_as_often_for_more_is_said():
     same = make("dear", 30, 95.0, {**BEST_OF_N, "n": 9}, method="best_of_n")
-    assert "; 1 other is as often, for more." in one(said(greedy, best, same), "best is right")
+    assert "; 1 other is as often, for no fewer." in one(said(greedy, best, same), "best is right")
 
 
 def test_one_run_alone_shows_no_gain():
