@@ -117,6 +117,8 @@ def page_markdown(page: Page) -> str:
             for plot in report.plots
         ]
         parts += [report_markdown(report), *pictures]
+    if page.problems is not None:
+        parts.append("## Problems\n\n`csv/problems.csv` has every answer of every run.\n")
     return "\n\n".join([*parts, "## How it was made", "\n".join(facts)]) + "\n"
 
 
