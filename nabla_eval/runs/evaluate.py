@@ -95,11 +95,12 @@ class Evaluator:
         found: list[Collected] = []
 
         def asked(lm: NablaLM, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Any]:
-            (manager,) = self._managers.values()
+            manager = self._manager(evaluation.tasks, _folders(evaluation), told)
             tasks = manager.load(list(evaluation.tasks))["tasks"]
             found.append(Collected(lm, list(requests), tasks))
             return [NablaResponse("", {"failed": "not asked"}) for _ in requests]
 
+        told = _told(evaluation, described)
         options = Namespace(**evaluation.options)
         options.model, options.tasks = NAME, list(evaluation.tasks)
         options.model_args = dict(evaluation.model_args)
@@ -143,8 +144,9 @@ class Evaluator:
             return self._model({**further, **arguments}, hooks)
 
         def manager(**_: Any) -> Any:
-            told = {**described, **(evaluation.options.get("metadata") or {})}
-            return self._manager(evaluation.tasks, _folders(evaluation), told)
+            return self._manager(
+                evaluation.tasks, _folders(evaluation), _told(evaluation, described)
+            )
 
         def add_environment(storage: dict[str, Any]) -> None:
             if not _ENVIRONMENT:
@@ -199,6 +201,11 @@ class Evaluator:
 
 
 _ENVIRONMENT: dict[str, Any] = {}  # as lm-eval describes it, once per process
+
+
+def _told(evaluation: Evaluation, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tasks are told of an evaluation, as lm-eval's metadata."""
+    return {**described, **(evaluation.options.get("metadata") or {})}
 
 
 def _folders(evaluation: Evaluation) -> list[str]:
