@@ -47,7 +47,9 @@ def list_(run: Path, change: str | None, order: str, limit: int) -> None:
 
     Example: nabla-eval trace list results/nabla --filter wrong-right --order revised
     """
-    from nabla_eval.cli.trace_view import problem_table, problems_of
+    from rich.text import Text
+
+    from nabla_eval.cli.trace_view import problem_lines, problems_of
     from nabla_eval.reporting.story import brief as line_of
 
     with told_warnings(), problems_of(run) as problems:
@@ -59,7 +61,8 @@ def list_(run: Path, change: str | None, order: str, limit: int) -> None:
         found = (brief for brief in briefs if change in (None, brief.change))
         shown = list(islice(found, limit))
     console = Screen()
-    console.print(problem_table(shown, console.width))
+    table = Text("\n").join(problem_lines(shown, console.width))
+    console.print(table, no_wrap=True, overflow="ellipsis")
     more = " --limit shows more." if len(shown) == limit < total else ""
     console.print(f"{len(shown)} of {total} problems.{more} `nabla-eval trace show` tells one.")
 

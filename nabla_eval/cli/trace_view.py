@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -78,7 +77,8 @@ class StoredProblem:
         name, items = self.task.task, self.task.docs
         item = items.get(document(self.id), {})
         grades = self.kept.get(entry, self.task.scores, items, judge(name), texts)
-        return Assessment(own_question(entry, item.get("doc")), gold(name, item), grades)
+        right = None if texts is None else gold(name, item)  # lists do not show it
+        return Assessment(own_question(entry, item.get("doc")), right, grades)
 
 
 @contextmanager
@@ -158,20 +158,24 @@ def _table(
     return table
 
 
-def problem_table(briefs: Sequence[Brief], width: int) -> Table:
-    """Return one line per problem; its question as far as there is room, or not at all."""
+def problem_lines(briefs: Sequence[Brief], width: int) -> Iterator[Text]:
+    """Yield a heading and a line per problem; its question as far as there is room, or not at all.
+
+    rich's own tables take milliseconds a row, and a run may have many thousands.
+    """
     numbers = ("Reward", "Judged", "Kept", "Calls")
     headings = ("Problem", "Draft", "Answer", *numbers)
-    rows = list(map(_problem, briefs))
-    texts = zip(headings, *([str(cell) for cell in row] for row in rows), strict=True)
-    room = width - sum(max(map(cell_len, column)) + 2 for column in texts)
-    shown = room >= 16
-    table = _table(*headings, *(["Question"] if shown else []), right=numbers)
-    for row, each in zip(rows, briefs, strict=True):
-        question = Text(_line(each.question))
-        question.truncate(min(room, 60), overflow="ellipsis")
-        table.add_row(*row, *([question] if shown else []))
-    return table
+    rows = [list(map(Text, headings)), *map(_problem, briefs)]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    room = min(width - sum(size + 2 for size in widths), 60)
+    questions = ["Question", *(_line(each.question) for each in briefs)]
+    for row, question in zip(rows, questions, strict=True):
+        for cell, size, name in zip(row, widths, headings, strict=True):
+            cell.align("right" if name in numbers else "left", size)
+        if room >= 16:
+            row.append(Text(question))
+            row[-1].truncate(room, overflow="ellipsis")
+        yield Text("  ").join(row)
 
 
 def _problem(line: Brief) -> list[Text]:

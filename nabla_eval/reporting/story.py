@@ -342,12 +342,12 @@ def _plain(text: str) -> tuple[Token, ...]:
 
 
 def _tokens(profile: Profile, owners: Owners) -> tuple[Token, ...]:
-    norms = profile["gradient_norms"]
-    texts = zip(profile["tokens"], profile["entropy"], strict=True)
-    return tuple(
-        Token(text, entropy, norms.get(str(place)), *owners.get(place, (None, False)))
-        for place, (text, entropy) in enumerate(texts)
-    )
+    texts, norms = profile["tokens"], profile["gradient_norms"]
+    places = range(len(texts))
+    norm = map(norms.get, map(str, places)) if norms else repeat(None)
+    by = [owners.get(place, (None, False)) for place in places] if owners else repeat((None, False))
+    columns = zip(texts, profile["entropy"], norm, by, strict=False)
+    return tuple([Token(text, entropy, own, *who) for text, entropy, own, who in columns])
 
 
 # --- the moves of a search as a tree, depth first, with the path to the answer marked ---

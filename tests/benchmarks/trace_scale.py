@@ -1,9 +1,11 @@
-"""Measure what traces of a large run cost: to write, to list, to report on, to show, to resume.
+"""Measure what traces of a large run cost: to write, list, report on, show, open, resume.
 
 Example: python tests/benchmarks/trace_scale.py --problems 20000 --candidates 8 --tokens 1000
 
 The run is made by a seed and written by `TraceWriter`, as any run is. Each command then runs in a
-process of its own, whose seconds and largest memory are printed beside what they may be.
+process of its own, whose seconds and largest memory are printed. `opening` is the time from asking
+a headless Chromium for the page of `trace html` until its first problem is drawn, and until
+another one, whose part is on the disk, is.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from chromium import browser, executable
 from large_runs import large_record, write_large_run
 
 from nabla_eval.traces import TraceWriter
@@ -71,6 +74,23 @@ def cost(name: str, run: Path, out: Path) -> Cost:
     return Cost(seconds, cpu, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
+def opening(page: Path, scratch: Path) -> tuple[float, float]:
+    """Return the seconds until a page shows its first problem, and then until another one."""
+    shown = "document.querySelector('.tokens') && document.querySelector('h2').textContent"
+    with browser(scratch / "profile") as chromium:
+        chromium.open("about:blank")
+        start = time.perf_counter()
+        chromium.open(page.as_uri())
+        first = chromium.run(shown)
+        opened = time.perf_counter() - start
+        chromium.run(
+            f"new Promise((done) => {{ const look = () => {{ const now = {shown};"
+            f" now && now !== {first!r} ? done() : setTimeout(look, 1); }};"
+            " document.querySelectorAll('#list button')[LISTED - 1].click(); look(); })"
+        )
+        return opened, time.perf_counter() - start - opened
+
+
 def writing(folder: Path, candidates: int, tokens: int, problems: int = 50) -> float:
     """Return the CPU seconds that it takes to write one record."""
     records = [large_record(document, candidates, tokens) for document in range(problems)]
@@ -104,6 +124,10 @@ def main() -> None:
             taken = cost(name, run, Path(scratch) / name.replace(" ", "-"))
             used = f"{taken.cpu_seconds:8.1f} s CPU {taken.bytes / 1e6:8.0f} MB"
             print(f"{name:<14} {taken.seconds:8.1f} s {used}", flush=True)
+            if name == "trace html" and executable():
+                (page,) = (Path(scratch) / "trace-html").glob("*.html")
+                first, other = opening(page, Path(scratch))
+                print(f"opening        {first:8.2f} s, another problem {other:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

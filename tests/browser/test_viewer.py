@@ -299,3 +299,63 @@ def test_the_page_of_a_large_run_lets_no_other_script_in(chromium: Browser, larg
     chromium.run("new Promise((done) => setTimeout(done, 200))")
     assert chromium.run("document.title") == visible(HOSTILE)
     assert any("Content Security Policy" in message for message in chromium.messages)
+
+
+def test_a_candidate_says_where_it_is_what_it_answers_and_why_no_gradient_was_taken(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    (record, *_) = told_records()
+    rest = "so x is 4. " * 60
+    for step in record["candidates"]:
+        step |= {"gradient_norm": None, "certified": True, "old_reward": 0.0770}
+        step |= {"new_reward": 0.0774, "text": rest + step["text"], "context": "4. a+"}
+        step["stop"] = "length"
+    record["drafts"][0]["text"] = rest + record["drafts"][0]["text"]
+    record["outcome"] |= {"text": rest + "a+13=4", "stop": "length"}
+    grades = Grades(Graded(False, "7"), Graded(False, None), (Graded(False, "9"), Graded()))
+    page = TracePage("r", [tell(record, Assessment("What is x?", "4", grades))])
+    (path,) = write_pages({"run": page}, tmp_path)
+    chromium.open(path.as_uri())
+    assert text(chromium, "#list .asked") == text(chromium, "#story .text") == "What is x?"
+    assert text(chromium, ".prompt .text") == "question 0"
+    said = text(chromium, ".outcome")
+    assert "Gold answer4" in said and "✗ wrong · no answer found" in said
+    assert "cut off at the length limit" in said and "ended: n used up" in said
+    first = text(chromium, ".step")
+    assert "x is 4. so x is 4. so x is 4. a+12 1=9" in first and "✗ wrong · answers 9" in first
+    assert "certified: no gradient could change" in first and "reward 0.0770 → 0.0774" in first
+    side = "document.querySelector('.sides .text')"
+    assert "characters that both share" in chromium.run(f"{side}.textContent")
+    chromium.run(f"{side}.querySelector('button').click()")
+    assert chromium.run(f"{side}.textContent") == rest + "a+12=7"
+
+
+def test_runs_stand_side_by_side_and_cells_lead_to_their_problems(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    pages = {}
+    for name, rights in (("one", [True, False, True]), ("two", [True, True])):
+        known = [Assessment(grades=Grades(final=Graded(right))) for right in rights]
+        stories = map(tell, told_records()[: len(rights)], known)
+        pages[name] = TracePage(f"{name} {HOSTILE}", list(stories))
+    index, *_ = write_pages(pages, tmp_path)
+    chromium.messages.clear()
+    chromium.open(index.as_uri())
+    rows = "[...document.querySelectorAll('#rows tr')].map((row) => row.textContent)"
+    assert len(chromium.run(rows)) == 3
+    assert text(chromium, "#totals").startswith("All2 of 3 right10 calls a problem2 of 2 right")
+    choose(chromium, "filter", "differ")
+    (row,) = chromium.run(rows)
+    assert row.startswith("toy/1/0question 1✗ wrong10 calls · reward 2.000✓ right")
+    choose(chromium, "filter", "missing")
+    assert chromium.run(rows)[0].endswith("–")
+    choose(chromium, "filter", "differ")
+    leads = chromium.run("document.querySelectorAll('#rows a')[1].href")
+    assert leads == (tmp_path / "two.html").as_uri() + "#toy%2F1%2F0"
+    chromium.open(leads)
+    assert text(chromium, "#story h2") == "toy/1/0"
+    back = "[...document.querySelectorAll('#story .hint a, #runs a')].map((a) => a.href)"
+    assert chromium.run(back) == [
+        (tmp_path / "index.html").as_uri(), (tmp_path / "one.html").as_uri() + "#toy%2F1%2F0",
+    ]  # fmt: skip
+    assert chromium.messages == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from run_folders import record, write_run
-from told_runs import IDS, guided_records, searched_records, write_told_run
+from run_folders import record, sample, write_run
+from told_runs import IDS, guided_records, searched_records, told_records, write_told_run
 
 from nabla_eval.cli.main import main
 from nabla_eval.reporting import viewer
@@ -153,3 +153,34 @@ def test_a_page_that_was_stopped_midway_leaves_no_old_one(
     monkeypatch.setattr(viewer, "_embedded", stop)
     assert trace("html", run, "-o", tmp_path).exit_code == 130
     assert not page.exists()
+
+
+def test_show_tells_right_and_wrong_the_gold_answer_and_small_numbers(tmp_path: Path) -> None:
+    step = {"gradient_norm": None, "certified": True, "old_reward": 4e-5, "new_reward": 4.2e-5}
+    prompt = "<|im_start|>user\nWhat is 1 + 1?<|im_end|>"
+    lines = [{**line, "prompt": prompt} for line in told_records()]
+    lines[0]["candidates"][1] |= step
+    samples = [sample(doc, 1.0) for doc in range(3)]
+    samples[0] |= {"target": "a+13=4", "doc": {"question": "What is 1 + 1?"}}
+    run = write_run(tmp_path / "r", lines, [], samples=samples)
+    assert "What is 1 + 1?" in trace("list", run).stdout.splitlines()[1]
+    shown = trace("show", run, "0").stdout
+    assert "im_start" not in shown and "im_start" in trace("show", run, "0", "--full").stdout
+    for words in (
+        "Gold answer  a+13=4",
+        "Draft        wrong, answers a+12=7, reward 0.000",
+        "Answer       right, answers a+13=4, reward 1.000",
+        "ended: n used up",
+        "wrong, answers a+1=9",
+        "reward 0.000040 → 0.000042",
+        "certified: no gradient",
+    ):
+        assert words in shown, shown  # fmt: skip
+
+
+def test_show_cuts_long_candidates_unless_all_is_asked_for(tmp_path: Path) -> None:
+    lines = told_records()
+    lines[0]["candidates"][0]["text"] += " and so on" * 100
+    run = write_run(tmp_path / "r", lines, [1.0] * 3)
+    assert "more characters)" in trace("show", run, "0").stdout
+    assert "more characters)" not in trace("show", run, "0", "--full").stdout
