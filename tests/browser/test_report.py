@@ -124,6 +124,17 @@ def test_a_search_narrows_the_problems(page: Browser) -> None:
         assert len(column(page, 0)) == rows
 
 
+def test_print_leaves_out_what_only_a_screen_needs(page: Browser) -> None:
+    page.ask("Emulation.setEmulatedMedia", media="print")
+    shown = """(selector) => [...document.querySelectorAll(selector)]
+      .filter((node) => getComputedStyle(node).display !== 'none').length"""
+    assert page.run(f"['nav', '.search', '#problems table'].map({shown})") == [0, 0, 1]
+    assert page.run("document.querySelector('#problems table').offsetParent === null")
+    assert page.run(f"({shown})('main > section:not(#problems) table')") > 10
+    assert page.run("getComputedStyle(document.querySelector('th button')).display") == "contents"
+    page.ask("Emulation.setEmulatedMedia", media="")
+
+
 def test_a_row_opens_its_problem_in_the_viewer(page: Browser) -> None:
     address = page.run("document.querySelector('#problems tbody tr:last-child a').href")
     here = page.run("location.href")
