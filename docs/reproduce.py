@@ -119,7 +119,8 @@ def cells(printed: dict[str, Any]) -> Iterator[str]:
                 cost = "– | –"
             yield f"| {method} | {value} | {answers:,} | {cost} |\n"
         best = command(rows["∇-Reasoner"], policy, name)
-        yield f"\n```console\n$ {best} --output results/{name.lower()}\n```\n"
+        folder = f"results/{policy}/{name}".lower()
+        yield f"\n```console\n$ {best} --output {folder}\n```\n"
 
 
 def rows(printed: dict[str, Any]) -> Iterator[str]:

@@ -167,6 +167,7 @@ def commands() -> list[str]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+            block = re.sub(r"^\$ .*\n(?=Error|…)", "", block, flags=re.MULTILINE)  # these fail
             lines = [line[2:].split("  #")[0] for line in block.splitlines() if line[:2] == "$ "]
             found += [line for line in lines if re.match(r"nabla-eval|.*\blm_eval --model", line)]
         found += re.findall(

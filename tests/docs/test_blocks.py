@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from nabla_eval import embedded
 from nabla_eval.cli import demo
@@ -28,6 +29,7 @@ from nabla_eval.cli.main import main
 from nabla_eval.harness.task_files import tasks_path
 from nabla_eval.methods.registry import METHODS
 from nabla_eval.runs import evaluate
+from nabla_eval.testing import chat_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = ROOT / "docs/first_run.md"  # what it leaves is there for the others
@@ -43,11 +45,17 @@ NOT_HERE = {
     r"nabla-eval sweep table1.yaml --output results/table1$": "it runs such a set",
     r"(nabla-eval train|python reports/|.*=results/sft)": "it trains; tests/training does",
     r".*--wandb_args": "W&B need not be here; tests/cli/test_loggers.py has a stand-in",
+    r"nabla-eval probe": "it takes half a minute; tests/cli/test_probe.py does it",
     r"nabla-eval theory($| --report)": "it takes a minute; tests/theory does it",
 }
 EXTRA = {"sweep": ["--dry-run"], "demo": ["--limit", LIMIT], "run": ["--limit", LIMIT]}
 FILE = re.compile(r'(?:# |""")((?:[\w-]+/)*[\w-]+\.(?:py|yaml))\b')  # a block that is a file
-COPIED = ("methods/longest_of_n", '    "longest_of_n":')  # tests/architecture/test_contributing.py
+# Blocks that other tests run: tests/architecture/test_contributing.py, tests/probing.
+COPIED = (
+    '"""Longest of n',
+    '    "longest_of_n":',
+    "import nabla_eval as ne\n\nfound = ne.probe(pair",
+)
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
@@ -55,11 +63,18 @@ def blocks(page: Path, *kinds: str) -> list[str]:
     return re.findall(rf"^```(?:{'|'.join(kinds)})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def shown(page: Path) -> dict[str, str]:
+    """Command lines, without what is said of them behind a #, with the output below each."""
+    found: dict[str, str] = {}
+    for block in blocks(page, "console"):
+        for part in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+            line, _, output = part.partition("\n")
+            found.setdefault(re.split(r"\s+# ", line)[0].strip(), output.strip())
+    return found
+
+
 def lines(page: Path) -> list[str]:
-    """Command lines, without what is said of them behind a #."""
-    text = "\n".join(blocks(page, "console")).replace("\\\n", " ")
-    found = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-    return list(dict.fromkeys(re.split(r"\s+# ", line)[0].strip() for line in found))
+    return list(shown(page))
 
 
 def reason(line: str) -> str | None:
@@ -71,6 +86,19 @@ def words_of(line: str) -> list[str]:
     told = line.replace('"$(nabla-eval tasks path)"', shlex.quote(str(tasks_path())))
     assert not re.search(r"\$|[|<>&;]", told), f"only a shell runs {line}"
     return shlex.split(re.sub(r"--limit \d+", f"--limit {LIMIT}", told))
+
+
+def models(folder: Path) -> None:
+    """Make the embedded policy, and a reward model whose tokens are single characters."""
+    folder.mkdir()
+    (folder / "policy").symlink_to(embedded.paths()[0])
+    tokenizer = chat_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, num_labels=1, pad_token_id=0,
+    )  # fmt: skip
+    for part in (tokenizer, Qwen2ForSequenceClassification(config)):
+        part.save_pretrained(folder / "other-family")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +120,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("COLUMNS", "100")
         rows = {name: demo.ROWS[name] for name in ("nabla", "twin", "best_of_n")}
         patch.setattr(demo, "ROWS", rows)
-        kept = evaluate.Evaluator()  # the embedded pair and the tasks are loaded once
-        patch.setattr(evaluate, "Evaluator", lambda **_: kept)
+        kept = evaluate.Evaluator()  # the embedded pair is loaded once
+
+        def anew(**_: object) -> evaluate.Evaluator:
+            kept._managers.clear()  # tasks remember a line's --gen_kwargs
+            return kept
+
+        patch.setattr(evaluate, "Evaluator", anew)
+        models(folder / "models")
         for line in lines(FIRST)[:1]:
             run(line)
         known = {*METHODS}
@@ -103,18 +137,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del METHODS[name]
 
 
+def plain(text: str) -> str:
+    """A text as one line: terminals break it elsewhere. A page leaves out what stands before …"""
+    return " ".join(text.removeprefix("…").split())
+
+
 @functools.cache
-def run(line: str) -> str:
-    """Run a line of `nabla-eval` or `lm_eval`; returns what it printed."""
+def run(line: str) -> None:
+    """Run a line that has to end well."""
+    status, printed = attempt(line)
+    assert status == 0, f"{line}\n{printed}"
+
+
+def attempt(line: str) -> tuple[int, str]:
+    """Run a line of `nabla-eval` or `lm_eval`; returns its status and what it printed."""
     program, *words = words_of(line)
     assert program in ("nabla-eval", "lm_eval"), f"{line} is not run here: add it to NOT_HERE"
     if "--limit" not in words:
         words += EXTRA.get("run" if program == "lm_eval" else words[0], [])
     if program == "lm_eval":
-        return lm_eval(words)
+        return 0, lm_eval(words)
     done = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert done.exit_code == 0, f"{line}\n{done.output}"
-    return done.output
+    return done.exit_code, done.output
 
 
 def lm_eval(words: list[str]) -> str:
@@ -134,8 +178,11 @@ def lm_eval(words: list[str]) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_console_lines_run(page: Path, place: Path) -> None:
-    for line in lines(page):
-        if reason(line) is None:
+    for line, output in shown(page).items():
+        if output.startswith(("Error", "…")):
+            status, printed = attempt(line)
+            assert status == 1 and plain(output) in plain(printed), f"{line}\n{printed}"
+        elif reason(line) is None:
             run(line)
 
 
