@@ -109,7 +109,7 @@ def _line(step: StoryStep) -> str:
 def _style() -> str:
     """Return the viewer's style sheet for one element, in the colours of its notebook."""
     css = (TEMPLATES / "viewer.css").read_text(encoding="utf-8")
-    palettes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    palettes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]  # light and dark, before print's
     chosen = (f":is({of}) & {{{colours}}}" for of, colours in zip(_THEMES, palettes, strict=True))
     own = (
         "&, & table { background: var(--paper); color: var(--ink); font-size: .875rem; } "
