@@ -99,7 +99,7 @@ def remaining(state: CellState) -> str:
     if state.state != "running" or not state.done:
         return ""
     pace = (time.monotonic() - state.began) / state.done
-    return f"-{clock(pace * (state.total - state.done))}"
+    return f"{clock(pace * (state.total - state.done))} left"
 
 
 def clock(seconds: float) -> str:

@@ -214,7 +214,7 @@ def test_a_terminal_shows_the_cells_at_work_in_any_width() -> None:
         screen.print(SweepProgress(screen, cells, Path()).render())
         shown = screen.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, shown.splitlines())) <= width
-        assert "1/2" in shown and "nabla with" in shown and "3/8" in shown and "-0:05" in shown
+        assert "1/2" in shown and "nabla with" in shown and "3/8" in shown and "0:05 left" in shown
         assert ("n=16" in shown) == (width > 80) and "n=4" not in shown
 
 
