@@ -1,9 +1,11 @@
-"""Turns the formulas of the pages into MathML while the site is built, so that no script has to."""
+"""What happens while the site is built: formulas become MathML, so that no script has to do it, and
+the page on the mathematics takes in the derivations of theory/README.md."""
 
 from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -11,6 +13,18 @@ from mkdocs.exceptions import PluginError
 
 # What pymdownx.arithmatex leaves: <span class="arithmatex">\(...\)</span>, or a div with \[...\].
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+DERIVATIONS = Path(__file__).parents[1] / "theory/README.md"
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The text of a page; below that of theory.md, the sections of theory/README.md."""
+    if page.file.src_uri != "theory.md":
+        return markdown
+    _, first, sections = DERIVATIONS.read_text(encoding="utf-8").partition("\n## ")
+    outside = r"\[([^\]]+)\]\(\.\./[^)]*\)"  # links into the repository, which the site has not
+    return markdown + first + re.sub(outside, r"\1", sections)
 
 
 def on_page_content(content: str, **_: Any) -> str:

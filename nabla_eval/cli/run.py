@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,7 @@ def run(
     evaluation = compose(rest, settings=values(settings), **given)
     setup_logging()
     typed = shlex.join(["nabla-eval", "run", *ctx.meta[__name__]])
+    typed = re.sub(r"\btoken=[^\s,'\"]+", "token=...", typed)  # run.json is shared
     manifest = evaluation.manifest(typed, name or "")
     folder = output or default_folder(manifest)
     manifest["name"] = name or folder.name

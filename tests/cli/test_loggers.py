@@ -6,6 +6,7 @@ One run has them all. W&B and Trackio are stand-ins that keep what they are told
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
@@ -57,7 +58,8 @@ def logged(tmp_path_factory, no_environment):
         "trackio", init=MagicMock(), log=MagicMock(), Trace=MagicMock(), Table=MagicMock(),
         finish=MagicMock(),
     )  # fmt: skip
-    hub = MagicMock()
+    hub, written = MagicMock(), logging.Handler()
+    written.emit = MagicMock()  # the stream of lm-eval's own may be an earlier test's
     with pytest.MonkeyPatch.context() as patch:
         for module in (wandb, printer, trackio):
             patch.setitem(sys.modules, module.__name__, module)
@@ -70,12 +72,15 @@ def logged(tmp_path_factory, no_environment):
             "run", "--output", str(folder / "run"), "--config", str(folder / "c.yaml"),
             "--device", "cpu", "--wandb_args", "project=p,mode=offline", "--trackio_args",
             "project=q", "--hf_hub_log_args",
-            "hub_results_org=o,push_results_to_hub=True,push_samples_to_hub=True",
+            "hub_results_org=o,token=secret,push_results_to_hub=True,push_samples_to_hub=True",
             "--show_config", "--write_out", "--verbosity", "info", "--confirm_run_unsafe_code",
         ]  # fmt: skip
+        logging.getLogger("lm_eval.evaluator_utils").addHandler(written)
         done = CliRunner().invoke(main, words, catch_exceptions=False)
+        logging.getLogger("lm_eval.evaluator_utils").removeHandler(written)
     assert done.exit_code == 0, done.output
-    return wandb, trackio, hub, done, folder / "run"
+    log = [call.args[0].getMessage() for call in written.emit.call_args_list]
+    return wandb, trackio, hub, (done.stdout, log), folder / "run"
 
 
 def test_wandb_has_our_metrics_and_every_sample(logged):
@@ -102,16 +107,18 @@ def test_trackio_and_the_hub_have_them_too(logged):
     results = json.loads(Path(sent["path_or_fileobj"]).read_text())
     assert {f"{name},none" for name in OURS} <= results["results"]["nabla_countdown"].keys()
     assert hub.upload_folder.call_args.kwargs["folder_path"] == str(folder)
+    kept = [file for file in folder.iterdir() if b"secret" in file.read_bytes()]
+    assert kept == [] and "token=..." in (folder / "run.json").read_text()
 
 
 def test_show_config_write_out_and_seeds_are_lm_evals(logged):
-    *_, done, folder = logged
-    shown, _ = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index("{\n") :])
+    *_, (printed, log), folder = logged
+    shown, _ = json.JSONDecoder().raw_decode(printed[printed.index("{\n") :])
     assert shown["results"]["nabla_countdown"]["model_calls,none"] > 0
     seeds = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
     assert [shown["config"][name] for name in seeds] == [1, 2, 3, 4]
     assert json.loads((folder / "run.json").read_text())["seed"] == 3
-    assert "context prompt (starting on next line)" in done.output
+    assert any("context prompt (starting on next line)" in line for line in log)
 
 
 @pytest.mark.parametrize(
