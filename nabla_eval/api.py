@@ -79,11 +79,12 @@ def load_pair(
 ) -> Pair:
     """Load a policy and a reward model, each a hub id or a folder; the embedded pair by default.
 
+    `load_pair("countdown")` and `load_pair("words")` are the embedded pairs by their names.
     Further arguments (dtype, device, vocab, ...) and the errors are those of
     `nabla_eval.models.load.load_pair`.
     """
-    if policy is None:
-        policy, own = embedded.paths()
+    if policy is None or (reward is None and embedded.meant(policy)):
+        policy, own = embedded.paths("countdown" if policy is None else str(policy))
         reward = own if reward is None else reward
     return load.load_pair(policy, reward, *others, **options)
 

@@ -50,28 +50,29 @@ def list_() -> None:
 
 @click.group()
 def embedded() -> None:
-    """The tiny Countdown policy and reward model that ship with nabla_eval.
+    """The tiny policies and reward models that ship with nabla_eval: countdown and words.
 
     Example: nabla-eval embedded card
     """
 
 
 @embedded.command()
-@click.argument("folder", type=FOLDER, required=False)
+@click.argument("pair", type=FOLDER, default="countdown")
 @as_json("card.json itself")
-def card(folder: Path | None, as_json: bool) -> None:
-    """Print the model card of the shipped pair, or of the pair in FOLDER.
+def card(pair: Path, as_json: bool) -> None:
+    """Print the model card of a pair that ships, or of one in a folder.
 
-    Example: nabla-eval embedded card
+    PAIR is countdown (the default), words or a folder.
+
+    Example: nabla-eval embedded card words
     """
     from rich.markdown import Markdown
 
     from nabla_eval.cli.screen import Screen
-    from nabla_eval.embedded import WEIGHTS
     from nabla_eval.embedded.card import read_card, render_card
     from nabla_eval.reporting.tables import json_text
 
-    content = read_card(folder or WEIGHTS)
+    content = read_card(_folder(pair))
     if as_json:
         say(json_text(content), end="")
     else:
@@ -79,17 +80,18 @@ def card(folder: Path | None, as_json: bool) -> None:
 
 
 @embedded.command()
-@click.argument("folder", type=FOLDER, required=False)
-def verify(folder: Path | None) -> None:
-    """Check every byte of the shipped pair, or of the pair in FOLDER, against its card.
+@click.argument("pair", type=FOLDER, default="countdown")
+def verify(pair: Path) -> None:
+    """Check every byte of a pair that ships, or of one in a folder, against its card.
 
-    Example: nabla-eval embedded verify
+    PAIR is countdown (the default), words or a folder.
+
+    Example: nabla-eval embedded verify words
     """
-    from nabla_eval.embedded import WEIGHTS
     from nabla_eval.embedded.card import read_card, verify_files
     from nabla_eval.errors import DataError
 
-    folder = folder or WEIGHTS
+    folder = _folder(pair)
     differences = verify_files(folder)
     if differences:
         raise DataError(
@@ -99,6 +101,13 @@ def verify(folder: Path | None) -> None:
     files = read_card(folder)["files"]
     size = sum(entry["bytes"] for entry in files.values())
     say(f"{folder}: {len(files)} files, {size:,} bytes, all as the card says.")
+
+
+def _folder(pair: Path) -> Path:
+    """Return the folder that is named: a pair that ships, where there is no such folder."""
+    from nabla_eval.embedded import PAIRS
+
+    return pair if pair.exists() else PAIRS.get(str(pair), pair)
 
 
 GONE = {

@@ -12,7 +12,7 @@ from nabla_eval.validation import UNREADABLE, mismatch, text_of
 
 CARD = "card.json"
 README = "README.md"
-TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TEMPLATES = {"Word problems": "words.md.jinja"}  # by the task's name; of others, card.md.jinja
 FOLDERS = ("policy", "reward")
 SCHEMA = 1
 
@@ -80,10 +80,16 @@ def verify_files(folder: Path) -> list[str]:
 
 def render_card(card: dict[str, Any]) -> str:
     """Return the card as Markdown; every number in it is read from the card."""
-    from jinja2 import Environment, StrictUndefined, UndefinedError
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    name = TEMPLATES.get(str(card["task"].get("name")), "card.md.jinja")
+    template = environment.get_template(name)
     try:
         return template.render(card) + "\n"
     except (UndefinedError, TypeError, ValueError, AttributeError) as error:

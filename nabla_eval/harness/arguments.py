@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nabla_eval import embedded
 from nabla_eval.engine.vllm_client import ServerOptions
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.methods.registry import (
@@ -65,7 +66,9 @@ class OwnOptions(Options):
     allow_pickle: bool = False
 
 
-OWN_NAMES = leaves(OwnOptions).keys() | {"pretrained", "reward", "method", "preset", "trace_dir"}
+OWN_NAMES = leaves(OwnOptions).keys() | {
+    "pair", "pretrained", "reward", "method", "preset", "trace_dir",
+}  # fmt: skip
 SERVER_NAMES = frozenset(leaves(ServerOptions))  # of `rollout=vllm`
 COMMON_NAMES = OWN_NAMES | SERVER_NAMES | REWARD_NAMES | HFLM_NAMES | PASSED_ON
 # No answer depends on these, or they stand in `run.json` under a name of their own.
@@ -125,6 +128,8 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
     Raises `ConfigError` for an unknown, unfitting or contradictory argument. Loads nothing.
     """
     options = {name: value for name, value in options.items() if value is not None}
+    if "pair" in options and not paired:
+        options = _with_pair(options)
     method = str(options.get("method", "nabla"))
     own = option_names(method)
     _refuse_unknown(options, method, own)
@@ -151,6 +156,18 @@ def read(options: Mapping[str, Any], *, paired: bool = False, rewarded: bool = T
         _refuse_loading(options)
     _refuse_contradictions(arguments, paired)
     return arguments
+
+
+def _with_pair(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with the folders of the embedded pair that `pair` names."""
+    said = [name for name in ("pretrained", "reward") if name in options]
+    if said:
+        raise ConfigError(
+            f"pair={options['pair']} is an embedded policy with its reward model, and "
+            f"{', '.join(said)} names another. Leave out pair, or {' and '.join(said)}."
+        )
+    policy, reward = embedded.paths(str(options["pair"]))
+    return {**options, "pretrained": str(policy), "reward": str(reward)}
 
 
 def process_number(name: str, default: int) -> int:
@@ -234,7 +251,7 @@ _STILL_USED = frozenset({
     "think_end_token", "enable_thinking", "chat_template_args", "logits_cache", "softmax_dtype",
     "mixed_precision_dtype", "truncation", "backend",
 })  # fmt: skip
-LOADING = {"pretrained", "reward", "allow_pickle", "gradient_checkpointing"}
+LOADING = {"pair", "pretrained", "reward", "allow_pickle", "gradient_checkpointing"}
 LOADING |= (HFLM_NAMES | PASSED_ON | REWARD_NAMES) - _STILL_USED
 
 

@@ -44,9 +44,9 @@ class NablaLM(RankedLM):
     the embedded pair by default), `method`, `preset`, every option of the method (`n=8`, `lr=0.1`),
     `seed`, `trace_dir`, `max_batch_tokens` (padded tokens of a micro-batch),
     `gradient_checkpointing` (backward passes keep less and take longer), and whatever `HFLM` takes.
-    `pair` is a loaded pair instead of names; `progress(done, total)` is called after each response.
-    `begin(self, work)` is called before the work is begun, and what it returns is done instead; no
-    answer is kept then (`nabla-eval run --dry-run`).
+    `pair` is an embedded pair's name (`pair=words`) or a loaded pair; `progress(done, total)` is
+    called after each response. `begin(self, work)` is called before the work is begun, and what it
+    returns is done instead; no answer is kept then (`nabla-eval run --dry-run`).
 
     `batch_size` is the number of problems that are active at once. No token, verdict or accuracy
     depends on it; in float32 recorded rewards and norms differ by up to 8e-5. Without `seed`, draws
@@ -60,11 +60,13 @@ class NablaLM(RankedLM):
         self,
         pretrained: Any = None,
         *,
-        pair: Pair | None = None,
+        pair: Pair | str | None = None,
         progress: Callable[[int, int], None] | None = None,
         begin: Callable[[NablaLM, Sequence[Work]], list[Work]] | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(pair, str):
+            pair, options = None, {**options, "pair": pair}
         self.arguments = model_args.read(
             {"pretrained": pretrained, **options},
             paired=pair is not None,

@@ -1,17 +1,18 @@
-"""What the files in `tasks/` call: the class of the problem sets, and Countdown's functions."""
+"""What the files in `tasks/` call: the class of the problem sets, and the embedded tasks."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.filter import Filter, FilterEnsemble
 from lm_eval.api.task import ConfigurableTask
 
-from nabla_eval.embedded.countdown import test_problems, verify
+from nabla_eval.embedded import countdown as numbers
+from nabla_eval.embedded import words as stories
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.grading import GRADERS, grade_batch
 from nabla_eval.harness.metrics import (
@@ -28,7 +29,7 @@ from nabla_eval.harness.problems.sets import problem_set
 from nabla_eval.harness.problems.store import VARIABLE
 from nabla_eval.terminal import LOGGER
 
-COUNTDOWN_PROBLEMS = 1200
+EMBEDDED_PROBLEMS = 1200
 
 
 def countdown(*, countdown_numbers: int = 3, **others: Any) -> dict[str, Any]:
@@ -38,7 +39,15 @@ def countdown(*, countdown_numbers: int = 3, **others: Any) -> dict[str, Any]:
     """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(test_problems(COUNTDOWN_PROBLEMS, numbers=countdown_numbers))}
+    told = numbers.test_problems(EMBEDDED_PROBLEMS, numbers=countdown_numbers)
+    return {"test": Dataset.from_list(told)}
+
+
+def words(**_: Any) -> dict[str, Any]:
+    """Return the test split of the word problems, made on the spot: the same on every machine."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(stories.test_problems(EMBEDDED_PROBLEMS))}
 
 
 def score_countdown(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
@@ -46,10 +55,19 @@ def score_countdown(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str,
 
     The text is verified up to the first line break, should a model go on after its answer.
     """
+    return _scored(results, lambda text: numbers.verify(doc, text.strip().partition("\n")[0]))
+
+
+def score_words(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
+    """Return exact_match of the last box (over repeats: its mean) and what the responses cost."""
+    return _scored(results, lambda text: stories.verify(doc, text))
+
+
+def _scored(results: Sequence[Any], verify: Callable[[str], bool]) -> dict[str, float]:
     responses = listed(results)
     if failed := failed_metrics(responses):
         return failed
-    right = [verify(doc, str(response).strip().partition("\n")[0]) for response in responses]
+    right = [verify(str(response)) for response in responses]
     return {"exact_match": sum(right) / len(right), **cost_metrics(responses)}
 
 

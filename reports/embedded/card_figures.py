@@ -3,88 +3,125 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pair_tokenizer import token_strings
-from plain_sampling import prefix_scores, response_text, sample, token_logits
+from plain_sampling import (
+    COUNTDOWN,
+    Coding,
+    prefix_scores,
+    response_text,
+    sample,
+    token_logits,
+)
 from prefix_oracle import prefix_labels
 
 from nabla_eval.analysis import calibration
-from nabla_eval.embedded.countdown import Puzzle, problems, verify
+from nabla_eval.embedded import countdown
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
+Prefixes: TypeAlias = Callable[
+    [Sequence[Any], Sequence[list[int]], Sequence[torch.Tensor]], Numbers
+]  # (questions, responses, prefix scores)
 
 DRAWS = 8
 UNCERTAIN = 0.25  # nats, the paper's entropy threshold (DESIGN 3.5)
 
 
-def measure(policy: Any, reward: Any, *, numbers: int, count: int, seed: int = 0) -> Numbers:
-    """The card's `measured` block on the first `count` test problems, 8 samples each."""
-    questions = problems(count, "test", numbers=numbers)
+@dataclass(frozen=True)
+class Bench:
+    """What measuring asks of a task."""
+
+    coding: Coding
+    verify: Callable[[Any, str], bool]
+    answer: Callable[[str], str]  # that a response arrives at
+    prefixes: Prefixes
+    temperatures: tuple[float, ...]
+
+
+def measure(policy: Any, reward: Any, questions: Sequence[Any], bench: Bench) -> Numbers:
+    """The card's `measured` block on test problems, 8 samples each."""
+    seed = 0
     generator = torch.Generator().manual_seed(seed)
     repeated = [question for question in questions for _ in range(DRAWS)]
 
     def sampled(temperature: float) -> Numbers:
-        drawn = sample(policy, repeated, temperature=temperature, generator=generator)
-        return describe(policy, reward, questions, drawn)
+        drawn = sample(
+            policy,
+            repeated,
+            temperature=temperature,
+            generator=generator,
+            coding=bench.coding,
+            mixed=True,
+        )
+        return describe(policy, reward, questions, drawn, bench)
 
     return {
-        "problems": count,
+        "problems": len(questions),
         "draws": DRAWS,
         "seed": seed,
-        "greedy_accuracy": mean_and_error(greedy_right(policy, questions)),
-        "sampled": {f"T={temperature}": sampled(temperature) for temperature in (0.7, 1.0)},
+        "greedy_accuracy": mean_and_error(greedy_right(policy, questions, bench)),
+        "sampled": {f"T={temperature}": sampled(temperature) for temperature in bench.temperatures},
     }
 
 
-def greedy_right(policy: Any, questions: Sequence[Puzzle]) -> Floats:
+def greedy_right(policy: Any, questions: Sequence[Any], bench: Bench) -> Floats:
     """1 where the greedy response is right, else 0."""
-    responses = sample(policy, questions, temperature=0, generator=torch.Generator())
-    return _right(questions, responses)
+    responses = sample(
+        policy,
+        questions,
+        temperature=0,
+        generator=torch.Generator(),
+        coding=bench.coding,
+        mixed=True,
+    )
+    return _right(questions, responses, bench)
 
 
 def describe(
-    policy: Any, reward: Any, questions: Sequence[Puzzle], responses: Sequence[list[int]]
+    policy: Any,
+    reward: Any,
+    questions: Sequence[Any],
+    responses: Sequence[list[int]],
+    bench: Bench,
 ) -> Numbers:
     """How good `DRAWS` responses per question are, one question after the other, and how well
     the reward model tells the right ones."""
     repeated = [question for question in questions for _ in range(DRAWS)]
     shape = (len(questions), DRAWS)
-    right = _right(repeated, responses).reshape(shape)
-    scores = prefix_scores(reward, repeated, responses)
+    right = _right(repeated, responses, bench).reshape(shape)
+    scores = prefix_scores(reward, repeated, responses, bench.coding)
     final = np.array([row[-1].item() for row in scores]).reshape(shape)
     best = np.take_along_axis(right, final.argmax(axis=1)[:, None], axis=1)[:, 0]
-    texts = [response_text(response) for response in responses]
+    texts = [response_text(response, bench.coding) for response in responses]
+    uncertain = _uncertain_tokens(policy, repeated, responses, bench.coding)
     return {
         "accuracy": mean_and_error(right.mean(axis=1)),
         "pass@8": mean_and_error(right.max(axis=1)),
         "best_of_8_accuracy": mean_and_error(best),
         "best_of_8_gain": mean_and_error(best - right.mean(axis=1)),
         "distinct_responses_of_8": mean_and_error(_distinct(texts)),
-        "distinct_results_of_8": mean_and_error(_distinct([_result(text) for text in texts])),
-        "uncertain_tokens": mean_and_error(_uncertain_tokens(policy, repeated, responses)),
+        "distinct_results_of_8": mean_and_error(_distinct([bench.answer(text) for text in texts])),
+        "uncertain_tokens": mean_and_error(uncertain),
         "reward_auc": {
             "pooled": auc(final[right == 1], final[right == 0]),
             "within_question": within_auc(final, right),
             "questions_with_both": int(((right.max(1) == 1) & (right.min(1) == 0)).sum()),
         },
-        "prefix_auc": _prefix_auc(repeated, responses, scores),
+        "prefix_auc": bench.prefixes(repeated, responses, scores),
     }
 
 
-def _right(questions: Sequence[Puzzle], responses: Sequence[list[int]]) -> Floats:
+def _right(questions: Sequence[Any], responses: Sequence[list[int]], bench: Bench) -> Floats:
     pairs = zip(questions, responses, strict=True)
-    return np.array([float(verify(question, response_text(ids))) for question, ids in pairs])
-
-
-def _result(text: str) -> str:
-    """The answer that a response arrives at: what follows its last equals sign."""
-    return text.rpartition("=")[2]
+    found = [bench.verify(question, response_text(ids, bench.coding)) for question, ids in pairs]
+    return np.array(found, dtype=np.float64)
 
 
 def _distinct(texts: Sequence[str]) -> Floats:
@@ -93,18 +130,20 @@ def _distinct(texts: Sequence[str]) -> Floats:
 
 
 def _uncertain_tokens(
-    policy: Any, questions: Sequence[Puzzle], responses: Sequence[list[int]]
+    policy: Any, questions: Sequence[Any], responses: Sequence[list[int]], coding: Coding
 ) -> Floats:
     """Per problem, the mean number of tokens whose distribution (T = 1) has over 0.25 nats."""
     counts = []
-    for logits in token_logits(policy, questions, responses):
+    for logits in token_logits(policy, questions, responses, coding):
         entropy = torch.distributions.Categorical(logits=logits).entropy()
         counts.append(float((entropy > UNCERTAIN).sum()))
     return np.array(counts).reshape(-1, DRAWS).mean(axis=1)
 
 
-def _prefix_auc(
-    questions: Sequence[Puzzle], responses: Sequence[list[int]], scores: Sequence[torch.Tensor]
+def _reachable_auc(
+    questions: Sequence[countdown.Puzzle],
+    responses: Sequence[list[int]],
+    scores: Sequence[torch.Tensor],
 ) -> Numbers:
     """AUC of prefix scores for "the target is still reachable", the closing token left out.
 
@@ -125,6 +164,14 @@ def _prefix_auc(
     by_place = {str(p): auc(*pair) for p, pair in split.items() if all(map(len, pair))}
     return {"pooled": auc(*pooled), "by_token": by_place}
 
+
+NUMBERS = Bench(
+    coding=COUNTDOWN,
+    verify=countdown.verify,
+    answer=lambda text: text.rpartition("=")[2],
+    prefixes=_reachable_auc,
+    temperatures=(0.7, 1.0),
+)
 
 # --- statistics ---------------------------------------------------------------------------------
 

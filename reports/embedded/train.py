@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 import torch
-from card_figures import measure
+from card_figures import NUMBERS, measure
 from pair_tokenizer import EOS_ID, PAD_ID, save_tokenizer
 from rich.progress import (
     BarColumn,
@@ -78,18 +78,19 @@ def train_pair(
             policy, policy_facts = _load_policy(output)
         else:
             report = stage("policy", policy_recipe.steps)
-            policy, policy_facts = _timed(lambda: train_policy(policy_recipe, report))
+            policy, policy_facts = timed(lambda: train_policy(policy_recipe, report))
             policy_facts["recipe"] = asdict(policy_recipe)
             save(policy, output / "policy")
             (output / FACTS).write_text(json.dumps(policy_facts, indent=2) + "\n")
         if only == "policy":
             return None
         report = stage("reward model", reward_recipe.steps)
-        reward, reward_facts = _timed(lambda: train_reward(policy, reward_recipe, report))
+        reward, reward_facts = timed(lambda: train_reward(policy, reward_recipe, report))
         reward_facts["recipe"] = asdict(reward_recipe)
         save(reward, output / "reward")
         stage("measuring on test problems", 0)
-        measured = measure(policy, reward, numbers=reward_recipe.numbers, count=test_problems)
+        held_out = problems(test_problems, "test", numbers=reward_recipe.numbers)
+        measured = measure(policy, reward, held_out, NUMBERS)
     return write_card(
         output,
         {
@@ -149,7 +150,7 @@ def _load_policy(output: Path) -> tuple[Any, dict[str, Any]]:
     return model, facts
 
 
-def _timed(train: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+def timed(train: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
     start = time.perf_counter()
     model, facts = train()
     losses = facts.pop("losses")

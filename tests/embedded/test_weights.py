@@ -12,10 +12,10 @@ from click.testing import CliRunner
 import nabla_eval as ne
 from nabla_eval.analysis.calibration import auc
 from nabla_eval.cli.included import embedded
-from nabla_eval.embedded import WEIGHTS
+from nabla_eval.embedded import PAIRS, WEIGHTS, folder, paths, words
 from nabla_eval.embedded.card import CARD, README, read_card, render_card, verify_files
 from nabla_eval.embedded.countdown import problems, split_of, verify
-from nabla_eval.errors import DataError
+from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.models.pair import Pair
 
 CARD_CONTENT = read_card(WEIGHTS)
@@ -30,11 +30,12 @@ def copy(tmp_path: Path) -> Path:
 # --- bytes --------------------------------------------------------------------------------------
 
 
-def test_the_shipped_bytes_are_those_of_the_card() -> None:
-    assert verify_files(WEIGHTS) == []
-    names = CARD_CONTENT["files"].keys()
-    assert {"policy/model.safetensors", "reward/model.safetensors"} <= names
-    assert sum(entry["bytes"] for entry in CARD_CONTENT["files"].values()) < 8_000_000
+@pytest.mark.parametrize(("name", "most"), [("countdown", 8_000_000), ("words", 14_000_000)])
+def test_the_shipped_bytes_are_those_of_the_card(name: str, most: int) -> None:
+    assert verify_files(folder(name)) == []
+    files = read_card(folder(name))["files"]
+    assert {"policy/model.safetensors", "reward/model.safetensors"} <= files.keys()
+    assert sum(entry["bytes"] for entry in files.values()) < most
 
 
 def test_verify_detects_flipped_bits_and_missing_and_added_files(copy: Path) -> None:
@@ -62,8 +63,17 @@ def test_a_folder_without_a_card_is_refused(tmp_path: Path) -> None:
         read_card(tmp_path)
 
 
-def test_the_readme_is_the_rendered_card() -> None:
-    assert (WEIGHTS.parent / README).read_text(encoding="utf-8") == render_card(CARD_CONTENT)
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_readme_is_the_rendered_card(name: str) -> None:
+    page = WEIGHTS.parent / README if name == "countdown" else folder(name) / README
+    assert page.read_text(encoding="utf-8") == render_card(read_card(folder(name)))
+
+
+def test_a_pair_goes_by_its_name_and_others_are_refused() -> None:
+    assert ne.load_pair("words", device="cpu").policy.name == str(paths("words")[0])
+    assert paths() == paths("countdown") == (WEIGHTS / "policy", WEIGHTS / "reward")
+    with pytest.raises(ConfigError, match=r"no embedded pair 'wordz'.* Did you mean words"):
+        ne.load_pair("wordz")
 
 
 def test_commands_print_the_card_and_the_verdict() -> None:
@@ -71,6 +81,8 @@ def test_commands_print_the_card_and_the_verdict() -> None:
     assert "all as the card says" in runner.invoke(embedded, ["verify"]).output
     assert "Countdown" in runner.invoke(embedded, ["card"]).output
     assert '"schema": 1' in runner.invoke(embedded, ["card", "--json"]).output
+    assert "all as the card says" in runner.invoke(embedded, ["verify", "words"]).output
+    assert "boxed" in runner.invoke(embedded, ["card", "words"]).output
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -89,6 +101,29 @@ def test_the_card_meets_what_the_task_was_made_for() -> None:
     assert found["all_in_test_split"]
     held_out = problems(found["test_problems"], "test")
     assert all(split_of(problem) == "test" for problem in held_out)
+
+
+def test_the_words_card_says_what_was_wanted_and_what_came_of_it() -> None:
+    card = read_card(folder("words"))
+    found, page = card["disjointness"], render_card(card)
+    assert found["shared_with_policy_training"] == found["shared_with_reward_training"] == 0
+    assert found["all_in_test_split"]
+    draw = card["measured"]["sampled"]["T=1.0"]
+    assert draw["best_of_8_gain"]["value"] > 5 * draw["best_of_8_gain"]["standard_error"]
+    for row in card["wanted"]:
+        assert row["met"] == (row["least"] <= row["measured"] <= row["most"])
+        assert row["figure"] in page
+
+
+def test_greedy_word_problems_are_answered_as_the_card_says() -> None:
+    """24 of the card's problems; 5 binomial standard deviations fail with p < 1e-6."""
+    told = words.problems(24, "test")
+    pair = ne.load_pair("words", device="cpu")
+    answers = ne.generate(pair, [p.prompt for p in told], "greedy", max_new_tokens=220)
+    right = [words.verify(p, a.text) for p, a in zip(told, answers, strict=True)]
+    stated = read_card(folder("words"))["measured"]["greedy_accuracy"]["value"]
+    assert abs(np.mean(right) - stated) < 5 * np.sqrt(stated * (1 - stated) / len(told))
+    assert all(first.startswith(("We ", "Let ", "The ")) for first in (a.text for a in answers))
 
 
 @pytest.fixture(scope="module")

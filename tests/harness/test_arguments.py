@@ -8,11 +8,22 @@ import sys
 
 import pytest
 
+from nabla_eval import embedded
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments
 from nabla_eval.harness.arguments import COMMON_NAMES, HFLM_NAMES, PASSED_ON, read
 from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.methods.registry import METHODS, option_names
+
+
+def test_a_pair_is_named_alone():
+    found = read({"pair": "words"})
+    assert (found.pretrained, found.reward) == tuple(map(str, embedded.paths("words")))
+    for also in ({"pretrained": "org/policy"}, {"reward": "org/reward"}):
+        with pytest.raises(ConfigError, match="pair=words is an embedded policy with its reward"):
+            read({"pair": "words", **also})
+    with pytest.raises(ConfigError, match=r"no embedded pair 'word'.* Did you mean words"):
+        read({"pair": "word"})
 
 
 def test_nothing_given_is_nabla_on_the_embedded_pair():

@@ -154,7 +154,7 @@ def test_countdown_trains_on_no_problem_of_the_task() -> None:
     can be in both, in whatever order a prompt lists the numbers."""
     documents = tasks.countdown(countdown_numbers=3)["test"]
     tested = {Puzzle.from_prompt(document["prompt"]).canonical for document in documents}
-    assert len(tested) == tasks.COUNTDOWN_PROBLEMS >= 500
+    assert len(tested) == tasks.EMBEDDED_PROBLEMS >= 500
     assert {split_of(canonical + "?") for canonical in tested} == {"test"}
     for name, size, seed in (("countdown", 300, 0), ("countdown", 300, 1), ("countdown4", 10, 0)):
         assert COUNTDOWN[name] == len(open_rows(name, size=1).example(0).problem.split(","))
