@@ -49,7 +49,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Step:
+class Calculation:
     """One calculation: `left` and `right` are numbers or results; `owner` has what comes out."""
 
     operator: str
@@ -71,7 +71,7 @@ class WordProblem:
 
     facts: tuple[str, ...]
     question: str
-    steps: tuple[Step, ...]
+    steps: tuple[Calculation, ...]
 
     @property
     def prompt(self) -> str:
@@ -244,7 +244,7 @@ class _Story:
     rng: random.Random
     count: int
     facts: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Calculation] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
 
     def tell(self) -> WordProblem | None:
@@ -284,7 +284,9 @@ class _Story:
         value = combine(self._value(self.current), operator, self._value(right))
         if value is None or (operator == "÷" and value < 2):
             return False
-        self.steps.append(Step(operator, self.current, right, owner, kind, unit or self.thing))
+        self.steps.append(
+            Calculation(operator, self.current, right, owner, kind, unit or self.thing)
+        )
         self.results.append(value)
         self.changed = owner == self.owner
         self.owner, self.current = owner, Ref(len(self.steps) - 1)

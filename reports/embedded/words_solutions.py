@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from nabla_eval.embedded.words import OPERATORS, Step, WordProblem, combine, of
+from nabla_eval.embedded.words import OPERATORS, Calculation, WordProblem, combine, of
 
 Kind: TypeAlias = Literal["slip", "operand", "operator", "stop"]
 
@@ -110,13 +110,13 @@ def mistaken(problem: WordProblem, rng: random.Random) -> str:
     return write(problem, rng, Mistake(rng.randrange(len(problem.steps)), rng.choice(KINDS)))
 
 
-def _goal(last: Step) -> str:
+def _goal(last: Calculation) -> str:
     if last.kind == "packed":
         return f"how many {last.unit} are in {last.owner}"
     return f"how many {last.unit} {last.owner} {'gets' if last.kind == 'sold' else 'has'}"
 
 
-def _order(steps: Sequence[Step], rng: random.Random) -> list[int]:
+def _order(steps: Sequence[Calculation], rng: random.Random) -> list[int]:
     """Return a random order in which every step follows those that it needs."""
     done: list[int] = []
     while len(done) < len(steps):

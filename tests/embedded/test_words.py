@@ -11,8 +11,8 @@ from nabla_eval.embedded.words import (
     LARGEST,
     OPERATORS,
     STEPS,
+    Calculation,
     Ref,
-    Step,
     WordProblem,
     combine,
     first_error,
@@ -28,8 +28,8 @@ TWO = WordProblem(
     ("Ann has 24 apples.", "Ben has 3 times as many apples as Ann.", "Then Ben sells 7 apples."),
     "How many apples does Ben have now?",
     (
-        Step("×", 24, 3, "Ben", "times", "apples"),
-        Step("-", Ref(0), 7, "Ben", "loss", "apples"),
+        Calculation("×", 24, 3, "Ben", "times", "apples"),
+        Calculation("-", Ref(0), 7, "Ben", "loss", "apples"),
     ),
 )
 RIGHT = "First, Ben has 3 × 24 = 72 apples.\n\nThis leaves 72 - 7 = 65.\n\n\\boxed{65}."
