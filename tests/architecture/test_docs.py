@@ -182,7 +182,8 @@ def has_models(command: Evaluation) -> None:
     (But on the task that a page writes for it.)
     """
     countdown = all(t.startswith(("nabla_countdown", "my_problems")) for t in command.tasks)
-    assert countdown or command.model_args.get("pretrained"), command.tasks
+    named = {"pair", "pretrained"} & command.model_args.keys()
+        assert countdown or named, command.tasks
 
 
 @pytest.mark.parametrize("line", commands())
