@@ -183,7 +183,7 @@ def has_models(command: Evaluation) -> None:
     """
     countdown = all(t.startswith(("nabla_countdown", "my_problems")) for t in command.tasks)
     named = {"pair", "pretrained"} & command.model_args.keys()
-        assert countdown or named, command.tasks
+    assert countdown or named, command.tasks
 
 
 @pytest.mark.parametrize("line", commands())
