@@ -73,7 +73,7 @@ def test_the_engine_is_the_specification_on_sentences():
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     def run(folder: str, **options: Any) -> Any:
         model = NablaLM(
-            pair=pair(), method="nabla", n=2, seed=0, batch_size=1,
+            pair=pair(), method="best_of_n", n=2, seed=0, batch_size=1,
             trace_dir=str(tmp_path / folder), **options,
         )  # fmt: skip
         return evaluate(model, [TASK], limit=3, gen_kwargs=SHORT)
@@ -87,12 +87,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     kept = len(read(tmp_path / "stopped"))
     assert 0 < kept < 3
     on, whole = run("stopped"), run("whole")
-    assert on["results"][TASK] == whole["results"][TASK]
-    texts = [
-        {record["id"]: record["text"] for record in read(tmp_path / folder)}
-        for folder in ("stopped", "whole")
+    first, second = (
+        [sample["resps"] for sample in results["samples"][TASK]] for results in (on, whole)
+    )
+    assert first == second and len(first) == 3
+    assert [r["id"] for r in read(tmp_path / "stopped")] == [
+        r["id"] for r in read(tmp_path / "whole")
     ]
-    assert texts[0] == texts[1] and len(texts[0]) == 3
 
 
 def test_the_pair_is_loaded_by_its_name_and_needs_no_template(evaluate, caplog):
