@@ -193,4 +193,6 @@ def _unmeasured(runs: Sequence[Run], equal: bool) -> list[str]:
     ):
         if len(several) == 1:
             lacks.append(f"other {what}")
+        elif what == "policies":
+            lacks.append("the price of a call, which differs between policies")
     return [f"Not measured: {', '.join(lacks)}."] if lacks else []

@@ -113,7 +113,12 @@ def test_what_was_not_measured_is_named():
     other = make("o", 10, 10.0, GREEDY, method="greedy", task="b",
                  models={**MODELS, "policy": "p2", "policy_hash": "p2"})  # fmt: skip
     both = one(said(greedy, other), "Not measured")
-    assert "tasks" not in both and "policies" not in both and "equal calls" not in both
+    assert (
+        "tasks" not in both
+        and "other policies" not in both
+        and "price of a call" in both
+        and "equal calls" not in both
+    )
 
 
 def test_each_task_has_its_own_climb_and_the_intervals_say_how_sure():
