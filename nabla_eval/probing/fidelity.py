@@ -86,6 +86,8 @@ def roll_out(
     rollouts: int,
 ) -> Part:
     """Return the rewards of rollouts after tokens at positions; rollout j has one key for all."""
+    if not pairs:
+        return {}
     streams = problem.key / "probe" / "rollout"
     places = [(i, token, j) for i, token in dict.fromkeys(pairs) for j in range(rollouts)]
     written = yield [

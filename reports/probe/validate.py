@@ -193,6 +193,7 @@ def page(made: Mapping[str, Any]) -> str:
         "settings": len(rows),
         "points": points,
         "rewards": rewards,
+        "status": "*Finished.*" if len(rows) == len(SETTINGS) else _unfinished(rows),
         "minutes": round(made["seconds"] / 60),
         "table": "\n".join(table(rows)),
         "seeds": ", ".join(map(str, made["seeds"])),
@@ -201,14 +202,21 @@ def page(made: Mapping[str, Any]) -> str:
     return PAGE.format(**words)
 
 
+def _unfinished(rows: Sequence[Mapping[str, Any]]) -> str:
+    left = [name for name in SETTINGS if name not in {row["setting"] for row in rows}]
+    return f"*Unfinished: {len(left)} of {len(SETTINGS)} settings are not run ({'; '.join(left)}).*"
+
+
 PAGE = """# Does the margin that a probe expects come true?
 
-On the embedded pair, {settings} settings of ∇-Reasoner (N = 8 where none is named): its margin
-over its twin as the loops of `nabla-eval probe` expect it from {probe_problems} validation problems
-of Countdown (seed {seed}), and as it is measured by running both on {test_problems} test problems
-(seeds {seeds}), none of which is among the former. Points are percentage points of accuracy;
-intervals are 95 %, over problems. The two agree where their difference lies within both intervals,
-joined as of independent figures.
+{status}
+
+On the embedded pair: the margin of ∇-Reasoner over its twin (N = 8 where none is named) as the
+loops of `nabla-eval probe` expect it from {probe_problems} validation problems of Countdown (seed
+{seed}), and as it is measured by running both on {test_problems} test problems (seeds {seeds}),
+none of which is among the former. Points are percentage points of accuracy; intervals are 95 %,
+over problems. The two agree where their difference lies within both intervals, joined as of
+independent figures.
 
 {table}
 
@@ -218,6 +226,12 @@ tuned.
 
 Made by `{command}` in {minutes} minutes of a busy core. Versions: {told}.
 """
+
+
+def _command(asked: argparse.Namespace) -> str:
+    seeds = " ".join(map(str, asked.seeds))
+    options = f"--probe {asked.probe} --test {asked.test} --seed {asked.seed} --seeds {seeds}"
+    return f"python reports/probe/validate.py {options}"
 
 
 def write_docs(text: str) -> None:
@@ -238,10 +252,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = study(ne.load_pair(), asked)
+    rows = study(None if asked.done else ne.load_pair(), asked)
     spent = [json.loads(file.read_text())["seconds"] for file in asked.work.glob("*.json")]
     made = {
-        "command": f"python reports/probe/validate.py --probe {asked.probe} --test {asked.test}",
+        "command": _command(asked),
         "seed": asked.seed,
         "seeds": asked.seeds,
         "probe_problems": asked.probe,
