@@ -125,8 +125,9 @@ def sum_up(console: Screen, sweep: Sweep, results: Mapping[str, Sequence[Measure
         console.print(bullet(f"{state.cell.folder}: {state.error}", console.width), soft_wrap=True)
     ended, seconds = len(sweep.cells) - len(sweep.failed), time.monotonic() - sweep.began
     done = f"{ended} of {len(sweep.cells)} cells are done; {seconds:.0f} s."
+    study = {"study.json": "the file of the sweep, versions, the state of each cell"}
     files = {
-        "study.json": "the file of the sweep, versions, the state of each cell",
+        **({} if sweep.only else study),
         "CELL/": "run.json, lm-eval's results and samples, traces",
         "log*.txt": "what lm-eval and its libraries printed",
     }

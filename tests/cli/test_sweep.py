@@ -158,7 +158,8 @@ def test_one_cell_alone_beside_another_sitting(
     with sole_writer(folder, "study"):
         result = sweep(study_file, "--output", str(folder), "--cell", FOLDERS[2])
     assert result.exit_code == 0, result.output
-    assert "[1/1] greedy" in result.stdout and not (folder / "study.json").exists()
+    assert "[1/1] greedy" in result.stdout and "study.json" not in result.stdout
+    assert not (folder / "study.json").exists()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == [FOLDERS[2]]
     assert plain(folder / FOLDERS[2]) == plain(finished[0] / FOLDERS[2])
     unknown = sweep(study_file, "--output", str(folder), "--cell", "gredy-tiny_countdown-s5")
