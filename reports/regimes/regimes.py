@@ -1,0 +1,66 @@
+"""Where does a gradient pay? Runs the beds and writes the page beside this file.
+
+    python reports/regimes/regimes.py [--results results/regimes] [--seeds 5]
+                                      [--only width length recipe] [--page]
+
+Each trained model and each seed's measurements are files under --results, written whole and kept,
+so a stopped run goes on where it was. The figures of all beds that were run are in
+`regimes.json.gz`; the page is made from it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import length_bed
+import recipe_bed
+import torch
+import width_bed
+from regimes_page import write_page
+
+HERE = Path(__file__).parent
+BEDS: dict[str, Callable[[Path, int], Any]] = {
+    "width": lambda results, seeds: width_bed.run(results / "width", seeds),
+    "length": lambda results, seeds: length_bed.run(results / "length", results / "width", seeds),
+    "recipe": lambda results, seeds: recipe_bed.run(results / "recipe", results / "width", seeds),
+}
+
+
+def stored() -> dict[str, Any]:
+    """Return the figures of the beds that were run before."""
+    path = HERE / "regimes.json.gz"
+    found: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes())) if path.exists() else {}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path("results/regimes"))
+    parser.add_argument("--seeds", type=int, default=5, help="reward models of each kind")
+    parser.add_argument("--only", nargs="*", choices=list(BEDS), default=list(BEDS))
+    parser.add_argument("--page", action="store_true", help="make the page again, run nothing")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = stored()
+    for name in [] if asked.page else asked.only:
+        figures[name] = BEDS[name](asked.results, asked.seeds)
+        packages = ("torch", "numpy", "scipy")
+        figures["versions"] = {
+            "python": platform.python_version(), **{p: version(p) for p in packages}
+        }  # fmt: skip
+        text = json.dumps(figures, separators=(",", ":"))
+        (HERE / "regimes.json.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+        write_page(figures, HERE)
+    if asked.page:
+        write_page(figures, HERE)
+
+
+if __name__ == "__main__":
+    main()

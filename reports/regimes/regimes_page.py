@@ -1,0 +1,337 @@
+"""README.md and map.png of this folder, from the figures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from margins import headline
+
+from nabla_eval.reporting.figures import COLOURS, MARKERS, new_figure, to_bytes
+
+HEADS = ("head on the frozen trunk", "head, trained with the trunk", "head, in place")
+# The comparisons: which methods are left out. Both sides without right tokens, then all.
+GOLD = (*HEADS, "aligned G", "aligned G, in place")
+COMPARED = (("none learned from right tokens", GOLD), ("without heads", HEADS), ("all", ()))
+Cell = dict[str, Any]
+
+
+def write_page(figures: dict[str, Any], folder: Path) -> None:
+    """Write the page and its figure."""
+    (folder / "map.png").write_bytes(draw_map(figures))
+    (folder / "README.md").write_text(page(figures))
+
+
+def cells(figures: dict[str, Any]) -> list[tuple[str, Cell]]:
+    """Return the cells of beds 1 and 3 with their names."""
+    width = [(f"width, K = {c['width']}", c) for c in figures.get("width", [])]
+    length = [
+        (f"length, L = {c['length']}, K = {c['width']}", c) for c in figures.get("length", [])
+    ]
+    return width + length
+
+
+def draw_map(figures: dict[str, Any]) -> bytes:
+    """Draw the margin of the best first-order method by cost, without heads and with them."""
+    figure, panels = new_figure(10.0, 4.2, columns=2)
+    for axes, without, title in zip(
+        panels, (HEADS, ()), ("controls without heads", "every control"), strict=True
+    ):
+        for i, (name, cell) in enumerate(cells(figures)):
+            if not cell["learned"]:
+                continue
+            start = cell.get("length", 0)
+            found = [(row["limit"] - start, headline([row], without)) for row in cell["calls"]]
+            points = [(x, h["least"]) for x, h in found if h and x <= 40]
+            x = [p[0] for p in points]
+            axes.plot(
+                x, [100 * m["value"] for _, m in points], color=COLOURS[i % 8],
+                marker=MARKERS[i % 8], ms=4, label=name,
+            )  # fmt: skip
+            low, high = ([100 * m[end] for _, m in points] for end in ("low", "high"))
+            axes.fill_between(x, low, high, color=COLOURS[i % 8], alpha=0.15, lw=0)
+        axes.axhline(0, color="#333333", lw=0.8)
+        axes.axhline(5, color="#333333", lw=0.8, ls=":")
+        axes.set(title=f"over {title}", xlabel="model calls after the draft")
+    panels[0].set_ylabel("least margin, points of errors repaired")
+    panels[1].legend(fontsize=7, frameon=False)
+    return to_bytes(figure, "png")
+
+
+# --- words ---
+
+
+def page(figures: dict[str, Any]) -> str:
+    """Return the page."""
+    known = [(name, cell) for name, cell in cells(figures) if cell["learned"]]
+    parts = [
+        "# Where does a gradient pay?",
+        verdict(known),
+        "![margin by cost](map.png)",
+        "Least margin of the best first-order method over a control at equal model calls, with its "
+        "95 % interval over problems and reward seeds; dotted: the 5 points that were asked for.",
+        regimes(figures),
+        ADVICE,
+        method(figures),
+        *(section(name, cell) for name, cell in cells(figures)),
+        recipe(figures.get("recipe", [])),
+        missing(figures),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdict(known: list[tuple[str, Cell]]) -> str:
+    """Say whether the goal was met, by the tables."""
+    every = [(n, u, headline(c[u])) for n, c in known for u in ("calls", "flops")]
+    plain = [(n, u, headline(c[u], HEADS)) for n, c in known for u in ("calls", "flops")]
+    met = [(n, u) for n, u, h in every if h["leads"]]
+    led = [(n, u, h) for n, u, h in plain if h["leads"]]
+    if met:
+        first = (
+            "**A first-order method leads every control, heads included, in " + _list(met) + "**"
+        )
+    else:
+        top = max(every, key=lambda found: found[2]["least"]["value"])
+        first = (
+            f"**In 0 of {len(known)} cells does a first-order method lead every control, heads "
+            "included, by 5 points (p < 0.01, every reward seed), neither at equal model calls nor "
+            f"at equal FLOPs.** The largest least margin is {_points(top[2]['least'])} "
+            f"({top[0]}, equal {_unit(top[1])})."
+        )
+    free = [headline(c[u], GOLD)["leads"] for _, c in known for u in ("calls", "flops")]
+    second = (
+        f" Without the heads among the controls it leads like that in {len(led)} of {len(plain)} "
+        f"comparisons (cells × calls or FLOPs), and in {sum(free)} where no right token taught "
+        "either side: a plain reward model's gradient against exact scores."
+    )
+    third = (
+        " But a linear head on the reward model's trunk names the right token in one forward pass, "
+        "also where the trunk was trained on scores alone and is frozen: the model knows more than "
+        "its gradient says. By these tables first order is amortisation: it stands in for a head "
+        "that nobody has trained yet."
+        if not met
+        else ""
+    )
+    return first + second + third
+
+
+def _list(met: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} (equal {_unit(unit)})" for name, unit in met)
+
+
+def regimes(figures: dict[str, Any]) -> str:
+    """Return one sentence for each cell."""
+    lines = ["## The regimes, in a sentence each", ""]
+    for name, cell in cells(figures):
+        if not cell["learned"]:
+            lines.append(f"- **{name}**: not learned (see its gates); counts for nothing.")
+            continue
+        parts = []
+        for label, without in COMPARED:
+            h = headline(cell["calls"], without)
+            goal = ", goal met" if h["leads"] else ""
+            parts.append(
+                f"{label}: {h['ours']} {_points(h['least'])} points over {h['rival']} at "
+                f"{h['limit']:g} calls{goal}"
+            )
+        lines.append(f"- **{name}**; " + "; ".join(parts) + ".")
+    return "\n".join(lines)
+
+
+ADVICE = """## What to take from it, with a pair of your own
+
+Run `nabla-eval probe` on the pair and some fifty problems, and read its sections beside this map.
+
+- **room**: with 3 plausible tokens, scoring them exactly costs what a gradient costs and is right
+  more often. A ranking pays where there are more plausible tokens than you can afford to score:
+  from 8 at 2 calls, from 32 below 16 calls.
+- **reach**: here the gradient ranks tokens and takes no step on logits, so nothing limits its
+  reach. If yours is small, ranking by log π + βG and scoring the first few is the way to use it.
+- **fidelity**: read it against the policy's ranking, and expect it to fall as the list of plausible
+  tokens grows (first choices, below). G never came near the exact scores that it is a slope of, so
+  let it order the list and let exact scores decide.
+- **advantage**: compare with exact scores at the same calls, not with doing nothing.
+- **reward**: with right tokens at hand, train a linear head on the reward model's trunk before you
+  align its gradient: it costs one forward pass, no second derivatives, and leaves the scores alone.
+  Aligning made scores worse here too (least AUC below), so verifying with them stops helping.
+- **verdict**: these are small models of a made task with exact labels. The map says which
+  comparison to make on your pair, not what it will give."""
+
+
+def missing(figures: dict[str, Any]) -> str:
+    """Say what was not measured."""
+    lines = ["## What is not in this map", ""]
+    if "length" not in figures:
+        lines.append(
+            "- **Bed 3, length** (`length_bed.py`): not run to its end; reports/LOG.md has a first "
+            "look at one reward seed."
+        )
+    if "recipe" not in figures:
+        lines.append("- **Bed 2, recipe** (`recipe_bed.py`): not run.")
+    return "\n".join([*lines, MISSING])
+
+
+MISSING = """- **Bed 2's factor Countdown.** A prototype's .946 against .924 at the same calls
+  came with a calculator bed, joint alignment and right tokens at first errors, all at once. Its
+  code and data are not in this repository's history, only the figures. On Countdown the joint
+  recipe was measured with right tokens and with the model's own scores (reports/LOG.md, 2026-11-25), with
+  reward models that are mostly below this page's gate.
+- **Bed 4, words**, and every pair whose policy is a trained model.
+- **Steps that depend on each other**, and facts that no training response showed: problems are new
+  here, the 48 facts are not. That favours whatever memorises them, heads above all."""
+
+
+def seeds(figures: dict[str, Any]) -> str:
+    """Return which reward seeds there are; 5 are what the command trains by itself."""
+    count = len(figures["width"][0]["auc"]["plain"])
+    return f"{count} seeds" + ("" if count >= 5 else " of the 5 that the command trains")
+
+
+def method(figures: dict[str, Any]) -> str:
+    """Say how it was measured."""
+    versions = ", ".join(f"{k} {v}" for k, v in figures.get("versions", {}).items())
+    return f"""## How it was measured
+
+    bash reports/regimes/run.sh
+
+A step's result is one token of 128. Which is right follows from two symbols of the question (48
+facts, 576 situations). The policy is made: K plausible values, the right one among them, ranked by
+noise with a slight lean to the right one. Reward models (0.1 M parameters;
+{seeds(figures)}) learn to say whether a step is right; one kind also trains a head that
+predicts the right token (a linear layer beside the score), one aligns its gradient by double
+backpropagation (β = 3), both from the same 16 right tokens an optimiser step. Another head is
+trained on the plain model's frozen trunk. Gates, before any decoding: same-place AUC of the exact
+scores at least .9 for every seed, right token
+outside the policy's first two in at least 40 % of errors.
+
+Every method has settings (β, candidates verified, threshold, rounds), tuned on validation problems
+at each cost limit and reported on test problems; none is in both. Intervals are 95 %, with problems
+(bed 1: situations) and reward seeds both random; p is of the exact sign-flip test over problems. A
+model call is a token written or scored; a gradient of one prefix counts 2, of a whole response 4.
+{versions}."""
+
+
+def section(name: str, cell: Cell) -> str:
+    """Return the tables of a cell."""
+    auc = cell["auc"]["plain"] if isinstance(cell["auc"], dict) else cell["auc"]
+    both = cell["auc"].get("aligned") if isinstance(cell["auc"], dict) else None
+    aligned = f" (aligned: {min(both):.3f} to {max(both):.3f})" if both else ""
+    gate = "passed" if cell["learned"] else "**not learned**"
+    lines = [
+        f"## {name[0].upper()}{name[1:]}", "",
+        f"Gates {gate}: same-place AUC {min(auc):.3f} to {max(auc):.3f} over seeds{aligned}, right "
+        f"token outside the policy's first two in {100 * cell['outside']:.0f} % of errors.", "",
+    ]  # fmt: skip
+    if not cell["learned"]:
+        return "\n".join(lines[:-1])
+    if "first" in cell:
+        firsts = ", ".join(
+            f"{ranking} {100 * sum(v) / len(v):.0f}" for ranking, v in cell["first"].items()
+        )
+        lines += [
+            f"Right token first among the plausible ones, in %, mean over seeds: {firsts}.",
+            "",
+        ]
+    wanted = _shown(cell)
+    families = list(cell["calls"][-1]["at"])
+    heading = [f"{limit:g}" for limit in wanted]
+    lines += [
+        f"Errors repaired at most at so many calls, in % (test; {_start(cell)}):", "",
+        "| method | " + " | ".join(heading) + " |", "| --- |" + " ---: |" * len(heading),
+    ]  # fmt: skip
+    rows = {row["limit"]: row for row in cell["calls"]}
+    for family in families:
+        found = [rows[limit]["at"].get(family) for limit in wanted]
+        shown = [f"{100 * f['right']:.1f}" if f else "" for f in found]
+        lines.append(f"| {family} | " + " | ".join(shown) + " |")
+    lines += ["", *margin_table(cell)]
+    return "\n".join(lines)
+
+
+def _shown(cell: Cell) -> list[float]:
+    limits = [row["limit"] for row in cell["calls"]]
+    if "length" not in cell:
+        return limits
+    extra = (1, 2, 5, 6, 10, 16, 25, 40)
+    return [x for x in limits if x - cell["length"] - 1 in extra or x >= 2 * cell["length"]]
+
+
+def _start(cell: Cell) -> str:
+    return f"the draft takes {cell['length']} of them" if "length" in cell else "after the draft"
+
+
+def margin_table(cell: Cell) -> list[str]:
+    """Return the headline comparisons at equal calls, FLOPs and seconds."""
+    lines = [
+        "| equal | controls | limit | first-order | its strongest rival | margin, points | p "
+        "| by reward seed | goal |",
+        "| --- | --- | ---: | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for unit in ("calls", "flops", "seconds"):
+        if unit not in cell:
+            continue
+        for label, without in COMPARED:
+            h = headline(cell[unit], without)
+            if not h:
+                continue
+            seeds = ", ".join(f"{100 * x:+.1f}" for x in h["least"]["by_seed"])
+            lines.append(
+                f"| {_unit(unit)} | {label} | {_amount(h['limit'], unit)} "
+                f"| {h['ours']} ({h['setting']}), {100 * h['right']:.1f} % "
+                f"| {h['rival']} ({h['theirs']['setting']}), {100 * h['theirs']['right']:.1f} % "
+                f"| {_points(h['least'])} | {_p(h['least']['p'])} | {seeds} "
+                f"| {'met' if h['leads'] else 'not met'} |"
+            )
+    return lines
+
+
+def recipe(found: list[Cell]) -> str:
+    """Return the tables of bed 2."""
+    if not found:
+        return ""
+    lines = ["## Recipe: aligned jointly or late, towards right tokens or its own scores", ""]
+    for cell in found:
+        lines += [
+            f"K = {cell['width']}: right token first by G alone, same-place AUC (least over "
+            "seeds), and the margin over sequential verification and exact-k at the calls where it "
+            "leads most on validation.", "",
+            "| alignment | right first, % (by seed) | AUC | margin, points | p | at calls |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+        ]  # fmt: skip
+        for kind, values in cell["first"].items():
+            auc = min(cell["auc"][kind])
+            seeds = ", ".join(f"{100 * v:.0f}" for v in values)
+            mean = f"{100 * sum(values) / len(values):.1f} ({seeds})"
+            if not cell["learned"][kind]:
+                lines.append(f"| {kind} | {mean} | {auc:.3f}, not learned | | | |")
+                continue
+            rows = [
+                {**r, "margins": {kind: r["margins"][kind]}}
+                for r in cell["calls"]
+                if kind in r["margins"]
+            ]
+            h = headline(rows)
+            lines.append(
+                f"| {kind} | {mean} | {auc:.3f} | {_points(h['least'])} | {_p(h['least']['p'])} "
+                f"| {h['limit']:g} |"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _points(m: Cell) -> str:
+    return f"{100 * m['value']:+.1f} [{100 * m['low']:+.1f}, {100 * m['high']:+.1f}]"
+
+
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _unit(unit: str) -> str:
+    return "FLOPs" if unit == "flops" else unit
+
+
+def _amount(limit: float, unit: str) -> str:
+    if unit == "calls":
+        return f"{limit:g}"
+    return f"{limit / 1e6:.2f} MFLOP" if unit == "flops" else f"{1000 * limit:.0f} ms"
