@@ -174,8 +174,8 @@ def missing(figures: dict[str, Any]) -> str:
 MISSING = """- **Bed 2's factor Countdown.** A prototype's .946 against .924 at the same calls
   came with a calculator bed, joint alignment and right tokens at first errors, all at once. Its
   code and data are not in this repository's history, only the figures. On Countdown the joint
-  recipe was measured with right tokens and with the model's own scores (reports/LOG.md, 2026-11-25), with
-  reward models that are mostly below this page's gate.
+  recipe was measured with right tokens and with the model's own scores (reports/LOG.md,
+  2026-11-25), with reward models that are mostly below this page's gate.
 - **Bed 4, words**, and every pair whose policy is a trained model.
 - **Steps that depend on each other**, and facts that no training response showed: problems are new
   here, the 48 facts are not. That favours whatever memorises them, heads above all."""
