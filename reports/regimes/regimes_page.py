@@ -82,6 +82,8 @@ def page(figures: dict[str, Any]) -> str:
 
 def verdict(known: list[tuple[str, Cell]]) -> str:
     """Say whether the goal was met, by the tables."""
+    if not known:
+        return "**No cell passed its gates, so nothing can be said.**"
     every = [(n, u, headline(c[u])) for n, c in known for u in ("calls", "flops")]
     plain = [(n, u, headline(c[u], HEADS)) for n, c in known for u in ("calls", "flops")]
     met = [(n, u) for n, u, h in every if h["leads"]]
@@ -145,8 +147,9 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
 - **room**: with 3 plausible tokens, scoring them exactly costs what a gradient costs and is right
   more often. A ranking pays where there are more plausible tokens than you can afford to score:
   from 8 at 2 calls, from 32 below 16 calls.
-- **reach**: here the gradient ranks tokens and takes no step on logits, so nothing limits its
-  reach. If yours is small, ranking by log π + βG and scoring the first few is the way to use it.
+- **reach**: on 128 sites ∇-Reasoner (every position free, AdamW 0.01 and SGD 100) and its twin stay
+  at the draft, because six rollouts redraw more right sites than they repair. What pays is a
+  gradient that ranks tokens and takes no step on logits: nothing limits its reach.
 - **fidelity**: read it against the policy's ranking, and expect it to fall as the list of plausible
   tokens grows (first choices, below). G never came near the exact scores that it is a slope of, so
   let it order the list and let exact scores decide.
@@ -176,6 +179,7 @@ MISSING = """- **Bed 2's factor Countdown.** A prototype's .946 against .924 at 
   code and data are not in this repository's history, only the figures. On Countdown the joint
   recipe was measured with right tokens and with the model's own scores (reports/LOG.md,
   2026-11-25), with reward models that are mostly below this page's gate.
+- **256 sites, other K and lr .1** in bed 3, and more than 10 test drafts a cell.
 - **Bed 4, words**, and every pair whose policy is a trained model.
 - **Steps that depend on each other**, and facts that no training response showed: problems are new
   here, the 48 facts are not. That favours whatever memorises them, heads above all."""
