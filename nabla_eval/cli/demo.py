@@ -25,6 +25,8 @@ TASK = "nabla_countdown"
 N = 8
 # The embedded reward is the logit that a response is right: above 0, right is likelier than wrong.
 STOP_REWARD = 0.0
+WORDS_PROBLEMS = 12
+WORDS_TOKENS = 220  # of a response to a word problem, as its task says
 
 BEST_OF_N = {"name": f"best-of-{N}", "method": "best_of_n", "n": N}
 NABLA = {"name": "nabla", "method": "nabla", "n": N}
@@ -138,6 +140,8 @@ def demo(
     summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
     write_files(output, summary)
     console.report(made)
+    for text in revisions(seed, device, asked=min(limit, WORDS_PROBLEMS)):
+        say(f"\n{text}")
     files = {
         "summary.md, summary.json": "these tables, unrounded in the JSON",
         "METHOD/trace-rank0.jsonl": "every decision and cost of each problem",
@@ -146,6 +150,33 @@ def demo(
     }
     console.files(f"{time.perf_counter() - began:.0f} s in all. Everything is in {output}", files)
     say(f"More tables and figures: nabla-eval report all {output} --output {output}/report")
+
+
+def revisions(seed: int, device: str | None, *, asked: int, shown: int = 2) -> list[str]:
+    """Return what ∇-Reasoner did on word problems where it made a wrong draft right."""
+    from nabla_eval.api import generate, load_pair
+    from nabla_eval.embedded.words import problems, verify
+    from nabla_eval.reporting.display import story
+
+    told = problems(asked, "test")
+    answers = generate(
+        load_pair("words", device=device),
+        [problem.prompt for problem in told],
+        seed=seed,
+        n=N,
+        max_new_tokens=WORDS_TOKENS,
+    )
+    found = []
+    for problem, answer in zip(told, answers, strict=True):
+        shown_story = story({"record": answer.record, "score": int(verify(problem, answer.text))})
+        drafted = "".join(token.text for token in shown_story.first)
+        if verify(problem, answer.text) and not verify(problem, drafted):
+            found.append(str(shown_story))
+    head = (
+        f"In sentences: ∇-Reasoner on {asked} word problems of the pair `words`, where it made "
+        f"{len(found)} wrong drafts right. Revised tokens are in ⟦brackets⟧."
+    )
+    return [head, *found[:shown]]
 
 
 def sweep_of_rows(rows: Mapping[str, Mapping[str, Any]], **options: Any) -> SweepFile:

@@ -4,7 +4,7 @@
 
 About an hour; stopped at any time, the same command goes on from the last of its checkpoints. The
 defaults are the recipe of the shipped pair. `MALLOC_MMAP_THRESHOLD_=2000000000
-MALLOC_TRIM_THRESHOLD_=8000000000` in the environment saves a third of the time with glibc.
+MALLOC_TRIM_THRESHOLD_=8000000000` in the environment saves a quarter of the time with glibc.
 """
 
 from __future__ import annotations

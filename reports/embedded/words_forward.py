@@ -1,4 +1,4 @@
-"""A bfloat16 forward pass of Qwen2 for training on a CPU, 1.6 times as fast as the library's.
+"""A bfloat16 forward pass of Qwen2 for training on a CPU, with few copies.
 
 Weights stay float32 and are cast in the graph. Rows are padded on the right, so the causal mask is
 all that attention needs.

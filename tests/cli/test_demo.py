@@ -76,7 +76,7 @@ def test_the_screen_is_the_demos_own(finished):
     folder, screen = finished
     for row in demo.ROWS.values():
         assert f"] {row['name']}  {demo.TASK}  seed 0: " in screen
-    for title in ("Accuracy and cost", "Rejection rate", "In words"):
+    for title in ("Accuracy and cost", "Rejection rate", "In words", "In sentences"):
         assert title in screen
     assert "66.0" in screen and "75.5" in screen
     assert "cannot be told apart" in screen
