@@ -114,6 +114,7 @@ def demo(
     from nabla_eval.reporting.tables import json_text, report_json, report_markdown
     from nabla_eval.reporting.text import write_files
     from nabla_eval.runs.folder import clear
+    from nabla_eval.runs.quiet import quiet
     from nabla_eval.runs.sweep import Sweep
 
     console, began = Screen(), time.perf_counter()
@@ -140,7 +141,9 @@ def demo(
     summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
     write_files(output, summary)
     console.report(made)
-    for text in revisions(seed, device, asked=min(limit, WORDS_PROBLEMS)):
+    with quiet(output / "log.txt"):
+        told = revisions(seed, device, asked=min(limit, WORDS_PROBLEMS))
+    for text in told:
         say(f"\n{text}")
     files = {
         "summary.md, summary.json": "these tables, unrounded in the JSON",
