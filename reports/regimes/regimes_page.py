@@ -148,8 +148,8 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
   more often. A ranking pays where there are more plausible tokens than you can afford to score:
   from 8 at 2 calls, from 32 below 16 calls.
 - **reach**: on 128 sites ∇-Reasoner (every position free, AdamW 0.01 and SGD 100) and its twin stay
-  at the draft, because six rollouts redraw more right sites than they repair. What pays is a
-  gradient that ranks tokens and takes no step on logits: nothing limits its reach.
+  at the draft after six rollouts; why was not traced. What leads is a gradient that ranks tokens
+  and takes no step on logits: nothing limits its reach.
 - **fidelity**: read it against the policy's ranking, and expect it to fall as the list of plausible
   tokens grows (first choices, below). G never came near the exact scores that it is a slope of, so
   let it order the list and let exact scores decide.
