@@ -141,7 +141,7 @@ def demo(
     summary = {"summary.json": json_text(stored), "summary.md": report_markdown(made)}
     write_files(output, summary)
     console.report(made)
-    with quiet(output / "log.txt"):
+    with quiet(output / "words_log.txt"):
         told = revisions(seed, device, asked=min(limit, WORDS_PROBLEMS))
     for text in told:
         say(f"\n{text}")
@@ -149,7 +149,7 @@ def demo(
         "summary.md, summary.json": "these tables, unrounded in the JSON",
         "METHOD/trace-rank0.jsonl": "every decision and cost of each problem",
         "METHOD/results_*, samples_*": "what lm-eval reports",
-        "study.json, log.txt": "command and versions; what libraries printed",
+        "study.json, log.txt, words_log.txt": "command and versions; what libraries printed",
     }
     console.files(f"{time.perf_counter() - began:.0f} s in all. Everything is in {output}", files)
     say(f"More tables and figures: nabla-eval report all {output} --output {output}/report")
