@@ -205,7 +205,8 @@ def effective_wilson(
     them comes the standard error. The effective sample size is p (1 - p) / se^2, clipped to
     [least, most]; it is `least` where the problems do not differ. The quantile is Student's for
     P - 1 degrees of freedom, because se is estimated. A standard error of 0 or NaN is no knowledge:
-    the interval's half width over the quantile stands in for it.
+    the interval's half width over the normal quantile stands in for it (over Student's it would
+    look small where there are few problems).
     """
     n = len(errors)
     se = math.sqrt(n / (n - 1) * float((errors**2).sum())) if n > 1 else math.nan
@@ -213,7 +214,7 @@ def effective_wilson(
     size = least if equal else min(max(p * (1 - p) / se**2, least), most)
     found = wilson(p * size, size, level, n - 1)
     if equal and n > 1:
-        se = (found.high - found.low) / 2 / _quantile(level, n - 1)
+        se = (found.high - found.low) / 2 / _quantile(level, math.inf)
     return replace(found, value=p, se=se, clusters=n)
 
 

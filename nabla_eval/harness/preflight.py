@@ -6,8 +6,10 @@ So `check_command_line` is for the start-up hook to call when lm-eval's command 
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, TypedDict
@@ -46,9 +48,10 @@ def check_command_line(words: Sequence[str] | None = None) -> None:
     Command lines for other models, and those that this cannot read, are left to lm-eval.
     """
     try:
-        options = parse(sys.argv[1:] if words is None else words)
+        with redirect_stderr(io.StringIO()):  # lm-eval says what is wrong with its own
+            options = parse(sys.argv[1:] if words is None else words)
         stored = read_config(options.get("config"))
-    except (Exception, SystemExit):  # lm-eval says what is wrong with it
+    except (Exception, SystemExit):
         return
     if (options.get("model") or stored.get("model")) != NAME:
         return

@@ -21,6 +21,8 @@ FEW = 0.5  # uncertain positions a response, below which there is no room
 BLIND = 0.6  # within-question AUC, below which a reward model hardly knows what is right
 POINT = 0.01  # a margin below it is none; more problems should make it visible
 
+BACKWARDS = "backwards"
+
 Figure = Mapping[str, Any]
 
 
@@ -129,6 +131,12 @@ def _row(fidelity: Mapping[str, Any], name: str, change: str = "rolled") -> Figu
     return next(rows, None)
 
 
+def _beyond(row: Figure | None) -> str:
+    """Return how a gradient ranks tokens that does not rank them well."""
+    backwards = row is not None and row["correlation"]["ci95"][1] < 0
+    return BACKWARDS if backwards else "no better than chance"
+
+
 def _on_fidelity(fidelity: Mapping[str, Any], config: Nabla) -> Iterator[str]:
     row = _row(fidelity, own_ranking(config))
     if row is None or math.isnan(row["correlation"]["value"]):
@@ -137,8 +145,7 @@ def _on_fidelity(fidelity: Mapping[str, Any], config: Nabla) -> Iterator[str]:
     low, high = row["correlation"]["ci95"]
     told = f"rank correlation with what rolling out gives {_number(row['correlation'], 2)}"
     if low <= 0:
-        beyond = "backwards" if high < 0 else "no better than chance"
-        yield f"The gradient ranks tokens {beyond} ({told})."
+        yield f"The gradient ranks tokens {_beyond(row)} ({told})."
         return
     low, high = row["above_policy"]["ci95"]
     side = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
@@ -176,8 +183,8 @@ def _changes(sections: Mapping[str, Any], config: Nabla, answer: str) -> Iterato
             yield f"{more['setting']}: it moves {_percent(more['variation'])} of a draw."
         elif more is not None:
             yield (
-                "No larger lr: the gradient does not rank tokens better than chance, so it would "
-                "move draws at random."
+                f"No larger lr: the gradient ranks tokens {_beyond(own)}, so it would move draws "
+                f"{'towards worse tokens' if _beyond(own) == BACKWARDS else 'at random'}."
             )
     for name in ("process gradient, hard", "final gradient, mean", "process gradient, mean"):
         other = _row(fidelity, name)

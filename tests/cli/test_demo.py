@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -19,6 +20,7 @@ from nabla_eval.runs.evaluate import Evaluator
 from nabla_eval.traces import read
 
 LIMIT = 4
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_rows_are_fair_rivals():
@@ -86,6 +88,19 @@ def test_the_screen_is_the_demos_own(finished):
     assert said == f"{100 * share:.1f}" and share > 0.5
     assert "it/s" not in screen and "\x1b" not in screen
     assert (folder / "log.txt").stat().st_size > 0
+
+
+def test_the_notes_of_its_page_are_those_that_it_prints(finished):
+    """docs/first_run.md shows a run; its figures are of that run, what is said of them is not."""
+    _, screen = finished
+    page = (ROOT / "docs/first_run.md").read_text(encoding="utf-8")
+    shown, printed = (" ".join(text.split()) for text in (page, screen))
+    for begin, end in (
+        ("Model calls, generated", "Rejection rate"),
+        ("All in per cent.", "In words"),
+    ):
+        note = printed[printed.index(begin) :].partition(end)[0]
+        assert note in shown
 
 
 def test_the_numbers_are_lm_evals_own_and_the_traces_say_what_was_run(finished):

@@ -132,16 +132,18 @@ def test_names_of_hflm_are_complete_and_no_name_has_two_owners():
         ("run --model hf --model_args stepz=3", False),
         ("ls tasks", False),
         ("run --model", False),
+        ("run --method greedy --output results", False),  # nabla-eval's own
         ("run --model nabla --config /nowhere.yaml", False),
     ],
 )
-def test_command_lines_are_read_as_lm_eval_reads_them(line, refused, tmp_path, monkeypatch):
+def test_command_lines_are_read_as_lm_eval_reads_them(line, refused, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     file = tmp_path / "run.yaml"
     file.write_text("model: nabla\nmodel_args: {stepz: 3}\ntasks: [x]\n")
     words = line.replace("FILE", str(file)).split()
     if not refused:
         check_command_line(words)
+        assert capsys.readouterr() == ("", ""), "another program's options are no mistake"
         return
     with pytest.raises(SystemExit, match=r"'stepz'.* steps"):
         check_command_line(words)
