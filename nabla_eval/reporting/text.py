@@ -140,10 +140,12 @@ def script_of(*names: str) -> tuple[str, str]:
 
 def breakable(text: str) -> Any:
     """Return printable text as HTML, which may be broken after separators where it is long."""
-    from markupsafe import Markup, escape
+    from jinja2.utils import markupsafe
 
-    shown = escape(printable(text))
-    return shown if len(shown) <= 12 else Markup(re.sub("([_/=])", r"\1<wbr>", str(shown)))
+    shown = markupsafe.escape(printable(text))
+    return (
+        shown if len(shown) <= 12 else markupsafe.Markup(re.sub("([_/=])", r"\1<wbr>", str(shown)))
+    )
 
 
 @cache

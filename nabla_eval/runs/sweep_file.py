@@ -19,6 +19,7 @@ seed, so `greedy` is run once and not per n and seed.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ class _UniqueKeys(yaml.SafeLoader):
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(text_of(file), Loader=_UniqueKeys)
+        # A lone surrogate, which YAML can spell, is no text: nothing could read what is written.
+        json.dumps(content, default=str, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise DataError(f"There is no file {file}. Give the YAML file of a sweep.") from None
     except (*UNREADABLE, yaml.YAMLError) as error:

@@ -36,4 +36,4 @@ def test_the_package_is_whole_without_the_folder(root: Path, tmp_path: Path) -> 
     copy = PackageCopy.make(root, tmp_path)
     shutil.rmtree(copy.package / "experimental")
     golden = root / "tests" / "contracts" / "golden.jsonl"
-    assert copy.run("-c", SCRIPT.format(golden=str(golden))) == "9 5 True"
+    assert copy.run("-c", SCRIPT.format(golden=str(golden))) == "11 8 True"
