@@ -26,7 +26,7 @@ def folder(name: str = "countdown") -> Path:
 def meant(policy: str | Path) -> bool:
     """Return whether a policy is an embedded pair's name, or one that is nearly spelled like it."""
     text = str(policy)
-    return not Path(text).exists() and bool(get_close_matches(text, PAIRS, n=1, cutoff=0.8))
+    return bool(get_close_matches(text, PAIRS, n=1, cutoff=0.8)) and not Path(text).exists()
 
 
 def paths(name: str = "countdown") -> tuple[Path, Path]:

@@ -75,8 +75,8 @@ def test_what_an_encoding_lacks_is_escaped_as_in_json(home: str) -> None:
     made = run("report", "accuracy", home, "--json", PYTHONIOENCODING="ascii:strict")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout.decode("ascii"))["runs"][0]["run"]
-    listed = run("trace", "list", home, PYTHONIOENCODING="ascii:strict")
-    assert listed.returncode == 0 and b"\\u2207" in listed.stdout
+    told = run("trace", "show", home, "0", PYTHONIOENCODING="ascii:strict")
+    assert told.returncode == 0 and b"\\u2207" in told.stdout
 
 
 def test_files_are_utf_8_whatever_the_locale(home: str, tmp_path: Path) -> None:
