@@ -156,7 +156,8 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
 - **advantage**: compare with exact scores at the same calls, not with doing nothing.
 - **reward**: with right tokens at hand, train a linear head on the reward model's trunk before you
   align its gradient: it costs one forward pass, no second derivatives, and leaves the scores alone.
-  Aligning made scores worse here too (least AUC below), so verifying with them stops helping.
+  Aligning while the model learns made its scores worse (least AUC below), so verifying with them
+  stops helping; aligning a model that has converged did not (the recipe's tables).
 - **verdict**: these are small models of a made task with exact labels. The map says which
   comparison to make on your pair, not what it will give."""
 
