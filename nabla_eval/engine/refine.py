@@ -122,9 +122,10 @@ def _drawn(
     tokens = draws(probabilities, numbers(requests, after.device))
     chosen = probabilities.gather(-1, tokens).tolist()
     moved = (after - before).masked_fill(before == after, 0).abs().amax(-1).tolist()
+    broken = solution.broken
     found: list[Refinement | Fault] = []
     for i, (request, own) in enumerate(zip(requests, tokens.tolist(), strict=True)):
-        if solution.broken[i]:
+        if broken[i]:
             response = len(request.trajectory.tokens)
             found.append(Fault(no_gradient(pair, request.problem, response)))
             continue
@@ -202,8 +203,8 @@ class Solution:
     @property
     def broken(self) -> list[bool]:
         """Whether some refined row of a request is NaN, infinite, or all minus infinity."""
-        finite = self.logits.amax(-1).isfinite().cpu()
-        return [not bool(rows.all()) for rows in finite.split(self.sizes)]
+        finite = iter(self.logits.amax(-1).isfinite().tolist())
+        return [not all([next(finite) for _ in range(size)]) for size in self.sizes]
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:

@@ -18,7 +18,13 @@ from nabla_eval.engine.response import COLUMNS, NOTHING, Known, Response, statis
 from nabla_eval.engine.sampler import Filter, draw
 from nabla_eval.errors import Fault
 from nabla_eval.models.pair import Policy
-from nabla_eval.models.prefix import RowCache, batching, padded, position_ids
+from nabla_eval.models.prefix import (
+    RowCache,
+    batching,
+    padded,
+    position_ids,
+    without_graph,
+)
 from nabla_eval.protocol import Generate, Trajectory
 from nabla_eval.randomness import Key, uniforms
 
@@ -159,8 +165,9 @@ class Decoder:
 
         A row whose logits are not finite leaves the batch, and comes back as a `Fault`.
         """
-        while not self._attempt():
-            pass
+        with without_graph(self.policy.base):
+            while not self._attempt():
+                pass
         rows, self._finished = self._finished, []
         found = trajectories(self.policy, rows, _fetched(rows))
         return [(row.ticket, result) for row, result in zip(rows, found, strict=True)]
@@ -330,6 +337,7 @@ class Decoder:
             self._finished += [row for row in batch.rows if row.over]
             self._batch = rest
 
+    @torch.inference_mode(False)
     def _keep_prefixes(self, batch: _Batch) -> None:
         """Cache what finished rows have encoded."""
         if not isinstance(batch.cache, PaddedCache) or not self.prefixes.budget:

@@ -91,7 +91,8 @@ def pair_of(kind: str):
 def answered(name: str) -> list[dict[str, Any]]:
     """Records of a case's problems."""
     method, preset, options = CASES[name]
-    config = configure(method, options, preset)
+    sequential = {"lookahead": 1} if method == "nabla" else {}
+    config = configure(method, {**sequential, **options}, preset)
     chat = config.needs_chat or name.startswith("asked")
     pair = pair_of("chat" if chat else "outcome" if name.startswith("outcome") else "process")
     problems = tiny_problems(pair, PROBLEMS, seed=1)
@@ -142,7 +143,8 @@ def test_tokens_candidates_verdicts_and_rewards_are_those_of_the_golden_run(name
         for part in ("key", "problem_hash", "prompt", "outcome", "drafts", "candidates", "steps"):
             alike(ours[part], theirs[part], f"{ours['id']} {part}")
         alike(ours.get("choices"), theirs.get("choices"), f"{ours['id']} choices")
-        alike(ours["ledger"], theirs["ledger"], f"{ours['id']} ledger")
+        if ours["config"].get("lookahead") != "auto":  # how much is speculative is no promise
+            alike(ours["ledger"], theirs["ledger"], f"{ours['id']} ledger")
         assert {k: theirs["config"][k] for k in ours["config"]} == ours["config"]
 
 

@@ -109,8 +109,8 @@ def test_acceptance_is_strict_and_ties_are_told_apart():
     assert [c.old_reward for c in outcome.candidates] == [1.0, 1.0]
 
 
-def test_auto_looks_as_far_ahead_as_is_likelier_than_not_to_be_reached():
-    """K is the largest with (1 - a)^(K - 1) >= 1/2; a starts at one in three and falls with
+def test_auto_looks_as_far_ahead_as_is_likely_to_be_reached():
+    """K is the largest with (1 - a)^(K - 1) >= 0.7; a starts at one in three and falls with
     every rejection: 1/3, 1/4, 1/5, ...
     """
     config = configure("nabla", {"lookahead": "auto"})
@@ -119,12 +119,12 @@ def test_auto_looks_as_far_ahead_as_is_likelier_than_not_to_be_reached():
         made = {"accepted": accepted, "rejected": rejected}
         return [SimpleNamespace(verdict=v) for v, count in made.items() for _ in range(count)]
 
-    assert [lookahead(config, judged(0, j)) for j in range(6)] == [2, 3, 4, 4, 5, 6]
+    assert [lookahead(config, judged(0, j)) for j in range(6)] == [1, 2, 2, 2, 3, 3]
     assert lookahead(config, judged(3, 0)) == lookahead(config, judged(50, 1)) == 1
     for accepted, rejected in [(0, 0), (1, 4), (2, 2), (0, 40)]:
         rate = (accepted + 1) / (accepted + rejected + 3)
         K = lookahead(config, judged(accepted, rejected))
-        assert (1 - rate) ** (K - 1) >= 0.5 > (1 - rate) ** K
+        assert (1 - rate) ** (K - 1) >= 0.7 > (1 - rate) ** K
     assert lookahead(configure("nabla", {"lookahead": "3"}), judged(9, 9)) == 3
 
 
