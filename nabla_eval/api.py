@@ -124,12 +124,7 @@ def generate(
     if why := config.idle:
         LOGGER.warning("method=%s: %s.", method, why)
     texts = [problem] if isinstance(problem, str) else list(problem)
-    seen: Counter[str] = Counter()
-    problems = []
-    for text in texts:
-        key = Key.root(seed) / "api" / text / seen[text]
-        seen[text] += 1
-        problems.append(problem_of(pair, text, key, max_new_tokens, stop, chat))
+    problems = problems_of(pair, texts, seed, max_new_tokens, stop, chat)
     decode = partial(pair.policy.decode, special=True)
     began = time.perf_counter()
     answers: dict[int, Generation] = {}
@@ -148,14 +143,31 @@ def generate(
     return answers[0] if isinstance(problem, str) else [answers[i] for i in range(len(texts))]
 
 
-def problem_of(
+def problems_of(
+    pair: Pair,
+    texts: Sequence[str],
+    seed: int,
+    max_new_tokens: int | None,
+    stop: Sequence[str],
+    chat: bool | None,
+) -> list[Problem]:
+    """Return problems given as texts; one that is given again has a key of its own."""
+    seen: Counter[str] = Counter()
+    problems = []
+    for text in texts:
+        key = Key.root(seed) / "api" / text / seen[text]
+        seen[text] += 1
+        problems.append(_problem(pair, text, key, max_new_tokens, stop, chat))
+    return problems
+
+
+def _problem(
     pair: Pair,
     text: str,
     key: Key,
     max_new_tokens: int | None,
     stop: Sequence[str],
     chat: bool | None,
-    id: str = "",
 ) -> Problem:
     """Return a problem given as text, as `generate` reads it."""
     messages = [{"role": "user", "content": text}]
@@ -171,7 +183,7 @@ def problem_of(
             f"{pair.policy.context} of {pair.policy.name}. Try max_new_tokens={max(room, 0)}, or a "
             "shorter problem."
         )
-    problem = pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop, id=id)
+    problem = pair.problem(ids, key, messages=messages, max_new_tokens=length, stop=stop)
     thought = opened(rendered, messages if templated else None) or pair.policy.thought
     return replace(problem, thought=thought)
 

@@ -11,22 +11,19 @@ the same idea to the end of both methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nabla_eval.analysis.intervals import (
-    mean,
-    ratio,
-    skewed_mean,
-    won_minus_lost,
-)
+from nabla_eval.analysis.intervals import Estimate, mean, ratio, skewed_mean, won_minus_lost
 from nabla_eval.probing.fidelity import Values
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Coupling
-from nabla_eval.probing.room import said
+
+Runs: TypeAlias = Sequence[Sequence[Mapping[str, Any]]]  # of each problem
 
 
 def differing(positions: Sequence[int], couplings: Sequence[Coupling], plan: Plan) -> list[Any]:
@@ -65,47 +62,47 @@ def summary(problems: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
     drawn = [each["advantage"] for each in problems]
     column = {key: [each[key] for each in drawn] for key in ("draws", "variation", "reward")}
     runs = [each["loops"] for each in problems]
-    calls = mean([_mean(4 * run["gradient_passes"] for run in own) for own in runs])
-    draws = mean([_mean(run["draws"] for run in own) for own in runs])
+    calls = over_runs(runs, lambda run: 4 * run["gradient_passes"])
     reward = expected(runs, "reward")
+    assert reward is not None, "all runs have rewards"
+    graded = all(run["common"]["right"] is not None for own in runs for run in own)
     return {
-        "per_draw": said(ratio(column["reward"], column["draws"])),
-        "per_differing_draw": said(ratio(column["reward"], column["variation"])),
+        "per_draw": ratio(column["reward"], column["draws"]),
+        "per_differing_draw": ratio(column["reward"], column["variation"]),
         "n": n,
-        "draws_per_problem": said(draws),
-        "calls_per_problem": said(calls),
-        "runs_that_differ": said(mean([_mean(run["differ"] for run in own) for own in runs])),
+        "draws_per_problem": over_runs(runs, lambda run: run["draws"]),
+        "calls_per_problem": calls,
+        "runs_that_differ": over_runs(runs, lambda run: run["differ"]),
         "margin": {
-            "reward": said(reward),
-            "accuracy": said(accuracy) if (accuracy := expected(runs, "right")) else None,
+            "reward": reward,
+            "accuracy": expected(runs, "right"),
             "reward_per_100_calls": 100 * reward.value / calls.value if calls.value else None,
         },
         "common": {
-            name: said(mean([_mean(run["common"][name] for run in own) for own in runs]))
-            for name in ("reward", "right")
-            if all(run["common"][name] is not None for own in runs for run in own)
+            name: over_runs(runs, lambda run: run["common"][name])  # noqa: B023 - called at once
+            for name in ("reward", *(["right"] if graded else []))
         },
     }
 
 
-def expected(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> Any:
+def expected(runs: Runs, name: str) -> Estimate | None:
     """Return the mean over problems of W (V(nabla) - V(twin)); None where V is not known.
 
     A difference of shares has each end of the interval from the further one of Student's t and of
     `won_minus_lost` times the mean W, which has a width where no split was decided differently.
     """
-    values = [each[name] for own in runs for run in own for both in run["splits"] for each in both]
-    if any(value is None for value in values) or not runs:
+    splits = [both for own in runs for run in own for both in run["splits"]]
+    if any(each[name] is None for both in splits for each in both) or not runs:
         return None
-    products = [_mean(run["differ"] * _apart(run, name) for run in own) for own in runs]
+    products = by_problem(runs, lambda run: run["differ"] * _apart(run, name))
     if name == "reward":
         return skewed_mean(products)
-    chances = np.array([_mean(run["differ"] for run in own) for own in runs])
+    chances = by_problem(runs, lambda run: run["differ"])
     found, chance = mean(products), float(chances.mean())
     if not chance:
         return found
     inner = won_minus_lost(
-        np.clip(np.array(products) / np.where(chances > 0, chances, 1), -1, 1),
+        np.clip(products / np.where(chances > 0, chances, 1), -1, 1),
         len(runs),
         len(runs) * len(runs[0]),
     )
@@ -116,9 +113,14 @@ def expected(runs: Sequence[Sequence[Mapping[str, Any]]], name: str) -> Any:
 
 
 def _apart(run: Mapping[str, Any], name: str) -> float:
-    return _mean(float(ours[name]) - float(theirs[name]) for ours, theirs in run["splits"])
+    return float(np.mean([ours[name] - theirs[name] for ours, theirs in run["splits"]] or [0.0]))
 
 
-def _mean(values: Any) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
+def by_problem(runs: Runs, each: Callable[[Mapping[str, Any]], float]) -> NDArray[np.float64]:
+    """Return the mean over the runs of each problem; `[P]`."""
+    return np.array([np.mean([each(run) for run in own]) for own in runs])
+
+
+def over_runs(runs: Runs, each: Callable[[Mapping[str, Any]], float]) -> Estimate:
+    """Return the mean over problems of the mean over their runs."""
+    return mean(by_problem(runs, each))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,48 +27,42 @@ from nabla_eval.analysis.intervals import Estimate, mean, ratio, unknown
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
 from nabla_eval.probing.plan import Plan
-from nabla_eval.probing.requests import Linearise, OpenPlace
-from nabla_eval.probing.room import said
+from nabla_eval.probing.requests import Linearise
+from nabla_eval.probing.room import OpenPlace
 from nabla_eval.protocol import Generate, Part, Problem, Score, Trajectory
 
-Floats = NDArray[np.float64]
-Site = Mapping[str, Any]  # the figures of one position
-Values = dict[tuple[int, int], list[float]]  # rewards after a token at a position
+Floats: TypeAlias = NDArray[np.float64]
+Site: TypeAlias = Mapping[str, Any]  # the figures of one position
+Sites: TypeAlias = Sequence[Sequence[Site]]  # by problem
+Values: TypeAlias = dict[tuple[int, int], list[float]]  # rewards after a token at a position
 
 POLICY = "policy"
-CHANGES = {"kept": "rest kept", "rolled": "rolled out"}
+KEPT, ROLLED = "kept", "rolled"  # exact changes: with the rest kept, or rolled out
 THIRDS = ("beginning", "middle", "end")
-
-
-class Exchange(NamedTuple):
-    """A position of a draft, and the tokens that are put there; the drafted one is among them."""
-
-    position: int
-    tokens: tuple[int, ...]
-    probabilities: tuple[float, ...]
 
 
 def exchanges(
     pair: Pair, draft: Trajectory, places: Sequence[OpenPlace], problem: Problem, most: int
-) -> list[Exchange]:
+) -> list[OpenPlace]:
     """Return positions with at least two tokens to compare, at most so many, drawn by the key.
 
-    Tokens that end the response or that the reward model lacks have no place in what it reads.
+    The drafted token is one of them. Tokens that end the response or that the reward model lacks
+    are none: they have no place in what it reads.
     """
     known, found = pair.judge.known, []
     for place in places:
         if place.position >= draft.scored:
             continue
-        usable = [
-            (token, p)
+        usable = {
+            token: p
             for token, p in zip(place.tokens, place.probabilities, strict=True)
             if token not in pair.policy.end_ids and (known is None or bool(known[token]))
-        ]
+        }
         own = draft.tokens[place.position]
-        if own not in dict(usable):
-            usable.append((own, math.exp(draft.log_probability[place.position])))
+        usable.setdefault(own, math.exp(draft.log_probability[place.position]))
         if len(usable) >= 2:
-            found.append(Exchange(place.position, *map(tuple, zip(*usable, strict=True))))
+            tokens, probabilities = tuple(usable), tuple(usable.values())
+            found.append(place._replace(tokens=tokens, probabilities=probabilities))
     return some(found, problem, most)
 
 
@@ -101,34 +95,32 @@ def roll_out(
     return found
 
 
-def rankings(pair: Pair) -> dict[str, dict[str, Any]]:
-    """Return the gradients that are compared, by name: options of `Linearise`."""
-    kinds = ("final", "process") if pair.judge.process else ("final",)
-    return {
-        f"{kind} gradient, {'mean' if soft else 'hard'}": {"reward_gradient": kind, "mean": soft}
-        for kind in kinds
-        for soft in (False, True)
-    }
-
-
 def measure(
     pair: Pair,
     problem: Problem,
     draft: Trajectory,
     reward: float,
-    chosen: Sequence[Exchange],
-    values: Values,
+    chosen: Sequence[OpenPlace],
     config: Nabla,
 ) -> Part:
-    """Return the figures of each position: what ranks its tokens, and what exchanging them does."""
+    """Return the figures of each position: what ranks its tokens, and what exchanging them does.
+
+    With the rest kept, that is; what rolling out gives is measured beside it (`roll_out`).
+    """
     if not chosen:
         return []
     places = tuple((own.position, own.tokens) for own in chosen)
-    names = rankings(pair)
-    slopes = yield [
-        Linearise(problem, draft, places, process_weight=config.process_weight, **options)
-        for options in names.values()
-    ]
+    kinds: list[Literal["final", "process"]] = ["final"]
+    if pair.judge.process:
+        kinds.append("process")
+    rankings = {
+        f"{kind} gradient, {'mean' if soft else 'hard'}": Linearise(
+            problem, draft, places, kind, config.process_weight, soft
+        )
+        for kind in kinds
+        for soft in (False, True)
+    }
+    slopes = yield list(rankings.values())
     kept = yield [
         Score(problem, replace(draft, tokens=(*draft.tokens[:i], v, *draft.tokens[i + 1 :])))
         for i, tokens in places
@@ -139,9 +131,8 @@ def measure(
         {
             "where": own.position / draft.scored,
             POLICY: [math.log(p) for p in own.probabilities],
-            **{n: list(each.changes[j]) for n, each in zip(names, slopes, strict=True)},
-            "kept": [next(scores).reward - reward for _ in own.tokens],
-            "rolled": [values[own.position, token] for token in own.tokens],
+            **{n: list(each.changes[j]) for n, each in zip(rankings, slopes, strict=True)},
+            KEPT: [next(scores).reward - reward for _ in own.tokens],
         }
         for j, own in enumerate(chosen)
     ]
@@ -158,61 +149,57 @@ def summary(problems: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, Any]
     """
     sites = [each["fidelity"] for each in problems]
     known = [site for own in sites for site in own]
-    names = [n for n in (known[0] if known else {}) if n not in ("where", *CHANGES)]
-    rows = []
-    for change in CHANGES if known else ():
-        base = correlated(sites, POLICY, change, ranks)
-        for name in names:
-            own = correlated(sites, name, change, ranks)
-            rows.append(
-                {
-                    "ranking": name,
-                    "change": change,
-                    "correlation": said(own.estimate),
-                    "above_policy": None if name == POLICY else said(above(own, base)),
-                    "top_1": said(agreement(sites, name, change)),
-                    "top_1_corrected": said(correlated(sites, name, change, tops).estimate),
-                    "gain": said(gain(sites, name)) if change == "rolled" else None,
-                    "by_position": {
-                        third: said(correlated(in_third(sites, i), name, change, ranks).estimate)
-                        for i, third in enumerate(THIRDS)
-                    },
-                }
-            )
+    names = [n for n in (known[0] if known else {}) if n not in ("where", KEPT, ROLLED)]
+    sizes = [len(site[POLICY]) for site in known]
     return {
         "positions": len(known),
-        "tokens": sum(len(site[POLICY]) for site in known),
+        "tokens": sum(sizes),
         "rollouts": plan.rollouts,
         "chance": {
             "correlation": 0.0,
-            "top_1": float(np.mean([1 / len(site[POLICY]) for site in known])) if known else None,
+            "top_1": float(np.mean([1 / size for size in sizes])) if known else None,
         },
-        "ceiling": said(ceiling(sites)),
-        "rankings": rows,
+        "ceiling": over_sites(sites, _agreed),
+        "rankings": [_row(sites, name, change) for change in (KEPT, ROLLED) for name in names],
     }
 
 
-def ranks(values: Sequence[float]) -> Floats:
-    """Return centred ranks; equal values share theirs."""
-    found: Floats = rankdata(values) - (len(values) + 1) / 2
-    return found
+def _agreed(site: Site) -> float:
+    one, other = map(tops, halves(site))
+    return float(one @ other)
+
+
+def _row(sites: Sites, name: str, change: str) -> dict[str, Any]:
+    own = correlated(sites, name, change)
+    thirds = [[[s for s in own if int(3 * s["where"]) == i] for own in sites] for i in range(3)]
+    return {
+        "ranking": name,
+        "change": change,
+        "correlation": own.estimate,
+        "above_policy": None if name == POLICY else above(own, correlated(sites, POLICY, change)),
+        "top_1": agreement(sites, name, change),
+        "top_1_corrected": correlated(sites, name, change, tops).estimate,
+        "gain": over_sites(sites, lambda site: _gain(site, name)) if change == ROLLED else None,
+        "by_position": {
+            third: correlated(own, name, change).estimate
+            for third, own in zip(THIRDS, thirds, strict=True)
+        },
+    }
 
 
 def tops(values: Sequence[float]) -> Floats:
-    """Return the indicator of the greatest value, shared by equal ones, and centred."""
-    own = np.asarray(values, dtype=float)
-    top = own == own.max()
-    found: Floats = top / top.sum() - 1 / len(own)
-    return found
+    """Return the indicator of the greatest value, shared by equal ones."""
+    top = np.asarray(values) == max(values)
+    shared: Floats = top / top.sum()
+    return shared
 
 
-def halves(site: Site, change: str) -> tuple[list[float], list[float]]:
+def halves(site: Site, change: str = ROLLED) -> tuple[Sequence[float], Sequence[float]]:
     """Return the changes of a position twice, with independent noise."""
-    if change == "kept":
-        return site["kept"], site["kept"]
-    rolled = np.asarray(site["rolled"], dtype=float)
-    half = rolled.shape[1] // 2
-    return rolled[:, :half].mean(1).tolist(), rolled[:, half:].mean(1).tolist()
+    if change == KEPT:
+        return site[KEPT], site[KEPT]
+    one, other = np.split(np.asarray(site[ROLLED], dtype=float), 2, axis=1)
+    return one.mean(1).tolist(), other.mean(1).tolist()
 
 
 class Correlated(NamedTuple):
@@ -224,25 +211,23 @@ class Correlated(NamedTuple):
     @property
     def estimate(self) -> Estimate:
         """The correlation with its interval over problems."""
-        return _clipped(_with_errors(self.value, self.errors))
+        own = _with_errors(*self)
+        low, value, high = np.clip([own.low, own.value, own.high], -1, 1).tolist()
+        return replace(own, value=value, low=low, high=high)
 
 
 def correlated(
-    sites: Sequence[Sequence[Site]],
-    name: str,
-    change: str,
-    view: Callable[[Sequence[float]], Floats],
+    sites: Sites, name: str, change: str, view: Callable[[Sequence[float]], Floats] = rankdata
 ) -> Correlated:
     """Return the correlation of a ranking with a change, noise taken out (see the module)."""
     sums = np.array([_moments(own, name, change, view) for own in sites]).reshape(-1, 3)
     sums = sums[sums[:, 1] > 0]
-    a, b, c = sums.sum(0) if len(sums) else (0.0, 0.0, 0.0)
+    a, b, c = sums.sum(0)
     if b <= 0 or c <= 0:
         return Correlated(math.nan, np.zeros(len(sums)))
     scale = math.sqrt(b * c)
-    value = a / scale
-    errors = sums[:, 0] / scale - value * (sums[:, 1] / b + sums[:, 2] / c) / 2
-    return Correlated(float(value), errors)
+    errors = sums[:, 0] / scale - a / scale * (sums[:, 1] / b + sums[:, 2] / c) / 2
+    return Correlated(float(a / scale), errors)
 
 
 def _moments(
@@ -250,69 +235,38 @@ def _moments(
 ) -> tuple[float, float, float]:
     a = b = c = 0.0
     for site in sites:
-        x, (z, other) = view(site[name]), map(view, halves(site, change))
+        views = [view(own) for own in (site[name], *halves(site, change))]
+        x, z, other = (own - own.mean() for own in views)
         a, b, c = a + float(x @ (z + other)) / 2, b + float(x @ x), c + float(z @ other)
     return a, b, c
 
 
 def above(own: Correlated, base: Correlated) -> Estimate:
     """Return the difference of two correlations on the same problems."""
-    if math.isnan(own.value) or math.isnan(base.value) or len(own.errors) != len(base.errors):
+    if math.isnan(own.value + base.value) or len(own.errors) != len(base.errors):
         return unknown()
     return _with_errors(own.value - base.value, own.errors - base.errors)
 
 
 def _with_errors(value: float, errors: Floats) -> Estimate:
-    if math.isnan(value):
-        return unknown(len(errors))
     return mean(value + len(errors) * errors)
 
 
-def _clipped(own: Estimate) -> Estimate:
-    low, value, high = np.clip([own.low, own.value, own.high], -1, 1).tolist()
-    return replace(own, value=value, low=low, high=high)
-
-
-def agreement(sites: Sequence[Sequence[Site]], name: str, change: str) -> Estimate:
+def agreement(sites: Sites, name: str, change: str) -> Estimate:
     """Return how often a ranking's top token is that of the change (of half the rollouts)."""
 
     def each(site: Site) -> float:
-        x = _shares(site[name])
-        return float(np.mean([x @ _shares(own) for own in halves(site, change)]))
+        return float(np.mean([tops(site[name]) @ tops(own) for own in halves(site, change)]))
 
-    return _over_sites(sites, each)
-
-
-def ceiling(sites: Sequence[Sequence[Site]]) -> Estimate:
-    """Return how often two halves of the rollouts have one top token."""
-
-    def each(site: Site) -> float:
-        one, other = (_shares(own) for own in halves(site, "rolled"))
-        return float(one @ other)
-
-    return _over_sites(sites, each)
+    return over_sites(sites, each)
 
 
-def _shares(values: Sequence[float]) -> Floats:
-    return tops(values) + 1 / len(values)
+def _gain(site: Site, name: str) -> float:
+    values = np.asarray(site[ROLLED], dtype=float).mean(1)
+    return float(tops(site[name]) @ values - values.mean())
 
 
-def gain(sites: Sequence[Sequence[Site]], name: str) -> Estimate:
-    """Return the mean rise of the reward by a ranking's top token; its choice knows no rollout."""
-
-    def each(site: Site) -> float:
-        values = np.asarray(site["rolled"], dtype=float).mean(1)
-        return float(_shares(site[name]) @ values - values.mean())
-
-    return _over_sites(sites, each)
-
-
-def _over_sites(sites: Sequence[Sequence[Site]], each: Callable[[Site], float]) -> Estimate:
+def over_sites(sites: Sites, each: Callable[[Site], float]) -> Estimate:
     """Return the mean over positions, clustered by problem."""
     used = [own for own in sites if own]
     return ratio([sum(map(each, own)) for own in used], [len(own) for own in used])
-
-
-def in_third(sites: Sequence[Sequence[Site]], third: int) -> list[list[Site]]:
-    """Return the positions in one third of their responses, by problem."""
-    return [[s for s in own if int(3 * s["where"]) == third] for own in sites]

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import Nabla
@@ -29,19 +30,11 @@ from nabla_eval.options import change
 from nabla_eval.outcome import Outcome
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Couple, Coupling
-from nabla_eval.protocol import (
-    Differentiate,
-    Generate,
-    Method,
-    Part,
-    Problem,
-    Refine,
-    Refinement,
-    Score,
-)
+from nabla_eval.protocol import Generate, Method, Part, Problem, Refine, Refinement
 
 Tokens: TypeAlias = tuple[int, ...]
 Place: TypeAlias = tuple[Tokens, int, int]  # a response, a sweep, a position
+Answers: TypeAlias = dict[Any, Any]  # what was answered to requests, so that none is made twice
 
 
 class Draw(NamedTuple):
@@ -52,63 +45,6 @@ class Draw(NamedTuple):
     key: int
 
 
-@dataclass
-class Recall:
-    """What was written, scored and drawn under one key, so that nothing is asked for twice."""
-
-    known: dict[Any, Any] = field(default_factory=dict)
-
-    def run(self, method: Method, draw: Callable[[Refine], Any]) -> Part:
-        """Run a method to its end; `draw` gives a `Refinement`, or the request to ask for one."""
-        results: Any = None
-        while True:
-            try:
-                asked = method.send(results)
-            except StopIteration as stop:
-                return stop.value
-            chosen = [draw(own) if isinstance(own, Refine) else own for own in asked]
-            names = [_name(own) for own in chosen]
-            missing = {
-                name: own for name, own in zip(names, chosen, strict=True)
-                if name is not None and name not in self.known
-            }  # fmt: skip
-            if missing:
-                new = yield list(missing.values())
-                self.known.update(zip(missing, new, strict=True))
-            found = [
-                own if name is None else self.known[name]
-                for name, own in zip(names, chosen, strict=True)
-            ]
-            results = [_as_refinement(own) if isinstance(own, Coupling) else own for own in found]
-
-    def couplings(self) -> dict[tuple[Tokens, int], tuple[int, Coupling]]:
-        """Return all couplings by response and position, each with the number of its keys."""
-        found = {name[1:3]: own for name, own in self.known.items() if name[0] is Couple}
-        return {place: (len(own.dto), own) for place, own in found.items()}
-
-
-def _as_refinement(own: Coupling) -> Refinement:
-    return Refinement(own.common, (False,) * len(own.common))
-
-
-def _name(request: Any) -> tuple[Any, ...] | None:
-    """Return what makes two requests of a problem the same; None for what is an answer already."""
-    kind = type(request)
-    if kind is Refinement:
-        return None
-    if kind is Generate:
-        prefix = () if request.prefix is None else request.prefix.tokens[: request.keep]
-        return kind, request.key, prefix, request.token
-    if kind is Score:
-        return kind, request.trajectory.shown, request.repeat_prompt
-    if kind is Couple:
-        request = request.refine
-    place = request.trajectory.tokens, request.position
-    if kind is Differentiate:
-        return kind, *place, request.dto
-    return kind, *place, request.keys, request.dto
-
-
 def split_runs(
     problem: Problem, config: Nabla, plan: Plan, value: Callable[[Outcome], Any]
 ) -> Part:
@@ -117,84 +53,127 @@ def split_runs(
     `value` words what a method returns. Of each repeat: the chance `differ` that the loops differ,
     the values of both from each split on, and the draws and gradient passes of the common run.
     """
-    runs = []
-    for repeat in range(plan.repeats):
-        # The first repeat is the run that the methods themselves would make.
-        own = problem if not repeat else replace(problem, key=problem.key / "repeat" / repeat)
-        recall = Recall()  # of these keys alone
-        outcome = yield from recall.run(nabla(own, config), Couple)
-        draws = used_draws(outcome, recall, config.passes)
-        weights, chance = first_differences([draw.coupling.variation for draw in draws])
-        splits = []
-        if chance:
-            number = (own.key / "probe" / "split").uniform()
-            for k in systematic(weights, plan.splits, number):
-                both = yield from _from_split(own, config, recall, draws[: k + 1])
-                splits.append([value(each) for each in both])
-        runs.append(
-            {
-                "differ": chance,
-                "splits": splits,
-                "common": value(outcome),
-                "draws": len(draws),
-                "gradient_passes": gradient_passes(draws),
-            }
-        )
-    return runs
+    # The first repeat is the run that the methods themselves would make.
+    keys = [problem.key, *(problem.key / "repeat" / i for i in range(1, plan.repeats))]
+    own = [replace(problem, key=key) for key in keys]
+    return (yield from side_by_side([_split_run(each, config, plan, value) for each in own]))
 
 
-def _from_split(own: Problem, config: Nabla, recall: Recall, draws: Sequence[Draw]) -> Part:
-    """Run both methods along the common draws, and from the last of these on for themselves."""
-    common = {draw.place: draw.coupling.common[draw.key] for draw in draws[:-1]}
-    last, outcomes = draws[-1], []
-    for side, options in (("dto", config), ("twin", change(config, steps=0))):
-        token = (last.coupling.more if side == "dto" else last.coupling.less)[last.key]
-        draw = _Scripted(side, {**common, last.place: token}, recall, config.passes)  # type: ignore[arg-type]
-        outcomes.append((yield from recall.run(nabla(own, options), draw)))
-    return outcomes
+def _split_run(own: Problem, config: Nabla, plan: Plan, value: Callable[[Outcome], Any]) -> Part:
+    known: Answers = {}
+    outcome = yield from _run(nabla(own, config), known, Couple)
+    draws = used_draws(outcome, known, config.passes)
+    weights, chance = first_differences([draw.coupling.variation for draw in draws])
+    number = (own.key / "probe" / "split").uniform()
+    splits = systematic(weights, plan.splits, number) if chance else []
+    ends = yield from side_by_side(
+        [
+            _from_split(nabla(own, options), side, known, draws[: k + 1], config.passes)
+            for k in splits
+            for side, options in (("dto", config), ("twin", change(config, steps=0)))
+        ]
+    )
+    values = list(map(value, ends))
+    return {
+        "differ": chance,
+        "splits": [list(both) for both in zip(values[::2], values[1::2], strict=True)],
+        "common": value(outcome),
+        "draws": len(draws),
+        "gradient_passes": gradient_passes(draws),
+    }
 
 
-@dataclass(frozen=True)
-class _Scripted:
-    """Draws that follow a script, and beside it one of the two methods."""
-
-    side: Literal["dto", "twin"]
-    script: Mapping[Place, int]
-    recall: Recall
-    passes: int
-
-    def __call__(self, request: Refine) -> Refinement | Refine:
-        tokens, first = request.trajectory.tokens, self.passes - len(request.keys)
-        known = self.recall.couplings().get((tokens, request.position))
-        if known is None or known[0] != len(request.keys):
-            return request
-        own: tuple[int, ...] = getattr(known[1], self.side)
-        drawn = tuple(
-            self.script.get((tokens, first + i, request.position), token)
-            for i, token in enumerate(own)
-        )
-        return Refinement(drawn, (False,) * len(drawn))
+def _from_split(
+    method: Method, side: str, known: Answers, draws: Sequence[Draw], passes: int
+) -> Part:
+    """Run a method along the common draws, and from the last of these on for itself."""
+    script = {draw.place: draw.coupling.common[draw.key] for draw in draws[:-1]}
+    split = draws[-1]
+    script[split.place] = getattr(split.coupling, "more" if side == "dto" else "less")[split.key]
+    return (yield from _run(method, known, partial(_scripted, script, side, known, passes)))
 
 
-def used_draws(outcome: Outcome, recall: Recall, passes: int) -> list[Draw]:
+def _scripted(
+    script: Mapping[Place, int], side: str, known: Answers, passes: int, request: Refine
+) -> Refinement | Refine:
+    """Return what a method draws: by the script, else its own side of what was coupled before."""
+    tokens, keys = request.trajectory.tokens, len(request.keys)
+    own = _couplings(known).get((tokens, request.position, keys))
+    if own is None:
+        return request
+    drawn = (
+        script.get((tokens, passes - keys + i, request.position), token)
+        for i, token in enumerate(getattr(own, side))
+    )
+    return Refinement(tuple(drawn), (False,) * keys)
+
+
+def _run(method: Method, known: Answers, draw: Callable[[Refine], Any]) -> Part:
+    """Run a method to its end; `draw` gives a `Refinement`, or the request to ask for one."""
+    results: Any = None
+    while True:
+        try:
+            asked = method.send(results)
+        except StopIteration as stop:
+            return stop.value
+        asked = [draw(own) if isinstance(own, Refine) else own for own in asked]
+        wanted = dict.fromkeys(own for own in asked if not isinstance(own, Refinement))
+        if missing := [own for own in wanted if own not in known]:
+            known.update(zip(missing, (yield missing), strict=True))
+        answers = [known.get(own, own) for own in asked]
+        results = [_common(own) if isinstance(own, Coupling) else own for own in answers]
+
+
+def _common(own: Coupling) -> Refinement:
+    return Refinement(own.common, (False,) * len(own.common))
+
+
+def _couplings(known: Answers) -> dict[tuple[Tokens, int, int], Coupling]:
+    """Return all couplings by response, position and number of keys: one of each sweep left."""
+    asked = ((own.refine, found) for own, found in known.items() if isinstance(own, Couple))
+    return {(r.trajectory.tokens, r.position, len(r.keys)): found for r, found in asked}
+
+
+def side_by_side(parts: Sequence[Part]) -> Part:
+    """Run parts of a method at once; their results, in order.
+
+    Responses are asked for when nothing else is left to do, so that all parts write theirs as one
+    batch: a part that refines meanwhile would make the next ones wait for each other in turn.
+    """
+    results: list[Any] = [None] * len(parts)
+    asked: dict[int, list[Any]] = {}
+    answers: dict[int, list[Any] | None] = dict.fromkeys(range(len(parts)))
+    while answers:
+        for i, given in answers.items():
+            try:
+                asked[i] = parts[i].send(given)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                results[i] = stop.value
+        quick = [i for i, own in asked.items() if not any(isinstance(r, Generate) for r in own)]
+        now = {i: asked.pop(i) for i in quick or list(asked)}
+        found = iter((yield [request for own in now.values() for request in own]) if now else ())
+        answers = {i: [next(found) for _ in own] for i, own in now.items()}
+    return results
+
+
+def used_draws(outcome: Outcome, known: Answers, passes: int) -> list[Draw]:
     """Return the draws that a run came to, in order: those up to each of its candidates.
 
     A draw for a later sweep is made beforehand, and unused where its response was replaced first.
     """
     found: list[Draw] = []
     current, start = outcome.drafts[0].tokens, (0, 0)
-    ends: list[Any] = [*outcome.candidates, *([None] if outcome.ended == "done" else [])]
-    couplings = recall.couplings()
-    for candidate in ends:
+    couplings = _couplings(known)
+    for candidate in [*outcome.candidates, *([None] if outcome.ended == "done" else [])]:
         end = (passes, 0) if candidate is None else (candidate.sweep, candidate.position)
-        here = sorted(
-            (sweep, position, coupling, sweep - (passes - keys))
-            for (tokens, position), (keys, coupling) in couplings.items()
+        here = {
+            (sweep, position): Draw((current, sweep, position), own, sweep - (passes - keys))
+            for (tokens, position, keys), own in couplings.items()
             if tokens == current
             for sweep in range(passes - keys, passes)
             if start <= (sweep, position) <= end
-        )
-        found += [Draw((current, s, position), own, key) for s, position, own, key in here]
+        }
+        found += [here[place] for place in sorted(here)]
         if candidate is not None:
             start = candidate.sweep, candidate.position + 1
             current = candidate.tokens if candidate.verdict == "accepted" else current

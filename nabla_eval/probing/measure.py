@@ -10,9 +10,8 @@ from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
 from nabla_eval.outcome import Outcome
 from nabla_eval.probing import advantage, fidelity, reach, room
-from nabla_eval.probing.loops import split_runs
+from nabla_eval.probing.loops import side_by_side, split_runs
 from nabla_eval.probing.plan import Plan, ProbedProblem
-from nabla_eval.probing.requests import Look
 from nabla_eval.protocol import Generate, Part, Problem, Score, Trajectory
 
 # Is a response right? None where nobody knows.
@@ -31,21 +30,27 @@ def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan, grade: Grad
         for own, reward in zip(drafts, rewards, strict=True)
     ]
     draft, reward = drafts[0], rewards[0]
-    (looked,) = yield [Look(problem, draft, plan.plausible, plan.tokens)]
+    places = room.open_places(pair.policy, draft, plan)
     gated = fidelity.some(uncertain(draft, config), problem, plan.positions)
     moved, own = yield from reach.measure(problem, draft, gated, config, plan)
-    chosen = fidelity.exchanges(pair, draft, looked.places, problem, plan.positions)
+    chosen = fidelity.exchanges(pair, draft, places, problem, plan.positions)
     wanted = [(place.position, token) for place in chosen for token in place.tokens]
     for i, *tokens in advantage.differing(gated, own, plan):
         wanted += [(i, token) for token in tokens]
-    values = yield from fidelity.roll_out(problem, draft, wanted, config, plan.rollouts)
-    sites = yield from fidelity.measure(pair, problem, draft, reward, chosen, values, config)
-    loops = yield from split_runs(problem, config, plan, value)
+    values, sites, loops = yield from side_by_side(
+        [
+            fidelity.roll_out(problem, draft, wanted, config, plan.rollouts),
+            fidelity.measure(pair, problem, draft, reward, chosen, config),
+            split_runs(problem, config, plan, value),
+        ]
+    )
+    for site, place in zip(sites, chosen, strict=True):
+        site["rolled"] = [values[place.position, token] for token in place.tokens]
     return ProbedProblem(
         {
             "drafts": sampled,
             "greedy": greedy,
-            "room": room.measure(draft, looked.places, config),
+            "room": room.measure(draft, places, config),
             "reach": moved,
             "fidelity": sites,
             "advantage": advantage.measure(gated, own, values, plan),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nabla_eval.api import problem_of
+from nabla_eval.analysis.intervals import Estimate
+from nabla_eval.api import problems_of
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, Fault, ItemError
@@ -24,7 +24,6 @@ from nabla_eval.probing.plan import Plan, ProbedProblem, probed
 from nabla_eval.probing.store import Store
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.protocol import Method, Problem
-from nabla_eval.randomness import Key
 from nabla_eval.terminal import LOGGER
 
 SCHEMA = 1  # of the folder's lines: they are taken up by probes of the same number
@@ -54,7 +53,6 @@ class Probe:
     execute: Executor | None = None
     width: int = 16  # problems that are active at once
     advance: Callable[[int, int], None] = lambda done, total: None
-    failed: dict[str, str] = field(default_factory=dict)  # problems that could not be measured
 
     def __call__(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Measure problems, those of the folder's lines excepted; return the six sections.
@@ -66,44 +64,42 @@ class Probe:
         identity = {"schema": SCHEMA, "config": flatten(config), "plan": plan, **self.facts}
         store = Store(self.folder, identity)
         left = [own for own in asked if own.problem.id not in store.found]
-        done = len(asked) - len(left)
-        self.advance(done, len(asked))
-        methods = self._methods(left, config)
-        for i, end in drive(methods, self.execute or Executor(self.pair), width=self.width):
+        self.advance(len(asked) - len(left), len(asked))
+        failed = []
+        ends = drive(
+            self._methods(left, config), self.execute or Executor(self.pair), width=self.width
+        )
+        for done, (i, end) in enumerate(ends, start=len(asked) - len(left) + 1):
+            name = left[i].problem.id
             if isinstance(end, Fault):
-                self._fail(left[i].problem.id, end.error)
+                failed.append(f"{name}: {type(end.error).__name__}: {end.error}")
+                LOGGER.error("A problem failed and is left out: %s", failed[-1])
             else:
                 assert isinstance(end, ProbedProblem)
-                store.add(left[i].problem.id, end.figures)
-            done += 1
+                store.add(name, end.figures)
             self.advance(done, len(asked))
         found = [store.found[o.problem.id] for o in asked if o.problem.id in store.found]
         if len(found) < 2:
-            told = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
             raise ItemError(
                 f"Only {len(found)} of {len(asked)} problems could be measured, and intervals need "
-                f"2 ({told or 'the time was up'}). Try a larger max_seconds, or other problems."
+                f"2 ({'; '.join(failed) or 'the time was up'}). Try a larger max_seconds, or other "
+                "problems."
             )
         return summarise(found, config, self.plan, len(asked))
 
     def _methods(self, asked: Sequence[Asked], config: Nabla) -> Iterator[Method]:
-        limit = self.plan.max_seconds
-        began = time.monotonic()
+        limit, began = self.plan.max_seconds, time.monotonic()
         for own in asked:
             if limit is not None and time.monotonic() - began > limit:
                 LOGGER.warning("max_seconds=%g is over: the probe rests on fewer problems.", limit)
                 return
             yield measure(self.pair, own.problem, config, self.plan, own.grade)
 
-    def _fail(self, name: str, error: Exception) -> None:
-        LOGGER.error("%s failed and is left out: %s: %s", name, type(error).__name__, error)
-        self.failed[name] = f"{type(error).__name__}: {error}"
-
 
 def summarise(
     found: Sequence[Mapping[str, Any]], config: Nabla, plan: Plan, asked: int
 ) -> dict[str, Any]:
-    """Return the six sections of measured problems."""
+    """Return the six sections of measured problems, as JSON."""
     sections = {
         "room": room.summary(found, plan.drafts),
         "reach": reach.summary(found, config),
@@ -111,7 +107,18 @@ def summarise(
         "advantage": advantage.summary(found, config.n),
         "reward": reward.summary(found, plan.drafts),
     }
-    return {**sections, "verdict": verdict(sections, config, missing=asked - len(found))}
+    sections["verdict"] = verdict(sections, config, missing=asked - len(found))
+    return {name: plain(own) for name, own in sections.items()}
+
+
+def plain(figures: Any) -> Any:
+    """Return figures as JSON keeps them: of an estimate value, 95 % interval and problems."""
+    if isinstance(figures, Estimate):
+        ends = list(figures.interval)
+        return {"value": figures.value, "ci95": ends, "problems": figures.clusters}
+    if isinstance(figures, dict):
+        return {name: plain(own) for name, own in figures.items()}
+    return [plain(own) for own in figures] if isinstance(figures, list) else figures
 
 
 def probe(
@@ -148,13 +155,14 @@ def probe(
     pair.judge  # noqa: B018 - raises where there is none
     own = {name: options.pop(name) for name in leaves(Plan) if name in options}
     config = configure("nabla", options, preset)
-    seen: Counter[str] = Counter()
-    asked = []
-    for i, text in enumerate(problems):
-        key = Key.root(seed) / "api" / text / seen[text]
-        seen[text] += 1
-        problem = problem_of(pair, text, key, max_new_tokens, stop, chat, id=f"api/{i}/0")
-        asked.append(Asked(problem, _grade(text, None if answers is None else answers[i], grade)))
+    told = problems_of(pair, problems, seed, max_new_tokens, stop, chat)
+    asked = [
+        Asked(
+            replace(problem, id=f"api/{i}/0"),
+            _grade(text, None if answers is None else answers[i], grade),
+        )
+        for i, (text, problem) in enumerate(zip(problems, told, strict=True))
+    ]
     facts = {
         "models": [pair.policy.name, pair.judge.name],
         "problems": fingerprint({own.problem.id: own.problem.text for own in asked}),

@@ -32,60 +32,6 @@ _ROUNDING = 1e-6  # a total variation below this is what float32 makes of equal 
 
 
 @dataclass(frozen=True)
-class OpenPlace:
-    """A position at which the policy finds two tokens plausible, most likely ones first."""
-
-    position: int
-    tokens: tuple[int, ...]
-    probabilities: tuple[float, ...]  # at temperature 1
-    plausible: int
-    outside: float  # probability of all tokens but the two most likely
-
-
-@dataclass(frozen=True)
-class Places:
-    """The result of `Look`."""
-
-    places: tuple[OpenPlace, ...]
-    cost: Ledger = field(default_factory=Ledger)
-
-
-@dataclass(frozen=True)
-class Look:
-    """Find the positions of a response with at least two plausible tokens; no model is called."""
-
-    problem: Problem
-    trajectory: Trajectory
-    plausible: float
-    most: int  # tokens named of each position
-
-    most_calls: ClassVar[int] = 0
-
-
-@torch.no_grad()
-def look(executor: Executor, requests: Sequence[Look]) -> list[Places]:
-    """Answer `Look` from the states that trajectories carry."""
-    policy = executor.pair.policy
-    size = max(1, _ELEMENTS // policy.vocabulary)
-    answers = []
-    for request in requests:
-        found: list[OpenPlace] = []
-        for part in request.trajectory.states.split(size):
-            p = widen(policy.head(part)).softmax(-1)
-            top, tokens = p.topk(min(request.most, p.shape[-1]))
-            counts = (p >= request.plausible).sum(-1).tolist()
-            outside = (1 - top[:, :2].sum(-1)).clamp(min=0).tolist()
-            rows = zip(tokens.tolist(), top.tolist(), counts, outside, strict=True)
-            start = len(found)
-            found += [
-                OpenPlace(start + i, tuple(own[:count]), tuple(each[:count]), count, rest)
-                for i, (own, each, count, rest) in enumerate(rows)
-            ]
-        answers.append(Places(tuple(place for place in found if place.plausible >= 2)))
-    return answers
-
-
-@dataclass(frozen=True)
 class Coupling:
     """The draws of DTO and of its twin at one position, under the same numbers and apart.
 
@@ -105,7 +51,7 @@ class Coupling:
     farthest: float  # largest change of one of these logits
     flips: int
     passes: int  # gradients beyond the first
-    cost: Ledger = field(default_factory=Ledger)
+    cost: Ledger = field(default_factory=Ledger, init=False)
 
 
 @dataclass(frozen=True)
@@ -114,15 +60,12 @@ class Couple:
 
     refine: Refine
 
+    most_calls: ClassVar[int] = 0  # probes have no budget
+
     @property
     def problem(self) -> Problem:
         """The problem that it is about."""
         return self.refine.problem
-
-    @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost."""
-        return self.refine.most_calls
 
 
 @torch.inference_mode(False)
@@ -145,23 +88,24 @@ def couple(executor: Executor, requests: Sequence[Couple]) -> list[Coupling]:
     )
     surplus, lack = (q - t).clamp(min=0), (t - q).clamp(min=0)
     variation = [own if own > _ROUNDING else 0.0 for own in surplus.sum(-1).tolist()]
-    uniform = numbers(asked, q.device)
-    overlap = torch.minimum(q, t)
+    uniform, overlap = numbers(asked, q.device), torch.minimum(q, t)
     overlap = torch.where(overlap.sum(-1, keepdim=True) > 0, overlap, t)
-    columns = [draws(own, uniform).tolist() for own in (q, t, overlap)]
-    for own, name in ((surplus, "more"), (lack, "less")):
+    drawn = {
+        name: draws(own, uniform).tolist()
+        for name, own in (("dto", q), ("twin", t), ("common", overlap))
+    }
+    for name, own in (("more", surplus), ("less", lack)):
         apart = [replace(r, keys=tuple(key / name for key in r.keys)) for r in asked]
         # A row without any is drawn from too, and nobody reads it.
         filled = own.masked_fill(own.sum(-1, keepdim=True) == 0, 1)
-        columns.append(draws(filled, numbers(apart, q.device)).tolist())
+        drawn[name] = draws(filled, numbers(apart, q.device)).tolist()
     change = (after - before).abs().masked_fill(~allowed, 0)
     moved = ((change > 0).sum(-1) / allowed.sum(-1)).tolist()
     flags = certified(pair, [replace(own, certify=True) for own in asked])
-    names = ("dto", "twin", "common", "more", "less")
     return [
         Coupling(
             variation=variation[i],
-            **{n: tuple(c[i][: len(own.keys)]) for n, c in zip(names, columns, strict=True)},  # type: ignore[arg-type]
+            **{name: tuple(rows[i][: len(own.keys)]) for name, rows in drawn.items()},
             certified=tuple(token is not None for token in flags[i]),
             moved=moved[i],
             farthest=float(change[i].max()),
@@ -176,7 +120,7 @@ def couple(executor: Executor, requests: Sequence[Couple]) -> list[Coupling]:
 class Slopes:
     """The result of `Linearise`: <dr/dy_i, e_v - e_y>, one number a token of each place."""
 
-    changes: tuple[tuple[float, ...], ...]
+    changes: list[list[float]]
     cost: Ledger = field(default_factory=Ledger)
 
 
@@ -195,75 +139,70 @@ class Linearise:
     process_weight: float = 0.2
     mean: bool = False
 
+    most_calls: ClassVar[int] = 0
+
     @property
-    def most_calls(self) -> int:
-        """The most model calls that it can cost: a forward and a backward pass a row."""
-        return 2 * (len(self.places) if self.mean else 1)
+    def points(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """The places of which each takes a pass: all, or one pass for all."""
+        return self.places if self.mean else self.places[:1]
 
 
 @torch.inference_mode(False)
 def linearise(executor: Executor, requests: Sequence[Linearise]) -> list[Slopes]:
     """Answer `Linearise` for requests with the same kind of gradient."""
-    first, reward = requests[0], executor.pair.judge
+    pair, first = executor.pair, requests[0]
     objective = Objective(
         lam=-1.0, nll_weight=0.0, reward_gradient=first.reward_gradient,
         process_weight=first.process_weight,
     )  # fmt: skip
-    owners = [(r, place) for r in requests for place in (r.places if first.mean else r.places[:1])]
+    points = [(request, i) for request in requests for i, _ in request.points]
     sites = [
         Site(r.problem.prompt, r.problem.affixes, r.trajectory.tokens, r.trajectory.scored)
-        for r, _ in owners
+        for r, _ in points
     ]
-    mixtures = [(place[0], _mean(executor.pair, r, place[0])) for r, place in owners]
+    means = [(i, _mean_embedding(pair, r.trajectory, i)) for r, i in points if first.mean]
     with torch.enable_grad():
-        found, _ = reward_pass(
-            reward, sites, [0] * len(sites), objective, mixtures if first.mean else ()
-        )
-    rows = iter(found)
-    answers = []
+        found, _ = reward_pass(pair.judge, sites, [0] * len(sites), objective, means)
+    rows, answers = iter(found), []
     for request in requests:
-        own = None if first.mean else next(rows)
-        changes = [
-            _changes(reward.embedding, next(rows) if own is None else own, request, *place)
-            for place in request.places
-        ]
-        answers.append(Slopes(tuple(changes)))
+        own, old = [next(rows) for _ in request.points], request.trajectory.tokens
+        answers.append(
+            Slopes(
+                [
+                    _changes(pair.judge.embedding, own[j if first.mean else 0][i], tokens, old[i])
+                    for j, (i, tokens) in enumerate(request.places)
+                ]
+            )
+        )
     return answers
 
 
 def _changes(
-    table: Tensor,
-    gradient: Float[Tensor, "L Dr"],
-    request: Linearise,
-    at: int,
-    tokens: Sequence[int],
-) -> tuple[float, ...]:
-    here = widen(table[[*tokens]]) - widen(table[request.trajectory.tokens[at]])
-    found: list[float] = (here @ widen(gradient[at])).tolist()
-    return tuple(found)
+    table: Tensor, gradient: Float[Tensor, " Dr"], tokens: Sequence[int], old: int
+) -> list[float]:
+    found: list[float] = ((widen(table[[*tokens]]) - widen(table[old])) @ widen(gradient)).tolist()
+    return found
 
 
 @torch.no_grad()
-def _mean(pair: Pair, request: Linearise, position: int) -> Float[Tensor, " Dr"]:
+def _mean_embedding(pair: Pair, draft: Trajectory, position: int) -> Float[Tensor, " Dr"]:
     """sum_v pi(v) e_v in the reward model's table; tokens that it lacks have no share."""
-    p = widen(pair.policy.head(request.trajectory.states[position])).softmax(-1)
+    p = widen(pair.policy.head(draft.states[position])).softmax(-1)
     if pair.judge.known is not None:
         p = p * pair.judge.known.to(p.device)
     table, p = pair.judge.embedding, (p / p.sum()).to(pair.judge.device)
     size = max(1, _ELEMENTS // table.shape[1])
     parts = zip(p.split(size), table.split(size), strict=True)
-    total = sum((own.to(torch.float32) @ rows.to(torch.float32)) for own, rows in parts)
-    assert isinstance(total, Tensor)
-    return total.to(table.dtype)
+    mean = torch.stack([own.float() @ rows.float() for own, rows in parts]).sum(0)
+    return mean.to(table.dtype)
 
 
-def _linearised_length(executor: Executor, request: Linearise) -> int:
+def _length(executor: Executor, request: Linearise) -> int:
     affixes = request.problem.affixes
     one = len(affixes.before) + request.trajectory.scored + len(affixes.after)
-    return one * (len(request.places) if request.mean else 1)
+    return one * len(request.points)
 
 
-HANDLERS[Look] = Handler(look, lambda executor, request: len(request.trajectory.tokens))
 HANDLERS[Couple] = Handler(
     couple,
     lambda executor, request: len(free_rows(request.refine)),
@@ -272,7 +211,7 @@ HANDLERS[Couple] = Handler(
 )
 HANDLERS[Linearise] = Handler(
     linearise,
-    _linearised_length,
+    _length,
     lambda executor, request: min(executor.max_batch_tokens, affordable(executor.pair)),
     lambda request: (request.reward_gradient, request.process_weight, request.mean),
 )

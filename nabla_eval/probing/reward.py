@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pandas import DataFrame
 
 from nabla_eval.analysis.calibration import calibration, reliability
-from nabla_eval.analysis.intervals import mean, proportion
-from nabla_eval.probing.room import powers_of_two, said
+from nabla_eval.analysis.intervals import mean, mean_share
+from nabla_eval.probing.room import powers_of_two
 
 UNGRADED = (
     "Answers are not known, or the task does not say which are right: rewards are compared with "
@@ -23,29 +25,42 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
 
     AUC and calibration are None where answers are not known, and `note` says so.
     """
-    rows = [
-        (str(i), draft["reward"], draft["right"])
-        for i, each in enumerate(problems)
-        for draft in each["drafts"]
+    rewards, right = (
+        [[draft[name] for draft in each["drafts"]] for each in problems]
+        for name in ("reward", "right")
+    )
+    graded = not any(value is None for own in right for value in own)
+
+    def best(values: Sequence[Sequence[float]], k: int) -> NDArray[np.float64]:
+        return np.array([best_of(r, own, k) for r, own in zip(rewards, values, strict=True)])
+
+    chosen = [
+        {
+            "k": k,
+            "reward": mean(best(rewards, k)),
+            "right": mean_share(best(right, k), [drafts // k] * len(right)) if graded else None,
+        }
+        for k in powers_of_two(drafts)
     ]
-    frame = DataFrame(rows, columns=["problem", "reward", "right"])
-    graded = not frame["right"].isna().any()
-    best = [_best_of(problems, drafts, k, graded) for k in powers_of_two(drafts)]
     if not graded:
-        nothing = {"auc_within": None, "auc": None, "calibration": None, "over_optimised": None}
-        return {**nothing, "best_of": best, "note": UNGRADED}
-    found = calibration(frame.astype({"right": bool}))
-    bins = reliability(frame.astype({"right": bool}))
+        nothing = dict.fromkeys(("auc_within", "auc", "calibration", "over_optimised"))
+        return {**nothing, "best_of": chosen, "note": UNGRADED}
+    frame = DataFrame(
+        [(i, *own) for i, both in enumerate(zip(rewards, right, strict=True))
+         for own in zip(*both, strict=True)],
+        columns=["problem", "reward", "right"],
+    )  # fmt: skip
+    found = calibration(frame)
     return {
-        "auc_within": said(found.within),
-        "auc": said(found.pooled),
+        "auc_within": found.within,
+        "auc": found.pooled,
         "pairs": found.pairs,
         "calibration": [
-            {"low": own.low, "high": own.high, "answers": own.rows, "right": said(own.share)}
-            for own in bins
+            {"low": own.low, "high": own.high, "answers": own.rows, "right": own.share}
+            for own in reliability(frame)
         ],
-        "over_optimised": said(_lost(problems, drafts)),
-        "best_of": best,
+        "over_optimised": mean(best(right, drafts) - best(right, max(1, drafts // 2))),
+        "best_of": chosen,
         "note": None,
     }
 
@@ -59,30 +74,3 @@ def best_of(rewards: Sequence[float], values: Sequence[float], k: int) -> float:
     n = len(order)
     chances = [math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)]
     return math.fsum(chance * values[i] for chance, i in zip(chances, order, strict=True))
-
-
-def _columns(problem: Mapping[str, Any], key: str) -> list[float]:
-    return [float(draft[key]) for draft in problem["drafts"]]
-
-
-def _best_of(
-    problems: Sequence[Mapping[str, Any]], drafts: int, k: int, graded: bool
-) -> dict[str, Any]:
-    rewards = [_columns(each, "reward") for each in problems]
-    row = {"k": k, "reward": said(mean([best_of(own, own, k) for own in rewards])), "right": None}
-    if graded:
-        right = [
-            best_of(r, _columns(p, "right"), k) for r, p in zip(rewards, problems, strict=True)
-        ]
-        row["right"] = said(proportion([[value] * (drafts // k) for value in right]))
-    return row
-
-
-def _lost(problems: Sequence[Mapping[str, Any]], drafts: int) -> Any:
-    """Return the correctness of the best of all drafts minus that of the best of half as many."""
-    half = max(1, drafts // 2)
-    apart = []
-    for each in problems:
-        rewards, right = _columns(each, "reward"), _columns(each, "right")
-        apart.append(best_of(rewards, right, drafts) - best_of(rewards, right, half))
-    return mean(apart)

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from nabla_eval.analysis.accuracy import pass_at
-from nabla_eval.analysis.intervals import Estimate, mean, proportion, ratio, unknown
+from nabla_eval.analysis.intervals import mean, proportion, ratio
+from nabla_eval.dto.objective import widen
 from nabla_eval.methods.nabla_options import Nabla, uncertain
-from nabla_eval.probing.requests import OpenPlace
+from nabla_eval.models.pair import Policy
+from nabla_eval.probing.plan import Plan
 from nabla_eval.protocol import Trajectory
 
-Figures = Mapping[str, Any]
+_ELEMENTS = 2**25  # of rows x V formed at once
+
+
+class OpenPlace(NamedTuple):
+    """A position at which the policy finds two tokens plausible, most likely ones first."""
+
+    position: int
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]  # at temperature 1
+    plausible: int
+    outside: float  # probability of all tokens but the two most likely
+
+
+@torch.no_grad()
+def open_places(policy: Policy, draft: Trajectory, plan: Plan) -> list[OpenPlace]:
+    """Return the positions of a draft with at least two plausible tokens, from its states."""
+    found: list[OpenPlace] = []
+    for states in draft.states.split(max(1, _ELEMENTS // policy.vocabulary)):
+        p = widen(policy.head(states)).softmax(-1)
+        top, tokens = p.topk(min(plan.tokens, p.shape[-1]))
+        counts = (p >= plan.plausible).sum(-1).tolist()
+        outside = (1 - top[:, :2].sum(-1)).clamp(min=0).tolist()
+        rows = zip(tokens.tolist(), top.tolist(), counts, outside, strict=True)
+        for i, (own, each, count, rest) in enumerate(rows, start=len(found)):
+            found.append(OpenPlace(i, tuple(own[:count]), tuple(each[:count]), count, rest))
+    return [place for place in found if place.plausible >= 2]
 
 
 def measure(draft: Trajectory, places: Sequence[OpenPlace], config: Nabla) -> dict[str, Any]:
@@ -24,37 +53,27 @@ def measure(draft: Trajectory, places: Sequence[OpenPlace], config: Nabla) -> di
     }
 
 
-def summary(problems: Sequence[Figures], drafts: int) -> dict[str, Any]:
+def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any]:
     """Return means over problems; shares are of one, `pass_at` is over the drafts of a problem."""
     own = [each["room"] for each in problems]
     counts = [len(each["plausible"]) for each in own]
     right = [[draft["right"] for draft in each["drafts"]] for each in problems]
     graded = all(answer is not None for answers in right for answer in answers)
-    scores = {str(i): [float(answer) for answer in own] for i, own in enumerate(right) if graded}
-    greedy = [each["greedy"]["right"] for each in problems]
+    scores = {str(i): list(map(float, own)) for i, own in enumerate(right) if graded}
+    greedy = [[float(each["greedy"]["right"])] for each in problems if graded]
     return {
         "problems": len(problems),
-        "tokens": said(mean([each["tokens"] for each in own])),
-        "uncertain_positions": said(mean(counts)),
-        "refined_positions": said(mean([each["gated"] for each in own])),
-        "plausible_tokens": said(ratio([sum(each["plausible"]) for each in own], counts)),
-        "outside_top_2": said(ratio([sum(each["outside"]) for each in own], counts)),
-        "greedy": said(proportion([[float(own)] for own in greedy]) if graded else unknown()),
-        "sample": said(proportion(scores.values())),
-        "pass_at": {
-            str(k): said(pass_at(scores, drafts, k) if graded else unknown())
-            for k in powers_of_two(drafts)
-        },
+        "tokens": mean([each["tokens"] for each in own]),
+        "uncertain_positions": mean(counts),
+        "refined_positions": mean([each["gated"] for each in own]),
+        "plausible_tokens": ratio([sum(each["plausible"]) for each in own], counts),
+        "outside_top_2": ratio([sum(each["outside"]) for each in own], counts),
+        "greedy": proportion(greedy),
+        "sample": proportion(scores.values()),
+        "pass_at": {str(k): pass_at(scores, drafts, k) for k in powers_of_two(drafts)},
     }
 
 
 def powers_of_two(most: int) -> list[int]:
     """Return 1, 2, 4, ... and the greatest number itself."""
     return sorted({*(2**i for i in range(most.bit_length()) if 2**i < most), most})
-
-
-def said(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate as JSON keeps it: value, 95 % interval, independent problems."""
-    return {
-        "value": estimate.value, "ci95": list(estimate.interval), "problems": estimate.clusters,
-    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,54 +25,41 @@ class Store:
         self.folder, self.found = folder, dict[str, Any]()
         if folder is None:
             return
-        plain = json.loads(json.dumps(identity, default=str))
+        ours = json.loads(json.dumps(identity, default=str))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / SETTINGS).exists():
-                (folder / SETTINGS).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+                (folder / SETTINGS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
             stored = loads(text_of(folder / SETTINGS))
-            if stored != plain:
-                raise DataError(
-                    f"{folder} holds another probe ({_unlike(stored, plain)}). {_OTHER}"
-                )
+            if not isinstance(stored, dict):
+                raise ValueError(f"{SETTINGS} is none of a probe")
+            unlike = [n for n in {**ours, **stored} if stored.get(n) != ours.get(n)]
+            if unlike:
+                raise ValueError(f"it is of a probe with another {', '.join(unlike)}")
             self._read(folder / LINES)
         except UNREADABLE as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{folder} cannot be used ({error}). {_OTHER}") from error
 
     def _read(self, path: Path) -> None:
         """Take up the whole lines of a file, and cut off a torn last one."""
         if not path.exists():
             return
-        whole = 0
-        for line in regular(path).read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n") or not sealed(line):
-                break
-            record = loads(line)
-            self.found[record["id"]] = record["figures"]
-            whole += len(line)
+        lines = regular(path).read_bytes().splitlines(keepends=True)
+        whole = list(takewhile(lambda line: line.endswith(b"\n") and sealed(line), lines))
+        self.found = {own["id"]: own["figures"] for own in map(loads, whole)}
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(sum(map(len, whole)))
 
     def add(self, name: str, figures: Mapping[str, Any]) -> None:
         """Keep what was measured of a problem, on disk before this returns."""
         self.found[name] = figures
         if self.folder is None:
             return
-        line = seal({"id": name, "figures": figures})
         try:
             with (self.folder / LINES).open("ab", buffering=0) as file:
-                file.write(line)
+                file.write(seal({"id": name, "figures": figures}))
         except OSError as error:
             raise DataError(f"Cannot write to {self.folder}: {error}. {_OTHER}") from error
 
 
 _OTHER = "Choose another --output, or remove that folder."
-
-
-def _unlike(stored: Any, ours: Mapping[str, Any]) -> str:
-    if not isinstance(stored, dict):
-        return f"{SETTINGS} is none of a probe"
-    names = [n for n in {**ours, **stored} if stored.get(n) != ours.get(n)]
-    return f"{', '.join(names)} differ" if len(names) > 1 else f"{names[0]} differs"

@@ -1,4 +1,4 @@
-"""The verdict: what the figures mean, by rules that docs/probe.md states.
+"""The verdict: should ∇-Reasoner be used on this pair? By rules that docs/probe.md states.
 
     cannot matter   no draw is moved, or the two loops differ in fewer than `HARDLY` of runs, or the
                     margin in accuracy lies within a point of zero
@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.methods.nabla_options import Nabla
 
 HARDLY = 0.02  # of runs that differ: fewer than one in fifty
@@ -21,211 +22,179 @@ FEW = 0.5  # uncertain positions a response, below which there is no room
 BLIND = 0.6  # within-question AUC, below which a reward model hardly knows what is right
 POINT = 0.01  # a margin below it is none; more problems should make it visible
 
-BACKWARDS = "backwards"
-
-Figure = Mapping[str, Any]
-
-
-def verdict(sections: Mapping[str, Any], config: Nabla, missing: int = 0) -> dict[str, Any]:
-    """Return the answer, what the figures say in words, and what to change."""
-    answer = _answer(sections)
-    return {
-        "answer": answer,
-        "sentences": [*_sentences(sections, config, answer), *_left_out(missing)],
-        "try": list(_changes(sections, config, answer)),
-    }
-
-
-def _margin(sections: Mapping[str, Any]) -> tuple[Figure, bool]:
-    """Return the expected margin, and whether it is one of accuracy."""
-    margin = sections["advantage"]["margin"]
-    known = margin["accuracy"] is not None
-    return (margin["accuracy"] if known else margin["reward"]), known
-
-
-def _answer(sections: Mapping[str, Any]) -> str:
-    if _given(sections)["variation"]["value"] == 0 or _most(sections) < HARDLY:
-        return "cannot matter"
-    margin, graded = _margin(sections)
-    low, high = margin["ci95"]
-    if graded and max(-low, high) < POINT:
-        return "cannot matter"
-    return "pays" if low > 0 else "costs" if high < 0 else "cannot be told"
-
-
-def _given(sections: Mapping[str, Any]) -> Figure:
-    row: Figure = sections["reach"]["settings"][0]
-    return row
-
-
-def _most(sections: Mapping[str, Any]) -> float:
-    """Return the upper end of the share of runs that the gradient changes."""
-    high: float = sections["advantage"]["runs_that_differ"]["ci95"][1]
-    return high
-
-
-def _left_out(missing: int) -> Iterator[str]:
-    if missing:
-        yield f"{missing} problems could not be measured and are left out."
-
-
-def _sentences(sections: Mapping[str, Any], config: Nabla, answer: str) -> Iterator[str]:
-    yield _on_margin(sections, answer)
-    yield _on_room(sections["room"])
-    yield _on_reach(sections)
-    yield from _on_fidelity(sections["fidelity"], config)
-    yield from _on_reward(sections["reward"])
-
-
-def _on_margin(sections: Mapping[str, Any], answer: str) -> str:
-    own, n = sections["advantage"], sections["advantage"]["n"]
-    margin, graded = _margin(sections)
-    changed = f"it changes {_percent(own['runs_that_differ'])} of runs at N = {n}"
-    told = _points(margin) if graded else f"{_number(margin, 2)} of reward"
-    if answer == "cannot matter":
-        return f"The gradient cannot matter here: {changed}; expect {told}."
-    calls = own["calls_per_problem"]["value"]
-    beside = f"over its twin, for {calls:.1f} model calls more a problem"
-    if answer == "cannot be told":
-        return f"Expect {told} {beside}, which cannot be told from nothing; {changed}."
-    return f"The gradient {answer} here: expect {told} {beside}; {changed}."
-
-
-def _on_room(room: Mapping[str, Any]) -> str:
-    positions, tokens = room["uncertain_positions"]["value"], room["plausible_tokens"]["value"]
-    if positions < FEW:
-        return (
-            f"There is hardly any room: a response has {positions:.1f} positions with two "
-            "plausible tokens."
-        )
-    words = f"A response has {positions:.1f} positions with {tokens:.1f} plausible tokens each"
-    most = list(room["pass_at"])[-1]
-    if math.isnan(room["greedy"]["value"]):
-        return f"{words}."
-    found, greedy = 100 * room["pass_at"][most]["value"], 100 * room["greedy"]["value"]
-    return (
-        f"{words}; one of {most} drafts is right for {found:.0f} % of problems, greedy decoding "
-        f"for {greedy:.0f} %."
-    )
-
-
-def _on_reach(sections: Mapping[str, Any]) -> str:
-    given = _given(sections)
-    if given["variation"]["value"] == 0:
-        return "No draw moves at all at these settings."
-    bound = given["variation_bound"]
-    most = "nothing bounds it" if bound is None else f"at most {100 * bound:.1f} % is possible"
-    return (
-        f"The refined draw differs from the policy's by {_percent(given['variation'])} of its "
-        f"probability ({most}); {100 * given['certified']['value']:.0f} % of draws are certified."
-    )
-
-
-def own_ranking(config: Nabla) -> str:
-    """Return the ranking that ∇-Reasoner follows with these options."""
-    return f"{config.reward_gradient} gradient, hard"
-
-
-def _row(fidelity: Mapping[str, Any], name: str, change: str = "rolled") -> Figure | None:
-    rows = (r for r in fidelity["rankings"] if (r["ranking"], r["change"]) == (name, change))
-    return next(rows, None)
-
-
-def _beyond(row: Figure | None) -> str:
-    """Return how a gradient ranks tokens that does not rank them well."""
-    backwards = row is not None and row["correlation"]["ci95"][1] < 0
-    return BACKWARDS if backwards else "no better than chance"
-
-
-def _on_fidelity(fidelity: Mapping[str, Any], config: Nabla) -> Iterator[str]:
-    row = _row(fidelity, own_ranking(config))
-    if row is None or math.isnan(row["correlation"]["value"]):
-        yield "Fidelity is unknown: no position had two tokens whose rewards differ beyond noise."
-        return
-    low, high = row["correlation"]["ci95"]
-    told = f"rank correlation with what rolling out gives {_number(row['correlation'], 2)}"
-    if low <= 0:
-        yield f"The gradient ranks tokens {_beyond(row)} ({told})."
-        return
-    low, high = row["above_policy"]["ci95"]
-    side = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
-    yield f"The gradient ranks tokens {side} the policy does ({told})."
-
-
-def _on_reward(reward: Mapping[str, Any]) -> Iterator[str]:
-    if reward["note"]:
-        yield reward["note"]
-        return
-    auc, lost = reward["auc_within"], reward["over_optimised"]
-    if not math.isnan(auc["value"]):
-        low, high = auc["ci95"]
-        yield (
-            "The reward model tells right from wrong within a question with AUC "
-            f"{auc['value']:.2f} ({low:.2f} to {high:.2f})."
-        )
-    if lost["ci95"][1] < 0:
-        yield f"Choosing among twice as many drafts by reward loses {_points(lost)}."
-
-
-def _changes(sections: Mapping[str, Any], config: Nabla, answer: str) -> Iterator[str]:
-    fidelity, rows = sections["fidelity"], sections["reach"]["settings"]
-    own = _row(fidelity, own_ranking(config))
-    faithful = own is not None and own["correlation"]["ci95"][0] > 0
-    if sections["room"]["uncertain_positions"]["value"] < FEW:
-        yield "Harder problems or a higher temperature: this policy is sure of its answers."
-    if config.logits_dtype == "bfloat16" and _given(sections)["logits_moved"]["value"] < 1:
-        yield "logits_dtype=float32: in bfloat16 steps are lost to rounding."
-    if answer in ("cannot matter", "cannot be told"):
-        wider = [r for r in rows if r["setting"].startswith("lr=")]
-        current = _given(sections)["variation"]["value"]
-        more = next((r for r in wider if r["variation"]["value"] > 2 * current), None)
-        if more is not None and faithful:
-            yield f"{more['setting']}: it moves {_percent(more['variation'])} of a draw."
-        elif more is not None:
-            yield (
-                f"No larger lr: the gradient ranks tokens {_beyond(own)}, so it would move draws "
-                f"{'towards worse tokens' if _beyond(own) == BACKWARDS else 'at random'}."
-            )
-    for name in ("process gradient, hard", "final gradient, mean", "process gradient, mean"):
-        other = _row(fidelity, name)
-        if own is None or other is None or name == own_ranking(config):
-            continue
-        if other["correlation"]["ci95"][0] > max(0.0, own["correlation"]["ci95"][1]):
-            yield _IN_PLACE[name]
-    auc = sections["reward"]["auc_within"]
-    if auc is not None and auc["value"] < BLIND:
-        yield "Another reward model: this one hardly knows which of two answers is right."
-    if answer == "cannot be told":
-        low, high = _margin(sections)[0]["ci95"]
-        if _margin(sections)[1] and high - low > 2 * POINT:
-            more = ((high - low) / 2 / POINT) ** 2 * sections["room"]["problems"]
-            yield f"About {_round(more):,} problems, if a margin of a point should show."
-    if answer != "pays":
-        yield "Until then steps=0 (the twin) or best_of_n: the same search without gradients."
-
-
-_IN_PLACE = {
+UNLIKE = {  # gradients to try in place of the one that ∇-Reasoner follows
     "process gradient, hard": "reward_gradient=process: its gradient ranks tokens better.",
     "final gradient, mean": "Gradients at the mean embedding (method=prefix_gradient).",
     "process gradient, mean": "Gradients at the mean embedding (method=prefix_gradient).",
 }
 
 
-def _round(number: float) -> int:
-    """Two digits."""
-    return int(float(f"{number:.1e}"))
+def verdict(sections: Mapping[str, Any], config: Nabla, missing: int = 0) -> dict[str, Any]:
+    """Return the answer, what the figures say in words, and what to change."""
+    case = _Case(sections, config)
+    left_out = [f"{missing} problems could not be measured and are left out."] if missing else []
+    return {
+        "answer": case.answer,
+        "sentences": [*case.sentences(), *left_out],
+        "try": list(case.changes()),
+    }
 
 
-def _percent(own: Figure) -> str:
-    low, high = own["ci95"]
-    return f"{100 * own['value']:.1f} % ({100 * low:.1f} % to {100 * high:.1f} %)"
+class _Case:
+    """The sections of a probe, whose figures are estimates, and what follows from them."""
+
+    def __init__(self, sections: Mapping[str, Any], config: Nabla) -> None:
+        self.room, self.reward = sections["room"], sections["reward"]
+        self.advantage, self.config = sections["advantage"], config
+        self.given, *self.others = sections["reach"]["settings"]
+        self.graded = self.advantage["margin"]["accuracy"] is not None
+        self.margin: Estimate = self.advantage["margin"]["accuracy" if self.graded else "reward"]
+        rolled = (r for r in sections["fidelity"]["rankings"] if r["change"] == "rolled")
+        rankings = {row["ranking"]: row for row in rolled}
+        own = rankings.pop(f"{config.reward_gradient} gradient, hard", {})  # what is followed
+        self.correlation: Estimate | None = own.get("correlation")
+        self.above: Estimate | None = own.get("above_policy")
+        self.rankings = {name: row["correlation"] for name, row in rankings.items()}
+        self.answer = self._answer()
+
+    def _answer(self) -> str:
+        low, high = self.margin.interval
+        within = self.graded and max(-low, high) < POINT
+        if not self.moves or self.advantage["runs_that_differ"].high < HARDLY or within:
+            return "cannot matter"
+        return "pays" if low > 0 else "costs" if high < 0 else "cannot be told"
+
+    @property
+    def moves(self) -> bool:
+        return bool(self.given["variation"].value != 0)
+
+    @property
+    def order(self) -> str:
+        """How the gradient ranks tokens, in words; empty where nobody knows."""
+        own, above = self.correlation, self.above
+        if own is None or above is None or math.isnan(own.value):
+            return ""
+        if own.low <= 0:
+            return "backwards" if own.high < 0 else "no better than chance"
+        side = "better" if above.low > 0 else "worse" if above.high < 0 else "no better"
+        return f"{side} than the policy does"
+
+    def sentences(self) -> Iterator[str]:
+        yield self._on_margin()
+        yield self._on_room()
+        yield self._on_reach()
+        if self.order and self.correlation is not None:
+            told = f"rank correlation with what rolling out gives {_told(self.correlation)}"
+            yield f"The gradient ranks tokens {self.order} ({told})."
+        else:
+            yield "Fidelity is unknown: nowhere do rewards of two tokens differ beyond noise."
+        yield from self._on_reward()
+
+    def _on_margin(self) -> str:
+        own, n = self.advantage, self.advantage["n"]
+        margin = _told(self.margin, " points") if self.graded else f"{_told(self.margin)} of reward"
+        changed = f"the gradient changes {_told(own['runs_that_differ'], ' %')} of runs at N = {n}"
+        start = {
+            "pays": "Yes: use it",
+            "costs": "No: the gradient does harm",
+            "cannot matter": "No: the gradient cannot matter here",
+            "cannot be told": "No reason to so far: a gain cannot be told from none",
+        }[self.answer]
+        return (
+            f"{start}. Expect {margin} over the twin, the same search without gradients, for "
+            f"{own['calls_per_problem'].value:.1f} model calls more a problem; {changed}."
+        )
+
+    def _on_room(self) -> str:
+        positions, tokens = self.room["uncertain_positions"].value, self.room["plausible_tokens"]
+        if positions < FEW:
+            return (
+                f"There is hardly any room: a response has {positions:.1f} positions with two "
+                "plausible tokens."
+            )
+        words = f"A response has {positions:.1f} positions with {tokens.value:.1f} plausible tokens"
+        most, greedy = list(self.room["pass_at"])[-1], self.room["greedy"].value
+        if math.isnan(greedy):
+            return f"{words} each."
+        return (
+            f"{words} each; one of {most} drafts is right for "
+            f"{100 * self.room['pass_at'][most].value:.0f} % of problems, greedy decoding for "
+            f"{100 * greedy:.0f} %."
+        )
+
+    def _on_reach(self) -> str:
+        if not self.moves:
+            return "No draw moves at all at these settings."
+        bound = self.given["variation_bound"]
+        most = "nothing bounds it" if bound is None else f"at most {100 * bound:.1f} % is possible"
+        return (
+            f"The refined draw differs from the policy's by {_told(self.given['variation'], ' %')} "
+            f"of its probability ({most}); {100 * self.given['certified'].value:.0f} % of draws "
+            "are certified."
+        )
+
+    def _on_reward(self) -> Iterator[str]:
+        if self.reward["note"]:
+            yield self.reward["note"]
+            return
+        auc, lost = self.reward["auc_within"], self.reward["over_optimised"]
+        if not math.isnan(auc.value):
+            yield (
+                "The reward model tells right from wrong within a question with AUC "
+                f"{auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})."
+            )
+        n = self.advantage["n"]
+        best = max((r for r in self.reward["best_of"] if r["k"] <= n), key=lambda row: row["k"])
+        yield (
+            f"Gradients aside, the search is right for {_whole(self.advantage['common']['right'])} "
+            f"of problems at N = {n}, the best of {best['k']} drafts for {_whole(best['right'])}."
+        )
+        if lost.high < 0:
+            yield f"Choosing among twice as many drafts by reward loses {_told(lost, ' points')}."
+
+    def changes(self) -> Iterator[str]:
+        """Yield what to change, the most useful first."""
+        if self.room["uncertain_positions"].value < FEW:
+            yield "Harder problems or a higher temperature: this policy is sure of its answers."
+        if self.config.logits_dtype == "bfloat16" and self.given["logits_moved"].value < 1:
+            yield "logits_dtype=float32: in bfloat16 steps are lost to rounding."
+        if self.answer in ("cannot matter", "cannot be told"):
+            yield from self._larger_rate()
+        highest = -math.inf if self.correlation is None else self.correlation.high
+        better = [n for n, own in self.rankings.items() if own.low > max(0.0, highest)]
+        if self.correlation is not None:
+            yield from dict.fromkeys(UNLIKE[name] for name in UNLIKE if name in better)
+        auc = self.reward["auc_within"]
+        if auc is not None and auc.value < BLIND:
+            yield "Another reward model: this one hardly knows which of two answers is right."
+        width = self.margin.high - self.margin.low
+        if self.answer == "cannot be told" and self.graded and width > 2 * POINT:
+            more = (width / 2 / POINT) ** 2 * self.room["problems"]
+            number = int(float(f"{more:.1e}"))
+            yield f"About {number:,} problems, if a margin of a point should show."
+        if self.answer != "pays":
+            yield "Until then best_of_n, or steps=0 (the twin): they search without gradients."
+
+    def _larger_rate(self) -> Iterator[str]:
+        """Propose the first larger lr, or say why none: only what ranks tokens should move them."""
+        wider = [r for r in self.others if r["setting"].startswith("lr=")]
+        least = 2 * self.given["variation"].value
+        more = next((r for r in wider if r["variation"].value > least), None)
+        if more is not None and self.correlation is not None and self.correlation.low > 0:
+            yield f"{more['setting']}: it moves {_told(more['variation'], ' %')} of a draw."
+        elif more is not None:
+            where = "towards worse tokens" if self.order == "backwards" else "at random"
+            known = (
+                f"the gradient ranks tokens {self.order}" if self.order else "fidelity is unknown"
+            )
+            yield f"No larger lr: {known}, so it would move draws {where}."
 
 
-def _points(own: Figure) -> str:
-    low, high = own["ci95"]
-    return f"{100 * own['value']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+def _told(own: Estimate, unit: str = "") -> str:
+    scale, form = {"": (1, "+.2f"), " %": (100, ".1f"), " points": (100, "+.1f")}[unit]
+    value, low, high = (f"{scale * x:{form}}" for x in (own.value, own.low, own.high))
+    return f"{value}{unit} ({low} to {high})"
 
 
-def _number(own: Figure, digits: int) -> str:
-    low, high = own["ci95"]
-    return f"{own['value']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+def _whole(own: Estimate) -> str:
+    return f"{100 * own.value:.0f} %"

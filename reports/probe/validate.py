@@ -1,4 +1,4 @@
-"""Does the margin that a probe expects come true? Settings of ∇-Reasoner on the embedded pair.
+"""Does the margin that a probe expects come true? Settings of ∇-Reasoner on an embedded pair.
 
 Expected: what `nabla-eval probe` calculates (`probing.loops`), on validation problems. Measured:
 ∇-Reasoner and its twin, run plainly, on test problems. The two share no problem. Nothing is tuned.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 import nabla_eval as ne
 from nabla_eval.analysis.accuracy import difference
 from nabla_eval.analysis.intervals import mean
-from nabla_eval.embedded.countdown import Puzzle, problems, test_problems, verify
+from nabla_eval.embedded import countdown, words
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import Fault
@@ -28,14 +29,13 @@ from nabla_eval.outcome import Outcome
 from nabla_eval.probing.advantage import expected
 from nabla_eval.probing.loops import split_runs
 from nabla_eval.probing.plan import Plan, ProbedProblem, probed
-from nabla_eval.probing.room import said
+from nabla_eval.probing.probe import plain
 from nabla_eval.protocol import Part, Problem
 from nabla_eval.randomness import Key
 from nabla_eval.traces.write import versions
 
 HERE = Path(__file__).parent
 DOCS, MARK = HERE.parents[1] / "docs" / "probe.md", "<!-- validation -->\n"
-_WIDTH = 512  # problems that are active at once
 SETTINGS: dict[str, dict[str, Any]] = {
     "lr 0.01": {"lr": 0.01},
     "lr 0.03": {"lr": 0.03},
@@ -54,65 +54,87 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def right(puzzle: Puzzle, text: str) -> bool:
-    """Tell whether a response is right, read as the task `nabla_countdown` reads it."""
-    return verify(puzzle, text.strip().partition("\n")[0])
+@dataclass(frozen=True)
+class Bed:
+    """An embedded pair, its task, and the settings that are tried on it."""
+
+    pair: str
+    task: str
+    problems: Callable[..., list[Any]]  # of a split, disjoint from the others
+    right: Callable[[Any, str], bool]  # as the task reads a response
+    max_new_tokens: int
+    settings: Mapping[str, Mapping[str, Any]]
+    width: int  # problems that are active at once
+
+    def value(self, problem: Any, outcome: Outcome) -> dict[str, Any]:
+        """Return what is compared of an answer."""
+        return {"reward": outcome.reward, "right": self.right(problem, outcome.text)}
 
 
-def value(puzzle: Puzzle, outcome: Outcome) -> dict[str, Any]:
-    """Return what is compared of an answer."""
-    return {"reward": outcome.reward, "right": right(puzzle, outcome.text)}
+BEDS = {
+    "countdown": Bed(
+        "countdown", "Countdown", countdown.problems,
+        lambda puzzle, text: countdown.verify(puzzle, text.strip().partition("\n")[0]),
+        24, SETTINGS, 512,
+    ),
+    "words": Bed(
+        "words", "the word problems", words.problems, words.verify, 220,
+        {name: SETTINGS[name] for name in ("lr 0.1", "lr 1", "λ = -1, lr 0.1")}, 128,
+    ),
+}  # fmt: skip
 
 
-def loops(problem: Problem, puzzle: Puzzle, config: Nabla, plan: Plan) -> Part:
+def loops(problem: Problem, config: Nabla, plan: Plan, value: Callable[[Outcome], Any]) -> Part:
     """Measure the loops of one problem alone."""
-    runs = yield from split_runs(problem, config, plan, partial(value, puzzle))
+    runs = yield from split_runs(problem, config, plan, value)
     return ProbedProblem({"loops": runs})
 
 
-def expect(pair: Any, options: Mapping[str, Any], count: int, seed: int) -> dict[str, Any]:
+def expect(
+    bed: Bed, pair: Any, options: Mapping[str, Any], count: int, seed: int
+) -> dict[str, Any]:
     """Return the margin that a probe expects, from validation problems."""
-    puzzles = problems(count, "validation", seed=seed)
+    told = bed.problems(count, "validation", seed=seed)
     config, plan = probed(pair, Nabla(**options), count), Plan()
-    asked = [
-        pair.problem(own.prompt, Key.root(seed) / "probe" / own.prompt, max_new_tokens=24)
-        for own in puzzles
-    ]
-    methods = [loops(a, own, config, plan) for a, own in zip(asked, puzzles, strict=True)]
+    methods = []
+    for own in told:
+        key = Key.root(seed) / "probe" / own.prompt
+        asked = pair.problem(own.prompt, key, max_new_tokens=bed.max_new_tokens)
+        methods.append(loops(asked, config, plan, partial(bed.value, own)))
     runs: dict[int, Any] = {}
-    for i, end in drive(methods, Executor(pair), width=_WIDTH):
+    for i, end in drive(methods, Executor(pair), width=bed.width):
         if isinstance(end, Fault):
             raise end.error
         runs[i] = end.figures["loops"]  # type: ignore[attr-defined]
     found = list(runs.values())
     changed = [sum(run["differ"] for run in own) / len(own) for own in found]
-    return {
-        "differ": said(mean(changed)),
-        "right": said(expected(found, "right")),
-        "reward": said(expected(found, "reward")),
-    }
+    margins = {name: expected(found, name) for name in ("right", "reward")}
+    told: dict[str, Any] = plain({"differ": mean(changed), **margins})
+    return told
 
 
-def answers(pair: Any, options: Mapping[str, Any], count: int, seeds: Sequence[int]) -> Any:
+def answers(
+    bed: Bed, pair: Any, options: Mapping[str, Any], count: int, seeds: Sequence[int]
+) -> Any:
     """Return what a method answers to test problems: rewards and verdicts, one list a problem."""
-    puzzles = [Puzzle.from_prompt(doc["prompt"]) for doc in test_problems(count)]
+    told = bed.problems(count, "test")
     found: dict[str, dict[str, list[float]]] = {"right": {}, "reward": {}}
     for seed in seeds:
-        texts = [puzzle.prompt for puzzle in puzzles]
         made = ne.generate(
-            pair, texts, seed=seed, max_new_tokens=24, chat=False, batch_size=_WIDTH, **options
-        )
-        for puzzle, own in zip(puzzles, made, strict=True):
-            for name, number in value(puzzle, own.trace).items():
-                found[name].setdefault(puzzle.prompt, []).append(float(number))
+            pair, [own.prompt for own in told], seed=seed, max_new_tokens=bed.max_new_tokens,
+            chat=False, batch_size=bed.width, **options,
+        )  # fmt: skip
+        for problem, own in zip(told, made, strict=True):
+            for name, number in bed.value(problem, own.trace).items():
+                found[name].setdefault(problem.prompt, []).append(float(number))
     return found
 
 
 def kept(path: Path, make: Any) -> Any:
     """Return what a file holds, or make it: a stopped study goes on where it was."""
     if not path.exists():
-        began = time.perf_counter()
-        made = {**make(), "seconds": time.perf_counter() - began}
+        began = time.process_time()
+        made = {**make(), "seconds": time.process_time() - began}
         path.parent.mkdir(parents=True, exist_ok=True)
         partly = path.with_suffix(".part")
         partly.write_text(json.dumps(made))
@@ -121,31 +143,27 @@ def kept(path: Path, make: Any) -> Any:
     return json.loads(path.read_text())
 
 
-def study(pair: Any, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def study(bed: Bed, asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row a setting."""
-    rows = []
-    for i, (name, options) in enumerate(SETTINGS.items()):
-        work, n = asked.work, options.get("n", 8)
-        files = [work / f"{kind}.json" for kind in (f"nabla-{i}", f"probe-{i}", f"twin-{n}")]
-        if asked.done and not all(file.exists() for file in files):
+    pair, rows = None if asked.done else ne.load_pair(bed.pair), []
+    for i, (name, options) in enumerate(bed.settings.items()):
+        twin = {"n": options.get("n", 8), "steps": 0}
+        work = {
+            f"probe-{i}": partial(expect, bed, pair, options, asked.probe, asked.seed),
+            f"nabla-{i}": partial(answers, bed, pair, options, asked.test, asked.seeds),
+            f"twin-{twin['n']}": partial(answers, bed, pair, twin, asked.test, asked.seeds),
+        }
+        files = {place: asked.work / bed.pair / f"{place}.json" for place in work}
+        if asked.done and not all(file.exists() for file in files.values()):
             continue
-        ours, theirs = (
-            kept(work / f"{place}.json", partial(answers, pair, own, asked.test, asked.seeds))
-            for place, own in (
-                (f"nabla-{i}", options),
-                (f"twin-{n}", {"n": n, "steps": 0}),
-            )
-        )
-        told = kept(
-            work / f"probe-{i}.json", partial(expect, pair, options, asked.probe, asked.seed)
-        )
+        told, ours, theirs = (kept(files[place], make) for place, make in work.items())
         apart = [
             sum(ours["reward"][p]) / len(ours["reward"][p]) - sum(each) / len(each)
             for p, each in theirs["reward"].items()
         ]
         measured = {
-            "right": said(difference(ours["right"], theirs["right"]).estimate),
-            "reward": said(mean(apart)),
+            "right": plain(difference(ours["right"], theirs["right"]).estimate),
+            "reward": plain(mean(apart)),
         }
         rows.append({"setting": name, "options": options, "expected": told, "measured": measured})
     return rows
@@ -184,54 +202,62 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def page(made: Mapping[str, Any]) -> str:
-    """Return README.md of this folder."""
-    rows = made["rows"]
+def section(made: Mapping[str, Any]) -> str:
+    """Return what was found on one pair."""
+    bed, rows = BEDS[made["pair"]], made["rows"]
     points, rewards = (sum(agrees(row, name) for row in rows) for name in ("right", "reward"))
-    words = {
+    left = [name for name in bed.settings if name not in {row["setting"] for row in rows}]
+    told = {
         **made,
+        "task": bed.task,
         "settings": len(rows),
         "points": points,
         "rewards": rewards,
-        "status": "*Finished.*" if len(rows) == len(SETTINGS) else _unfinished(rows),
+        "left": f"*Not run: {'; '.join(left)}.*\n\n" if left else "",
         "minutes": round(made["seconds"] / 60),
         "table": "\n".join(table(rows)),
         "seeds": ", ".join(map(str, made["seeds"])),
-        "told": ", ".join(f"{name} {own}" for name, own in made["versions"].items()),
+        "versions": ", ".join(f"{name} {own}" for name, own in made["versions"].items()),
     }
-    return PAGE.format(**words)
+    return SECTION.format(**told)
 
 
-def _unfinished(rows: Sequence[Mapping[str, Any]]) -> str:
-    left = [name for name in SETTINGS if name not in {row["setting"] for row in rows}]
-    return f"*Unfinished: {len(left)} of {len(SETTINGS)} settings are not run ({'; '.join(left)}).*"
+def page(several: Sequence[Mapping[str, Any]]) -> str:
+    """Return README.md of this folder."""
+    return PAGE + "".join(map(section, several))
 
 
 PAGE = """# Does the margin that a probe expects come true?
 
-{status}
+On the embedded pairs: the margin of ∇-Reasoner over its twin (N = 8 where none is named) as the
+loops of `nabla-eval probe` expect it from validation problems, and as it is measured by running
+both on test problems, none of which is among the former. Points are percentage points of accuracy;
+intervals are 95 %, over problems. The two agree where their difference lies within both intervals,
+joined as of independent figures. At 95 % one in twenty would not by chance; the settings of a pair
+share their problems, so they are no independent trials. Nothing was tuned.
+"""
 
-On the embedded pair: the margin of ∇-Reasoner over its twin (N = 8 where none is named) as the
-loops of `nabla-eval probe` expect it from {probe_problems} validation problems of Countdown (seed
-{seed}), and as it is measured by running both on {test_problems} test problems (seeds {seeds}),
-none of which is among the former. Points are percentage points of accuracy; intervals are 95 %,
-over problems. The two agree where their difference lies within both intervals, joined as of
-independent figures.
+SECTION = """
+**The pair `{pair}`**, {task}: {probe_problems} validation problems (seed {seed}), {test_problems}
+test problems (seeds {seeds}). Points agree in {points} of {settings} settings, rewards in
+{rewards}.
 
-{table}
+{left}{table}
 
-Points agree in {points} of {settings} settings, rewards in {rewards}. At 95 % one in twenty would
-not by chance; the settings share their problems, so they are no independent trials. Nothing was
-tuned.
-
-Made by `{command}` in {minutes} minutes of a busy core. Versions: {told}.
+Made by `{command}` in {minutes} minutes of one core. Versions: {versions}.
 """
 
 
 def _command(asked: argparse.Namespace) -> str:
     seeds = " ".join(map(str, asked.seeds))
     options = f"--probe {asked.probe} --test {asked.test} --seed {asked.seed} --seeds {seeds}"
-    return f"python reports/probe/validate.py {options}"
+    return f"python reports/probe/validate.py --pair {asked.pair} {options}"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return what was found on each pair that was run."""
+    files = [folder / f"{name}.json" for name in BEDS]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def write_docs(text: str) -> None:
@@ -241,8 +267,9 @@ def write_docs(text: str) -> None:
 
 
 def main() -> None:
-    """Run what is missing, and write `validation.json` and `README.md`."""
+    """Run what is missing on one pair, and write its JSON and `README.md`."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pair", choices=BEDS, default="countdown")
     parser.add_argument("--probe", type=int, default=120, help="validation problems")
     parser.add_argument("--test", type=int, default=320, help="test problems")
     parser.add_argument("--seed", type=int, default=0, help="of the probe")
@@ -252,9 +279,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = study(None if asked.done else ne.load_pair(), asked)
-    spent = [json.loads(file.read_text())["seconds"] for file in asked.work.glob("*.json")]
+    rows = study(BEDS[asked.pair], asked)
+    spent = [json.loads(f.read_text())["seconds"] for f in (asked.work / asked.pair).glob("*.json")]
     made = {
+        "pair": asked.pair,
         "command": _command(asked),
         "seed": asked.seed,
         "seeds": asked.seeds,
@@ -264,10 +292,11 @@ def main() -> None:
         "versions": dict(versions()),
         "rows": rows,
     }
-    (asked.output / "validation.json").write_text(json.dumps(made, indent=1) + "\n")
-    (asked.output / "README.md").write_text(page(made), encoding="utf-8")
+    (asked.output / f"{asked.pair}.json").write_text(json.dumps(made, indent=1) + "\n")
+    text = page(read(asked.output))
+    (asked.output / "README.md").write_text(text, encoding="utf-8")
     if asked.output == HERE:
-        write_docs(page(made))
+        write_docs(text)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from nabla_eval.dto.objective import Site, reward_pass
 from nabla_eval.engine import naive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.options import Objective, Sampling
 from nabla_eval.probing import fidelity
-from nabla_eval.probing.requests import Linearise, Look
+from nabla_eval.probing.plan import Plan
+from nabla_eval.probing.requests import Linearise
 from nabla_eval.probing.reward import best_of, summary
+from nabla_eval.probing.room import open_places
 from nabla_eval.protocol import Generate
 from nabla_eval.testing import tiny_pair, tiny_problems
 
@@ -59,14 +62,13 @@ def test_a_mixture_of_one_token_is_that_token() -> None:
 def test_places_hold_what_the_policy_finds_plausible() -> None:
     pair = tiny_pair()
     (problem,) = tiny_problems(pair, 1)
-    execute = Executor(pair)
-    (draft,) = execute([Generate(problem, problem.key, Sampling())])
-    (found,) = execute([Look(problem, draft, 0.05, 4)])
+    (draft,) = Executor(pair)([Generate(problem, problem.key, Sampling())])
+    found = open_places(pair.policy, draft, Plan(plausible=0.05, tokens=4))
     p = pair.policy.head(draft.states).softmax(-1)
-    assert [place.position for place in found.places] == [
+    assert [place.position for place in found] == [
         i for i, row in enumerate(p) if int((row >= 0.05).sum()) >= 2
     ]
-    for place in found.places:
+    for place in found:
         row = p[place.position]
         assert place.plausible == int((row >= 0.05).sum())
         assert place.outside == pytest.approx(1 - float(row.topk(2).values.sum()), abs=1e-9)
@@ -89,16 +91,12 @@ def sites(problems: int, noise: float, rollouts: int = 4) -> list[list[dict[str,
 def test_noise_of_rollouts_is_taken_out_of_correlations() -> None:
     """A perfect ranking has 1 with and without noise, though half the rollouts disagree with it."""
     quiet, loud = sites(800, 0.0), sites(800, 3.0)
-    own = [
-        fidelity.correlated(loud, name, "rolled", fidelity.ranks) for name in ("policy", "swapped")
-    ]
-    exact = fidelity.correlated(quiet, "swapped", "rolled", fidelity.ranks)
+    own = [fidelity.correlated(loud, name, "rolled") for name in ("policy", "swapped")]
+    exact = fidelity.correlated(quiet, "swapped", "rolled")
     assert own[0].value == pytest.approx(1, abs=0.1)  # 3 standard errors
     assert own[1].estimate.low < exact.value < own[1].estimate.high
-    raw = [
-        fidelity.ranks(s["policy"]) @ fidelity.ranks(s["rolled"][:, :2].mean(1)) for (s,) in loud
-    ]
-    assert np.mean(raw) / 5 < 0.7  # what the correlation would be, noise left in
+    raw = [spearmanr(s["policy"], s["rolled"][:, :2].mean(1)).statistic for (s,) in loud]
+    assert np.mean(raw) < 0.7  # what the correlation would be, noise left in
     top = fidelity.correlated(loud, "policy", "rolled", fidelity.tops)
     assert top.estimate.low < 1.1 and top.value > 0.8
     assert fidelity.above(own[1], own[0]).high < 0
@@ -106,7 +104,7 @@ def test_noise_of_rollouts_is_taken_out_of_correlations() -> None:
 
 def test_equal_values_have_no_ranking() -> None:
     flat = [[{"policy": [0.0, 0.0], "rolled": np.zeros((2, 2)), "kept": [0.0, 0.0]}]] * 3
-    found = fidelity.correlated(flat, "policy", "kept", fidelity.ranks)
+    found = fidelity.correlated(flat, "policy", "kept")
     assert np.isnan(found.value) and np.isnan(found.estimate.value)
     assert fidelity.agreement(flat, "policy", "kept").value == pytest.approx(0.5)
 
@@ -123,4 +121,4 @@ def test_unknown_answers_are_said() -> None:
     problems = [{"drafts": [{"reward": r, "right": None} for r in (0.0, 1.0)]}] * 3
     found = summary(problems, 2)
     assert found["auc_within"] is None and "not known" in found["note"]
-    assert [row["reward"]["value"] for row in found["best_of"]] == [0.5, 1.0]
+    assert [row["reward"].value for row in found["best_of"]] == [0.5, 1.0]

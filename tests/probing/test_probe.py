@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import nabla_eval as ne
+from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.errors import ConfigError, DataError, ItemError, ModelError
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
@@ -81,7 +82,7 @@ def rounded(found: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: None, "holds another probe"),
+        (lambda folder: None, "probe with another"),
         (lambda folder: (folder / SETTINGS).write_text("[1"), "cannot be used"),
         (lambda folder: (folder / SETTINGS).write_text("[1]"), "is none of a probe"),
     ],
@@ -137,8 +138,8 @@ def test_answers_that_nobody_knows_are_no_failure() -> None:
 # --- the verdict's rules ---
 
 
-def estimate(value: float, low: float, high: float) -> dict[str, Any]:
-    return {"value": value, "ci95": [low, high], "problems": 50}
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, (high - low) / 4, low, high, 50)
 
 
 def sections(**given: Any) -> dict[str, Any]:
@@ -168,20 +169,39 @@ def sections(**given: Any) -> dict[str, Any]:
         },
         "advantage": {
             "n": 8, "runs_that_differ": told["differ"], "calls_per_problem": some,
-            "margin": {"accuracy": told["margin"], "reward": some},
+            "margin": {"accuracy": told["margin"], "reward": some}, "common": {"right": some},
         },
-        "reward": {"note": None, "auc_within": told["auc"], "over_optimised": told["lost"]},
+        "reward": {
+            "note": None, "auc_within": told["auc"], "over_optimised": told["lost"],
+            "best_of": [{"k": 8, "right": some}],
+        },
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("given", "answer", "words"),
     [
-        ({"margin": estimate(0.018, 0.006, 0.03)}, "pays", "expect +1.8 points (+0.6 to +3.0)"),
-        ({"margin": estimate(-0.08, -0.1, -0.06)}, "costs", "expect -8.0 points"),
-        ({}, "cannot be told", "which cannot be told from nothing"),
-        ({"differ": estimate(0.004, 0.0, 0.01)}, "cannot matter", "changes 0.4 % (0.0 % to 1.0 %)"),
-        ({"margin": estimate(0.002, -0.004, 0.008)}, "cannot matter", "expect +0.2 points"),
+        (
+            {"margin": estimate(0.018, 0.006, 0.03)},
+            "pays",
+            "Yes: use it. Expect +1.8 points (+0.6 to +3.0)",
+        ),
+        (
+            {"margin": estimate(-0.08, -0.1, -0.06)},
+            "costs",
+            "No: the gradient does harm. Expect -8.0 points",
+        ),
+        ({}, "cannot be told", "No reason to so far: a gain cannot be told from none"),
+        (
+            {"differ": estimate(0.004, 0.0, 0.01)},
+            "cannot matter",
+            "changes 0.4 % (0.0 to 1.0) of runs",
+        ),
+        (
+            {"margin": estimate(0.002, -0.004, 0.008)},
+            "cannot matter",
+            "cannot matter here. Expect +0.2 points",
+        ),
         ({"moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
         ({}, "cannot be told", "tokens no better than the policy does"),
         ({"above": estimate(0.2, 0.1, 0.3)}, "cannot be told", "tokens better than the policy"),
