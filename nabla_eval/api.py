@@ -26,7 +26,7 @@ from nabla_eval.methods.registry import configure, settle, start
 from nabla_eval.models import load
 from nabla_eval.models.chat import check_asked, render
 from nabla_eval.models.pair import Messages, Pair
-from nabla_eval.options import DTO, Sampling, build, flatten
+from nabla_eval.options import DTO, Sampling, build, coerce, flatten
 from nabla_eval.outcome import Outcome
 from nabla_eval.protocol import Problem, Refine, Score
 from nabla_eval.randomness import Key
@@ -35,6 +35,7 @@ from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 from nabla_eval.traces import Record, record
 from nabla_eval.traces.observe import Observed
+from nabla_eval.validation import Count
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
@@ -119,6 +120,7 @@ def generate(
     for a problem that does not fit.
     """
     config = settle(configure(method, options, preset), rewarded=pair.reward is not None)
+    batch_size = coerce("batch_size", batch_size, Count, 32)
     if config.needs_chat:
         check_asked(pair.policy.tokenizer)
     if why := config.idle:

@@ -34,7 +34,7 @@ class Verbatim(click.Command):
     context_settings={"ignore_unknown_options": True},
     options_metavar="[OPTIONS] [LM-EVAL OPTIONS]",
 )
-@option("--method", "nabla, best_of_n, ...  [default: nabla]")
+@option("--method", "nabla, best_of_n, ..., or a module's (my_package.second).  [default: nabla]")
 @option("--preset", "paper, or released[_aime|_amc]: their values instead of ours.")
 @option("--n", "Rollouts per problem.", type=COUNT)
 @option(
@@ -69,7 +69,11 @@ class Verbatim(click.Command):
     "Who says which final answers are right.  [default: nabla_eval]",
     type=click.Choice(GRADERS),
 )
-@option("--name", "What tables call the run.  [default: the folder's name]")
+@option(
+    "--name",
+    "What `run`, `sweep` and the viewer call it; reports name runs by method and options.  "
+    "[default: the folder's name]",
+)
 @option(
     "--output",
     "The run folder.  [default: below results/, named after the options]",

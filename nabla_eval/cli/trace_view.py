@@ -211,7 +211,7 @@ def told(story: Story, whole: bool = False) -> Iterator[RenderableType]:
 
 def _summary(story: Story) -> Table:
     """Return what became of the draft, what is right and what it took."""
-    table = _table("", "")
+    table = _table("", " ", fold=" ")
     table.show_header = False
     if story.gold is not None:
         table.add_row(Text("Gold answer"), Text(_line(story.gold)))
@@ -278,6 +278,7 @@ def _step(step: StoryStep, most: int | None) -> RenderableType:
     gradient = {
         "taken": f"gradient norm {number(step.gradient_norm, 3)}",
         "certified": "certified: no gradient could change the draw",
+        "alone": "certified: min_probability allowed no other token",
         "none": "no gradient",
     }
     head = Text.assemble(

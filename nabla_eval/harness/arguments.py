@@ -240,9 +240,16 @@ def _refuse_contradictions(arguments: Arguments, paired: bool) -> None:
             "enable_thinking=True needs think_end_token, or the thoughts would be graded. "
             "Try think_end_token=</think>."
         )
-    size = hf.get("batch_size", 32)
-    if not str(size).startswith("auto"):
+    check_batch_size(hf.get("batch_size", 32))
+
+
+def check_batch_size(size: Any) -> None:
+    """Raise `ConfigError` unless a batch size is a count, `auto` or lm-eval's `auto:N`."""
+    automatic, colon, times = str(size).partition(":")
+    if automatic != "auto":
         coerce("batch_size", size, Count, 32)
+    elif colon:
+        coerce("the N of batch_size=auto:N", times, Count)
 
 
 # With a loaded pair these still mean something; the rest would silently do nothing.

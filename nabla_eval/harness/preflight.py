@@ -56,11 +56,12 @@ def check_command_line(words: Sequence[str] | None = None) -> None:
     if (options.get("model") or stored.get("model")) != NAME:
         return
     plain_errors()
-    from nabla_eval.harness.arguments import read
+    from nabla_eval.harness.arguments import check_batch_size, read
 
     try:
         refuse(options, stored)
         read(options["model_args"] or stored.get("model_args") or {})
+        check_batch_size(options.get("batch_size") or stored.get("batch_size") or 32)
     except NablaError as error:
         raise SystemExit(visible(f"Error: {error}")) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar
 
 from nabla_eval import extensions
@@ -112,10 +113,30 @@ METHODS: dict[str, MethodSpec] = {
 
 
 def spec(method: str) -> MethodSpec:
-    """Look a method up by name; `ConfigError` offers the closest names."""
+    """Look a method up by name, or by the module (`my_package.second`) whose `METHOD` it is.
+
+    Raises `ConfigError` for an unknown method, and for a module that has none.
+    """
+    if method not in METHODS and "." in method:
+        METHODS[method] = _elsewhere(method)
     if method not in METHODS:
         raise ConfigError(f"Unknown method {method!r}. {suggest(method, METHODS)}")
     return METHODS[method]
+
+
+def _elsewhere(module: str) -> MethodSpec:
+    try:
+        found = getattr(import_module(module), "METHOD", None)
+    except (ImportError, TypeError) as error:  # a name such as ..x
+        raise ConfigError(
+            f"method={module} names a module that cannot be imported: {error}. Put its folder on "
+            "PYTHONPATH."
+        ) from error
+    if not isinstance(found, MethodSpec):
+        raise ConfigError(
+            f"{module} has no METHOD. Try METHOD = MethodSpec(Options, function, summary)."
+        )
+    return found
 
 
 def read_only_by(*readers: str) -> set[str]:

@@ -103,7 +103,18 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
         "interval's). Interval: Wilson's, with the effective sample size. Calls: model calls per "
         "answer. Right/100: right answers per 100 calls. Twin: the same run without gradient steps "
         "(steps=0). Names say what deviates from most runs of the same method.",
+        *called_otherwise(runs),
     )  # fmt: skip
+
+
+def called_otherwise(runs: Sequence[Run]) -> list[str]:
+    """Say once which folder's runs have which name here: the table after `run` has the folder's."""
+    names = [
+        f"{run.name} is {', '.join({each.name: None for each in run.folders})}" for run in runs
+    ]
+    return (
+        [f"Run folders: {'; '.join(dict.fromkeys(names))}."] if any(r.folders for r in runs) else []
+    )
 
 
 def _answers(row: Row) -> str:

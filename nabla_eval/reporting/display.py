@@ -20,6 +20,7 @@ from nabla_eval.traces.index import whole
 from nabla_eval.traces.schema import Record
 
 SHOWN = 12  # candidates that are listed
+TOKENS = 2500  # of each response, with their numbers: half a megabyte of a notebook
 # Of notebooks whose colours need not be the system's: JupyterLab's, VS Code's.
 _THEMES = (
     'body[data-jp-theme-light="true"], body.vscode-light',
@@ -37,7 +38,7 @@ class Told(Story):
             page.render(
                 story=self, facts=facts(self), style=_style(), visible=visible, describe=describe,
                 most=max(filter(math.isfinite, entropies), default=0.0), shown=SHOWN,
-                rewards=rewards,
+                rewards=rewards, tokens_shown=TOKENS,
             )
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 Change: TypeAlias = Literal["wrong-right", "right-wrong", "stayed-right", "stayed-wrong", "unknown"]
 Right: TypeAlias = tuple[bool | None, bool | None]  # the first draft and the answer
 Owners: TypeAlias = dict[int, tuple[int, bool]]  # position -> `Token.by` and `Token.revised`
+HALF = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no whole character
 SHORT = 200  # characters of a text that a list shows
 # What the fields of an lm-eval doc are called that hold its question.
 QUESTIONS = ("question", "problem", "query", "input", "prompt", "instruction")
@@ -54,7 +55,8 @@ class StoryStep:
     entropy: float
     top_probability: float
     gradient_norm: float | None
-    gradient: Literal["taken", "certified", "none"]  # certified: none could change the draw
+    # certified: none could change the draw; alone: min_probability left no other token to draw
+    gradient: Literal["taken", "certified", "alone", "none"]
     old_text: str
     new_text: str
     shared: str  # text before the position, the same in both
@@ -219,8 +221,10 @@ def tell(record: Record, told: Assessment = NOTHING) -> Story:
     profiles = record.get("profiles", {})
     first = profiles.get("first")
     final = profiles.get("final", None if entry["revised"] else first)
-    first_tokens = _plain(start) if first is None else _tokens(first, {})
-    final_tokens = _plain(outcome["text"]) if final is None else _tokens(final, owners)
+    first_tokens = _plain(start) if first is None else _tokens(first, {}, start)
+    final_tokens = (
+        _plain(outcome["text"]) if final is None else _tokens(final, owners, outcome["text"])
+    )
     question = told.question or entry.get("question") or record["prompt"]
     return Story(
         **{**vars(brief(entry, told)), "question": question},
@@ -295,8 +299,13 @@ def _gradient(record: Record, candidate: Candidate) -> str:
     """Say whether a gradient was taken for a draw, and if not why."""
     if candidate["gradient_norm"] is not None:
         return "taken"
-    refined = record["config"].get("steps") != 0  # the twin's draws are certain by its nature
-    return "certified" if refined and candidate.get("certified") else "none"
+    config = record["config"]
+    # The twin's draws are certain by its nature.
+    if config.get("steps") == 0 or not candidate.get("certified"):
+        return "none"
+    # Either the most likely token leaves too little to any other, or it is too unlikely itself.
+    least, most = config.get("min_probability") or 0.0, candidate["top_probability"]
+    return "alone" if most < least or 1 - most < least else "certified"
 
 
 def _chosen(choice: Choice) -> Chosen:
@@ -341,13 +350,35 @@ def _plain(text: str) -> tuple[Token, ...]:
     return (Token(text),) if text else ()
 
 
-def _tokens(profile: Profile, owners: Owners) -> tuple[Token, ...]:
-    texts, norms = profile["tokens"], profile["gradient_norms"]
+def _tokens(profile: Profile, owners: Owners, whole: str) -> tuple[Token, ...]:
+    texts, norms = _characters(profile["tokens"], whole), profile["gradient_norms"]
     places = range(len(texts))
     norm = map(norms.get, map(str, places)) if norms else repeat(None)
     by = [owners.get(place, (None, False)) for place in places] if owners else repeat((None, False))
     columns = zip(texts, profile["entropy"], norm, by, strict=False)
     return tuple([Token(text, entropy, own, *who) for text, entropy, own, who in columns])
+
+
+def _characters(texts: Sequence[str], whole: str) -> list[str]:
+    """Return the texts of tokens, with characters that several tokens make up at the first of them.
+
+    Alone, a token of half a character reads as � or ��; the whole text has the character.
+    """
+    found, at = list(texts), 0
+    places = iter(range(len(texts)))
+    for place in places:
+        if HALF not in texts[place]:
+            at += len(_matching(texts[place], whole[at:]))
+            continue
+        end = next((i for i in range(place, len(texts)) if HALF not in texts[i]), len(texts))
+        rest = whole[at : at + sum(map(len, texts[place:end]))]  # no more characters than pieces
+        if end < len(texts) and texts[end] in rest:
+            rest = rest[: rest.index(texts[end])]
+        found[place:end] = [rest, *[""] * (end - place - 1)]
+        at += len(rest)
+        for _ in range(place + 1, end):
+            next(places)
+    return found
 
 
 # --- the moves of a search as a tree, depth first, with the path to the answer marked ---

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
-from nabla_eval.harness.arguments import NEUTRAL, Arguments
+from nabla_eval.harness.arguments import NEUTRAL, Arguments, check_batch_size
 from nabla_eval.harness.preflight import parse, read_config, refuse
 from nabla_eval.harness.register import NAME
 from nabla_eval.methods.registry import option_names
@@ -121,6 +121,7 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     if "batch_size" not in options:
         chosen = given.get("batch_size") or stored.get("batch_size") or BATCH_SIZE
         options["batch_size"] = arguments.pop("batch_size", chosen)
+    check_batch_size(options["batch_size"])
     if given.get("grader") is not None:
         options["metadata"] = {**(options["metadata"] or {}), "grader": given["grader"]}
     named = options["tasks"] or stored.get("tasks") or ()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
+import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,6 +141,7 @@ class Evaluator:
         register()
         compiled = functools.lru_cache(maxsize=256)(lm_eval.utils.env.from_string)
         describe = lm_eval.evaluator.add_env_info
+        commit = functools.partial(_commit, lm_eval.evaluator.get_git_commit_hash)
 
         def model(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
             return self._model({**further, **arguments}, hooks)
@@ -156,6 +159,7 @@ class Evaluator:
         with (
             patch.object(NablaLM, "create_from_arg_obj", model),
             patch.object(lm_eval.evaluator, "add_env_info", add_environment),
+            patch.object(lm_eval.evaluator, "get_git_commit_hash", commit),
             patch.object(lm_eval.utils.env, "from_string", compiled),
             patch.object(lm_eval.tasks, "TaskManager", manager),
         ):
@@ -198,6 +202,18 @@ class Evaluator:
             if everything or all(knows(self._managers[key], name) for name in names):
                 break
         return self._managers[key]
+
+
+def _commit(ask: Callable[[], str | None]) -> str | None:
+    """Return lm-eval's commit of the folder, without git's complaint where that is no clone."""
+    from lm_eval.loggers.utils import get_commit_from_path
+
+    try:
+        command, words = ["git", "rev-parse"], {**os.environ, "LC_ALL": "C"}
+        said = subprocess.run(command, capture_output=True, env=words).stderr
+    except OSError:  # no git
+        said = b""
+    return get_commit_from_path(os.getcwd()) if b"not a git repository" in said else ask()
 
 
 _ENVIRONMENT: dict[str, Any] = {}  # as lm-eval describes it, once per process

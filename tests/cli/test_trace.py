@@ -170,7 +170,7 @@ def test_show_tells_right_and_wrong_the_gold_answer_and_small_numbers(tmp_path: 
         "Gold answer  a+13=4",
         "Draft        wrong, answers a+12=7, reward 0.000",
         "Answer       right, answers a+13=4, reward 1.000",
-        "ended: n used up",
+        "2 candidates, 1 accepted; 10 model calls; ended: n used up",
         "wrong, answers a+1=9",
         "reward 0.000040 → 0.000042",
         "certified: no gradient",

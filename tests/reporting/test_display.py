@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from large_runs import large_record
 from run_folders import record
 from told_runs import HOSTILE, searched_records, told_records, write_told_run
 
 import nabla_eval
-from nabla_eval.reporting.display import SHOWN, rewards, story
+from nabla_eval.reporting.display import SHOWN, TOKENS, rewards, story
 from nabla_eval.terminal import visible
+from nabla_eval.traces.schema import seal
 
 
 class Elements(HTMLParser):
@@ -88,6 +91,11 @@ def test_a_row_of_the_frame_is_told_with_its_score(tmp_path) -> None:
     shown = [nabla_eval.story(answers.loc[i]) for i in range(3)]
     assert [each.right[1] for each in shown] == [True, False, False]
     assert str(shown[0]).startswith("toy/0/0 · right · reward 0.000 → 1.000 · 1 of 2 candidates")
+
+
+def test_a_long_response_stays_small_and_says_what_is_left_out() -> None:
+    shown = story(json.loads(seal(large_record(0, 7, TOKENS + 1234))))._repr_html_()
+    assert shown.count("… 1,234 more tokens") == 2 and len(shown) < 1_000_000
 
 
 def test_long_lists_are_cut_and_searches_are_told() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from told_runs import HOSTILE, searched_records, told_records
+from told_runs import HOSTILE, profile, searched_records, told_records
 
 from nabla_eval.analysis.grades import Graded, Grades
 from nabla_eval.reporting.story import Assessment, Story, brief, own_question, tell, tree_of
@@ -70,18 +70,39 @@ def test_each_candidate_and_draft_has_its_grade() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "certified", "steps", "said"),
-    [(1e-9, False, 20, "taken"), (None, True, 20, "certified"), (None, False, 20, "none"),
-     (None, True, 0, "none")],
+    ("norm", "certified", "steps", "most", "said"),
+    [(1e-9, False, 20, 0.5, "taken"), (None, True, 20, 0.5, "certified"),
+     (None, False, 20, 0.5, "none"), (None, True, 0, 0.5, "none"),
+     # Of tokens below min_probability=0.01 the most likely one alone may be drawn.
+     (None, True, 20, 0.995, "alone"), (None, True, 20, 0.005, "alone")],
 )  # fmt: skip
 def test_a_draw_without_a_gradient_says_why(
-    norm: float | None, certified: bool, steps: int, said: str
+    norm: float | None, certified: bool, steps: int, most: float, said: str
 ) -> None:
     (record, *_) = told_records()
-    record["config"]["steps"] = steps
+    record["config"] |= {"steps": steps, "min_probability": 0.01}
     for step in record["candidates"]:
-        step |= {"gradient_norm": norm, "certified": certified}
+        step |= {"gradient_norm": norm, "certified": certified, "top_probability": most}
     assert {step.gradient for step in tell(record).steps} == {said}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole", "shown"),
+    [
+        (["a", "�", "�", "b"], "a∇b", ["a", "∇", "", "b"]),
+        (["�", "��", "<eos>"], "∇", ["∇", "", "<eos>"]),
+        (["<bos>", "é", "�", "�", "�", "�"], "é日本", ["<bos>", "é", "日本", "", "", ""]),
+        (["a", "�", "b"], "a�b", ["a", "�", "b"]),  # bytes that are no character at all
+        (["�", "�", "x", "�", "�"], "éxé", ["é", "", "x", "é", ""]),
+    ],
+)
+def test_characters_that_several_tokens_make_up_are_whole(
+    pieces: list[str], whole: str, shown: list[str]
+) -> None:
+    (record, *_) = told_records()
+    record["drafts"][0]["text"] = whole
+    record["profiles"]["first"] = profile(pieces, [0.0] * len(pieces), {})
+    assert [token.text for token in tell(record).first] == shown
 
 
 def test_how_a_search_ended_is_said_in_words() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from shutil import which
+from subprocess import run
+
 import pytest
 from lm_eval.api.instance import Instance
 
@@ -9,7 +12,7 @@ from nabla_eval.errors import ConfigError, DataError
 from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.task_files import tasks_path
 from nabla_eval.runs.command import compose
-from nabla_eval.runs.evaluate import Evaluator, knows
+from nabla_eval.runs.evaluate import Evaluator, _commit, knows
 from nabla_eval.traces.manifest import read_manifest
 
 STEPS = {"step": "semicolon"}
@@ -50,6 +53,25 @@ def test_a_sweep_that_keeps_its_models_asks_them_what_a_run_asks(
     assert alone.generate_until([request], disable_tqdm=True) == first  # of the same trace
     (trace,) = tmp_path.glob("trace-*")
     assert len(trace.read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.skipif(which("git") is None, reason="git is absent")
+def test_git_says_nothing_of_a_folder_that_is_no_clone(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert _commit(lambda: pytest.fail("asked")) is None
+    run(["git", "init", "-q"], check=True)
+    assert _commit(lambda: "abc") == "abc" and capfd.readouterr().err == ""
+    monkeypatch.setenv("PATH", "")  # where lm-eval looks for the commit itself
+    assert _commit(lambda: "abc") == "abc"
+
+
+@pytest.mark.parametrize("size", ["0", "x", "2.5", "auto:x"])
+def test_a_batch_size_that_is_none_is_refused_before_anything_is_loaded(size):
+    for given in ({"batch_size": size}, {"settings": {"batch_size": size}}):
+        with pytest.raises(ConfigError, match="batch_size"):
+            compose([], **given)
+    with pytest.raises(ConfigError, match="batch_size"):
+        compose(["--batch_size", size])
 
 
 def test_only_given_folders_are_indexed_where_they_have_all_names(tmp_path, monkeypatch):

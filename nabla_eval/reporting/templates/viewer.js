@@ -283,7 +283,8 @@ function candidates(problem) {
   });
 }
 
-const CERTAIN = { certified: "certified: no gradient could change the draw", none: "no gradient" };
+const CERTAIN = { certified: "certified: no gradient could change the draw",
+  alone: "certified: min_probability allowed no other token", none: "no gradient" };
 
 function candidate(found, { shared, oldRest, newRest }) {
   const kind = found.verdict === "accepted" ? "right" : "wrong";
