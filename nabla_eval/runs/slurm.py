@@ -19,17 +19,16 @@ cd {here}
 cells=(
 {cells}
 )
-{command} --cell "${{cells[$SLURM_ARRAY_TASK_ID]}}" &
-run=$!
-# bash runs a trap only after the command in the foreground, so the cell is in the background.
 stop() {{
-    kill -TERM "$run"
-    wait "$run" || true
+    kill -TERM $(jobs -p) || true
+    wait
     scontrol requeue "$SLURM_JOB_ID"
     exit 143
 }}
 trap stop TERM
-wait "$run"
+# bash runs a trap only after the command in the foreground, so the cell is in the background.
+{command} --cell "${{cells[$SLURM_ARRAY_TASK_ID]}}" &
+wait "$!"
 """  # noqa: E501
 
 
