@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import islice, repeat
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -354,9 +355,12 @@ def _tokens(profile: Profile, owners: Owners, whole: str) -> tuple[Token, ...]:
     texts, norms = _characters(profile["tokens"], whole), profile["gradient_norms"]
     places = range(len(texts))
     norm = map(norms.get, map(str, places)) if norms else repeat(None)
-    by = [owners.get(place, (None, False)) for place in places] if owners else repeat((None, False))
-    columns = zip(texts, profile["entropy"], norm, by, strict=False)
-    return tuple([Token(text, entropy, own, *who) for text, entropy, own, who in columns])
+    by = [owners.get(place, (None, False)) for place in places] if owners else []
+    writers, revised = zip(*by, strict=True) if owners and by else (repeat(None), repeat(False))
+    columns = zip(texts, profile["entropy"], norm, writers, revised, strict=False)
+    return tuple(
+        map(partial(tuple.__new__, Token), columns)
+    )  # `Token._make`, in a third of its time
 
 
 def _characters(texts: Sequence[str], whole: str) -> list[str]:

@@ -106,10 +106,9 @@ def _lean(story: Story) -> dict[str, Any]:
     found = {field.name: getattr(story, field.name) for field in fields(story)}
     for name in ("first", "final"):
         if tokens := found[name]:
-            found[name] = [
-                (text, entropy if entropy is None else round(entropy, 4), *rest)
-                for text, entropy, *rest in tokens
-            ]
+            texts, entropy, *rest = zip(*tokens, strict=True)
+            short = [x if x is None else round(x, 4) for x in entropy]
+            found[name] = list(zip(texts, short, *rest, strict=True))
     if found["question"] == found["prompt"]:
         found["prompt"] = None
     found["start"] = story.steps[0].before if story.steps else ""

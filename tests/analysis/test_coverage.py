@@ -12,6 +12,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -176,6 +177,7 @@ def of_a_run(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
     }
 
 
+@cache
 def cost_columns() -> set[str]:
     return {*as_run([record(0)]).answers.columns}
 

@@ -85,10 +85,12 @@ def test_an_optimiser_that_names_no_bound_switches_certification_off(
     (tmp_path / "leaps" / "bounded.py").write_text(bounded)
     monkeypatch.syspath_prepend(tmp_path)
     pair = tiny_pair(seed=3)
-    problems = tiny_problems(pair, 12)
+    problems = tiny_problems(pair, 6)
 
     def answers(**options: Any) -> tuple[list[tuple[int, ...]], int]:
-        config = configure("nabla", {"n": 6, "passes": 3, "temperature": 1.0, **options})
+        config = configure(
+            "nabla", {"n": 6, "passes": 3, "steps": 4, "temperature": 1.0, **options}
+        )
         found = drive_all([start(problem, config) for problem in problems], Executor(pair))
         return [outcome.tokens for outcome in found], sum(o.certified for o in found)
 
