@@ -187,14 +187,14 @@ def wrong_determinant(tokens: int) -> sympy.Expr:
     return sympy.Symbol("p1") ** tokens
 
 
-class Noticed(Exception):
+class NoticedError(Exception):
     """A row does not hold: the rest of its claim need not be computed."""
 
 
 def row_that_holds(*values: Any) -> checks.Check:
     row = ROW(*values)
     if not row.passed:
-        raise Noticed(row.name)
+        raise NoticedError(row.name)
     return row
 
 
@@ -373,7 +373,7 @@ def test_a_broken_formula_fails_its_check(
     monkeypatch.setattr(owner, name, broken)
     monkeypatch.setattr(checks, "_row", row_that_holds)
     # A formula that is broken may be one that cannot be evaluated any more.
-    with pytest.raises((Noticed, ValueError, ArithmeticError, RuntimeError)):
+    with pytest.raises((NoticedError, ValueError, ArithmeticError, RuntimeError)):
         claims.run_claim(claim, Context())
 
 
