@@ -53,7 +53,11 @@ PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
 @option("--rollouts", "Rollouts of each token there, an even number.  [default: 4]", type=COUNT)
 @option("--repeats", "Pairs of loops on a problem.  [default: 2]", type=COUNT)
 @option("--splits", "Places at which a pair of loops is split.  [default: 2]", type=COUNT)
-@option("--max-seconds", "Begin no problem after that.", type=click.FloatRange(0, min_open=True))
+@option(
+    "--max-seconds",
+    "Begin no problem after that.  [default: 240]",
+    type=click.FloatRange(0, min_open=True),
+)
 @option(
     "--output",
     "Folder for the figures, a page and a picture; the same command goes on from it.",

@@ -13,7 +13,7 @@ embeddings thus serves all positions; rows of length V are formed only where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -55,6 +55,11 @@ class EmbeddingGradients:
     policy: Float[Tensor, "K D"]  # d(-nll_weight log pi)/de
     reward: Float[Tensor, "K Dr"]  # d(-lam r)/de', 0 at tokens that are not scored
     value: float  # r(y|x)
+
+    def first_row(self) -> EmbeddingGradients:
+        """Return the gradient at `first` alone, without holding on to the rest."""
+        rows = {name: getattr(self, name)[:1].clone() for name in ("hidden", "policy", "reward")}
+        return replace(self, **rows)
 
     def spans(self, rows: Sequence[int]) -> list[slice]:
         """Where positions of the sequence stand in the tensors."""

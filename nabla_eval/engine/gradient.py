@@ -76,10 +76,12 @@ class Gradients:
 
     def __init__(self) -> None:
         self._taken = WeakTensorKeyDictionary()  # by the trajectory's states
+        self._flipped = WeakTensorKeyDictionary()  # the same, of single rows
 
     def clear(self) -> None:
         """Drop all."""
         self._taken.clear()
+        self._flipped.clear()
 
     def find(self, start: Start, objective: Objective) -> EmbeddingGradients | None:
         """Return the gradient at a hard sequence, if it was taken from that position on."""
@@ -106,6 +108,24 @@ class Gradients:
             costs[i] = pass_cost(pair, start.problem, start.trajectory)
         found = [self.find(start, objective) for start in starts]
         return [own for own in found if own is not None], costs
+
+    def at_flips(
+        self, pair: Pair, starts: Sequence[Start], objective: Objective, caches: PrefixCaches
+    ) -> list[EmbeddingGradients]:
+        """Take passes that flips ask for, of which each start needs its first row alone.
+
+        These rows are kept: descents that differ in their rates flip to the same few tokens.
+        """
+        held = [self._flipped.setdefault(start.trajectory.states, {}) for start in starts]
+        names = [(s.hard, s.first, s.trajectory.scored, objective) for s in starts]
+        known = list(zip(held, names, strict=True))
+        new = {(id(own), name): i for i, (own, name) in enumerate(known) if name not in own}
+        missing = [starts[i] for i in new.values()]
+        for i, taken in zip(
+            new.values(), take_passes(pair, missing, objective, caches), strict=True
+        ):
+            held[i][names[i]] = taken.first_row()
+        return [own[name] for own, name in known]
 
 
 def take_passes(

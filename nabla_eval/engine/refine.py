@@ -212,9 +212,17 @@ def _firsts(sizes: Sequence[int]) -> list[int]:
 
 
 def optimise_rows(
-    pair: Pair, requests: Sequence[Refine], caches: PrefixCaches, gradients: Gradients
+    pair: Pair,
+    requests: Sequence[Refine],
+    caches: PrefixCaches,
+    gradients: Gradients,
+    keep_flips: bool = False,
 ) -> Solution:
-    """Take T steps of Alg. 4 on all free rows, from gradients that were taken."""
+    """Take T steps of Alg. 4 on all free rows, from gradients that were taken.
+
+    `keep_flips` is for requests with one free row that are made at several options of DTO: what
+    one descent asks for at a flipped token, the next ones find.
+    """
     first, dto, objective = requests[0], requests[0].dto, requests[0].dto.objective
     rows = [free_rows(request) for request in requests]
     sizes = [len(own) for own in rows]
@@ -239,7 +247,7 @@ def optimise_rows(
 
     def recompute(stale: list[int], tokens: list[tuple[int, ...]]) -> Tensor:
         new = [starts[i].with_tokens(rows[i], own) for i, own in zip(stale, tokens, strict=True)]
-        passes = take_passes(pair, new, objective, caches)
+        passes = (gradients.at_flips if keep_flips else take_passes)(pair, new, objective, caches)
         return row_gradients(
             pair, [(p, rows[i]) for p, i in zip(passes, stale, strict=True)], objective
         )

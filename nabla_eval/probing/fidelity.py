@@ -15,7 +15,7 @@ two halves is independent. Top-1 agreement is the same with indicators of the to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -41,15 +41,13 @@ KEPT, ROLLED = "kept", "rolled"  # exact changes: with the rest kept, or rolled 
 THIRDS = ("beginning", "middle", "end")
 
 
-def exchanges(
-    pair: Pair, draft: Trajectory, places: Sequence[OpenPlace], problem: Problem, most: int
-) -> list[OpenPlace]:
-    """Return positions with at least two tokens to compare, at most so many, drawn by the key.
+def exchanges(pair: Pair, draft: Trajectory, places: Sequence[OpenPlace]) -> dict[int, OpenPlace]:
+    """Return positions with at least two tokens to compare.
 
     The drafted token is one of them. Tokens that end the response or that the reward model lacks
     are none: they have no place in what it reads.
     """
-    known, found = pair.judge.known, []
+    known, found = pair.judge.known, {}
     for place in places:
         if place.position >= draft.scored:
             continue
@@ -62,14 +60,18 @@ def exchanges(
         usable.setdefault(own, math.exp(draft.log_probability[place.position]))
         if len(usable) >= 2:
             tokens, probabilities = tuple(usable), tuple(usable.values())
-            found.append(place._replace(tokens=tokens, probabilities=probabilities))
-    return some(found, problem, most)
+            found[place.position] = place._replace(tokens=tokens, probabilities=probabilities)
+    return found
 
 
-def some(items: Sequence[Any], problem: Problem, most: int) -> list[Any]:
-    """Return at most so many of the items, a random set that depends on the problem's key alone."""
-    order = (problem.key / "probe" / "position").uniforms(0, len(items)).argsort()
-    return [items[i] for i in sorted(order[:most].tolist())]
+def some(positions: Iterable[int], problem: Problem, most: int) -> list[int]:
+    """Return at most so many of the positions, drawn by the problem's key.
+
+    One random order of all positions serves every set that is drawn from, so that sets which share
+    positions share what is rolled out there.
+    """
+    numbers = (problem.key / "probe" / "position").uniforms(0, problem.max_new_tokens)
+    return sorted(sorted(positions, key=lambda i: float(numbers[i]))[:most])
 
 
 def roll_out(

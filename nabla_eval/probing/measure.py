@@ -33,7 +33,8 @@ def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan, grade: Grad
     places = room.open_places(pair.policy, draft, plan)
     gated = fidelity.some(uncertain(draft, config), problem, plan.positions)
     moved, own = yield from reach.measure(problem, draft, gated, config, plan)
-    chosen = fidelity.exchanges(pair, draft, places, problem, plan.positions)
+    comparable = fidelity.exchanges(pair, draft, places)
+    chosen = [comparable[i] for i in fidelity.some(comparable, problem, plan.positions)]
     wanted = [(place.position, token) for place in chosen for token in place.tokens]
     for i, *tokens in advantage.differing(gated, own, plan):
         wanted += [(i, token) for token in tokens]

@@ -89,9 +89,12 @@ class Probe:
 
     def _methods(self, asked: Sequence[Asked], config: Nabla) -> Iterator[Method]:
         limit, began = self.plan.max_seconds, time.monotonic()
-        for own in asked:
-            if limit is not None and time.monotonic() - began > limit:
-                LOGGER.warning("max_seconds=%g is over: the probe rests on fewer problems.", limit)
+        for i, own in enumerate(asked):
+            if time.monotonic() - began > limit:
+                LOGGER.warning(
+                    "max_seconds=%g is over: %d of %d problems are not begun.",
+                    limit, len(asked) - i, len(asked),
+                )  # fmt: skip
                 return
             yield measure(self.pair, own.problem, config, self.plan, own.grade)
 

@@ -77,7 +77,8 @@ def couple(executor: Executor, requests: Sequence[Couple]) -> list[Coupling]:
     # Taken for all positions, whichever come later.
     starts = [replace(start_of(own), first=0) for own in asked]
     executor.gradients.take(pair, starts, objective, executor.caches)
-    solution = optimise_rows(pair, asked, executor.caches, executor.gradients)
+    keep = asked[0].dto.update == "first"
+    solution = optimise_rows(pair, asked, executor.caches, executor.gradients, keep)
     if any(solution.broken):  # the batch is halved until it holds the one to blame alone
         raise no_gradient(pair, asked[0].problem, len(asked[0].trajectory.tokens))
     before, after = solution.start[solution.firsts], solution.logits[solution.firsts]

@@ -32,7 +32,7 @@ UNLIKE = {  # gradients to try in place of the one that ∇-Reasoner follows
 def verdict(sections: Mapping[str, Any], config: Nabla, missing: int = 0) -> dict[str, Any]:
     """Return the answer, what the figures say in words, and what to change."""
     case = _Case(sections, config)
-    left_out = [f"{missing} problems could not be measured and are left out."] if missing else []
+    left_out = [f"{missing} problems are left out: they failed, or the time was up."][: missing > 0]
     return {
         "answer": case.answer,
         "sentences": [*case.sentences(), *left_out],
@@ -95,13 +95,13 @@ class _Case:
         margin = _told(self.margin, " points") if self.graded else f"{_told(self.margin)} of reward"
         changed = f"the gradient changes {_told(own['runs_that_differ'], ' %')} of runs at N = {n}"
         start = {
-            "pays": "Yes: use it",
-            "costs": "No: the gradient does harm",
-            "cannot matter": "No: the gradient cannot matter here",
-            "cannot be told": "No reason to so far: a gain cannot be told from none",
+            "pays": "The gradient pays",
+            "costs": "The gradient does harm",
+            "cannot matter": "The gradient cannot matter here",
+            "cannot be told": "What the gradient gains cannot be told from nothing",
         }[self.answer]
         return (
-            f"{start}. Expect {margin} over the twin, the same search without gradients, for "
+            f"{start}: expect {margin} over the twin, the same search without gradients, for "
             f"{own['calls_per_problem'].value:.1f} model calls more a problem; {changed}."
         )
 

@@ -27,15 +27,15 @@ def probe_report(probe: Probe) -> Report:
         "probe", "What a gradient can buy here", "Whiskers: 95 % intervals over problems.",
         partial(draw, probe),
     )  # fmt: skip
-    title = f"Verdict: the gradient {_ANSWERS[verdict['answer']]}"
+    title = f"Verdict: {_ANSWERS[verdict['answer']]}"
     return Report("probe", title, tables, [*verdict["sentences"], *changes], [plot])
 
 
 _ANSWERS = {
-    "pays": "pays",
-    "costs": "costs more than it brings",
-    "cannot matter": "cannot matter",
-    "cannot be told": "makes no difference that can be told",
+    "pays": "use ∇-Reasoner here",
+    "costs": "do not use ∇-Reasoner here, its gradient does harm",
+    "cannot matter": "do not use ∇-Reasoner here, its gradient cannot matter",
+    "cannot be told": "no reason to use ∇-Reasoner here so far",
 }
 
 

@@ -69,6 +69,31 @@ def test_parts_change_nothing(
     assert sum(whole.passes) > 0
 
 
+def test_what_is_kept_at_flips_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descents at other rates find it, and are what they are without."""
+    pair, gradients = tiny_pair(seed=3), Gradients()
+    asked, taken = asks(pair, DTO(steps=8, lr=0.5, update="first"), 7), [0]
+    real = gradient.take_passes
+
+    def counted(pair: Pair, starts: Any, *rest: Any) -> Any:
+        taken[-1] += len(starts)
+        return real(pair, starts, *rest)
+
+    for lr in (0.5, 0.5, 1.0):
+        requests = [replace(own, dto=replace(own.dto, lr=lr)) for own in asked]
+        plain = optimise_rows(pair, requests)
+        assert min(plain.passes) > 0, "the rates must flip tokens"
+        monkeypatch.setattr(gradient, "take_passes", counted)
+        kept = refine.optimise_rows(pair, requests, PrefixCaches(), gradients, keep_flips=True)
+        monkeypatch.undo()
+        torch.testing.assert_close(kept.logits, plain.logits, rtol=0, atol=1e-10)
+        assert (kept.passes, kept.flips) == (plain.passes, plain.flips)
+        taken.append(0)
+    first, again, faster, _ = taken
+    assert first > len(asked), "a pass for each start, and for flips"
+    assert again == 0 and faster <= sum(plain.passes)
+
+
 def used(pair: Pair, request: Refine) -> float:
     """Peak bytes over those of one float32 number per free row and token."""
     found: list[Solution] = []

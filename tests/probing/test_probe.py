@@ -184,14 +184,14 @@ def sections(**given: Any) -> dict[str, Any]:
         (
             {"margin": estimate(0.018, 0.006, 0.03)},
             "pays",
-            "Yes: use it. Expect +1.8 points (+0.6 to +3.0)",
+            "The gradient pays: expect +1.8 points (+0.6 to +3.0)",
         ),
         (
             {"margin": estimate(-0.08, -0.1, -0.06)},
             "costs",
-            "No: the gradient does harm. Expect -8.0 points",
+            "The gradient does harm: expect -8.0 points",
         ),
-        ({}, "cannot be told", "No reason to so far: a gain cannot be told from none"),
+        ({}, "cannot be told", "cannot be told from nothing: expect"),
         (
             {"differ": estimate(0.004, 0.0, 0.01)},
             "cannot matter",
@@ -200,7 +200,7 @@ def sections(**given: Any) -> dict[str, Any]:
         (
             {"margin": estimate(0.002, -0.004, 0.008)},
             "cannot matter",
-            "cannot matter here. Expect +0.2 points",
+            "cannot matter here: expect +0.2 points",
         ),
         ({"moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
         ({}, "cannot be told", "tokens no better than the policy does"),
@@ -223,4 +223,4 @@ def test_the_verdict_follows_its_rules(given: dict[str, Any], answer: str, words
 
 
 def test_problems_that_failed_are_counted() -> None:
-    assert "3 problems could not be measured" in verdict(sections(), Nabla(), 3)["sentences"][-1]
+    assert "3 problems are left out" in verdict(sections(), Nabla(), 3)["sentences"][-1]
