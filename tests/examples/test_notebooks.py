@@ -29,18 +29,16 @@ def shown(notebook: NotebookNode) -> list[tuple[str, list[str], str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_it_runs_and_prints_what_is_stored(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_run_and_print_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    stored, fresh = shown(read(file, as_version=4)), shown(executed(file, tmp_path))
-    assert [each[:2] for each in stored] == [each[:2] for each in fresh]
-    for (*_, old), (*_, new) in zip(stored, fresh, strict=True):
-        assert NUMBER.sub("", old).split() == NUMBER.sub("", new).split()
-        numbers = [[float(n) for n in NUMBER.findall(text)] for text in (old, new)]
-        # Rounded to hundredths, of rewards that differ by up to 8e-5 between processors.
-        assert numbers[0] == pytest.approx(numbers[1], abs=0.011)
+    for file, notebook in zip(FILES, executed(FILES, tmp_path), strict=True):
+        stored, fresh = shown(read(file, as_version=4)), shown(notebook)
+        assert [each[:2] for each in stored] == [each[:2] for each in fresh], file.name
+        for (*_, old), (*_, new) in zip(stored, fresh, strict=True):
+            assert NUMBER.sub("", old).split() == NUMBER.sub("", new).split(), file.name
+            numbers = [[float(n) for n in NUMBER.findall(text)] for text in (old, new)]
+            # Rounded to hundredths, of rewards that differ by up to 8e-5 between processors.
+            assert numbers[0] == pytest.approx(numbers[1], abs=0.011), file.name
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
