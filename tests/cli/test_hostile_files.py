@@ -30,7 +30,7 @@ SECONDS = 60.0  # of processor time, for one command
 COMPUTING = (
     "nabla_eval.runs.evaluate.Evaluator.evaluate", "nabla_eval.runs.sweep.Sweep._run",
     "nabla_training.run.claim", "nabla_theory.report.execute",
-    "nabla_eval.harness.problems.store.from_hub",
+    "nabla_eval.harness.problems.store.from_hub", "nabla_eval.probing.probe.Probe.__call__",
 )  # fmt: skip
 # What commands read, by the beginning of their names; others get anything.
 LIKELY = {
