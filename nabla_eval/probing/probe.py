@@ -92,8 +92,8 @@ class Probe:
         for i, own in enumerate(asked):
             if time.monotonic() - began > limit:
                 LOGGER.warning(
-                    "max_seconds=%g is over: %d of %d problems are not begun.",
-                    limit, len(asked) - i, len(asked),
+                    "max_seconds=%g is over: %d of %d problems are not begun. With a folder as "
+                    "output the same call goes on with them.", limit, len(asked) - i, len(asked),
                 )  # fmt: skip
                 return
             yield measure(self.pair, own.problem, config, self.plan, own.grade)

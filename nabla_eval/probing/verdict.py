@@ -84,8 +84,8 @@ class _Case:
         yield self._on_room()
         yield self._on_reach()
         if self.order and self.correlation is not None:
-            told = f"rank correlation with what rolling out gives {_told(self.correlation)}"
-            yield f"The gradient ranks tokens {self.order} ({told})."
+            told = f"rank correlation with what rolling out shows {_told(self.correlation)}"
+            yield f"The gradient ranks tokens {self.order}: {told}."
         else:
             yield "Fidelity is unknown: nowhere do rewards of two tokens differ beyond noise."
         yield from self._on_reward()

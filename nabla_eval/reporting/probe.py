@@ -168,7 +168,8 @@ def _draw_reach(axes: Axes, settings: list[Row]) -> None:
     axes.errorbar(rates, moved, yerr=list(zip(*arms, strict=True)), fmt="o-", color=COLOURS[0],
                   capsize=3, label="measured")  # fmt: skip
     axes.set(xscale="log", xlabel="learning rate", ylabel="of a draw moved, %", title="Reach")
-    axes.legend(frameon=False, fontsize=7)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend(frameon=False, fontsize=8)
     tidy(axes, "both")
 
 
@@ -181,7 +182,7 @@ def _draw_fidelity(axes: Axes, rankings: list[Row]) -> None:
             arms = [[arm] for arm in _arms(own, 1)]
             axes.errorbar([own["value"]], [i], xerr=arms, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color=COLOURS[6], lw=1)
-    axes.set_yticks(range(len(rows)), [row["ranking"] for row in rows], fontsize=7)
+    axes.set_yticks(range(len(rows)), [row["ranking"] for row in rows], fontsize=8)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation, rolled out", title="Fidelity")
     tidy(axes, "x")
 
@@ -189,8 +190,9 @@ def _draw_fidelity(axes: Axes, rankings: list[Row]) -> None:
 def _draw_reward(axes: Axes, rows: list[Row]) -> None:
     graded = [row for row in rows if row["right"] is not None]
     ks = [row["k"] for row in rows]
-    axes.plot(ks, [row["reward"]["value"] for row in rows], "s--", color=COLOURS[1], label="reward")
-    axes.set(xscale="log", xlabel="best of k drafts", ylabel="reward", title="Reward")
+    axes.plot(ks, [row["reward"]["value"] for row in rows], "s--", color=COLOURS[1])
+    axes.set(xscale="log", xlabel="best of k drafts", title="Reward")
+    axes.set_ylabel("reward (dashed)", color=COLOURS[1])
     axes.set_xticks(ks, list(map(str, ks)))
     axes.minorticks_off()
     if graded:
@@ -200,7 +202,7 @@ def _draw_reward(axes: Axes, rows: list[Row]) -> None:
             [row["k"] for row in graded], [100 * row["right"]["value"] for row in graded],
             yerr=list(zip(*arms, strict=True)), fmt="o-", color=COLOURS[0], capsize=3,
         )  # fmt: skip
-        other.set_ylabel("right, % (solid)")
+        other.set_ylabel("right, % (solid)", color=COLOURS[0])
         other.spines["top"].set_visible(False)
     tidy(axes, "y")
 

@@ -14,7 +14,7 @@ from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.options import change
 from nabla_eval.probing.advantage import expected
-from nabla_eval.probing.loops import first_differences, split_runs, systematic
+from nabla_eval.probing.loops import first_differences, side_by_side, split_runs, systematic
 from nabla_eval.probing.plan import Plan, ProbedProblem
 from nabla_eval.probing.reach import couples
 from nabla_eval.protocol import Generate, Part, Problem
@@ -32,6 +32,32 @@ def test_places_are_drawn_in_proportion_to_their_weights(count: int) -> None:
     weights, grid = [0.0, 0.1, 0.0, 0.3, 0.0], 4000
     drawn = [i for k in range(grid) for i in systematic(weights, count, (k + 0.5) / grid)]
     assert {i: drawn.count(i) / len(drawn) for i in set(drawn)} == pytest.approx({1: 0.25, 3: 0.75})
+
+
+def test_parts_write_their_responses_as_one_batch() -> None:
+    """A part that is done with its quick requests waits for those of the others."""
+    (problem,) = tiny_problems(tiny_pair(), 1)
+    write = Generate(problem, problem.key, Nabla().sampling)
+
+    def part(name: str, quick: int) -> Part:
+        for i in range(quick):
+            assert (yield [f"{name}{i}"]) == [f"<{name}{i}>"]
+        assert (yield [write, write]) == ["text", "text"]
+        return name
+
+    def nothing() -> Part:
+        return "nothing"
+        yield []
+
+    whole, rounds = side_by_side([part("a", 2), nothing(), part("b", 0)]), []
+    answers: Any = None
+    try:
+        while True:
+            rounds.append(whole.send(answers))
+            answers = ["text" if own is write else f"<{own}>" for own in rounds[-1]]
+    except StopIteration as stop:
+        assert stop.value == ["a", "nothing", "b"]
+    assert rounds == [["a0"], ["a1"], [write] * 4]
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,20 @@ from model_builders import LLAMA, QWEN3, tiny
 import nabla_eval as ne
 from nabla_eval.models.load import policy_from, reward_from
 from nabla_eval.models.pair import Pair
+from nabla_eval.probing import reach
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "family"), [(QWEN3, "qwen3"), (LLAMA, "llama")])
 def test_vocabularies_of_real_size_are_probed(
-    name: str, family: str, real: Callable[[str], Any], shared_data: Path
+    name: str,
+    family: str,
+    real: Callable[[str], Any],
+    shared_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Chat template, 130,000 to 150,000 tokens, a process reward, answers that are graded."""
+    monkeypatch.setattr(reach, "settings", lambda config: {reach.OWN: config})
     tokenizer = real(name)
     options: dict[str, Any] = {"dtype": torch.float32, "initializer_range": 1.0}
     policy = policy_from(tiny("policy", tokenizer, family, **options).eval(), tokenizer)
