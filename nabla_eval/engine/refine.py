@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,13 +176,11 @@ def allowed_tokens(pair: Pair, logits: Tensor, requests: Sequence[Refine]) -> Te
 
 def numbers(requests: Sequence[Refine], device: torch.device) -> Tensor:
     """Return one uniform number per key, `[B, S]`; requests with fewer keys are padded."""
-    width = max(len(request.keys) for request in requests)
-    numbers = iter(uniforms([key for request in requests for key in request.keys], 0, 1)[:, 0])
-    padded = [
-        [float(next(numbers)) for _ in request.keys] + [0.5] * (width - len(request.keys))
-        for request in requests
-    ]
-    return torch.tensor(padded, dtype=torch.float64, device=device)
+    counts = np.array([len(request.keys) for request in requests])
+    padded = np.full((len(requests), counts.max()), 0.5)
+    keys = [key for request in requests for key in request.keys]
+    padded[np.arange(counts.max()) < counts[:, None]] = uniforms(keys, 0, 1)[:, 0]
+    return torch.from_numpy(padded).to(device)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,14 @@ from nabla_eval.engine.prefix_cache import PrefixCache, PrefixCaches, agreement
 from nabla_eval.errors import Fault, RewardError
 from nabla_eval.models import prefix
 from nabla_eval.models.pair import Reward
-from nabla_eval.models.prefix import cache_name, extend, keepable, padded, position_ids
+from nabla_eval.models.prefix import (
+    cache_name,
+    extend,
+    keepable,
+    padded,
+    position_ids,
+    without_graph,
+)
 from nabla_eval.protocol import RewardScore, Score
 from nabla_eval.randomness import Key
 
@@ -197,15 +204,17 @@ class RewardEncoder:
             columns = torch.arange(cache.width, device=mask.device)
             starts = cache.width - torch.tensor(lengths, device=mask.device)
             mask = torch.cat([(columns >= starts[:, None]).long(), mask], 1)
-            hidden = cache.forward(mask, position_ids(mask)[:, -width:], inputs_embeds=embeds)
+            with without_graph(base):
+                hidden = cache.forward(mask, position_ids(mask)[:, -width:], inputs_embeds=embeds)
             new = [cache.row(i, count) for i, count in enumerate(counts)]
         else:
-            output = base(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                position_ids=position_ids(mask),
-                use_cache=keep,
-            )
+            with without_graph(base):
+                output = base(
+                    inputs_embeds=embeds,
+                    attention_mask=mask,
+                    position_ids=position_ids(mask),
+                    use_cache=keep,
+                )
             hidden = output.last_hidden_state
             new = rows_of(getattr(output, cache_name(base)), counts) if keep else None
         states = [hidden[i, width - count :] for i, count in enumerate(counts)]

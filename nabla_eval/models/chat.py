@@ -220,18 +220,18 @@ def _split(tokenizer: Any, text: str, start: int, stop: int, glue: bool) -> Temp
     belongs to the response: a policy of the same family writes it there. Other tokens that reach
     across a border would be wrong for every other response: there both sides are tokenised apart.
     """
-    before, after = encode(tokenizer, text[:start]), encode(tokenizer, text[stop:])
     if not getattr(tokenizer, "is_fast", False):
-        return TemplateAffixes(before, after)
+        return TemplateAffixes(encode(tokenizer, text[:start]), encode(tokenizer, text[stop:]))
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, spans = encoding["input_ids"], encoding["offset_mapping"]
     first = next((i for i, (_, right) in enumerate(spans) if right > start), len(ids))
     last = next((i for i, (left, _) in enumerate(spans) if left >= stop), len(ids))
-    if glue and first < len(ids) and not text[min(spans[first][0], start) : start].strip():
-        before = tuple(ids[:first])
-    if last == 0 or spans[last - 1][1] <= stop:
-        after = tuple(ids[last:])
-    return TemplateAffixes(before, after)
+    joined = glue and first < len(ids) and not text[min(spans[first][0], start) : start].strip()
+    apart = last > 0 and spans[last - 1][1] > stop
+    return TemplateAffixes(
+        before=tuple(ids[:first]) if joined else encode(tokenizer, text[:start]),
+        after=encode(tokenizer, text[stop:]) if apart else tuple(ids[last:]),
+    )
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

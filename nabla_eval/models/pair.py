@@ -59,8 +59,9 @@ class Policy:
         A text that already starts with BOS, as chat templates write it, gets no second one. An EOS
         that the tokenizer would append is left out.
         """
-        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        ids = tokenizers.to_be_continued(self.tokenizer, ids, text)
+        ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        if special:
+            ids = tokenizers.to_be_continued(self.tokenizer, ids, text)
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == (bos, bos) else ids
 
