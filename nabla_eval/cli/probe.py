@@ -43,7 +43,7 @@ PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
 )
 @option(
     "--batch-size",
-    "Problems that advance together; changes the speed, not the results.  [default: 32]",
+    "Problems that advance together; changes the speed, not the results.  [default: 8]",
     "--batch_size",
     metavar="N",
 )
@@ -55,7 +55,7 @@ PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
 @option("--splits", "Places at which a pair of loops is split.  [default: 2]", type=COUNT)
 @option(
     "--max-seconds",
-    "Begin no problem after that.  [default: 240]",
+    "Begin no problem that would end after that.  [default: 240]",
     type=click.FloatRange(0, min_open=True),
 )
 @option(
@@ -132,7 +132,7 @@ def _measure(evaluation: Any, plan: Any, output: Path | None, narrow: bool) -> t
 
         probed = Probe(
             loaded.pair, loaded.config, plan, output, loaded.facts, loaded.execute,
-            min(loaded.width, 16) if narrow else loaded.width, advance,
+            min(loaded.width, 8) if narrow else loaded.width, advance,
         )  # fmt: skip
         return probed(loaded.asked), loaded.facts
 

@@ -26,7 +26,7 @@ class Plan(Options):
     repeats: Count = 2  # pairs of loops
     splits: Count = 2  # places of each pair of loops at which its two draws are made to differ
     plausible: Probability = PLAUSIBLE
-    max_seconds: Positive = 240.0  # no further problem is begun after that
+    max_seconds: Positive = 240.0  # no problem is begun that would end after that
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,8 +51,9 @@ class Probe:
     folder: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     execute: Executor | None = None
-    width: int = 16  # problems that are active at once
+    width: int = 8  # problems that are active at once: few, so that `max_seconds` is kept
     advance: Callable[[int, int], None] = lambda done, total: None
+    _took: float = field(default=0.0, init=False)  # seconds, the last problem that was finished
 
     def __call__(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Measure problems, those of the folder's lines excepted; return the six sections.
@@ -90,13 +91,19 @@ class Probe:
     def _methods(self, asked: Sequence[Asked], config: Nabla) -> Iterator[Method]:
         limit, began = self.plan.max_seconds, time.monotonic()
         for i, own in enumerate(asked):
-            if time.monotonic() - began > limit:
+            if time.monotonic() - began + self._took > limit:
                 LOGGER.warning(
                     "max_seconds=%g is over: %d of %d problems are not begun. With a folder as "
                     "output the same call goes on with them.", limit, len(asked) - i, len(asked),
                 )  # fmt: skip
                 return
-            yield measure(self.pair, own.problem, config, self.plan, own.grade)
+            yield self._timed(own, config)
+
+    def _timed(self, own: Asked, config: Nabla) -> Method:
+        began = time.monotonic()
+        found = yield from measure(self.pair, own.problem, config, self.plan, own.grade)
+        self._took = time.monotonic() - began
+        return found
 
 
 def summarise(
@@ -135,7 +142,7 @@ def probe(
     max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     chat: bool | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
     output: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +17,12 @@ from nabla_eval.analysis.intervals import Estimate
 from nabla_eval.errors import ConfigError, DataError, ItemError, ModelError
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
+from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.store import LINES, SETTINGS
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.reporting.probe import probe_report
 from nabla_eval.reporting.tables import json_text, report_json, report_markdown
-from nabla_eval.testing import tiny_pair
+from nabla_eval.testing import tiny_pair, tiny_problems
 
 SECTIONS = ["room", "reach", "fidelity", "advantage", "reward", "verdict"]
 SMALL: dict[str, Any] = {
@@ -119,6 +122,30 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         ne.probe(pair, texts, **{**SMALL, **options})
+
+
+def test_no_problem_is_begun_that_would_end_too_late(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With 10 seconds, and problems of 4, the third would end at 12."""
+    module = sys.modules["nabla_eval.probing.probe"]
+
+    def slow(*given: Any) -> Any:
+        yield []
+
+    monkeypatch.setattr(module, "measure", slow)
+    own = module.Probe(pair, Nabla(), Plan(max_seconds=10.0))
+    (problem,) = tiny_problems(pair, 1)
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    begun = 0
+    for method in own._methods([module.Asked(problem)] * 5, Nabla()):
+        next(method)
+        now[0] += 4
+        assert next(method, None) is None
+        begun += 1
+    assert begun == 2
+    assert "3 of 5 problems are not begun" in caplog.text
 
 
 def test_a_pair_without_a_reward_model_is_refused(pair: Pair) -> None:
