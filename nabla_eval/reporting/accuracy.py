@@ -107,14 +107,15 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
     )  # fmt: skip
 
 
-def called_otherwise(runs: Sequence[Run]) -> list[str]:
-    """Say once which folder's runs have which name here: the table after `run` has the folder's."""
-    names = [
-        f"{run.name} is {', '.join({each.name: None for each in run.folders})}" for run in runs
-    ]
-    return (
-        [f"Run folders: {'; '.join(dict.fromkeys(names))}."] if any(r.folders for r in runs) else []
-    )
+def called_otherwise(runs: Sequence[Run], most: int = 8) -> list[str]:
+    """Say which folders the first runs are of: the table after `run` calls a run by its folder."""
+    told = {
+        f"{run.name} is {', '.join(dict.fromkeys(folder.name for folder in run.folders))}": None
+        for run in runs
+        if run.folders
+    }
+    more = f"; and {len(told) - most} more" if len(told) > most else ""
+    return [f"Run folders: {'; '.join([*told][:most])}{more}."] if told else []
 
 
 def _answers(row: Row) -> str:

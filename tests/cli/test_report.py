@@ -20,7 +20,7 @@ from nabla_eval.analysis.study import load, load_pair
 from nabla_eval.cli.grading import grader
 from nabla_eval.cli.main import main
 from nabla_eval.cli.report import trace_pages
-from nabla_eval.reporting.accuracy import compare_report
+from nabla_eval.reporting.accuracy import called_otherwise, compare_report
 from nabla_eval.reporting.page import Page, all_reports, page_html
 from nabla_eval.reporting.problems import problem_rows, problems_report
 from nabla_eval.reporting.tables import report_json, report_markdown, to_rich
@@ -97,6 +97,13 @@ def test_every_report_in_every_format(study, name, tmp_path):
         for line, row in zip(lines, rows, strict=True):
             numbers = {key: value for key, value in row.items() if isinstance(value, float)}
             assert {key: float(line[key]) for key in numbers} == numbers  # unrounded
+
+
+def test_the_accuracy_of_runs_says_which_folders_they_are(study):
+    some = " ".join(run("accuracy", study / "lr", study / "best4").stdout.split())
+    assert "is lr" in some and "best_of_n n=4 is best4" in some and "more." not in some
+    (note,) = called_otherwise(load([study]), most=1)
+    assert re.fullmatch(r"Run folders: [^;]+ is [^;]+; and \d+ more\.", note)
 
 
 def test_csv_on_stdout_is_one_table_and_names_the_others(study, tmp_path, monkeypatch):
