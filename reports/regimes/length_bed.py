@@ -32,13 +32,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 from width_models import FLOOR, KINDS, load
 
-CELLS = ((128, 128),)  # sites L, plausible values K
+CELLS = ((128, 32), (128, 128), (256, 128))  # sites L, plausible values K
 DRAWN = {"validation": 3, "test": 10}
 UNCERTAIN, SURE = 0.15, 8.0  # share of uncertain sites; nats by which the others favour the right
 ROUNDS = {"policy": 40, "head": 8, "soft": 20, "gibbs": 8}
 ROLLOUTS, STEPS = 6, 20
 BETAS = (3.0, 10.0)
-RATES = {"AdamW 0.01": 0.01, "SGD 100": 100.0}
+RATES = {"AdamW 0.01": 0.01, "AdamW 0.1": 0.1, "SGD 100": 100.0}
 PASS = 4  # calls of a gradient pass of a whole response, as the ledger counts
 Curve = list[dict[str, Any]]  # after each round: right [P], calls, flops, seconds
 

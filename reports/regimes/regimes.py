@@ -1,7 +1,7 @@
 """Where does a gradient pay? Runs the beds and writes the page beside this file.
 
     python reports/regimes/regimes.py [--results results/regimes] [--seeds 5]
-                                      [--only width length recipe] [--page]
+                                      [--only width length recipe words] [--page]
 
 Each trained model and each seed's measurements are files under --results, written whole and kept,
 so a stopped run goes on where it was. The figures of all beds that were run are in
@@ -23,6 +23,7 @@ import length_bed
 import recipe_bed
 import torch
 import width_bed
+import words_bed
 from regimes_page import write_page
 
 HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ BEDS: dict[str, Callable[[Path, int], Any]] = {
     "width": lambda results, seeds: width_bed.run(results / "width", seeds),
     "length": lambda results, seeds: length_bed.run(results / "length", results / "width", seeds),
     "recipe": lambda results, seeds: recipe_bed.run(results / "recipe", results / "width", seeds),
+    "words": lambda results, seeds: words_bed.run(results / "words"),
 }
 
 

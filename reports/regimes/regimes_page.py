@@ -75,6 +75,7 @@ def page(figures: dict[str, Any]) -> str:
         method(figures),
         *(section(name, cell) for name, cell in cells(figures)),
         recipe(figures.get("recipe", [])),
+        words(figures.get("words")),
         missing(figures),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -180,8 +181,9 @@ MISSING = """- **Bed 2's factor Countdown.** A prototype's .946 against .924 at 
   code and data are not in this repository's history, only the figures. On Countdown the joint
   recipe was measured with right tokens and with the model's own scores (reports/LOG.md,
   2026-11-25), with reward models that are mostly below this page's gate.
-- **256 sites, other K and lr .1** in bed 3, and more than 10 test drafts a cell.
-- **Bed 4, words**, and every pair whose policy is a trained model.
+- **More than 10 test drafts a cell** in bed 3.
+- **More than one seed and one trained pair** in bed 4, and a reward model there that passes the
+  gate.
 - **Steps that depend on each other**, and facts that no training response showed: problems are new
   here, the 48 facts are not. That favours whatever memorises them, heads above all."""
 
@@ -322,6 +324,48 @@ def recipe(found: list[Cell]) -> str:
             )
         lines.append("")
     return "\n".join(lines[:-1])
+
+
+def words(found: Cell | None) -> str:
+    """Return the tables of bed 4."""
+    if not found:
+        return ""
+    sizes = sorted({row["n"] for row in found["rows"]})
+    rows = {(row["method"], row["n"]): row for row in found["rows"]}
+    lines = [
+        "## Words: a trained policy that writes sentences", "",
+        f"{found['problems']} test problems of the pair `words`, one seed; right answers in %, "
+        "and model calls a problem. The reward model's AUC within a question is .777 (the pair's "
+        "card), below the gate of the other beds: this bed has no part in the verdict above.", "",
+        "| method | " + " | ".join(f"N = {n}" for n in sizes) + " |",
+        "| --- |" + " ---: |" * len(sizes),
+    ]  # fmt: skip
+    for method, name in NAMES.items():
+        shown = [rows.get((method, n)) for n in sizes]
+        told = [
+            f"{100 * r['accuracy']['value']:.0f} ({r['model_calls']:.0f})" if r else ""
+            for r in shown
+        ]
+        lines.append(f"| {name} | " + " | ".join(told) + " |")
+    lines += [
+        "",
+        "∇-Reasoner less the best mixture of a rival's runs at the same cost, in points, by "
+        "problem (as `nabla-eval report scaling` compares; empty where the rival costs less or "
+        "more at every N):", "",
+        "| equal | over | " + " | ".join(f"N = {n}" for n in sizes) + " |",
+        "| --- | --- |" + " ---: |" * len(sizes),
+    ]  # fmt: skip
+    margins = {(m["unit"], m["rival"], m["n"]): m for m in found["margins"]}
+    for unit in ("model_calls", "flops"):
+        for rival in ("twin", "best-of-n", "dvts"):
+            each = [margins.get((unit, rival, n)) for n in sizes]
+            told = [f"{_points(m)}, p {_p(m['p'])}" if m else "" for m in each]
+            what = "FLOPs" if unit == "flops" else "calls"
+            lines.append(f"| {what} | {NAMES[rival]} | " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
+NAMES = {"nabla": "∇-Reasoner", "twin": "its twin", "best-of-n": "best-of-N", "dvts": "DVTS"}
 
 
 def _points(m: Cell) -> str:
