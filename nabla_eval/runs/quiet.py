@@ -57,4 +57,5 @@ def _redirect_handlers(old: TextIO, new: TextIO) -> None:
     for logger in (logging.root, *map(logging.getLogger, names)):
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and vars(handler).get("stream") is old:
+                vars(handler).pop("flush", None)  # transformers binds that of its first stream
                 handler.setStream(new)

@@ -23,12 +23,15 @@ def test_prints_logs_and_programs_are_caught_and_handlers_given_back(
     try:
         with quiet(tmp_path / "log.txt"):
             late = logging.StreamHandler()
+            late.flush = sys.stderr.flush  # as transformers does it
             logger.addHandler(late)
             print("printed")
             print("to stderr", file=sys.stderr)
             logger.warning("logged")
             subprocess.run(["sh", "-c", "echo fatal: no repository >&2"], check=True)
         assert early.stream is late.stream is stderr is sys.stderr
+        with quiet(tmp_path / "later.txt"):
+            assert early.stream is late.stream is sys.stderr is not stderr
     finally:
         logger.handlers.clear()
     subprocess.run(["sh", "-c", "printf later >&2"], check=True)
