@@ -148,9 +148,9 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
 - **room**: with 3 plausible tokens, scoring them exactly costs what a gradient costs and is right
   more often. A ranking pays where there are more plausible tokens than you can afford to score:
   from 8 at 2 calls, from 32 below 16 calls.
-- **reach**: on 128 sites ∇-Reasoner (every position free, AdamW 0.01 and SGD 100) and its twin stay
-  at the draft after six rollouts; why was not traced. What leads is a gradient that ranks tokens
-  and takes no step on logits: nothing limits its reach.
+- **reach**: on 128 and 256 sites ∇-Reasoner (every position free; AdamW 0.01 and 0.1, SGD 100)
+  repairs about as little in six rollouts as its twin: a step on logits has to win a draw, one
+  site at a time. What leads is a gradient that ranks tokens and takes no step on logits.
 - **fidelity**: read it against the policy's ranking, and expect it to fall as the list of plausible
   tokens grows (first choices, below). G never came near the exact scores that it is a slope of, so
   let it order the list and let exact scores decide.
@@ -158,7 +158,9 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
 - **reward**: with right tokens at hand, train a linear head on the reward model's trunk before you
   align its gradient: it costs one forward pass, no second derivatives, and leaves the scores alone.
   Aligning while the model learns made its scores worse (least AUC below), so verifying with them
-  stops helping; aligning a model that has converged did not (the recipe's tables).
+  stops helping; aligning a model that has converged did not (the recipe's tables). With a weak
+  reward model (`words`, AUC .777 within a question) ∇-Reasoner and its twin get worse with N, and
+  best-of-N and DVTS do not (last table): mend the reward model before any search.
 - **verdict**: these are small models of a made task with exact labels. The map says which
   comparison to make on your pair, not what it will give."""
 
@@ -362,6 +364,18 @@ def words(found: Cell | None) -> str:
             told = [f"{_points(m)}, p {_p(m['p'])}" if m else "" for m in each]
             what = "FLOPs" if unit == "flops" else "calls"
             lines.append(f"| {what} | {NAMES[rival]} | " + " | ".join(told) + " |")
+    few, many = (
+        {method: 100 * rows[method, n]["accuracy"]["value"] for method in ("nabla", "twin")}
+        for n in (sizes[0], sizes[-1])
+    )
+    if all(many[method] < few[method] for method in few):
+        lines += [
+            "",
+            f"From N = {sizes[0]} to {sizes[-1]} ∇-Reasoner falls from {few['nabla']:.0f} to "
+            f"{many['nabla']:.0f} % and its twin from {few['twin']:.0f} to {many['twin']:.0f} %: a "
+            "search that climbs the reward token by token finds what this reward model overrates, "
+            "with a gradient or without. Choosing among whole samples does not fall like that.",
+        ]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import width_bed
+import words_bed
 from chains import (
     LOW,
     Facts,
@@ -22,7 +23,8 @@ from chains import (
 from kept import kept_json
 from length_bed import Drafts, gradients, in_place
 from margins import Family, Tried, best_setting, compare, crossed, headline, leads, margin
-from regimes_page import draw_map, page
+from regimes_page import draw_map, page, words
+from run_folders import as_run, record
 from tiny_reward import WINDOW, TinyReward, linearised
 from torch.nn.functional import logsigmoid, one_hot
 from width_bed import DRAWN, Errors, decide, draw_split, ordered, same_place_auc
@@ -269,3 +271,22 @@ def test_beds_run_from_models_to_page(tmp_path: Any, monkeypatch: pytest.MonkeyP
     shown = page(figures)
     assert "| aligned G, in place |" in shown and "| head on the frozen trunk |" in shown
     assert draw_map(figures).startswith(b"\x89PNG")
+
+
+def test_margins_on_words_are_over_what_a_rival_does_at_that_cost() -> None:
+    def tried(calls: float, right: int) -> Any:
+        records = [record(i, calls=calls) for i in range(8)]
+        return as_run(records, {f"toy/{i}": [float(i < right)] for i in range(8)})
+
+    found = words_bed.figures([
+        (tried(20, 4), "nabla", 2), (tried(60, 3), "nabla", 4), (tried(10, 4), "best-of-n", 2),
+        (tried(30, 8), "best-of-n", 4), (tried(20, 4), "twin", 2), (tried(60, 4), "twin", 4),
+    ])  # fmt: skip
+    margins = {(m["rival"], m["n"], m["unit"]): m["value"] for m in found["margins"]}
+    assert margins.pop(("best-of-n", 2, "flops")) == pytest.approx(-0.25)  # over half of each
+    assert margins == {
+        ("best-of-n", 2, "model_calls"): pytest.approx(-0.25),
+        **{("twin", n, unit): v for n, v in ((2, 0), (4, -0.125)) for unit in words_bed.UNITS},
+    }
+    shown = words(found)
+    assert "| ∇-Reasoner | 50 (20) | 38 (60) |" in shown and "| calls | best-of-N | -25.0" in shown
