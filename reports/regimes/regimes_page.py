@@ -178,12 +178,12 @@ def missing(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, MISSING])
 
 
-MISSING = """- **Bed 2's factor Countdown.** A prototype's .946 against .924 at the same calls
-  came with a calculator bed, joint alignment and right tokens at first errors, all at once. Its
-  code and data are not in this repository's history, only the figures. On Countdown the joint
-  recipe was measured with right tokens and with the model's own scores (reports/LOG.md,
-  2026-11-25), with reward models that are mostly below this page's gate.
-- **More than 10 test drafts a cell** in bed 3.
+MISSING = """- **Bed 2's factor Countdown**, for want of time. A prototype's .946 against .924
+  at the same calls came with a calculator bed, joint alignment and right tokens at first errors,
+  all at once. Its code and data are not in this repository's history, only the figures. On
+  Countdown the joint recipe was measured with right tokens and with the model's own scores
+  (reports/LOG.md, 2026-11-25), with reward models that are mostly below this page's gate.
+- **More than 10 test drafts a cell** in bed 3, and seconds of a machine that did nothing else.
 - **More than one seed and one trained pair** in bed 4, and a reward model there that passes the
   gate.
 - **Steps that depend on each other**, and facts that no training response showed: problems are new
@@ -352,8 +352,8 @@ def words(found: Cell | None) -> str:
     lines += [
         "",
         "∇-Reasoner less the best mixture of a rival's runs at the same cost, in points, by "
-        "problem (as `nabla-eval report scaling` compares; empty where the rival costs less or "
-        "more at every N):", "",
+        "problem (as `nabla-eval report scaling` compares; p is not corrected for their number; "
+        "empty where the rival costs less or more at every N):", "",
         "| equal | over | " + " | ".join(f"N = {n}" for n in sizes) + " |",
         "| --- | --- |" + " ---: |" * len(sizes),
     ]  # fmt: skip
