@@ -55,10 +55,12 @@ def log_of_transformers() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the tests that share a fixture of their module to one process, which makes it once.
 
-    Of several processes each begins with what takes long, so that they end together.
+    Of several processes each begins with the files that take long, so that they end together; a
+    file's tests stay together, or its fixtures would be made again.
     """
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
     for item in items:
         found = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
         shared = any(each[-1].scope == "module" for each in found)
