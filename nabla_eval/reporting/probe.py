@@ -32,7 +32,7 @@ def probe_report(probe: Probe) -> Report:
 
 
 _ANSWERS = {
-    "pays": "use ∇-Reasoner here",
+    "pays": "its gradient gains over the twin here; compare with best-of-N before you use it",
     "costs": "do not use ∇-Reasoner here, its gradient does harm",
     "cannot matter": "do not use ∇-Reasoner here, its gradient cannot matter",
     "cannot be told": "no reason to use ∇-Reasoner here so far",

@@ -67,11 +67,12 @@ def page(figures: dict[str, Any]) -> str:
     parts = [
         "# Where does a gradient pay?",
         verdict(known),
+        SHORT,
         "![margin by cost](map.png)",
-        "Least margin of the best first-order method over a control at equal model calls, with its "
-        "95 % interval over problems and reward seeds; dotted: the 5 points that were asked for.",
-        regimes(figures),
+        "Margin of the best first-order method over its strongest control at equal model calls, "
+        "with its 95 % interval over problems and reward seeds; dotted: the 5 points asked for.",
         ADVICE,
+        regimes(figures),
         method(figures),
         *(section(name, cell) for name, cell in cells(figures)),
         recipe(figures.get("recipe", [])),
@@ -96,16 +97,16 @@ def verdict(known: list[tuple[str, Cell]]) -> str:
     else:
         top = max(every, key=lambda found: found[2]["least"]["value"])
         first = (
-            f"**In 0 of {len(known)} cells does a first-order method lead every control, heads "
-            "included, by 5 points (p < 0.01, every reward seed), neither at equal model calls nor "
-            f"at equal FLOPs.** The largest least margin is {_points(top[2]['least'])} "
-            f"({top[0]}, equal {_unit(top[1])})."
+            f"**In none of the {len(known)} settings does a gradient beat every control by 5 "
+            "points (p < 0.01, every reward seed), at equal model calls or at equal FLOPs.** The "
+            f"largest margin over the strongest control, {top[2]['rival']}, is "
+            f"{_points(top[2]['least'])} ({top[0]}, equal {_unit(top[1])})."
         )
     free = [headline(c[u], GOLD)["leads"] for _, c in known for u in ("calls", "flops")]
     second = (
-        f" Without the heads among the controls it leads like that in {len(led)} of {len(plain)} "
-        f"comparisons (cells × calls or FLOPs), and in {sum(free)} where no right token taught "
-        "either side: a plain reward model's gradient against exact scores."
+        f" Leaving heads out, gradients win {len(led)} of {len(plain)} comparisons (settings, "
+        f"equal calls or FLOPs), and {sum(free)} of {len(plain)} where nothing on either side was "
+        "trained on right tokens: a plain reward model's gradient against exact scores."
     )
     third = (
         " But a linear head on the reward model's trunk names the right token in one forward pass, "
@@ -141,20 +142,30 @@ def regimes(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+SHORT = """**Should you use ∇-Reasoner on a 7B pair?** That was not measured. Here its gradient
+gained nothing over its twin, and what did gain is a gradient that orders tokens for a reward model
+that then scores them. Run `nabla-eval probe`; unless it says that the gradient pays, use best-of-N.
+
+Words of this page: K, plausible tokens at a place; L, sites of a response; *exact-k*, the policy's
+first k tokens, each scored; *sequential verify*, the same until one is good enough; *G*, the linear
+estimate of each token's reward from one backward pass; *aligned G*, of a reward model trained to
+rank right tokens by it; *in place*, all bad sites replaced at once, without rolling out."""
+
 ADVICE = """## What to take from it, with a pair of your own
 
 Run `nabla-eval probe` on the pair and some fifty problems, and read its sections beside this map.
 
-- **room**: with 3 plausible tokens, scoring them exactly costs what a gradient costs and is right
-  more often. A ranking pays where there are more plausible tokens than you can afford to score:
-  from 8 at 2 calls, from 32 below 16 calls.
+- **room**: if you cannot train a head: with 3 plausible tokens score them all. With 8, a ranking
+  by the gradient wins at a budget of 2 calls only; with 32 below 16; with 128 at all that were
+  tried (to 32).
 - **reach**: on 128 and 256 sites ∇-Reasoner (every position free; AdamW 0.01 and 0.1, SGD 100)
   repairs about as little in six rollouts as its twin: a step on logits has to win a draw, one
   site at a time. What leads is a gradient that ranks tokens and takes no step on logits.
 - **fidelity**: read it against the policy's ranking, and expect it to fall as the list of plausible
   tokens grows (first choices, below). G never came near the exact scores that it is a slope of, so
   let it order the list and let exact scores decide.
-- **advantage**: compare with exact scores at the same calls, not with doing nothing.
+- **advantage**: it is over the twin. Compare with best-of-N at the same calls too
+  (`nabla-eval report scaling`).
 - **reward**: with right tokens at hand, train a linear head on the reward model's trunk before you
   align its gradient: it costs one forward pass, no second derivatives, and leaves the scores alone.
   Aligning while the model learns made its scores worse (least AUC below), so verifying with them
