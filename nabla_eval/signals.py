@@ -45,20 +45,17 @@ def stoppable(words: Words, *, interrupts: bool = False) -> Iterator[None]:
     meanwhile. A signal that the program handles, or ignores as under nohup, is left alone, and so
     are threads. `interrupts`: Ctrl-C is bounded in time too, which suits a process of its own.
     """
-    with _listening(STOPS if interrupts else STOPS[1:]):
-        _words.append(words)
+    with _listening(STOPS if interrupts else STOPS[1:]), _Speaker(words) as speaker:
         try:
             yield
         except (KeyboardInterrupt, Terminated) as stop:
-            _tell(stop, words)
+            speaker.tell(stop)
             raise
         except BaseException as error:
             if _stop is None:
                 raise
-            _tell(_stop.error, words)  # what fails while a stop is under way is the stop's doing
+            speaker.tell(_stop.error)  # what fails while a stop is under way is the stop's doing
             raise _stop.error from error
-        finally:
-            _words.remove(words)
 
 
 def status(stop: BaseException) -> int:
@@ -130,13 +127,47 @@ class _Stop:
     def _leave(self) -> None:
         """End the process as it stands, which costs no more than SIGKILL does."""
         try:
-            if _words:
-                _tell(self.error, _words[-1])
+            for speaker in reversed(_speakers):
+                speaker.tell(self.error)
         finally:
             os._exit(128 + self.number)
 
 
-_words: list[Words] = []  # of the blocks that are running
+class _Speaker:
+    """The words of a block, and the stderr that it began with.
+
+    A signal may fall into the very lines that give a redirected stderr back.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words, self.stderr = words, sys.stderr
+        self.kept: int | None = None
+        with suppress(OSError):  # there is no stderr
+            self.kept = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
+
+    def __enter__(self) -> _Speaker:
+        _speakers.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _speakers.remove(self)
+        if self.kept is not None:
+            os.close(self.kept)
+
+    def tell(self, stop: BaseException) -> None:
+        """Tell the user of a stop, unless a block within has on the same stderr."""
+        sys.stderr = self.stderr
+        if self.kept is not None:
+            os.dup2(self.kept, 2)
+        if told(stop):
+            return
+        stop.told = sys.stderr  # type: ignore[attr-defined]  # first: a reader that waits may block us
+        with suppress(OSError, ValueError):  # SIGHUP also says that the terminal is gone
+            said = self.words()
+            say(f"\nStopped: {said}" if said else "\nStopped.", err=True)
+
+
+_speakers: list[_Speaker] = []  # of the blocks that are running
 _stop: _Stop | None = None
 
 
@@ -165,12 +196,3 @@ def _listening(numbers: Sequence[signal.Signals]) -> Iterator[None]:
             signal.signal(number, handler)
         if before and _stop is not None:
             _stop.over, _stop = True, None
-
-
-def _tell(stop: BaseException, words: Words) -> None:
-    if told(stop):
-        return
-    stop.told = sys.stderr  # type: ignore[attr-defined]  # first: a reader that waits may block us
-    with suppress(OSError, ValueError):  # SIGHUP also says that the terminal is gone
-        said = words()
-        say(f"\nStopped: {said}" if said else "\nStopped.", err=True)

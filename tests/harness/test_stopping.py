@@ -62,6 +62,24 @@ def test_an_outer_block_speaks_where_stderr_went_elsewhere(capsys):
     assert capsys.readouterr().err == "\nStopped: in the middle.\n"
 
 
+def test_a_block_speaks_to_the_stderr_that_it_began_with(tmp_path, capfd):
+    """A signal may fall where a block within was about to give stderr back."""
+    screen = sys.stderr
+    with (
+        pytest.raises(Terminated),
+        stoppable(lambda: "outside."),
+        open(tmp_path / "log", "w") as log,
+    ):
+        sys.stderr = log
+        os.dup2(log.fileno(), 2)
+        with stoppable(lambda: "inside."):
+            hit(signal.SIGTERM)
+    assert sys.stderr is screen
+    os.write(2, b"Given back.")
+    assert (tmp_path / "log").read_text() == "\nStopped: inside.\n"
+    assert capfd.readouterr().err == "\nStopped: outside.\nGiven back."
+
+
 def test_what_the_program_ignores_or_handles_and_other_errors_stay_as_they_are(capsys):
     heard: list[int] = []
     own = {signal.SIGHUP: signal.SIG_IGN, signal.SIGTERM: lambda number, _: heard.append(number)}
