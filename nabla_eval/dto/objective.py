@@ -253,9 +253,15 @@ def row_gradient(
 
 @torch.no_grad()
 def row_gradients(
-    pair: Pair, parts: Sequence[tuple[EmbeddingGradients, Sequence[int]]], objective: Objective
+    pair: Pair,
+    parts: Sequence[tuple[EmbeddingGradients, Sequence[int]]],
+    objective: Objective,
+    logits: Float[Tensor, "R V"] | None = None,
 ) -> Float[Tensor, "R V"]:
-    """dL/dy at some positions of several sequences, one sequence after another."""
+    """dL/dy at some positions of several sequences, one sequence after another.
+
+    `logits` are the policy's there, where they are known; else they are formed here.
+    """
     policy, reward = pair.policy, pair.judge
     chosen = [(backward, span) for backward, rows in parts for span in backward.spans(rows)]
     own = torch.cat([b.policy[span] for b, span in chosen])
@@ -269,7 +275,8 @@ def row_gradients(
         _add_onto(policy.embedding, own[part], total)
         _add_onto(reward.embedding, outcome[part], total)
         if objective.nll_weight:
-            prefix = widen(policy.head(hidden[part])).log_softmax(-1)
+            own_logits = widen(policy.head(hidden[part])) if logits is None else logits[part]
+            prefix = own_logits.log_softmax(-1)
             # A token that the policy masks has no probability to move, hence no gradient.
             prefix.nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=0)
             total.sub_(prefix, alpha=objective.nll_weight)

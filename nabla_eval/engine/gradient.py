@@ -228,13 +228,17 @@ def _norms(
     wanted: Sequence[tuple[int, int]],
 ) -> list[float]:
     """Return the norms at some rows (request, position), of one request after another."""
-    first = requests[0]
+    first, logits = requests[0], None
     parts = [(i, [row for _, row in own]) for i, own in groupby(wanted, lambda place: place[0])]
-    gradient = row_gradients(pair, [(taken[i], rows) for i, rows in parts], first.dto.objective)
-    logits = gradient
     if first.norm == "logits":
         states = [requests[i].trajectory.states[span] for i, rows in parts for span in spans(rows)]
         logits = widen(pair.policy.head(torch.cat(states)))
+    gradient = row_gradients(
+        pair, [(taken[i], rows) for i, rows in parts], first.dto.objective,
+        # Other hard tokens before a row than the trajectory's would give it other logits.
+        logits if first.dto.anchor == "sampled" else None,
+    )  # fmt: skip
+    logits = gradient if logits is None else logits
     return row_norms(logits, gradient, first.norm, first.temperature)
 
 
