@@ -171,9 +171,9 @@ class _Case:
         if self.answer == "cannot be told" and self.graded and width > 2 * POINT:
             more = (width / 2 / POINT) ** 2 * self.room["problems"]
             number = int(float(f"{more:.1e}"))
-            yield f"About {number:,} problems, if a margin of a point should show."
+            yield f"Take about {number:,} problems if a margin of a point should show."
         if self.answer != "pays":
-            yield "Until then best_of_n, or steps=0 (the twin): they search without gradients."
+            yield "Search without gradients: best_of_n or steps=0 (the twin); see report scaling."
 
     def _larger_rate(self) -> Iterator[str]:
         """Propose the first larger lr, or say why none: only what ranks tokens should move them."""
@@ -187,7 +187,7 @@ class _Case:
             known = (
                 f"the gradient ranks tokens {self.order}" if self.order else "fidelity is unknown"
             )
-            yield f"No larger lr: {known}, so it would move draws {where}."
+            yield f"Do not raise lr: {known}, so more of it would move draws {where}."
 
 
 def _told(own: Estimate, unit: str = "") -> str:

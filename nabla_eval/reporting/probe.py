@@ -21,20 +21,21 @@ RANKINGS = "The gradient's rankings; ∇-Reasoner follows the hard ones"
 def probe_report(probe: Probe) -> Report:
     """Return the verdict's sentences, a table a section, and the figure."""
     verdict = probe["verdict"]
-    changes = [f"Try: {change}" for change in verdict["try"]]
+    changes = [f"Next: {change}" for change in verdict["try"]]
     tables = [_room(probe), _reach(probe), _fidelity(probe), _advantage(probe), _best_of(probe)]
     plot = Plot(
         "probe", "What a gradient can buy here", "Whiskers: 95 % intervals over problems.",
         partial(draw, probe),
     )  # fmt: skip
-    title = f"Verdict: {_ANSWERS[verdict['answer']]}"
+    answer = verdict["answer"]
+    title = f"Verdict: {answer}; {_MEANINGS[answer]}"
     return Report("probe", title, tables, [*verdict["sentences"], *changes], [plot])
 
 
-_ANSWERS = {
-    "pays": "its gradient gains over the twin here; compare with best-of-N before you use it",
-    "costs": "do not use ∇-Reasoner here, its gradient does harm",
-    "cannot matter": "do not use ∇-Reasoner here, its gradient cannot matter",
+_MEANINGS = {
+    "pays": "compare ∇-Reasoner with best-of-N before you use it",
+    "costs": "do not use ∇-Reasoner here",
+    "cannot matter": "do not use ∇-Reasoner here",
     "cannot be told": "no reason to use ∇-Reasoner here so far",
 }
 

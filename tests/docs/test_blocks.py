@@ -39,7 +39,7 @@ LIMIT = "2"  # problems, in place of the limits of the pages
 NOT_HERE = {
     r"(make|pip|pipx|uv|git|export|\.) ": "it changes the environment",
     r"(torchrun|accelerate|sbatch|examples/|CUDA_VISIBLE_DEVICES)": "it starts processes on GPUs",
-    r".*(Qwen|Skywork|models/|my-pair/)": "it loads models that a hub, or training, has to provide",
+    r".*(Qwen|Skywork|models/|my-pair/|mine)": "it loads models that a hub or training provides",
     r"nabla-eval (data|.*nabla_(aime|amc|math|gsm))": "it reads problem sets of a hub",
     r"nabla-eval report all results/(aime24|table1)": "it reads runs of such a set",
     r"nabla-eval sweep table1.yaml --output results/table1$": "it runs such a set",
@@ -50,11 +50,10 @@ NOT_HERE = {
 }
 EXTRA = {"sweep": ["--dry-run"], "demo": ["--limit", LIMIT], "run": ["--limit", LIMIT]}
 FILE = re.compile(r'(?:# |""")((?:[\w-]+/)*[\w-]+\.(?:py|yaml))\b')  # a block that is a file
-# Blocks that other tests run: tests/architecture/test_contributing.py, tests/probing.
+# Blocks that another test runs: tests/architecture/test_contributing.py.
 COPIED = (
     '"""Longest of n',
     '    "longest_of_n":',
-    "import nabla_eval as ne\n\nfound = ne.probe(pair",
 )
 
 
