@@ -19,7 +19,10 @@ from nabla_eval.methods.nabla_options import Nabla
 
 HARDLY = 0.02  # of runs that differ: fewer than one in fifty
 FEW = 0.5  # uncertain positions a response, below which there is no room
-BLIND = 0.6  # within-question AUC, below which a reward model hardly knows what is right
+# Within-question AUC, below which a reward model is called weak: with one of .78 both searches lose
+# with N (the map's bed `words`), with one of .84 ∇-Reasoner keeps up with best-of-4 (reports/LOG.md,
+# 2026-11-25).
+WEAK = 0.8
 POINT = 0.01  # a margin below it is none; more problems should make it visible
 
 UNLIKE = {  # gradients to try in place of the one that ∇-Reasoner follows
@@ -164,9 +167,7 @@ class _Case:
         better = [n for n, own in self.rankings.items() if own.low > max(0.0, highest)]
         if self.correlation is not None:
             yield from dict.fromkeys(UNLIKE[name] for name in UNLIKE if name in better)
-        auc = self.reward["auc_within"]
-        if auc is not None and auc.value < BLIND:
-            yield "Another reward model: this one hardly knows which of two answers is right."
+        yield from self._other_reward()
         width = self.margin.high - self.margin.low
         if self.answer == "cannot be told" and self.graded and width > 2 * POINT:
             more = (width / 2 / POINT) ** 2 * self.room["problems"]
@@ -174,6 +175,14 @@ class _Case:
             yield f"Take about {number:,} problems if a margin of a point should show."
         if self.answer != "pays":
             yield "Search without gradients: best_of_n or steps=0 (the twin); see report scaling."
+
+    def _other_reward(self) -> Iterator[str]:
+        """Propose another reward model: for what was seen to happen here, else for its AUC."""
+        auc, lost = self.reward["auc_within"], self.reward["over_optimised"]
+        if lost is not None and lost.high < 0:
+            yield "Another reward model: the more drafts this one chooses among, the fewer are right."
+        elif auc is not None and auc.value < WEAK:
+            yield f"Another reward model: with an AUC below {WEAK:g}, search can lose with N."
 
     def _larger_rate(self) -> Iterator[str]:
         """Propose the first larger lr, or say why none: only what ranks tokens should move them."""

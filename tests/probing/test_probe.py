@@ -237,7 +237,8 @@ def sections(**given: Any) -> dict[str, Any]:
         ({"correlation": estimate(-0.3, -0.4, -0.2)}, "cannot be told", "Do not raise lr"),
         ({}, "cannot be told", "lr=0.1: it moves 20.0 %"),
         ({}, "cannot be told", "Take about 450 problems"),
-        ({"auc": estimate(0.55, 0.5, 0.6)}, "cannot be told", "Another reward model"),
+        ({"auc": estimate(0.777, 0.7, 0.85)}, "cannot be told", "model: with an AUC below 0.8"),
+        ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "model: the more drafts"),
         ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "hardly any room"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "twice as many drafts"),
     ],
@@ -247,6 +248,11 @@ def test_the_verdict_follows_its_rules(given: dict[str, Any], answer: str, words
     found = verdict(sections(**given), Nabla())
     assert found["answer"] == answer
     assert words in " ".join([*found["sentences"], *found["try"]])
+
+
+def test_a_reward_model_that_neither_is_weak_nor_loses_stays() -> None:
+    given = {"auc": estimate(0.81, 0.6, 0.9), "lost": estimate(-0.05, -0.2, 0.1)}
+    assert not any("Another reward model" in t for t in verdict(sections(**given), Nabla())["try"])
 
 
 def test_problems_that_failed_are_counted() -> None:
