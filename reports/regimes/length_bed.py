@@ -30,7 +30,7 @@ from margins import Family, Tried, compare
 from tiny_reward import WEIGHTS, TinyReward
 from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
-from width_models import FLOOR, KINDS, load
+from width_models import FLOOR, KINDS, load, recipe
 
 CELLS = ((128, 32), (128, 128), (256, 128))  # sites L, plausible values K
 DRAWN = {"validation": 3, "test": 10}
@@ -324,10 +324,11 @@ def cell(seeds: list[dict[str, Any]], length: int, width: int) -> dict[str, Any]
 def run(folder: Path, models: Path, seeds: int) -> list[dict[str, Any]]:
     """Measure and compare every cell; each seed's curves are kept."""
     cells = []
+    by = (recipe(), DRAWN, UNCERTAIN, SURE, ROUNDS, ROLLOUTS, STEPS, BETAS, RATES, PASS)
     for length, width in CELLS:
         measure = partial(measure_seed, models, length=length, width=width)
         found = [
-            kept_json(folder / f"{length}-{width}-{seed}.json", partial(measure, seed))
+            kept_json(folder / f"{length}-{width}-{seed}.json", by, partial(measure, seed))
             for seed in range(seeds)
         ]
         cells.append(cell(found, length, width))

@@ -20,6 +20,7 @@ from nabla_eval.analysis.significance import sign_flip_test
 
 Floats = NDArray[np.float64]
 GOAL, ALPHA = 0.05, 0.01  # points over every control, and p over problems
+SEEDS = 5  # of reward models; the goal asks for every one
 
 
 def crossed(values: Floats) -> Estimate:
@@ -87,8 +88,9 @@ def margin(ours: Floats, theirs: Floats, cluster: NDArray[np.int64]) -> dict[str
 
 
 def leads(row: dict[str, Any]) -> bool:
-    """Return whether a margin meets the goal: size, p over problems, every seed above zero."""
-    return row["value"] >= GOAL and row["p"] < ALPHA and min(row["by_seed"]) > 0
+    """Return whether a margin meets the goal: size, p over problems, all 5 seeds above zero."""
+    seeds = row["by_seed"]
+    return row["value"] >= GOAL and row["p"] < ALPHA and len(seeds) >= SEEDS and min(seeds) > 0
 
 
 def compare(

@@ -2,8 +2,7 @@
 
 Two factors on bed 1's task: the gradient is aligned jointly with the scores, or on a converged
 reward model; towards right tokens, or towards the model's own exact scores, which need none. The
-third factor of the question, Countdown in place of a task of facts, is not crossed with them here:
-the page says what is known of it.
+third factor of the question, Countdown in place of a task of facts, is in `countdown_bed.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from width_bed import (
     same_place_auc,
 )
 from width_models import load, train
+from width_models import recipe as learned
 
 WIDTHS = (8, 32)
 LATE = 150  # steps of alignment after convergence
@@ -53,7 +53,8 @@ def aligned(folder: Path, models: Path, kind: str, seed: int) -> TinyReward:
         model.load_state_dict(load(models, "plain", seed).state_dict())
     steps = {"steps": LATE} if recipe == "late" else {}
     path = folder / f"{recipe}-{'gold' if gold else 'self'}-{seed}.pt"
-    kept_model(path, model, lambda: train(model, "aligned", seed, gold=gold, **steps))
+    by = (learned(), LATE)
+    kept_model(path, by, model, lambda: train(model, "aligned", seed, gold=gold, **steps))
     return model
 
 
@@ -116,7 +117,9 @@ def run(folder: Path, models: Path, seeds: int) -> list[dict[str, Any]]:
     """Train, measure and compare; each model and each seed's measurements are kept."""
     torch.set_num_threads(1)
     measure = partial(measure_seed, folder, models)
+    by = (learned(), LATE, WIDTHS, DRAWN, SETTINGS, VERIFYING)
     found = [
-        kept_json(folder / f"measured-{seed}.json", partial(measure, seed)) for seed in range(seeds)
+        kept_json(folder / f"measured-{seed}.json", by, partial(measure, seed))
+        for seed in range(seeds)
     ]
     return [cell(found, width) for width in WIDTHS]

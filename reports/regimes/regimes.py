@@ -1,7 +1,7 @@
 """Where does a gradient pay? Runs the beds and writes the page beside this file.
 
     python reports/regimes/regimes.py [--results results/regimes] [--seeds 5]
-                                      [--only width length recipe words] [--page]
+                                      [--only width length recipe countdown words] [--page]
 
 Each trained model and each seed's measurements are files under --results, written whole and kept,
 so a stopped run goes on where it was. The figures of all beds that were run are in
@@ -19,11 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import countdown_bed
 import length_bed
 import recipe_bed
 import torch
 import width_bed
 import words_bed
+from margins import SEEDS
 from regimes_page import write_page
 
 HERE = Path(__file__).parent
@@ -31,6 +33,7 @@ BEDS: dict[str, Callable[[Path, int], Any]] = {
     "width": lambda results, seeds: width_bed.run(results / "width", seeds),
     "length": lambda results, seeds: length_bed.run(results / "length", results / "width", seeds),
     "recipe": lambda results, seeds: recipe_bed.run(results / "recipe", results / "width", seeds),
+    "countdown": lambda results, seeds: countdown_bed.run(results / "countdown", seeds),
     "words": lambda results, seeds: words_bed.run(results / "words"),
 }
 
@@ -45,7 +48,7 @@ def stored() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results/regimes"))
-    parser.add_argument("--seeds", type=int, default=5, help="reward models of each kind")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="reward models of each kind")
     parser.add_argument("--only", nargs="*", choices=list(BEDS), default=list(BEDS))
     parser.add_argument("--page", action="store_true", help="make the page again, run nothing")
     asked = parser.parse_args()

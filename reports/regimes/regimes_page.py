@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from margins import headline
+import numpy as np
+from margins import SEEDS, headline
+from numpy.typing import NDArray
 
+from nabla_eval.analysis.intervals import mean
+from nabla_eval.probing.verdict import WEAK
 from nabla_eval.reporting.figures import COLOURS, MARKERS, new_figure, to_bytes
 
 HEADS = ("head on the frozen trunk", "head, trained with the trunk", "head, in place")
@@ -75,7 +79,7 @@ def page(figures: dict[str, Any]) -> str:
         regimes(figures),
         method(figures),
         *(section(name, cell) for name, cell in cells(figures)),
-        recipe(figures.get("recipe", [])),
+        recipe(figures),
         words(figures.get("words")),
         missing(figures),
     ]
@@ -88,6 +92,12 @@ def verdict(known: list[tuple[str, Cell]]) -> str:
         return "**No cell passed its gates, so nothing can be said.**"
     every = [(n, u, headline(c[u])) for n, c in known for u in ("calls", "flops")]
     plain = [(n, u, headline(c[u], HEADS)) for n, c in known for u in ("calls", "flops")]
+    ran = min(len(h["least"]["by_seed"]) for _, _, h in every)
+    if ran < SEEDS:
+        return (
+            f"**{ran} of {SEEDS} reward seeds were run. The goal asks for every one, so it is not "
+            "judged.**"
+        )
     met = [(n, u) for n, u, h in every if h["leads"]]
     led = [(n, u, h) for n, u, h in plain if h["leads"]]
     if met:
@@ -151,7 +161,7 @@ first k tokens, each scored; *sequential verify*, the same until one is good eno
 estimate of each token's reward from one backward pass; *aligned G*, of a reward model trained to
 rank right tokens by it; *in place*, all bad sites replaced at once, without rolling out."""
 
-ADVICE = """## What to take from it, with a pair of your own
+ADVICE = f"""## What to take from it, with a pair of your own
 
 Run `nabla-eval probe` on the pair and some fifty problems, and read its sections beside this map.
 
@@ -170,8 +180,9 @@ Run `nabla-eval probe` on the pair and some fifty problems, and read its section
   align its gradient: it costs one forward pass, no second derivatives, and leaves the scores alone.
   Aligning while the model learns made its scores worse (least AUC below), so verifying with them
   stops helping; aligning a model that has converged did not (the recipe's tables). With a weak
-  reward model (`words`, AUC .777 within a question) ∇-Reasoner and its twin get worse with N, and
-  best-of-N and DVTS do not (last table): mend the reward model before any search.
+  reward model (AUC within a question below {WEAK:g}, as the probe has it; `words`: .777)
+  ∇-Reasoner and its twin get worse with N, and best-of-N and DVTS do not (last table): mend the
+  reward model before any search.
 - **verdict**: these are small models of a made task with exact labels. The map says which
   comparison to make on your pair, not what it will give."""
 
@@ -186,14 +197,14 @@ def missing(figures: dict[str, Any]) -> str:
         )
     if "recipe" not in figures:
         lines.append("- **Bed 2, recipe** (`recipe_bed.py`): not run.")
+    if "countdown" not in figures:
+        lines.append("- **Bed 2 on Countdown** (`countdown_bed.py`): not run.")
     return "\n".join([*lines, MISSING])
 
 
-MISSING = """- **Bed 2's factor Countdown**, for want of time. A prototype's .946 against .924
-  at the same calls came with a calculator bed, joint alignment and right tokens at first errors,
-  all at once. Its code and data are not in this repository's history, only the figures. On
-  Countdown the joint recipe was measured with right tokens and with the model's own scores
-  (reports/LOG.md, 2026-11-25), with reward models that are mostly below this page's gate.
+MISSING = """- **The prototype itself**, whose .946 against .924 at the same calls came with a
+  calculator bed, joint alignment and right tokens at first errors, all at once. Its code and data
+  are not in this repository's history, only the figures.
 - **More than 10 test drafts a cell** in bed 3, and seconds of a machine that did nothing else.
 - **More than one seed and one trained pair** in bed 4, and a reward model there that passes the
   gate.
@@ -202,9 +213,9 @@ MISSING = """- **Bed 2's factor Countdown**, for want of time. A prototype's .94
 
 
 def seeds(figures: dict[str, Any]) -> str:
-    """Return which reward seeds there are; 5 are what the command trains by itself."""
+    """Return how many reward seeds there are."""
     count = len(figures["width"][0]["auc"]["plain"])
-    return f"{count} seeds" + ("" if count >= 5 else " of the 5 that the command trains")
+    return f"{count} seeds" + ("" if count >= SEEDS else f" of the {SEEDS} that are asked for")
 
 
 def method(figures: dict[str, Any]) -> str:
@@ -300,43 +311,179 @@ def margin_table(cell: Cell) -> list[str]:
                 f"| {h['ours']} ({h['setting']}), {100 * h['right']:.1f} % "
                 f"| {h['rival']} ({h['theirs']['setting']}), {100 * h['theirs']['right']:.1f} % "
                 f"| {_points(h['least'])} | {_p(h['least']['p'])} | {seeds} "
-                f"| {'met' if h['leads'] else 'not met'} |"
+                f"| {_goal(h)} |"
             )
     return lines
 
 
-def recipe(found: list[Cell]) -> str:
-    """Return the tables of bed 2."""
-    if not found:
-        return ""
-    lines = ["## Recipe: aligned jointly or late, towards right tokens or its own scores", ""]
-    for cell in found:
-        lines += [
-            f"K = {cell['width']}: right token first by G alone, same-place AUC (least over "
-            "seeds), and the margin over sequential verification and exact-k at the calls where it "
-            "leads most on validation.", "",
+def recipe(figures: dict[str, Any]) -> str:
+    """Return the tables of bed 2: its two factors on made facts, then on Countdown."""
+    facts, countdown = figures.get("recipe", []), figures.get("countdown", [])
+    parts = []
+    if facts or countdown:
+        parts.append("## Recipe: aligned jointly or late, towards right tokens or its own scores")
+    if facts and countdown:
+        parts += [recipe_answer(facts, countdown), effects([*facts, *countdown])]
+    for cell in facts:
+        told = (
+            f"Made facts, K = {cell['width']}: right token first by G alone, same-place AUC (least "
+            "over seeds), and the margin over sequential verification and exact-k at the calls "
+            "where it leads most on validation."
+        )
+        lines = [
             "| alignment | right first, % (by seed) | AUC | margin, points | p | at calls |",
             "| --- | ---: | ---: | ---: | ---: | ---: |",
-        ]  # fmt: skip
+        ]
         for kind, values in cell["first"].items():
-            auc = min(cell["auc"][kind])
-            seeds = ", ".join(f"{100 * v:.0f}" for v in values)
-            mean = f"{100 * sum(values) / len(values):.1f} ({seeds})"
-            if not cell["learned"][kind]:
-                lines.append(f"| {kind} | {mean} | {auc:.3f}, not learned | | | |")
-                continue
-            rows = [
-                {**r, "margins": {kind: r["margins"][kind]}}
-                for r in cell["calls"]
-                if kind in r["margins"]
-            ]
-            h = headline(rows)
-            lines.append(
-                f"| {kind} | {mean} | {auc:.3f} | {_points(h['least'])} | {_p(h['least']['p'])} "
-                f"| {h['limit']:g} |"
-            )
-        lines.append("")
-    return "\n".join(lines[:-1])
+            shown = [kind, _seeds(values), *_recipe_margin(cell, kind)]
+            lines.append(f"| {' | '.join(shown)} |")
+        parts += [told, "\n".join(lines)]
+    for cell in countdown:
+        lines = [
+            "| alignment | G, % (by seed) | log π + 3 G | exact scores | AUC | margin, points | p "
+            "| at calls |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for kind, values in cell["first"].items():
+            others = [_percent([v[name] for v in values]) for name in OTHERS]
+            shown = [kind, _seeds([v["G"] for v in values]), *others, *_recipe_margin(cell, kind)]
+            lines.append(f"| {' | '.join(shown)} |")
+        for kind, value in cell["shipped"]["first"].items():
+            ranked = [_percent([value[name]]) for name in ("G", *OTHERS)]
+            auc = f"{cell['shipped']['auc'][kind]:.3f}"
+            lines.append(f"| shipped, {kind} | {' | '.join([*ranked, auc])} | | | |")
+        parts += [_countdown(cell), "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+OTHERS = ("log π + βG", "exact scores")
+
+
+def _recipe_margin(cell: Cell, kind: str) -> list[str]:
+    """Return a kind's least AUC and its best margin over the controls, with p and calls."""
+    auc = f"{min(cell['auc'][kind]):.3f}" + ("" if cell["learned"][kind] else ", gated out")
+    rows = [
+        {**r, "margins": {kind: r["margins"][kind]}} for r in cell["calls"] if kind in r["margins"]
+    ]
+    h = headline(rows)
+    return [auc, _points(h["least"]), _p(h["least"]["p"]), f"{h['limit']:g}"]
+
+
+def _countdown(cell: Cell) -> str:
+    """Say what a table of Countdown shows, and whether its gates were passed."""
+    places = {
+        "first errors": "first errors of the shipped policy's samples that were its first choice",
+        "results": "results of equations, among K values of a made policy",
+    }
+    kinds = [kind for kind, learned in cell["learned"].items() if learned]
+    gate = (
+        "the gates are passed" if len(kinds) == len(cell["learned"])
+        else "**gated out**" if not kinds
+        else "the gates are passed by " + "; ".join(kinds) + " alone"
+    )  # fmt: skip
+    return (
+        f"Countdown, {places[cell['where']]}, K = {cell['width']} ({cell['errors']} errors of "
+        f"{cell['problems']} test problems, {len(cell['first']['not aligned'])} reward seeds; in "
+        f"{100 * cell['outside']:.0f} % no right token is among the policy's first two): {gate}. A "
+        "right token first by G alone; by the other rankings and by the policy "
+        f"({100 * cell['policy']:.1f} %) the wrong one is left out."
+    )
+
+
+RECIPES = ("joint, right tokens", "joint, own scores", "late, right tokens", "late, own scores")
+DIFFERENCES = {
+    "right tokens less own scores, jointly": (0, 1),
+    "right tokens less own scores, late": (2, 3),
+    "late less joint, right tokens": (2, 0),
+    "late less joint, own scores": (3, 1),
+}
+PROTOTYPE = 0.946 - 0.924  # what a prototype's aligned gradient led by, at the same calls
+
+
+def right_first(cell: Cell) -> list[NDArray[np.float64]]:
+    """Return how often G alone is right first, `[seeds]` for each of `RECIPES`."""
+    each = [cell["first"][kind] for kind in RECIPES]
+    return [np.array([v["G"] if isinstance(v, dict) else v for v in own]) for own in each]
+
+
+def difference(cell: Cell, name: str) -> Cell:
+    """Return what one factor changes at one level of the other, with its interval over seeds."""
+    ours, theirs = (right_first(cell)[i] for i in DIFFERENCES[name])
+    found = mean(ours - theirs)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def effects(cells: list[Cell]) -> str:
+    """Return bed by recipe by supervision: right first by G alone, and what each changes."""
+    lines = [
+        "A right token first by G alone, in %, then what one factor changes in points, with its "
+        "interval over reward seeds; a star marks what the gates leave out:",
+        "",
+        f"| | {' | '.join(map(_bed, cells))} |",
+        "| --- |" + " ---: |" * len(cells),
+    ]
+    for i, kind in enumerate(RECIPES):
+        shown = [
+            _percent(list(right_first(c)[i])) + ("" if c["learned"][kind] else "*") for c in cells
+        ]
+        lines.append(f"| {kind} | {' | '.join(shown)} |")
+    for name, pair in DIFFERENCES.items():
+        shown = [
+            _points(difference(c, name)) + ("" if _both_learned(c, pair) else "*") for c in cells
+        ]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _both_learned(cell: Cell, pair: tuple[int, int]) -> bool:
+    return all(cell["learned"][RECIPES[i]] for i in pair)
+
+
+def _bed(cell: Cell) -> str:
+    where = f"Countdown, {cell['where']}" if "where" in cell else "made facts"
+    return f"{where}, K = {cell['width']}"
+
+
+def recipe_answer(facts: list[Cell], countdown: list[Cell]) -> str:
+    """Say what bed, recipe and supervision change, by the tables."""
+    kind = RECIPES[2]
+    by_bed = ", ".join(
+        f"{_percent(list(right_first(c)[2]))} % ({_bed(c)})" for c in (*facts, *countdown)
+    )
+    hard = [c for c in countdown if not any(c["learned"].values())]
+    known = [c for c in (*facts, *countdown) if c not in hard]
+    spans = {name: _span([difference(c, name)["value"] for c in known]) for name in DIFFERENCES}
+    right_joint, right_late, late_right, late_own = spans.values()
+    lost = _span([np.mean(c["auc"][RECIPES[0]]) - np.mean(c["auc"][kind]) for c in known], 3)
+    lines = [
+        f"- **Bed**: aligned late with right tokens, G alone is right first in {by_bed}.",
+        f"- **Supervision**: right tokens change that by {right_joint} points jointly and by "
+        f"{right_late} late, over what the model's own scores teach.",
+        f"- **Recipe**: late less joint is {late_right} points with right tokens and {late_own} "
+        f"with own scores; AUC, joint less late with right tokens, is {lost}.",
+    ]
+    if hard:
+        auc = max(max(values) for c in hard for values in c["auc"].values())
+        lines.append(
+            f"- **First errors on Countdown** are gated out: no reward model's exact scores reach "
+            f"more than AUC {auc:.2f} there, and in {100 * hard[0]['outside']:.0f} % of errors "
+            "alone is no right token among the policy's first two. A null there says nothing of "
+            "gradients."
+        )
+    sizes = [abs(difference(c, name)["value"]) for c in known for name in DIFFERENCES]
+    if np.median(sizes) > PROTOTYPE:
+        lines.append(
+            f"- A prototype's .946 against .924, {100 * PROTOTYPE:.1f} points, is less than half "
+            "of these differences: a calculator bed, right tokens or the time of alignment "
+            "could each account for it."
+        )
+    return "\n".join(lines)
+
+
+def _span(values: list[float], digits: int = 1) -> str:
+    scale = 100 if digits == 1 else 1
+    low, high = (f"{scale * x:+.{digits}f}" for x in (min(values), max(values)))
+    return f"{low} to {high}"
 
 
 def words(found: Cell | None) -> str:
@@ -395,6 +542,20 @@ NAMES = {"nabla": "∇-Reasoner", "twin": "its twin", "best-of-n": "best-of-N", 
 
 def _points(m: Cell) -> str:
     return f"{100 * m['value']:+.1f} [{100 * m['low']:+.1f}, {100 * m['high']:+.1f}]"
+
+
+def _percent(values: list[float]) -> str:
+    return f"{100 * sum(values) / len(values):.1f}"
+
+
+def _seeds(values: list[float]) -> str:
+    return f"{_percent(values)} ({', '.join(f'{100 * v:.0f}' for v in values)})"
+
+
+def _goal(h: Cell) -> str:
+    if len(h["least"]["by_seed"]) < SEEDS:
+        return "not judged"
+    return "met" if h["leads"] else "not met"
 
 
 def _p(p: float) -> str:

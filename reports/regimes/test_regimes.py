@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import countdown_bed
+import countdown_models
 import length_bed
 import numpy as np
 import pytest
@@ -20,14 +25,26 @@ from chains import (
     shares_a_digit,
     wrong_values,
 )
-from kept import kept_json
+from kept import kept_json, kept_model
 from length_bed import Drafts, gradients, in_place
 from margins import Family, Tried, best_setting, compare, crossed, headline, leads, margin
-from regimes_page import draw_map, page, words
+from plain_sampling import sample
+from regimes_page import (
+    RECIPES,
+    difference,
+    draw_map,
+    effects,
+    page,
+    recipe,
+    recipe_answer,
+    words,
+)
 from run_folders import as_run, record
 from tiny_reward import WINDOW, TinyReward, linearised
 from torch.nn.functional import logsigmoid, one_hot
 from width_bed import DRAWN, Errors, decide, draw_split, ordered, same_place_auc
+
+from nabla_eval.embedded.countdown import problems
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -173,6 +190,113 @@ def test_in_place_repairs_never_lower_a_site() -> None:
     assert calls[1] - calls[0] == 5  # a gradient pass and a scoring a round
 
 
+# --- Countdown ---
+
+
+def countdown_places(count: int = 12) -> countdown_models.Places:
+    asked = problems(count, "validation")
+    said = sample(countdown_models.shipped()[0], asked, temperature=0.7, generator=generator(1))
+    return countdown_models.places(
+        countdown_models.shipped()[0], list(zip(asked, said, strict=True))
+    )
+
+
+def test_places_end_at_the_first_wrong_token() -> None:
+    found = countdown_places()
+    right = found.right.gather(1, found.written[:, None])[:, 0]
+    last = torch.cat([found.row[1:] != found.row[:-1], torch.tensor([True])])
+    assert right[~last].all() and not right[last].all()
+    assert found.right.any(1).all()
+    written = countdown_models.results(found)
+    assert (written.right.sum(1) == 1).all() and 0 < len(written) < len(found)
+
+
+def test_swapped_scores_and_g_agree_with_the_reward_model() -> None:
+    found, model = countdown_places(), countdown_models.shipped()[1]
+    own = countdown_models.swapped(model, found, found.written[:, None])[:, 0]
+    direct = model(input_ids=found.ids).logits[torch.arange(len(found)), found.place, 0]
+    torch.testing.assert_close(own, direct, rtol=1e-4, atol=1e-4)
+    hard = one_hot(found.written, found.policy.shape[1]).double()
+    at, model = replace(found, policy=hard.log()), copy.deepcopy(model).double()
+    G = countdown_models.linearised(model, at).detach()
+    table, step = model.get_input_embeddings().weight, 1e-2  # norms are taken in float32
+
+    def value(size: float) -> Any:
+        embeds = table[at.ids].clone()
+        embeds[torch.arange(len(at)), at.place] += size * table[7]
+        scores = model(inputs_embeds=embeds).logits[torch.arange(len(at)), at.place, 0]
+        return logsigmoid(scores).detach()
+
+    torch.testing.assert_close(
+        G[:, 7], (value(step) - value(-step)) / (2 * step), rtol=0.01, atol=1e-3
+    )
+
+
+def test_the_made_policy_knows_k_values_and_the_right_one() -> None:
+    right = torch.randint(1, 100, (300,), generator=generator())
+    policy = countdown_models.made_policy(right, 8, generator(1))
+    assert (policy.isfinite().sum(1) == 8).all() and not policy[:, 0].isfinite().any()
+    assert policy.gather(1, right[:, None]).isfinite().all()
+    assert not policy[:, 100:].isfinite().any()
+
+
+def test_alignment_moves_g_towards_right_tokens() -> None:
+    found = countdown_models.results(countdown_places())
+    made = countdown_models.made_policy(found.right.int().argmax(1), 8, generator(2))
+    found, model = replace(found, policy=made), copy.deepcopy(countdown_models.shipped()[1])
+    model.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-4)
+    terms = []
+    for _ in range(5):
+        term = countdown_models.aligned_term(model, found, gold=True)
+        optimiser.zero_grad()
+        term.backward()
+        optimiser.step()
+        terms.append(term.item())
+    assert terms[-1] < terms[0]
+    assert countdown_models.aligned_term(model, found, gold=False).item() > 0
+
+
+def test_countdown_runs_from_models_to_page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(countdown_models.RECIPE, steps=2, batch=4, questions=8, samples=1)
+    monkeypatch.setattr(countdown_models, "RECIPE", small)
+    monkeypatch.setattr(countdown_models, "LATE", 1)
+    monkeypatch.setattr(countdown_bed, "DRAWN", {"validation": 8, "test": 12})
+    monkeypatch.setattr(countdown_bed, "RESULTS", {"validation": 5, "test": 9})
+    countdown_models.lessons.cache_clear()
+    countdown_bed.drawn.cache_clear()
+    found = countdown_bed.run(tmp_path, 2)
+    countdown_models.lessons.cache_clear()
+    countdown_bed.drawn.cache_clear()
+    assert len(list(tmp_path.glob("*.pt"))) == 2 * 5 + 2
+    shown = recipe({"countdown": found})
+    assert "**gated out**" in shown and "| shipped, late, own scores |" in shown
+
+
+def recipes(*shares: float, learned: bool = True, **more: Any) -> dict[str, Any]:
+    firsts = {kind: [share, share + 0.01] for kind, share in zip(RECIPES, shares, strict=True)}
+    own = dict.fromkeys(RECIPES, learned)
+    return {
+        "first": firsts,
+        "learned": own,
+        "auc": {k: [0.95] for k in RECIPES},
+        "width": 8,
+        **more,
+    }
+
+
+def test_what_a_factor_changes_is_told_of_what_learned() -> None:
+    facts = recipes(0.5, 0.3, 0.6, 0.35)
+    assert difference(facts, "right tokens less own scores, late")["value"] == pytest.approx(0.25)
+    hard = recipes(0.1, 0.1, 0.1, 0.1, learned=False, where="first errors", outside=0.2)
+    told = recipe_answer([facts], [hard])
+    assert "+20.0 to +20.0 points jointly and by +25.0 to +25.0 late" in told
+    assert "are gated out" in told and "prototype" in told
+    assert "| 10.5* |" in effects([facts, hard]) and "| +0.0 [+0.0, +0.0]* |" in effects(
+        [facts, hard]
+    )
+
+
 # --- estimates ---
 
 
@@ -198,6 +322,13 @@ def family(first: bool, right: list[float], calls: list[float], shift: float = 0
     return Family(first, False, [f"{c:g}" for c in calls], tried(0.0), tried(shift))
 
 
+def one_seed(own: Family) -> Family:
+    parts = [
+        Tried(t.right[:, :1], t.calls[:, :1], t.flops[:, :1]) for t in (own.validation, own.test)
+    ]
+    return Family(own.first_order, own.gold, own.settings, *parts)
+
+
 def test_settings_are_chosen_on_validation_within_the_limit() -> None:
     found = family(True, [0.2, 0.9, 0.95], [1.0, 3.0, 9.0])
     assert [best_setting(found, limit, "calls") for limit in (0.5, 1, 3, 9)] == [None, 0, 1, 2]
@@ -219,9 +350,13 @@ def test_the_goal_needs_every_control() -> None:
 def test_one_bad_seed_fails_the_goal() -> None:
     ours = np.ones((5, 50))
     theirs = np.zeros((5, 50))
+    assert leads(margin(ours, theirs, np.arange(50)))
     theirs[4] = 1.0
     assert not leads(margin(ours, theirs, np.arange(50)))
-    assert leads(margin(ours[:4], theirs[:4], np.arange(50)))
+
+
+def test_four_seeds_do_not_meet_the_goal() -> None:
+    assert not leads(margin(np.ones((4, 50)), np.zeros((4, 50)), np.arange(50)))
 
 
 # --- files and page ---
@@ -229,9 +364,22 @@ def test_one_bad_seed_fails_the_goal() -> None:
 
 def test_what_was_made_is_kept(tmp_path: Any) -> None:
     path = tmp_path / "deep" / "cell.json"
-    assert kept_json(path, lambda: [1]) == [1]
-    assert kept_json(path, lambda: pytest.fail("made twice")) == [1]
-    assert [p.name for p in path.parent.iterdir()] == ["cell.json"]
+    assert kept_json(path, ("rate", 0.1), lambda: [1]) == [1]
+    assert kept_json(path, ("rate", 0.1), lambda: pytest.fail("made twice")) == [1]
+    assert kept_json(path, ("rate", 0.2), lambda: [2]) == [2]
+    names = [p.name.split(".") for p in path.parent.iterdir()]
+    assert [(n[0], n[-1]) for n in names] == [("cell", "json")] * 2
+
+
+def test_a_kept_model_is_of_its_settings(tmp_path: Any) -> None:
+    def kept(rate: float, weight: float) -> float:
+        model = torch.nn.Linear(1, 1)
+        train = partial(torch.nn.init.constant_, model.weight, weight)
+        kept_model(tmp_path / "plain-0.pt", rate, model, train)
+        assert not model.weight.requires_grad
+        return float(model.weight)
+
+    assert [kept(0.1, 1.0), kept(0.1, 2.0), kept(0.2, 3.0)] == [1.0, 1.0, 3.0]
 
 
 def test_a_cell_that_was_not_learned_counts_for_nothing() -> None:
@@ -241,6 +389,10 @@ def test_a_cell_that_was_not_learned_counts_for_nothing() -> None:
         "width": 8, "auc": {"plain": [0.95] * 5}, "outside": 0.8, "learned": True,
         "first": {"policy": [0.1]}, "calls": rows, "flops": rows,
     }  # fmt: skip
+    few = compare({n: one_seed(f) for n, f in families.items()}, np.arange(80), [3.0], "calls")
+    shown = page({"width": [{**cell, "calls": few, "flops": few}]})
+    assert "1 of 5 reward seeds were run" in shown and "| not judged |" in shown
+    assert "goal met" not in shown and "In none" not in shown
     shown = page({"width": [cell]})
     assert "leads every control, heads included, in width, K = 8 (equal calls)" in shown
     assert "| G | 9" in shown

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,13 +23,24 @@ from numpy.typing import NDArray
 from tiny_reward import HEAD_WEIGHTS, WEIGHTS, TinyReward, fit, linearised
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
-from width_models import FLOOR, GOLD, KINDS, STEPS, WIDTHS, load
+from width_models import FLOOR, GOLD, KINDS, STEPS, WIDTHS, load, recipe
 
 DRAWN = {"validation": 150, "test": 350}  # problems; those whose first choice is wrong count
 LIMITS = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
 BETAS = (1.0, 3.0, 100.0)
 VERIFIED = (0, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 STOPS = (0.0, 2.0, None)  # θ, a logit; None: score all m
+
+
+class Choices(Protocol):
+    """What a decision reads of E wrong tokens."""
+
+    @property
+    def policy(self) -> Tensor: ...  # [E, V] log π there; -inf: not plausible
+    @property
+    def wrong(self) -> Tensor: ...  # [E] the policy's first choice
+    @property
+    def good(self) -> Tensor: ...  # [E, V] which tokens are right
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class Errors:
     def right(self) -> Tensor:
         """The right tokens, [E]."""
         return self.problems.answer[:, -1]
+
+    @property
+    def good(self) -> Tensor:
+        """Which tokens are right, [E, V]."""
+        return one_hot(self.right, self.policy.shape[1]).bool()
 
 
 def draw_split(split: str) -> Problems:
@@ -112,7 +128,7 @@ def probe(model: TinyReward, seed: int) -> torch.nn.Linear:
     return head.requires_grad_(False)
 
 
-def ordered(errors: Errors, ranking: Tensor | None, beta: float) -> Tensor:
+def ordered(errors: Choices, ranking: Tensor | None, beta: float) -> Tensor:
     """Return the plausible tokens but the wrong one by falling log π + β × ranking, `[E, m]`."""
     allowed = errors.policy.isfinite().scatter(1, errors.wrong[:, None], False)
     key = errors.policy.clamp_min(FLOOR)
@@ -123,7 +139,7 @@ def ordered(errors: Errors, ranking: Tensor | None, beta: float) -> Tensor:
 
 
 def decide(
-    errors: Errors, order: Tensor, exact: Tensor, most: int, stop: float | None
+    errors: Choices, order: Tensor, exact: Tensor, most: int, stop: float | None
 ) -> tuple[Floats, Floats]:
     """Return whether the chosen token is right, and how many were scored exactly; `[E]` each."""
     order = order[:, : max(most, 1)]
@@ -138,11 +154,12 @@ def decide(
             pick = torch.where(good.any(1), first, pick)
             scored = torch.where(good.any(1), first + 1, scored)
     chosen = order.gather(1, pick[:, None])[:, 0]
-    return (chosen == errors.right).double().numpy(), scored.double().numpy()
+    right = errors.good.gather(1, chosen[:, None])[:, 0]
+    return right.double().numpy(), scored.double().numpy()
 
 
 def decide_all(
-    errors: Errors,
+    errors: Choices,
     ranking: Tensor | None,
     exact: Tensor,
     tried: list[tuple[float, int, float | None]],
@@ -197,18 +214,20 @@ class Bed:
         }
 
 
-def same_place_auc(errors: Errors, exact: Tensor) -> float:
-    """Return how often the right token scores above a plausible wrong one; ties count half."""
-    right = exact.gather(1, errors.right[:, None])
-    others = errors.policy.isfinite().scatter(1, errors.right[:, None], False)
-    above = (right > exact).double() + 0.5 * (right == exact).double()
-    return float((above * others).sum() / others.sum())
+def same_place_auc(errors: Choices, exact: Tensor) -> float:
+    """Return how often a right token scores above a plausible wrong one; ties count half."""
+    above = pairs = 0.0
+    for scores, good, known in zip(exact, errors.good, errors.policy.isfinite(), strict=True):
+        right, others = scores[known & good][:, None], scores[known & ~good]
+        above += float((right > others).sum()) + 0.5 * float((right == others).sum())
+        pairs += right.numel() * others.numel()
+    return above / pairs
 
 
-def first_choice(errors: Errors, ranking: Tensor) -> float:
-    """Return how often a ranking of all plausible tokens puts the right one first."""
+def first_choice(errors: Choices, ranking: Tensor) -> float:
+    """Return how often a ranking of all plausible tokens puts a right one first."""
     key = ranking.masked_fill(~errors.policy.isfinite(), -torch.inf)
-    return float((key.argmax(1) == errors.right).double().mean())
+    return float(errors.good.gather(1, key.argmax(1, keepdim=True)).double().mean())
 
 
 def measure_seed(folder: Path, seed: int) -> dict[str, Any]:
@@ -285,8 +304,9 @@ def _say(name: str, beta: float, most: int, stop: float | None) -> str:
 
 def run(folder: Path, seeds: int) -> list[dict[str, Any]]:
     """Train, measure and compare; each model and each seed's measurements are kept."""
+    by = (recipe(), WIDTHS, DRAWN, [settings(name) for name in FAMILIES])
     found = [
-        kept_json(folder / f"measured-{seed}.json", partial(measure_seed, folder, seed))
+        kept_json(folder / f"measured-{seed}.json", by, partial(measure_seed, folder, seed))
         for seed in range(seeds)
     ]
     return [cell(found, width) for width in WIDTHS]

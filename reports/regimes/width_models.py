@@ -7,6 +7,7 @@ the aligned gradient also learn from the right tokens of `GOLD` places a step, t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from chains import LEAN, Problems, plausibility, sample_responses
@@ -88,8 +89,14 @@ def train(
     fit(model, loss, steps, RATE)
 
 
+def recipe() -> tuple[Any, ...]:
+    """Return what decides a model's weights besides its kind and seed."""
+    learning = (STEPS, ROWS, LENGTH, RATE, SHARE_RIGHT)
+    return *learning, WIDTHS, GOLD, EXTRA, BETA, FLOOR, LEAN
+
+
 def load(folder: Path, kind: str, seed: int) -> TinyReward:
     """Return a trained model, trained now if it was not yet."""
     model = TinyReward(seed)
-    kept_model(folder / f"{kind}-{seed}.pt", model, lambda: train(model, kind, seed))
+    kept_model(folder / f"{kind}-{seed}.pt", recipe(), model, lambda: train(model, kind, seed))
     return model
