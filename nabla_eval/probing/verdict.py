@@ -20,8 +20,8 @@ from nabla_eval.methods.nabla_options import Nabla
 HARDLY = 0.02  # of runs that differ: fewer than one in fifty
 FEW = 0.5  # uncertain positions a response, below which there is no room
 # Within-question AUC, below which a reward model is called weak: with one of .78 both searches lose
-# with N (the map's bed `words`), with one of .84 ∇-Reasoner keeps up with best-of-4 (reports/LOG.md,
-# 2026-11-25).
+# with N (the map's bed `words`), with one of .84 ∇-Reasoner keeps up with best-of-4
+# (reports/LOG.md, 2026-11-25).
 WEAK = 0.8
 POINT = 0.01  # a margin below it is none; more problems should make it visible
 
@@ -180,7 +180,7 @@ class _Case:
         """Propose another reward model: for what was seen to happen here, else for its AUC."""
         auc, lost = self.reward["auc_within"], self.reward["over_optimised"]
         if lost is not None and lost.high < 0:
-            yield "Another reward model: the more drafts this one chooses among, the fewer are right."
+            yield "Another reward model: the more drafts this one may choose from, the worse."
         elif auc is not None and auc.value < WEAK:
             yield f"Another reward model: with an AUC below {WEAK:g}, search can lose with N."
 

@@ -238,7 +238,7 @@ def sections(**given: Any) -> dict[str, Any]:
         ({}, "cannot be told", "lr=0.1: it moves 20.0 %"),
         ({}, "cannot be told", "Take about 450 problems"),
         ({"auc": estimate(0.777, 0.7, 0.85)}, "cannot be told", "model: with an AUC below 0.8"),
-        ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "model: the more drafts"),
+        ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "may choose from, the worse"),
         ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "hardly any room"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "twice as many drafts"),
     ],
