@@ -91,6 +91,28 @@ def tiny_pair(
     return Pair(policy, reward_from(judge.eval(), tokenizer, policy))
 
 
+def additive_pair(seed: int = 0, vocabulary: int = 30) -> Pair:
+    """A random policy, and a reward to which every token adds its share: one that gradients climb.
+
+    Attention that takes the mean of all tokens alike, and no feed-forward layer: only the last
+    norm, and the last token's own share, are not linear in the tokens.
+    """
+    policy = tiny_pair(seed, vocabulary, dtype=torch.float32).policy
+    one_score: dict[str, Any] = {"num_labels": 1}
+    config = Qwen2Config(
+        vocab_size=policy.vocabulary, hidden_size=32, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=256,
+        initializer_range=0.5, pad_token_id=0, **one_score,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        judge = Qwen2ForSequenceClassification(config)
+        (layer,) = judge.model.layers
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.down_proj):
+            part.weight.zero_()
+    return Pair(policy, reward_from(judge.eval(), policy.tokenizer, policy))
+
+
 def tiny_problems(
     pair: Pair, count: int, max_new_tokens: int = 8, seed: int = 0, **options: Any
 ) -> list[Problem]:

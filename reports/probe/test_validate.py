@@ -44,7 +44,7 @@ def test_they_agree_within_both_intervals(
     assert script.agrees({"expected": expected, "measured": measured}, "right") is agree
 
 
-@pytest.mark.parametrize(("pair", "settings"), [("countdown", 12), ("words", 3)])
+@pytest.mark.parametrize(("pair", "settings"), [("countdown", 12), ("words", 3), ("additive", 6)])
 def test_probe_and_test_problems_are_apart(script: ModuleType, pair: str, settings: int) -> None:
     bed = script.BEDS[pair]
     assert len(bed.settings) >= settings

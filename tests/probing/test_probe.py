@@ -22,7 +22,7 @@ from nabla_eval.probing.store import LINES, SETTINGS
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.reporting.probe import probe_report
 from nabla_eval.reporting.tables import json_text, report_json, report_markdown
-from nabla_eval.testing import tiny_pair, tiny_problems
+from nabla_eval.testing import additive_pair, tiny_pair, tiny_problems
 
 SECTIONS = ["room", "reach", "fidelity", "advantage", "reward", "verdict"]
 SMALL: dict[str, Any] = {
@@ -167,6 +167,20 @@ def test_answers_that_nobody_knows_are_no_failure() -> None:
 
 def estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(value, (high - low) / 4, low, high, 50)
+
+
+@pytest.mark.parametrize(("lam", "answer"), [(1.0, "pays"), (-1.0, "costs")])
+def test_a_gradient_that_pays_is_recognised(lam: float, answer: str) -> None:
+    """Where every token adds its share of the reward, first order is nearly exact."""
+    texts = ["".join(chr(ord("a") + (7 * i + j * j) % 26) for j in range(4)) for i in range(12)]
+    few: dict[str, Any] = {**SMALL, "n": 6, "passes": 2, "steps": 20, "max_new_tokens": 10}
+    found = ne.probe(additive_pair(), texts, lr=0.5, min_lr=0.05, lam=lam, batch_size=12, **few)
+    assert found["verdict"]["answer"] == answer
+    (own,) = (
+        row for row in found["fidelity"]["rankings"]
+        if (row["ranking"], row["change"]) == ("final gradient, hard", "kept")
+    )  # fmt: skip
+    assert own["correlation"]["value"] > 0.5
 
 
 def sections(**given: Any) -> dict[str, Any]:
