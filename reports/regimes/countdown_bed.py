@@ -29,7 +29,7 @@ from countdown_models import (
     swapped,
 )
 from kept import kept_json
-from margins import Family, Tried, compare
+from margins import Family, Tried, compare, headline
 from pair_tokenizer import EOS_ID
 from plain_sampling import sample
 from recipe_bed import KINDS
@@ -48,9 +48,10 @@ CELLS = (("first errors", 8), *(("results", width) for width in WIDTHS))
 LIMITS = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
 VERIFIED = (0, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STOPS = (-1.0, 0.0, 1.0, 2.0)  # θ of sequential verification, a logit
-PLAIN = "not aligned"
+PLAIN = "plain"
 GRADIENTS = (PLAIN, *KINDS)
 SETTINGS = [(b, m, None) for b, m in product(BETAS, VERIFIED)]
+CONTROLS = ("sequential verify", "exact-k")
 TRIED = {
     "sequential verify": [(0.0, m, stop) for m, stop in product(VERIFIED, STOPS) if m],
     "exact-k": [(0.0, m, None) for m in VERIFIED],
@@ -141,52 +142,61 @@ def without(errors: Errors) -> Errors:
     return replace(errors, policy=errors.policy.scatter(1, errors.wrong[:, None], -torch.inf))
 
 
-def measure_seed(folder: Path, seed: int | None) -> dict[str, Any]:
-    """Return what one seed's models do, by cell and split; None: the shipped one and late ones."""
-    names = [k for k in GRADIENTS if seed is not None or not k.startswith("joint")]
-    models = {k: load(folder, "plain" if k == PLAIN else k, seed) for k in names}
+def measure(folder: Path, kind: str, seed: int | None) -> dict[str, Any]:
+    """Return what one model does, by split and kind of errors; the plain one is the controls' too.
+
+    Seed None is the shipped model, or the one aligned late from it.
+    """
+    model = load(folder, kind, seed)
+    named = [kind, *CONTROLS] if kind == PLAIN else [kind]
     found: dict[str, Any] = {}
     for split, (where, width) in product(DRAWN, CELLS):
         errors = draw_errors(split, where, width)
-        exact = {kind: exact_scores(model, errors, width) for kind, model in models.items()}
-        G = {kind: gradient(model, errors) for kind, model in models.items()}
+        exact, G = exact_scores(model, errors, width), gradient(model, errors)
         decided = {
-            name: decide_all(errors, G.get(name), exact.get(name, exact[PLAIN]), tried)
-            for name, tried in TRIED.items()
-            if name not in GRADIENTS or name in models
+            name: decide_all(errors, G if name == kind else None, exact, TRIED[name])
+            for name in named
         }
         found[f"{split}, {where}, {width}"] = {
-            "auc": {kind: same_place_auc(errors, values) for kind, values in exact.items()},
-            "first": {k: rankings(errors, G[k], exact[k]) for k in models},
+            "auc": same_place_auc(errors, exact),
+            "first": rankings(errors, G, exact),
             "right": {name: right for name, (right, _) in decided.items()},
             "scored": {name: scored for name, (_, scored) in decided.items()},
         }
     return found
 
 
-def cell(
-    seeds: list[dict[str, Any]], late: dict[str, Any], where: str, width: int
-) -> dict[str, Any]:
-    """Return the figures of one kind of errors."""
+def cell(found: dict[str, list[dict[str, Any]]], where: str, width: int) -> dict[str, Any]:
+    """Return the figures of one kind of errors, from what each kind's models measured.
 
-    def tried(split: str, name: str) -> Tried:
-        cells = [seed[f"{split}, {where}, {width}"] for seed in seeds]
-        right = np.array([c["right"][name] for c in cells]).swapaxes(0, 1)
-        scored = np.array([c["scored"][name] for c in cells]).swapaxes(0, 1)
+    Kinds may have different numbers of seeds; a margin is over the seeds of its own kind.
+    """
+    at = {
+        split: {k: [m[f"{split}, {where}, {width}"] for m in own] for k, own in found.items()}
+        for split in DRAWN
+    }
+    errors, tests = draw_errors("test", where, width), at["test"]
+
+    def tried(split: str, name: str, seeds: int) -> Tried:
+        own = at[split][name if name in GRADIENTS else PLAIN][:seeds]
+        right = np.array([c["right"][name] for c in own]).swapaxes(0, 1)
+        scored = np.array([c["scored"][name] for c in own]).swapaxes(0, 1)
         calls = scored + (2.0 if name in GRADIENTS else 0.0)
         return Tried(right, calls, calls)
 
-    families = {
-        name: Family(
-            name in GRADIENTS, "right tokens" in name, [str(s) for s in TRIED[name]],
-            tried("validation", name), tried("test", name),
-        )
-        for name in TRIED
-    }  # fmt: skip
-    errors = draw_errors("test", where, width)
-    tests = [seed[f"test, {where}, {width}"] for seed in seeds]
-    alone = late[f"test, {where}, {width}"]
-    auc = {kind: [t["auc"][kind] for t in tests] for kind in GRADIENTS}
+    def lead(kind: str) -> dict[str, Any]:
+        names, seeds = (kind, *CONTROLS), len(tests[kind])
+        families = {
+            name: Family(
+                name == kind, "right tokens" in name, [str(s) for s in TRIED[name]],
+                tried("validation", name, seeds), tried("test", name, seeds),
+            )
+            for name in names
+        }  # fmt: skip
+        return headline(compare(families, errors.problem.numpy(), LIMITS, "calls"))
+
+    auc = {kind: [t["auc"] for t in tests[kind]] for kind in GRADIENTS}
+    shipped = {k: own[0] for k, own in tests.items() if k not in GRADIENTS}
     return {
         "where": where, "width": width, "errors": len(errors.at), "outside": errors.outside,
         "problems": len(errors.problem.unique()), "auc": auc,
@@ -194,22 +204,29 @@ def cell(
         "learned": {
             kind: min(values) >= 0.9 and errors.outside >= 0.4 for kind, values in auc.items()
         },
-        "first": {kind: [t["first"][kind] for t in tests] for kind in GRADIENTS},
-        "shipped": {"auc": alone["auc"], "first": alone["first"]},
-        "calls": compare(families, errors.problem.numpy(), LIMITS, "calls"),
+        "first": {kind: [t["first"] for t in tests[kind]] for kind in GRADIENTS},
+        "shipped": {k: {"auc": own["auc"], "first": own["first"]} for k, own in shipped.items()},
+        "leads": {kind: lead(kind) for kind in GRADIENTS},
     }  # fmt: skip
 
 
-def run(folder: Path, seeds: int) -> list[dict[str, Any]]:
-    """Train, measure and compare; each model and each seed's measurements are kept."""
+def run(folder: Path, seeds: int, joint: int) -> list[dict[str, Any]]:
+    """Train, measure and compare; each model and what it measures are kept.
+
+    The joint recipes take most of the time, so they may have fewer seeds.
+    """
     torch.set_num_threads(1)
     by = (learned(), CELLS, DRAWN, RESULTS, TRIED)
 
-    def measured(seed: int | None) -> dict[str, Any]:
-        name = f"measured-{'shipped' if seed is None else seed}.json"
-        found: dict[str, Any] = kept_json(folder / name, by, partial(measure_seed, folder, seed))
-        return found
+    def measured(kind: str, seed: int | None) -> dict[str, Any]:
+        name = f"measured-{kind}-{'shipped' if seed is None else seed}.json".replace(", ", "-")
+        make = partial(measure, folder, kind, seed)
+        own: dict[str, Any] = kept_json(folder / name.replace(" ", "-"), by, make)
+        return own
 
-    late = measured(None)
-    found = [measured(seed) for seed in range(seeds)]
-    return [cell(found, late, where, width) for where, width in CELLS]
+    alone = (kind for kind in GRADIENTS if not kind.startswith("joint"))
+    found = {f"shipped, {kind}": [measured(kind, None)] for kind in alone}
+    for kind in GRADIENTS:
+        count = min(joint, seeds) if kind.startswith("joint") else seeds
+        found[kind] = [measured(kind, seed) for seed in range(count)]
+    return [cell(found, where, width) for where, width in CELLS]

@@ -27,10 +27,13 @@ def crossed(values: Floats) -> Estimate:
     """Return the mean of `[seeds, problems]`, both random, with Student's interval.
 
     The variance is the sum of those of the seeds' and of the problems' means, which counts what is
-    neither twice and so is no too small; degrees of freedom by Welch and Satterthwaite.
+    neither twice and so is no too small; degrees of freedom by Welch and Satterthwaite. One seed has
+    no interval.
     """
     seeds, problems = mean(values.mean(1)), mean(values.mean(0))
     se = math.hypot(seeds.se, problems.se)
+    if math.isnan(se):
+        return Estimate(seeds.value, se, se, se, values.shape[1])
     if not se > 0:
         return Estimate(seeds.value, se, seeds.value, seeds.value, values.shape[1])
     parts = [e.se**4 / (e.clusters - 1) for e in (seeds, problems)]

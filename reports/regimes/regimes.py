@@ -1,6 +1,6 @@
 """Where does a gradient pay? Runs the beds and writes the page beside this file.
 
-    python reports/regimes/regimes.py [--results results/regimes] [--seeds 5]
+    python reports/regimes/regimes.py [--results results/regimes] [--seeds 5] [--joint 5]
                                       [--only width length recipe countdown words] [--page]
 
 Each trained model and each seed's measurements are files under --results, written whole and kept,
@@ -29,12 +29,12 @@ from margins import SEEDS
 from regimes_page import write_page
 
 HERE = Path(__file__).parent
-BEDS: dict[str, Callable[[Path, int], Any]] = {
-    "width": lambda results, seeds: width_bed.run(results / "width", seeds),
-    "length": lambda results, seeds: length_bed.run(results / "length", results / "width", seeds),
-    "recipe": lambda results, seeds: recipe_bed.run(results / "recipe", results / "width", seeds),
-    "countdown": lambda results, seeds: countdown_bed.run(results / "countdown", seeds),
-    "words": lambda results, seeds: words_bed.run(results / "words"),
+BEDS: dict[str, Callable[[Path, int, int], Any]] = {
+    "width": lambda at, seeds, _: width_bed.run(at / "width", seeds),
+    "length": lambda at, seeds, _: length_bed.run(at / "length", at / "width", seeds),
+    "recipe": lambda at, seeds, _: recipe_bed.run(at / "recipe", at / "width", seeds),
+    "countdown": lambda at, seeds, joint: countdown_bed.run(at / "countdown", seeds, joint),
+    "words": lambda at, seeds, _: words_bed.run(at / "words"),
 }
 
 
@@ -49,13 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results/regimes"))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="reward models of each kind")
+    parser.add_argument(
+        "--joint", type=int, default=SEEDS, help="how many of them are aligned jointly on Countdown"
+    )
     parser.add_argument("--only", nargs="*", choices=list(BEDS), default=list(BEDS))
     parser.add_argument("--page", action="store_true", help="make the page again, run nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     figures = stored()
     for name in [] if asked.page else asked.only:
-        figures[name] = BEDS[name](asked.results, asked.seeds)
+        figures[name] = BEDS[name](asked.results, asked.seeds, asked.joint)
         packages = ("torch", "numpy", "scipy")
         figures["versions"] = {
             "python": platform.python_version(), **{p: version(p) for p in packages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -348,10 +349,9 @@ def recipe(figures: dict[str, Any]) -> str:
             others = [_percent([v[name] for v in values]) for name in OTHERS]
             shown = [kind, _seeds([v["G"] for v in values]), *others, *_recipe_margin(cell, kind)]
             lines.append(f"| {' | '.join(shown)} |")
-        for kind, value in cell["shipped"]["first"].items():
-            ranked = [_percent([value[name]]) for name in ("G", *OTHERS)]
-            auc = f"{cell['shipped']['auc'][kind]:.3f}"
-            lines.append(f"| shipped, {kind} | {' | '.join([*ranked, auc])} | | | |")
+        for kind, own in cell["shipped"].items():
+            ranked = [_percent([own["first"][name]]) for name in ("G", *OTHERS)]
+            lines.append(f"| {kind} | {' | '.join(ranked)} | {own['auc']:.3f} | | | |")
         parts += [_countdown(cell), "\n".join(lines)]
     return "\n\n".join(parts)
 
@@ -362,11 +362,18 @@ OTHERS = ("log π + βG", "exact scores")
 def _recipe_margin(cell: Cell, kind: str) -> list[str]:
     """Return a kind's least AUC and its best margin over the controls, with p and calls."""
     auc = f"{min(cell['auc'][kind]):.3f}" + ("" if cell["learned"][kind] else ", gated out")
-    rows = [
-        {**r, "margins": {kind: r["margins"][kind]}} for r in cell["calls"] if kind in r["margins"]
-    ]
-    h = headline(rows)
+    h = cell["leads"][kind] if "leads" in cell else _lead(cell, kind)
     return [auc, _points(h["least"]), _p(h["least"]["p"]), f"{h['limit']:g}"]
+
+
+def _lead(cell: Cell, kind: str) -> Cell:
+    return headline(
+        [
+            {**r, "margins": {kind: r["margins"][kind]}}
+            for r in cell["calls"]
+            if kind in r["margins"]
+        ]
+    )
 
 
 def _countdown(cell: Cell) -> str:
@@ -383,11 +390,16 @@ def _countdown(cell: Cell) -> str:
     )  # fmt: skip
     return (
         f"Countdown, {places[cell['where']]}, K = {cell['width']} ({cell['errors']} errors of "
-        f"{cell['problems']} test problems, {len(cell['first']['not aligned'])} reward seeds; in "
+        f"{cell['problems']} test problems, {_counts(cell)}; in "
         f"{100 * cell['outside']:.0f} % no right token is among the policy's first two): {gate}. A "
         "right token first by G alone; by the other rankings and by the policy "
         f"({100 * cell['policy']:.1f} %) the wrong one is left out."
     )
+
+
+def _counts(cell: Cell) -> str:
+    plain, joint = (len(cell["first"][kind]) for kind in ("plain", RECIPES[0]))
+    return f"{plain} reward seeds" + (f", of which {joint} jointly" if joint < plain else "")
 
 
 RECIPES = ("joint, right tokens", "joint, own scores", "late, right tokens", "late, own scores")
@@ -409,7 +421,8 @@ def right_first(cell: Cell) -> list[NDArray[np.float64]]:
 def difference(cell: Cell, name: str) -> Cell:
     """Return what one factor changes at one level of the other, with its interval over seeds."""
     ours, theirs = (right_first(cell)[i] for i in DIFFERENCES[name])
-    found = mean(ours - theirs)
+    both = min(len(ours), len(theirs))  # seeds
+    found = mean(ours[:both] - theirs[:both])
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
@@ -541,6 +554,8 @@ NAMES = {"nabla": "∇-Reasoner", "twin": "its twin", "best-of-n": "best-of-N", 
 
 
 def _points(m: Cell) -> str:
+    if math.isnan(m["low"]):
+        return f"{100 * m['value']:+.1f}"
     return f"{100 * m['value']:+.1f} [{100 * m['low']:+.1f}, {100 * m['high']:+.1f}]"
 
 

@@ -265,12 +265,13 @@ def test_countdown_runs_from_models_to_page(tmp_path: Any, monkeypatch: pytest.M
     monkeypatch.setattr(countdown_bed, "RESULTS", {"validation": 5, "test": 9})
     countdown_models.lessons.cache_clear()
     countdown_bed.drawn.cache_clear()
-    found = countdown_bed.run(tmp_path, 2)
+    found = countdown_bed.run(tmp_path, 2, 1)
     countdown_models.lessons.cache_clear()
     countdown_bed.drawn.cache_clear()
-    assert len(list(tmp_path.glob("*.pt"))) == 2 * 5 + 2
+    assert len(list(tmp_path.glob("*.pt"))) == 2 * 5
     shown = recipe({"countdown": found})
     assert "**gated out**" in shown and "| shipped, late, own scores |" in shown
+    assert "2 reward seeds, of which 1 jointly" in shown
 
 
 def recipes(*shares: float, learned: bool = True, **more: Any) -> dict[str, Any]:
@@ -308,6 +309,8 @@ def test_crossed_intervals_cover_what_both_seeds_and_problems_vary() -> None:
         hits += found.low <= 0 <= found.high
     assert hits / 150 > 0.92  # of problems alone it would be a half
     assert crossed(np.ones((5, 9))).interval == (1.0, 1.0)
+    one = crossed(np.arange(9.0)[None])
+    assert one.value == 4.0 and math.isnan(one.low) and math.isnan(one.high)
 
 
 def family(first: bool, right: list[float], calls: list[float], shift: float = 0.0) -> Family:
