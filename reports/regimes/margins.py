@@ -27,8 +27,8 @@ def crossed(values: Floats) -> Estimate:
     """Return the mean of `[seeds, problems]`, both random, with Student's interval.
 
     The variance is the sum of those of the seeds' and of the problems' means, which counts what is
-    neither twice and so is no too small; degrees of freedom by Welch and Satterthwaite. One seed has
-    no interval.
+    neither twice and so is no too small; degrees of freedom by Welch and Satterthwaite. One
+    seed has no interval.
     """
     seeds, problems = mean(values.mean(1)), mean(values.mean(0))
     se = math.hypot(seeds.se, problems.se)
