@@ -361,8 +361,9 @@ def recipe(figures: dict[str, Any]) -> str:
 
 RECIPE = (
     f"Made facts: {width_models.STEPS} steps jointly, or {recipe_bed.LATE} more after as many "
-    "plain ones. Countdown: reward models of the shipped one's size and recipe (`reports/embedded`), but "
-    f"batches of {countdown_models.RECIPE.batch} and a false result in some more responses; "
+    "plain ones. Countdown: reward models of the shipped one's size and recipe "
+    f"(`reports/embedded`), but batches of {countdown_models.RECIPE.batch} and a false "
+    "result in some more responses; "
     f"{countdown_models.RECIPE.steps:,} steps jointly, or {countdown_models.LATE} more after as "
     f"many plain ones. A step aligns at {width_models.GOLD} places: on Countdown half where the "
     "shipped policy is unsure, half at results. *Shipped* is the shipped reward model, as it is or "
