@@ -274,28 +274,30 @@ def test_countdown_runs_from_models_to_page(tmp_path: Any, monkeypatch: pytest.M
     assert "2 reward seeds, of which 1 jointly" in shown
 
 
-def recipes(*shares: float, learned: bool = True, **more: Any) -> dict[str, Any]:
+def recipes(*shares: float, lead: float, learned: bool = True, **more: Any) -> dict[str, Any]:
     firsts = {kind: [share, share + 0.01] for kind, share in zip(RECIPES, shares, strict=True)}
-    own = dict.fromkeys(RECIPES, learned)
+    value = {"value": lead, "low": lead - 0.01, "high": lead + 0.01, "p": 0.0, "by_seed": [lead]}
+    least = {"least": value}
     return {
-        "first": firsts,
-        "learned": own,
-        "auc": {k: [0.95] for k in RECIPES},
-        "width": 8,
-        **more,
-    }
+        "first": firsts, "learned": dict.fromkeys(RECIPES, learned), "width": 8,
+        "auc": {k: [0.95 if learned else 0.7] for k in RECIPES},
+        "leads": dict.fromkeys(RECIPES, least), **more,
+    }  # fmt: skip
 
 
 def test_what_a_factor_changes_is_told_of_what_learned() -> None:
-    facts = recipes(0.5, 0.3, 0.6, 0.35)
+    facts = recipes(0.5, 0.3, 0.6, 0.35, lead=0.3)
     assert difference(facts, "right tokens less own scores, late")["value"] == pytest.approx(0.25)
-    hard = recipes(0.1, 0.1, 0.1, 0.1, learned=False, where="first errors", outside=0.2)
-    told = recipe_answer([facts], [hard])
-    assert "+20.0 to +20.0 points jointly and by +25.0 to +25.0 late" in told
-    assert "are gated out" in told and "prototype" in told
-    assert "| 10.5* |" in effects([facts, hard]) and "| +0.0 [+0.0, +0.0]* |" in effects(
-        [facts, hard]
+    hard = {"learned": False, "where": "first errors", "outside": 0.2}
+    cells = [recipes(0.2, 0.1, 0.1, 0.1, lead=lead, **hard) for lead in (-0.01, 0.1)]
+    told = recipe_answer([facts], cells[:1])
+    assert (
+        "late +25.0, +0.0*; jointly +20.0, +10.0*" in told and "-1.0 [-2.0, +0.0]* (Count" in told
     )
+    assert "is gated out: exact scores reach at most AUC 0.70" in told
+    assert "prototype" in told and "prototype" not in recipe_answer([facts], cells)
+    table = effects([facts, cells[0]])
+    assert "| 20.5* |" in table and "| +0.0 [+0.0, +0.0]* |" in table
 
 
 # --- estimates ---
