@@ -46,17 +46,6 @@ class Row:
         return self.found.estimate.excludes() and self.p <= 0.05
 
 
-def uncertified(runs: Sequence[Run]) -> str:
-    """What to know of runs that were made before draws were certified."""
-    if any("certified" in run.answers and run.answers["certified"].notna().any() for run in runs):
-        return ""
-    return (
-        " These runs took a gradient for every draw. Draws that no gradient can change are taken "
-        "without one by now (`certify`): no answer changes, and the default spends fewer calls "
-        "than these tables say."
-    )
-
-
 def calls(run: Run) -> float:
     """Mean model calls of an answer."""
     spent = list(run.answers["model_calls"])
@@ -318,7 +307,7 @@ def main() -> None:
         "pages and figures beside them. "
         "A result about one small pair and one task, not about ∇-Reasoner at large. Costs are "
         "compared in model calls; the seconds of these tables were taken on a machine that did "
-        "other work too, and compare nothing (`make bench` does)." + uncertified(scaling),
+        "other work too, and compare nothing (`make bench` does).",
         "## Answers",
         worded(rows, "Does ∇-Reasoner beat its zeroth-order twin?", "1. the twin, same N"),
         worded(rows, "Does it beat best-of-N at equal N?", "2. best-of-N, same N and stop"),

@@ -90,7 +90,6 @@ def test_the_page_answers_with_seeds_pooled_within_problems(root, studies, monke
     assert "| 65.0 % | -10.0 (" in audit
     search = next(line for line in text.splitlines() if line.startswith("| rap |"))
     assert "| 55.0 % |" in search and "| -10.0 (" in search and "| +20.0 (" in search
-    assert "These runs took a gradient for every draw." in text
     assert "The trained rows (SFT, GRPO) are not in this report" in text
 
 

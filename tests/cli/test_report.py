@@ -191,6 +191,13 @@ def test_problems_link_into_the_page_of_their_run(study, tmp_path):
     assert '"toy/2/0"' in (tmp_path / "out" / "traces" / "s2.html").read_text()
 
 
+@pytest.mark.parametrize("traces", ["--traces", "--no-traces"])
+def test_the_files_that_are_named_are_there(study, tmp_path, traces):
+    result = run("all", study, "--output", tmp_path / "out", traces)
+    named = result.stdout.partition("Written:\n")[2].split()
+    assert {Path(path) for path in named} == {*(tmp_path / "out").iterdir()}
+
+
 def test_pages_of_large_traces_are_written_when_asked_for(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("nabla_eval.cli.report.TRACES", 1000)
     runs = load([study / "best2"])
