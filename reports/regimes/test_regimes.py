@@ -278,6 +278,7 @@ def recipes(*shares: float, lead: float, learned: bool = True, **more: Any) -> d
     firsts = {kind: [share, share + 0.01] for kind, share in zip(RECIPES, shares, strict=True)}
     value = {"value": lead, "low": lead - 0.01, "high": lead + 0.01, "p": 0.0, "by_seed": [lead]}
     least = {"least": value}
+    firsts[RECIPES[0]] = [shares[0] - 0.19, shares[0] + 0.2]  # seeds vary by more than recipes
     return {
         "first": firsts, "learned": dict.fromkeys(RECIPES, learned), "width": 8,
         "auc": {k: [0.95 if learned else 0.7] for k in RECIPES},
