@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 from nabla_eval.traces import Record, record
 from nabla_eval.traces.observe import Observed
-from nabla_eval.validation import Count
+from nabla_eval.validation import Count, shown
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
@@ -125,7 +125,7 @@ def generate(
         check_asked(pair.policy.tokenizer)
     if why := config.idle:
         LOGGER.warning("method=%s: %s.", method, why)
-    texts = [problem] if isinstance(problem, str) else list(problem)
+    texts = texts_of("problem", [problem] if isinstance(problem, str) else problem)
     problems = problems_of(pair, texts, seed, max_new_tokens, stop, chat)
     decode = partial(pair.policy.decode, special=True)
     began = time.perf_counter()
@@ -143,6 +143,18 @@ def generate(
         )  # fmt: skip
         answers[i] = Generation(outcome.text, outcome.tokens, stats, outcome, told)
     return answers[0] if isinstance(problem, str) else [answers[i] for i in range(len(texts))]
+
+
+def texts_of(name: str, texts: Iterable[str]) -> list[str]:
+    """Return texts as a list. Raises `ConfigError` for one text, and for what is no text."""
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    odd = next((own for own in listed if not isinstance(own, str)), None)
+    if isinstance(texts, str) or odd is not None:
+        raise ConfigError(
+            f"{name} must be a list of texts, got {shown(texts if odd is None else odd)}"
+            f"{' in it' if odd is not None else ''}. Try [str(each) for each in ...]."
+        )
+    return listed
 
 
 def problems_of(
@@ -177,6 +189,8 @@ def _problem(
     templated = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
     rendered = render(tokenizer, messages) if templated else text
     ids = pair.policy.encode(rendered, special=not templated)
+    if not ids:
+        raise ConfigError("A problem is empty, so there is nothing to go on from. Give it a text.")
     room = pair.policy.context - len(ids)
     length = min(1024, room) if max_new_tokens is None else max_new_tokens
     if not 1 <= length <= room:

@@ -264,6 +264,18 @@ def share(hits: ArrayLike, trials: ArrayLike, level: float = LEVEL) -> Estimate:
     return effective_wilson(p, ratio_errors(hit, count), min(least, most), max(least, most), level)
 
 
+def mean_probability(sums: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Estimate:
+    """Return the mean of probabilities that were calculated: their sums and numbers, by problem.
+
+    As `share`, but they vary less than trials, so nothing bounds the effective sample size above.
+    """
+    part, count = _where_tried(sums, counts)
+    if not len(count):
+        return unknown()
+    p = min(1.0, float(part.sum() / count.sum()))
+    return effective_wilson(p, ratio_errors(part, count), kish(count), math.inf, level)
+
+
 def kish(weights: Floats) -> float:
     """Return Kish's effective number of clusters of unequal weight: (sum w)^2 / sum w^2."""
     return float(weights.sum() ** 2 / (weights**2).sum())

@@ -63,8 +63,12 @@ class Screen(Console):
 
         for table in made:
             for part in fitting(table, self.width):
+                view = to_rich(part, self.width)
+                lines = Segment.split_lines(self.render(view))
+                over = max(Segment.get_line_length(line) for line in lines) - self.width
                 self.print()
-                self.print(to_rich(part, self.width))
+                # rich makes some tables a column wider than the screen, and cuts that off.
+                self.print(view, width=self.width - max(0, over))
 
     def sentences(self, heading: str, made: Sequence[str]) -> None:
         """Print sentences as a list below a heading; nothing where there are none."""

@@ -18,7 +18,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nabla_eval.analysis.intervals import Estimate, mean, ratio, skewed_mean, won_minus_lost
+from nabla_eval.analysis.intervals import (
+    Estimate,
+    mean,
+    mean_probability,
+    proportion,
+    ratio,
+    skewed_mean,
+    won_minus_lost,
+)
 from nabla_eval.probing.fidelity import Values
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Coupling
@@ -62,25 +70,27 @@ def summary(problems: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
     drawn = [each["advantage"] for each in problems]
     column = {key: [each[key] for each in drawn] for key in ("draws", "variation", "reward")}
     runs = [each["loops"] for each in problems]
-    calls = over_runs(runs, lambda run: 4 * run["gradient_passes"])
+    once = [1] * len(runs)
+    calls = ratio(by_problem(runs, lambda run: 4 * run["gradient_passes"]), once)
     reward = expected(runs, "reward")
     assert reward is not None, "all runs have rewards"
-    graded = all(run["common"]["right"] is not None for own in runs for run in own)
+    right = [[run["common"]["right"] for run in own] for own in runs]
+    graded = all(value is not None for own in right for value in own)
     return {
         "per_draw": ratio(column["reward"], column["draws"]),
         "per_differing_draw": ratio(column["reward"], column["variation"]),
         "n": n,
-        "draws_per_problem": over_runs(runs, lambda run: run["draws"]),
+        "draws_per_problem": ratio(by_problem(runs, lambda run: run["draws"]), once),
         "calls_per_problem": calls,
-        "runs_that_differ": over_runs(runs, lambda run: run["differ"]),
+        "runs_that_differ": mean_probability(by_problem(runs, lambda run: run["differ"]), once),
         "margin": {
             "reward": reward,
             "accuracy": expected(runs, "right"),
             "reward_per_100_calls": 100 * reward.value / calls.value if calls.value else None,
         },
         "common": {
-            name: over_runs(runs, lambda run: run["common"][name])  # noqa: B023 - called at once
-            for name in ("reward", *(["right"] if graded else []))
+            "reward": mean(by_problem(runs, lambda run: run["common"]["reward"])),
+            **({"right": proportion(right)} if graded else {}),
         },
     }
 
@@ -119,8 +129,3 @@ def _apart(run: Mapping[str, Any], name: str) -> float:
 def by_problem(runs: Runs, each: Callable[[Mapping[str, Any]], float]) -> NDArray[np.float64]:
     """Return the mean over the runs of each problem; `[P]`."""
     return np.array([np.mean([each(run) for run in own]) for own in runs])
-
-
-def over_runs(runs: Runs, each: Callable[[Mapping[str, Any]], float]) -> Estimate:
-    """Return the mean over problems of the mean over their runs."""
-    return mean(by_problem(runs, each))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.intervals import Estimate
-from nabla_eval.api import problems_of
+from nabla_eval.api import problems_of, texts_of
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, Fault, ItemError
@@ -17,7 +17,7 @@ from nabla_eval.grading import grade as grade_answer
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.pair import Pair
-from nabla_eval.options import build, fingerprint, flatten, leaves
+from nabla_eval.options import build, coerce, fingerprint, flatten, leaves
 from nabla_eval.probing import advantage, fidelity, reach, reward, room
 from nabla_eval.probing.measure import Grade, measure
 from nabla_eval.probing.plan import Plan, ProbedProblem, probed
@@ -25,8 +25,14 @@ from nabla_eval.probing.store import Store
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.protocol import Method, Problem
 from nabla_eval.terminal import LOGGER
+from nabla_eval.thought import Thought
+from nabla_eval.traces.schema import problem_hash
+from nabla_eval.validation import Count
 
 SCHEMA = 1  # of the folder's lines: they are taken up by probes of the same number
+
+
+_NO_TIME = "The time was up. Try a larger max_seconds."
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Asked:
 
     problem: Problem
     grade: Grade = lambda text: None
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Id and hash: a problem whose text has changed is another one."""
+        return self.problem.id, problem_hash(self.problem)
 
 
 @dataclass
@@ -64,27 +75,25 @@ class Probe:
         plan = {n: own for n, own in flatten(self.plan).items() if n != "max_seconds"}
         identity = {"schema": SCHEMA, "config": flatten(config), "plan": plan, **self.facts}
         store = Store(self.folder, identity)
-        left = [own for own in asked if own.problem.id not in store.found]
+        left = [own for own in asked if own.name not in store.found]
         self.advance(len(asked) - len(left), len(asked))
         failed = []
         ends = drive(
             self._methods(left, config), self.execute or Executor(self.pair), width=self.width
         )
         for done, (i, end) in enumerate(ends, start=len(asked) - len(left) + 1):
-            name = left[i].problem.id
             if isinstance(end, Fault):
-                failed.append(f"{name}: {type(end.error).__name__}: {end.error}")
+                failed.append(f"{left[i].problem.id}: {type(end.error).__name__}: {end.error}")
                 LOGGER.error("A problem failed and is left out: %s", failed[-1])
             else:
                 assert isinstance(end, ProbedProblem)
-                store.add(name, end.figures)
+                store.add(left[i].name, end.figures)
             self.advance(done, len(asked))
-        found = [store.found[o.problem.id] for o in asked if o.problem.id in store.found]
+        found = [store.found[own.name] for own in asked if own.name in store.found]
         if len(found) < 2:
             raise ItemError(
                 f"Only {len(found)} of {len(asked)} problems could be measured, and intervals need "
-                f"2 ({'; '.join(failed) or 'the time was up'}). Try a larger max_seconds, or other "
-                "problems."
+                f"2. {f'{len(failed)} failed, first {failed[0]}' if failed else _NO_TIME}"
             )
         return summarise(found, config, self.plan, len(asked))
 
@@ -136,7 +145,7 @@ def probe(
     problems: Sequence[str],
     answers: Sequence[str] | None = None,
     *,
-    grade: Callable[[str, str], bool] | None = None,
+    grade: Callable[[str, str], bool | None] | None = None,
     seed: int = 0,
     preset: str | None = None,
     max_new_tokens: int | None = None,
@@ -148,16 +157,19 @@ def probe(
 ) -> dict[str, Any]:
     """Measure what a gradient can buy on a pair and its problems (docs/probe.md).
 
-    `answers` are the right final answers; or `grade(problem, response)` says what is right. Without
-    either, rewards are compared with nothing. `options` are ∇-Reasoner's (`lr=0.1, n=8, ...`) and
-    the probe's (`probing.plan.Plan`: `drafts`, `positions`, `rollouts`, ...). With `output`, a
-    folder, what was measured is kept there and a second call goes on from it. Problems are rendered
-    as `generate` does.
+    `answers` are the right final answers; or `grade(problem, response)` says what is right (None
+    where it cannot tell). Without either, rewards are compared with nothing. `options` are
+    ∇-Reasoner's (`lr=0.1, n=8, ...`) and the probe's (`probing.plan.Plan`: `drafts`, `positions`,
+    `rollouts`, ...). With `output`, a folder, what was measured is kept there and a second call
+    goes on from it. Problems are rendered as `generate` does.
 
     Returns a dict with the keys room, reach, fidelity, advantage, reward and verdict; every figure
     has `value`, `ci95` (over problems) and `problems`. Raises `ConfigError` for what cannot be
     probed (one problem, steps=0, greedy draws) and `ModelError` for a pair without a reward model.
     """
+    problems = texts_of("problems", problems)
+    answers = None if answers is None else texts_of("answers", answers)
+    batch_size = coerce("batch_size", batch_size, Count, 8)
     if answers is not None and len(answers) != len(problems):
         raise ConfigError(
             f"answers must be one for each of the {len(problems)} problems, got {len(answers)}."
@@ -169,22 +181,33 @@ def probe(
     asked = [
         Asked(
             replace(problem, id=f"api/{i}/0"),
-            _grade(text, None if answers is None else answers[i], grade),
+            _grade(text, None if answers is None else answers[i], grade, problem.thought),
         )
         for i, (text, problem) in enumerate(zip(problems, told, strict=True))
     ]
     facts = {
         "models": [pair.policy.name, pair.judge.name],
         "problems": fingerprint({own.problem.id: own.problem.text for own in asked}),
+        "answers": None if answers is None else fingerprint({"": answers}),
+        "graded": grade is not None,
         "seed": seed, "max_new_tokens": max_new_tokens, "stop": list(stop), "chat": chat,
     }  # fmt: skip
     folder = None if output is None else Path(output)
     return Probe(pair, config, build(Plan, own), folder, facts, width=batch_size)(asked)
 
 
-def _grade(problem: str, answer: str | None, given: Callable[[str, str], bool] | None) -> Grade:
-    if given is not None:
-        return lambda text: bool(given(problem, text))
-    if answer is None:
-        return lambda text: None
-    return lambda text: grade_answer(answer, text).equal
+def _grade(
+    problem: str,
+    answer: str | None,
+    given: Callable[[str, str], bool | None] | None,
+    thought: Thought | None,
+) -> Grade:
+    def grade(text: str) -> bool | None:
+        if given is not None:
+            told = given(problem, text)
+            return None if told is None else bool(told)
+        if answer is None:
+            return None
+        return grade_answer(answer, text if thought is None else thought.answer(text)).equal
+
+    return grade

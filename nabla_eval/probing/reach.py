@@ -9,7 +9,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from nabla_eval.analysis.intervals import ratio, share
+from nabla_eval.analysis.intervals import mean_probability, ratio, share
 from nabla_eval.dto.certify import logit_reach
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.options import change, flatten
@@ -94,11 +94,11 @@ def summary(problems: Sequence[Mapping[str, Any]], config: Nabla) -> dict[str, A
                 "lr": own.lr,
                 "logit_bound": bound if known else None,
                 "variation_bound": math.tanh(bound / (2 * tau)) if known else None,
-                "variation": ratio(column["variation"], column["positions"]),
+                "variation": mean_probability(column["variation"], column["positions"]),
                 "draws_that_differ": share(column["differ"], column["draws"]),
                 "certified": share(column["certified"], column["draws"]),
                 "flips": ratio(column["flips"], column["positions"]),
-                "logits_moved": ratio(column["moved"], column["positions"]),
+                "logits_moved": mean_probability(column["moved"], column["positions"]),
                 "farthest": float(column["farthest"].max()),
             }
         )

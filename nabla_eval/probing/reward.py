@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 
 from nabla_eval.analysis.calibration import calibration, reliability
-from nabla_eval.analysis.intervals import mean, mean_share
+from nabla_eval.analysis.intervals import mean, mean_share, won_minus_lost
 from nabla_eval.probing.room import powers_of_two
 
 UNGRADED = (
@@ -59,7 +59,9 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
             {"low": own.low, "high": own.high, "answers": own.rows, "right": own.share}
             for own in reliability(frame)
         ],
-        "over_optimised": mean(best(right, drafts) - best(right, max(1, drafts // 2))),
+        "over_optimised": won_minus_lost(
+            best(right, drafts) - best(right, max(1, drafts // 2)), len(right), math.inf
+        ),
         "best_of": chosen,
         "note": None,
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nabla_eval.analysis.accuracy import pass_at
-from nabla_eval.analysis.intervals import mean, proportion, ratio
+from nabla_eval.analysis.intervals import mean_probability, proportion, ratio
 from nabla_eval.dto.objective import widen
 from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.models.pair import Policy
@@ -57,17 +57,18 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
     """Return means over problems; shares are of one, `pass_at` is over the drafts of a problem."""
     own = [each["room"] for each in problems]
     counts = [len(each["plausible"]) for each in own]
+    once = [1] * len(own)
     right = [[draft["right"] for draft in each["drafts"]] for each in problems]
     graded = all(answer is not None for answers in right for answer in answers)
     scores = {str(i): list(map(float, own)) for i, own in enumerate(right) if graded}
     greedy = [[float(each["greedy"]["right"])] for each in problems if graded]
     return {
         "problems": len(problems),
-        "tokens": mean([each["tokens"] for each in own]),
-        "uncertain_positions": mean(counts),
-        "refined_positions": mean([each["gated"] for each in own]),
+        "tokens": ratio([each["tokens"] for each in own], once),
+        "uncertain_positions": ratio(counts, once),
+        "refined_positions": ratio([each["gated"] for each in own], once),
         "plausible_tokens": ratio([sum(each["plausible"]) for each in own], counts),
-        "outside_top_2": ratio([sum(each["outside"]) for each in own], counts),
+        "outside_top_2": mean_probability([sum(each["outside"]) for each in own], counts),
         "greedy": proportion(greedy),
         "sample": proportion(scores.values()),
         "pass_at": {str(k): pass_at(scores, drafts, k) for k in powers_of_two(drafts)},

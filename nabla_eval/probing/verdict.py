@@ -69,16 +69,18 @@ class _Case:
 
     @property
     def moves(self) -> bool:
-        return bool(self.given["variation"].value != 0)
+        return bool(self.given["variation"].value > 0)  # NaN where no position is refined
 
     @property
     def order(self) -> str:
         """How the gradient ranks tokens, in words; empty where nobody knows."""
         own, above = self.correlation, self.above
-        if own is None or above is None or math.isnan(own.value):
+        if own is None or above is None or math.isnan(own.low):
             return ""
         if own.low <= 0:
             return "backwards" if own.high < 0 else "no better than chance"
+        if math.isnan(above.low):
+            return "better than chance"
         side = "better" if above.low > 0 else "worse" if above.high < 0 else "no better"
         return f"{side} than the policy does"
 
@@ -90,7 +92,8 @@ class _Case:
             told = f"rank correlation with what rolling out shows {_told(self.correlation)}"
             yield f"The gradient ranks tokens {self.order}: {told}."
         else:
-            yield "Fidelity is unknown: nowhere do rewards of two tokens differ beyond noise."
+            words = "in too few problems do rewards of two tokens differ beyond noise"
+            yield f"Fidelity is unknown: {words}."
         yield from self._on_reward()
 
     def _on_margin(self) -> str:
@@ -127,6 +130,8 @@ class _Case:
 
     def _on_reach(self) -> str:
         if not self.moves:
+            if math.isnan(self.given["variation"].value):
+                return "No position is refined at these settings: at none is the policy unsure."
             return "No draw moves at all at these settings."
         bound = self.given["variation_bound"]
         most = "nothing bounds it" if bound is None else f"at most {100 * bound:.1f} % is possible"

@@ -176,6 +176,7 @@ def _draw_reach(axes: Axes, settings: list[Row]) -> None:
 
 def _draw_fidelity(axes: Axes, rankings: list[Row]) -> None:
     rows = [row for row in rankings if row["change"] == "rolled"]
+    bottom = max(1, len(rows)) - 0.5
     for i, row in enumerate(rows):
         own = row["correlation"]
         if own["value"] == own["value"]:
@@ -184,7 +185,7 @@ def _draw_fidelity(axes: Axes, rankings: list[Row]) -> None:
             axes.errorbar([own["value"]], [i], xerr=arms, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color=COLOURS[6], lw=1)
     axes.set_yticks(range(len(rows)), [row["ranking"] for row in rows], fontsize=8)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="rank correlation, rolled out", title="Fidelity")
+    axes.set(ylim=(bottom, -0.5), xlabel="rank correlation, rolled out", title="Fidelity")
     tidy(axes, "x")
 
 

@@ -120,10 +120,12 @@ def to_rich(table: Table, width: int = 0) -> rich.table.Table:
         caption=Text("\n".join(table.said())) if table.said() else None,
         caption_justify="left",
     )
-    for column, least in zip(table.columns, _widths(table, width), strict=True):
+    widths = _widths(table, width)
+    fits = not width or _room(widths) <= width  # else numbers go on in a second line
+    for column, least in zip(table.columns, widths, strict=True):
         view.add_column(
-            Text(column.header), justify=column.justify, overflow="fold", no_wrap=_whole(column),
-            min_width=least,
+            Text(column.header), justify=column.justify, overflow="fold",
+            no_wrap=fits and _whole(column), min_width=least if fits else None,
         )  # fmt: skip
     for row in table.cells():
         view.add_row(*(Text(printable(cell)) for cell in row))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError
-from nabla_eval.harness.instances import samples
+from nabla_eval.harness.instances import SampleRequest, samples
 from nabla_eval.harness.metrics import NablaResponse
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
@@ -45,7 +46,7 @@ def load(evaluation: Evaluation) -> Loaded:
     described = evaluation.manifest("nabla-eval probe")
     found = Evaluator(keep=False).collect(evaluation, described["model_args"])
     lm = found.lm
-    chosen = samples(found.requests, alike=True)
+    chosen = in_turn(samples(found.requests, alike=True))
     for sample in chosen:
         _refuse_greedy(sample.request, evaluation)
     work = [lm._problem(sample, lm.seed) for sample in chosen]
@@ -66,6 +67,14 @@ def load(evaluation: Evaluation) -> Loaded:
     return Loaded(lm.pair, work[0][1], asked, lm._executor(), lm.width, facts)
 
 
+def in_turn(chosen: Sequence[SampleRequest]) -> list[SampleRequest]:
+    """Return the samples of all tasks in turn: where the time is up, each has had its share."""
+    by_task: dict[str, list[SampleRequest]] = {}
+    for sample in chosen:
+        by_task.setdefault(sample.request.task_name, []).append(sample)
+    return [own for turn in zip_longest(*by_task.values()) for own in turn if own is not None]
+
+
 def _refuse_greedy(request: Any, evaluation: Evaluation) -> None:
     options = request.args[1]
     greedy = options.get("do_sample") is False or options.get("temperature") == 0
@@ -79,9 +88,11 @@ def _refuse_greedy(request: Any, evaluation: Evaluation) -> None:
 def grader(found: Collected, request: Any, problem: Problem) -> Callable[[str], bool | None]:
     """Return what grades a response as its task does: filters, then the task's metrics.
 
-    exact_match, or else the first metric of the task with values in [0, 1]; None where none has.
+    exact_match, or else the first metric of the task with values in [0, 1] of which more is better;
+    None where none has.
     """
     task = found.tasks[request.task_name]
+    upwards = task.higher_is_better()
 
     def grade(text: str) -> bool | None:
         answer = text if problem.thought is None else problem.thought.answer(text)
@@ -93,7 +104,8 @@ def grader(found: Collected, request: Any, problem: Problem) -> Callable[[str], 
             for name, value in task.process_results(
                 own.doc, [own.filtered_resps[each.name]]
             ).items():
-                metrics[name] = max(value, metrics.get(name, value))
+                if upwards.get(name, True):
+                    metrics[name] = max(value, metrics.get(name, value))
         scores = [metrics.get("exact_match"), *metrics.values()]
         return next((bool(s >= 0.5) for s in scores if _is_share(s)), None)
 

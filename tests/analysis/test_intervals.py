@@ -25,6 +25,7 @@ from nabla_eval.analysis.cost import correct_per_cost
 from nabla_eval.analysis.intervals import (
     Estimate,
     mean,
+    mean_probability,
     proportion,
     rate_difference,
     ratio,
@@ -174,6 +175,16 @@ def test_problems_without_trials_say_nothing_about_a_share():
     """All of the trials hit: as certain as the problems that had trials, and no more."""
     more = share([3, 2, 0, 0], [3, 2, 0, 0])
     assert more == share([3, 2], [3, 2]) and more.clusters == 2
+
+
+def test_probabilities_stay_in_the_unit_interval_and_are_surer_than_as_many_trials():
+    """Calculated chances of .49 +- .02 have the t interval; few near an end, no end beyond it."""
+    near = 0.49 + 0.02 * np.sin(np.arange(40))
+    found, straight = mean_probability(near, np.ones(40)), mean(near)
+    assert found.interval == pytest.approx(straight.interval, abs=1e-4)
+    low, high = mean_probability([0.1, 0.9], [1, 1]).interval
+    assert 0 <= low < 0.1 and 0.9 < high <= 1
+    assert 0 < mean_probability([0.0] * 50, [1] * 50).high < 0.08
 
 
 def test_a_rate_at_an_end_is_as_sure_as_its_problems_not_as_its_candidates():

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from nabla_eval import embedded
 from nabla_eval.cli.main import main
+from nabla_eval.cli.screen import Screen
+from nabla_eval.reporting.tables import Column, Table, text
+from nabla_eval.runs.probed import in_turn
 
 SMALL = [
     "--limit", "2", "--n", "2", "--drafts", "2", "--positions", "1", "--rollouts", "2",
@@ -34,6 +40,22 @@ def test_a_probe_of_the_embedded_pair(tmp_path: Path) -> None:
     assert found["reward"]["note"] is None, "Countdown says what is right"
 
 
+def test_no_number_is_cut_off_on_a_narrow_screen() -> None:
+    """An interval that does not fit beside two names goes on in a second line."""
+    figure = "+0.87 (+0.17 to +1.00)"
+    columns = [text("Ranking", "a"), text("Against", "b"), Column("Correlation", "c", str)]
+    rows = [{"a": "final gradient, hard", "b": "rolled out", "c": figure}] * 2
+    for width in range(30, 90):
+        made = Table("t", "T", columns, rows, ["Noise is taken out of correlations. By chance."])
+        stream = StringIO()
+        screen = Screen(stream)
+        screen.width = width
+        screen.tables([made])
+        shown = stream.getvalue()
+        for sign in ("+0.87", "(+0.17", "+1.00)", "correlations."):
+            assert sign in shown, (width, shown)
+
+
 @pytest.mark.usefixtures("no_environment")
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -52,3 +74,14 @@ def test_what_cannot_be_probed_is_refused(words: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["probe", *words, "--device", "cpu"])
     assert done.exit_code == 1, done.output
     assert told in " ".join(done.stderr.split())
+
+
+def test_tasks_are_measured_in_turn() -> None:
+    """Where the time is up, each task has had its share, and not the first one alone."""
+    samples: list[Any] = [
+        SimpleNamespace(request=SimpleNamespace(task_name=name), repeat=i)
+        for name, count in (("a", 3), ("b", 1), ("c", 2))
+        for i in range(count)
+    ]
+    order = [f"{own.request.task_name}{own.repeat}" for own in in_turn(samples)]
+    assert order == ["a0", "b0", "c0", "a1", "c1", "a2"]

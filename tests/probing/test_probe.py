@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 
 import nabla_eval as ne
-from nabla_eval.analysis.intervals import Estimate
+from nabla_eval.analysis.intervals import Estimate, unknown
 from nabla_eval.errors import ConfigError, DataError, ItemError, ModelError
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
-from nabla_eval.probing.plan import Plan
-from nabla_eval.probing.store import LINES, SETTINGS
+from nabla_eval.probing.plan import Plan, ProbedProblem
+from nabla_eval.probing.store import LINES, SETTINGS, Store
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.reporting.probe import probe_report
 from nabla_eval.reporting.tables import json_text, report_json, report_markdown
@@ -85,7 +86,8 @@ def rounded(found: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: None, "probe with another"),
+        (lambda folder: None, r"probe with another seed \(0 there, 1 here\)"),
+        (lambda folder: (folder / SETTINGS).unlink(), "no settings.json that says"),
         (lambda folder: (folder / SETTINGS).write_text("[1"), "cannot be used"),
         (lambda folder: (folder / SETTINGS).write_text("[1]"), "is none of a probe"),
     ],
@@ -97,7 +99,9 @@ def test_a_folder_of_something_else_is_refused(
         (tmp_path / name).write_bytes((made[1] / name).read_bytes())
     spoil(tmp_path)
     with pytest.raises(DataError, match=words):
-        ne.probe(pair, TEXTS, output=tmp_path, **{**SMALL, "seed": 1})
+        ne.probe(
+            pair, TEXTS, output=tmp_path, grade=lambda problem, text: True, **{**SMALL, "seed": 1}
+        )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +116,12 @@ def test_a_folder_of_something_else_is_refused(
         (TEXTS, {"rollouts": 3}, ConfigError, "even number"),
         (TEXTS, {"drafts": 1}, ConfigError, "at least 2"),
         (TEXTS, {"answers": ["1"]}, ConfigError, "one for each"),
+        (TEXTS, {"answers": "12"}, ConfigError, "answers must be a list of texts, got '12'"),
+        (TEXTS, {"answers": [1, 2]}, ConfigError, "answers must be a list of texts, got 1 in it"),
+        (["ab", 2], {}, ConfigError, "problems must be a list of texts, got 2 in it"),
+        ("ab", {}, ConfigError, "problems must be a list of texts, got 'ab'"),
+        (["", "ab"], {}, ConfigError, "A problem is empty"),
+        (TEXTS, {"batch_size": 0}, ConfigError, "batch_size must be an integer >= 1"),
         (TEXTS, {"learning": 1}, ConfigError, "learning"),
         (TEXTS, {"max_seconds": 1e-9}, ItemError, "could be measured"),
     ],
@@ -122,6 +132,67 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         ne.probe(pair, texts, **{**SMALL, **options})
+
+
+def test_lines_of_something_else_are_neither_taken_up_nor_lost(tmp_path: Path) -> None:
+    """A line that is no probe's, or was damaged, is refused; only a torn last one is cut off."""
+    store = Store(tmp_path, {})
+    store.add(("a/0/0", "1"), {"x": 1})
+    store.add(("a/1/0", "2"), {"x": 2})
+    file = tmp_path / LINES
+    whole = file.read_bytes()
+    for spoilt in (b'{"id": "mine"}\n', whole.replace(b'"x":1', b'"x":7'), b"\n" + whole):
+        file.write_bytes(spoilt)
+        with pytest.raises(DataError, match=r"line 1 of .* is not one"):
+            Store(tmp_path, {})
+        assert file.read_bytes() == spoilt
+    file.write_bytes(whole + whole[:9])
+    assert Store(tmp_path, {}).found == store.found
+    assert file.read_bytes() == whole
+
+
+def test_a_problem_whose_text_has_changed_is_measured_again(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, asked = sys.modules["nabla_eval.probing.probe"], list[str]()
+
+    def measured(pair: Pair, problem: Any, *_: Any) -> Any:
+        yield []
+        asked.append(problem.text)
+        return ProbedProblem({})
+
+    monkeypatch.setattr(module, "measure", measured)
+    monkeypatch.setattr(module, "summarise", lambda *given: {"problems": len(given[0])})
+    one, two = tiny_problems(pair, 2)
+    for problems in ([one, two], [one, two], [one, replace(two, prompt=one.prompt)]):
+        probe = module.Probe(pair, Nabla(), folder=tmp_path)
+        assert probe([module.Asked(each) for each in problems]) == {"problems": 2}
+    assert len(asked) == 3
+
+
+def test_other_answers_are_another_probe(pair: Pair, tmp_path: Path) -> None:
+    """Whether a response is right is kept with it, so figures of no answers are not taken up."""
+    ne.probe(pair, TEXTS, output=tmp_path, **SMALL)
+    with pytest.raises(DataError, match="answers"):
+        ne.probe(pair, TEXTS, ["1", "2"], output=tmp_path, **SMALL)
+
+
+def test_a_grade_that_cannot_tell_is_not_wrong(pair: Pair) -> None:
+    found = ne.probe(pair, TEXTS, grade=lambda problem, text: None, **SMALL)
+    assert found["reward"]["note"] is not None
+
+
+def test_shares_stay_in_the_unit_interval_and_counts_are_not_negative(
+    made: tuple[dict[str, Any], Path],
+) -> None:
+    """On two problems Student's t goes far beyond both."""
+    found, _ = made
+    settings = [row["variation"] for row in found["reach"]["settings"]]
+    for own in [found["room"]["outside_top_2"], found["advantage"]["runs_that_differ"], *settings]:
+        assert 0 <= own["ci95"][0] <= own["value"] <= own["ci95"][1] <= 1
+    counts = [found["room"]["tokens"], found["room"]["uncertain_positions"]]
+    for own in [*counts, found["advantage"]["draws_per_problem"]]:
+        assert 0 <= own["ci95"][0] <= own["value"]
 
 
 def test_no_problem_is_begun_that_would_end_too_late(
@@ -254,6 +325,9 @@ def sections(**given: Any) -> dict[str, Any]:
         ({"auc": estimate(0.777, 0.7, 0.85)}, "cannot be told", "model: with an AUC below 0.85"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "may choose from, the worse"),
         ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "hardly any room"),
+        ({"moved": unknown()}, "cannot matter", "No position is refined"),
+        ({"correlation": Estimate(1.0, nan, nan, nan, 1)}, "cannot be told", "Fidelity is unknown"),
+        ({"above": unknown()}, "cannot be told", "ranks tokens better than chance"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "twice as many drafts"),
     ],
     ids=str,
