@@ -29,16 +29,8 @@ from kept import kept_json, kept_model
 from length_bed import Drafts, gradients, in_place
 from margins import Family, Tried, best_setting, compare, crossed, headline, leads, margin
 from plain_sampling import sample
-from regimes_page import (
-    RECIPES,
-    difference,
-    draw_map,
-    effects,
-    page,
-    recipe,
-    recipe_answer,
-    words,
-)
+from recipe_page import RECIPES, difference, effects, recipe, recipe_answer
+from regimes_page import draw_map, page, words
 from run_folders import as_run, record
 from tiny_reward import WINDOW, TinyReward, linearised
 from torch.nn.functional import logsigmoid, one_hot
@@ -398,12 +390,12 @@ def test_a_cell_that_was_not_learned_counts_for_nothing() -> None:
     few = compare({n: one_seed(f) for n, f in families.items()}, np.arange(80), [3.0], "calls")
     shown = page({"width": [{**cell, "calls": few, "flops": few}]})
     assert "1 of 5 reward seeds were run" in shown and "| not judged |" in shown
-    assert "goal met" not in shown and "In none" not in shown
+    assert "| met |" not in shown and "In none" not in shown
     shown = page({"width": [cell]})
     assert "leads every control, heads included, in width, K = 8 (equal calls)" in shown
     assert "| G | 9" in shown
     hidden = page({"width": [cell, {**cell, "width": 3, "learned": False}]})
-    assert "**width, K = 3**: not learned" in hidden and "of 2 comparisons" in hidden
+    assert "| width, K = 3 | not learned" in hidden and "of 2 comparisons" in hidden
 
 
 def test_beds_run_from_models_to_page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +415,7 @@ def test_beds_run_from_models_to_page(tmp_path: Any, monkeypatch: pytest.MonkeyP
         "width": width_bed.run(tmp_path / "w", 2),
         "length": length_bed.run(tmp_path, tmp_path, 2),
     }
-    assert "**width, K = 8**: not learned" in page(figures)  # nothing was trained
+    assert "| width, K = 8 | not learned" in page(figures)  # nothing was trained
     for bed_cells in figures.values():
         bed_cells[0]["learned"] = True
     shown = page(figures)
