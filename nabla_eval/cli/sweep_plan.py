@@ -51,7 +51,7 @@ def estimate_cells(console: Screen, read: SweepFile, folder: Path, jobs: int) ->
     if not groups:
         console.print(f"All {len(read.cells)} cells are done in {folder}.")
         return
-    rows, notes, total = [], [REMARK], 0.0
+    rows, notes, total, known = [], [REMARK], 0.0, 0
     tried = _try([cells[0] for cells in groups.values()], folder, console)
     for ((name, task), cells), found in zip(groups.items(), tried, strict=True):
         if isinstance(found, Exception):
@@ -63,13 +63,15 @@ def estimate_cells(console: Screen, read: SweepFile, folder: Path, jobs: int) ->
         rows.append((name, task, str(len(cells)), f"{items:,}", f"{calls:,.0f}", f"{hours:,.2g}"))
         notes += [note for part in found for note in part.notes()]
         total += hours * len(cells)
+        known += len(cells)
     columns = ("name", "task", "cells", "items each", "calls each", "hours each")
     title = "What the cells would take, from one problem of each configuration"
     console.print(table(columns, rows, right=columns[2:], title=title))
     left = sum(map(len, groups.values()))
-    words = f"{left} cells: about {total:,.2g} hours of one process"
+    of = f" of {left}" if known < left else ""
+    words = f"{known}{of} cells: about {total:,.2g} hours of one process"
     if jobs > 1:
-        words += f", {total / min(jobs, left):,.2g} hours with --jobs {jobs}"
+        words += f", {total / max(1, min(jobs, known)):,.2g} hours with --jobs {jobs}"
     console.print(f"{words}, without the loading of models.", style="bold", soft_wrap=True)
     console.print("\n".join(dict.fromkeys(notes)), soft_wrap=True)
 

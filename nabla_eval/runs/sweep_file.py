@@ -111,9 +111,10 @@ def sweep_of(file: Path, source: Mapping[str, Any]) -> SweepFile:
     names = [_folder(label, "", 0) for label, _ in points]
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise ConfigError(
-                f"two variants are called {points[place][0]!r}. Give one another name."
-            )
+            one, other = points[names.index(name)][0], points[place][0]
+            called = f"{one!r} and {other!r} would share a folder: only ASCII tells folders apart"
+            same = f"two variants are called {other!r}"
+            raise ConfigError(f"{same if one == other else called}. Give one another name.")
     options = _options(source)
     cells = [
         _cell(label, arguments, task, seed, options)

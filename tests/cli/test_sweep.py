@@ -189,7 +189,7 @@ def test_an_estimate_tries_each_configuration_once_and_keeps_nothing(
     first = read(finished[0] / FOLDERS[2])[0]["ledger"]["model_calls"]
     assert rows["greedy"][:3] == ["1", str(SIZE), str(SIZE * first)]
     assert rows["nabla n=3"][:2] == ["2", str(SIZE)] and rows["broken n=3"][0::3] == ["2", "failed"]
-    assert "5 cells: about " in result.stdout and "hours with --jobs 2" in result.stdout
+    assert "3 of 5 cells: about " in result.stdout and "hours with --jobs 2" in result.stdout
     assert result.stdout.count("/nowhere does not exist") == 1
     assert not (tmp_path / "none").exists()
 

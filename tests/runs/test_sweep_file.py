@@ -143,6 +143,10 @@ def test_long_and_odd_names_make_safe_folders(tmp_path):
         ("tasks: a\nvariants: {}", ["variants", "a list"]),
         ("tasks: a\nvariants: [{name: 3}]", ["variants[0].name", "3"]),
         ("tasks: a\nvariants: [{name: x}, {name: x, n: 2}]", ["two variants", "'x'"]),
+        (
+            "tasks: a\nvariants: [{name: 日}, {name: 月, n: 2}]",
+            ["'日' and '月' would share a folder"],
+        ),
         ("tasks: a\nvariants: [{method: greedy, n: 4}]", ["method=greedy has no option 'n'"]),
         ("tasks: a\nvariants: [{method: nable}]", ["nable", "Did you mean nabla"]),
     ],
