@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nabla_eval.cli.screen import Screen, load
 from nabla_eval.signals import stoppable
 from nabla_eval.terminal import say
 
+LIMIT = 50  # problems per task, where neither --limit nor --samples says
 PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
 
 
@@ -33,7 +35,7 @@ PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
     metavar="NAME",
 )
 @option("--seed", "Of every random draw.  [default: 0]", metavar="N")
-@option("--limit", "Problems per task.", type=click.IntRange(min=1), default=50)
+@option("--limit", "Problems per task.  [default: 50]", type=click.IntRange(min=1))
 @option(
     "--set",
     "Any model argument: lr=0.1, pretrained=...; may be repeated.",
@@ -94,8 +96,15 @@ def probe(
 
     plan = build(Plan, {n: v for n in PLAN if (v := given.pop(n)) is not None})
     evaluation = compose(rest, settings=values(settings), method="nabla", **given)
+    documents, options = evaluation.documents(), evaluation.options
+    if documents is None and options["limit"] is None:
+        options = {**options, "limit": LIMIT}
+        evaluation = replace(evaluation, options=options)
     if evaluation.arguments.method == "nabla":
-        check(evaluation.arguments.config, given["limit"] * len(evaluation.tasks))
+        named = sum(map(len, (documents or {}).values()))
+        count = named or options["limit"] * len(evaluation.tasks)
+        if count >= 1:  # a share of a task is counted once it is loaded
+            check(evaluation.arguments.config, int(count))
     command = shlex.join(["nabla-eval", "probe", *ctx.meta[Verbatim.__module__]])
     began = time.perf_counter()
     kept = f"what was measured is in {output}; the same command goes on from it."

@@ -135,7 +135,10 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
             "trace_dir out, and choose the folder with --output."
         )
     made = Evaluation(tuple(dict.fromkeys(tasks)), arguments, read, options)
-    made.documents()
+    if made.documents() is not None and options["limit"] is not None:
+        raise ConfigError(
+            f"--samples names the documents, and --limit {options['limit']:g} others: leave one."
+        )
     return made
 
 

@@ -67,6 +67,8 @@ def test_no_number_is_cut_off_on_a_narrow_screen() -> None:
         (["--set", "steps=0", "--limit", "2"], "steps=0 is the twin"),
         (["--gen_kwargs", "do_sample=False", "--limit", "2"], "asks for greedy decoding"),
         (["--rollouts", "3"], "rollouts must be an even number"),
+        (["--samples", '{"nabla_countdown": [4]}'], "at least 2 problems"),
+        (["--samples", '{"nabla_countdown": [4, 5]}', "--limit", "2"], "others: leave one"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
