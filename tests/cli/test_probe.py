@@ -16,7 +16,7 @@ from nabla_eval import embedded
 from nabla_eval.cli.main import main
 from nabla_eval.cli.screen import Screen
 from nabla_eval.reporting.tables import Column, Table, text
-from nabla_eval.runs.probed import in_turn
+from nabla_eval.runs.probed import grader, in_turn
 
 SMALL = [
     "--limit", "2", "--n", "2", "--drafts", "2", "--positions", "1", "--rollouts", "2",
@@ -87,3 +87,19 @@ def test_tasks_are_measured_in_turn() -> None:
     ]
     order = [f"{own.request.task_name}{own.repeat}" for own in in_turn(samples)]
     assert order == ["a0", "b0", "c0", "a1", "c1", "a2"]
+
+
+@pytest.mark.parametrize(("upwards", "right"), [(True, True), (False, None)])
+def test_a_metric_of_which_less_is_better_grades_nothing(upwards: bool, right: bool | None) -> None:
+    def keep(requests: list[Any]) -> None:
+        for own in requests:
+            own.filtered_resps = {"none": own.resps}
+
+    task = SimpleNamespace(
+        _filters=[SimpleNamespace(name="none", apply=keep)],
+        process_results=lambda doc, results: {"errors": 0.75},
+        higher_is_better=lambda: {"errors": upwards},
+    )
+    request = SimpleNamespace(task_name="a", doc={}, resps=[], filtered_resps={})
+    found: Any = SimpleNamespace(tasks={"a": task})
+    assert grader(found, request, SimpleNamespace(thought=None))("text") is right  # type: ignore[arg-type]
