@@ -135,9 +135,13 @@ def _measure(evaluation: Any, plan: Any, output: Path | None, narrow: bool) -> t
         progress = Progress(len(loaded.asked), "probe", doing="Problems")
         stack.enter_context(progress)
 
+        told: list[int] = []
+
         def advance(done: int, total: int) -> None:
+            """Go on to `done`; those of the first call were stored before, and took no time."""
             while progress.done < done:
-                progress.advance(stored=progress.done == 0 and done > 1)
+                progress.advance(stored=not told)
+            told.append(done)
 
         probed = Probe(
             loaded.pair, loaded.config, plan, output, loaded.facts, loaded.execute,

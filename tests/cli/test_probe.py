@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from nabla_eval import embedded
 from nabla_eval.cli.main import main
 from nabla_eval.cli.screen import Screen
+from nabla_eval.harness.progress import Progress
 from nabla_eval.reporting.tables import Column, Table, text
 from nabla_eval.runs.probed import grader, in_turn
 
@@ -25,13 +26,23 @@ SMALL = [
 
 
 @pytest.mark.usefixtures("no_environment")
-def test_a_probe_of_the_embedded_pair(tmp_path: Path) -> None:
+def test_a_probe_of_the_embedded_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(main, ["probe", *SMALL, "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert re.search(r"Verdict: (pays|costs|cannot matter|cannot be told); ", done.stdout)
     assert "figures/probe.png" in done.stdout
     assert (tmp_path / "figures" / "probe.png").is_file()
+    stored: list[bool] = []
+
+    real = Progress.advance
+
+    def advance(self: Progress, **given: bool) -> None:
+        stored.append(given["stored"])
+        real(self, **given)
+
+    monkeypatch.setattr(Progress, "advance", advance)
     again = CliRunner().invoke(main, ["probe", *SMALL, "--json", "--output", str(tmp_path)])
+    assert stored == [True, True], "time left is told from problems that took time"
     assert again.exit_code == 0, again.output
     found = json.loads(again.stdout)
     assert list(found) == ["room", "reach", "fidelity", "advantage", "reward", "verdict"]
