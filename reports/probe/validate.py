@@ -32,6 +32,7 @@ from nabla_eval.probing.advantage import expected
 from nabla_eval.probing.loops import split_runs
 from nabla_eval.probing.plan import Plan, ProbedProblem, probed
 from nabla_eval.probing.probe import plain
+from nabla_eval.probing.verdict import HARDLY, POINT
 from nabla_eval.protocol import Part, Problem
 from nabla_eval.randomness import Key
 from nabla_eval.testing import additive_pair
@@ -257,6 +258,15 @@ def _cell(entry: Mapping[str, Any], scale: float, digits: int) -> str:
     return f"{scale * entry['value']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
+def says(expected: Mapping[str, Any]) -> str:
+    """Return the verdict by an expected margin, as `probing.verdict` has it."""
+    low, high = expected["right" if "right" in expected else "reward"]["ci95"]
+    within = "right" in expected and max(-low, high) < POINT
+    if within or expected["differ"]["ci95"][1] < HARDLY:
+        return "cannot matter"
+    return "pays" if low > 0 else "costs" if high < 0 else "cannot be told"
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the validation table in Markdown."""
     names = [name for name in UNITS if name in rows[0]["measured"]]
@@ -271,8 +281,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             _, scale, digits = UNITS[name]
             cells += [_cell(ours[name], scale, digits), _cell(theirs[name], scale, digits)]
             cells.append("yes" if agrees(row, name) else "no")
-        low, high = ours[names[0]]["ci95"]
-        cells.append("pays" if low > 0 else "costs" if high < 0 else "cannot be told")
+        cells.append(says(ours))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -159,9 +159,9 @@ def regimes(figures: dict[str, Any]) -> str:
 SHORT = """**Should you use ∇-Reasoner on a 7B pair?** Not on this evidence. No 7B pair was
 measured, and on these tasks it gained nothing over its twin, the same search without the gradient.
 Run [`nabla-eval probe`](../../docs/probe.md) on your pair; unless it says *pays*, search without
-gradients. (Of a made pair whose reward is a sum over tokens it does say so, and rightly:
-[its last table](../../docs/probe.md#does-the-margin-come-true).) This page asks another question:
-does a gradient help that only *orders* tokens, for the reward model to score?"""
+gradients. (For a pair made so that its reward is nearly a sum over tokens it says *pays*,
+correctly: [its last table](../../docs/probe.md#does-the-margin-come-true).) This page asks another
+question: does a gradient help that only *orders* tokens, for the reward model to score?"""
 
 WORDS = """Words of this page. *K*: plausible tokens at a place; *L*: sites of a response, places
 that may be wrong. *Exact-k*: the policy's first k tokens, each scored; *sequential verify*: the
@@ -176,7 +176,7 @@ bad sites once."""
 
 ADVICE = f"""## What to take from it, with a pair of your own
 
-Run `nabla-eval probe` on the pair and some fifty problems, and read its sections beside this map.
+Run `nabla-eval probe` on the pair and some 200 problems, and read its sections beside this map.
 
 - **room**: without a head, score all tokens where 3 are plausible. With 8, a ranking
   by the gradient wins at a budget of 2 calls only; with 32 below 16; with 128 at all that were
