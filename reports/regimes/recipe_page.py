@@ -197,8 +197,9 @@ def recipe_answer(facts: list[Cell], countdown: list[Cell]) -> str:
             "a reward model of this size knows (a fact, a calculation); at first errors, where it "
             "follows from solving, no reward model passes the gate and no gradient leads. Then "
             "supervision: right tokens teach a converged model more than its own scores do. The "
-            "recipe has no such answer: late is ahead on facts, and behind on Countdown (fewer "
-            "steps of alignment, mostly below the gate), neither by more than reward seeds vary. "
+            "recipe depends on the bed: late is ahead on facts, by no more than reward seeds vary, "
+            "and behind on Countdown's results by more, where it had fewer steps of alignment and "
+            "stayed below the gate. "
             "A prototype's .946 against .924 came from a bed of the first kind with right tokens, "
             "so joint alignment need not have made it."
         )
@@ -219,7 +220,8 @@ def _bed_decides(facts: list[Cell], countdown: list[Cell]) -> bool:
         and all(leads(most(c)[1]["least"], seeds=1) for c in others)
         and min(changed(others, late)) > 0
         and min(changed(facts, recipe)) > 0 > max(changed(countdown, recipe))
-        and all(difference(c, recipe)["low"] <= 0 <= difference(c, recipe)["high"] for c in others)
+        and all(difference(c, recipe)["low"] <= 0 for c in facts)
+        and all(difference(c, recipe)["high"] < 0 for c in countdown if c not in first)
     )
 
 
