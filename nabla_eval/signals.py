@@ -23,6 +23,7 @@ from types import FrameType
 from nabla_eval.terminal import say
 
 PATIENCE = 5.0  # seconds that a clean-up may take
+SPEAKING = 1.0  # seconds that the last words may take: nobody may be reading
 TWICE = 1.0  # within so many seconds a second signal is the same one: `timeout` sends two
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -126,11 +127,16 @@ class _Stop:
 
     def _leave(self) -> None:
         """End the process as it stands, which costs no more than SIGKILL does."""
+        _thread.start_new_thread(self._exit, (SPEAKING,))
         try:
             for speaker in reversed(_speakers):
                 speaker.tell(self.error)
         finally:
-            os._exit(128 + self.number)
+            self._exit()
+
+    def _exit(self, wait: float = 0.0) -> None:
+        time.sleep(wait)
+        os._exit(128 + self.number)
 
 
 class _Speaker:

@@ -235,9 +235,8 @@ def everything(
         console.sentences(each.title, [*shown, *more])
     pictures = sum(path.suffix == ".png" for path in paths)
     console.print(f"\n{len(runs)} runs, {pictures} figures. Written:", style="bold")
-    folders_made = {"csv/": True, "figures/": pictures > 0, "traces/": bool(pages)}
-    made_now = [name for name, there in folders_made.items() if there]
-    for name in ("report.html", "report.md", "report.json", *made_now):
+    made_here = ["csv/", *["figures/"] * (pictures > 0), *["traces/"] * bool(pages)]
+    for name in ("report.html", "report.md", "report.json", *made_here):
         console.print(f"  {output / name}", soft_wrap=True)
 
 

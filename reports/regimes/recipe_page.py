@@ -108,7 +108,9 @@ def _countdown(cell: Cell) -> str:
 
 def _counts(cell: Cell) -> str:
     plain, joint = (len(cell["first"][kind]) for kind in ("plain", RECIPES[0]))
-    return f"{plain} reward seeds" + (f", of which {joint} jointly" if joint < plain else "")
+    command = f"`regimes.py --only countdown --seeds {plain} --joint {joint}`"
+    shared = f", of which {joint} jointly" if joint < plain else ""
+    return f"{plain} reward seeds{shared}, {command}"
 
 
 RECIPES = ("joint, right tokens", "joint, own scores", "late, right tokens", "late, own scores")

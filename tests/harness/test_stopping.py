@@ -176,6 +176,7 @@ SAID = "\nStopped: one of two.\n"
         (SOON + SWALLOW, (signal.SIGTERM,), 143, SAID, ""),  # by a library
         ("os.close(2)\n" + CLEANUP.format(seconds=0), (signal.SIGHUP,), 129, "", "clean\n"),
         (FULL_PIPE + SOON + CLEANUP.format(seconds=0), (signal.SIGTERM,), 143, None, "clean\n"),
+        (FULL_PIPE + SOON + SWALLOW, (signal.SIGTERM,), 143, None, ""),  # and nobody reads
     ],
 )
 def test_a_clean_up_has_its_time_and_no_more(code, numbers, status, said, printed):
