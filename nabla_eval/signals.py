@@ -49,6 +49,8 @@ def stoppable(words: Words, *, interrupts: bool = False) -> Iterator[None]:
     with _listening(STOPS if interrupts else STOPS[1:]), _Speaker(words) as speaker:
         try:
             yield
+            if _stop is not None:  # it was raised where Python drops errors: in a finaliser
+                raise _stop.error
         except (KeyboardInterrupt, Terminated) as stop:
             speaker.tell(stop)
             raise

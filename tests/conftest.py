@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,6 +20,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import hypothesis
 import jaxtyping
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,7 +77,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Check shapes, or not, before the test's fixtures are made."""
+    """Check shapes, or not, and draw the same numbers on every run, in the test's fixtures too."""
+    random.seed(0)
+    torch.manual_seed(0)
     checked = any(item.path.is_relative_to(place) for place in SHAPES)
     jaxtyping.config.update("jaxtyping_disable", not checked)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 import psutil
 import pytest
 
-from nabla_eval.signals import Terminated, stoppable, told
+from nabla_eval.signals import Terminated, status, stoppable, told
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -78,6 +78,27 @@ def test_a_block_speaks_to_the_stderr_that_it_began_with(tmp_path, capfd):
     os.write(2, b"Given back.")
     assert (tmp_path / "log").read_text() == "\nStopped: inside.\n"
     assert capfd.readouterr().err == "\nStopped: outside.\nGiven back."
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_python_drops_ends_the_block_all_the_same(number, capsys):
+    """What is raised in a finaliser or by a collection's callback is printed and forgotten."""
+
+    class Finalised:
+        def __del__(self):
+            hit(number)
+
+    after = []
+    with (
+        pytest.raises((Terminated, KeyboardInterrupt)) as caught,
+        stoppable(lambda: "outside.", interrupts=True),
+    ):
+        with stoppable(lambda: "inside."):
+            Finalised()
+        after.append("reached")
+    assert status(caught.value) == 128 + number and not after
+    assert capsys.readouterr().err.endswith("\nStopped: inside.\n")
 
 
 def test_what_the_program_ignores_or_handles_and_other_errors_stay_as_they_are(capsys):
