@@ -178,7 +178,9 @@ class _Case:
             more = (width / 2 / POINT) ** 2 * self.room["problems"]
             number = int(float(f"{more:.1e}"))
             yield f"Take about {number:,} problems if a margin of a point should show."
-        if self.answer != "pays":
+        if self.answer == "pays":
+            yield "Give best_of_n and steps=0 (the twin) as many calls first; see report scaling."
+        else:
             yield "Search without gradients: best_of_n or steps=0 (the twin); see report scaling."
 
     def _other_reward(self) -> Iterator[str]:

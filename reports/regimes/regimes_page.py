@@ -160,8 +160,9 @@ SHORT = """**Should you use ∇-Reasoner on a 7B pair?** Not on this evidence. N
 measured, and on these tasks it gained nothing over its twin, the same search without the gradient.
 Run [`nabla-eval probe`](../../docs/probe.md) on your pair; unless it says *pays*, search without
 gradients. (For a pair made so that its reward is nearly a sum over tokens it says *pays*,
-correctly: [its last table](../../docs/probe.md#does-the-margin-come-true).) This page asks another
-question: does a gradient help that only *orders* tokens, for the reward model to score?"""
+correctly, and even there a regression of rewards on tokens, without gradients, gains more:
+[its last table](../../docs/probe.md#does-the-margin-come-true).) This page asks another question:
+does a gradient help that only *orders* tokens, for the reward model to score?"""
 
 WORDS = """Words of this page. *K*: plausible tokens at a place; *L*: sites of a response, places
 that may be wrong. *Exact-k*: the policy's first k tokens, each scored; *sequential verify*: the

@@ -298,6 +298,7 @@ def sections(**given: Any) -> dict[str, Any]:
             "pays",
             "The gradient pays: expect +1.8 points (+0.6 to +3.0)",
         ),
+        ({"margin": estimate(0.018, 0.006, 0.03)}, "pays", "(the twin) as many calls first"),
         (
             {"margin": estimate(-0.08, -0.1, -0.06)},
             "costs",
