@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -38,6 +38,7 @@ from nabla_eval.validation import UNREADABLE, Count, Positive, mismatch, text_of
 
 # What every cell gets from elsewhere in the file.
 TAKEN = {"seed": "seeds", "trace_dir": None, "batch_size": "batch_size", "device": "device"}
+_MERGE = "tag:yaml.org,2002:merge"
 LONGEST = 100  # characters of a folder's name
 
 
@@ -128,13 +129,24 @@ def sweep_of(file: Path, source: Mapping[str, Any]) -> SweepFile:
 class _UniqueKeys(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, of which YAML would silently take the last."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.flattened = set[yaml.Node]()
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Insert what `<<` merges, once; the mapping's own keys may replace it, not each other."""
+        if node in self.flattened:
+            return
+        self.flattened.add(node)
+        own = [key for key, _ in node.value]
+        super().flatten_mapping(node)
+        keys = [
+            key.value if key.tag == _MERGE else self.construct_object(key, deep=True) for key in own
+        ]
         for at, key in enumerate(keys):
             if key in keys[:at]:
-                line = node.value[at][0].start_mark.line + 1
+                line = own[at].start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: the key {key!r} is there twice")
-        return super().construct_mapping(node, deep)
 
 
 def _load(file: Path) -> dict[str, Any]:

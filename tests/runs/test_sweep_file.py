@@ -76,6 +76,16 @@ def test_lists_multiply_and_names_tell_the_cells_apart(tmp_path):
             " {name: b, n: 2}]",
             [("nabla", "a", 0, {"n": 4}), ("b", "a", 0, {"stop_reward": 2, "n": 2})],
         ),
+        # YAML's merge key; a mapping's own keys replace what it merges, wherever that was read.
+        (
+            "tasks: a\nvariants: [{name: b, <<: [{<<: {n: 4, steps: 3}, n: 2}, {lr: 1, n: 5}],"
+            " lr: 2}]",
+            [("b", "a", 0, {"n": 2, "steps": 3, "lr": 2})],
+        ),
+        (
+            "tasks: a\ngen_kwargs: {a: {b: {c: &d {<<: {n: 4}, n: 2}}}}\ngrid: {<<: *d}",
+            [("nabla", "a", 0, {"n": 2})],
+        ),
     ],
 )
 def test_the_cells_of_a_grid_and_its_variants(tmp_path, text, cells):
@@ -162,6 +172,10 @@ def test_mistakes_are_named_with_file_key_value_and_what_to_try(tmp_path, text, 
     [
         ("tasks: [", "not readable YAML"),
         ("tasks: a\ntasks: b", "line 2: the key 'tasks' is there twice"),
+        ("tasks: a\ngrid: {<<: {n: 2}, n: 3, n: 4}", "line 2: the key 'n' is there twice"),
+        ("tasks: a\ngrid: {<<: {n: 2}, <<: {n: 3}}", "line 2: the key '<<' is there twice"),
+        ("tasks: a\ngrid: {<<: {n: 2, n: 3}}", "line 2: the key 'n' is there twice"),
+        ("tasks: a\ngrid: {<<: 3}", "expected a mapping"),
         ("tasks: !!python/object/apply:os.system ['exit 1']", "not readable YAML"),
         ("- a", "holds list"),
         ("", "holds NoneType"),
