@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -109,16 +110,15 @@ def write_array(console: Screen, read: SweepFile, folder: Path, options: str) ->
         return
     place = folder.absolute()
     study = ["sweep", str(read.file.absolute()), "--output", str(place)]
-    script = array_script(
-        read.name, left, [sys.executable, "-m", "nabla_eval", *study], options,
-        place / "slurm-%a.log",
-    )  # fmt: skip
+    command = [sys.executable, "-m", "nabla_eval", *study]
+    script = array_script(read.name, left, command, options, place)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(script, encoding="utf-8")
+    # As paths spell bytes that are no UTF-8.
+    (folder / FILE).write_text(script, encoding="utf-8", errors="surrogateescape")
     console.print(
         f"{len(left)} of {len(read.cells)} cells are left. Submit them, one array task each:\n"
-        f"  sbatch {folder / FILE}\n"
+        f"  {shlex.join(['sbatch', str(folder / FILE)])}\n"
         f"When all have ended, this prints their table and runs what is missing:\n"
-        f"  nabla-eval sweep {read.file} --output {folder}",
+        f"  {shlex.join(['nabla-eval', 'sweep', str(read.file), '--output', str(folder)])}",
         soft_wrap=True,
     )

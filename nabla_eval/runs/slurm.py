@@ -33,12 +33,13 @@ wait "$!"
 
 
 def array_script(
-    study: str, cells: Sequence[str], command: Sequence[str], options: str, log: Path
+    study: str, cells: Sequence[str], command: Sequence[str], options: str, folder: Path
 ) -> str:
     """Return the script of a job array that runs `command --cell CELL` for each cell.
 
-    `options` are sbatch's own (`--gpus=1 --time=04:00:00`); they follow ours, so they win. Raises
-    `ConfigError` for words that are no options.
+    `options` are sbatch's own (`--gpus=1 --time=04:00:00`); they follow ours, so they win. The
+    tasks log into `folder`. Raises `ConfigError` for words that are no options, and for what a
+    directive, which is a comment to bash, cannot hold: the rest of a line break would be run.
     """
     try:
         given = shlex.split(options)
@@ -49,6 +50,8 @@ def array_script(
             f"--slurm must be options of sbatch, got {options!r}. "
             "Try --slurm '--gpus=1 --time=04:00:00'."
         )
+    study = " ".join(study.split())
+    log = str(folder).replace("%", "%%") + "/slurm-%a.log"
     ours = [
         f"--job-name={study}", f"--array=0-{len(cells) - 1}", f"--output={log}",
         "--open-mode=append", "--requeue", "--signal=B:TERM@120",
@@ -59,10 +62,16 @@ def array_script(
             lines.append(shlex.quote(word))
         else:
             lines[-1] += f" {shlex.quote(word)}"
+    for line in lines:
+        if len(line.splitlines()) > 1:
+            raise ConfigError(
+                f"#SBATCH {line!r} has a line break, which sbatch cannot read. Choose another "
+                "folder with --output, or other options with --slurm."
+            )
     return _SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in lines),
         count=len(cells),
-        study=" ".join(study.split()),
+        study=study,
         here=shlex.quote(str(Path.cwd())),
         cells="\n".join(f"    {shlex.quote(cell)}" for cell in cells),
         command=shlex.join(command),

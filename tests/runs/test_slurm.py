@@ -15,7 +15,7 @@ from nabla_eval.runs.slurm import array_script
 
 def started(folder: Path, command: list[str], cells: list[str], task: int) -> subprocess.Popen:
     """Start an array task of a script."""
-    script = array_script("a study", cells, command, "", folder / "slurm-%a.log")
+    script = array_script("a study\necho run; (", cells, command, "", folder)
     (folder / "slurm.sh").write_text(script)
     (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" > "{folder}/requeued"\n')
     (folder / "scontrol").chmod(0o755)
@@ -45,7 +45,7 @@ def test_a_task_whose_time_is_up_is_stopped_and_queued_again(tmp_path: Path) -> 
 
 
 def directives(options: str) -> list[str]:
-    script = array_script("my study", list("abc"), ["x"], options, Path("/s t/slurm-%a.log"))
+    script = array_script("my study", list("abc"), ["x"], options, Path("/s t"))
     lines = script.splitlines()
     return [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
 
@@ -59,7 +59,14 @@ def test_options_of_sbatch_follow_ours() -> None:
     assert found[-3:] == ["--gpus=1", "-t 04:00:00", "'--comment=a b'"]
 
 
-@pytest.mark.parametrize("options", ["gpus=1", "--comment='a"])
+@pytest.mark.parametrize("options", ["gpus=1", "--comment='a", "--comment='a\nrm x'"])
 def test_what_is_no_option_is_refused(options: str) -> None:
     with pytest.raises(ConfigError, match="--slurm"):
         directives(options)
+
+
+def test_a_folder_is_taken_word_for_word_or_refused() -> None:
+    script = array_script("s", ["a"], ["x"], "", Path("/100%done"))
+    assert "--output=/100%%done/slurm-%a.log" in script  # sbatch reads %d
+    with pytest.raises(ConfigError, match="--output"):
+        array_script("s", ["a"], ["x"], "", Path("/s\nrm x"))
