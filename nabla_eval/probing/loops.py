@@ -24,13 +24,22 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
+from nabla_eval.engine.gradient import hard_sequence
 from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.options import change
 from nabla_eval.outcome import Outcome
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Couple, Coupling
-from nabla_eval.protocol import Generate, Method, Part, Problem, Refine, Refinement
+from nabla_eval.protocol import (
+    Differentiate,
+    Generate,
+    Method,
+    Part,
+    Problem,
+    Refine,
+    Refinement,
+)
 
 Tokens: TypeAlias = tuple[int, ...]
 Place: TypeAlias = tuple[Tokens, int, int]  # a response, a sweep, a position
@@ -63,6 +72,7 @@ def _split_run(own: Problem, config: Nabla, plan: Plan, value: Callable[[Outcome
     known: Answers = {}
     outcome = yield from _run(nabla(own, config), known, Couple)
     draws = used_draws(outcome, known, config.passes)
+    passes = gradient_passes(draws, known)  # before `known` has what the splits ask
     weights, chance = first_differences([draw.coupling.variation for draw in draws])
     number = (own.key / "probe" / "split").uniform()
     splits = systematic(weights, plan.splits, number) if chance else []
@@ -79,7 +89,7 @@ def _split_run(own: Problem, config: Nabla, plan: Plan, value: Callable[[Outcome
         "splits": [list(both) for both in zip(values[::2], values[1::2], strict=True)],
         "common": value(outcome),
         "draws": len(draws),
-        "gradient_passes": gradient_passes(draws),
+        "gradient_passes": passes,
     }
 
 
@@ -198,12 +208,16 @@ def systematic(weights: Sequence[float], count: int, number: float) -> list[int]
     return [min(bisect_right(edges, mark), last) for mark in marks]
 
 
-def gradient_passes(draws: Sequence[Draw]) -> int:
-    """Return the gradient passes that ∇-Reasoner would spend on these draws.
+def gradient_passes(draws: Sequence[Draw], known: Answers) -> int:
+    """Return the gradient passes that ∇-Reasoner would spend on a run with these draws.
 
-    One for each response with a draw that is not certified, and those that flips cost at each
-    position with such a draw.
+    One at each hard sequence at which its gate or a draw that is not certified needs a gradient,
+    and those that flips cost at each position with such a draw.
     """
     open_ = [draw for draw in draws if not draw.coupling.certified[draw.key]]
     flips = {draw.place[::2]: draw.coupling.passes for draw in open_}
-    return len({draw.place[0] for draw in open_}) + sum(flips.values())
+    refined = [own.refine for own in known if isinstance(own, Couple)]
+    asked: list[Refine | Differentiate] = [own for own in known if isinstance(own, Differentiate)]
+    asked += [own for own in refined if (own.trajectory.tokens, own.position) in flips]
+    hard = {(r.trajectory.key, hard_sequence(r.trajectory, r.position, r.dto)) for r in asked}
+    return len(hard) + sum(flips.values())

@@ -50,7 +50,10 @@ def couples(
     streams = problem.key / "probe" / "draw"
     keys = {i: tuple(streams / i / k for k in range(draws)) for i in positions}
     rest = config.drawing, config.dto, config.relaxation, config.min_probability
-    return [Couple(Refine(problem, draft, i, own, *rest)) for i, own in keys.items()]
+    return [
+        Couple(Refine(problem, draft, i, own, *rest, certify=config.certifies))
+        for i, own in keys.items()
+    ]
 
 
 def measure(

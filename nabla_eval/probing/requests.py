@@ -46,7 +46,7 @@ class Coupling:
     common: tuple[int, ...]
     more: tuple[int, ...]
     less: tuple[int, ...]
-    certified: tuple[bool, ...]
+    certified: tuple[bool, ...]  # draws that the method makes without a gradient
     moved: float  # share of the tokens that may be drawn whose logit changed
     farthest: float  # largest change of one of these logits
     flips: int
@@ -71,7 +71,7 @@ class Couple:
 @torch.inference_mode(False)
 @torch.no_grad()
 def couple(executor: Executor, requests: Sequence[Couple]) -> list[Coupling]:
-    """Answer `Couple` for requests that share their options of DTO."""
+    """Answer `Couple` for requests that share their options of DTO and are certified alike."""
     pair, asked = executor.pair, [request.refine for request in requests]
     objective = asked[0].dto.objective
     # Taken for all positions, whichever come later.
@@ -102,7 +102,7 @@ def couple(executor: Executor, requests: Sequence[Couple]) -> list[Coupling]:
         drawn[name] = draws(filled, numbers(apart, q.device)).tolist()
     change = (after - before).abs().masked_fill(~allowed, 0)
     moved = ((change > 0).sum(-1) / allowed.sum(-1)).tolist()
-    flags = certified(pair, [replace(own, certify=True) for own in asked])
+    flags = certified(pair, asked)
     return [
         Coupling(
             variation=variation[i],
@@ -208,7 +208,7 @@ HANDLERS[Couple] = Handler(
     couple,
     lambda executor, request: len(free_rows(request.refine)),
     lambda executor, request: max(1, _ELEMENTS // executor.pair.policy.vocabulary),
-    lambda request: (request.refine.dto, request.refine.relaxation),
+    lambda request: (request.refine.dto, request.refine.relaxation, request.refine.certify),
 )
 HANDLERS[Linearise] = Handler(
     linearise,

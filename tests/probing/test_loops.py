@@ -12,6 +12,7 @@ from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.methods.registry import configure
 from nabla_eval.options import change
 from nabla_eval.probing.advantage import expected
 from nabla_eval.probing.loops import first_differences, side_by_side, split_runs, systematic
@@ -114,6 +115,34 @@ def test_the_expected_margin_is_that_of_both_methods_run_apart() -> None:
     mean = sum(apart) / len(apart)
     error = math.sqrt(sum((own - mean) ** 2 for own in apart)) / len(apart)
     assert abs(told.value - mean) < 4 * math.hypot(told.se, error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"certify": False}, {"top_p": 0.8}, {"resample_top_k": 3}, {"grad_cache": False},
+        {"gradient_threshold": 1e-4}, {"gradient_threshold": 0.01, "gradient_norm": "onehot"},
+        {"gradient_threshold": 1e9}, {"anchor": "argmax", "update": "all", "certify": False},
+        {"anchor": "argmax", "gradient_threshold": 1e-4}, {"preset": "paper"},
+        {"preset": "released", "gradient_threshold": 0.01}, {"parameterisation": "latents"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_gradients_are_counted_as_the_method_takes_them(options: dict[str, Any]) -> None:
+    """At a rate that changes no draw both runs are one, and the ledger says what it took."""
+    pair = tiny_pair()
+    few = {"n": 4, "passes": 3, "lr": 1e-6, "min_lr": 1e-7, "lookahead": 1, **options}
+    config = configure("nabla", few, few.pop("preset", None))
+    assert isinstance(config, Nabla)
+    execute, problems = Executor(pair), tiny_problems(pair, 6)
+    counts, plan = [], Plan(repeats=1)
+    for _, end in sorted(drive([loops(p, config, plan) for p in problems], execute)):
+        (run,) = end.figures["loops"]  # type: ignore[union-attr]
+        assert run["differ"] < 1e-3
+        counts.append((run["draws"], run["gradient_passes"]))
+    ends = drive_all([nabla(p, config) for p in problems], Executor(pair))
+    assert counts == [(own.visited, own.ledger.gradient_passes) for own in ends]
+    assert any(passes for _, passes in counts) or config.certifies
 
 
 def test_without_reach_nothing_is_rolled_out_twice() -> None:
