@@ -123,6 +123,11 @@ class Sampling(Options):
         name = "top_k=1" if self.temperature else "temperature=0"
         return f"{name} makes all samples alike, there is nothing to choose from"
 
+    @property
+    def filters(self) -> bool:
+        """Whether top-p or top-k leaves tokens out."""
+        return self.top_p < 1 or self.top_k > 0
+
     @cached_property
     def sampling(self) -> Sampling:
         """How responses are drawn."""

@@ -31,7 +31,7 @@ class Filter:
         self.top_k = column([s.top_k for s in settings], torch.int64)
         # Known on the host, so that what no row asks for costs nothing.
         self.greedily = any(s.temperature == 0 for s in settings)
-        self.filters = any(s.top_p < 1 or s.top_k > 0 for s in settings)
+        self.filters = any(s.filters for s in settings)
         self.largest = max((s.top_k for s in settings), default=0)
 
     def rows(self, keep: Int[Tensor, " kept"]) -> Filter:

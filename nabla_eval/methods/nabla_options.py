@@ -72,7 +72,7 @@ class Nabla(Sampling, DTO, Budget):
     def certifies(self) -> bool:
         """Ask for draws that are known without their gradients, where no gate needs those."""
         draw = self.drawing
-        plain = draw.temperature > 0 and draw.top_p == 1 and draw.top_k == 0
+        plain = draw.temperature > 0 and not draw.filters
         needless = self.steps > 0 and self.gradient_threshold == 0
         return self.certify and needless and plain
 

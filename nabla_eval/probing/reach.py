@@ -84,19 +84,21 @@ def summary(problems: Sequence[Mapping[str, Any]], config: Nabla) -> dict[str, A
     """Return a row a setting: the bound, and what was measured at positions that pass the gate.
 
     `variation` is the total variation between the refined and the unrefined draw, and
-    `variation_bound` tanh(B / 2 tau), which no draw exceeds whose logits moved by B at most.
+    `variation_bound` tanh(B / 2 tau), which no draw exceeds whose logits moved by B at most. With
+    top-p or top-k nothing bounds it: a small step may change which tokens are kept.
     """
     rows = []
     for name, own in settings(config).items():
         column = DataFrame([each["reach"][name] for each in problems])
         bound, tau = logit_reach(own.dto), own.drawing.temperature
         known = math.isfinite(bound)
+        bounded = known and not own.drawing.filters
         rows.append(
             {
                 "setting": name,
                 "lr": own.lr,
                 "logit_bound": bound if known else None,
-                "variation_bound": math.tanh(bound / (2 * tau)) if known else None,
+                "variation_bound": math.tanh(bound / (2 * tau)) if bounded else None,
                 "variation": mean_probability(column["variation"], column["positions"]),
                 "draws_that_differ": share(column["differ"], column["draws"]),
                 "certified": share(column["certified"], column["draws"]),

@@ -14,6 +14,7 @@ from nabla_eval.methods.nabla import nabla
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.options import change
+from nabla_eval.probing import reach
 from nabla_eval.probing.advantage import expected
 from nabla_eval.probing.loops import first_differences, side_by_side, split_runs, systematic
 from nabla_eval.probing.plan import Plan, ProbedProblem
@@ -82,6 +83,38 @@ def test_coupled_draws_are_those_of_the_engine(options: dict[str, Any]) -> None:
     for own in couplings:
         assert 0 <= own.variation <= 1
         assert not own.variation or set(own.more).isdisjoint(own.less)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"top_p": 0.8}, {"resample_top_p": 0.5}, {"resample_top_k": 2}, {"top_k": 4},
+        {"update": "all", "anchor": "argmax"}, {"gradient_threshold": 1e-4}, {"lam": -2.0},
+        {"resample_temperature": 0.5}, {"optimizer": "sgd"}, {"logits_dtype": "bfloat16"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_certified_draws_do_not_differ_and_nothing_moves_beyond_its_bound(
+    options: dict[str, Any],
+) -> None:
+    pair, config = tiny_pair(), Nabla(**{"lr": 0.03, **options})
+    execute, rows = Executor(pair), []
+    for problem in tiny_problems(pair, 6):
+        (draft,) = execute([Generate(problem, problem.key / "draft", config.sampling)])
+        asked: list[Any] = couples(problem, draft, range(len(draft.tokens)), config, draws=50)
+        found = execute(asked)
+        rows += found
+        for own in found:
+            drawn = zip(own.certified, own.dto, own.twin, strict=True)
+            assert not any(sure and a != b for sure, a, b in drawn)
+    assert any(any(own.certified) for own in rows) == (set(options) <= BOUNDED)
+    moved = dict.fromkeys(reach.settings(config), reach._sums(rows))
+    bound = reach.summary([{"reach": moved}] * 2, config)["settings"][0]["variation_bound"]
+    assert (bound is not None) == (set(options) <= BOUNDED | {"gradient_threshold"})
+    assert bound is None or max(own.variation for own in rows) <= bound + 1e-6
+
+
+BOUNDED = {"update", "anchor", "lam", "resample_temperature"}
 
 
 def loops(problem: Problem, config: Nabla, plan: Plan) -> Part:
