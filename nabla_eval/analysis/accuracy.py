@@ -113,22 +113,24 @@ def pass_at_k(right: int, answers: int, k: int) -> float:
     return 1 - math.comb(answers - right, k) / math.comb(answers, k)
 
 
-def pass_at(scores: Scores, repeats: int, k: int) -> Estimate:
-    """pass@k over problems, a proportion, from the scores of `repeats` answers to each.
+def pass_at(scores: Scores, k: int) -> Estimate:
+    """pass@k over problems, a proportion, from the scores of the answers to each.
+
+    Answers that were graded together may each have their mean.
 
     Raises `DataError` where the answers are not right or wrong, or fewer than k.
     """
     values = []
     for problem, group in scores.items():
-        right = sum(group) / len(group) * repeats  # a score may be the mean of several answers
+        right = sum(group)
         if abs(right - round(right)) > 1e-6:
             raise DataError(
                 f"{problem} is graded in parts, and pass@{k} needs right or wrong. Choose another "
                 "--metric."
             )
-        values.append(pass_at_k(round(right), repeats, k))
-    independent = max(1, repeats // k)  # what the overlapping sets of k answers are worth at most
-    return proportion([[value] * independent for value in values])
+        # The overlapping sets of k answers are worth at most as many as do not overlap.
+        values.append([pass_at_k(round(right), len(group), k)] * max(1, len(group) // k))
+    return proportion(values)
 
 
 def majority(votes: Sequence[tuple[Hashable | None, float]]) -> float:

@@ -12,7 +12,7 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,6 +27,11 @@ from nabla_eval.validation import UNREADABLE, mismatch, regular, text_of
 METRIC = "exact_match"
 TRACES = "trace-rank*.jsonl"
 _SAMPLES = re.compile(r"samples_(?P<task>.+?)(?:_(?P<date>\d{4}-\d\d-\d\dT[\d.:+-]+))?\.jsonl")
+_KEPT = "responses kept"  # by the filter, for the metrics; beside the fields of a sample
+_EACH = {  # lm-eval's filters that choose no response by what it or another says
+    "regex", "regex_pos", "multi_choice_regex", "remove_whitespace", "lowercase", "uppercase",
+    "map", "format_span", "take_first", "take_first_k",
+}  # fmt: skip
 _TEXTS = ("arguments", "resps", "filtered_resps")  # traces have them, and they are long
 
 
@@ -36,10 +41,12 @@ class ScoredTask:
 
     task: str
     scores: Scores  # problem -> one score (of repeats: their mean); none of those that failed
+    graded: int | None  # the score is of so many of a problem's answers, the first ones; None: all
     metrics: Mapping[str, Scores]
     docs: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, str]  # problem -> hash of what it asks, as lm-eval computes it
     grader: str  # who said which answers are right; "" where the task does not say
+    filters: tuple[str, ...]  # the task's, the one that scores are by first
     seeds: tuple[int | None]
     preset: str | None
     seconds: float
@@ -170,7 +177,7 @@ def _facts(home: Path) -> dict[str, Any]:
         "seeds": (run.get("seed", nabla.get("seed")),),
         "preset": run.get("preset", nabla.get("preset")),
         "seconds": math.nan if seconds is None or not alone else float(seconds),
-        "graders": {name: _grader(told) for name, told in (lm_eval.get("configs") or {}).items()},
+        "configs": lm_eval.get("configs") or {},
     }
 
 
@@ -192,11 +199,13 @@ def _scored(
 ) -> ScoredTask:
     samples = read_samples(file)
     name, _, filter = (metric or METRIC).partition(",")
+    filters = [sample["filter"] for sample in samples]
     if filter:
         samples = [sample for sample in samples if sample["filter"] == filter]
         if not samples:
             raise DataError(f"{file} has no filter {filter!r}. Leave it out of --metric.")
-    first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    chosen = samples[0]["filter"]
+    first = [sample for sample in samples if sample["filter"] == chosen]
     problems = {f"{task}/{sample['doc_id']}": sample for sample in first}
     failed = {problem for problem, sample in problems.items() if sample.get("failed")}
     if failed:  # by `allow_errors`: they are neither right nor wrong
@@ -213,20 +222,62 @@ def _scored(
     _refuse_incomplete(
         home, task, scores, {p: count for p, count in traced.items() if p not in failed}
     )
-    grader = facts["graders"].get(task, "")
+    config = facts["configs"].get(task)
+    graded = _graded(problems.values(), max(traced.values()), config, chosen)
+    if graded is not None:
+        _warn_of_ungraded(home, task, graded, max(traced.values()))
+    grader = _grader(config)
     said = {"grader": grader} if grader else {}
     return ScoredTask(
         task=task,
         scores=scores,
+        graded=graded,
         metrics=_metrics(problems, name),
         docs={
             p: {"doc": s.get("doc"), "target": s.get("target"), **said} for p, s in problems.items()
         },
         items={p: str(s.get("doc_hash") or s.get("doc")) for p, s in problems.items()},
         grader=grader,
+        filters=tuple(dict.fromkeys([chosen, *filters])),
         seeds=facts["seeds"],
         preset=facts["preset"],
         seconds=facts["seconds"],
+    )
+
+
+def _graded(
+    samples: Collection[Mapping[str, Any]], answers: int, config: Any, filter: str
+) -> int | None:
+    """Return how many of the answers to a problem its score is of, the first ones; None: of all.
+
+    0 where a filter such as lm-eval's majority_vote chose them: nobody says which.
+    """
+    kept = [sample[_KEPT] for sample in samples]
+    if None in kept or min(kept) >= answers:
+        return None
+    return min(kept) if _functions(config, filter) <= _EACH else 0
+
+
+def _functions(config: Any, filter: str) -> set[str]:
+    """Return the steps of a filter by a task's configuration; none for lm-eval's default."""
+    told = config.get("filter_list") if isinstance(config, dict) else None
+    return {
+        str(step.get("function") if isinstance(step, dict) else step)
+        for each in (told if isinstance(told, list) else [])
+        if isinstance(each, dict) and each.get("name") == filter
+        for step in each.get("filter") or []
+    }
+
+
+def _warn_of_ungraded(home: Path, task: str, graded: int, answers: int) -> None:
+    which = f"only the first {graded}" if graded > 1 else "only the first"
+    which = which if graded else "only one, which its filter chose"
+    warnings.warn(
+        f"{home}: of the {answers} answers to each problem of {task}, lm-eval scored {which}. The "
+        "others are not graded and count in costs alone. To have all scored, end the filter in the "
+        f"task's YAML with {{function: take_first_k, k: {answers}}} in place of take_first, "
+        "lm-eval's default, and evaluate again: trace_dir= keeps the answers.",
+        stacklevel=4,
     )
 
 
@@ -341,10 +392,18 @@ def read_samples(file: Path) -> list[dict[str, Any]]:
         if item in seen:
             raise DataError(f"{file}:{number} repeats document {item[0]}. Evaluate again.")
         seen.add(item)
-        samples.append({name: value for name, value in sample.items() if name not in _TEXTS})
+        light = {name: value for name, value in sample.items() if name not in _TEXTS}
+        samples.append({**light, _KEPT: _kept(sample.get("filtered_resps"))})
     if not samples:
         raise DataError(f"{file} is empty. Evaluate again.")
     return samples
+
+
+def _kept(responses: Any) -> int | None:
+    """Return how many responses a filter kept; None where the sample does not say."""
+    if not isinstance(responses, list):
+        return None
+    return sum(len(kept) if isinstance(kept, list) else 1 for kept in responses)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -34,9 +34,13 @@ class Frames(NamedTuple):
 
 
 def frames_of(
-    records: Iterable[Record], scores: Mapping[str, Sequence[float]], seed: int | None = None
-) -> Frames:
-    """Return the frames of a run with one seed; `scores` has the scores of each problem."""
+    records: Iterable[Record], scores: Mapping[str, Sequence[float]], seed: int | None = None,
+    graded: int | None = None,
+) -> Frames:  # fmt: skip
+    """Return the frames of a run with one seed; `scores` has the scores of each problem.
+
+    A score is the mean over the first `graded` of its answers; None: over all.
+    """
     answers: list[dict[str, Any]] = []
     candidates: dict[str, list[Any]] = {name: [] for name in _CANDIDATE}
     for record in records:
@@ -47,7 +51,7 @@ def frames_of(
             values = (*shared, *(known[name] for name in _JUDGED), length(judged))
             for name, value in zip(_CANDIDATE, values, strict=True):
                 candidates[name].append(value)
-    _add_scores(answers, scores)
+    _add_scores(answers, scores, graded)
     names = dict.fromkeys(name for row in answers for name in row)
     columns = {name: [row.get(name) for row in answers] for name in names}
     return Frames(_frame(columns), _frame(candidates))
@@ -56,6 +60,16 @@ def frames_of(
 def means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return the mean for each problem."""
     return {problem: sum(group) / len(group) for problem, group in groups.items()}
+
+
+def graded_answers(answers: DataFrame) -> dict[str, list[float]]:
+    """Return the scores of the answers that were graded, by problem.
+
+    Of answers that were graded together each has their mean, so that sums are right. A problem
+    without a graded answer is absent.
+    """
+    known = answers[["problem", "mean_score"]].dropna()
+    return {problem: list(own) for problem, own in known.groupby("problem")["mean_score"]}
 
 
 def totals(frame: DataFrame, *values: Any) -> list[Floats]:
@@ -91,6 +105,7 @@ def _answer(record: Record, seed: int | None) -> dict[str, Any]:
         "stop": outcome["stop"],
         "ended": outcome["ended"],
         "score": None,
+        "mean_score": None,
         "reward": outcome["reward"],
         "first_reward": rewards[0] if rewards else None,
         "draft_rewards": rewards,
@@ -127,20 +142,25 @@ def _tokens_saved(record: Record) -> tuple[int, int]:
     return reused, draft + int(record["outcome"]["visited"]) * shortest
 
 
-def _add_scores(answers: Sequence[dict[str, Any]], scores: Mapping[str, Sequence[float]]) -> None:
-    """Give each answer its score where it is known.
+def _add_scores(
+    answers: Sequence[dict[str, Any]], scores: Mapping[str, Sequence[float]], graded: int | None
+) -> None:
+    """Give each answer that was graded its score where it is known, and the mean it is part of.
 
-    lm-eval keeps the mean over a problem's repeats: 0 and 1 tell every score, another mean does not
-    say which answers were right.
+    lm-eval keeps the mean over the repeats that it grades: 0 and 1 tell every score, another mean
+    does not say which answers were right.
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for answer in answers:
         groups[answer["problem"]].append(answer)
     for problem, group in groups.items():
-        share = len(group) // len(scores[problem])  # answers behind each score
-        each = [score for score in scores[problem] for _ in range(share)]
-        for answer, score in zip(group, each, strict=True):
-            answer["score"] = score if share == 1 or score in (0.0, 1.0) else None
+        share = len(group) // len(scores[problem])
+        behind = share if graded is None else min(graded, share)  # answers behind each score
+        each = [(score, i < behind) for score in scores[problem] for i in range(share)]
+        for answer, (score, known) in zip(group, each, strict=True):
+            if known:
+                answer["mean_score"] = score
+                answer["score"] = score if behind == 1 or score in (0.0, 1.0) else None
 
 
 def _frame(columns: Mapping[str, list[Any]]) -> DataFrame:

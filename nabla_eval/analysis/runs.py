@@ -36,21 +36,25 @@ class Run:
     versions: Mapping[str, Sequence[str]]  # library -> those that its records name
     answers: DataFrame  # see `frames`
     candidates: DataFrame
-    scores: Scores  # problem -> scores of its answers, or their means over lm-eval's repeats
+    scores: Scores  # problem -> a score of each seed: the mean over the repeats it graded
     seconds: float  # wall-clock time of the whole run, NaN where nobody noted it
     metrics: Mapping[str, Scores] = field(default_factory=dict)  # the task's other numbers
     docs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # lm-eval's doc, target
     items: Mapping[str, str] = field(default_factory=dict)  # problem -> hash of what it asks
     grader: str = ""  # who said which answers are right; "" where the task does not say
+    filters: tuple[str, ...] = ()  # the task's, the one that scores are by first
     seeds: tuple[int | None, ...] = ()
     preset: str | None = None
     folders: tuple[Path, ...] = ()
 
     @classmethod
     def of(
-        cls, name: str, records: Sequence[Record], scores: Scores, seconds: float, **rest: Any
-    ) -> Run:
+        cls, name: str, records: Sequence[Record], scores: Scores, seconds: float,
+        graded: int | None = None, **rest: Any,
+    ) -> Run:  # fmt: skip
         """Make a run of its trace records; `rest` are further fields.
+
+        A score is the mean over the first `graded` answers to its problem; None: over all.
 
         Raises `DataError` when the records mix methods, options or models, answer one item twice,
         or are not of the problems that the scores are of: their table would be wrong.
@@ -74,7 +78,7 @@ class Run:
         return cls(
             name, task_of(first["id"]), first["method"], first["config"], first["config_hash"],
             first["models"], keys, merged_versions(r["versions"] for r in records),
-            *frames_of(records, scores, seed), scores, seconds, **rest,
+            *frames_of(records, scores, seed, graded), scores, seconds, **rest,
         )  # fmt: skip
 
     @property

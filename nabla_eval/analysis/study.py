@@ -71,7 +71,10 @@ def frame(
     - `run`, `task`, `method`, `preset`, `n`: which run it is of (its name in every report)
     - `problem` (task/document), `answer` (unique within the run), `seed`
     - `prompt`, `text`: what was asked and returned
-    - `score`: of this answer; NaN where lm-eval kept only the mean over a problem's repeats
+    - `score`: of this answer; NaN where lm-eval kept only the mean over a problem's repeats, or did
+      not grade this one
+    - `mean_score`: of the answers that lm-eval graded together, this one among them; NaN where it
+      did not grade this one (its default filter keeps the first of a task's repeats)
     - `metric.NAME`: the mean, over the problem's answers, of each further metric of the task
     - `reward`, `first_reward`, `draft_rewards`: the reward model's logits of the answer, of the
       first draft, and of all drafts in the order drawn

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nabla_eval.analysis.folders import ScoredTask, evaluations, find, finished, natural, traces_of
-from nabla_eval.analysis.grades import KeptGrades
+from nabla_eval.analysis.grades import Grades, KeptGrades
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.cli.grading import gold, judge, rules
 from nabla_eval.errors import DataError
@@ -76,7 +76,11 @@ class StoredProblem:
             return Assessment()
         name, items = self.task.task, self.task.docs
         item = items.get(document(self.id), {})
-        grades = self.kept.get(entry, self.task.scores, items, judge(name), texts)
+        grades = Grades()
+        if self.task.graded is None or natural(self.id) < natural(
+            f"{document(self.id)}/{self.task.graded}"
+        ):
+            grades = self.kept.get(entry, self.task.scores, items, judge(name), texts)
         right = None if texts is None else gold(name, item)  # lists do not show it
         return Assessment(own_question(entry, item.get("doc")), right, grades)
 

@@ -71,7 +71,7 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
         "outside_top_2": mean_probability([sum(each["outside"]) for each in own], counts),
         "greedy": proportion(greedy),
         "sample": proportion(scores.values()),
-        "pass_at": {str(k): pass_at(scores, drafts, k) for k in powers_of_two(drafts)},
+        "pass_at": {str(k): pass_at(scores, k) for k in powers_of_two(drafts)},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,8 @@ from nabla_eval.analysis.accuracy import accuracy, difference, majority_accuracy
 from nabla_eval.analysis.candidates import rate
 from nabla_eval.analysis.controls import alike, controls_of, twin_of
 from nabla_eval.analysis.cost import FAILURES, cost_difference, truncated
-from nabla_eval.analysis.frames import means
-from nabla_eval.analysis.runs import Run, option_text
+from nabla_eval.analysis.frames import graded_answers, means
+from nabla_eval.analysis.runs import Run, Scores, option_text
 from nabla_eval.errors import DataError, suggest
 from nabla_eval.reporting.cost import saving_row, saving_table
 from nabla_eval.reporting.rows import (
@@ -60,29 +60,31 @@ def accuracy_report(runs: Sequence[Run]) -> Report:
 def accuracy_row(run: Run) -> Row:
     """Return accuracy and cost of a run.
 
-    `majority` is maj@repeats, None where single answers are not known; `pass_at` has pass@k,
-    unbiased, for k = 1, 2, 4, ... up to repeats, the answers to each problem over all seeds.
+    `repeats` are the answers to each problem over all seeds, `graded` those that lm-eval scored one
+    by one or together. `majority` is maj@repeats, None where single answers are not known;
+    `pass_at` has pass@k, unbiased, for k = 1, 2, 4, ... up to `graded`.
     """
     right, most = accuracy(run.scores), majority_accuracy(run)
+    graded = graded_answers(run.answers)
+    each = min(len(graded.get(problem, ())) for problem in run.scores)
     return {
         **cost_row(run),
         "repeats": run.repeats,
+        "graded": each,
         "seeds": run.seeds,
         "accuracy": right.value,
         "se": right.se,
         "ci95": right.interval,
         "majority": None if most is None else most.value,
-        "pass_at": _pass_at(run),
+        "pass_at": _pass_at(graded, each) if run.repeats > 1 else {},
     }
 
 
-def _pass_at(run: Run) -> dict[str, float]:
+def _pass_at(graded: Scores, each: int) -> dict[str, float]:
     """Return pass@k for powers of two; nothing where answers are graded in parts."""
-    if run.repeats < 2:
-        return {}
-    sizes = [2**i for i in range(run.repeats.bit_length()) if 2**i <= run.repeats]
+    sizes = [2**i for i in range(each.bit_length())]
     try:
-        return {str(k): pass_at(run.scores, run.repeats, k).value for k in sizes}
+        return {str(k): pass_at(graded, k).value for k in sizes}
     except DataError:
         return {}
 
@@ -103,8 +105,24 @@ def accuracy_table(runs: Sequence[Run]) -> Table:
         "interval's). Interval: Wilson's, with the effective sample size. Calls: model calls per "
         "answer. Right/100: right answers per 100 calls. Twin: the same run without gradient steps "
         "(steps=0). Names say what deviates from most runs of the same method.",
+        *how_graded(rows, runs),
         *called_otherwise(runs),
     )  # fmt: skip
+
+
+def how_graded(rows: Sequence[Row], runs: Sequence[Run]) -> Iterator[str]:
+    """Say what lm-eval scored where that is not all, and by which of a task's filters."""
+    if any(row["graded"] < row["repeats"] for row in rows):
+        yield (
+            "Graded: how many of the answers to a problem lm-eval scored. Accuracy and pass@ are "
+            "of these, 0 of a response that its filter chose among them. A filter that ends in "
+            "take_first_k keeps all."
+        )
+    for task, names in {run.task: run.filters for run in runs if len(run.filters) > 1}.items():
+        yield (
+            f"Filters: {task} has {', '.join(names)}. Scores are of {names[0]}; --metric "
+            f"exact_match,{names[1]} takes another."
+        )
 
 
 def called_otherwise(runs: Sequence[Run], most: int = 8) -> list[str]:
@@ -120,7 +138,8 @@ def called_otherwise(runs: Sequence[Run], most: int = 8) -> list[str]:
 
 def _answers(row: Row) -> str:
     several = f" × {row['repeats']}" if row["repeats"] > 1 else ""
-    return f"{row['problems']:,}{several}"
+    some = f", {row['graded']} graded" if row["graded"] < row["repeats"] else ""
+    return f"{row['problems']:,}{several}{some}"
 
 
 def failure_table(runs: Sequence[Run]) -> Table:

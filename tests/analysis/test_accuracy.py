@@ -132,13 +132,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(right):
 
 def test_pass_at_reads_single_scores_and_means():
     single = {"a": [1.0, 0.0, 0.0, 0.0], "b": [0.0] * 4}
-    pooled = {"a": [0.25], "b": [0.0]}
+    pooled = {"a": [0.25] * 4, "b": [0.0] * 4}
     for k in (1, 2, 4):
         expected = (pass_at_k(1, 4, k) + 0) / 2
-        assert pass_at(single, 4, k).value == pytest.approx(expected)
-        assert pass_at(pooled, 4, k).value == pytest.approx(expected)
+        assert pass_at(single, k).value == pytest.approx(expected)
+        assert pass_at(pooled, k).value == pytest.approx(expected)
     with pytest.raises(DataError, match="graded in parts"):
-        pass_at({"a": [0.3]}, 4, 2)
+        pass_at({"a": [0.3] * 4}, 2)
 
 
 def test_majority_breaks_ties_by_lot_and_ignores_missing_answers():

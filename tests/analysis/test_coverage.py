@@ -171,7 +171,7 @@ def of_a_run(u: np.ndarray) -> dict[str, tuple[float, Estimate]]:
         "cached": (0.6, saved.cached),
         "skipped": (0.5, saved.skipped),
         "accuracy": (0.5, accuracy(scores)),
-        "pass@2": (2 / 3, pass_at(scores, 3, 2)),
+        "pass@2": (2 / 3, pass_at(scores, 2)),
         "maj@3": (0.5, accuracy(voted)),
         "right in a bin of rewards": (0.5, reliability(ranked, bins=3)[0].share),
     }

@@ -24,7 +24,7 @@ def folder(tmp_path):
         write_run(tmp_path / f"nabla{seed}", lines, [1.0, float(seed)], seed=seed, preset="paper")
     drafts = {"method": "best_of_n", "config": BEST_OF_N, "drafts": [0.5, None]}
     lines = [record(i, repeat, **drafts) for i in range(2) for repeat in range(2)]
-    samples = [sample(0, 1.0, length=3.0), sample(1, 0.5, length=5.0)]
+    samples = [sample(0, 1.0, 2, length=3.0), sample(1, 0.5, 2, length=5.0)]
     write_run(tmp_path / "best", lines, [], samples=samples)
     return tmp_path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ def record(
     return {**found, **changes}  # type: ignore[return-value, typeddict-item]
 
 
-def sample(doc: int, score: float, **metrics: Any) -> dict[str, Any]:
-    """One line of lm-eval's samples."""
+def sample(doc: int, score: float, answers: int = 1, **metrics: Any) -> dict[str, Any]:
+    """One line of lm-eval's samples; of several answers, by a filter that keeps all."""
     return {
         "doc_id": doc, "doc": {"question": f"question {doc}"}, "target": "4", "filter": "none",
-        "resps": [["4"]], "filtered_resps": ["4"], "doc_hash": f"hash{doc}",
+        "resps": [["4"] * answers],
+        "filtered_resps": ["4"] if answers == 1 else [["4"] * answers], "doc_hash": f"hash{doc}",
         "metrics": ["exact_match", *metrics], "exact_match": score, **metrics,
     }  # fmt: skip
 
@@ -90,7 +92,9 @@ def write_run(
     where.mkdir(parents=True, exist_ok=True)
     with (where / "trace-rank0.jsonl").open("a") as file:
         file.writelines(dumps(line) + "\n" for line in records)
-    lines = [sample(doc, score) for doc, score in enumerate(scores)] if samples is None else samples
+    answers = max(Counter(document(each["id"]) for each in records).values(), default=1)
+    lines = [sample(doc, score, answers) for doc, score in enumerate(scores)]
+    lines = lines if samples is None else list(samples)
     nested = folder / inner
     nested.mkdir(exist_ok=True)
     content = "".join(json.dumps(line) + "\n" for line in lines)
