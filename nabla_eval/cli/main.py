@@ -35,7 +35,9 @@ COMMANDS = {
     "run": Lazy("nabla_eval.cli.run:run", "Evaluate one method through lm-eval."),
     "sweep": Lazy("nabla_eval.cli.sweep:sweep", "Evaluate a grid of methods and options."),
     "trace": Lazy("nabla_eval.cli.trace:trace", "Look at single problems of a run."),
-    "embedded": Lazy("nabla_eval.cli.included:embedded", "The pair that ships: card, training."),
+    "embedded": Lazy(
+        "nabla_eval.cli.included:embedded", "The pairs that ship with the package, and their cards."
+    ),
     "tasks": Lazy("nabla_eval.cli.included:tasks", "Where the lm-eval tasks are, and which."),
     "data": Lazy("nabla_eval.cli.data:data", "The tasks' problems, for machines without network."),
     "check-pair": Lazy(

@@ -129,8 +129,8 @@ def _elsewhere(module: str) -> MethodSpec:
         found = getattr(import_module(module), "METHOD", None)
     except (ImportError, TypeError) as error:  # a name such as ..x
         raise ConfigError(
-            f"method={module} names a module that cannot be imported: {error}. Put its folder on "
-            "PYTHONPATH."
+            f"method={module} names a module that cannot be imported: {error}. Is the name right, "
+            f"and the folder that contains {module.partition('.')[0]} in PYTHONPATH?"
         ) from error
     if not isinstance(found, MethodSpec):
         raise ConfigError(

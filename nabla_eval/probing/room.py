@@ -15,6 +15,7 @@ from nabla_eval.models.pair import Policy
 from nabla_eval.probing.plan import Plan
 from nabla_eval.protocol import Trajectory
 
+FLAT = 0.5  # with one plausible token at most, below this probability of the first, p is flat
 _ELEMENTS = 2**25  # of rows x V formed at once
 
 
@@ -44,8 +45,14 @@ def open_places(policy: Policy, draft: Trajectory, plan: Plan) -> list[OpenPlace
 
 
 def measure(draft: Trajectory, places: Sequence[OpenPlace], config: Nabla) -> dict[str, Any]:
-    """Return the positions of a draft at which the policy is unsure, and what is likely there."""
+    """Return the positions of a draft at which the policy is unsure, and what is likely there.
+
+    `flat` counts those where it is so unsure that no two tokens are plausible.
+    """
+    known = {place.position for place in places}
+    flat = [p < FLAT for i, p in enumerate(draft.top_probability) if i not in known]
     return {
+        "flat": sum(flat),
         "tokens": len(draft.tokens),
         "gated": len(uncertain(draft, config)),
         "plausible": [place.plausible for place in places],
@@ -66,6 +73,7 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
         "problems": len(problems),
         "tokens": ratio([each["tokens"] for each in own], once),
         "uncertain_positions": ratio(counts, once),
+        "flat_positions": ratio([each.get("flat", 0) for each in own], once),
         "refined_positions": ratio([each["gated"] for each in own], once),
         "plausible_tokens": ratio([sum(each["plausible"]) for each in own], counts),
         "outside_top_2": mean_probability([sum(each["outside"]) for each in own], counts),

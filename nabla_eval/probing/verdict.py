@@ -68,6 +68,12 @@ class _Case:
         return "pays" if low > 0 else "costs" if high < 0 else "cannot be told"
 
     @property
+    def flat(self) -> bool:
+        """Whether tokens are hardly ever plausible because too many are likely."""
+        few = self.room["uncertain_positions"].value < FEW
+        return bool(few and self.room["flat_positions"].value >= FEW)
+
+    @property
     def moves(self) -> bool:
         return bool(self.given["variation"].value > 0)  # NaN where no position is refined
 
@@ -114,9 +120,12 @@ class _Case:
     def _on_room(self) -> str:
         positions, tokens = self.room["uncertain_positions"].value, self.room["plausible_tokens"]
         if positions < FEW:
+            where = "the policy is sure of its tokens"
+            if self.flat:
+                where = "the policy spreads over the whole vocabulary, as an untrained one does"
             return (
                 f"There is hardly any room: a response has {positions:.1f} positions with two "
-                "plausible tokens."
+                f"plausible tokens, since {where}."
             )
         words = f"A response has {positions:.1f} positions with {tokens.value:.1f} plausible tokens"
         most, greedy = list(self.room["pass_at"])[-1], self.room["greedy"].value
@@ -162,7 +171,9 @@ class _Case:
 
     def changes(self) -> Iterator[str]:
         """Yield what to change, the most useful first."""
-        if self.room["uncertain_positions"].value < FEW:
+        if self.flat:
+            yield "The policy first: is it trained, and the prompt as it knows it (check-pair)?"
+        elif self.room["uncertain_positions"].value < FEW:
             yield "Harder problems or a higher temperature: this policy is sure of its answers."
         if self.config.logits_dtype == "bfloat16" and self.given["logits_moved"].value < 1:
             yield "logits_dtype=float32: in bfloat16 steps are lost to rounding."

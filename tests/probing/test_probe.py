@@ -260,7 +260,8 @@ def sections(**given: Any) -> dict[str, Any]:
         "margin": estimate(0.0, -0.03, 0.03), "differ": estimate(0.3, 0.25, 0.35),
         "moved": estimate(0.03, 0.02, 0.04), "correlation": estimate(0.3, 0.2, 0.4),
         "above": estimate(0.0, -0.1, 0.1), "auc": estimate(0.9, 0.85, 0.95),
-        "positions": estimate(3.0, 2.0, 4.0), "lost": estimate(0.0, -0.1, 0.1), **given,
+        "positions": estimate(3.0, 2.0, 4.0), "lost": estimate(0.0, -0.1, 0.1),
+        "flat": estimate(0.0, 0.0, 0.0), **given,
     }  # fmt: skip
     some, one = estimate(0.5, 0.4, 0.6), estimate(1.0, 1.0, 1.0)
     row = {"variation_bound": 0.04, "certified": some, "logits_moved": one}
@@ -268,6 +269,7 @@ def sections(**given: Any) -> dict[str, Any]:
     return {
         "room": {
             "uncertain_positions": told["positions"], "plausible_tokens": some, "problems": 50,
+            "flat_positions": told["flat"],
             "pass_at": {"8": some}, "greedy": some,
         },
         "reach": {
@@ -325,7 +327,12 @@ def sections(**given: Any) -> dict[str, Any]:
         ({}, "cannot be told", "Take about 450 problems"),
         ({"auc": estimate(0.777, 0.7, 0.85)}, "cannot be told", "model: with an AUC below 0.85"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "may choose from, the worse"),
-        ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "hardly any room"),
+        ({"positions": estimate(0.2, 0.1, 0.3)}, "cannot be told", "sure of its tokens"),
+        (
+            {"positions": estimate(0.2, 0.1, 0.3), "flat": estimate(30.0, 29.0, 31.0)},
+            "cannot be told",
+            "spreads over the whole vocabulary",
+        ),
         ({"moved": unknown()}, "cannot matter", "No position is refined"),
         ({"correlation": Estimate(1.0, nan, nan, nan, 1)}, "cannot be told", "Fidelity is unknown"),
         ({"above": unknown()}, "cannot be told", "ranks tokens better than chance"),
