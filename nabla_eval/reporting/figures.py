@@ -134,7 +134,7 @@ def scaling_plot(rows: Sequence[Row], task: str) -> Plot:
 
 
 def _draw_scaling(rows: Sequence[Row]) -> Figure:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     curves: dict[str, list[Row]] = {row["curve"]: [] for row in rows}
     for row in sorted(rows, key=lambda row: row["model_calls"]):
@@ -157,7 +157,11 @@ def _draw_scaling(rows: Sequence[Row]) -> Figure:
             str(row["n"]), (row["model_calls"], 100 * row["accuracy"]), fontsize=7,
             xytext=(4, -9), textcoords="offset points",
         )  # fmt: skip
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    costs = [row["model_calls"] for row in rows]
+    # Within a factor of ten there may be one multiple of 1, 2 and 5 to read the axis by, or none.
+    near = max(costs) < 10 * max(min(costs), 1)
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=3)
+    axes.xaxis.set_major_locator(ticks if near else LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"model calls per answer (log scale{'; small numbers are N' if named else ''})")

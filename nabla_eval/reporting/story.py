@@ -95,7 +95,7 @@ class Sample:
     stop: str
     right: bool | None
     answer: str | None
-    returned: bool  # it is the answer
+    returned: bool  # it is the answer; of several with its text the first
 
 
 @dataclass(frozen=True)
@@ -290,9 +290,10 @@ def _samples(record: Record, grades: Grades) -> tuple[Sample, ...]:
     if len(drafts) < 2:
         return ()
     known = islice(_known(grades), len(record["candidates"]), None)
+    chosen = next((i for i, draft in enumerate(drafts) if draft["text"] == text), None)
     return tuple(
-        _picked(Sample, draft, returned=draft["text"] == text, **grade._asdict())
-        for draft, grade in zip(drafts, known, strict=False)
+        _picked(Sample, draft, returned=i == chosen, **grade._asdict())
+        for i, (draft, grade) in enumerate(zip(drafts, known, strict=False))
     )
 
 

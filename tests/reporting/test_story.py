@@ -69,6 +69,14 @@ def test_each_candidate_and_draft_has_its_grade() -> None:
     assert [step.right for step in tell(record).steps] == [None, None]
 
 
+def test_of_drafts_with_the_same_text_one_is_returned() -> None:
+    (record, *_) = told_records()
+    (draft,) = record["drafts"][:1]
+    answer = {**draft, "text": record["outcome"]["text"]}
+    record["drafts"] = [{**draft, "text": "?"}, answer, answer]
+    assert [each.returned for each in tell(record).samples] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("norm", "certified", "steps", "most", "said"),
     [(1e-9, False, 20, 0.5, "taken"), (None, True, 20, 0.5, "certified"),
