@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -35,7 +37,9 @@ from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 from nabla_eval.traces import Record, record
 from nabla_eval.traces.observe import Observed
-from nabla_eval.validation import Count, shown
+from nabla_eval.validation import Count, NotNegative, Positive, shown
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a lone one is no text: nothing could encode it
 
 __all__ = ["Generation", "Refined", "generate", "load_pair", "refine"]
 
@@ -113,8 +117,9 @@ def generate(
 
     `options` are the method's own (`n=8, lr=0.1, ...`; `configure` lists them). `chat` renders the
     problem with the policy's chat template; by default it does when there is one. Responses are
-    at most `max_new_tokens` long (1024, or what the context leaves). A problem's answer depends on
-    its text, the seed and the options, not on the list it came in.
+    at most `max_new_tokens` long (1024, or what the context leaves) and end before a text of
+    `stop`. A problem's answer depends on its text, the seed and the options, not on the list it
+    came in.
 
     Raises `ConfigError` for options that do not exist or contradict each other, `ContextError`
     for a problem that does not fit.
@@ -147,14 +152,35 @@ def generate(
 
 def texts_of(name: str, texts: Iterable[str]) -> list[str]:
     """Return texts as a list. Raises `ConfigError` for one text, and for what is no text."""
-    listed = [texts] if isinstance(texts, str) else list(texts)
-    odd = next((own for own in listed if not isinstance(own, str)), None)
-    if isinstance(texts, str) or odd is not None:
+    several = isinstance(texts, Iterable) and not isinstance(texts, str)
+    listed = list(texts) if several else []
+    odd = [own for own in listed if not isinstance(own, str) or _SURROGATE.search(own)]
+    if odd or not several:
         raise ConfigError(
-            f"{name} must be a list of texts, got {shown(texts if odd is None else odd)}"
-            f"{' in it' if odd is not None else ''}. Try [str(each) for each in ...]."
+            f"{name} must be a list of texts, got {shown(odd[0] if odd else texts)}"
+            f"{' in it' if odd else ''}. Try [str(each) for each in ...]."
         )
     return listed
+
+
+def stops_of(stop: str | Sequence[str] | None) -> list[str]:
+    """Return the texts that end a response: as lm-eval's `until`, one, several or none."""
+    several = [stop] if isinstance(stop, str) else () if stop is None else stop
+    return [own for own in texts_of("stop", several) if own]
+
+
+def tokens_of(pair: Pair, name: str, ids: Iterable[int]) -> list[int]:
+    """Return token ids as a list. Raises `ConfigError` for what the policy has no token for."""
+    found = []
+    for token in ids if isinstance(ids, Iterable) else [ids]:
+        own = index(token) if hasattr(token, "__index__") else -1
+        if not 0 <= own < pair.policy.vocabulary:
+            raise ConfigError(
+                f"{name} must be token ids below {pair.policy.vocabulary}, got {shown(token)}. Try "
+                "pair.policy.encode(text)."
+            )
+        found.append(own)
+    return found
 
 
 def problems_of(
@@ -166,6 +192,9 @@ def problems_of(
     chat: bool | None,
 ) -> list[Problem]:
     """Return problems given as texts; one that is given again has a key of its own."""
+    seed = coerce("seed", seed, int, 0)
+    max_new_tokens = coerce("max_new_tokens", max_new_tokens, int | None, 1024)
+    stop = stops_of(stop)
     seen: Counter[str] = Counter()
     problems = []
     for text in texts:
@@ -225,18 +254,26 @@ def refine(
     which is the default here, L is differentiated at the committed tokens followed by the argmax of
     each row, with anchor="sampled" at the response itself. `min_lr` is `lr` at most.
 
-    Raises `ConfigError` for options out of range, `ContextError` for a response that is too long,
+    Raises `ConfigError` for options and token ids out of range, `ContextError` for a response that
+    is too long,
     `PolicyError` where logits or gradients are not finite.
     """
     given = {"lr": DTO.lr, "min_lr": DTO.min_lr, "anchor": "argmax", **options}
-    dto = build(DTO, {**given, "min_lr": min(given["min_lr"], given["lr"])})
+    lr = coerce("lr", given["lr"], Positive, DTO.lr)
+    min_lr = coerce("min_lr", given["min_lr"], NotNegative, DTO.min_lr)
+    dto = build(DTO, {**given, "min_lr": min(min_lr, lr)})
+    prompt_ids = tokens_of(pair, "prompt_ids", prompt_ids)
+    response_ids = tokens_of(pair, "response_ids", response_ids)
+    committed = coerce("committed", committed, int, 0)
+    seed = coerce("seed", seed, int, 0)
+    end_token = coerce("end_token", end_token, Literal["template", "kept"])
     if not 0 <= committed < len(response_ids):
         raise ConfigError(
             f"committed must be 0 to {len(response_ids) - 1}, to leave some of the response's "
             f"{len(response_ids)} tokens to refine, got {committed}."
         )
     problem = pair.problem(
-        list(prompt_ids), Key.root(seed) / "refine", messages=messages,
+        prompt_ids, Key.root(seed) / "refine", messages=messages,
         max_new_tokens=len(response_ids),
     )  # fmt: skip
     (trajectory,) = teacher_force(pair.policy, [(problem, tuple(response_ids))])

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import types
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
@@ -153,4 +154,6 @@ def as_declared(value: Any, kind: Any) -> Any:
         return msgspec.convert(value, kind)
     if isinstance(value, str):
         value = value.strip()
+    if not isinstance(value, int) and isinstance(value, Integral):
+        value = int(value)  # numpy's, too
     return msgspec.convert(value, kind, strict=False)

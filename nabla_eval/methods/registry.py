@@ -28,7 +28,17 @@ from nabla_eval.methods.particle_filtering import ParticleFiltering, particle_fi
 from nabla_eval.methods.rap import Rap, rap
 from nabla_eval.methods.tpo import Tpo, tpo
 from nabla_eval.methods.tree_of_thought import TreeOfThought, tree_of_thought
-from nabla_eval.options import REMOVED, RENAMED, Budget, Judged, Options, build, change, leaves
+from nabla_eval.options import (
+    REMOVED,
+    RENAMED,
+    Budget,
+    Judged,
+    Options,
+    build,
+    change,
+    coerce,
+    leaves,
+)
 from nabla_eval.protocol import Method, Problem
 
 Own = TypeVar("Own", bound=Options)
@@ -117,6 +127,7 @@ def spec(method: str) -> MethodSpec:
 
     Raises `ConfigError` for an unknown method, and for a module that has none.
     """
+    method = coerce("method", method, str, "nabla")
     if method not in METHODS and "." in method:
         METHODS[method] = _elsewhere(method)
     if method not in METHODS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.intervals import Estimate
-from nabla_eval.api import problems_of, texts_of
+from nabla_eval.api import problems_of, stops_of, texts_of
 from nabla_eval.engine.drive import drive
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError, Fault, ItemError
@@ -17,7 +17,7 @@ from nabla_eval.grading import grade as grade_answer
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.pair import Pair
-from nabla_eval.options import build, coerce, fingerprint, flatten, leaves
+from nabla_eval.options import build, coerce, fingerprint, flatten, leaves, require
 from nabla_eval.probing import advantage, fidelity, reach, reward, room
 from nabla_eval.probing.measure import Grade, measure
 from nabla_eval.probing.plan import Plan, ProbedProblem, probed
@@ -169,7 +169,9 @@ def probe(
     """
     problems = texts_of("problems", problems)
     answers = None if answers is None else texts_of("answers", answers)
+    stop = stops_of(stop)
     batch_size = coerce("batch_size", batch_size, Count, 8)
+    require(grade is None or callable(grade), "grade", grade, "a function of problem and response")
     if answers is not None and len(answers) != len(problems):
         raise ConfigError(
             f"answers must be one for each of the {len(problems)} problems, got {len(answers)}."
@@ -190,7 +192,7 @@ def probe(
         "problems": fingerprint({own.problem.id: own.problem.text for own in asked}),
         "answers": None if answers is None else fingerprint({"": answers}),
         "graded": grade is not None,
-        "seed": seed, "max_new_tokens": max_new_tokens, "stop": list(stop), "chat": chat,
+        "seed": seed, "max_new_tokens": max_new_tokens, "stop": stop, "chat": chat,
     }  # fmt: skip
     folder = None if output is None else Path(output)
     return Probe(pair, config, build(Plan, own), folder, facts, width=batch_size)(asked)

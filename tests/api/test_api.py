@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,58 @@ def test_bad_calls_are_explained(embedded):
         ne.refine(PAIR, PROMPT, RESPONSE, committed=6)
     with pytest.raises(ContextError):
         ne.refine(PAIR, PROMPT, RESPONSE * 100)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"problem": [None, "a"]}, "problem must be a list of texts, got None in it"),
+        ({"problem": None}, "problem must be a list of texts, got None"),
+        ({"problem": ["\ud800"]}, "problem must be a list of texts"),
+        ({"stop": [None]}, "stop must be a list of texts, got None in it"),
+        ({"stop": 3}, "stop must be a list of texts, got 3"),
+        ({"seed": "x"}, "seed must be an integer, got 'x'. Try seed=0."),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"max_new_tokens": "x"}, "max_new_tokens must be an integer or none, got 'x'"),
+        ({"method": None}, "method must be a string, got None. Try method=nabla."),
+    ],
+    ids=str,
+)
+def test_what_is_no_question_is_refused_before_anything_runs(call, words, monkeypatch):
+    monkeypatch.setattr(ne.api, "drive", None)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        ne.generate(PAIR, **{"problem": "ab", "n": 2, **call})
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"prompt_ids": ["a"]}, "prompt_ids must be token ids below 11, got 'a'"),
+        ({"response_ids": [4, 11]}, "response_ids must be token ids below 11, got 11"),
+        ({"response_ids": [-1]}, "response_ids must be token ids below 11, got -1"),
+        ({"response_ids": None}, "response_ids must be token ids below 11, got None"),
+        ({"committed": None}, "committed must be an integer, got None"),
+        ({"lr": "x"}, "lr must be a number > 0, got 'x'"),
+        ({"end_token": "x"}, "end_token must be template or kept, got 'x'"),
+        ({"seed": None}, "seed must be an integer, got None"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_refined_is_refused_before_anything_runs(call, words, monkeypatch):
+    monkeypatch.setattr(ne.api, "teacher_force", None)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        ne.refine(PAIR, **{"prompt_ids": PROMPT, "response_ids": RESPONSE, **call})
+
+
+def test_a_stop_is_one_text_or_several_and_numbers_may_be_numpys(embedded):
+    text = ne.generate(embedded, "20,14,7=42?", "greedy").text
+    assert len(text) > 4
+    for stop in (text[2:4], [text[2:4]], [text[2:4], ""]):
+        assert ne.generate(embedded, "20,14,7=42?", "greedy", stop=stop).text == text[:2]
+    assert ne.generate(embedded, "20,14,7=42?", "greedy", stop=None).text == text
+    plain = ne.generate(embedded, "20,14,7=42?", "best_of_n", n=3, seed=4)
+    numpys = {"n": np.int64(3), "seed": np.int64(4)}
+    assert ne.generate(embedded, "20,14,7=42?", "best_of_n", **numpys).text == plain.text
 
 
 @pytest.mark.parametrize("committed", [0, 2, 5])
