@@ -28,6 +28,7 @@ from nabla_eval.harness.preflight import NO_CACHE, plain_errors
 from nabla_eval.harness.progress import Progress
 from nabla_eval.harness.ranks import RankedLM
 from nabla_eval.models.chat import check_asked, has_chat_template, render
+from nabla_eval.models.identity import identity
 from nabla_eval.models.memory import Meter, devices
 from nabla_eval.models.pair import Messages, Pair
 from nabla_eval.models.tokenizers import to_be_continued
@@ -91,7 +92,9 @@ class NablaLM(RankedLM):
         self._remote = None
         if server is not None:
             self._remote = VLLMRollout(policy, server, self.arguments.max_batch_tokens)
-        self.models = loading.identity(self.pair, server)
+        self.models = identity(self.pair)
+        if server is not None:  # whose draws are others than the local ones
+            self.models["rollout"] = f"vllm {server.model}"
         self._thinking = Thinking.of(
             self.think_end_token, self.enable_thinking, self._end_of_thought, policy.thought
         )

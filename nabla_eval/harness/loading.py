@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from nabla_eval import embedded
-from nabla_eval.engine.vllm_client import Server
 from nabla_eval.harness.arguments import Arguments
 from nabla_eval.harness.ranks import on_cpu
 from nabla_eval.models.chat import Template
@@ -18,8 +15,6 @@ from nabla_eval.models.checkpoint import Checkpoint, Trust, parse_device, parse_
 from nabla_eval.models.load import policy_from, with_reward
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import coerce
-
-_SAMPLES = 64  # numbers of each tensor that go into a fingerprint
 
 
 def policy_options(arguments: Arguments) -> dict[str, Any]:
@@ -102,37 +97,3 @@ def _checkpoint(arguments: Arguments, name: str, role: Any, revision: Any) -> Ch
         bool(arguments.hf.get("local_files_only", False)),
     )
     return Checkpoint(name, role, None if revision is None else str(revision), trust)
-
-
-def identity(pair: Pair, server: Server | None = None) -> dict[str, Any]:
-    """Names and fingerprints of the models, and the policy's dtype: what traces tell apart."""
-    models: dict[str, Any] = {
-        "policy": pair.policy.name,
-        "policy_hash": fingerprint(pair.policy),
-        "dtype": str(pair.policy.embedding.dtype).removeprefix("torch."),
-    }
-    if pair.reward is not None:
-        models |= {"reward": pair.reward.name, "reward_hash": fingerprint(pair.reward)}
-    if server is not None:  # whose draws are others than the local ones
-        models["rollout"] = f"vllm {server.model}"
-    return models
-
-
-def fingerprint(model: Any) -> str:
-    """Short hash of a model's shapes and of some numbers of each of its tensors.
-
-    Training moves every tensor nearly everywhere, so a few numbers tell two checkpoints apart;
-    hashing all of them would take minutes on large ones. Depends on the dtype.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    tensors = [("embedding", model.embedding), *model.base.named_parameters()]
-    linear = inspect.getattr_static(model.head, "linear", None)
-    if isinstance(linear, torch.nn.Module):
-        tensors += linear.named_parameters(prefix="head")
-    for name, tensor in tensors:
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.device.type != "meta" and tensor.numel():
-            flat = tensor.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // _SAMPLES)]
-            digest.update(sample.double().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -28,6 +28,7 @@ from nabla_eval.analysis.intervals import (
     won_minus_lost,
 )
 from nabla_eval.probing.fidelity import Values
+from nabla_eval.probing.grades import Problems, known
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Coupling
 
@@ -61,11 +62,12 @@ def measure(
     }
 
 
-def summary(problems: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
+def summary(problems: Problems, n: int) -> dict[str, Any]:
     """Return what the gradient buys per draw, and the expected margin of ∇-Reasoner at N rollouts.
 
     Margins are of whole loops (`probing.loops`): `reward` in units of the reward, `accuracy` as a
-    share of one (None where answers are not known). `calls` are what gradients cost a problem.
+    share of one, over the problems that are graded (None without). `calls` are what gradients cost
+    a problem.
     """
     drawn = [each["advantage"] for each in problems]
     column = {key: [each[key] for each in drawn] for key in ("draws", "variation", "reward")}
@@ -74,8 +76,8 @@ def summary(problems: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
     calls = ratio(by_problem(runs, lambda run: 4 * run["gradient_passes"]), once)
     reward = expected(runs, "reward")
     assert reward is not None, "all runs have rewards"
-    right = [[run["common"]["right"] for run in own] for own in runs]
-    graded = all(value is not None for own in right for value in own)
+    told = [each["loops"] for each in known(problems)]
+    right = [[run["common"]["right"] for run in own] for own in told]
     return {
         "per_draw": ratio(column["reward"], column["draws"]),
         "per_differing_draw": ratio(column["reward"], column["variation"]),
@@ -85,24 +87,23 @@ def summary(problems: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
         "runs_that_differ": mean_probability(by_problem(runs, lambda run: run["differ"]), once),
         "margin": {
             "reward": reward,
-            "accuracy": expected(runs, "right"),
+            "accuracy": expected(told, "right"),
             "reward_per_100_calls": 100 * reward.value / calls.value if calls.value else None,
         },
         "common": {
             "reward": mean(by_problem(runs, lambda run: run["common"]["reward"])),
-            **({"right": proportion(right)} if graded else {}),
+            **({"right": proportion(right)} if told else {}),
         },
     }
 
 
 def expected(runs: Runs, name: str) -> Estimate | None:
-    """Return the mean over problems of W (V(nabla) - V(twin)); None where V is not known.
+    """Return the mean over problems of W (V(nabla) - V(twin)); None without problems.
 
     A difference of shares has each end of the interval from the further one of Student's t and of
     `won_minus_lost` times the mean W, which has a width where no split was decided differently.
     """
-    splits = [both for own in runs for run in own for both in run["splits"]]
-    if any(each[name] is None for both in splits for each in both) or not runs:
+    if not runs:
         return None
     products = by_problem(runs, lambda run: run["differ"] * _apart(run, name))
     if name == "reward":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.models.pair import Pair
@@ -14,20 +13,16 @@ from nabla_eval.probing.loops import side_by_side, split_runs
 from nabla_eval.probing.plan import Plan, ProbedProblem
 from nabla_eval.protocol import Generate, Part, Problem, Score, Trajectory
 
-# Is a response right? None where nobody knows.
-Grade: TypeAlias = Callable[[str], bool | None]
 
-
-def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan, grade: Grade) -> Part:
-    """Measure all sections on one problem; the result is `ProbedProblem`."""
+def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan) -> Part:
+    """Measure all sections on one problem; the result is `ProbedProblem`, ungraded."""
 
     def value(answer: Outcome) -> dict[str, Any]:
-        return {"reward": answer.reward, "right": grade(answer.text)}
+        return {"reward": answer.reward, "text": answer.text}
 
     drafts, rewards = yield from _drafts(problem, config, plan.drafts)
     *sampled, greedy = [
-        {"reward": reward, "right": grade(own.text)}
-        for own, reward in zip(drafts, rewards, strict=True)
+        {"reward": reward, "text": own.text} for own, reward in zip(drafts, rewards, strict=True)
     ]
     draft, reward = drafts[0], rewards[0]
     places = room.open_places(pair.policy, draft, plan)

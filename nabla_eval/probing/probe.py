@@ -16,10 +16,12 @@ from nabla_eval.errors import ConfigError, Fault, ItemError
 from nabla_eval.grading import grade as grade_answer
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
+from nabla_eval.models.identity import identity
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import build, coerce, fingerprint, flatten, leaves, require
 from nabla_eval.probing import advantage, fidelity, reach, reward, room
-from nabla_eval.probing.measure import Grade, measure
+from nabla_eval.probing.grades import Grade, graded
+from nabla_eval.probing.measure import measure
 from nabla_eval.probing.plan import Plan, ProbedProblem, probed
 from nabla_eval.probing.store import Store
 from nabla_eval.probing.verdict import verdict
@@ -29,7 +31,7 @@ from nabla_eval.thought import Thought
 from nabla_eval.traces.schema import problem_hash
 from nabla_eval.validation import Count
 
-SCHEMA = 1  # of the folder's lines: they are taken up by probes of the same number
+SCHEMA = 2  # of the folder's lines: they are taken up by probes of the same number
 
 
 _NO_TIME = "The time was up. Try a larger max_seconds."
@@ -75,7 +77,12 @@ class Probe:
         plan = {n: own for n, own in flatten(self.plan).items() if n != "max_seconds"}
         identity = {"schema": SCHEMA, "config": flatten(config), "plan": plan, **self.facts}
         store = Store(self.folder, identity)
-        left = [own for own in asked if own.name not in store.found]
+        found = {
+            own.name: graded(store.found[own.name], own.grade)
+            for own in asked
+            if own.name in store.found
+        }
+        left = [own for own in asked if own.name not in found]
         self.advance(len(asked) - len(left), len(asked))
         failed = []
         ends = drive(
@@ -87,15 +94,16 @@ class Probe:
                 LOGGER.error("A problem failed and is left out: %s", failed[-1])
             else:
                 assert isinstance(end, ProbedProblem)
-                store.add(left[i].name, end.figures)
+                store.add(left[i].name, end.figures)  # first: a grader may fail
+                found[left[i].name] = graded(end.figures, left[i].grade)
             self.advance(done, len(asked))
-        found = [store.found[own.name] for own in asked if own.name in store.found]
         if len(found) < 2:
             raise ItemError(
                 f"Only {len(found)} of {len(asked)} problems could be measured, and intervals need "
                 f"2. {f'{len(failed)} failed, first {failed[0]}' if failed else _NO_TIME}"
             )
-        return summarise(found, config, self.plan, len(asked))
+        in_order = [found[own.name] for own in asked if own.name in found]
+        return summarise(in_order, config, self.plan, len(asked))
 
     def _methods(self, asked: Sequence[Asked], config: Nabla) -> Iterator[Method]:
         limit, began = self.plan.max_seconds, time.monotonic()
@@ -110,7 +118,7 @@ class Probe:
 
     def _timed(self, own: Asked, config: Nabla) -> Method:
         began = time.monotonic()
-        found = yield from measure(self.pair, own.problem, config, self.plan, own.grade)
+        found = yield from measure(self.pair, own.problem, config, self.plan)
         self._took = time.monotonic() - began
         return found
 
@@ -158,10 +166,11 @@ def probe(
     """Measure what a gradient can buy on a pair and its problems (docs/probe.md).
 
     `answers` are the right final answers; or `grade(problem, response)` says what is right (None
-    where it cannot tell). Without either, rewards are compared with nothing. `options` are
-    ∇-Reasoner's (`lr=0.1, n=8, ...`) and the probe's (`probing.plan.Plan`: `drafts`, `positions`,
-    `rollouts`, ...). With `output`, a folder, what was measured is kept there and a second call
-    goes on from it. Problems are rendered as `generate` does.
+    where it cannot tell: such a problem counts for nothing that is about right answers). Without
+    either, rewards are compared with nothing. `options` are ∇-Reasoner's (`lr=0.1, n=8, ...`) and
+    the probe's (`probing.plan.Plan`: `drafts`, `positions`, `rollouts`, ...). With `output`, a
+    folder, what was measured is kept there and a second call goes on from it; responses are kept as
+    text, and each call grades them itself. Problems are rendered as `generate` does.
 
     Returns a dict with the keys room, reach, fidelity, advantage, reward and verdict; every figure
     has `value`, `ci95` (over problems) and `problems`. Raises `ConfigError` for what cannot be
@@ -188,10 +197,8 @@ def probe(
         for i, (text, problem) in enumerate(zip(problems, told, strict=True))
     ]
     facts = {
-        "models": [pair.policy.name, pair.judge.name],
+        "models": identity(pair),
         "problems": fingerprint({own.problem.id: own.problem.text for own in asked}),
-        "answers": None if answers is None else fingerprint({"": answers}),
-        "graded": grade is not None,
         "seed": seed, "max_new_tokens": max_new_tokens, "stop": stop, "chat": chat,
     }  # fmt: skip
     folder = None if output is None else Path(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,44 +12,50 @@ from pandas import DataFrame
 
 from nabla_eval.analysis.calibration import calibration, reliability
 from nabla_eval.analysis.intervals import mean, mean_share, won_minus_lost
+from nabla_eval.probing.grades import Problems, known
 from nabla_eval.probing.room import powers_of_two
 
 UNGRADED = (
-    "Answers are not known, or the task does not say which are right: rewards are compared with "
-    "nothing. Give answers (nabla_eval.probe) or a task with exact_match."
+    "Answers are not known, or in no two problems the grade of every response: rewards are "
+    "compared with nothing. Give answers (nabla_eval.probe) or a task with exact_match."
+)
+UNTOLD = (
+    "{} of {} problems are left out of all that is about right answers: not every response to them "
+    "could be graded."
 )
 
 
-def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any]:
+def summary(problems: Problems, drafts: int) -> dict[str, Any]:
     """Return AUCs, the share of right drafts by reward, and best-of-k's reward and correctness.
 
-    AUC and calibration are None where answers are not known, and `note` says so.
+    What is about right answers is over the problems that are graded: `note` counts the others, and
+    says so where there are none, which leaves AUC and calibration None.
     """
-    rewards, right = (
-        [[draft[name] for draft in each["drafts"]] for each in problems]
-        for name in ("reward", "right")
-    )
-    graded = not any(value is None for own in right for value in own)
+    told = known(problems)
 
-    def best(values: Sequence[Sequence[float]], k: int) -> NDArray[np.float64]:
-        return np.array([best_of(r, own, k) for r, own in zip(rewards, values, strict=True)])
+    def best(among: Problems, name: str, k: int) -> NDArray[np.float64]:
+        columns = [[[d[n] for d in each["drafts"]] for n in ("reward", name)] for each in among]
+        return np.array([best_of(rewards, values, k) for rewards, values in columns])
 
     chosen = [
         {
             "k": k,
-            "reward": mean(best(rewards, k)),
-            "right": mean_share(best(right, k), [drafts // k] * len(right)) if graded else None,
+            "reward": mean(best(problems, "reward", k)),
+            "right": mean_share(best(told, "right", k), [drafts // k] * len(told))
+            if told
+            else None,
         }
         for k in powers_of_two(drafts)
     ]
-    if not graded:
+    if not told:
         nothing = dict.fromkeys(("auc_within", "auc", "calibration", "over_optimised"))
         return {**nothing, "best_of": chosen, "note": UNGRADED}
     frame = DataFrame(
-        [(i, *own) for i, both in enumerate(zip(rewards, right, strict=True))
-         for own in zip(*both, strict=True)],
+        [(i, draft["reward"], draft["right"])
+         for i, each in enumerate(told) for draft in each["drafts"]],
         columns=["problem", "reward", "right"],
     )  # fmt: skip
+    left_out = len(problems) - len(told)
     found = calibration(frame)
     return {
         "auc_within": found.within,
@@ -60,10 +66,12 @@ def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any
             for own in reliability(frame)
         ],
         "over_optimised": won_minus_lost(
-            best(right, drafts) - best(right, max(1, drafts // 2)), len(right), math.inf
+            best(told, "right", drafts) - best(told, "right", max(1, drafts // 2)),
+            len(told),
+            math.inf,
         ),
         "best_of": chosen,
-        "note": None,
+        "note": UNTOLD.format(left_out, len(problems)) if left_out else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from nabla_eval.analysis.intervals import mean_probability, proportion, ratio
 from nabla_eval.dto.objective import widen
 from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.models.pair import Policy
+from nabla_eval.probing.grades import Problems, known
 from nabla_eval.probing.plan import Plan
 from nabla_eval.protocol import Trajectory
 
@@ -60,15 +61,17 @@ def measure(draft: Trajectory, places: Sequence[OpenPlace], config: Nabla) -> di
     }
 
 
-def summary(problems: Sequence[Mapping[str, Any]], drafts: int) -> dict[str, Any]:
-    """Return means over problems; shares are of one, `pass_at` is over the drafts of a problem."""
+def summary(problems: Problems, drafts: int) -> dict[str, Any]:
+    """Return means over problems; shares are of one, `pass_at` is over the drafts of a problem.
+
+    What is about right answers is over the problems that are graded.
+    """
     own = [each["room"] for each in problems]
     counts = [len(each["plausible"]) for each in own]
     once = [1] * len(own)
-    right = [[draft["right"] for draft in each["drafts"]] for each in problems]
-    graded = all(answer is not None for answers in right for answer in answers)
-    scores = {str(i): list(map(float, own)) for i, own in enumerate(right) if graded}
-    greedy = [[float(each["greedy"]["right"])] for each in problems if graded]
+    right = [[float(draft["right"]) for draft in each["drafts"]] for each in known(problems)]
+    scores = {str(i): own for i, own in enumerate(right)}
+    greedy = [[float(each["greedy"]["right"])] for each in known(problems)]
     return {
         "problems": len(problems),
         "tokens": ratio([each["tokens"] for each in own], once),

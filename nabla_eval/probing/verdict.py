@@ -153,6 +153,7 @@ class _Case:
     def _on_reward(self) -> Iterator[str]:
         if self.reward["note"]:
             yield self.reward["note"]
+        if not self.graded:
             return
         auc, lost = self.reward["auc_within"], self.reward["over_optimised"]
         if not math.isnan(auc.value):
@@ -186,7 +187,7 @@ class _Case:
         yield from self._other_reward()
         width = self.margin.high - self.margin.low
         if self.answer == "cannot be told" and self.graded and width > 2 * POINT:
-            more = (width / 2 / POINT) ** 2 * self.room["problems"]
+            more = (width / 2 / POINT) ** 2 * self.margin.clusters
             number = int(float(f"{more:.1e}"))
             yield f"Take about {number:,} problems if a margin of a point should show."
         if self.answer == "pays":

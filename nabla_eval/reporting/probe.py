@@ -136,11 +136,10 @@ def _best_of(probe: Probe) -> Table:
         _figure("Right, %", "right", 100, 1),
     ]
     reward = probe["reward"]
-    if reward["note"]:
-        notes = (reward["note"],)
-    else:
+    notes = [reward["note"]] if reward["note"] else []
+    if reward["auc"] is not None:
         auc = _with_range(reward["auc_within"], 1, 2), _with_range(reward["auc"], 1, 2)
-        notes = (f"AUC of right against wrong: {auc[0]} within a question, {auc[1]} over all.",)
+        notes.append(f"AUC of right against wrong: {auc[0]} within a question, {auc[1]} over all.")
     return Table("reward", "Reward", columns, reward["best_of"], notes)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import nabla_eval as ne
 from nabla_eval.analysis.intervals import Estimate, unknown
@@ -173,16 +174,76 @@ def test_a_problem_whose_text_has_changed_is_measured_again(
     assert len(asked) == 3
 
 
-def test_other_answers_are_another_probe(pair: Pair, tmp_path: Path) -> None:
-    """Whether a response is right is kept with it, so figures of no answers are not taken up."""
-    ne.probe(pair, TEXTS, output=tmp_path, **SMALL)
-    with pytest.raises(DataError, match="answers"):
-        ne.probe(pair, TEXTS, ["1", "2"], output=tmp_path, **SMALL)
+@pytest.mark.parametrize("later", [True, False, None])
+def test_grades_are_those_of_the_grader_at_hand(
+    pair: Pair, tmp_path: Path, later: bool | None
+) -> None:
+    """Responses are kept, not what another grader made of them."""
+    given: dict[str, Any] = {"grade": lambda problem, text: later}
+    before = ne.probe(pair, TEXTS, output=tmp_path, grade=lambda problem, text: True, **SMALL)
+    assert before["room"]["sample"]["value"] == 1
+    found = ne.probe(pair, TEXTS, output=tmp_path, **given, **SMALL)
+    assert rounded(found) == rounded(ne.probe(pair, TEXTS, **given, **SMALL))
+    assert found["room"]["sample"]["value"] == pytest.approx(
+        float(nan if later is None else later), nan_ok=True
+    )
 
 
-def test_a_grade_that_cannot_tell_is_not_wrong(pair: Pair) -> None:
-    found = ne.probe(pair, TEXTS, grade=lambda problem, text: None, **SMALL)
-    assert found["reward"]["note"] is not None
+@pytest.mark.parametrize(
+    "other", [tiny_pair(seed=1), tiny_pair(dtype=torch.bfloat16), tiny_pair(process=False)]
+)
+def test_another_pair_is_another_probe(
+    pair: Pair, made: tuple[dict[str, Any], Path], other: Pair
+) -> None:
+    """Models of one name are told apart by their weights."""
+    with pytest.raises(DataError, match="another models"):
+        ne.probe(other, TEXTS, output=made[1], **SMALL)
+
+
+def every(count: int) -> Callable[[str, str], bool | None]:
+    """Return a grader that cannot tell of each `count`-th response."""
+    asked = iter(range(10**6))
+    return lambda problem, text: None if next(asked) % count == count - 1 else len(text) > 2
+
+
+@pytest.mark.parametrize(
+    ("grade", "unknown"),
+    [
+        (lambda problem, text: None, 4),
+        (lambda problem, text: None if problem == "ab" else True, 1),
+        (lambda problem, text: None if problem != "ab" else True, 4),
+        (lambda problem, text: None if problem in ("ab", "cc") else text < "d", 2),
+        (every(3), 4), (every(1000), 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"entropy_threshold": 50.0}])
+def test_what_is_known_is_used(
+    pair: Pair, grade: Any, unknown: int, options: dict[str, Any]
+) -> None:
+    """A problem of which some grade is unknown is no wrong one, and a note counts it."""
+    texts = [*TEXTS, "cc", "dabc"]
+    found = ne.probe(pair, texts, grade=grade, **{**SMALL, **options})
+    accuracy, note = found["advantage"]["margin"]["accuracy"], found["reward"]["note"]
+    assert found["advantage"]["margin"]["reward"]["problems"] == 4
+    if unknown == 4:
+        assert accuracy is None and "not known" in note
+        assert " points" not in " ".join(found["verdict"]["sentences"])
+        assert found["room"]["greedy"]["problems"] == 0
+        return
+    assert accuracy["problems"] == found["room"]["greedy"]["problems"] == 4 - unknown
+    assert all(row["right"]["problems"] == 4 - unknown for row in found["reward"]["best_of"])
+    assert (note is None) == (unknown == 0)
+    if unknown:
+        assert f"{unknown} of 4 problems are left out" in note
+        assert note in found["verdict"]["sentences"]
+        assert note in probe_report(found).tables[-1].notes
+        assert " points" in found["verdict"]["sentences"][0]
+
+
+def test_what_was_measured_is_kept_where_a_grader_fails(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ne.probe(pair, TEXTS, grade=lambda problem, text: bool(1 / 0), output=tmp_path, **SMALL)
+    assert (tmp_path / LINES).read_bytes().count(b"\n") >= 1
 
 
 def test_shares_stay_in_the_unit_interval_and_counts_are_not_negative(
