@@ -235,12 +235,12 @@ class Steps(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.step_regex is not None
+        good = bool(self.step_regex) if self.step == "regex" else self.step_regex is None
         wanted = "a regular expression with step=regex, and none otherwise"
-        require(given == (self.step == "regex"), "step_regex", self.step_regex, wanted)
+        require(good, "step_regex", self.step_regex, wanted)
         try:
             re.compile(self.step_regex or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:  # a{10**20}; 5,000 brackets
             require(False, "step_regex", self.step_regex, f"a regular expression ({error})")
 
     @cached_property

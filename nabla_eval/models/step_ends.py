@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nabla_eval.errors import ConfigError
-from nabla_eval.options import DELIMITERS, Steps
+from nabla_eval.options import DELIMITERS, Steps, coerce
 
 _BROKEN = "\ufffd"  # bytes that are no whole character
 _CONTEXT = 4  # tokens before those whose text is looked for
@@ -72,6 +72,7 @@ def delimiter_of(step_delimiter: str) -> str | None:
 
 def checked_steps(tokenizer: Any, step_delimiter: str) -> Steps:
     """Return the rule. Raises `ConfigError` where no token ends in the delimiter."""
+    step_delimiter = coerce("step_delimiter", step_delimiter, str, "blank_line")
     text = delimiter_of(step_delimiter)
     if text is None:
         return Steps.parse(step_delimiter)

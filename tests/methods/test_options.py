@@ -53,6 +53,15 @@ from nabla_eval.testing import tiny_pair
         ("nabla", {"lookahead": "many"}, "lookahead must be an integer >= 1 or auto, got 'many'."),
         ("beam", {"step": "regex"}, "step_regex must be a regular expression with step=regex"),
         ("beam", {"step": "regex", "step_regex": "("}, "step_regex must be a regular expression ("),
+        *(
+            (method, {"step": "regex", "step_regex": text}, said)
+            for method in ("beam", "dvts", "particle_filtering", "rap", "tree_of_thought")
+            for text, said in {
+                "": "step_regex must be a regular expression with step=regex, and none otherwise",
+                f"a{{{10**20}}}": "step_regex must be a regular expression (the repetition",
+                "(" * 5000 + ")" * 5000: "step_regex must be a regular expression (maximum",
+            }.items()
+        ),
         ("best_of_n", {"evaluator": "majority", "stop_reward": 1.0}, "stop_reward must be nothing"),
     ],
 )
