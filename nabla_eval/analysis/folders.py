@@ -74,6 +74,15 @@ def _homes(root: Path) -> set[Path]:
     return {holder.parent if holder.name == "traces" else holder for holder in holders}
 
 
+def files_of(home: Path, pattern: str) -> list[Path]:
+    """Return the files of a run folder with such a name, and none of a run further down."""
+    others = _homes(home) - {home}
+    return [
+        file for file in home.rglob(pattern)
+        if not any(file.is_relative_to(other) for other in others)
+    ]  # fmt: skip
+
+
 def read_folder(home: Path, metric: str | None = None) -> list[Run]:
     """Return the tasks of one run folder as runs without a name.
 
@@ -127,8 +136,10 @@ def evaluations(
             "--output_path and --log_samples."
         )
         warnings.warn(f"{home}: {task} has {lack}", stacklevel=2)
-    facts, tasks = _facts(home), sorted(traced.keys() & samples.keys())
-    return [_scored(home, task, traced[task], samples[task], facts, metric) for task in tasks]
+    return [
+        _scored(home, task, traced[task], samples[task], _facts(home, samples[task]), metric)
+        for task in sorted(traced.keys() & samples.keys())
+    ]
 
 
 def traces_of(home: Path) -> Path:
@@ -145,11 +156,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def _samples(home: Path) -> dict[str, Path]:
     """Return the newest samples file of each task, of this run and of none further down."""
-    others = _homes(home) - {home}
     found: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    for file in home.rglob("samples_*.jsonl"):
-        match = _SAMPLES.fullmatch(file.name)
-        if match and not any(file.is_relative_to(other) for other in others):
+    for file in files_of(home, "samples_*.jsonl"):
+        if match := _SAMPLES.fullmatch(file.name):
             found[match["task"]].append((match["date"] or "", file))
     for task, files in found.items():
         if len(files) > 1:
@@ -165,11 +174,15 @@ def _told(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _facts(home: Path) -> dict[str, Any]:
-    """Seed, preset and seconds from `run.json` and lm-eval's results, where known; graders."""
-    run = _told(home / "run.json")
-    results = sorted(home.rglob("results*.json"), key=lambda file: file.name)
-    lm_eval = read_json(results[-1]) if results else {}
+def _facts(home: Path, samples: Path) -> dict[str, Any]:
+    """Seed, preset and seconds from `run.json` and lm-eval's results, where known; tasks' configs.
+
+    The results are those of the samples: a folder may hold several evaluations.
+    """
+    run, name = _told(home / "run.json"), _SAMPLES.fullmatch(samples.name)
+    own = samples.with_name(f"results_{name and name['date']}.json")
+    results = [own] if own.is_file() else files_of(home, "results*.json")
+    lm_eval = read_json(max(results, key=lambda file: file.name)) if results else {}
     nabla = (lm_eval.get("config") or {}).get("nabla") or {}
     seconds = None if run.get("continued") else run.get("seconds")  # else of one sitting only
     alone = len(lm_eval.get("results") or [None]) == 1

@@ -116,7 +116,7 @@ def probe(
     if as_json:
         say(json_text(found), end="")
         return
-    _show(found, time.perf_counter() - began, output)
+    _show(found, facts, time.perf_counter() - began, output)
 
 
 def _measure(evaluation: Any, plan: Any, output: Path | None, narrow: bool) -> tuple[Any, Any]:
@@ -165,17 +165,26 @@ def _write(found: dict[str, Any], facts: Any, command: str, output: Path) -> Non
         "reward model": str(facts["models"]["reward"]),
         "versions": ", ".join(f"{name} {own}" for name, own in versions().items()),
     }
+    if by := _filters(facts):
+        told["right by"] = by
     write_page(
         Page("What a gradient can buy here", command, [probe_report(found)], (), told), output
     )
 
 
-def _show(found: dict[str, Any], seconds: float, output: Path | None) -> None:
+def _filters(facts: Any) -> str:
+    """Name the filter that says what is right, of each task that has several."""
+    filters = facts.get("filters", {})
+    return ", ".join(f"{own[0]} of {task}'s filters" for task, own in filters.items())
+
+
+def _show(found: dict[str, Any], facts: Any, seconds: float, output: Path | None) -> None:
     from nabla_eval.reporting.probe import probe_report
 
     screen, made = Screen(), probe_report(found)
     screen.tables(table for table in made.tables if table.rows)
-    screen.sentences(made.title, made.sentences)
+    by = [f"Right by the filter {by}."] if (by := _filters(facts)) else []
+    screen.sentences(made.title, [*made.sentences, *by])
     if output is None:
         return screen.print(f"\n{seconds:.0f} s. With --output DIR a page and a figure are kept.")
     files = {

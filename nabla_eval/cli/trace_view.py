@@ -15,7 +15,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from nabla_eval.analysis.folders import ScoredTask, evaluations, find, finished, natural, traces_of
+from nabla_eval.analysis.folders import (
+    ScoredTask,
+    evaluations,
+    files_of,
+    find,
+    finished,
+    natural,
+    traces_of,
+)
 from nabla_eval.analysis.grades import Grades, KeptGrades
 from nabla_eval.analysis.runs import task_of
 from nabla_eval.cli.grading import gold, judge, rules
@@ -100,7 +108,7 @@ def problems_of(folder: Path, *, stories: bool = False) -> Iterator[list[StoredP
     found = list(map(light, there)) if stories else list(there)
     found.sort(key=lambda entry: natural(entry["id"]))
     scored: dict[str, ScoredTask] = {}
-    if any(folder.rglob("samples_*.jsonl")):
+    if files_of(folder, "samples_*.jsonl"):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an unfinished run, which is fine here

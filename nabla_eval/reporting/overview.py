@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nabla_eval.analysis.accuracy import accuracy
-from nabla_eval.analysis.folders import read_samples
+from nabla_eval.analysis.folders import files_of, read_samples
 from nabla_eval.analysis.runs import Scores, task_of
 from nabla_eval.errors import DataError
 from nabla_eval.reporting.rows import task_column
@@ -42,7 +42,7 @@ def measure(folder: str | Path, seconds: float | None = None) -> list[Measured]:
     Raises `DataError` for files that are missing or damaged.
     """
     folder = Path(folder)
-    results = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
+    results = sorted(files_of(folder, "results_*.json"), key=lambda path: path.name)
     if not results:
         raise DataError(f"{folder} holds no results_*.json. Finish the run first.")
     date = results[-1].stem.removeprefix("results_")  # its samples have it too

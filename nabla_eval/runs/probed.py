@@ -64,6 +64,9 @@ def load(evaluation: Evaluation) -> Loaded:
         "models": lm.models, "tasks": list(evaluation.tasks), "seed": lm.seed,
         "options": described["options"], "model_args": described["model_args"],
     }  # fmt: skip
+    filters = {name: [each.name for each in task._filters] for name, task in found.tasks.items()}
+    if several := {name: own for name, own in filters.items() if len(own) > 1}:
+        facts["filters"] = several
     return Loaded(lm.pair, work[0][1], asked, lm._executor(), lm.width, facts)
 
 
@@ -86,26 +89,22 @@ def _refuse_greedy(request: Any, evaluation: Evaluation) -> None:
 
 
 def grader(found: Collected, request: Any, problem: Problem) -> Callable[[str], bool | None]:
-    """Return what grades a response as its task does: filters, then the task's metrics.
+    """Return what grades a response as its task does: its first filter, then its metrics.
 
     exact_match, or else the first metric of the task with values in [0, 1] of which more is better;
-    None where none has.
+    None where none has. The reports go by the first filter too. Where the task has repeats, all of
+    them answer alike.
     """
     task = found.tasks[request.task_name]
-    upwards = task.higher_is_better()
+    chosen, upwards = task._filters[0], task.higher_is_better()
 
     def grade(text: str) -> bool | None:
         answer = text if problem.thought is None else problem.thought.answer(text)
         own = copy(request)
-        own.resps, own.filtered_resps = [NablaResponse(answer)], {}
-        metrics: dict[str, Any] = {}
-        for each in task._filters:
-            each.apply([own])
-            for name, value in task.process_results(
-                own.doc, [own.filtered_resps[each.name]]
-            ).items():
-                if upwards.get(name, True):
-                    metrics[name] = max(value, metrics.get(name, value))
+        own.resps, own.filtered_resps = [NablaResponse(answer)] * (request.repeats or 1), {}
+        chosen.apply([own])
+        scored = task.process_results(own.doc, [own.filtered_resps[chosen.name]])
+        metrics = {name: value for name, value in scored.items() if upwards.get(name, True)}
         scores = [metrics.get("exact_match"), *metrics.values()]
         return next((bool(s >= 0.5) for s in scores if _is_share(s)), None)
 

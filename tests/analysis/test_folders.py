@@ -17,6 +17,7 @@ from nabla_eval.analysis.folders import find, read_folder
 from nabla_eval.analysis.study import load, load_pair
 from nabla_eval.cli.grading import grader
 from nabla_eval.errors import DataError
+from nabla_eval.reporting.overview import measure
 
 OLD, NEW = "2026-11-24T10-00-00.000001", "2026-11-24T11-00-00.000001"
 
@@ -62,6 +63,36 @@ def test_run_json_knows_better_than_lm_evals_results(tmp_path, folder):
     with pytest.warns(UserWarning, match=r"b is left out: its run\.json says 'failed'"):
         (run,) = load([tmp_path])
     assert run.folders == (folder,)
+
+
+def test_a_run_below_another_tells_it_nothing(tmp_path):
+    outer = nabla_run(tmp_path / "N", seed=1)
+    inner = write_run(outer / "zz", [record(0, seed=7)], [0.0], seed=7, preset="paper", date=NEW)
+    (deeper,) = (inner / "model").rglob("results_*")
+    told = {**json.loads(deeper.read_text()), "configs": {"toy": {"metadata": {"items_hash": "x"}}}}
+    deeper.write_text(json.dumps(told))
+    (inner / "run.json").write_text(json.dumps({"schema": 1, "seconds": 3.0}))
+    (own,), (other,) = read_folder(outer), read_folder(inner)
+    assert (own.seeds, own.preset, own.grader, len(own.scores)) == ((1,), None, "", 4)
+    assert (other.seeds, other.preset, other.grader) == ((7,), "paper", "nabla_eval")
+    assert math.isnan(own.seconds) and other.seconds == 3
+    (measured,) = measure(outer)
+    assert len(measured.scores) == 4
+    (outer / "model").rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="N: toy has traces but no samples"):
+        assert read_folder(outer) == []
+    with pytest.raises(DataError, match="holds no results"):
+        measure(outer)
+
+
+def test_each_task_of_a_folder_has_the_facts_of_its_own_evaluation(tmp_path):
+    home = nabla_run(tmp_path / "a", seed=1)
+    (first,) = home.rglob("results_*")
+    told = {**json.loads(first.read_text()), "configs": {"toy": {"metadata": {"items_hash": "x"}}}}
+    first.write_text(json.dumps(told))
+    write_run(home, [record(0, task="other", seed=2)], [1], task="other", seed=2, date=NEW)
+    found = {run.task: (run.seeds, run.grader) for run in read_folder(home)}
+    assert found == {"toy": ((1,), "nabla_eval"), "other": ((2,), "")}
 
 
 def test_seeds_of_one_configuration_are_repeats_of_the_same_problems(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tiny_task import TASK, write_task
 
 from nabla_eval import embedded
 from nabla_eval.cli.main import main
@@ -111,6 +112,53 @@ def test_a_metric_of_which_less_is_better_grades_nothing(upwards: bool, right: b
         process_results=lambda doc, results: {"errors": 0.75},
         higher_is_better=lambda: {"errors": upwards},
     )
-    request = SimpleNamespace(task_name="a", doc={}, resps=[], filtered_resps={})
+    request = SimpleNamespace(task_name="a", doc={}, resps=[], filtered_resps={}, repeats=1)
     found: Any = SimpleNamespace(tasks={"a": task})
     assert grader(found, request, SimpleNamespace(thought=None))("text") is right  # type: ignore[arg-type]
+
+
+FILTERED = """\
+repeats: {repeats}
+filter_list:
+  - name: first
+    filter:
+{first}
+  - name: flexible
+    filter:
+      - {{function: take_first}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "repeats", "right"),
+    [
+        (["{function: regex, regex_pattern: ZZZ}", "{function: take_first}"], 1, False),
+        (["{function: take_first}"], 1, True),
+        (["{function: take_first_k, k: 3}"], 3, True),
+        (["{function: majority_vote}", "{function: take_first}"], 3, True),
+    ],
+    ids=["strict", "flexible", "all repeats", "a vote"],
+)
+@pytest.mark.usefixtures("no_environment")
+def test_a_probe_and_a_report_go_by_the_first_filter(
+    tmp_path: Path, steps: list[str], repeats: int, right: bool
+) -> None:
+    folder, first = write_task(tmp_path / "tasks"), "\n".join(f"      - {step}" for step in steps)
+    file = folder / f"{TASK}.yaml"
+    file.write_text(file.read_text() + FILTERED.format(repeats=repeats, first=first))
+    of_task = ["--include_path", str(folder), "--task", TASK, "--limit", "4", "--device", "cpu"]
+    run = [*of_task, "--method", "greedy", "--output", str(tmp_path / "run")]
+    done = CliRunner().invoke(main, ["run", *run])
+    assert done.exit_code == 0, done.output
+    told = CliRunner().invoke(main, ["report", "accuracy", str(tmp_path / "run"), "--json"])
+    (row,) = json.loads(told.stdout)["runs"]
+    probe = ["probe", *SMALL, *of_task, "--output", str(tmp_path / "probe")]
+    done = CliRunner().invoke(main, probe)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "probe" / "probe.json").read_text())["room"]["greedy"]["value"]
+    assert found == row["accuracy"] and (found > 0) == right
+    assert f"Right by the filter first of {TASK}'s filters." in " ".join(done.stdout.split())
+    told = CliRunner().invoke(main, ["report", "accuracy", str(tmp_path / "run")])
+    assert f"Filters: {TASK} has first, flexible. Scores are of first;" in " ".join(
+        told.stdout.split()
+    )
