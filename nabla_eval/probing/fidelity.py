@@ -107,7 +107,8 @@ def measure(
 ) -> Part:
     """Return the figures of each position: what ranks its tokens, and what exchanging them does.
 
-    With the rest kept, that is; what rolling out gives is measured beside it (`roll_out`).
+    With the rest kept, that is; what rolling out gives is measured beside it (`roll_out`). With
+    lam < 0 gradients rank tokens as the loop follows them, downwards.
     """
     if not chosen:
         return []
@@ -123,6 +124,7 @@ def measure(
         for soft in (False, True)
     }
     slopes = yield list(rankings.values())
+    sign = -1.0 if config.lam < 0 else 1.0  # the loop follows lam dr/dy
     kept = yield [
         Score(problem, replace(draft, tokens=(*draft.tokens[:i], v, *draft.tokens[i + 1 :])))
         for i, tokens in places
@@ -133,7 +135,10 @@ def measure(
         {
             "where": own.position / draft.scored,
             POLICY: [math.log(p) for p in own.probabilities],
-            **{n: list(each.changes[j]) for n, each in zip(rankings, slopes, strict=True)},
+            **{
+                name: [sign * own for own in each.changes[j]]
+                for name, each in zip(rankings, slopes, strict=True)
+            },
             KEPT: [next(scores).reward - reward for _ in own.tokens],
         }
         for j, own in enumerate(chosen)

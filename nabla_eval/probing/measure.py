@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nabla_eval.methods.nabla_options import Nabla, uncertain
+from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import Sampling
 from nabla_eval.outcome import Outcome
@@ -26,7 +26,8 @@ def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan) -> Part:
     ]
     draft, reward = drafts[0], rewards[0]
     places = room.open_places(pair.policy, draft, plan)
-    gated = fidelity.some(uncertain(draft, config), problem, plan.positions)
+    refined = yield from reach.refined(problem, draft, config)
+    gated = fidelity.some(refined, problem, plan.positions)
     moved, own = yield from reach.measure(problem, draft, gated, config, plan)
     comparable = fidelity.exchanges(pair, draft, places)
     chosen = [comparable[i] for i in fidelity.some(comparable, problem, plan.positions)]
@@ -46,7 +47,7 @@ def measure(pair: Pair, problem: Problem, config: Nabla, plan: Plan) -> Part:
         {
             "drafts": sampled,
             "greedy": greedy,
-            "room": room.measure(draft, places, config),
+            "room": room.measure(draft, places, len(refined)),
             "reach": moved,
             "fidelity": sites,
             "advantage": advantage.measure(gated, own, values, plan),

@@ -11,11 +11,11 @@ from pandas import DataFrame
 
 from nabla_eval.analysis.intervals import mean_probability, ratio, share
 from nabla_eval.dto.certify import logit_reach
-from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.options import change, flatten
 from nabla_eval.probing.plan import Plan
 from nabla_eval.probing.requests import Couple, Coupling
-from nabla_eval.protocol import Part, Problem, Refine, Request, Trajectory
+from nabla_eval.protocol import Differentiate, Part, Problem, Refine, Request, Trajectory
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 STEPS = (5, 20, 80)
@@ -41,6 +41,21 @@ def settings(config: Nabla) -> dict[str, Nabla]:
 def _named(options: Mapping[str, Any]) -> str:
     name, value = next(iter(options.items()))
     return f"{name}={value if isinstance(value, str) else format(value, 'g')}"
+
+
+def refined(problem: Problem, draft: Trajectory, config: Nabla) -> Part:
+    """Return the positions of a draft that pass both gates, as `methods.nabla` asks for them."""
+    unsure = uncertain(draft, config)
+    if not config.gradient_threshold:
+        return unsure
+    found = yield [
+        Differentiate(
+            problem, draft, i, config.dto, rows=tuple(unsure),
+            norm=config.gradient_norm, temperature=config.relaxation,
+        )
+        for i in unsure
+    ]  # fmt: skip
+    return [i for i, own in zip(unsure, found, strict=True) if config.steep(own.norms[i])]
 
 
 def couples(

@@ -10,7 +10,6 @@ import torch
 from nabla_eval.analysis.accuracy import pass_at
 from nabla_eval.analysis.intervals import mean_probability, proportion, ratio
 from nabla_eval.dto.objective import widen
-from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.models.pair import Policy
 from nabla_eval.probing.grades import Problems, known
 from nabla_eval.probing.plan import Plan
@@ -45,17 +44,18 @@ def open_places(policy: Policy, draft: Trajectory, plan: Plan) -> list[OpenPlace
     return [place for place in found if place.plausible >= 2]
 
 
-def measure(draft: Trajectory, places: Sequence[OpenPlace], config: Nabla) -> dict[str, Any]:
+def measure(draft: Trajectory, places: Sequence[OpenPlace], refined: int) -> dict[str, Any]:
     """Return the positions of a draft at which the policy is unsure, and what is likely there.
 
-    `flat` counts those where it is so unsure that no two tokens are plausible.
+    `flat` counts those where it is so unsure that no two tokens are plausible, `gated` those that
+    ∇-Reasoner would refine.
     """
     known = {place.position for place in places}
     flat = [p < FLAT for i, p in enumerate(draft.top_probability) if i not in known]
     return {
         "flat": sum(flat),
         "tokens": len(draft.tokens),
-        "gated": len(uncertain(draft, config)),
+        "gated": refined,
         "plausible": [place.plausible for place in places],
         "outside": [place.outside for place in places],
     }

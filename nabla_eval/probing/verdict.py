@@ -55,6 +55,8 @@ class _Case:
         rolled = (r for r in sections["fidelity"]["rankings"] if r["change"] == "rolled")
         rankings = {row["ranking"]: row for row in rolled}
         own = rankings.pop(f"{config.reward_gradient} gradient, hard", {})  # what is followed
+        own = own if config.lam else {}
+        self.followed = "The gradient" if config.lam >= 0 else f"At lam={config.lam:g} the loop"
         self.correlation: Estimate | None = own.get("correlation")
         self.above: Estimate | None = own.get("above_policy")
         self.rankings = {name: row["correlation"] for name, row in rankings.items()}
@@ -75,7 +77,8 @@ class _Case:
 
     @property
     def moves(self) -> bool:
-        return bool(self.given["variation"].value > 0)  # NaN where no position is refined
+        draws = self.given["variation"].value  # of first drafts; NaN where none is refined
+        return bool(draws > 0 or self.advantage["runs_that_differ"].value > 0)
 
     @property
     def order(self) -> str:
@@ -96,7 +99,9 @@ class _Case:
         yield self._on_reach()
         if self.order and self.correlation is not None:
             told = f"rank correlation with what rolling out shows {_told(self.correlation)}"
-            yield f"The gradient ranks tokens {self.order}: {told}."
+            yield f"{self.followed} ranks tokens {self.order}: {told}."
+        elif not self.config.lam:
+            yield "At lam=0 the loop follows no gradient of the reward."
         else:
             words = "in too few problems do rewards of two tokens differ beyond noise"
             yield f"Fidelity is unknown: {words}."
@@ -112,9 +117,12 @@ class _Case:
             "cannot matter": "The gradient cannot matter here",
             "cannot be told": "What the gradient gains cannot be told from nothing",
         }[self.answer]
+        calls = f"for {own['calls_per_problem'].value:.1f} model calls more a problem"
+        if self.config.gradient_threshold:
+            calls = calls.replace("more", "for gradients") + " (the gate costs the twin too)"
         return (
-            f"{start}: expect {margin} over the twin, the same search without gradients, for "
-            f"{own['calls_per_problem'].value:.1f} model calls more a problem; {changed}."
+            f"{start}: expect {margin} over the twin, the same search without gradients, {calls}; "
+            f"{changed}."
         )
 
     def _on_room(self) -> str:
@@ -138,9 +146,13 @@ class _Case:
         )
 
     def _on_reach(self) -> str:
+        if math.isnan(self.given["variation"].value):
+            which = "No position of a first draft" if self.moves else "No position"
+            why = "at none is the policy unsure"
+            if self.config.gradient_threshold:
+                why += f" and the gradient's norm above {self.config.gradient_threshold:g}"
+            return f"{which} is refined at these settings: {why}."
         if not self.moves:
-            if math.isnan(self.given["variation"].value):
-                return "No position is refined at these settings: at none is the policy unsure."
             return "No draw moves at all at these settings."
         bound = self.given["variation_bound"]
         most = "nothing bounds it" if bound is None else f"at most {100 * bound:.1f} % is possible"
@@ -178,7 +190,12 @@ class _Case:
             yield "Harder problems or a higher temperature: this policy is sure of its answers."
         if self.config.logits_dtype == "bfloat16" and self.given["logits_moved"].value < 1:
             yield "logits_dtype=float32: in bfloat16 steps are lost to rounding."
-        if self.answer in ("cannot matter", "cannot be told"):
+        if self.config.lam <= 0 and self.answer != "pays":
+            where = "down the reward" if self.config.lam else "no reward"
+            yield f"lam=1: at lam={self.config.lam:g} the loop follows {where}."
+        if self.config.gradient_threshold and math.isnan(self.given["variation"].value):
+            yield "gradient_threshold=0: as given it lets hardly any position through."
+        if self.config.lam and self.answer in ("cannot matter", "cannot be told"):
             yield from self._larger_rate()
         highest = -math.inf if self.correlation is None else self.correlation.high
         better = [n for n, own in self.rankings.items() if own.low > max(0.0, highest)]
@@ -212,9 +229,8 @@ class _Case:
             yield f"{more['setting']}: it moves {_told(more['variation'], ' %')} of a draw."
         elif more is not None:
             where = "towards worse tokens" if self.order == "backwards" else "at random"
-            known = (
-                f"the gradient ranks tokens {self.order}" if self.order else "fidelity is unknown"
-            )
+            ranks = f"{self.followed[0].lower()}{self.followed[1:]} ranks tokens {self.order}"
+            known = ranks if self.order else "fidelity is unknown"
             yield f"Do not raise lr: {known}, so more of it would move draws {where}."
 
 

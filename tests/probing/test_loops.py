@@ -11,7 +11,7 @@ import pytest
 from nabla_eval.engine.drive import drive, drive_all
 from nabla_eval.engine.execute import Executor
 from nabla_eval.methods.nabla import nabla
-from nabla_eval.methods.nabla_options import Nabla
+from nabla_eval.methods.nabla_options import Nabla, uncertain
 from nabla_eval.methods.registry import configure
 from nabla_eval.options import change
 from nabla_eval.probing import reach
@@ -19,7 +19,7 @@ from nabla_eval.probing.advantage import expected
 from nabla_eval.probing.loops import first_differences, side_by_side, split_runs, systematic
 from nabla_eval.probing.plan import Plan, ProbedProblem
 from nabla_eval.probing.reach import couples
-from nabla_eval.protocol import Generate, Part, Problem
+from nabla_eval.protocol import Differentiate, Generate, Part, Problem
 from nabla_eval.testing import tiny_pair, tiny_problems
 
 
@@ -112,6 +112,36 @@ def test_certified_draws_do_not_differ_and_nothing_moves_beyond_its_bound(
     bound = reach.summary([{"reach": moved}] * 2, config)["settings"][0]["variation_bound"]
     assert (bound is not None) == (set(options) <= BOUNDED | {"gradient_threshold"})
     assert bound is None or max(own.variation for own in rows) <= bound + 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"anchor": "argmax"}, {"gradient_norm": "onehot"}, {"reward_gradient": "process"},
+        {"preset": "paper"}, {"preset": "released"}, {"resample_temperature": 0.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_positions_are_those_that_pass_both_gates(options: dict[str, Any]) -> None:
+    """Each norm taken by itself, against a threshold amid them."""
+    own = dict(options)
+    base = configure("nabla", own, own.pop("preset", None))
+    pair, kept, unsure = tiny_pair(), 0, 0
+    for problem in tiny_problems(pair, 4):
+        (draft,) = Executor(pair)([Generate(problem, problem.key / "draft", base.sampling)])
+        rest = {"norm": base.gradient_norm, "temperature": base.relaxation}
+        norms = {
+            i: Executor(pair)([Differentiate(problem, draft, i, base.dto, **rest)])[0].norms[i]
+            for i in uncertain(draft, base)
+        }
+        middle = sorted(norms.values())[(len(norms) - 1) // 2 :][:2]
+        config = change(base, gradient_threshold=sum(middle) / len(middle))
+        part = reach.refined(problem, draft, config)
+        with pytest.raises(StopIteration) as end:
+            part.send(Executor(pair)(next(part)))
+        assert end.value.value == [i for i, norm in norms.items() if config.steep(norm)]
+        kept, unsure = kept + len(end.value.value), unsure + len(norms)
+    assert 0 < kept < unsure
 
 
 BOUNDED = {"update", "anchor", "lam", "resample_temperature"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -315,7 +316,7 @@ def test_a_gradient_that_pays_is_recognised(lam: float, answer: str) -> None:
         row for row in found["fidelity"]["rankings"]
         if (row["ranking"], row["change"]) == ("final gradient, hard", "kept")
     )  # fmt: skip
-    assert own["correlation"]["value"] > 0.5
+    assert lam * own["correlation"]["value"] > 0.5, "of what the loop follows"
 
 
 def sections(**given: Any) -> dict[str, Any]:
@@ -356,6 +357,9 @@ def sections(**given: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+STILL = {"differ": estimate(0.0, 0.0, 0.1)}
+
+
 @pytest.mark.parametrize(
     ("given", "answer", "words"),
     [
@@ -381,7 +385,7 @@ def sections(**given: Any) -> dict[str, Any]:
             "cannot matter",
             "cannot matter here: expect +0.2 points",
         ),
-        ({"moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
+        ({**STILL, "moved": estimate(0.0, 0.0, 0.0)}, "cannot matter", "No draw moves at all"),
         ({}, "cannot be told", "tokens no better than the policy does"),
         ({"above": estimate(0.2, 0.1, 0.3)}, "cannot be told", "tokens better than the policy"),
         ({"correlation": estimate(0.0, -0.1, 0.1)}, "cannot be told", "no better than chance"),
@@ -397,7 +401,8 @@ def sections(**given: Any) -> dict[str, Any]:
             "cannot be told",
             "spreads over the whole vocabulary",
         ),
-        ({"moved": unknown()}, "cannot matter", "No position is refined"),
+        ({**STILL, "moved": unknown()}, "cannot matter", "No position is refined"),
+        ({"moved": unknown()}, "cannot be told", "No position of a first draft is refined"),
         ({"correlation": Estimate(1.0, nan, nan, nan, 1)}, "cannot be told", "Fidelity is unknown"),
         ({"above": unknown()}, "cannot be told", "ranks tokens better than chance"),
         ({"lost": estimate(-0.1, -0.2, -0.05)}, "cannot be told", "twice as many drafts"),
@@ -408,6 +413,33 @@ def test_the_verdict_follows_its_rules(given: dict[str, Any], answer: str, words
     found = verdict(sections(**given), Nabla())
     assert found["answer"] == answer
     assert words in " ".join([*found["sentences"], *found["try"]])
+
+
+def test_a_gate_that_no_gradient_passes_leaves_nothing_to_refine(pair: Pair) -> None:
+    """Neither is a draw measured there, nor a larger rate proposed."""
+    found = ne.probe(pair, TEXTS, gradient_threshold=1e9, **SMALL)
+    assert found["room"]["refined_positions"]["value"] == 0
+    assert found["advantage"]["draws_per_problem"]["value"] == 0
+    assert all(math.isnan(row["variation"]["value"]) for row in found["reach"]["settings"])
+    told = found["verdict"]
+    assert told["answer"] == "cannot matter"
+    assert any("the gradient's norm above 1e+09" in own for own in told["sentences"])
+    assert told["try"][0].startswith("gradient_threshold=0") and "lr" not in str(told["try"])
+    probe_report(found).plots[0].draw()
+
+
+@pytest.mark.parametrize(
+    ("lam", "words", "proposed"),
+    [
+        (-1.0, "At lam=-1 the loop ranks tokens backwards", "lam=1: at lam=-1"),
+        (0.0, "At lam=0 the loop follows no gradient of the reward", "lam=1: at lam=0"),
+        (2.0, "The gradient ranks tokens backwards", "Do not raise lr: the gradient ranks"),
+    ],
+)
+def test_the_verdict_is_about_what_the_loop_follows(lam: float, words: str, proposed: str) -> None:
+    backwards = sections(correlation=estimate(-0.3, -0.4, -0.2))
+    found = verdict(backwards, Nabla(lam=lam))
+    assert words in " ".join(found["sentences"]) and found["try"][0].startswith(proposed)
 
 
 def test_a_reward_model_that_neither_is_weak_nor_loses_stays() -> None:
