@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Iterator
@@ -151,8 +152,11 @@ def run(line: str) -> None:
 
 
 def attempt(line: str) -> tuple[int, str]:
-    """Run a line of `nabla-eval` or `lm_eval`; returns its status and what it printed."""
+    """Run a line of `nabla-eval`, `lm_eval` or a script; returns its status and what it printed."""
     program, *words = words_of(line)
+    if program == "python":
+        runpy.run_path(words[0], run_name="__main__")
+        return 0, ""
     assert program in ("nabla-eval", "lm_eval"), f"{line} is not run here: add it to NOT_HERE"
     if "--limit" not in words:
         words += EXTRA.get("run" if program == "lm_eval" else words[0], [])
