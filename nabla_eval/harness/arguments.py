@@ -252,6 +252,18 @@ def check_batch_size(size: Any) -> None:
         coerce("the N of batch_size=auto:N", times, Count)
 
 
+def check_devices(options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where `device` or `reward_device` is none, or none of this machine.
+
+    Imports torch where they name another than the CPU.
+    """
+    for option in ("device", "reward_device"):
+        if options.get(option) not in (None, "cpu"):
+            from nabla_eval.models.checkpoint import parse_device
+
+            parse_device(options[option], option)
+
+
 # With a loaded pair these still mean something; the rest would silently do nothing.
 _STILL_USED = frozenset({
     "batch_size", "max_batch_size", "max_length", "add_bos_token", "prefix_token_id",

@@ -108,6 +108,8 @@ class NablaLM(RankedLM):
         if "lm_eval._cli.run" in sys.modules:
             plain_errors()
         given = {n: v for n, v in (additional_config or {}).items() if v is not None}
+        if given.get("device") == "cuda:0" and not torch.cuda.is_available():
+            del given["device"]  # lm-eval's default; where it was typed, it was refused before
         return cls(**{**given, **arg_dict})
 
     @classmethod

@@ -27,7 +27,11 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
     options["pretrained"] = str(embedded.paths()[0]) if pretrained is None else pretrained
     options.setdefault("batch_size", 32)  # HFLM's own default, 1, would run problems one by one
     cuda = torch.cuda.is_available() and not on_cpu()
-    options.setdefault("device", "cuda" if cuda else "cpu")
+    where = parse_device(options.get("device", "cuda" if cuda else "cpu"))
+    # HFLM knows `cpu`, `cuda` and `mps`, of others `xpu:0`: what it does not know, it replaces by
+    # the default without a word.
+    known = ":" in str(where) or where.type in ("cpu", "cuda", "mps")
+    options["device"] = str(where) if known else f"{where}:0"
     options["dtype"] = parse_dtype(options.get("dtype"))
     plain = not any(options.get(n) for n in ("subfolder", "gguf_file", "autogptq", "gptqmodel"))
     if isinstance(options["pretrained"], str) and plain:
@@ -41,7 +45,11 @@ def policy_options(arguments: Arguments) -> dict[str, Any]:
 
 
 def check_reward(arguments: Arguments) -> None:
-    """Raise `ModelError` where the checkpoint is no reward model, before any weights are read."""
+    """Check the reward model and its device before any weights are read.
+
+    Raises `ModelError` where the checkpoint is no reward model, and `ConfigError`.
+    """
+    parse_device(arguments.reward_options.get("reward_device"), "reward_device")
     if (checkpoint := _reward(arguments)) is not None:
         checkpoint.check()
 
@@ -64,7 +72,7 @@ def load_pair(arguments: Arguments, model: Any, tokenizer: Any, device: Any) -> 
         policy,
         replace(checkpoint, options=loading).check(),
         parse_dtype(arguments.dtype_of_reward),
-        parse_device(options.get("reward_device", device)),
+        parse_device(options["reward_device"]) if "reward_device" in options else device,
         gradient_checkpointing=arguments.gradient_checkpointing,
         template=_template(arguments),
         **{n: options[n] for n in ("vocab", "step_delimiter", "process_score") if n in options},

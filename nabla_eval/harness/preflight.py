@@ -56,11 +56,13 @@ def check_command_line(words: Sequence[str] | None = None) -> None:
     if (options.get("model") or stored.get("model")) != NAME:
         return
     plain_errors()
-    from nabla_eval.harness.arguments import check_batch_size, read
+    from nabla_eval.harness.arguments import check_batch_size, check_devices, read
 
     try:
         refuse(options, stored)
-        read(options["model_args"] or stored.get("model_args") or {})
+        given = options["model_args"] or stored.get("model_args") or {}
+        read(given)
+        check_devices({"device": options.get("device") or stored.get("device"), **given})
         check_batch_size(options.get("batch_size") or stored.get("batch_size") or 32)
     except NablaError as error:
         raise SystemExit(visible(f"Error: {error}")) from None

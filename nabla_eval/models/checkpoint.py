@@ -19,7 +19,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from nabla_eval.errors import ConfigError, ModelError, NablaError
+from nabla_eval.errors import ConfigError, ModelError, NablaError, suggest
 from nabla_eval.models.hub import hub_answers
 from nabla_eval.models.tokenizers import faithful
 
@@ -206,17 +206,30 @@ def parse_dtype(dtype: str | torch.dtype | None) -> Dtype:
     return parsed
 
 
-def parse_device(device: str | int | torch.device | None) -> torch.device:
-    """Return a device by its name; by default CUDA where there is one, else the CPU."""
+def parse_device(device: str | int | torch.device | None, option: str = "device") -> torch.device:
+    """Return a device by its name; by default CUDA where there is one, else the CPU.
+
+    Raises `ConfigError`, naming the `option`, for what is no device and for one that is not there.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seen = [f"{kind}:{n}" for kind in ("cuda", "mps", "xpu") for n in range(_count(kind))]
     try:
         parsed = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"device={device!r} is no device. Try cpu, cuda or cuda:1.") from None
-    if parsed.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r} is not there: torch sees no GPU. Try device=cpu.")
-    return parsed
+    except (RuntimeError, TypeError, ValueError):
+        hint = suggest(str(device), ["cpu", "cuda", "mps", *seen])
+        raise ConfigError(f"{option}={device!r} is no device. {hint}") from None
+    if (parsed.index or 0) >= _count(parsed.type):
+        raise ConfigError(
+            f"{option}={device!r} is not there: torch {torch.__version__} sees "
+            f"{', '.join(seen) or 'no GPU'}. Try {option}={[*seen, 'cpu'][0]}."
+        )
+    return torch.device("cpu") if parsed.type == "cpu" else parsed
+
+
+def _count(kind: str) -> int:
+    """Return how many devices of a kind there are: 0 of those that torch has no module for."""
+    return int(getattr(getattr(torch, kind, None), "device_count", int)())
 
 
 # --- what is refused ----------------------------------------------------------------------------

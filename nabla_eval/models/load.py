@@ -69,7 +69,7 @@ def load_pair(
         loading = {"device_map": reward_device_map, **attention}
         judge = trust.checkpoint(reward, "reward", reward_revision, loading).check()
         check_overlap(compare(actor.tokenizer.get_vocab(), judge.tokenizer.get_vocab()), vocab)
-    reward_where = where if reward_device is None else parse_device(reward_device)
+    reward_where = where if reward_device is None else parse_device(reward_device, "reward_device")
     return with_reward(
         policy_from(actor.load(kind, where), actor.tokenizer),
         judge,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness import arguments as model_args
-from nabla_eval.harness.arguments import NEUTRAL, Arguments, check_batch_size
+from nabla_eval.harness.arguments import NEUTRAL, Arguments, check_batch_size, check_devices
 from nabla_eval.harness.preflight import parse, read_config, refuse
 from nabla_eval.harness.register import NAME
 from nabla_eval.methods.registry import option_names
@@ -118,6 +118,8 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     for name in ("limit", "device"):
         if given.get(name) is not None:
             options[name] = given[name]
+    if "device" in arguments:  # beats lm-eval's own, and `run.json` tells which it was
+        options["device"] = str(arguments.pop("device"))
     if "batch_size" not in options:
         chosen = given.get("batch_size") or stored.get("batch_size") or BATCH_SIZE
         options["batch_size"] = arguments.pop("batch_size", chosen)
@@ -134,6 +136,7 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
             f"trace_dir={read.trace_dir}: a run keeps its traces in its own folder. Leave "
             "trace_dir out, and choose the folder with --output."
         )
+    check_devices({**arguments, "device": options["device"]})
     made = Evaluation(tuple(dict.fromkeys(tasks)), arguments, read, options)
     if made.documents() is not None and options["limit"] is not None:
         raise ConfigError(

@@ -144,7 +144,8 @@ class Evaluator:
         commit = functools.partial(_commit, lm_eval.evaluator.get_git_commit_hash)
 
         def model(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
-            return self._model({**further, **arguments}, hooks)
+            named = {**further, "device": evaluation.options["device"]}  # not lm-eval's default
+            return self._model({**named, **arguments}, hooks)
 
         def manager(**_: Any) -> Any:
             return self._manager(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from nabla_eval.errors import ConfigError, DataError, NablaError, suggest
+from nabla_eval.harness.arguments import check_devices
 from nabla_eval.runs.devices import devices, shares
 from nabla_eval.runs.folder import claim, clear, inspect
 from nabla_eval.runs.quiet import quiet
@@ -67,6 +68,8 @@ class Sweep:
         for name in only:
             if name not in known:
                 raise ConfigError(f"{file.file} has no cell {name!r}. {suggest(name, known)}")
+        for cell in file.cells:
+            check_devices({**cell.evaluation.model_args, "device": file.source.get("device")})
         self.only = only
         self.cells = [CellState(cell) for cell in file.cells if not only or cell.folder in only]
         self.began = time.monotonic()

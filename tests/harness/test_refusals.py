@@ -24,6 +24,10 @@ from nabla_eval.embedded.card import read_card, render_card
 from nabla_eval.engine.vllm import VLLMRollout
 from nabla_eval.engine.vllm_client import Server, ServerOptions
 from nabla_eval.errors import ConfigError, DataError, ModelError, ServerError
+from nabla_eval.harness.arguments import read
+from nabla_eval.harness.lm import NablaLM
+from nabla_eval.harness.loading import policy_options
+from nabla_eval.harness.preflight import check_command_line
 from nabla_eval.harness.problems.sets import SETS
 from nabla_eval.harness.task_files import list_tasks
 from nabla_eval.methods.nabla_options import Nabla
@@ -97,10 +101,63 @@ def test_what_is_refused_and_in_which_words(tmp_path, call, kind, said):
         call(tmp_path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_there_is_not():
-    with pytest.raises(ConfigError, match=r"torch sees no GPU. Try device=cpu"):
-        parse_device("cuda")
+@pytest.fixture(params=[0, 1])
+def gpus(request, monkeypatch):
+    """As many GPUs, and no other accelerator."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
+    for other in (torch.mps, torch.xpu):
+        monkeypatch.setattr(other, "device_count", lambda: 0)
+    return request.param
+
+
+def test_devices_that_are_none_or_that_there_are_not(gpus):
+    there = ["cpu", "cpu:0", *(["cuda", "cuda:0"] if gpus else [])]
+    seen = r"cuda:0\. Try d=cuda:0\." if gpus else r"no GPU\. Try d=cpu\."
+    for name in there:
+        assert parse_device(name, "d").type in str(torch.device(name))
+    assert str(parse_device("cpu:0")) == "cpu"  # as HFLM knows it
+    for name in {"cuda", "cuda:0", "cuda:7", "mps", "xpu", "meta", "cpu:1"} - {*there}:
+        with pytest.raises(ConfigError, match=rf"^d={name!r} is not there: torch \S+ sees {seen}"):
+            parse_device(name, "d")
+    for name in ("cud", "CUDA", "cuda:x", "0", "", 0.5, 2**70):
+        with pytest.raises(ConfigError, match=r"is no device\. (Did you mean|Known names: cpu)"):
+            parse_device(name, "d")
+
+
+SWEEP = "tasks: t\nvariants: [{method: greedy}]\ndevice: "
+
+
+@pytest.mark.parametrize("device", ["cud", "cuda:7", "mps:3"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "run --dry-run", "run --set device=DEVICE", "run --set reward_device=DEVICE", "probe",
+     "demo", "sweep"],
+)  # fmt: skip
+def test_every_command_refuses_a_device_before_it_writes(tmp_path, device, command):
+    words = [*command.replace("DEVICE", device).split(), "--output", str(tmp_path / "out")]
+    if words[0] == "sweep":
+        words.append(str(file_of(tmp_path, "s.yaml", (SWEEP + device).encode()) / "s.yaml"))
+    elif "--set" not in words:
+        words += ["--device", device]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and f"device={device!r} is " in result.stderr
+    assert "Traceback" not in result.output and not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match=f"device={device!r} is "):
+        check_command_line(["run", "--model", "nabla", "--tasks", "t", "--device", device])
+
+
+def test_a_device_for_lm_evals_model_is_one_that_it_knows(monkeypatch):
+    """HFLM replaces what it does not know by its default, without a word."""
+    for options in ({"device": "cud"}, {"reward_device": "cud"}):
+        with pytest.raises(ConfigError, match=r"device='cud' is no device\. Did you mean cuda"):
+            NablaLM(**options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lm_evals_default = {"device": "cuda:0", "batch_size": 2}
+    assert str(NablaLM.create_from_arg_obj({}, lm_evals_default).device) == "cpu"
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 1)
+    for given, known in (("cpu:0", "cpu"), ("xpu", "xpu:0")):
+        assert policy_options(read({"device": given}))["device"] == known
 
 
 def test_a_check_of_the_theory_that_there_is_not():

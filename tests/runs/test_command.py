@@ -33,6 +33,12 @@ def test_run_json_records_what_answers_depend_on(rest, recorded):
     assert compose(rest).manifest("c", "n")["options"] == recorded
 
 
+def test_run_json_names_the_device_that_model_args_chose():
+    for given in ({"settings": {"device": "cpu"}}, {"device": "cpu"}):
+        assert compose([], **given).manifest("c", "n")["device"] == "cpu"
+    assert compose(["--model_args", "device=cpu"]).options["device"] == "cpu"
+
+
 def test_the_grader_is_told_to_tasks_and_noted_in_run_json():
     rest = ["--metadata", "data_dir=problems"]
     made = compose(rest, tasks=("nabla_math500",), grader="math_verify")
