@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from nabla_eval.errors import DataError
 from nabla_eval.options import fingerprint
+from nabla_eval.probing.store import LINES, SETTINGS
 from nabla_eval.traces.manifest import (
     FILE,
     IDENTITY,
@@ -19,6 +20,7 @@ from nabla_eval.traces.manifest import (
 )
 from nabla_eval.traces.write import versions
 
+PROBE = (SETTINGS, LINES)
 OUTPUTS = ("trace-rank*.jsonl", "results_*.json", "samples_*.jsonl")
 
 
@@ -48,24 +50,26 @@ def identity_hash(manifest: Manifest) -> str:
 def inspect(folder: Path, manifest: Manifest) -> Claim:
     """Find out what a folder holds for a run; touches nothing.
 
-    Raises `DataError` where it holds another run (naming the differences) or results without a
-    `run.json`.
+    Another run that ended before its first answer leaves the folder as if it were new.
+    Raises `DataError` where it holds another run (naming the differences), results without a
+    `run.json`, or a probe.
     """
     before = read_manifest(folder)
-    if before is None:
-        strays = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
-        if strays:
-            raise DataError(
-                f"{folder} holds {strays[0].name} and no {FILE} that says of which run. Choose "
-                "another --output, or remove that folder."
-            )
-        return Claim("new")
-    if unlike := differences(before, manifest):
-        raise DataError(
-            f"{folder} holds another run ({'; '.join(unlike)}). Choose another --output, or "
-            "remove that folder."
-        )
-    return Claim("done" if before["status"] == "done" and _whole(folder) else "unfinished", before)
+    unlike = [] if before is None else differences(before, manifest)
+    if before is not None and not unlike:
+        whole = before["status"] == "done" and _whole(folder)
+        return Claim("done" if whole else "unfinished", before)
+    found = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
+    if before is not None:  # shards are opened, and empty, before the first answer
+        found = [path for path in found if path.lstat().st_size]
+    held = f"another run ({'; '.join(unlike)})"
+    if found and before is None:
+        held = f"{found[0].name} and no {FILE} that says of which run"
+    elif not found:
+        if not all((folder / name).exists() for name in PROBE):
+            return Claim("new")
+        held = "what `nabla-eval probe` measured"
+    raise DataError(f"{folder} holds {held}. Choose another --output, or remove that folder.")
 
 
 def claim(folder: Path, manifest: Manifest) -> Claim:

@@ -18,10 +18,10 @@ from nabla_eval.errors import DataError, NablaError
 from nabla_eval.runs.command import Evaluation
 from nabla_eval.runs.devices import VISIBLE
 from nabla_eval.runs.evaluate import Evaluator
-from nabla_eval.runs.folder import fail
+from nabla_eval.runs.folder import fail, inspect
 from nabla_eval.signals import end_with_parent, shielded
 from nabla_eval.traces.lock import sole_writer
-from nabla_eval.traces.manifest import Manifest
+from nabla_eval.traces.manifest import Manifest, write_manifest
 
 PATIENCE = 10  # seconds that an idle process may take to end
 
@@ -37,6 +37,8 @@ class Job:
     def run(self, evaluator: Evaluator, **hooks: Any) -> Manifest:
         """Evaluate; raises `DataError` where another process took the folder meanwhile."""
         with sole_writer(self.folder):
+            inspect(self.folder, self.manifest)
+            write_manifest(self.folder, self.manifest)  # over that of a run without an answer
             return evaluator.evaluate(self.folder, self.evaluation, self.manifest, **hooks)
 
 

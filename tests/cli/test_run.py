@@ -179,6 +179,24 @@ def test_the_same_command_again_runs_nothing_and_another_is_refused(
     assert "holds another run (n: 3 there, 2 here)" in other.stderr
 
 
+def test_what_failed_before_an_answer_leaves_the_folder_free(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder, nowhere = tmp_path / "run", ("pretrained=/nowhere", "reward=/nowhere")
+    for wrong, said in (
+        (("--task", "nabla_tinny"), "no task 'nabla_tinny'"),
+        (("--set", nowhere[0], "--set", nowhere[1]), "/nowhere"),
+        (("--set", "max_length=4"), "context"),
+    ):
+        failed = run(folder, tiny_folder, *wrong)
+        assert failed.exit_code == 1 and said in failed.stderr
+    result = run(folder, tiny_folder, "--set", "lam=2")
+    assert result.exit_code == 0 and "Running into" in result.stderr, result.output
+    assert len(answers(folder)) == SIZE
+    refused = run(folder, tiny_folder)
+    assert refused.exit_code == 1 and "lam: 2.0 there, 1.0 here" in refused.stderr
+
+
 def test_a_stopped_run_is_continued_to_the_same_answers(
     finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nabla_eval.errors import DataError
 from nabla_eval.harness.arguments import read
+from nabla_eval.probing.store import Store
 from nabla_eval.runs.command import Evaluation
 from nabla_eval.runs.folder import claim, clear, complete, fail, identity_hash, inspect
 from nabla_eval.traces.manifest import read_manifest, write_manifest
@@ -45,6 +46,7 @@ def test_a_new_folder_is_taken_and_continued_until_it_is_done(tmp_path):
 
 def test_another_run_is_refused_with_the_difference(tmp_path):
     claim(tmp_path, manifest(n=4, limit=8))
+    (tmp_path / "trace-rank0.jsonl").write_text("{}")
     message = r"limit: 8 there, 16 here; n: 4 there, 2 here\)\. Choose another --output"
     with pytest.raises(DataError, match=message):
         claim(tmp_path, manifest(n=2, limit=16))
@@ -52,6 +54,31 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
         claim(tmp_path, manifest(method="best_of_n", n=4, limit=8))
     clear(tmp_path)
     assert claim(tmp_path, manifest(n=2)).state == "new"
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "done"])
+def test_a_folder_without_an_answer_is_free_for_another_run(tmp_path, status):
+    (tmp_path / "notes.txt").write_text("mine")
+    for n, file in enumerate(("trace-rank0.jsonl", "results_2026.json", "samples_t_2026.jsonl")):
+        write_manifest(tmp_path, {**manifest(n=4), "status": status, "error": "no such task"})
+        (tmp_path / "trace-rank0.jsonl").touch()  # opened before the first answer
+        taken = claim(tmp_path, manifest(n=n + 5))
+        assert (taken.state, taken.before) == ("new", None)
+        assert (stored(tmp_path)["config"]["n"], stored(tmp_path)["error"]) == (n + 5, None)
+        (tmp_path / file).write_text("{")  # even a part of one
+        with pytest.raises(DataError, match=rf"holds another run \(n: {n + 5} there, 4 here"):
+            claim(tmp_path, manifest(n=4))
+        (tmp_path / file).unlink()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_probes_folder_is_refused(tmp_path):
+    write_manifest(tmp_path, manifest(n=4))
+    Store(tmp_path, {"n": 4}).add(("id", "hash"), {})
+    for file in ("run.json", "nothing"):
+        with pytest.raises(DataError, match=r"`nabla-eval probe` measured\. Choose"):
+            claim(tmp_path, manifest(n=2))
+        (tmp_path / file).unlink(missing_ok=True)
 
 
 def test_what_no_answer_depends_on_makes_no_other_run(tmp_path):

@@ -51,6 +51,18 @@ def run(work, tmp_path, report, **settings):
     run_in_processes(work, 2, tmp_path / "log.txt", report, fake_work, **settings)
 
 
+def test_a_cell_is_not_run_into_what_another_run_answered_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: "evaluated")
+    (job,) = jobs(tmp_path, {})
+    other = {**job.manifest, "limit": 3}
+    claim(job.folder, other)
+    assert job.run(Evaluator()) == "evaluated" and read_manifest(job.folder)["limit"] is None
+    claim(job.folder, other)
+    (job.folder / "trace-rank0.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"holds another run \(limit: 3 there, null here"):
+        job.run(Evaluator())
+
+
 def test_each_process_sees_its_own_gpus_and_leaves_them_to_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     died, show = tmp_path / "died", {"show": "CUDA_VISIBLE_DEVICES"}
