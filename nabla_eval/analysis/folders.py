@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 
 from nabla_eval.analysis.runs import Run, Scores, task_of
 from nabla_eval.errors import DataError
+from nabla_eval.terminal import visible
 from nabla_eval.traces.index import kept
 from nabla_eval.traces.manifest import check_schema
 from nabla_eval.traces.schema import document
@@ -53,13 +54,25 @@ class ScoredTask:
 
 
 def find(root: str | Path) -> list[Path]:
-    """Run folders at or below a folder, sorted. Raises `DataError` where there are none."""
+    """Run folders at or below a folder, sorted. Raises `DataError` where there are none.
+
+    Warns of runs that left no traces: those that failed at once, and cells of a sweep that never
+    began.
+    """
     root = Path(root)
     if not os.path.exists(root):
         raise DataError(f"There is no folder {root}. Give the --output_path of a run.")
     if root.is_file():
         root = root.parent
     homes = _homes(root)
+    if absent := _absent(root, homes):
+        names = list(absent)
+        told = ", ".join(f"{name} ({absent[name]})" for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        fault = f"{len(names)} run{'s' * (len(names) > 1)} left no answers: {told}{more}."
+        if not homes:
+            raise DataError(f"{fault} Run the same command again when that is mended.")
+        warnings.warn(f"{fault} The rest is read.", stacklevel=2)
     if not homes:
         raise DataError(
             f"No traces (trace-rank*.jsonl) at or below {root}. Run with trace_dir= and "
@@ -72,6 +85,27 @@ def _homes(root: Path) -> set[Path]:
     """Return the folders with traces at or below one, directly or in their `traces/`."""
     holders = {file.parent for file in root.rglob(TRACES)}
     return {holder.parent if holder.name == "traces" else holder for holder in holders}
+
+
+def _absent(root: Path, homes: Collection[Path]) -> dict[str, str]:
+    """Return the folders of runs without traces, below this one, and why there are none."""
+    found = {}
+    for file in (*root.rglob("run.json"), *root.rglob("study.json")):
+        try:
+            told = read_json(file)
+        except DataError:
+            continue
+        cells = told.get("cells", ()) if file.name == "study.json" else [{"folder": ".", **told}]
+        for cell in cells:
+            folder, state = (
+                file.parent / cell.get("folder", "."),
+                cell.get("status", cell.get("state", "done")),
+            )
+            if folder not in homes and state != "done":
+                why = " ".join((cell.get("error") or state).split())
+                found[folder] = why if len(why) <= 120 else f"{why[:119]}…"
+    names = {folder: os.path.relpath(folder, root.parent) for folder in sorted(found)}
+    return {visible(name): visible(found[folder]) for folder, name in names.items()}
 
 
 def files_of(home: Path, pattern: str) -> list[Path]:
@@ -324,15 +358,28 @@ def _metrics(problems: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, 
 
 
 def _refuse_incomplete(home: Path, task: str, scores: Scores, counts: Mapping[str, int]) -> None:
-    odd = scores.keys() ^ counts.keys()
     most = max(counts.values(), default=0)
-    odd = odd or {problem for problem, count in counts.items() if count < most}
-    if odd:
-        raise DataError(
-            f"{home}: {len(odd)} problems of {task} are scored but not traced, traced but not "
-            f"scored, or have fewer than {most} traced answers (first: {min(odd)!r}). The run is "
-            "not complete: run the same command again, it continues."
-        )
+    again = "The run is not complete: run the same command again, it continues."
+    faults = [
+        ("are scored but not traced", scores.keys() - counts.keys(), again),
+        (
+            "are traced but not scored",
+            counts.keys() - scores.keys(),
+            "The newest evaluation asked for fewer, as with a smaller --limit, or its samples were "
+            "cut off. Evaluate again with the --limit of before, which keeps the answers, or give "
+            "each --limit a folder of its own.",
+        ),
+        (
+            f"have fewer than {most} traced answers",
+            {problem for problem, count in counts.items() if count < most},
+            again,
+        ),
+    ]
+    for what, odd, remedy in faults:
+        if odd:
+            raise DataError(
+                f"{home}: {len(odd)} problems of {task} {what} (first: {min(odd)!r}). {remedy}"
+            )
 
 
 # --- lm-eval's own files: results, and samples line by line ---
@@ -347,10 +394,18 @@ class _Config(TypedDict, total=False):
     nabla: _Nabla | None
 
 
+class _Cell(TypedDict, total=False):
+    folder: str
+    state: str
+    error: str | None
+
+
 class _Facts(TypedDict, total=False):
-    """What is read of `run.json`, and of lm-eval's results."""
+    """What is read of `run.json`, of lm-eval's results, and of a sweep's `study.json`."""
 
     status: str
+    error: str | None
+    cells: list[_Cell]
     seed: int | None
     preset: str | None
     seconds: float | None

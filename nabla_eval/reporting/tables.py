@@ -220,11 +220,19 @@ def to_csv(table: Table) -> str:
     """
     rows = [_flat(row) for row in to_json(table)]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    output = io.StringIO()
-    writer = csv.DictWriter(output, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return output.getvalue()
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    return "".join(map(_csv_line, lines))
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    """Return one record, which ends in a line feed.
+
+    csv quotes the characters of the line's end alone, and readers end a record at a bare carriage
+    return too.
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,47 @@ def test_run_json_knows_better_than_lm_evals_results(tmp_path, folder):
     assert run.folders == (folder,)
 
 
+def test_runs_that_left_no_traces_are_named(tmp_path):
+    study = tmp_path / "study"
+    nabla_run(study / "a")
+    cells = [{"folder": name, "state": "done"} for name in "ab"]
+    cells += [{"folder": "c", "state": "failed", "error": "no \x1b[2J GPU"}]
+    cells += [{"folder": "d", "state": "waiting"}, {"folder": "e", "state": "failed"}]
+    (study / "study.json").write_text(json.dumps({"schema": 1, "cells": cells}))
+    facts = {"a": {"status": "done", "error": None}, "c": {"status": "failed", "error": "no GPU"}}
+    facts |= {"e": {"status": "running"}, "f": {"status": "failed", "error": "line\n" * 90}}
+    for name, told in facts.items():
+        (study / name).mkdir(exist_ok=True)
+        (study / name / "run.json").write_text(json.dumps({"schema": 1, **told}))
+    message = (
+        r"4 runs left no answers: study/c \(no .*GPU\), study/d \(waiting\), study/e .* 1 more"
+    )
+    with pytest.warns(UserWarning, match=message) as told:
+        (run,) = load([study])
+    assert run.folders == (study / "a",) and "\x1b" not in str(told[0].message)
+    with pytest.raises(DataError, match=r"1 run left no answers: f \(line line .*…\)\. Run the"):
+        find(study / "f")
+    (study / "e" / "run.json").write_text("{")  # torn: the sweep tells its state
+    (study / "study.json").write_text(json.dumps({"schema": 1, "cells": [{"folder": 3}]}))
+    with pytest.warns(UserWarning, match="2 runs left"):
+        assert find(study) == [study / "a"]
+
+
+@pytest.mark.parametrize("docs", [2, 6])
+def test_a_smaller_limit_in_the_same_folder_is_told_from_an_unfinished_run(tmp_path, docs):
+    home = nabla_run(tmp_path / "a")
+    write_run(home, [], [], samples=[sample(i, 1.0) for i in range(docs)], date=NEW)
+    message = {
+        2: r"2 problems of toy are traced but not scored .*'toy/2'\)\. The newest .* --limit of",
+        6: r"2 problems of toy are scored but not traced .*'toy/4'\)\. .* same command again",
+    }
+    with (
+        pytest.warns(UserWarning, match="2 evaluations"),
+        pytest.raises(DataError, match=message[docs]),
+    ):
+        load([home])
+
+
 def test_a_run_below_another_tells_it_nothing(tmp_path):
     outer = nabla_run(tmp_path / "N", seed=1)
     inner = write_run(outer / "zz", [record(0, seed=7)], [0.0], seed=7, preset="paper", date=NEW)

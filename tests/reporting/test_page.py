@@ -8,6 +8,7 @@ import io
 import math
 import re
 
+import pandas
 from click.testing import CliRunner
 from page_reader import Reader
 from run_folders import NABLA, candidate, record, write_run
@@ -16,7 +17,7 @@ from nabla_eval.analysis.study import load_pair
 from nabla_eval.cli.main import main
 from nabla_eval.reporting.accuracy import compare_report
 from nabla_eval.reporting.page import Page, page_html, page_markdown
-from nabla_eval.reporting.tables import report_csv, report_markdown, to_markdown
+from nabla_eval.reporting.tables import Table, report_csv, report_markdown, to_csv, to_markdown
 from nabla_eval.reporting.text import markdown, printable
 
 HOSTILE = "\x1b[31m</td><script>alert(1)</script><img src=x onerror=y>{{7*7}}\u202e|`"
@@ -50,6 +51,18 @@ def test_model_text_is_inert_and_cells_are_the_same_in_every_format(tmp_path):
         for row in table.cells():
             assert " | ".join(map(markdown, row)) in to_markdown(table)
     assert section in page_markdown(page)
+
+
+def test_a_csv_has_a_record_per_row_whatever_its_texts_hold():
+    ends = ["\r", "\n", "\r\n", "\x85", "\u2028", "\x00", "\x1c", "\x0b", '"', ",", "\r\r\n"]
+    texts = [f"a{end}b" for end in ends] + [f"a{end}" for end in ends] + ["\ud800", ""]
+    table = Table("t", "T", [], [{"text": each, "x": 1, "a\rb": None} for each in texts])
+    written = to_csv(table).encode()
+    found = pandas.read_csv(io.BytesIO(written), keep_default_na=False)
+    assert list(found.columns) == ["text", "x", "a\rb"] and list(found["x"]) == [1] * len(texts)
+    assert list(found["text"]) == [each.replace("\ud800", "\ufffd") for each in texts]
+    rows = list(csv.reader(io.StringIO(written.decode(), newline="")))
+    assert [row[0] for row in rows[1:]] == list(found["text"])
 
 
 def test_csv_keeps_formulas_as_text(tmp_path):
