@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -197,11 +198,19 @@ def compare_report(a: Sequence[Run], b: Sequence[Run]) -> Report:
 
 
 def _told_apart(a: Run, b: Run) -> tuple[Run, Run]:
-    """Give the two runs different names: their folders', where one configuration ran twice."""
+    """Give the two runs different names, where one configuration ran twice: seeds, or folders."""
     if a.name != b.name:
         return a, b
-    places = [str(run.folders[0]) if run.folders else "" for run in (a, b)]
-    return replace(a, name=f"{a.name} ({places[0]})"), replace(b, name=f"{b.name} ({places[1]})")
+    told = [", ".join(map(str, run.seeds)) for run in (a, b)]
+    words = [
+        f"seed{'s' * (len(run.seeds) > 1)} {own}" for run, own in zip((a, b), told, strict=True)
+    ]
+    if told[0] == told[1] or not all(told):
+        words = [str(run.folders[0]) if run.folders else "" for run in (a, b)]
+        if all(words) and words[0] != words[1]:
+            shared = os.path.commonpath(words)
+            words = [os.path.relpath(own, shared) for own in words]
+    return replace(a, name=f"{a.name} ({words[0]})"), replace(b, name=f"{b.name} ({words[1]})")
 
 
 def _apart_rows(a: Run, b: Run) -> list[Row]:

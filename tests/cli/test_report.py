@@ -222,6 +222,19 @@ def test_what_a_table_leaves_out_is_said_and_is_in_json_and_csv(tmp_path):
     assert run(*both, "--format", "csv", "--table", "apart").stdout.count("question") == 13
 
 
+@pytest.mark.parametrize(
+    ("seeds", "names"), [((0, 1), ("seed 0", "seed 1")), ((0, 0), ("x/run", "y/run"))]
+)
+def test_runs_of_one_configuration_have_short_names(seeds, names, tmp_path):
+    folders = [tmp_path / "deep" / name for name in ("x/run", "y/run")]
+    for folder, seed in zip(folders, seeds, strict=True):
+        folder.parent.mkdir(parents=True)
+        write_run(folder, [record(i, config=NABLA) for i in range(3)], [1.0] * 3, seed=seed)
+    row = stored_by("compare", *folders)["differences"][0]
+    found = [row[side].rpartition("(")[2].rstrip(")") for side in ("a", "b")]
+    assert tuple(found) == names
+
+
 def test_compare_takes_two_runs(study, tmp_path):
     stored = json.loads(run("compare", study / "lr", study / "nabla8", "--json").stdout)
     row = stored["differences"][0]
