@@ -60,9 +60,10 @@ def sweep(
     """Evaluate every combination that FILE asks for, each in a run folder of its own.
 
     What is done is skipped and what was stopped is continued, so the same command goes on after
-    Ctrl-C. A cell that fails is listed at the end (exit code 1) and holds up no other. Models and
-    tasks are loaded once per process. With --jobs each process has its share of the GPUs that
-    CUDA_VISIBLE_DEVICES names, or of all.
+    Ctrl-C. A cell that fails is listed at the end (exit code 1) and holds up no other. Where the
+    options of a cell have changed, nothing is run without --replace. Models and tasks are loaded
+    once per process. With --jobs each process has its share of the GPUs that CUDA_VISIBLE_DEVICES
+    names, or of all.
 
     \b
     FILE is YAML:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def states(read: SweepFile, folder: Path) -> Iterator[tuple[Cell, str, str]]:
     """Yield every cell with what its folder holds, and what is wrong with that."""
     from nabla_eval.runs.folder import inspect
+    from nabla_eval.runs.sweep import ANEW
 
     for cell in read.cells:
         try:
             found = inspect(folder / cell.folder, cell.evaluation.manifest("", ""))
             yield cell, found.state, ""
         except NablaError as error:
-            yield cell, "other", str(error)
+            yield cell, "other", f"{error} {ANEW}"
 
 
 def list_cells(console: Screen, read: SweepFile, folder: Path) -> None:

@@ -23,7 +23,7 @@ from nabla_eval.traces.write import versions
 FILE = "study.json"
 STUDY_SCHEMA = 1
 LOG = "log.txt"
-
+ANEW = "--replace runs such cells anew."
 
 State: TypeAlias = Literal["waiting", "running", "done", "kept", "failed"]
 
@@ -76,11 +76,16 @@ class Sweep:
         self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def run(self, jobs: int = 1) -> int:
-        """Run what is not done, in `jobs` processes; returns how many cells failed."""
+        """Run what is not done, in `jobs` processes; returns how many cells failed.
+
+        Raises `DataError`, with nothing written, where a cell's folder holds something else.
+        """
         if self.only:
+            self._refuse()
             self._run(*self._claim(), jobs)
             return len(self.failed)
         with sole_writer(self.folder, "study"):
+            self._refuse()
             self.save()
             try:
                 self._run(*self._claim(), jobs)
@@ -97,6 +102,20 @@ class Sweep:
         done = sum(state.state in ("done", "kept") for state in self.cells)
         return f"{done} of {len(self.cells)} cells are done in {self.folder}"
 
+    def _refuse(self) -> None:
+        """Raise `DataError` where cells hold something else, and are not to be replaced."""
+        held = []
+        for state in self.cells if not self.replace else ():
+            try:
+                inspect(self.folder / state.cell.folder, state.cell.evaluation.manifest(""))
+            except NablaError as error:
+                held.append(error)
+        if held:
+            raise DataError(
+                f"{len(held)} of {len(self.cells)} cells cannot have their folders, so nothing was "
+                f"run. {held[0]} {ANEW} --dry-run lists all."
+            )
+
     def _claim(self) -> tuple[list[CellState], list[Job]]:
         """Take the cells' folders; what is done in them is read, what is wrong is noted."""
         states, jobs = [], []
@@ -112,8 +131,7 @@ class Sweep:
                     self._end(state, "kept", claimed.before)
                     continue
             except NablaError as error:
-                hint = "" if self.replace else " --replace runs such cells anew."
-                self._end(state, "failed", error=f"{error}{hint}")
+                self._end(state, "failed", error=str(error))
                 continue
             states.append(state)
             jobs.append(Job(folder, manifest, evaluation))

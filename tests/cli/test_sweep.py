@@ -139,10 +139,19 @@ def test_changed_options_are_refused_and_replaced_on_demand(
     shutil.copytree(finished[0], folder)
     changed = study_file.with_name("changed.yaml")
     changed.write_text(study_file.read_text().replace("steps: 2", "steps: 1"))
+    changed.write_text(changed.read_text() + "  - {name: added, method: greedy}\n")
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: 1 / 0)
-    result = sweep(changed, "--output", str(folder))
-    assert "steps: 2 there, 1 here" in result.stdout and "--replace" in result.stdout
-    assert read_manifest(folder / FOLDERS[0])["status"] == "done"  # type: ignore[index]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = sweep(changed, "--output", str(folder))
+    one = sweep(changed, "--output", str(folder), "--cell", FOLDERS[1])
+    for result, many in ((refused, "2 of 6 cells"), (one, "1 of 1 cells")):
+        assert result.exit_code == 1 and f"Error: {many}" in result.stderr
+        assert "steps: 2 there, 1 here" in result.stderr and "--replace" in result.stderr
+        assert "cells are done" not in result.output
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    listed = sweep(changed, "--output", str(folder), "--dry-run").stdout.splitlines()
+    told = [line.split()[1] for line in listed if "--replace runs such cells anew." in line]
+    assert told == FOLDERS[:2]
     sweep(changed, "--output", str(folder), "--replace")
     replaced = read_manifest(folder / FOLDERS[0])
     assert replaced is not None and replaced["config"]["steps"] == 1
