@@ -172,9 +172,10 @@ def _check(source: Mapping[str, Any]) -> None:
         if key not in KEYS:
             own = {name for method in METHODS for name in option_names(method)} | COMMON_NAMES
             hint = "It is a model argument: write it below `grid:` or in one of the `variants:`."
-            raise ConfigError(
-                f"unknown key {key!r}. {hint if key in own else suggest(str(key), KEYS)}"
-            )
+            hint = hint if key in own else suggest(str(key), KEYS)
+            if key in TAKEN:
+                hint = f"Did you mean `{TAKEN[key]}:`?" if TAKEN[key] else "Leave it out."
+            raise ConfigError(f"unknown key {key!r}. {hint}")
     if wrong := mismatch(source, _Content):
         raise ConfigError(f"{wrong}.")
     for key, example in (("tasks", "nabla_countdown"), ("seeds", "[0, 1]")):
@@ -214,12 +215,14 @@ def _product(
     """Yield the combinations of all lists, each with a name that tells it from the others."""
     choices = {}
     for key, values in {**grid, **own}.items():
-        if key in TAKEN:
-            instead = f"Write it at the top, as {TAKEN[key]}:." if TAKEN[key] else "Leave it out."
-            raise ConfigError(f"{where} sets {key}={values!r}. {instead}")
+        there = where if key in own else "grid"
+        if key in TAKEN or key in KEYS:
+            top = TAKEN.get(key, key)
+            instead = f"Write it at the top, as `{top}:`." if top else "Leave it out."
+            raise ConfigError(f"{there} sets {key}={values!r}. {instead}")
         choices[key] = values if isinstance(values, list) else [values]
         sound = choices[key] and not any(isinstance(part, (list, dict)) for part in choices[key])
-        require(bool(sound), f"{where}.{key}", values, "a value or a list of values")
+        require(bool(sound), f"{there}.{key}", values, "a value or a list of values")
     axes = [key for key, values in {**grid, **own}.items() if isinstance(values, list)]
     seen: list[dict[str, Any]] = []
     for chosen in itertools.product(*choices.values()):
