@@ -126,9 +126,11 @@ def _measure(evaluation: Any, plan: Any, output: Path | None, narrow: bool) -> t
     from nabla_eval.harness.progress import Progress
     from nabla_eval.probing.probe import Probe
     from nabla_eval.runs.probed import load as load_problems
+    from nabla_eval.runs.probed import refuse
     from nabla_eval.traces.lock import sole_writer
 
     with ExitStack() as stack:
+        refuse(evaluation, plan, output)  # before the lock, which makes the folder
         if output is not None:
             stack.enter_context(sole_writer(output, "probe"))
         loaded = load_problems(evaluation)

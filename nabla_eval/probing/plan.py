@@ -62,12 +62,17 @@ def check(config: Nabla, problems: int) -> None:
         )
 
 
+def looped(config: Nabla) -> Nabla:
+    """Return the options of the loops that are compared: one candidate at a time, no budget."""
+    budgets = {"max_calls": None, "max_item_tokens": None, "max_item_seconds": None}
+    return change(config, lookahead=1, **budgets)
+
+
 def probed(pair: Pair, config: Nabla, problems: int) -> Nabla:
-    """Return the options of the loops that are compared: one candidate at a time, no budget.
+    """Return `looped` options.
 
     Raises what `check` raises, and `ModelError` without a reward model.
     """
     pair.judge  # noqa: B018 - raises where there is none
     check(config, problems)
-    budgets = {"max_calls": None, "max_item_tokens": None, "max_item_seconds": None}
-    return change(config, lookahead=1, **budgets)
+    return looped(config)

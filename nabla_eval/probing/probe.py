@@ -18,11 +18,11 @@ from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.methods.registry import configure
 from nabla_eval.models.identity import identity
 from nabla_eval.models.pair import Pair
-from nabla_eval.options import build, coerce, fingerprint, flatten, leaves, require
+from nabla_eval.options import Sampling, build, coerce, fingerprint, flatten, leaves, require
 from nabla_eval.probing import advantage, fidelity, reach, reward, room
 from nabla_eval.probing.grades import Grade, graded
 from nabla_eval.probing.measure import measure
-from nabla_eval.probing.plan import Plan, ProbedProblem, probed
+from nabla_eval.probing.plan import Plan, ProbedProblem, looped, probed
 from nabla_eval.probing.store import Store
 from nabla_eval.probing.verdict import verdict
 from nabla_eval.protocol import Method, Problem
@@ -74,9 +74,8 @@ class Probe:
         Raises `ItemError` where fewer than two problems could be measured.
         """
         config = probed(self.pair, self.config, len(asked))
-        plan = {n: own for n, own in flatten(self.plan).items() if n != "max_seconds"}
-        identity = {"schema": SCHEMA, "config": flatten(config), "plan": plan, **self.facts}
-        store = Store(self.folder, identity)
+        sampling = {"sampling": flatten(config.sampling), **self.facts}
+        store = Store(self.folder, known_at_once(config, self.plan) | sampling)
         found = {
             own.name: graded(store.found[own.name], own.grade)
             for own in asked
@@ -121,6 +120,16 @@ class Probe:
         found = yield from measure(self.pair, own.problem, config, self.plan)
         self._took = time.monotonic() - began
         return found
+
+
+def known_at_once(config: Nabla, plan: Plan) -> dict[str, Any]:
+    """Return what a folder's lines depend on, as far as it is known before models and tasks are."""
+    own, later = flatten(looped(config)), leaves(Sampling)  # which tasks may set
+    return {
+        "schema": SCHEMA,
+        "config": {name: value for name, value in own.items() if name not in later},
+        "plan": {n: value for n, value in flatten(plan).items() if n != "max_seconds"},
+    }
 
 
 def summarise(

@@ -25,18 +25,11 @@ class Store:
         self.folder, self.found = folder, dict[tuple[str, str], Any]()
         if folder is None:
             return
-        ours = json.loads(json.dumps(identity, default=str))
+        inspect(folder, identity)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / SETTINGS).exists():
-                if (folder / LINES).exists():
-                    raise ValueError(f"it holds {LINES} and no {SETTINGS} that says of which probe")
-                write_json(folder / SETTINGS, ours)
-            stored = loads(text_of(folder / SETTINGS))
-            if not isinstance(stored, dict):
-                raise ValueError(f"{SETTINGS} is none of a probe")
-            if unlike := list(_differences(stored, ours)):
-                raise ValueError(f"it is of a probe with another {'; '.join(unlike)}")
+                write_json(folder / SETTINGS, identity)
             self._read(folder / LINES)
         except UNREADABLE as error:
             raise DataError(f"{folder} cannot be used ({error}). {_OTHER}") from error
@@ -71,6 +64,30 @@ class Store:
                 f"Cannot write to {self.folder}: {error}. Mend that, and the same call goes on "
                 "from what was measured."
             ) from error
+
+
+def inspect(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raise `DataError` for a folder that holds no probe of this identity, or of this part of one.
+
+    Touches nothing. A folder that is new or empty holds none, and may.
+    """
+    ours = json.loads(json.dumps(identity, default=str))
+    try:
+        if not (folder / SETTINGS).exists():
+            found = sorted(own.name for own in folder.iterdir()) if folder.is_dir() else []
+            if others := [own for own in found if not own.startswith((".", SETTINGS))]:
+                raise DataError(
+                    f"{folder} cannot be a probe's: it holds {others[0]} and no {SETTINGS} that "
+                    "says of which probe. Choose another --output."
+                )
+            return
+        stored = loads(text_of(folder / SETTINGS))
+        if not isinstance(stored, dict):
+            raise ValueError(f"{SETTINGS} is none of a probe")
+        if unlike := list(_differences({name: stored.get(name) for name in ours}, ours)):
+            raise ValueError(f"it is of a probe with another {'; '.join(unlike)}")
+    except UNREADABLE as error:
+        raise DataError(f"{folder} cannot be used ({error}). {_OTHER}") from error
 
 
 def _differences(stored: Any, ours: Any, name: str = "") -> Iterator[str]:

@@ -123,6 +123,26 @@ class Evaluator:
             )
         return found[0]
 
+    def tasks(self, evaluation: Evaluation, described: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the tasks that an evaluation names, with their problems; no model is loaded.
+
+        Without those that it means by a pattern or a file, which lm-eval finds later. Raises what
+        the evaluation itself would raise of them.
+        """
+        try:
+            with redirect_stdout(io.StringIO()), self._kept(evaluation, described, {}):
+                folders, told = _folders(evaluation), _told(evaluation, described)
+                manager = self._manager(evaluation.tasks, folders, told)
+                for name in evaluation.tasks:
+                    a_file = name.endswith(".yaml") or Path(name).is_dir()
+                    if not a_file and not manager.match_tasks([name]):
+                        raise ValueError(f"Tasks not found: {name}")
+                named = [name for name in evaluation.tasks if knows(manager, name)]
+                tasks: Mapping[str, Any] = manager.load(named)["tasks"]
+                return tasks
+        except Exception as error:
+            raise _named(error) from error
+
     @contextmanager
     def _kept(
         self, evaluation: Evaluation, described: Mapping[str, Any], hooks: Mapping[str, Any]

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
+
+from lm_eval.utils import simple_parse_args_string
 
 from nabla_eval.engine.execute import Executor
 from nabla_eval.errors import ConfigError
@@ -15,7 +18,9 @@ from nabla_eval.harness.metrics import NablaResponse
 from nabla_eval.methods.nabla_options import Nabla
 from nabla_eval.models.pair import Pair
 from nabla_eval.options import flatten
-from nabla_eval.probing.probe import Asked
+from nabla_eval.probing.plan import Plan
+from nabla_eval.probing.probe import Asked, known_at_once
+from nabla_eval.probing.store import inspect
 from nabla_eval.protocol import Problem
 from nabla_eval.runs.command import Evaluation
 from nabla_eval.runs.evaluate import Collected, Evaluator
@@ -33,22 +38,42 @@ class Loaded:
     facts: Mapping[str, Any]
 
 
-def load(evaluation: Evaluation) -> Loaded:
-    """Load models and problems of an evaluation, without answering any.
+def refuse(evaluation: Evaluation, plan: Plan, folder: Path | None) -> None:
+    """Raise what can be said of an evaluation at once, before models and tasks are loaded.
 
-    Raises `ConfigError` for another method, for tasks that ask for greedy decoding where no
-    temperature is given, and for tasks that ask for different sampling.
+    `ConfigError` for another method, `DataError` for a folder that holds something else.
     """
-    if evaluation.arguments.method != "nabla":
-        raise ConfigError(
-            f"method={evaluation.arguments.method} has no gradient to probe. Leave method out."
-        )
+    arguments = evaluation.arguments
+    if arguments.method != "nabla":
+        raise ConfigError(f"method={arguments.method} has no gradient to probe. Leave method out.")
+    if folder is not None:
+        inspect(folder, known_at_once(arguments.config, plan) | _facts(evaluation))
+
+
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
     described = evaluation.manifest("nabla-eval probe")
-    found = Evaluator(keep=False).collect(evaluation, described["model_args"])
+    return {
+        "tasks": list(evaluation.tasks), "options": described["options"],
+        "model_args": described["model_args"],
+        **({} if described["seed"] is None else {"seed": described["seed"]}),
+    }  # fmt: skip
+
+
+def load(evaluation: Evaluation) -> Loaded:
+    """Load models and problems of an evaluation, without answering any; the problems first.
+
+    Raises `ConfigError` for tasks that ask for greedy decoding where no temperature is given, and
+    for tasks that ask for different sampling.
+    """
+    described = evaluation.manifest("nabla-eval probe")["model_args"]
+    evaluator = Evaluator(keep=False)
+    for name, task in evaluator.tasks(evaluation, described).items():
+        _refuse_greedy(name, _options(task, evaluation), evaluation)
+    found = evaluator.collect(evaluation, described)
     lm = found.lm
     chosen = in_turn(samples(found.requests, alike=True))
-    for sample in chosen:
-        _refuse_greedy(sample.request, evaluation)
+    for own in chosen:  # a task in Python may ask for what its config does not say
+        _refuse_greedy(own.request.task_name, own.request.args[1], evaluation)
     work = [lm._problem(sample, lm.seed) for sample in chosen]
     configs = {str(flatten(config)) for _, config in work}
     if len(configs) > 1:
@@ -60,10 +85,7 @@ def load(evaluation: Evaluation) -> Loaded:
         Asked(problem, grader(found, sample.request, problem))
         for sample, (problem, _) in zip(chosen, work, strict=True)
     ]
-    facts = {
-        "models": lm.models, "tasks": list(evaluation.tasks), "seed": lm.seed,
-        "options": described["options"], "model_args": described["model_args"],
-    }  # fmt: skip
+    facts = {**_facts(evaluation), "models": lm.models, "seed": lm.seed}
     filters = {name: [each.name for each in task._filters] for name, task in found.tasks.items()}
     if several := {name: own for name, own in filters.items() if len(own) > 1}:
         facts["filters"] = several
@@ -78,13 +100,20 @@ def in_turn(chosen: Sequence[SampleRequest]) -> list[SampleRequest]:
     return [own for turn in zip_longest(*by_task.values()) for own in turn if own is not None]
 
 
-def _refuse_greedy(request: Any, evaluation: Evaluation) -> None:
-    options = request.args[1]
+def _options(task: Any, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the generation arguments of a task, `--gen_kwargs` behind its own."""
+    given = evaluation.options.get("gen_kwargs") or {}
+    if isinstance(given, str):
+        given = simple_parse_args_string(given)
+    return {**(task.config.generation_kwargs or {}), **given}
+
+
+def _refuse_greedy(name: str, options: Mapping[str, Any], evaluation: Evaluation) -> None:
     greedy = options.get("do_sample") is False or options.get("temperature") == 0
     if greedy and "temperature" not in evaluation.arguments.given:
         raise ConfigError(
-            f"{request.task_name} asks for greedy decoding, which leaves no draws to probe. Give a "
-            "temperature: --model_args temperature=0.7."
+            f"{name} asks for greedy decoding, which leaves no draws to probe. Give a temperature: "
+            "--model_args temperature=0.7."
         )
 
 

@@ -16,6 +16,7 @@ from tiny_task import TASK, write_task
 from nabla_eval import embedded
 from nabla_eval.cli.main import main
 from nabla_eval.cli.screen import Screen
+from nabla_eval.harness.lm import NablaLM
 from nabla_eval.harness.progress import Progress
 from nabla_eval.reporting.tables import Column, Table, text
 from nabla_eval.runs.probed import grader, in_turn
@@ -88,6 +89,72 @@ def test_what_cannot_be_probed_is_refused(words: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["probe", *words, "--device", "cpu"])
     assert done.exit_code == 1, done.output
     assert told in " ".join(done.stderr.split())
+
+
+GREEDY = """
+task: greedy_task
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{prompt}}"
+generation_kwargs: {until: ["x"], do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "1"], r"another seed \(0 there, 1 here\)"),
+        (["--set", "lr=0.5"], r"another config.lr \(0.01 there, 0.5 here\)"),
+        (["--drafts", "3"], r"another plan.drafts"),
+        (["--gen_kwargs", "top_p=0.5"], r"another options.gen_kwargs"),
+        (["--set", "dtype=bfloat16"], r"another model_args.dtype"),
+        (["--output", "RUN"], r"cannot be a probe's: it holds run.json and no settings.json"),
+        (["--output", "REPORT"], r"cannot be a probe's: it holds csv and no settings.json"),
+        (["--output", "NEW", "--task", "nabla_contdown"], r"no task 'nabla_contdown'"),
+        (["--output", "NEW", "--gen_kwargs", "temperature=0"], r"asks for greedy decoding"),
+        (["--output", "NEW", "--task", "greedy_task"], r"greedy_task asks for greedy decoding"),
+        (["--output", "NEW", "--task", "no_data"], r"nowhere.jsonl"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_is_known_before_models_are_is_refused_before(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No folder of something else is touched, and no model is loaded."""
+    names = {name: tmp_path / name.lower() for name in ("RUN", "REPORT", "NEW", "PROBE")}
+    for name in ("RUN", "REPORT"):
+        names[name].mkdir()
+    (names["RUN"] / "run.json").write_text("{}")
+    (names["REPORT"] / "csv").mkdir()
+    (names["REPORT"] / "report.html").write_text("a report")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "data.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    for task, data in (("greedy_task", "data"), ("no_data", "nowhere")):
+        text = GREEDY.replace("DATA", str(tasks / f"{data}.jsonl")).replace("greedy_task", task)
+        (tasks / f"{task}.yaml").write_text(text)
+    probe = ["probe", *SMALL, "--include_path", str(tasks), "--output", str(names["PROBE"])]
+    if "--output" not in words:
+        facts = tmp_path_factory.getbasetemp() / "probed-before"
+        if not facts.exists():
+            done = CliRunner().invoke(main, [*probe[:-1], str(facts)])
+            assert done.exit_code == 0, done.output
+        probe[-1] = str(facts)
+    before = {path for path in tmp_path.rglob("*") if "new" not in path.parts}
+    monkeypatch.setattr(NablaLM, "__init__", lambda *_, **__: pytest.fail("a model is loaded"))
+    done = CliRunner().invoke(main, [*probe, *(str(names.get(word, word)) for word in words)])
+    assert done.exit_code == 1, done.output
+    assert re.search(told, " ".join(done.stderr.split())), done.stderr
+    assert {path for path in tmp_path.rglob("*") if "new" not in path.parts} == before
 
 
 def test_tasks_are_measured_in_turn() -> None:

@@ -156,6 +156,15 @@ def test_lines_of_something_else_are_neither_taken_up_nor_lost(tmp_path: Path) -
     assert file.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["run.json", "report.html", "trace-rank0.jsonl", "notes"])
+def test_a_folder_of_others_is_not_written_to(pair: Pair, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("theirs")
+    (tmp_path / ".hidden").touch()
+    with pytest.raises(DataError, match=f"it holds {name} and no settings.json"):
+        ne.probe(pair, TEXTS, output=tmp_path, **SMALL)
+    assert sorted(own.name for own in tmp_path.iterdir()) == [".hidden", name]
+
+
 def test_a_problem_whose_text_has_changed_is_measured_again(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
