@@ -37,7 +37,7 @@ from nabla_eval.terminal import LOGGER
 from nabla_eval.thought import opened
 from nabla_eval.traces import Record, record
 from nabla_eval.traces.observe import Observed
-from nabla_eval.validation import Count, NotNegative, Positive, shown
+from nabla_eval.validation import Count, NotNegative, Positive, Scale, shown
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a lone one is no text: nothing could encode it
 
@@ -266,6 +266,7 @@ def refine(
     response_ids = tokens_of(pair, "response_ids", response_ids)
     committed = coerce("committed", committed, int, 0)
     seed = coerce("seed", seed, int, 0)
+    temperature = coerce("temperature", temperature, Scale, 1.0)
     end_token = coerce("end_token", end_token, Literal["template", "kept"])
     if not 0 <= committed < len(response_ids):
         raise ConfigError(

@@ -24,12 +24,15 @@ from msgspec import ValidationError
 
 from nabla_eval.errors import ConfigError, suggest
 from nabla_eval.validation import (
+    LEAST,
     Count,
-    Finite,
+    Factor,
     Index,
     NotNegative,
     Positive,
     Probability,
+    Scale,
+    Weight,
     as_declared,
     describe,
     shown,
@@ -43,6 +46,11 @@ def require(condition: bool, name: str, got: object, wanted: str) -> None:
     """Raise a `ConfigError` that names the option, what it takes and what it got."""
     if not condition:
         raise ConfigError(f"{name} must be {wanted}, got {got!r}.")
+
+
+def check_temperature(name: str, value: float) -> None:
+    """Raise `ConfigError` for a temperature at which logits overflow: no softmax of them."""
+    require(value == 0 or value >= LEAST, name, value, f"0 or at least {LEAST:g}")
 
 
 def coerce(name: str, value: Any, kind: Any, default: Any = dataclasses.MISSING) -> Any:
@@ -112,9 +120,13 @@ def read_by(reader: Literal["steps", "gate"], default: Any) -> Any:
 class Sampling(Options):
     """How tokens are drawn: temperature first, then top-k, then top-p, as transformers does."""
 
-    temperature: NotNegative = 0.7  # 0 is greedy
+    temperature: Factor = 0.7  # 0 is greedy
     top_p: Probability = 1.0
     top_k: Index = 0  # 0 keeps every token
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_temperature("temperature", self.temperature)
 
     @property
     def idle(self) -> str | None:
@@ -138,11 +150,11 @@ class Sampling(Options):
 class Objective(Options):
     """L(y) = -lam * r(y|x) - nll_weight * log pi(y|x): Eq. 2 with a weight on each term."""
 
-    lam: Finite = read_by("gate", 1.0)  # any sign: 0 and negated rewards are the causal controls
-    nll_weight: Finite = read_by("gate", 1e-3)  # 1 in the paper, 1e-3 in the released code
+    lam: Weight = read_by("gate", 1.0)  # any sign: 0 and negated rewards are the causal controls
+    nll_weight: Weight = read_by("gate", 1e-3)  # 1 in the paper, 1e-3 in the released code
     reward_gradient: Literal["final", "process"] = read_by("gate", "final")
     # Weight of the summed prefix scores when reward_gradient=process.
-    process_weight: Finite = read_by("gate", 0.2)
+    process_weight: Weight = read_by("gate", 0.2)
 
     @cached_property
     def objective(self) -> Objective:
@@ -176,7 +188,7 @@ class DTO(Objective):
     optimizer: str = read_by("steps", "adamw")
     logits_dtype: Literal["float32", "bfloat16"] = "float32"  # that z is stepped in, at least
     # tau of the softmax; None: the resample draw's.
-    relaxation_temperature: Positive | None = read_by("gate", None)
+    relaxation_temperature: Scale | None = read_by("gate", None)
     update: Literal["first", "all"] = read_by("steps", "first")
     anchor: Literal["argmax", "sampled"] = read_by("gate", "sampled")
     parameterisation: Literal["logits", "latents"] = read_by("steps", "logits")

@@ -17,6 +17,11 @@ LARGEST = 1.7976931348623157e308  # the greatest float
 Finite: TypeAlias = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0, le=LARGEST)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=LARGEST)]
+# A gradient multiplied by one of these, divided by another and then squared stays in float32.
+LEAST, MOST = 1e-9, 1e9
+Scale: TypeAlias = Annotated[float, Meta(ge=LEAST, le=MOST)]  # something is divided by it
+Factor: TypeAlias = Annotated[float, Meta(ge=0, le=MOST)]
+Weight: TypeAlias = Annotated[float, Meta(ge=-MOST, le=MOST)]
 Probability: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]

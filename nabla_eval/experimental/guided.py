@@ -17,7 +17,7 @@ from nabla_eval.methods.limit import collect, unless_cut
 from nabla_eval.options import Budget, Sampling
 from nabla_eval.outcome import Choice, Outcome
 from nabla_eval.protocol import Generate, Method, Part, Problem, Trajectory
-from nabla_eval.validation import Count, Finite, Probability, Share
+from nabla_eval.validation import Count, Finite, Probability, Share, Weight
 
 # What a method knows of the last token of a response: the policy's own, the one that is to stand
 # there, and the number of tokens that were scored.
@@ -41,7 +41,7 @@ class PrefixGradient(Guidance):
     """
 
     guidance: Literal["eager", "lazy"] = "eager"
-    beta: Finite = 3.0
+    beta: Weight = 3.0
     linearisation: Linearisation = "soft"
     lazy_threshold: Finite = 1.0  # of guidance=lazy: the own token stays if its score is above
 
@@ -126,7 +126,7 @@ class ExactTopK(Guidance):
     """Options of exact scoring of the policy's most likely tokens; `beta` as in prefix_gradient."""
 
     candidates: Count = 8  # tokens scored at a position, at most
-    beta: Finite = 3.0
+    beta: Weight = 3.0
 
     @property
     def idle(self) -> str | None:

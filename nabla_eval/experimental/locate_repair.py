@@ -14,7 +14,7 @@ from nabla_eval.methods.samples import Pool
 from nabla_eval.options import Budget, Sampling
 from nabla_eval.outcome import Candidate, Choice, Verdict
 from nabla_eval.protocol import Generate, Method, Part, Problem, RewardScore, Score, Trajectory
-from nabla_eval.validation import Count, Finite, Share
+from nabla_eval.validation import Count, Finite, Share, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class LocateRepair(Sampling, Budget):
     n: Count = 8  # rollouts, the draft included
     chooser: Literal["prefix_gradient", "policy", "exact_top_k"] = "prefix_gradient"
     error_below: Finite = 0.0  # the first prefix score below it is the error
-    beta: Finite = 3.0
+    beta: Weight = 3.0
     linearisation: Linearisation = "soft"  # of chooser=prefix_gradient
     candidates: Count = 8  # tokens that are ranked (and, by exact_top_k, scored) at an error
     min_probability: Share = 0.01  # tokens that the policy gives less are not considered

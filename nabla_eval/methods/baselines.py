@@ -18,7 +18,7 @@ from nabla_eval.methods.samples import (
 )
 from nabla_eval.options import Budget, Judged, Sampling, require
 from nabla_eval.protocol import Method, Part, Problem
-from nabla_eval.validation import Count, Finite, NotNegative, Positive
+from nabla_eval.validation import Count, Finite, NotNegative, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +109,15 @@ class WeightedBestOfN(Judged, SampleCount):
     # auto: the reward model, and self-certainty by Borda's count where there is none.
     evaluator: Literal["auto", "reward", "self_certainty"] = "auto"
     weighting: Literal["sigmoid", "softmax", "borda"] = "sigmoid"
-    reward_scale: Positive = 1.0
+    reward_scale: Scale = 1.0
     borda_power: NotNegative = 1.0
 
     FALLBACK = "self_certainty"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = 300 / max(1.0, math.log10(self.n))  # the sum of the votes is a float
+        require(self.borda_power <= most, "borda_power", self.borda_power, f"at most {most:g}")
 
     def weights(self, scores: Sequence[float]) -> list[float]:
         """Weigh each sample's vote, given all scores; certainties count by their rank."""

@@ -8,10 +8,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from nabla_eval.options import DTO, Budget, Sampling, change, leaves, read_by
+from nabla_eval.options import DTO, Budget, Sampling, change, check_temperature, leaves, read_by
 from nabla_eval.outcome import Candidate
 from nabla_eval.protocol import Trajectory
-from nabla_eval.validation import Count, Finite, Index, NotNegative, Positive, Probability, Share
+from nabla_eval.validation import (
+    Count,
+    Factor,
+    Finite,
+    Index,
+    NotNegative,
+    Probability,
+    Scale,
+    Share,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +37,12 @@ class Nabla(Sampling, DTO, Budget):
     )
     # Draw without a gradient where none could change the draw; exact.
     certify: bool = read_by("steps", True)
-    temperature: Positive = 0.7
+    temperature: Scale = 0.7
 
     # How the refined token is drawn; None takes the rollout's own value. A draw that repeats the
     # token at hand proposes nothing, so drawing warmer than the rollout pays; the floor keeps what
     # the policy finds absurd out of it (measured in `reports/defaults`).
-    resample_temperature: NotNegative | None = 1.5
+    resample_temperature: Factor | None = 1.5
     resample_top_p: Probability | None = None
     resample_top_k: Index | None = None
     min_probability: Share = 0.01  # tokens that the policy itself gives less are never drawn
@@ -47,6 +56,10 @@ class Nabla(Sampling, DTO, Budget):
     threshold_inclusive: bool = read_by("gate", False)
     # Of dL/dz (paper) or dL/dy (released).
     gradient_norm: Literal["logits", "onehot"] = read_by("gate", "logits")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_temperature("resample_temperature", self.resample_temperature or 0.0)
 
     @property
     def idle(self) -> str | None:

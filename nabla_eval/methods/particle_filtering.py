@@ -14,7 +14,7 @@ from nabla_eval.methods.limit import unless_cut
 from nabla_eval.methods.search import Node, StepSearch, Tree
 from nabla_eval.protocol import Method, Part, Problem
 from nabla_eval.randomness import Key
-from nabla_eval.validation import Count, Positive, Probability
+from nabla_eval.validation import Count, Probability, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ParticleFiltering(StepSearch):
     """
 
     particles: Count = 8
-    weight_temperature: Positive = 1.0
+    weight_temperature: Scale = 1.0
     resampling: Literal["multinomial", "systematic"] = "multinomial"
     # Resample where the effective sample size is at most this share of the particles; else weights
     # multiply on. 1: after every step.

@@ -14,7 +14,7 @@ from nabla_eval.methods.samples import agreement, answer, mean, sigmoid
 from nabla_eval.methods.search import Node, Tree, aggregated
 from nabla_eval.options import Budget, Judged, Sampling, Steps, require
 from nabla_eval.protocol import Method, Part, Problem
-from nabla_eval.validation import Count, NotNegative, Positive
+from nabla_eval.validation import LEAST, Count, Factor, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Rap(Judged, Steps, Sampling, Prompts, Budget):
     iterations: Count = 10
     branching: Count = 4  # d: steps sampled after a state
     depth: Count = 5  # steps of a response at most; the last one is all the rest
-    exploration: NotNegative = 1.0  # w of UCT
+    exploration: Factor = 1.0  # w of UCT
     # auto: the reward model, and the likelihood where there is none.
     evaluator: Literal["auto", "reward", "likelihood", "self", "weighted"] = "auto"
-    reward_weight: NotNegative = 0.5  # of evaluator=weighted, like the next two
-    likelihood_weight: NotNegative = 0.5
-    self_weight: NotNegative = 0.0
-    reward_scale: Positive = 1.0
+    reward_weight: Factor = 0.5  # of evaluator=weighted, like the next two
+    likelihood_weight: Factor = 0.5
+    self_weight: Factor = 0.0
+    reward_scale: Scale = 1.0
     step_score: Literal["last", "min", "mean", "prod", "sum"] = "mean"  # of a path's steps
     backup: Literal["max", "mean"] = "max"  # of Q over the paths through a step
     answer: Literal["best", "vote"] = "best"  # the best path, or RAP-Aggregation
@@ -49,7 +49,9 @@ class Rap(Judged, Steps, Sampling, Prompts, Budget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(sum(self.weights.values()) > 0, "reward_weight", 0, "> 0, or another weight does")
+        some = sum(self.weights.values()) >= LEAST
+        wanted = f"at least {LEAST:g}, or another weight"
+        require(some, "reward_weight", self.reward_weight, wanted)
 
     @property
     def idle(self) -> str | None:

@@ -101,6 +101,8 @@ def test_what_is_no_question_is_refused_before_anything_runs(call, words, monkey
         ({"response_ids": [-1]}, "response_ids must be token ids below 11, got -1"),
         ({"response_ids": None}, "response_ids must be token ids below 11, got None"),
         ({"committed": None}, "committed must be an integer, got None"),
+        ({"temperature": 0}, "temperature must be a number in [1e-09, 1e+09], got 0"),
+        ({"temperature": "x"}, "temperature must be a number in [1e-09, 1e+09], got 'x'"),
         ({"lr": "x"}, "lr must be a number > 0, got 'x'"),
         ({"end_token": "x"}, "end_token must be template or kept, got 'x'"),
         ({"seed": None}, "seed must be an integer, got None"),

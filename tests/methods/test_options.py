@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 
 import pytest
 
-from nabla_eval import generate
+from nabla_eval import generate, load_pair
 from nabla_eval.errors import ConfigError
 from nabla_eval.harness.arguments import read
 from nabla_eval.harness.instances import GenerationReader
@@ -38,15 +40,15 @@ from nabla_eval.testing import tiny_pair
         (
             "nabla",
             {"relaxation_temperature": 0},
-            "relaxation_temperature must be a number > 0 or none, got 0. "
+            "relaxation_temperature must be a number in [1e-09, 1e+09] or none, got 0. "
             "Try relaxation_temperature=none.",
         ),
         ("nabla", {"schedule": "linear"}, "schedule must be cosine or clipped_cosine, got 'lin"),
         ("nabla", {"anchor": "sample"}, "got 'sample'. Did you mean sampled?"),
         ("nabla", {"top_p": 0.0}, "top_p must be a number in (0, 1], got 0.0. Try top_p=1.0."),
-        ("nabla", {"temperature": 0.0}, "temperature must be a number > 0, got 0.0."),
-        ("nabla", {"resample_temperature": -1}, "resample_temperature must be a number >= 0 or"),
-        ("nabla", {"lam": "inf"}, "lam must be a finite number, got 'inf'. Try lam=1.0."),
+        ("nabla", {"temperature": 0.0}, "temperature must be a number in [1e-09, 1e+09], got 0.0."),
+        ("nabla", {"resample_temperature": -1}, "resample_temperature must be a number in [0,"),
+        ("nabla", {"lam": "inf"}, "lam must be a number in [-1e+09, 1e+09], got 'inf'."),
         ("nabla", {"grad_cache": "perhaps"}, "grad_cache must be true or false, got 'perhaps'."),
         ("nabla", {"min_probability": 1.0}, "min_probability must be a number in [0, 1), got 1.0."),
         ("nabla", {"lookahead": 0}, "lookahead must be an integer >= 1 or auto, got 0."),
@@ -69,6 +71,45 @@ def test_bad_options_are_refused_with_what_to_try(method, options, said):
     with pytest.raises(ConfigError) as error:
         configure(method, options)
     assert said in str(error.value)
+
+
+SCALES = {
+    "temperature", "resample_temperature", "relaxation_temperature", "weight_temperature",
+    "reward_scale",
+}  # fmt: skip
+WEIGHTS = {
+    "lam", "nll_weight", "process_weight", "beta", "exploration", "reward_weight",
+    "likelihood_weight", "self_weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_multiplies_or_divides_stays_within_float32(method):
+    """Beyond, logits were NaN and the answer empty, or gradients infinite and no step taken."""
+    for name in option_names(method):
+        if name in SCALES:
+            for value in (5e-324, 1e-310, 1e-38, 1e10, 1e39, 1e308):
+                with pytest.raises(ConfigError, match=f"^{name} must be "):
+                    configure(method, {name: value})
+            for value in (1e-9, 1e9):
+                assert getattr(configure(method, {name: value}), name) == value
+        elif name in WEIGHTS:
+            for value in (1e10, 1e308):
+                with pytest.raises(ConfigError, match=f"^{name} must be "):
+                    configure(method, {name: value})
+        else:
+            assert not re.search("temperature|weight$|scale$|^beta$", name), name
+
+
+def test_votes_by_rank_stay_floats():
+    for n in (2, 8, 1000):
+        most = 300 / max(1.0, math.log10(n))
+        weights = configure(
+            "weighted_best_of_n", {"weighting": "borda", "n": n, "borda_power": most}
+        ).weights([float(i) for i in range(n)])
+        assert math.isfinite(math.fsum(weights)) and weights[-1] == max(weights)
+        with pytest.raises(ConfigError, match="borda_power must be at most"):
+            configure("weighted_best_of_n", {"n": n, "borda_power": most + 1})
 
 
 def test_an_unknown_preset_names_the_known_ones():
@@ -199,3 +240,19 @@ def test_a_run_says_it_once_also_where_the_task_asks_for_it(caplog):
     assert entry.getMessage() == (
         f"method=best_of_n: top_k=1 {ALIKE}, there is nothing to choose from."
     )
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e9])
+def test_the_greatest_weights_at_the_least_temperature_leave_gradients_finite(temperature):
+    options = {"lam": -1e9, "nll_weight": 1e9, "relaxation_temperature": temperature}
+    options |= {"certify": False, "n": 3, "steps": 3, "anchor": "argmax", "entropy_threshold": 0}
+    out = generate(load_pair(), "20,14,7=42?", max_new_tokens=16, **options)
+    norms = [candidate.gradient_norm for candidate in out.trace.candidates]
+    assert norms and all(map(math.isfinite, norms))
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "particle_filtering", "nabla"])
+def test_the_least_temperature_writes_what_greedy_decoding_does(method):
+    options = {"steps": 0, "resample_temperature": 1e-9} if method == "nabla" else {}
+    out = generate(load_pair(), "20,14,7=42?", method, temperature=1e-9, **options)
+    assert out.text == generate(load_pair(), "20,14,7=42?", "greedy").text
