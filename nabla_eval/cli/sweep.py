@@ -82,10 +82,12 @@ def sweep(
       nabla-eval sweep study.yaml --output results/study --jobs 2
       nabla-eval sweep study.yaml --slurm "--gpus=1 --time=04:00:00"
     """
+    from nabla_eval.runs.evaluate import check_tasks
     from nabla_eval.runs.sweep import Sweep
     from nabla_eval.runs.sweep_file import read_sweep
 
     read = read_sweep(file)
+    check_tasks([cell.evaluation for cell in read.cells])
     folder = output or Path("results", read.name)
     console = Screen()
     words = ["nabla-eval", "sweep", str(file), *(["--output", str(output)] if output else [])]

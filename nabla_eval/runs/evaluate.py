@@ -264,6 +264,24 @@ def knows(manager: Any, name: str) -> bool:
     return all(isinstance(member, str) and knows(manager, member) for member in members)
 
 
+def check_tasks(evaluations: Sequence[Evaluation]) -> None:
+    """Raise `DataError` where lm-eval would find no task of a name, as it reads names: a,b; a_*.
+
+    It indexes lm-eval's own tasks (10 to 20 s) only where ours lack a name.
+    """
+    from lm_eval.tasks.manager import TaskManager
+
+    left = {part for own in evaluations for name in own.tasks for part in name.split(",")}
+    left = {name for name in left if not (name.endswith(".yaml") or Path(name).is_dir())}
+    folders = list(dict.fromkeys(folder for own in evaluations for folder in _folders(own)))
+    for everything in (False, True):
+        if left:
+            manager = TaskManager(include_path=list(folders), include_defaults=everything)
+            left = {name for name in left if not manager.match_tasks([name])}
+    if left:
+        raise _named(ValueError(f"Tasks not found: {', '.join(sorted(left))}"))
+
+
 def _once(load: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Return a `TaskManager`'s `load` that makes each task once, with its problems."""
     known: dict[str, dict[str, Any]] = {}

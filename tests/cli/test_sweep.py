@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner, Result
+from lm_eval.tasks.manager import TaskManager
 from tiny_task import SIZE, TASK
 
 from nabla_eval.cli.main import main
@@ -65,6 +66,23 @@ def test_a_dry_run_lists_the_cells_and_touches_nothing(study_file: Path, tmp_pat
     listed = [line.split() for line in result.stdout.splitlines() if TASK in line]
     assert listed == [["new", folder] for folder in FOLDERS]
     assert "5 cells: 5 new" in result.stdout and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--slurm", ""], ["--estimate"], []])
+def test_a_task_that_there_is_not_is_refused_before_the_first_cell(
+    study_file: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TaskManager  # lm-eval's own tasks take 10 s to index
+
+    def ours(include_defaults: bool, **given: Any) -> TaskManager:
+        return real(include_defaults=False, **given)
+
+    monkeypatch.setattr("lm_eval.tasks.manager.TaskManager", ours)
+    file = tmp_path / "study.yaml"
+    file.write_text(study_file.read_text().replace(TASK, f"[{TASK}, nabla_countdwn]"))
+    result = sweep(file, *options, "--output", str(tmp_path / "out"))
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert "There is no task 'nabla_countdwn'. Did you mean nabla_countdown" in result.output
 
 
 def test_cells_that_fail_hold_up_no_other_and_are_listed(finished: tuple[Path, Result]) -> None:
