@@ -7,12 +7,14 @@ So `check_command_line` is for the start-up hook to call when lm-eval's command 
 from __future__ import annotations
 
 import io
+import re
 import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 from unittest.mock import patch
 
 from nabla_eval.errors import ConfigError, DependencyError, NablaError
@@ -85,11 +87,28 @@ def refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
-    """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones."""
+    """Return what lm-eval's own parser makes of options; it exits with its usage on wrong ones.
+
+    Raises `ConfigError` for JSON that is none.
+    """
     from lm_eval._cli import HarnessCLI
 
-    with patch.object(sys, "argv", ["lm_eval", *words]):
-        options = vars(HarnessCLI().parse_args())
+    complain = ArgumentParser.error
+
+    def error(parser: ArgumentParser, message: str) -> NoReturn:
+        """Name no Python function of lm-eval's as the type of a value."""
+        complain(
+            parser, re.sub(r"invalid (functools\..*|\w+_\w+) value: ", "invalid value: ", message)
+        )
+
+    with (
+        patch.object(sys, "argv", ["lm_eval", *words]),
+        patch.object(ArgumentParser, "error", error),
+    ):
+        try:
+            options = vars(HarnessCLI().parse_args())
+        except ValueError as wrong:  # of an argument that begins as JSON does
+            raise ConfigError(f"lm-eval cannot read its options: {wrong}") from wrong
     return {name: value for name, value in options.items() if name not in ("command", "func")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,10 +15,10 @@ from nabla_eval.harness.arguments import NEUTRAL, Arguments, check_batch_size, c
 from nabla_eval.harness.preflight import parse, read_config, refuse
 from nabla_eval.harness.register import NAME
 from nabla_eval.methods.registry import option_names
-from nabla_eval.options import flatten
+from nabla_eval.options import coerce, flatten
 from nabla_eval.traces.manifest import MANIFEST_SCHEMA, Manifest
 from nabla_eval.traces.write import versions
-from nabla_eval.validation import UNREADABLE, mismatch, text_of
+from nabla_eval.validation import UNREADABLE, Count, Index, Positive, mismatch, text_of
 
 TASK = "nabla_countdown"
 COUNTED = (TASK, "nabla_countdown4")  # whose answers are checked by arithmetic
@@ -27,6 +28,10 @@ OPTIONS = (
     "num_fewshot", "gen_kwargs", "apply_chat_template", "system_instruction", "samples",
     "predict_only", "metadata",
 )  # fmt: skip
+# Those that lm-eval takes any number for.
+NUMBERS: dict[str, Any] = {
+    "limit": Positive | None, "num_fewshot": Index | None, "max_batch_size": Count | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     for name in ("limit", "device"):
         if given.get(name) is not None:
             options[name] = given[name]
+    for name, kind in NUMBERS.items():
+        options[name] = coerce(name, options.get(name), kind)
     if "device" in arguments:  # beats lm-eval's own, and `run.json` tells which it was
         options["device"] = str(arguments.pop("device"))
     if "batch_size" not in options:
@@ -171,8 +178,15 @@ def _seed(options: dict[str, Any], arguments: dict[str, Any], seed: str | None) 
         return
     try:
         arguments["seed"] = int(seed)
+        return
     except ValueError:
-        options["seed"] = parse(["run", "--seed", seed])["seed"]
+        given = [item.strip().lower() for item in seed.split(",")]
+    if len(given) not in (1, 3, 4) or not all(re.fullmatch(r"-?\d+|none", item) for item in given):
+        raise ConfigError(
+            "--seed must be an integer, or lm-eval's four: of Python, NumPy, torch (which is the "
+            f"draws') and few-shot examples, got {seed!r}. Try --seed 0, or --seed 0,1234,0,1234."
+        )
+    options["seed"] = parse(["run", "--seed", seed])["seed"]
 
 
 def _check_grader(metadata: Mapping[str, Any] | None, tasks: Sequence[str]) -> None:

@@ -103,11 +103,38 @@ def test_run_json_records_what_a_config_file_says(tmp_path, text, words, seed, o
         (["--model_args", "trace_dir=x"], "trace_dir=x"),
         (["--model_args", "stepz=3"], "steps"),
         (["--config", "/nowhere.yaml"], "cannot be read"),
+        (["-L", "-3"], r"^limit must be a number > 0 or none, got -3\.0"),
+        (["--limit", "nan"], "^limit must be .*, got nan"),
+        (["--num_fewshot", "-1"], "^num_fewshot must be an integer >= 0 or none, got -1"),
+        (["--max_batch_size", "0"], "^max_batch_size must be an integer >= 1 or none, got 0"),
+        (["--model_args", '{"n": 3'], r'^lm-eval cannot read its options: Invalid JSON: {"n": 3\.'),
+        (["--gen_kwargs", "{'a': 1}"], "Hint: Use double quotes"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(rest, words):
     with pytest.raises(ConfigError, match=words):
         compose(rest)
+
+
+@pytest.mark.parametrize("seed", ["x", "", "1.5", "1,x,2,3", "1,2", "1,2,3,4,5", "0x1"])
+def test_a_seed_is_an_integer_or_four(seed):
+    with pytest.raises(ConfigError, match=rf"integer, or lm-eval's four: .* got '{seed}'\. Try"):
+        compose([], seed=seed)
+    assert compose([], seed="1, None,3,4").options["seed"] == [1, None, 3, 4]
+
+
+def test_a_limit_that_is_no_number_is_refused():
+    for limit in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="limit must be a number > 0"):
+            compose([], limit=limit)
+
+
+@pytest.mark.parametrize("rest", [["--samples", "{a"], ["-E", "{a"], ["--seed", "x"]])
+def test_lm_evals_parser_names_no_function_of_its_own(capsys, rest):
+    with pytest.raises(SystemExit):
+        compose(rest)
+    assert f"{rest[0]}" in (said := capsys.readouterr().err.splitlines()[-1])
+    assert said.endswith(f": invalid value: {rest[1]!r}")
 
 
 def test_a_config_file_that_is_no_mapping_is_refused_once(tmp_path):
