@@ -106,8 +106,13 @@ def verify(pair: Path) -> None:
 def _folder(pair: Path) -> Path:
     """Return the folder that is named: a pair that ships, where there is no such folder."""
     from nabla_eval.embedded import PAIRS
+    from nabla_eval.errors import ConfigError, suggest
 
-    return pair if pair.exists() else PAIRS.get(str(pair), pair)
+    if not pair.exists() and str(pair) not in PAIRS:
+        raise ConfigError(
+            f"{str(pair)!r} is neither a folder nor a pair that ships. {suggest(str(pair), PAIRS)}"
+        )
+    return pair if pair.exists() else PAIRS[str(pair)]
 
 
 GONE = {

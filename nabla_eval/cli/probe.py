@@ -29,7 +29,7 @@ PLAN = ("drafts", "positions", "rollouts", "repeats", "splits", "max_seconds")
 @option("--n", "Rollouts per problem, of the margin that is expected.  [default: 8]", type=COUNT)
 @option(
     "--task",
-    "A task or group; may be repeated.  [default: nabla_countdown]",
+    "A task or group; may be repeated.  [default: the embedded pair's]",
     "tasks",
     multiple=True,
     metavar="NAME",
@@ -95,7 +95,7 @@ def probe(
     from nabla_eval.runs.command import compose
 
     plan = build(Plan, {n: v for n in PLAN if (v := given.pop(n)) is not None})
-    evaluation = compose(rest, settings=values(settings), method="nabla", **given)
+    evaluation = compose(rest, settings=values(settings), **given)
     documents, options = evaluation.documents(), evaluation.options
     if documents is None and options["limit"] is None:
         options = {**options, "limit": LIMIT}

@@ -39,7 +39,7 @@ class Verbatim(click.Command):
 @option("--n", "Rollouts per problem.", type=COUNT)
 @option(
     "--task",
-    "A task or group; may be repeated.  [default: nabla_countdown]",
+    "A task or group; may be repeated.  [default: the embedded pair's]",
     "tasks",
     multiple=True,
     metavar="NAME",
@@ -149,16 +149,19 @@ def run(
 def values(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return NAME=VALUE pairs as a mapping, with values as lm-eval reads them.
 
-    Raises `ConfigError` for one without an equals sign.
+    Raises `ConfigError` for one without an equals sign, and for two values of one name.
     """
     from lm_eval._cli.utils import handle_cli_value_string
 
-    found = {}
+    found: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set {setting!r} has no name=value. Try --set lr=0.1.")
-        found[name] = handle_cli_value_string(value)
+        read = handle_cli_value_string(value)
+        if found.get(name, read) != read:
+            raise ConfigError(f"--set {name}={found[name]} and --set {name}={read}: leave one out.")
+        found[name] = read
     return found
 
 

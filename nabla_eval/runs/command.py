@@ -21,6 +21,7 @@ from nabla_eval.traces.write import versions
 from nabla_eval.validation import UNREADABLE, Count, Index, Positive, mismatch, text_of
 
 TASK = "nabla_countdown"
+OWN_TASKS = {"words": "nabla_words"}  # of the embedded pairs that are for another
 COUNTED = (TASK, "nabla_countdown4")  # whose answers are checked by arithmetic
 BATCH_SIZE = 32
 # lm-eval's options that answers or scores depend on, besides those with a field in `run.json`.
@@ -104,6 +105,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     """Read lm-eval's own options (`rest`) and those of `nabla-eval run` (`given`), which win.
 
+    Without a task it is that of the embedded pair.
     `given`: method, preset, n, tasks, seed, limit, settings (name -> value), batch_size, device,
     grader (passed to tasks on problem sets in lm-eval's metadata).
     Raises `ConfigError` or `DependencyError` for what cannot work; lm-eval's parser exits by
@@ -115,7 +117,7 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
     _refuse(options, stored)
     arguments = {**(stored.get("model_args") or {}), **(options["model_args"] or {})}
     arguments |= {n: given[n] for n in ("method", "preset", "n") if given.get(n) is not None}
-    arguments |= given.get("settings") or {}
+    arguments |= _settings(given)
     for name in (*OPTIONS, "limit", "device", "seed"):
         if options.get(name) is None:
             options[name] = stored.get(name)
@@ -125,17 +127,18 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
             options[name] = given[name]
     for name, kind in NUMBERS.items():
         options[name] = coerce(name, options.get(name), kind)
-    if "device" in arguments:  # beats lm-eval's own, and `run.json` tells which it was
-        options["device"] = str(arguments.pop("device"))
+    if (named := arguments.pop("device", None)) is not None and given.get("device") is None:
+        options["device"] = str(named)  # beats lm-eval's own, and `run.json` tells which it was
     if "batch_size" not in options:
-        chosen = given.get("batch_size") or stored.get("batch_size") or BATCH_SIZE
-        options["batch_size"] = arguments.pop("batch_size", chosen)
+        named = arguments.pop("batch_size", stored.get("batch_size"))
+        options["batch_size"] = given.get("batch_size") or named or BATCH_SIZE
     check_batch_size(options["batch_size"])
     if given.get("grader") is not None:
         options["metadata"] = {**(options["metadata"] or {}), "grader": given["grader"]}
     named = options["tasks"] or stored.get("tasks") or ()
     named = named.split(",") if isinstance(named, str) else named
-    tasks = [*given.get("tasks", ()), *(n for n in named if isinstance(n, str))] or [TASK]
+    tasks = [*given.get("tasks", ()), *(n for n in named if isinstance(n, str))]
+    tasks = tasks or [OWN_TASKS.get(str(arguments.get("pair")), TASK)]
     _check_grader(options["metadata"], tasks)
     read = model_args.read(arguments)
     if read.trace_dir is not None:
@@ -150,6 +153,17 @@ def compose(rest: Sequence[str], **given: Any) -> Evaluation:
             f"--samples names the documents, and --limit {options['limit']:g} others: leave one."
         )
     return made
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what --set sets. Raises `ConfigError` where an option gives another value for it."""
+    settings = dict(given.get("settings") or {})
+    for name, value in settings.items():
+        if given.get(name) not in (None, value) and str(given[name]) != str(value):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given[name]} and --set {name}={value}: leave one out."
+            )
+    return settings
 
 
 def _refuse(options: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

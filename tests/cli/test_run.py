@@ -273,6 +273,17 @@ def test_the_default_folder_says_what_was_run(
     assert all(str(f).startswith("results/nabla-nabla_countdown-") for f in folders)
 
 
+@pytest.mark.parametrize("option", ["--n 8", "--seed 8", "--batch-size 8", "--device cpu"])
+def test_a_value_given_twice_is_refused(tmp_path: Path, asked: list[Any], option: str) -> None:
+    name, value = option[2:].replace("-", "_").split()
+    words = ["run", *option.split(), "--output", str(tmp_path)]
+    for other, twice in ((f"{name}=4", option), (f"{name}=4", f"--set {name}={value}")):
+        result = CliRunner().invoke(main, [*words[:1], *twice.split(), "--set", other])
+        assert result.exit_code == 1 and f"Error: {twice} and --set {other}" in result.stderr
+    CliRunner().invoke(main, [*words, "--set", f"{name}={value}"])
+    assert len(asked) == 1  # the same value twice is no contradiction
+
+
 @pytest.mark.parametrize("setting", ["steps", "=3"])
 def test_a_setting_without_a_value_is_refused(setting: str) -> None:
     result = CliRunner().invoke(main, ["run", "--set", setting])

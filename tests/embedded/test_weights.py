@@ -83,6 +83,11 @@ def test_commands_print_the_card_and_the_verdict() -> None:
     assert '"schema": 1' in runner.invoke(embedded, ["card", "--json"]).output
     assert "all as the card says" in runner.invoke(embedded, ["verify", "words"]).output
     assert "boxed" in runner.invoke(embedded, ["card", "words"]).output
+    for command in ("card", "verify"):
+        for wrong, said in (("word", "Did you mean words?"), ("a/b", "Known names: countdown, w")):
+            error = runner.invoke(embedded, [command, wrong]).exception
+            assert isinstance(error, ConfigError) and f"{wrong!r} is neither a folder" in str(error)
+            assert said in str(error)
 
 
 # --- numbers ------------------------------------------------------------------------------------

@@ -59,6 +59,25 @@ def test_the_defaults_and_lm_evals_own_words():
     assert (made.options["limit"], made.options["batch_size"]) == (0.5, "auto")
 
 
+@pytest.mark.parametrize(
+    ("given", "task"),
+    [
+        ({}, "nabla_countdown"),
+        ({"settings": {"pair": "countdown"}}, "nabla_countdown"),
+        ({"settings": {"pair": "words"}}, "nabla_words"),
+        ({"settings": {"pair": "words"}, "tasks": ("nabla_countdown",)}, "nabla_countdown"),
+    ],
+)
+def test_without_a_task_it_is_the_pairs_own(given, task):
+    assert compose([], **given).tasks == (task,)
+    assert compose(["--model_args", "pair=words"]).tasks == ("nabla_words",)
+
+
+def test_own_options_win_over_a_device_and_a_batch_size_in_model_args():
+    made = compose(["--model_args", "device=meta,batch_size=4"], device="cpu", batch_size="8")
+    assert (made.options["device"], made.options["batch_size"]) == ("cpu", "8")
+
+
 def test_four_seeds_are_lm_evals_and_the_third_is_the_draws():
     made = compose([], seed="1,2,3,4")
     assert made.options["seed"] == [1, 2, 3, 4] and "seed" not in made.model_args
