@@ -319,11 +319,15 @@ def _functions(config: Any, filter: str) -> set[str]:
 def _warn_of_ungraded(home: Path, task: str, graded: int, answers: int) -> None:
     which = f"only the first {graded}" if graded > 1 else "only the first"
     which = which if graded else "only one, which its filter chose"
+    finished_run = (home / "run.json").is_file()  # `nabla-eval run` leaves it as it is
+    again = (
+        "give the same command again, without its results_*" if finished_run else "evaluate again"
+    )
     warnings.warn(
         f"{home}: of the {answers} answers to each problem of {task}, lm-eval scored {which}. The "
         "others are not graded and count in costs alone. To have all scored, end the filter in the "
         f"task's YAML with {{function: take_first_k, k: {answers}}} in place of take_first, "
-        "lm-eval's default, and evaluate again: trace_dir= keeps the answers.",
+        f"lm-eval's default, and {again}: the answers are kept.",
         stacklevel=4,
     )
 
@@ -365,9 +369,9 @@ def _refuse_incomplete(home: Path, task: str, scores: Scores, counts: Mapping[st
         (
             "are traced but not scored",
             counts.keys() - scores.keys(),
-            "The newest evaluation asked for fewer, as with a smaller --limit, or its samples were "
-            "cut off. Evaluate again with the --limit of before, which keeps the answers, or give "
-            "each --limit a folder of its own.",
+            "The newest evaluation is of fewer: it had a smaller --limit, its samples were cut "
+            "off, or one of more problems was stopped. Evaluate again with the larger --limit, "
+            "which keeps the answers, or give each --limit a folder of its own.",
         ),
         (
             f"have fewer than {most} traced answers",

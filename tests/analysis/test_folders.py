@@ -96,7 +96,7 @@ def test_a_smaller_limit_in_the_same_folder_is_told_from_an_unfinished_run(tmp_p
     home = nabla_run(tmp_path / "a")
     write_run(home, [], [], samples=[sample(i, 1.0) for i in range(docs)], date=NEW)
     message = {
-        2: r"2 problems of toy are traced but not scored .*'toy/2'\)\. The newest .* --limit of",
+        2: r"2 problems of toy are traced but not scored .*'toy/2'\)\. .* the larger --limit",
         6: r"2 problems of toy are scored but not traced .*'toy/4'\)\. .* same command again",
     }
     with (

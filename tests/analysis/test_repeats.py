@@ -48,6 +48,7 @@ def test_a_score_belongs_to_the_answers_that_the_filter_kept(tmp_path, kind, sco
         (file,) = home.rglob("results_*")
         told = {**json.loads(file.read_text()), "configs": {"toy": {"filter_list": chain}}}
         file.write_text(json.dumps(told))
+    (tmp_path / "1" / "run.json").write_text('{"schema": 1, "seed": 1}')  # by `nabla-eval run`
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         (run,) = load([tmp_path])
@@ -64,6 +65,7 @@ def test_a_score_belongs_to_the_answers_that_the_filter_kept(tmp_path, kind, sco
     words = [str(each.message) for each in caught]
     assert len(words) == (0 if graded == 4 else 2)
     assert all("take_first_k, k: 4" in each for each in words)
+    assert ["without its results_*" in each for each in words] == [False, True][: len(words)]
     with problems_of(tmp_path / "0") as problems:
         right = [problem.brief().right[1] for problem in problems]
     assert right == [score == 1] * graded + [None] * (4 - graded)

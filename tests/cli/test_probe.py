@@ -182,6 +182,8 @@ def test_a_metric_of_which_less_is_better_grades_nothing(upwards: bool, right: b
     request = SimpleNamespace(task_name="a", doc={}, resps=[], filtered_resps={}, repeats=1)
     found: Any = SimpleNamespace(tasks={"a": task})
     assert grader(found, request, SimpleNamespace(thought=None))("text") is right  # type: ignore[arg-type]
+    task._filters = []  # lm-eval measures nothing then
+    assert grader(found, request, SimpleNamespace(thought=None))("text") is None  # type: ignore[arg-type]
 
 
 FILTERED = """\
