@@ -97,9 +97,9 @@ class Evaluator:
         found: list[Collected] = []
 
         def asked(lm: NablaLM, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Any]:
-            manager = self._manager(evaluation.tasks, _folders(evaluation), told)
-            tasks = manager.load(list(evaluation.tasks))["tasks"]
-            found.append(Collected(lm, list(requests), tasks))
+            tasks = self._manager(evaluation.tasks, _folders(evaluation), told)
+            names = matching(tasks, evaluation.tasks)
+            found.append(Collected(lm, list(requests), tasks.load(names)["tasks"]))
             return [NablaResponse("", {"failed": "not asked"}) for _ in requests]
 
         told = _told(evaluation, described)
@@ -126,19 +126,16 @@ class Evaluator:
     def tasks(self, evaluation: Evaluation, described: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the tasks that an evaluation names, with their problems; no model is loaded.
 
-        Without those that it means by a pattern or a file, which lm-eval finds later. Raises what
-        the evaluation itself would raise of them.
+        Without those that it means by a file, which lm-eval finds later. Raises what the evaluation
+        itself would raise of them.
         """
+        check_tasks([evaluation])
         try:
             with redirect_stdout(io.StringIO()), self._kept(evaluation, described, {}):
                 folders, told = _folders(evaluation), _told(evaluation, described)
                 manager = self._manager(evaluation.tasks, folders, told)
-                for name in evaluation.tasks:
-                    a_file = name.endswith(".yaml") or Path(name).is_dir()
-                    if not a_file and not manager.match_tasks([name]):
-                        raise ValueError(f"Tasks not found: {name}")
-                named = [name for name in evaluation.tasks if knows(manager, name)]
-                tasks: Mapping[str, Any] = manager.load(named)["tasks"]
+                names = [own for own in matching(manager, evaluation.tasks) if knows(manager, own)]
+                tasks: Mapping[str, Any] = manager.load(names)["tasks"]
                 return tasks
         except Exception as error:
             raise _named(error) from error
@@ -280,6 +277,12 @@ def check_tasks(evaluations: Sequence[Evaluation]) -> None:
             left = {name for name in left if not manager.match_tasks([name])}
     if left:
         raise _named(ValueError(f"Tasks not found: {', '.join(sorted(left))}"))
+
+
+def matching(manager: Any, names: Sequence[str]) -> list[str]:
+    """Return the tasks and groups that names stand for, as lm-eval reads them: a,b; a_*."""
+    parts = [part for name in names for part in name.split(",")]
+    return [own for part in parts for own in (manager.match_tasks([part]) or [part])]
 
 
 def _once(load: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:

@@ -53,6 +53,15 @@ def test_a_probe_of_the_embedded_pair(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found["reward"]["note"] is None, "Countdown says what is right"
 
 
+@pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize("name", ["nabla_countd?wn", "nabla_countdown,nabla_countd*wn"])
+def test_patterns_and_commas_name_tasks(name: str) -> None:
+    done = CliRunner().invoke(main, ["probe", *SMALL, "--task", name, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["room"]["problems"], found["reward"]["note"]) == (2, None)
+
+
 def test_no_number_is_cut_off_on_a_narrow_screen() -> None:
     """An interval that does not fit beside two names goes on in a second line."""
     figure = "+0.87 (+0.17 to +1.00)"
@@ -118,6 +127,7 @@ metric_list: [{metric: exact_match}]
         (["--output", "NEW", "--task", "nabla_contdown"], r"no task 'nabla_contdown'"),
         (["--output", "NEW", "--gen_kwargs", "temperature=0"], r"asks for greedy decoding"),
         (["--output", "NEW", "--task", "greedy_task"], r"greedy_task asks for greedy decoding"),
+        (["--output", "NEW", "--task", "greedy_*"], r"greedy_task asks for greedy decoding"),
         (["--output", "NEW", "--task", "no_data"], r"nowhere.jsonl"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
