@@ -20,7 +20,12 @@ from nabla_eval.traces.manifest import (
 )
 from nabla_eval.traces.write import versions
 
-PROBE = (SETTINGS, LINES)
+STUDY = "study.json"
+# What each command keeps in its folder.
+KEPT = {
+    "a run": (FILE,), "the study of a sweep": (STUDY,),
+    "what `nabla-eval probe` measured": (SETTINGS, LINES),
+}  # fmt: skip
 OUTPUTS = ("trace-rank*.jsonl", "results_*.json", "samples_*.jsonl")
 
 
@@ -52,7 +57,7 @@ def inspect(folder: Path, manifest: Manifest) -> Claim:
 
     Another run that ended before its first answer leaves the folder as if it were new.
     Raises `DataError` where it holds another run (naming the differences), results without a
-    `run.json`, or a probe.
+    `run.json`, a study or a probe.
     """
     before = read_manifest(folder)
     unlike = [] if before is None else differences(before, manifest)
@@ -62,14 +67,22 @@ def inspect(folder: Path, manifest: Manifest) -> Claim:
     found = [path for pattern in OUTPUTS for path in folder.glob(pattern)]
     if before is not None:  # shards are opened, and empty, before the first answer
         found = [path for path in found if path.lstat().st_size]
-    held = f"another run ({'; '.join(unlike)})"
-    if found and before is None:
-        held = f"{found[0].name} and no {FILE} that says of which run"
-    elif not found:
-        if not all((folder / name).exists() for name in PROBE):
-            return Claim("new")
-        held = "what `nabla-eval probe` measured"
+    if not found:
+        refuse_others(folder, FILE)
+        return Claim("new")
+    held = f"{found[0].name} and no {FILE} that says of which run"
+    if before is not None:
+        held = f"another run ({'; '.join(unlike)})"
     raise DataError(f"{folder} holds {held}. Choose another --output, or remove that folder.")
+
+
+def refuse_others(folder: Path, own: str) -> None:
+    """Raise `DataError` where a folder holds what another command keeps than that of `own`."""
+    for what, files in KEPT.items():
+        if own not in files and all((folder / name).exists() for name in files):
+            raise DataError(
+                f"{folder} holds {what}. Choose another --output, or remove that folder."
+            )
 
 
 def claim(folder: Path, manifest: Manifest) -> Claim:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from nabla_eval.errors import ConfigError, DataError, NablaError, suggest
 from nabla_eval.harness.arguments import check_devices
 from nabla_eval.runs.devices import devices, shares
-from nabla_eval.runs.folder import claim, clear, inspect
+from nabla_eval.runs.folder import STUDY, claim, clear, inspect, refuse_others
 from nabla_eval.runs.quiet import quiet
 from nabla_eval.runs.sweep_file import Cell, SweepFile
 from nabla_eval.runs.workers import Event, Job, run_here, run_in_processes
@@ -20,7 +20,6 @@ from nabla_eval.traces.lock import sole_writer
 from nabla_eval.traces.manifest import Manifest, write_json
 from nabla_eval.traces.write import versions
 
-FILE = "study.json"
 STUDY_SCHEMA = 1
 LOG = "log.txt"
 ANEW = "--replace runs such cells anew."
@@ -103,7 +102,12 @@ class Sweep:
         return f"{done} of {len(self.cells)} cells are done in {self.folder}"
 
     def _refuse(self) -> None:
-        """Raise `DataError` where cells hold something else, and are not to be replaced."""
+        """Raise `DataError` where a run or a probe is in the study's folder.
+
+        Or where cells hold something else, and are not to be replaced.
+        """
+        if not (self.folder / STUDY).exists():
+            refuse_others(self.folder, STUDY)
         held = []
         for state in self.cells if not self.replace else ():
             try:
@@ -187,7 +191,7 @@ class Sweep:
             "source": self.file.source,
             "cells": cells,
         }
-        write_json(self.folder / FILE, content)
+        write_json(self.folder / STUDY, content)
 
 
 def _changed(folder: Path, manifest: Manifest) -> bool:

@@ -177,6 +177,20 @@ def test_changed_options_are_refused_and_replaced_on_demand(
     assert list((folder / FOLDERS[2]).glob("trace-rank*"))  # greedy has not changed
 
 
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [(["run.json"], "a run"), (["settings.json", "problems.jsonl"], "`nabla-eval probe` measured")],
+)
+def test_a_study_goes_into_no_folder_of_another_command(
+    study_file: Path, tmp_path: Path, files: list[str], held: str
+) -> None:
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    result = sweep(study_file, "--output", str(tmp_path), "--replace")
+    assert result.exit_code == 1 and f"{held}. Choose another --output" in result.stderr
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == sorted(files)
+
+
 def test_one_cell_alone_beside_another_sitting(
     finished: tuple[Path, Result], study_file: Path, tmp_path: Path
 ) -> None:

@@ -72,11 +72,15 @@ def test_a_folder_without_an_answer_is_free_for_another_run(tmp_path, status):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_probes_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("held", ["`nabla-eval probe` measured", "the study of a sweep"])
+def test_a_folder_of_another_command_is_refused(tmp_path, held):
+    if "probe" in held:
+        Store(tmp_path, {"n": 4}).add(("id", "hash"), {})
+    else:
+        (tmp_path / "study.json").write_text("{}")
     write_manifest(tmp_path, manifest(n=4))
-    Store(tmp_path, {"n": 4}).add(("id", "hash"), {})
     for file in ("run.json", "nothing"):
-        with pytest.raises(DataError, match=r"`nabla-eval probe` measured\. Choose"):
+        with pytest.raises(DataError, match=rf"{held}\. Choose another"):
             claim(tmp_path, manifest(n=2))
         (tmp_path / file).unlink(missing_ok=True)
 
