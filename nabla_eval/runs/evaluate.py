@@ -165,9 +165,11 @@ class Evaluator:
             return self._model({**named, **arguments}, hooks)
 
         def manager(**_: Any) -> Any:
-            return self._manager(
-                evaluation.tasks, _folders(evaluation), _told(evaluation, described)
-            )
+            told = _told(evaluation, described)
+            found = self._manager(evaluation.tasks, _folders(evaluation), told)
+            if (chosen := evaluation.documents()) is not None:
+                _check_documents(chosen, found.load(list(evaluation.tasks))["tasks"])
+            return found
 
         def add_environment(storage: dict[str, Any]) -> None:
             if not _ENVIRONMENT:
@@ -220,6 +222,21 @@ class Evaluator:
             if everything or all(knows(self._managers[key], name) for name in names):
                 break
         return self._managers[key]
+
+
+def _check_documents(chosen: Mapping[str, Sequence[int]], tasks: Mapping[str, Any]) -> None:
+    """Raise `DataError` where --samples names a task or a document that there is not.
+
+    lm-eval answers all documents of a task that --samples does not name.
+    """
+    for name, places in chosen.items():
+        if name not in tasks:
+            raise DataError(f"--samples: no task {name!r} is evaluated. {suggest(name, tasks)}")
+        count = len(tasks[name].eval_docs)
+        if wrong := [place for place in places if not 0 <= place < count]:
+            raise DataError(
+                f"--samples: {name} has no document {wrong[0]}. Try 0 to {count - 1:,}."
+            )
 
 
 def _commit(ask: Callable[[], str | None]) -> str | None:

@@ -197,6 +197,22 @@ def test_what_failed_before_an_answer_leaves_the_folder_free(
     assert refused.exit_code == 1 and "lam: 2.0 there, 1.0 here" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ({"tiny_countdow": [0]}, f"no task 'tiny_countdow' is evaluated. Did you mean {TASK}?"),
+        ({TASK: [0, SIZE]}, f"{TASK} has no document {SIZE}. Try 0 to {SIZE - 1}."),
+        ({TASK: [-1]}, f"{TASK} has no document -1. Try"),
+    ],
+)
+def test_documents_that_there_are_not_are_refused(
+    tiny_folder: Path, tmp_path: Path, samples: Any, said: str
+) -> None:
+    result = run(tmp_path / "run", tiny_folder, "--samples", json.dumps(samples))
+    assert result.exit_code == 1 and f"Error: --samples: {said}" in result.stderr
+    assert run(tmp_path / "run", tiny_folder, "--samples", f'{{"{TASK}": [1]}}').exit_code == 0
+
+
 def test_a_stopped_run_is_continued_to_the_same_answers(
     finished: tuple[Path, Result], tiny_folder: Path, tmp_path: Path
 ) -> None:
