@@ -234,11 +234,11 @@ def everything(
         more = [f"{rest} more of this section are in {output / 'report.md'}."] if rest else []
         console.sentences(each.title, [*shown, *more])
     pictures = sum(path.suffix == ".png" for path in paths)
-    told = ", ".join(
+    written = ", ".join(
         f"{number} {name}{'s' * (number != 1)}"
         for number, name in ((len(runs), "run"), (pictures, "figure"))
     )
-    console.print(f"\n{told}. Written:", style="bold")
+    console.print(f"\n{written}. Written:", style="bold")
     made_here = ["csv/", *["figures/"] * (pictures > 0), *["traces/"] * bool(pages)]
     for name in ("report.html", "report.md", "report.json", *made_here):
         console.print(f"  {output / name}", soft_wrap=True)
