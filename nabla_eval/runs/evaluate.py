@@ -162,6 +162,8 @@ class Evaluator:
 
         def model(arguments: Mapping[str, Any], further: Mapping[str, Any]) -> Any:
             named = {**further, "device": evaluation.options["device"]}  # not lm-eval's default
+            if all(knows(manager(), name) for name in evaluation.tasks):  # no pattern, no file
+                manager().load(list(evaluation.tasks))  # kept: missing data are missed first
             return self._model({**named, **arguments}, hooks)
 
         def manager(**_: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from shutil import which
 from subprocess import run
 
@@ -89,6 +90,14 @@ def test_only_given_folders_are_indexed_where_they_have_all_names(tmp_path, monk
     assert again is manager and again.load(["nabla_countdown"])["tasks"]["nabla_countdown"] is task
     other = evaluator._manager(["nabla_countdown"], folders, {"grader": "math_verify"})
     assert other is not manager
+
+
+def test_missing_data_are_missed_before_models_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluator, "_model", None)
+    data = json.dumps({"data_dir": str(tmp_path / "no")})
+    made = compose(["--metadata", data], tasks=("nabla_gsm8k",))
+    with pytest.raises(DataError, match="gsm8k"):
+        Evaluator().evaluate(tmp_path, made, made.manifest("c", "n"))
 
 
 def test_an_unknown_task_is_answered_with_ours(tmp_path, monkeypatch):
