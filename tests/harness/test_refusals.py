@@ -125,7 +125,7 @@ def test_devices_that_are_none_or_that_there_are_not(gpus):
             parse_device(name, "d")
 
 
-SWEEP = "tasks: t\nvariants: [{method: greedy}]\ndevice: "
+SWEEP = "tasks: nabla_countdown\nvariants: [{method: greedy}]\ndevice: "
 
 
 @pytest.mark.parametrize("device", ["cud", "cuda:7", "mps:3"])
