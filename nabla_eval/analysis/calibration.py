@@ -32,31 +32,20 @@ def final_answers(run: Run) -> DataFrame:
 
 
 def drafted_answers(run: Run, grade: Grade) -> DataFrame:
-    """Return every scored draft, graded now, each text once.
-
-    None where `grade` contradicts the task's own score of an answer: its opinion of the drafts is
-    then not known to be the task's.
-    """
+    """Return every scored draft, graded now, each text once."""
     from pandas import DataFrame
 
     known: dict[tuple[str, str], bool] = {}
-
-    def graded(problem: str, prompt: str, text: str) -> bool:
-        if (problem, text) not in known:
-            known[problem, text] = grade(run.docs[problem], answered(prompt, text))
-        return known[problem, text]
-
     rows = []
-    columns = (run.answers[name] for name in ("problem", "answer", "prompt", "record", "score"))
-    for problem, answer, prompt, record, score in zip(*columns, strict=True):
-        told = whole(record)
-        for draft in told["drafts"]:
-            if draft["reward"] is not None:
-                right = graded(problem, prompt, draft["text"])
-                rows.append((problem, answer, draft["reward"], right))
-        if score in (0, 1) and graded(problem, prompt, told["outcome"]["text"]) != score:
-            rows.clear()
-            break
+    columns = (run.answers[name] for name in ("problem", "answer", "prompt", "record"))
+    for problem, answer, prompt, record in zip(*columns, strict=True):
+        for draft in whole(record)["drafts"]:
+            if draft["reward"] is None:
+                continue
+            text = (problem, draft["text"])
+            if text not in known:
+                known[text] = grade(run.docs[problem], answered(prompt, draft["text"]))
+            rows.append((problem, answer, draft["reward"], known[text]))
     return DataFrame(rows, columns=["problem", "answer", "reward", "right"])
 
 
