@@ -76,7 +76,7 @@ def summary(problems: Problems, drafts: int) -> dict[str, Any]:
         "problems": len(problems),
         "tokens": ratio([each["tokens"] for each in own], once),
         "uncertain_positions": ratio(counts, once),
-        "flat_positions": ratio([each.get("flat", 0) for each in own], once),
+        "flat_positions": ratio([each["flat"] for each in own], once),
         "refined_positions": ratio([each["gated"] for each in own], once),
         "plausible_tokens": ratio([sum(each["plausible"]) for each in own], counts),
         "outside_top_2": mean_probability([sum(each["outside"]) for each in own], counts),

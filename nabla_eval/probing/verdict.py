@@ -94,6 +94,7 @@ class _Case:
         return f"{side} than the policy does"
 
     def sentences(self) -> Iterator[str]:
+        """Yield what was found, the margin first; nothing of a section that measured nothing."""
         yield self._on_margin()
         yield self._on_room()
         yield self._on_reach()

@@ -125,6 +125,7 @@ def section(methods: Sequence[Mapping[str, Any]], validation: int) -> str:
 
 SECTION = """Every method within the same model calls, with the options (and N, 2 to 114; of token
 regression, drafts in a round) of the highest mean reward on {validation} validation problems.
+∇-Reasoner was tried at every second N alone, so it may leave more of its calls unspent.
 Rewards and leads are of the test problems (first seed), leads problem by problem. Tried were:
 {tried}. All chose the
 highest temperature, so more of it may be better still: this policy is noise.
